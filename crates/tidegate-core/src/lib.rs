@@ -1,0 +1,11 @@
+//! The ground floor of Tidegate: one memory budget for the process, and the arena that lives within it.
+//!
+//! Flow: sizes in -> grants and blocks out; called by every other crate.
+//! Memory: this crate *is* the memory; see [`memory`].
+//! Not here: files, formats, threads of the pipeline (`tidegate-data`).
+
+pub mod error;
+pub mod memory;
+mod sync;
+
+pub use error::{Error, Result};

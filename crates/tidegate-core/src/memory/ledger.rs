@@ -1,0 +1,470 @@
+//! The ledger: one hard cap, counted in bytes that are or may become resident.
+//!
+//! Flow: `take(account, bytes, priority)` -> [`Grant`]; dropping the grant gives the bytes back and wakes who waits.
+//! Memory: a few cache lines; it hands out numbers, never memory. Places are the arena's.
+//!
+//! `charged` = granted bytes + resident holes of the arena, so `charged <= cap` bounds what is resident. The fast path
+//! is one compare-and-swap; only a request that does not fit takes the lock and queues by (priority, arrival).
+//! A newcomer may pass the queue only with a higher priority than everyone in it, so large requests are not starved.
+
+use std::fmt;
+
+use crossbeam_utils::CachePadded;
+
+use super::Account;
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::{Error, Result};
+
+/// Who goes first when bytes are short: the batch that the consumer waits for, then read-ahead, then caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Priority {
+    /// Filling a cache: goes last.
+    CacheFill = 1,
+    /// Reading ahead of the consumer.
+    Prefetch = 2,
+    /// The batch that the consumer waits for.
+    NextBatch = 3,
+}
+
+/// What one account holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AccountUse {
+    /// Bytes held now.
+    pub held_bytes: u64,
+    /// The most ever held at once.
+    pub peak_bytes: u64,
+    /// Grants made so far.
+    pub grants: u64,
+}
+
+/// What the whole ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Use {
+    /// The cap.
+    pub cap_bytes: u64,
+    /// Granted bytes and resident holes.
+    pub charged_bytes: u64,
+    /// The most ever charged.
+    pub peak_bytes: u64,
+    /// Requests that had to wait.
+    pub waits: u64,
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    held: AtomicU64,
+    peak: AtomicU64,
+    grants: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    next_ticket: u64,
+    /// Counts releases seen while somebody waits, so that none slips between an attempt and the sleep after it.
+    releases: u64,
+    /// (priority, ticket) of everyone who waits.
+    waiting: Vec<(Priority, u64)>,
+}
+
+impl Queue {
+    fn first(&self) -> Option<(Priority, u64)> {
+        self.waiting.iter().copied().max_by_key(|&(priority, ticket)| (priority, std::cmp::Reverse(ticket)))
+    }
+}
+
+/// Counts bytes against a cap; see the head of this file.
+pub struct Ledger {
+    cap: u64,
+    // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what sharing would cost.
+    charged: CachePadded<AtomicU64>,
+    peak: CachePadded<AtomicU64>,
+    /// The highest priority in the queue, 0 when nobody waits: read without the lock on every request and release.
+    top: CachePadded<AtomicU64>,
+    waits: AtomicU64,
+    accounts: Vec<CachePadded<Cell>>,
+    queue: Mutex<Queue>,
+    freed: Condvar,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("use", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// A ledger of `cap_bytes`.
+    #[must_use]
+    pub fn new(cap_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            cap: cap_bytes,
+            charged: CachePadded::new(AtomicU64::new(0)),
+            peak: CachePadded::new(AtomicU64::new(0)),
+            top: CachePadded::new(AtomicU64::new(0)),
+            waits: AtomicU64::new(0),
+            accounts: Account::ALL.iter().map(|_| CachePadded::new(Cell::default())).collect(),
+            queue: Mutex::new(Queue::default()),
+            freed: Condvar::new(),
+        })
+    }
+
+    /// The cap in bytes.
+    #[must_use]
+    pub fn cap_bytes(&self) -> u64 {
+        self.cap
+    }
+
+    /// What is charged over all accounts, holes included.
+    #[must_use]
+    pub fn usage(&self) -> Use {
+        Use {
+            cap_bytes: self.cap,
+            charged_bytes: self.charged.load(Ordering::Relaxed),
+            peak_bytes: self.peak.load(Ordering::Relaxed),
+            waits: self.waits.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What one account holds.
+    #[must_use]
+    pub fn account(&self, account: Account) -> AccountUse {
+        let cell = &self.accounts[account as usize];
+        AccountUse {
+            held_bytes: cell.held.load(Ordering::Relaxed),
+            peak_bytes: cell.peak.load(Ordering::Relaxed),
+            grants: cell.grants.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes `bytes` if they are free and nobody of the same or a higher priority waits.
+    #[must_use]
+    pub fn try_take(self: &Arc<Self>, account: Account, bytes: u64, priority: Priority) -> Option<Grant> {
+        (self.top.load(Ordering::SeqCst) < priority as u64 && self.charge(bytes))
+            .then(|| self.grant(account, bytes))
+    }
+
+    /// Runs `attempt` until it succeeds, in the order of priority and arrival among all who wait.
+    ///
+    /// `attempt` may reclaim holes and charge; it is called without any lock of the ledger held.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when the cap could never hold `bytes`; [`Error::Exhausted`] when `stop` is absent and the
+    /// first attempt fails, or as soon as it says that waiting is over.
+    pub fn obtain<T>(
+        self: &Arc<Self>,
+        account: Account,
+        bytes: u64,
+        priority: Priority,
+        attempt: impl Fn() -> Option<T>,
+        stop: Option<&dyn Fn() -> bool>,
+    ) -> Result<T> {
+        if bytes > self.cap {
+            return Err(self.too_large(account, bytes));
+        }
+        if self.top.load(Ordering::SeqCst) < priority as u64
+            && let Some(got) = attempt()
+        {
+            return Ok(got);
+        }
+        let Some(stop) = stop else { return Err(self.exhausted(account, bytes)) };
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let mut queue = lock(&self.queue);
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
+        queue.waiting.push((priority, ticket));
+        self.publish_top(&queue);
+        let outcome = loop {
+            if queue.first() == Some((priority, ticket)) {
+                let seen = queue.releases;
+                drop(queue);
+                let got = attempt();
+                queue = lock(&self.queue);
+                if let Some(got) = got {
+                    break Ok(got);
+                }
+                if queue.releases != seen {
+                    continue;
+                }
+            }
+            if stop() {
+                break Err(self.exhausted(account, bytes));
+            }
+            queue = self.park(queue);
+        };
+        queue.waiting.retain(|&(_, t)| t != ticket);
+        self.publish_top(&queue);
+        // The next in the queue may fit as well.
+        queue.releases += 1;
+        self.freed.notify_all();
+        outcome
+    }
+
+    #[cfg(not(loom))]
+    fn park<'a>(&'a self, queue: crate::sync::MutexGuard<'a, Queue>) -> crate::sync::MutexGuard<'a, Queue> {
+        // The timeout only paces `stop`, which may change without a release.
+        self.freed
+            .wait_timeout(queue, std::time::Duration::from_millis(20))
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .0
+    }
+
+    #[cfg(loom)]
+    fn park<'a>(&'a self, queue: crate::sync::MutexGuard<'a, Queue>) -> crate::sync::MutexGuard<'a, Queue> {
+        self.freed.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn publish_top(&self, queue: &Queue) {
+        let top = queue.first().map_or(0, |(priority, _)| priority as u64);
+        self.top.store(top, Ordering::SeqCst);
+    }
+
+    /// Adds `bytes` to what is charged, unless the cap forbids it. Used by the arena for pages it touches.
+    pub(super) fn charge(&self, bytes: u64) -> bool {
+        let mut now = self.charged.load(Ordering::SeqCst);
+        loop {
+            let Some(next) = now.checked_add(bytes).filter(|&next| next <= self.cap) else { return false };
+            match self.charged.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => {
+                    if next > self.peak.load(Ordering::Relaxed) {
+                        self.peak.fetch_max(next, Ordering::Relaxed);
+                    }
+                    return true;
+                }
+                Err(seen) => now = seen,
+            }
+        }
+    }
+
+    /// Takes `bytes` off what is charged and wakes who waits. Used by the arena for pages it returned.
+    pub(super) fn discharge(&self, bytes: u64) {
+        self.charged.fetch_sub(bytes, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Tells waiters that holes may have become usable.
+    pub(super) fn wake(&self) {
+        if self.top.load(Ordering::SeqCst) != 0 {
+            lock(&self.queue).releases += 1;
+            self.freed.notify_all();
+        }
+    }
+
+    /// Writes charged bytes into an account: the second half of every grant.
+    pub(super) fn grant(self: &Arc<Self>, account: Account, bytes: u64) -> Grant {
+        let cell = &self.accounts[account as usize];
+        let held = cell.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if held > cell.peak.load(Ordering::Relaxed) {
+            cell.peak.fetch_max(held, Ordering::Relaxed);
+        }
+        cell.grants.fetch_add(1, Ordering::Relaxed);
+        Grant { ledger: Arc::clone(self), account, bytes, resident_after: false }
+    }
+
+    fn too_large(&self, account: Account, bytes: u64) -> Error {
+        Error::TooLarge {
+            account,
+            asked_bytes: bytes,
+            held_bytes: self.usage().charged_bytes,
+            cap_bytes: self.cap,
+            fix: format!("raise memory to at least {} MiB", super::size::mib(bytes)),
+        }
+    }
+
+    /// The error for bytes that others hold, naming them.
+    pub(super) fn exhausted(&self, account: Account, bytes: u64) -> Error {
+        Error::Exhausted {
+            account,
+            asked_bytes: bytes,
+            held_bytes: self.usage().charged_bytes,
+            cap_bytes: self.cap,
+            holders: self.holders(),
+        }
+    }
+
+    /// "batch 12.0 MiB, staging 4.0 MiB": the accounts that hold bytes, largest first.
+    #[must_use]
+    pub fn holders(&self) -> String {
+        let mut held: Vec<_> = Account::ALL.iter().map(|&a| (self.account(a).held_bytes, a)).collect();
+        held.retain(|&(bytes, _)| bytes > 0);
+        held.sort_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
+        let words: Vec<_> =
+            held.iter().map(|&(bytes, a)| format!("{a} {} MiB", super::size::mib(bytes))).collect();
+        if words.is_empty() { "nobody".to_owned() } else { words.join(", ") }
+    }
+}
+
+/// Bytes that the ledger has reserved; dropping it gives them back.
+#[must_use = "dropping a grant gives its bytes back at once"]
+pub struct Grant {
+    ledger: Arc<Ledger>,
+    account: Account,
+    bytes: u64,
+    /// The bytes stay charged after the drop, because their pages stay resident as a hole of the arena.
+    resident_after: bool,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Grant({} {} B)", self.account, self.bytes)
+    }
+}
+
+impl Grant {
+    /// The reserved bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The account that holds them.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.account
+    }
+
+    /// Gives a part back, keeping `bytes`; keeping more than is held keeps everything.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let back = self.bytes.saturating_sub(bytes);
+        self.ledger.accounts[self.account as usize].held.fetch_sub(back, Ordering::Relaxed);
+        self.bytes -= back;
+        self.ledger.discharge(back);
+    }
+
+    /// The pages behind this grant live on as a hole: only the account is relieved when it drops.
+    pub(super) fn leave_resident(mut self) {
+        self.resident_after = true;
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.ledger.accounts[self.account as usize].held.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.resident_after {
+            self.ledger.wake();
+        } else {
+            self.ledger.discharge(self.bytes);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn take(ledger: &Arc<Ledger>, account: Account, bytes: u64, stop: Option<&dyn Fn() -> bool>) -> Result<Grant> {
+        let attempt = || ledger.charge(bytes).then(|| ledger.grant(account, bytes));
+        ledger.obtain(account, bytes, Priority::Prefetch, attempt, stop)
+    }
+
+    #[test]
+    fn names_figures_and_fix_when_the_cap_is_too_small() {
+        let ledger = Ledger::new(1 << 20);
+        let error = take(&ledger, Account::Batch, 3 << 20, None).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("batch asks for 3.0 MiB") && text.contains("raise memory to at least 3.0 MiB"), "{text}");
+    }
+
+    #[test]
+    fn a_higher_priority_passes_the_queue_and_an_equal_one_does_not() {
+        let ledger = Ledger::new(100);
+        let most = ledger.try_take(Account::Staging, 90, Priority::Prefetch).unwrap();
+        let waiter = {
+            let ledger = Arc::clone(&ledger);
+            std::thread::Builder::new()
+                .spawn(move || take(&ledger, Account::Staging, 50, Some(&|| false)))
+                .unwrap()
+        };
+        while ledger.top.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        assert!(ledger.try_take(Account::Staging, 5, Priority::Prefetch).is_none());
+        let urgent = ledger.try_take(Account::Batch, 5, Priority::NextBatch);
+        assert!(urgent.is_some());
+        drop(most);
+        assert_eq!(waiter.join().unwrap().unwrap().bytes(), 50);
+    }
+
+    #[test]
+    fn waiting_ends_when_told_to_stop() {
+        let ledger = Ledger::new(10);
+        let _all = ledger.try_take(Account::User, 10, Priority::Prefetch).unwrap();
+        let error = take(&ledger, Account::Batch, 1, Some(&|| true)).unwrap_err();
+        assert!(error.to_string().contains("user"), "{error}");
+    }
+
+    proptest! {
+        /// The oracle is a plain sum over the live grants.
+        #[test]
+        fn equals_a_naive_sum(steps in prop::collection::vec((0usize..12, 0u64..400, any::<bool>()), 1..200)) {
+            let ledger = Ledger::new(1000);
+            let mut live: Vec<Grant> = Vec::new();
+            let (mut peak, mut peaks) = (0, [0u64; 12]);
+            for (account, bytes, release) in steps {
+                if release && !live.is_empty() {
+                    drop(live.swap_remove(usize::try_from(bytes).unwrap() % live.len()));
+                } else {
+                    let sum: u64 = live.iter().map(Grant::bytes).sum();
+                    let grant = ledger.try_take(Account::ALL[account], bytes, Priority::Prefetch);
+                    prop_assert_eq!(grant.is_some(), sum + bytes <= 1000);
+                    live.extend(grant);
+                }
+                let sum: u64 = live.iter().map(Grant::bytes).sum();
+                peak = peak.max(sum);
+                for (i, most) in peaks.iter_mut().enumerate() {
+                    let held: u64 = live.iter().filter(|g| g.account() as usize == i).map(Grant::bytes).sum();
+                    *most = (*most).max(held);
+                    let account = ledger.account(Account::ALL[i]);
+                    prop_assert_eq!((account.held_bytes, account.peak_bytes), (held, *most));
+                }
+                prop_assert_eq!(ledger.usage().charged_bytes, sum);
+                prop_assert_eq!(ledger.usage().peak_bytes, peak);
+            }
+            drop(live);
+            prop_assert_eq!(ledger.usage().charged_bytes, 0);
+        }
+    }
+}
+
+/// Run with `make test-slow`: `RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release loom_`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+
+    /// Two waiters and one holder: under every interleaving both are served and the cap holds.
+    #[test]
+    fn loom_no_wakeup_is_lost() {
+        loom::model(|| {
+            let ledger = Ledger::new(2);
+            let first = ledger.try_take(Account::Staging, 2, Priority::Prefetch);
+            let other = {
+                let ledger = Arc::clone(&ledger);
+                loom::thread::spawn(move || {
+                    let attempt = || ledger.charge(2).then(|| ledger.grant(Account::Batch, 2));
+                    let grant = ledger.obtain(Account::Batch, 2, Priority::NextBatch, attempt, Some(&|| false));
+                    assert!(grant.is_ok() && ledger.usage().charged_bytes <= 2);
+                })
+            };
+            drop(first);
+            other.join().unwrap();
+            assert_eq!(ledger.usage().charged_bytes, 0);
+        });
+    }
+
+    /// Concurrent charges never pass the cap.
+    #[test]
+    fn loom_the_cap_holds() {
+        loom::model(|| {
+            let ledger = Ledger::new(3);
+            let other = {
+                let ledger = Arc::clone(&ledger);
+                loom::thread::spawn(move || ledger.try_take(Account::Batch, 2, Priority::Prefetch).is_some())
+            };
+            let mine = ledger.try_take(Account::Batch, 2, Priority::Prefetch);
+            assert!(ledger.usage().charged_bytes <= 3);
+            let won = other.join().unwrap();
+            assert!(won || mine.is_some());
+        });
+    }
+}

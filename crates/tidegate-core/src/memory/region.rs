@@ -1,0 +1,69 @@
+//! One mapping of anonymous memory: address space first, pages only when touched.
+//!
+//! Flow: length -> base pointer; called by the arena alone.
+//! Memory: none of its own account: the arena charges pages before it lets anyone touch them.
+//!
+//! Huge pages are refused: one touch would make 2 MiB resident where 4 KiB were charged.
+#![expect(unsafe_code, reason = "mapping memory is the purpose of this file")]
+
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Region {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a Region is plain memory at a fixed address; who may touch which part is the arena's business.
+unsafe impl Send for Region {}
+// SAFETY: as above; no method touches the memory through a shared reference except `release`, whose caller owns the range.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps `len` bytes of private address space, readable and writable, without any page behind it.
+    pub(super) fn map(len: usize) -> Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: no address is asked for, so no existing mapping can be replaced.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
+            .map_err(|errno| Error::Map { bytes: len as u64, source: errno.into() })?;
+        // SAFETY: the range was mapped just now; the advice changes no contents. A kernel without huge pages refuses
+        // it, and then there is nothing to refuse.
+        let _unsupported = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };
+        let base = NonNull::new(base.cast()).ok_or_else(|| Error::Map {
+            bytes: len as u64,
+            source: std::io::Error::other("mapped at address zero"),
+        })?;
+        Ok(Self { base, len })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of `offset`, which must lie within the region.
+    pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.len, "offset {offset} lies outside a region of {} bytes", self.len);
+        // SAFETY: the offset is within the mapping, which is one allocated object.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// Returns the pages of a range to the kernel; the range reads as zeros afterwards.
+    pub(super) fn release(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len, "a release beyond the region");
+        // SAFETY: the range is inside this mapping, and the arena calls this only for holes, which nobody references.
+        let released = unsafe { madvise(self.at(offset).as_ptr().cast(), len, Advice::LinuxDontNeed) };
+        debug_assert!(released.is_ok(), "madvise refused a mapped range");
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: every block holds the arena and so this region; at this point nobody references the mapping.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap refused a mapped range");
+    }
+}

@@ -1,0 +1,95 @@
+//! Sizes in words and figures: "2GiB", 0.5 of the limit, "12.0" MiB in messages.
+//!
+//! Flow: text or number -> bytes; bytes -> text.
+//! Memory: holds none.
+
+use std::str::FromStr;
+
+use super::limit;
+use crate::{Error, Result};
+
+/// Bytes as MiB with one decimal, for messages.
+#[must_use]
+pub fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / (1 << 20) as f64)
+}
+
+/// A memory size as a user gives it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Size {
+    /// Bytes.
+    Bytes(u64),
+    /// A fraction of the process's limit, see [`limit::discover`].
+    Fraction(f64),
+}
+
+impl Size {
+    /// The size in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Size`] for a fraction outside (0, 1] or no bytes at all.
+    pub fn bytes(&self) -> Result<u64> {
+        match *self {
+            Size::Bytes(bytes) if bytes > 0 => Ok(bytes),
+            Size::Fraction(f) if f > 0.0 && f <= 1.0 => Ok((limit::discover().bytes as f64 * f) as u64),
+            Size::Bytes(bytes) => Err(Error::Size { text: bytes.to_string() }),
+            Size::Fraction(f) => Err(Error::Size { text: f.to_string() }),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    /// Reads "1048576", "512MiB", "2 GB", "1.5GiB" or "0.5" (a fraction).
+    ///
+    /// ```
+    /// use tidegate_core::memory::size::Size;
+    /// assert_eq!("1.5GiB".parse::<Size>()?, Size::Bytes(3 << 29));
+    /// assert_eq!("2GB".parse::<Size>()?, Size::Bytes(2_000_000_000));
+    /// assert_eq!("0.5".parse::<Size>()?, Size::Fraction(0.5));
+    /// # Ok::<(), tidegate_core::Error>(())
+    /// ```
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::Size { text: text.to_owned() };
+        let lower = text.trim().to_ascii_lowercase();
+        let split = lower.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(lower.len());
+        let (number, unit) = (lower[..split].trim(), &lower[split..]);
+        let value: f64 = number.parse().map_err(|_| bad())?;
+        let factor: f64 = match unit {
+            "" if number.contains('.') && value <= 1.0 => return Ok(Size::Fraction(value)),
+            "" | "b" => 1.0,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1_048_576.0,
+            "g" | "gib" => 1_073_741_824.0,
+            "t" | "tib" => 1_099_511_627_776.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            "tb" => 1e12,
+            _ => return Err(bad()),
+        };
+        let bytes = value * factor;
+        if !(1.0..=1.8e19).contains(&bytes) {
+            return Err(bad());
+        }
+        Ok(Size::Bytes(bytes as u64))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_nonsense() {
+        for (text, bytes) in [("1048576", 1 << 20), ("64 MiB", 64 << 20), ("1k", 1024), ("3mb", 3_000_000)] {
+            assert_eq!(text.parse::<Size>().unwrap(), Size::Bytes(bytes), "{text}");
+        }
+        for text in ["", "GiB", "-1MiB", "2 parsecs", "0", "1e99GiB", "nan"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+        assert!(Size::Fraction(1.5).bytes().is_err());
+        assert!(Size::Fraction(0.5).bytes().unwrap() > 0);
+    }
+}

@@ -1,0 +1,342 @@
+//! One sample into its row: decode, crop, resize, colour, write.
+//!
+//! Flow: field values -> bytes of each column's row; called by the workers.
+//! Memory: the picture and its resized box in the worker's scratch (account `scratch`), the result in the batch.
+
+use super::color::{jitter, normalize, normalize_interleaved};
+use super::geometry::{Draw, Geometry, geometry, mirror, orient, unorient};
+use super::layout::{ColumnPlan, Layout};
+use super::planar;
+use super::resize::{self, Scaler, nearest};
+use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
+use crate::decode::header::{self, ImageHeader};
+use crate::decode::{Region, Request, decoder, npy};
+use crate::order::random::Purpose;
+use crate::source::{Entry, Kind, Value};
+use crate::{Error, Result};
+use crate::decode::npy::DType;
+
+/// What a worker keeps between samples.
+#[derive(Debug, Default)]
+pub struct Tools {
+    scaler: Scaler,
+}
+
+/// Where a row goes: a slice of the fixed column, or the room that a ragged one has for this row.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The memory.
+    pub bytes: &'a mut [u8],
+    /// Ragged: how many bytes were written.
+    pub written: usize,
+    /// Ragged pictures and arrays: their shape.
+    pub shape: Vec<usize>,
+}
+
+/// What filling a row takes in scratch memory, for a sample with a picture of this header.
+#[must_use]
+pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
+    let decoded = header.decoded_bytes();
+    match &column.spec {
+        FieldSpec::Image(ImageSpec { size: Some(size), .. }) => decoded + 6 * u64::from(size.0) * u64::from(size.1),
+        FieldSpec::Image(_) => decoded,
+        FieldSpec::Mask(_) => decoded + column.row_bytes() as u64,
+        _ => 0,
+    }
+}
+
+/// What libraries take at most meanwhile.
+#[must_use]
+pub fn library_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
+    let resizing = match &column.spec {
+        // The stored picture may be turned: its longer side bounds both ways.
+        FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
+            let side = (*h).max(*w);
+            resize::library_bytes((header.width.max(header.height), header.height.max(header.width)), (side, side))
+        }
+        _ => 0,
+    };
+    header.library_bytes() + resizing
+}
+
+/// The header of a picture column's value.
+///
+/// # Errors
+/// [`Error::Decode`] for what is no picture.
+pub fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
+    if *kind == Kind::Pixels {
+        return header::pixels(bytes).ok_or_else(|| Error::Decode("pixels of an unknown mode".into()));
+    }
+    header::of(bytes)
+}
+
+/// Room that a ragged column needs for this value at most.
+///
+/// # Errors
+/// [`Error::Decode`] for what is no picture.
+pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry) -> u64 {
+    match &column.spec {
+        FieldSpec::Image(_) => 3 * u64::from(entry.width) * u64::from(entry.height),
+        _ => u64::from(entry.len),
+    }
+}
+
+/// Whether the column needs scratch: whether it decodes a picture.
+#[must_use]
+pub fn is_picture(column: &ColumnPlan) -> bool {
+    matches!(column.spec, FieldSpec::Image(_) | FieldSpec::Mask(_))
+}
+
+impl Tools {
+    /// Writes the value of one column into its row. `scratch` holds [`scratch_bytes`].
+    ///
+    /// # Errors
+    /// [`Error::Decode`] in words.
+    pub fn fill(
+        &mut self,
+        layout: &Layout,
+        column: &ColumnPlan,
+        value: Value<'_>,
+        entry: &Entry,
+        draw: Draw,
+        scratch: &mut [u8],
+        target: &mut Target<'_>,
+    ) -> Result<()> {
+        if value == Value::Missing {
+            return Err(Error::Decode("the sample lacks this field".into()));
+        }
+        match (&column.spec, value) {
+            (FieldSpec::Image(spec), Value::Bytes(bytes)) => {
+                self.image(spec, &column.kind, bytes, entry, draw, scratch, target)
+            }
+            (FieldSpec::Mask(spec), Value::Bytes(bytes)) => {
+                mask(layout, spec, column, bytes, draw, scratch, target.bytes)
+            }
+            (FieldSpec::Int, value) => int(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
+            (FieldSpec::Float, value) => float(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
+            (FieldSpec::Text, Value::Bytes(bytes)) => {
+                std::str::from_utf8(bytes).map_err(|e| Error::Decode(format!("not UTF-8: {e}")))?;
+                ragged(bytes, target)
+            }
+            (FieldSpec::Json, Value::Bytes(bytes)) => {
+                serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+                    .map_err(|e| Error::Decode(format!("not JSON: {e}")))?;
+                ragged(bytes, target)
+            }
+            (FieldSpec::Bytes, Value::Bytes(bytes)) => ragged(bytes, target),
+            (FieldSpec::Array { dtype, shape }, Value::Bytes(bytes)) => {
+                array(&column.kind, *dtype, shape.as_deref(), bytes, target)
+            }
+            (_, value) => Err(Error::Decode(format!("{value:?} does not fit this field"))),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, from `fill`")]
+    fn image(
+        &mut self,
+        spec: &ImageSpec,
+        kind: &Kind,
+        bytes: &[u8],
+        entry: &Entry,
+        draw: Draw,
+        scratch: &mut [u8],
+        target: &mut Target<'_>,
+    ) -> Result<()> {
+        let header = picture_header(kind, bytes)?;
+        let place = geometry(spec, header.oriented(), draw);
+        let stored = unorient(place.region, header.orientation, (header.width, header.height));
+        let decoded = header.decoded_bytes() as usize;
+        if scratch.len() < decoded {
+            return Err(Error::Decode(CHANGED.into()));
+        }
+        let (pixels, rest) = scratch.split_at_mut(decoded);
+        let request = Request { header: &header, region: stored, entry: Some(entry), raw: false };
+        let picture = decoder(header.format).decode(bytes, &request, pixels)?;
+        let pixels = &pixels[..picture.bytes()];
+        let size = (picture.region.width, picture.region.height);
+        let Some((height, width)) = spec.size else {
+            return ragged_image(pixels, &header, place, size, target);
+        };
+        let n = height as usize * width as usize * 3;
+        let (small, turned) = rest
+            .split_at_mut_checked(n)
+            .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
+            .ok_or_else(|| Error::Decode(CHANGED.into()))?;
+        let target = &mut *target.bytes;
+        let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
+        if plain && header.orientation == 1 && spec.jitter.is_none() {
+            self.scaler.rgb(pixels, size, stored, (height, width), target)?;
+            if place.mirror {
+                mirror(target, width as usize, 3);
+            }
+            return Ok(());
+        }
+        let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
+        self.scaler.rgb(pixels, size, stored, to, small)?;
+        let rgb = if header.orientation == 1 {
+            small
+        } else {
+            orient(small, turned, header.orientation, (to.1 as usize, to.0 as usize), 3);
+            turned
+        };
+        if let Some(ranges) = &spec.jitter {
+            jitter(rgb, ranges, &mut draw.stream(Purpose::Jitter));
+        }
+        write_pixels(rgb, spec, width as usize, place.mirror, target);
+        Ok(())
+    }
+}
+
+const CHANGED: &str = "the picture is larger than when it was indexed: the file changed; run `tidegate index --force`";
+
+/// Layout, mirroring and dtype, from interleaved RGB into the row.
+fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, target: &mut [u8]) {
+    let pixels = &spec.pixels;
+    let n = rgb.len() / 3;
+    match (pixels.layout, pixels.dtype) {
+        (PixelLayout::Hwc, dtype) => {
+            if mirrored {
+                mirror(rgb, width, 3);
+            }
+            if dtype == DType::Uint8 { target.copy_from_slice(rgb) } else { normalize_interleaved(rgb, pixels, target) }
+        }
+        (PixelLayout::Chw, DType::Uint8) => {
+            let (red, rest) = target.split_at_mut(n);
+            let (green, blue) = rest.split_at_mut(n);
+            planar::split(rgb, red, green, blue);
+            if mirrored {
+                mirror(target, width, 1);
+            }
+        }
+        (PixelLayout::Chw, dtype) => {
+            // A row at a time: its planes stay in the first-level cache.
+            let size = dtype.size();
+            let mut planes = vec![0u8; 3 * width];
+            for (y, row) in rgb.chunks_exact(3 * width).enumerate() {
+                let (red, rest) = planes.split_at_mut(width);
+                let (green, blue) = rest.split_at_mut(width);
+                planar::split(row, red, green, blue);
+                for (c, plane) in [red, green, blue].into_iter().enumerate() {
+                    if mirrored {
+                        plane.reverse();
+                    }
+                    let at = (c * n + y * width) * size;
+                    normalize(plane, c, pixels, &mut target[at..at + width * size]);
+                }
+            }
+        }
+    }
+}
+
+fn ragged_image(
+    pixels: &[u8],
+    header: &ImageHeader,
+    place: Geometry,
+    size: (u32, u32),
+    target: &mut Target<'_>,
+) -> Result<()> {
+    let (width, height) = header.oriented();
+    let room = target.bytes.get_mut(..pixels.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    orient(pixels, room, header.orientation, (size.0 as usize, size.1 as usize), 3);
+    if place.mirror {
+        mirror(room, width as usize, 3);
+    }
+    target.written = pixels.len();
+    target.shape = vec![height as usize, width as usize, 3];
+    Ok(())
+}
+
+fn mask(
+    layout: &Layout,
+    spec: &MaskSpec,
+    column: &ColumnPlan,
+    bytes: &[u8],
+    draw: Draw,
+    scratch: &mut [u8],
+    target: &mut [u8],
+) -> Result<()> {
+    let image = layout.image_of(spec).ok_or_else(|| Error::Decode("its image field is missing".into()))?;
+    let header = picture_header(&column.kind, bytes)?;
+    let place = geometry(image, header.oriented(), draw);
+    let decoded = header.decoded_bytes() as usize;
+    if scratch.len() < decoded + target.len() {
+        return Err(Error::Decode(CHANGED.into()));
+    }
+    let (pixels, rest) = scratch.split_at_mut(decoded);
+    let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
+    let request = Request { header: &header, region: whole, entry: None, raw: true };
+    let picture = decoder(header.format).decode(bytes, &request, pixels)?;
+    let stored = unorient(place.region, header.orientation, (header.width, header.height));
+    let shape = column.shape.as_deref().unwrap_or_default();
+    let (height, width) = (shape[0] as u32, shape[1] as u32);
+    let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
+    let small = &mut rest[..target.len()];
+    nearest(pixels, picture.region.width, stored, to, small);
+    orient(small, target, header.orientation, (to.1 as usize, to.0 as usize), 1);
+    if place.mirror {
+        mirror(target, width as usize, 1);
+    }
+    Ok(())
+}
+
+fn ragged(bytes: &[u8], target: &mut Target<'_>) -> Result<()> {
+    let room = target.bytes.get_mut(..bytes.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    room.copy_from_slice(bytes);
+    target.written = bytes.len();
+    Ok(())
+}
+
+fn int(value: Value<'_>) -> Result<i64> {
+    match value {
+        Value::Int(x) => Ok(x),
+        Value::Float(x) if x.fract() == 0.0 && x.abs() < 9e15 => Ok(x as i64),
+        Value::Bytes(bytes) => {
+            let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
+            text.parse().map_err(|_| Error::Decode(format!("{:?} is no integer", short(text))))
+        }
+        other => Err(Error::Decode(format!("{other:?} is no integer"))),
+    }
+}
+
+fn float(value: Value<'_>) -> Result<f64> {
+    match value {
+        Value::Int(x) => Ok(x as f64),
+        Value::Float(x) => Ok(x),
+        Value::Bytes(bytes) => {
+            let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
+            text.parse().map_err(|_| Error::Decode(format!("{:?} is no number", short(text))))
+        }
+        Value::Missing => Err(Error::Decode("missing".into())),
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+fn array(
+    kind: &Kind,
+    dtype: Option<DType>,
+    shape: Option<&[usize]>,
+    bytes: &[u8],
+    target: &mut Target<'_>,
+) -> Result<()> {
+    let found = match kind {
+        Kind::NdArray { dtype, shape } => npy::mds(bytes, dtype.as_deref(), shape.as_deref())?,
+        _ => npy::npy(bytes)?,
+    };
+    if dtype.is_some_and(|d| d != found.dtype) || shape.is_some_and(|s| s != found.shape) {
+        return Err(Error::Decode(format!(
+            "an array of {} {:?} where {} {:?} was declared",
+            found.dtype.name(),
+            found.shape,
+            dtype.map_or("any", DType::name),
+            shape.unwrap_or_default()
+        )));
+    }
+    let room = target.bytes.get_mut(..found.data.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    room.copy_from_slice(found.data);
+    target.written = found.data.len();
+    target.shape = found.shape;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! WebP by image-webp: pure Rust, the first frame of an animation.
+//!
+//! Flow: bytes -> RGB rows in scratch.
+//! Memory: scratch of the caller, and what `ImageHeader::library_bytes` bounds.
+
+use std::io::Cursor;
+
+use image_webp::WebPDecoder;
+
+use super::{Decode, Picture, Region, Request, to_rgb_in_place};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Webp;
+
+impl Decode for Webp {
+    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
+        if request.raw {
+            return Err(Error::Decode("a mask must have one channel; WebP has colours".into()));
+        }
+        let stated = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+        if (bytes.len() as u64) < u64::from(stated) + 8 {
+            return Err(Error::Decode("truncated WebP: the file ends within the picture".into()));
+        }
+        let words = |e: image_webp::DecodingError| Error::Decode(format!("damaged WebP: {e}"));
+        let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(words)?;
+        let (width, height) = decoder.dimensions();
+        if (width, height) != (request.header.width, request.header.height) {
+            return Err(Error::Decode("the WebP header changes its mind about the size".into()));
+        }
+        let needed = decoder.output_buffer_size().filter(|&n| n <= into.len()).ok_or_else(|| {
+            Error::Decode("this WebP needs more bytes than its header promised".into())
+        })?;
+        decoder.read_image(&mut into[..needed]).map_err(words)?;
+        let n = width as usize * height as usize;
+        to_rgb_in_place(into, n, if decoder.has_alpha() { 4 } else { 3 });
+        Ok(Picture { region: Region { x: 0, y: 0, width, height }, channels: 3 })
+    }
+}

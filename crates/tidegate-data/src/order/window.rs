@@ -1,0 +1,91 @@
+//! The windowed shuffle: near neighbours are read together, yet batches are mixed.
+//!
+//! Flow: runs in random order, concatenated; cut in parts (one a canonical node), parts cut in windows; within each
+//! window a permutation; parts interleaved sample by sample.
+//! Memory: 16 bytes a run (shard or row group), and the permutations of the windows in use are computed on the fly.
+
+use super::permutation::Permutation;
+use super::Epoch;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+#[derive(Debug)]
+pub(super) struct WindowEpoch {
+    /// First position of each run in the concatenated order; ascending.
+    starts: Vec<u64>,
+    /// First id of the same runs.
+    ids: Vec<u64>,
+    len: u64,
+    seed: u64,
+    epoch: u64,
+    samples: u64,
+    nodes: u64,
+    /// The permutations of the windows in use, one a part: windows are entered in order, so each is made once.
+    current: Mutex<Vec<Option<(u64, Permutation)>>>,
+}
+
+impl WindowEpoch {
+    pub(super) fn new(runs: &[u64], seed: u64, epoch: u64, samples: u64, nodes: u64) -> Self {
+        let first_id: Vec<u64> = runs
+            .iter()
+            .scan(0, |at, &n| {
+                *at += n;
+                Some(*at - n)
+            })
+            .collect();
+        let order = Permutation::new(runs.len() as u64, seed, epoch, 0);
+        let (mut starts, mut ids, mut at) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()), 0);
+        for i in 0..runs.len() as u64 {
+            let run = order.apply(i) as usize;
+            if runs[run] > 0 {
+                starts.push(at);
+                ids.push(first_id[run]);
+                at += runs[run];
+            }
+        }
+        let current = Mutex::new((0..nodes).map(|_| None).collect());
+        Self { starts, ids, len: at, seed, epoch, samples, nodes, current }
+    }
+
+    /// (first place, length) of part `k` of the concatenated order.
+    fn part(&self, k: u64) -> (u64, u64) {
+        let bound = |k: u64| (u128::from(k) * u128::from(self.len) / u128::from(self.nodes)) as u64;
+        (bound(k), bound(k + 1) - bound(k))
+    }
+
+    /// Part and place within it of a position, when parts are interleaved; parts differ by at most one in length.
+    fn part_of(&self, position: u64) -> (u64, u64) {
+        let short = self.len / self.nodes;
+        if position < short * self.nodes {
+            return (position % self.nodes, position / self.nodes);
+        }
+        // The last, incomplete round visits the longer parts only.
+        let nth = position - short * self.nodes;
+        let k = (0..self.nodes).filter(|&k| self.part(k).1 > short).nth(nth as usize).unwrap_or(0);
+        (k, short)
+    }
+}
+
+impl Epoch for WindowEpoch {
+    fn id(&self, position: u64) -> u64 {
+        let (part, place) = self.part_of(position);
+        let (start, len) = self.part(part);
+        let window = place / self.samples;
+        let size = self.samples.min(len - window * self.samples);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut current[part as usize];
+        let inside = match slot {
+            Some((w, permutation)) if *w == window => permutation.apply(place % self.samples),
+            _ => {
+                let lane = 1 + (part << 40 | window);
+                let permutation = Permutation::new(size, self.seed, self.epoch, lane);
+                let image = permutation.apply(place % self.samples);
+                *slot = Some((window, permutation));
+                image
+            }
+        };
+        let place = start + window * self.samples + inside;
+        let run = self.starts.partition_point(|&s| s <= place) - 1;
+        self.ids[run] + (place - self.starts[run])
+    }
+}

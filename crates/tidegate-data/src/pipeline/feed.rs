@@ -1,0 +1,272 @@
+//! The feed: which bytes are read next, in the order of batches; and the threads that read them.
+//!
+//! Flow: epoch order -> ids of a batch -> index entries -> reads (neighbours in one) -> staging -> tasks for workers.
+//! Memory: takes a slot for each batch and staging for each read, in order, while it holds the feed's lock: whoever
+//! comes first in the order has its memory first, so nobody waits for those behind.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tidegate_core::memory::{Account, Block, Priority, SlabItem, Staged};
+
+use super::filling::{Filling, Shape, ragged_columns};
+use super::stats::add;
+use super::work::Task;
+use super::{Shared, lock, plan};
+use crate::batch::row::ragged_bytes;
+use crate::order::Epoch;
+use crate::order::split::Rows;
+use crate::source::read::staging_bytes;
+use crate::source::{Access, Located};
+use crate::{Error, Result};
+
+/// Neighbours are read together up to this many bytes.
+const READ_BYTES: u64 = 512 << 10;
+/// Bytes between neighbours that are read along.
+const GAP_BYTES: u64 = 4 << 10;
+
+/// A sample that takes the place of a failed one.
+#[derive(Debug)]
+pub(super) struct Retry {
+    pub(super) filling: Arc<Filling>,
+    pub(super) row: usize,
+    pub(super) id: u64,
+    pub(super) attempt: u8,
+}
+
+/// One read: consecutive bytes of one shard, for one or more rows.
+#[derive(Debug)]
+struct Read {
+    filling: Arc<Filling>,
+    attempt: u8,
+    rows: Vec<(usize, Located)>,
+    len: u64,
+}
+
+/// What the readers share.
+#[derive(Debug)]
+pub(super) struct Feed {
+    epoch: Box<dyn Epoch>,
+    next_batch: u64,
+    reads: VecDeque<Read>,
+    /// Entries that were looked up ahead, with the batch they belong to.
+    ahead: VecDeque<(u64, Vec<Located>)>,
+}
+
+/// A reader thread.
+pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
+    let body = || {
+        while !shared.stopped() {
+            let next = {
+                let mut feed = lock(feed);
+                shared.watch.note(thread, "waiting for memory", None);
+                feed.next(shared)
+            };
+            match next {
+                Ok(Some((read, staging))) => fetch(shared, read, staging, thread),
+                Ok(None) => return,
+                Err(error) => return shared.fail(error),
+            }
+        }
+    };
+    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
+        shared.fail(Error::Panic { thread: format!("tg-read-{thread}"), what: super::work::words(&*panic) });
+    }
+    shared.watch.note(thread, "done", None);
+}
+
+/// Reads, and passes a task for each row on to the workers.
+fn fetch(shared: &Arc<Shared>, read: Read, mut staging: Staged, thread: usize) {
+    let Some((_, first)) = read.rows.first() else { return };
+    shared.watch.note(thread, "reading", Some(first));
+    let began = Instant::now();
+    let outcome = shared.source.read(first, read.len, shared.mode, &mut staging);
+    add(&shared.stats.read_ns, began);
+    shared.stats.reads.fetch_add(1, Ordering::Relaxed);
+    shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
+    let start = first.entry.offset;
+    let single = read.rows.len() == 1;
+    let outcome = outcome.map_err(|e| e.to_string());
+    let staging = Arc::new(staging);
+    for (row, at) in read.rows {
+        let range = outcome.clone().map(|range| {
+            let from = range.start + if single { 0 } else { (at.entry.offset - start) as usize };
+            from..from + at.entry.len as usize
+        });
+        let (filling, staging) = (Arc::clone(&read.filling), Arc::clone(&staging));
+        let task = Task { filling, row, at, staging, range, attempt: read.attempt };
+        if shared.ring.push(task).is_err() {
+            return;
+        }
+    }
+}
+
+impl Feed {
+    pub(super) fn new(epoch: Box<dyn Epoch>) -> Self {
+        Self { epoch, next_batch: 0, reads: VecDeque::new(), ahead: VecDeque::new() }
+    }
+
+    /// The next read with its staging; nothing at the end of the epoch.
+    fn next(&mut self, shared: &Arc<Shared>) -> Result<Option<(Read, Staged)>> {
+        let read = loop {
+            if shared.stopped() {
+                return Ok(None);
+            }
+            let retry = lock(&shared.retries).pop();
+            if let Some(retry) = retry {
+                break replacement(shared, retry)?;
+            }
+            if let Some(read) = self.reads.pop_front() {
+                break read;
+            }
+            if self.next_batch < shared.config.split.batches() {
+                self.begin_batch(shared)?;
+            } else if shared.in_flight.load(Ordering::Acquire) == 0 || shared.config.on_error != super::OnError::Replace
+            {
+                return Ok(None);
+            } else {
+                // A batch in flight may still ask for a replacement.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        };
+        let began = Instant::now();
+        let staging = shared.reserved.staging.take(staging_bytes(read.len), &|| shared.stopped());
+        add(&shared.stats.staging_wait_ns, began);
+        match staging {
+            Some(staging) => Ok(Some((read, staging))),
+            None if shared.stopped() => Ok(None),
+            None => Err(Error::Config(format!(
+                "{}: a sample of {} bytes is larger than when it was indexed: run `tidegate index --force`",
+                shared.source.name(),
+                read.len
+            ))),
+        }
+    }
+
+    /// Takes a slot and queues the reads of the next batch; does nothing if a retry has to go first.
+    fn begin_batch(&mut self, shared: &Arc<Shared>) -> Result<()> {
+        let batch = self.next_batch;
+        let Some(slot) = take_slot(shared) else { return Ok(()) };
+        let rows = shared.config.split.rows(batch);
+        let located = self.locate(shared, batch, rows)?;
+        let room: Vec<Vec<u64>> = ragged_columns(&shared.layout)
+            .map(|column| located.iter().map(|at| ragged_bytes(column, &at.entry)).collect())
+            .collect();
+        let Some(blocks) = take_blocks(shared, &room)? else { return Ok(()) };
+        let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
+        let shape =
+            Shape { index: batch, start: rows.start, rows: rows.count as usize, real: rows.real as usize };
+        shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        let filling = Filling::new(shared, shape, &ids, slot, &room, blocks)?;
+        for row in 0..shape.rows {
+            let position = rows.start + row as u64;
+            if shared.config.failed.binary_search(&position).is_ok() {
+                filling.skip(row);
+            }
+        }
+        self.reads = reads(shared, &filling, located);
+        self.next_batch += 1;
+        Ok(())
+    }
+
+    /// The entries of a batch; looks up several batches at once, so that the index is read in order.
+    fn locate(&mut self, shared: &Shared, batch: u64, rows: Rows) -> Result<Vec<Located>> {
+        if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
+            self.ahead.clear();
+            // The first batch alone, for a quick start; then whole windows.
+            let count = if batch == 0 { 1 } else { (plan::WINDOW / rows.count.max(1)).max(1) };
+            let split = &shared.config.split;
+            let last = (batch + count).min(split.batches());
+            let (mut ids, mut counts) = (Vec::new(), Vec::new());
+            for b in batch..last {
+                let rows = split.rows(b);
+                // Padding repeats the epoch from its beginning.
+                ids.extend((0..rows.count).map(|r| self.epoch.id((rows.start + r) % split.len.max(1))));
+                counts.push((b, rows.count as usize));
+            }
+            let mut found = shared.source.locate(&ids)?.into_iter();
+            for (b, n) in counts {
+                self.ahead.push_back((b, found.by_ref().take(n).collect()));
+            }
+        }
+        Ok(self.ahead.pop_front().map(|(_, located)| located).unwrap_or_default())
+    }
+}
+
+fn take_slot(shared: &Shared) -> Option<SlabItem> {
+    let began = Instant::now();
+    let slot = shared.reserved.slots.try_take().or_else(|| {
+        shared.starved.store(true, Ordering::Release);
+        let slot = shared.reserved.slots.take(&|| shared.stopped() || !lock(&shared.retries).is_empty());
+        shared.starved.store(false, Ordering::Release);
+        slot
+    });
+    add(&shared.stats.slot_wait_ns, began);
+    slot
+}
+
+/// Blocks for the ragged columns; nothing if the epoch was stopped, or a retry has to go first.
+fn take_blocks(shared: &Shared, room: &[Vec<u64>]) -> Result<Option<Vec<Block>>> {
+    let mut blocks = Vec::new();
+    for room in room {
+        let bytes: u64 = room.iter().sum();
+        let budget = &shared.reserved.budget;
+        let block = budget.try_block(Account::Batch, bytes, Priority::NextBatch).or_else(|error| {
+            if matches!(error, tidegate_core::Error::TooLarge { .. }) {
+                return Err(error);
+            }
+            shared.starved.store(true, Ordering::Release);
+            let stop = || shared.stopped() || !lock(&shared.retries).is_empty();
+            let block = budget.block(Account::Batch, bytes, Priority::NextBatch, &stop);
+            shared.starved.store(false, Ordering::Release);
+            block
+        });
+        match block {
+            Ok(block) => blocks.push(block),
+            Err(tidegate_core::Error::Exhausted { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(blocks))
+}
+
+/// The reads of a batch: in order of rows where samples lie apart, in order of offsets where they are neighbours.
+fn reads(shared: &Shared, filling: &Arc<Filling>, located: Vec<Located>) -> VecDeque<Read> {
+    let mut rows: Vec<(usize, Located)> = located.into_iter().enumerate().collect();
+    rows.retain(|(row, _)| {
+        let position = filling.start + *row as u64;
+        shared.config.failed.binary_search(&position).is_err()
+    });
+    let joined = shared.source.access() == Access::Random && rows.first().is_some_and(|(_, at)| at.path.is_empty());
+    if joined {
+        rows.sort_by_key(|(_, at)| (at.entry.shard, at.entry.offset));
+    }
+    let mut reads: VecDeque<Read> = VecDeque::new();
+    for (row, at) in rows {
+        let end = at.entry.offset + u64::from(at.entry.len);
+        if joined && let Some(last) = reads.back_mut() {
+            let first = &last.rows[0].1.entry;
+            let stop = first.offset + last.len;
+            let near = first.shard == at.entry.shard
+                && at.entry.offset >= stop
+                && at.entry.offset - stop <= GAP_BYTES
+                && end - first.offset <= READ_BYTES.min(shared.reserved.staging.bytes() / 4);
+            if near {
+                last.len = end - first.offset;
+                last.rows.push((row, at));
+                continue;
+            }
+        }
+        let len = u64::from(at.entry.len);
+        reads.push_back(Read { filling: Arc::clone(filling), attempt: 0, rows: vec![(row, at)], len });
+    }
+    reads
+}
+
+fn replacement(shared: &Shared, retry: Retry) -> Result<Read> {
+    let at = shared.source.locate(&[retry.id])?.swap_remove(0);
+    let len = u64::from(at.entry.len);
+    Ok(Read { filling: retry.filling, attempt: retry.attempt, rows: vec![(retry.row, at)], len })
+}

@@ -1,0 +1,321 @@
+//! Batches in order, from threads that read and threads that decode, within a plan made beforehand.
+//!
+//! Flow: feed (order -> ids -> entries -> reads, in order) -> readers -> ring -> workers -> slot of the batch -> consumer.
+//! Memory: everything is reserved when the epoch starts (see [`plan`]): slots (`batch`), staging (`staging`), one
+//! decoder's worth of scratch (`scratch`); more scratch is taken where the budget has it. Steady state allocates no
+//! payload memory.
+//! Not here: epochs one after another and their state (`tidegate::Loader`).
+//!
+//! Why nothing can hang: slots and staging are taken in the order of batches, and each task in flight has all it needs
+//! except scratch, of which one share is always there. What waits is therefore the consumer's turn; if it keeps every
+//! slot, it gets [`Error::Held`].
+
+mod feed;
+mod filling;
+pub mod plan;
+mod ring;
+mod stats;
+mod watch;
+mod work;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tidegate_core::memory::Budget;
+
+use self::feed::Feed;
+use self::plan::{Plan, Reserved};
+use self::ring::Ring;
+pub use self::stats::{StageStats, Stats};
+use self::watch::Watch;
+use self::work::Task;
+use crate::batch::{Batch, Layout};
+use crate::order::Epoch;
+use crate::order::split::Split;
+use crate::source::{ReadMode, Source};
+use crate::{Error, Place, Result};
+
+/// What happens when a sample fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The batch raises the error.
+    Raise,
+    /// The position stays empty: the batch is shorter.
+    Skip,
+    /// Another sample takes the position, as a function of (seed, epoch, position, attempt).
+    Replace,
+}
+
+/// How an epoch is run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The seed of all random draws.
+    pub seed: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// Batches, ranks, where to begin.
+    pub split: Split,
+    /// Decoding threads.
+    pub workers: usize,
+    /// Batches beyond the one being consumed and the one being filled.
+    pub prefetch: usize,
+    /// What happens when a sample fails.
+    pub on_error: OnError,
+    /// The share of an epoch's samples that may fail; ten may in any case.
+    pub max_failure_rate: f64,
+    /// Positions that failed before and stay failed (from a resumed state).
+    pub failed: Vec<u64>,
+    /// After how long without any movement the epoch ends with [`Error::Stalled`].
+    pub stall: Duration,
+}
+
+/// A sample that failed under skip or replace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its global position.
+    pub position: u64,
+    /// Where it lies.
+    pub place: Place,
+    /// Why.
+    pub what: String,
+}
+
+/// Turns a batch into something else on a worker thread: the user's `batch_transform`.
+pub trait BatchMap: Send + Sync + std::fmt::Debug {
+    /// Called once a batch; `Batch` may be consumed into what is returned.
+    ///
+    /// # Errors
+    /// Whatever the user's function raises, in words.
+    fn map(&self, batch: Batch) -> Result<Box<dyn Any + Send>>;
+}
+
+/// What the consumer gets.
+#[derive(Debug)]
+pub enum Delivered {
+    /// A batch.
+    Batch(Batch),
+    /// What a [`BatchMap`] made of it.
+    Mapped(Box<dyn Any + Send>),
+}
+
+/// A finished batch, or why there is none.
+#[derive(Debug)]
+struct Done {
+    outcome: Result<Delivered>,
+    failures: Vec<Failure>,
+}
+
+/// What all threads of an epoch share.
+#[derive(Debug)]
+struct Shared {
+    source: Arc<dyn Source>,
+    layout: Arc<Layout>,
+    config: Config,
+    mode: ReadMode,
+    reserved: Reserved,
+    map: Option<Arc<dyn BatchMap>>,
+    ring: Ring<Task>,
+    retries: Mutex<Vec<feed::Retry>>,
+    done: Mutex<BTreeMap<u64, Done>>,
+    ready: Condvar,
+    stop: AtomicBool,
+    /// Batches begun and not yet done.
+    in_flight: AtomicU64,
+    /// The feed waits for a slot, or for the memory of a ragged column.
+    starved: AtomicBool,
+    stats: Stats,
+    watch: Watch,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn deliver(&self, batch: u64, done: Done) {
+        // An error that ended the epoch stays in front of what it ended.
+        lock(&self.done).entry(batch).or_insert(done);
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.ready.notify_all();
+    }
+
+    /// Ends the epoch with an error in place of the next batch.
+    fn fail(&self, error: Error) {
+        let mut done = lock(&self.done);
+        let next = self.stats.delivered.load(Ordering::Acquire);
+        done.insert(next, Done { outcome: Err(error), failures: Vec::new() });
+        self.stop.store(true, Ordering::Release);
+        drop(done);
+        self.ready.notify_all();
+    }
+}
+
+/// One epoch of batches; dropping it stops and joins its threads and gives everything back.
+#[derive(Debug)]
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    next: u64,
+    batches: u64,
+    failures: Vec<Failure>,
+}
+
+impl Pipeline {
+    /// Reserves the epoch's memory and starts its threads.
+    ///
+    /// # Errors
+    /// When the budget cannot hold the least plan, with the figures and the fix.
+    pub fn start(
+        source: Arc<dyn Source>,
+        layout: Arc<Layout>,
+        epoch: Box<dyn Epoch>,
+        config: Config,
+        budget: &Budget,
+        map: Option<Arc<dyn BatchMap>>,
+    ) -> Result<Self> {
+        let plan = Plan::new(&*source, &layout, &config, budget)?;
+        let (readers, mode) = (plan.readers, plan.mode);
+        let reserved = plan.reserve(budget)?;
+        let workers = config.workers;
+        let batches = config.split.batches();
+        let failures = Vec::new();
+        let shared = Arc::new(Shared {
+            mode,
+            reserved,
+            map,
+            ring: Ring::new(1024),
+            retries: Mutex::default(),
+            done: Mutex::default(),
+            ready: Condvar::new(),
+            stop: AtomicBool::new(false),
+            in_flight: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
+            stats: Stats::default(),
+            watch: Watch::new(readers + workers),
+            source,
+            layout,
+            config,
+        });
+        let feed = Arc::new(Mutex::new(Feed::new(epoch)));
+        let mut pipeline = Self { shared, threads: Vec::new(), next: 0, batches, failures };
+        for i in 0..readers {
+            let (shared, feed) = (Arc::clone(&pipeline.shared), Arc::clone(&feed));
+            pipeline.spawn(format!("tg-read-{i}"), move || feed::run(&shared, &feed, i))?;
+        }
+        for i in 0..workers {
+            let shared = Arc::clone(&pipeline.shared);
+            pipeline.spawn(format!("tg-work-{i}"), move || work::run(&shared, readers + i))?;
+        }
+        Ok(pipeline)
+    }
+
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.clone()).stack_size(plan::STACK_BYTES as usize);
+        self.threads.push(thread.spawn(body).map_err(Error::io(name))?);
+        Ok(())
+    }
+
+    /// The next batch, or nothing at the end of the epoch. `interrupted` is asked every 50 ms while waiting; its error
+    /// ends the wait (a signal, in Python).
+    ///
+    /// # Errors
+    /// The first failed sample of the batch (under raise), [`Error::Held`], [`Error::Stalled`],
+    /// [`Error::TooManyFailed`], or the interruption.
+    pub fn next(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
+        if self.next >= self.batches {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let mut starved_for = 0;
+        let mut moved = (self.shared.stats.movement(), Instant::now());
+        let mut done = lock(&self.shared.done);
+        let found = loop {
+            if let Some(found) = done.remove(&self.next) {
+                break found;
+            }
+            let shared = &*self.shared;
+            let waited =
+                shared.ready.wait_timeout(done, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner);
+            done = waited.0;
+            if waited.1.timed_out() {
+                // Nothing is on its way and nothing can begin, twice in a row: a slot that comes back takes less long.
+                let stuck = shared.starved.load(Ordering::Acquire)
+                    && shared.in_flight.load(Ordering::Acquire) == 0
+                    && done.is_empty();
+                starved_for = if stuck { starved_for + 1 } else { 0 };
+                if starved_for >= 2 {
+                    return Err(shared.reserved.held_error());
+                }
+                drop(done);
+                interrupted()?;
+                let now = shared.stats.movement();
+                if now != moved.0 {
+                    moved = (now, Instant::now());
+                } else if moved.1.elapsed() > shared.config.stall {
+                    let who = shared.watch.who(&*shared.source);
+                    return Err(Error::Stalled { seconds: moved.1.elapsed().as_secs(), who });
+                }
+                done = lock(&shared.done);
+            }
+        };
+        drop(done);
+        self.next += 1;
+        let stats = &self.shared.stats;
+        stats.delivered.store(self.next, Ordering::Release);
+        stats.consumer_wait_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.failures.extend(found.failures);
+        self.check_rate()?;
+        found.outcome.map(Some)
+    }
+
+    fn check_rate(&self) -> Result<()> {
+        let config = &self.shared.config;
+        let failed = (self.failures.len() + config.failed.len()) as u64;
+        let allowed = (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
+        let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
+        let seen = self.next * config.split.most_rows();
+        let last = format!("{}: {}", last.place, last.what);
+        Err(Error::TooManyFailed { failed, seen, rate: config.max_failure_rate, last })
+    }
+
+    /// Samples that failed so far under skip or replace, in order of delivery.
+    #[must_use]
+    pub fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
+    /// Batches delivered so far.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.next
+    }
+
+    /// What each stage did so far.
+    #[must_use]
+    pub fn stats(&self) -> StageStats {
+        self.shared.stats.stages(&self.shared)
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.ring.close();
+        for thread in self.threads.drain(..) {
+            // A panic was caught and delivered where it happened; there is nothing left to tell.
+            let _finished = thread.join();
+        }
+        // Tasks refer to what is shared, and what is shared to tasks: let go of both.
+        lock(&self.shared.retries).clear();
+        lock(&self.shared.done).clear();
+    }
+}

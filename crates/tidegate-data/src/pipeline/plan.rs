@@ -1,0 +1,236 @@
+//! The plan of an epoch's memory: what is reserved before the first thread starts.
+//!
+//! Flow: sizes from the index + layout + budget -> [`Plan`] -> [`Reserved`].
+//! Memory: decides it all; `reserve` takes slots (`batch`), staging, one decoder's scratch and library bound, the index
+//! window, stacks (`telemetry`), and the page cache of a dataset that is kept (`cache.memory`).
+//!
+//! Least plan: two batches, two reads of the largest sample, scratch for the largest picture once. What the budget has
+//! beyond goes to scratch for the other workers, more staging, more batches, in this order.
+
+use std::sync::Mutex;
+
+use tidegate_core::memory::size::mib;
+use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, Priority, Slab};
+
+use super::{Config, OnError};
+use crate::batch::{FieldSpec, ImageSpec, Layout, resize, row};
+use crate::source::read::{direct_works, read_mode, staging_bytes};
+use crate::source::{ReadMode, Source, SourceExt};
+use crate::{Error, Result};
+
+/// The stack of each thread: address space, of which less than [`STACK_USED_BYTES`] is ever touched.
+pub const STACK_BYTES: u64 = 2 << 20;
+const STACK_USED_BYTES: u64 = 96 << 10;
+/// Positions whose entries are looked up at once.
+pub(super) const WINDOW: u64 = 4096;
+/// An entry with its path, in memory.
+const LOCATED_BYTES: u64 = 192;
+/// Staging that keeps a disk busy.
+const STAGING_WANTED_BYTES: u64 = 8 << 20;
+/// Scratch that is kept free for each further worker, unless the largest picture needs less.
+const WORKER_SCRATCH_BYTES: u64 = 4 << 20;
+
+/// What an epoch takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of a slot.
+    pub slot_bytes: u64,
+    /// Slots.
+    pub slots: u64,
+    /// Bytes of the staging pool.
+    pub staging_bytes: u64,
+    /// Scratch for the largest picture, and what libraries take at most meanwhile.
+    pub scratch_bytes: u64,
+    /// What the source's own decompressors take.
+    pub source_bytes: u64,
+    /// The index window.
+    pub index_bytes: u64,
+    /// Stacks.
+    pub stack_bytes: u64,
+    /// How files are read.
+    pub mode: ReadMode,
+    /// Page cache of a kept dataset.
+    pub cache_bytes: u64,
+    /// Reading threads.
+    pub readers: usize,
+}
+
+/// The reserved memory of an epoch.
+#[derive(Debug)]
+pub struct Reserved {
+    pub(super) budget: Budget,
+    pub(super) slots: Slab,
+    pub(super) staging: Buddy,
+    /// One worker at a time may use this, when it cannot have scratch of its own: so one always goes on.
+    pub(super) scratch: Mutex<Option<Block>>,
+    pub(super) plan: Plan,
+    _grants: Vec<Grant>,
+}
+
+impl Reserved {
+    /// Why no batch can be begun: every slot is with the consumer, or the memory of ragged columns is held.
+    pub(super) fn held_error(&self) -> Error {
+        if self.slots.free() == 0 {
+            return Error::Held { slots: self.slots.count(), slot_mib: mib(self.plan.slot_bytes) };
+        }
+        Error::Config(format!(
+            "no batch can be made: the budget of {} MiB is held by {}; drop or copy the batches you keep, or raise memory",
+            mib(self.budget.cap_bytes()),
+            self.budget.holders()
+        ))
+    }
+}
+
+impl Plan {
+    /// Plans an epoch.
+    ///
+    /// # Errors
+    /// When the budget cannot hold the least plan, with each part of it.
+    pub fn new(source: &dyn Source, layout: &Layout, config: &Config, budget: &Budget) -> Result<Self> {
+        let extremes = source.extremes();
+        let rows = config.split.most_rows();
+        let readers = config.workers.clamp(2, 8);
+        let sequential = source.access() != crate::source::Access::Random;
+        let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
+        let resized = |spec: &FieldSpec| match spec {
+            FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
+                let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
+                let to = (*h).max(*w);
+                6 * u64::from(*h) * u64::from(*w) + resize::library_bytes((side, side), (to, to))
+            }
+            _ => 0,
+        };
+        let largest = pictures.iter().map(|c| resized(&c.spec)).max().unwrap_or(0);
+        let masks = pictures.iter().map(|c| c.row_bytes() as u64).max().unwrap_or(0);
+        let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
+        let piece = Buddy::piece_bytes(staging_bytes(extremes.sample_bytes));
+        let mut plan = Self {
+            slot_bytes: layout.slot_bytes(rows as usize),
+            slots: 2,
+            // Two pieces of the largest size: one is read while the other is decoded.
+            staging_bytes: 2 * piece,
+            scratch_bytes: if pictures.is_empty() { 0 } else { picture + largest.max(masks) },
+            source_bytes: source.library_bytes(),
+            index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
+            stack_bytes: (config.workers + readers) as u64 * STACK_USED_BYTES,
+            mode: ReadMode::Plain,
+            cache_bytes: 0,
+            readers: if sequential { 1 } else { readers },
+        };
+        let cap = budget.cap_bytes();
+        if plan.total() > cap && config.on_error != OnError::Raise && plan.total() - plan.scratch_bytes < cap {
+            // Pictures that can never fit fail one by one, as the policy says; the rest goes on.
+            plan.scratch_bytes = (cap - (plan.total() - plan.scratch_bytes)) / 2;
+        }
+        if plan.total() > cap {
+            return Err(plan.too_small(source, cap));
+        }
+        plan.widen(source, config, cap, budget.usage().charged_bytes - budget.arena().hole_bytes);
+        Ok(plan)
+    }
+
+    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, held: u64) {
+        let used = |plan: &Self| plan.total() + held;
+        let extra = (config.workers as u64).saturating_sub(1) * self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
+        let room = |plan: &Self| cap.saturating_sub(used(plan)).saturating_sub(extra);
+        while self.staging_bytes < STAGING_WANTED_BYTES && room(self) / 2 >= self.staging_bytes {
+            self.staging_bytes *= 2;
+        }
+        let wanted = 2 + config.prefetch as u64;
+        while self.slots < wanted && room(self) >= Slab::stride_bytes(self.slot_bytes) {
+            self.slots += 1;
+        }
+        let dataset = source.extremes().total_bytes;
+        let direct = source.shards().first().is_some_and(|p| direct_works(p));
+        self.mode = read_mode(dataset, direct, room(self) / 2);
+        if self.mode == ReadMode::Plain {
+            self.cache_bytes = dataset;
+        }
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        Slab::stride_bytes(self.slot_bytes) * self.slots
+            + self.staging_bytes
+            + self.scratch_bytes
+            + self.source_bytes
+            + self.index_bytes
+            + self.stack_bytes
+            + self.cache_bytes
+    }
+
+    fn too_small(&self, source: &dyn Source, cap: u64) -> Error {
+        let batches = 2 * Slab::stride_bytes(self.slot_bytes);
+        let parts = [
+            (Account::Batch, batches),
+            (Account::Staging, self.staging_bytes),
+            (Account::Scratch, self.scratch_bytes),
+            (Account::Library, self.source_bytes),
+            (Account::Index, self.index_bytes),
+            (Account::Telemetry, self.stack_bytes),
+        ];
+        let words: Vec<_> = parts.iter().map(|(a, b)| format!("{a} {}", mib(*b))).collect();
+        let (account, most) = parts.into_iter().max_by_key(|p| p.1).unwrap_or((Account::Batch, 0));
+        let largest = source.extremes().scratch_id;
+        let fix = match account {
+            Account::Scratch => {
+                let place = source.fetch_place(largest);
+                format!("the largest picture is {place}; shrink it, or pass on_error=\"skip\" to leave such pictures out")
+            }
+            Account::Batch => "lower batch_size".to_owned(),
+            _ => "split the largest samples".to_owned(),
+        };
+        Error::Config(format!(
+            "memory of {} MiB is too small: this loader needs at least {} MiB ({}, in MiB); account {account} asks for \
+             {} MiB; raise memory, or {fix}",
+            mib(cap),
+            mib(self.total()),
+            words.join(", "),
+            mib(most)
+        ))
+    }
+
+    /// Takes what the plan says.
+    ///
+    /// # Errors
+    /// When others hold the bytes, naming them.
+    pub fn reserve(self, budget: &Budget) -> Result<Reserved> {
+        let urgent = Priority::NextBatch;
+        let grants = vec![
+            budget.try_acquire(Account::Library, self.source_bytes, urgent)?,
+            budget.try_acquire(Account::Index, self.index_bytes, urgent)?,
+            budget.try_acquire(Account::Telemetry, self.stack_bytes, urgent)?,
+            budget.try_acquire(Account::CacheMemory, self.cache_bytes, urgent)?,
+        ];
+        let scratch = match self.scratch_bytes {
+            0 => None,
+            bytes => Some(budget.try_block(Account::Scratch, bytes, urgent)?),
+        };
+        Ok(Reserved {
+            staging: Buddy::new(budget, Account::Staging, self.staging_bytes, urgent)?,
+            slots: Slab::new(budget, Account::Batch, self.slot_bytes, self.slots, urgent)?,
+            scratch: Mutex::new(scratch),
+            budget: budget.clone(),
+            plan: self,
+            _grants: grants,
+        })
+    }
+}
+
+/// The place of a sample in words, as far as the index can be read.
+trait FetchPlace {
+    fn fetch_place(&self, id: u64) -> String;
+}
+
+impl<S: SourceExt + ?Sized> FetchPlace for S {
+    fn fetch_place(&self, id: u64) -> String {
+        match self.locate(&[id]) {
+            Ok(found) if !found.is_empty() => {
+                let entry = &found[0].entry;
+                format!("{} of {} × {} pixels", self.place(&found[0]), entry.width, entry.height)
+            }
+            _ => format!("sample {id}"),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What each stage did: time, samples, bytes.
+//!
+//! Flow: relaxed counters written by the threads -> [`StageStats`] for reports.
+//! Memory: a few cache lines.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Shared;
+
+/// Counters of an epoch.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub(super) delivered: AtomicU64,
+    pub(super) read_bytes: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) read_ns: AtomicU64,
+    pub(super) slot_wait_ns: AtomicU64,
+    pub(super) staging_wait_ns: AtomicU64,
+    pub(super) samples: AtomicU64,
+    pub(super) work_ns: AtomicU64,
+    pub(super) idle_ns: AtomicU64,
+    pub(super) scratch_wait_ns: AtomicU64,
+    pub(super) consumer_wait_ns: AtomicU64,
+}
+
+/// A reading of the counters: nanoseconds are summed over the threads of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct StageStats {
+    pub batches: u64,
+    pub samples: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub read_ns: u64,
+    pub slot_wait_ns: u64,
+    pub staging_wait_ns: u64,
+    pub work_ns: u64,
+    pub idle_ns: u64,
+    pub scratch_wait_ns: u64,
+    pub consumer_wait_ns: u64,
+    pub queued: u64,
+    pub slots: u64,
+    pub slots_free: u64,
+    pub workers: u64,
+    pub readers: u64,
+}
+
+pub(super) fn add(counter: &AtomicU64, since: std::time::Instant) {
+    counter.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+}
+
+impl Stats {
+    /// A number that changes whenever anything moves.
+    pub(super) fn movement(&self) -> u64 {
+        let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        read(&self.reads).wrapping_add(read(&self.samples)).wrapping_add(read(&self.delivered))
+    }
+
+    pub(super) fn stages(&self, shared: &Shared) -> StageStats {
+        let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        StageStats {
+            batches: read(&self.delivered),
+            samples: read(&self.samples),
+            reads: read(&self.reads),
+            read_bytes: read(&self.read_bytes),
+            read_ns: read(&self.read_ns),
+            slot_wait_ns: read(&self.slot_wait_ns),
+            staging_wait_ns: read(&self.staging_wait_ns),
+            work_ns: read(&self.work_ns),
+            idle_ns: read(&self.idle_ns),
+            scratch_wait_ns: read(&self.scratch_wait_ns),
+            consumer_wait_ns: read(&self.consumer_wait_ns),
+            queued: shared.ring.len() as u64,
+            slots: shared.reserved.slots.count() as u64,
+            slots_free: shared.reserved.slots.free() as u64,
+            workers: shared.config.workers as u64,
+            readers: shared.reserved.plan.readers as u64,
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Where samples come from: files as they are, opened as one indexed dataset.
+//!
+//! Flow: [`open`] -> [`Source`] -> located entries -> bytes of a sample -> its field values.
+//! Memory: the side-car index (account `index`, see [`index`]); sample bytes go into the caller's staging.
+//! Not here: decoding of what the fields hold (`decode`), the order of ids (`order`).
+
+mod archive;
+mod folder;
+pub mod index;
+mod mds;
+mod open;
+pub mod read;
+mod subset;
+mod synthetic;
+pub mod tar;
+
+use std::path::PathBuf;
+
+pub use self::index::Entry;
+pub use self::open::open;
+pub use self::read::ReadMode;
+pub use self::subset::{Subset, split};
+pub use self::synthetic::Synthetic;
+use crate::{Place, Result};
+
+/// What a field holds at rest.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An encoded image: JPEG, PNG or WebP, told apart by its first bytes.
+    Image,
+    /// Anything.
+    Bytes,
+    /// UTF-8 text.
+    Text,
+    /// A JSON document.
+    Json,
+    /// An integer.
+    Int,
+    /// A float.
+    Float,
+    /// An array in NumPy's .npy format.
+    Npy,
+    /// An array as MDS writes it; the fixed dtype and shape where its column declares them.
+    NdArray {
+        /// The dtype of every sample, if declared.
+        dtype: Option<String>,
+        /// The shape of every sample, if declared.
+        shape: Option<Vec<usize>>,
+    },
+    /// An uncompressed image as MDS' `pil` writes it: width, height, mode, pixels.
+    Pixels,
+}
+
+impl Kind {
+    /// The kind's word in schemas and messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Image => "image",
+            Kind::Bytes => "bytes",
+            Kind::Text => "text",
+            Kind::Json => "json",
+            Kind::Int => "int",
+            Kind::Float => "float",
+            Kind::Npy => "npy",
+            Kind::NdArray { .. } => "ndarray",
+            Kind::Pixels => "pixels",
+        }
+    }
+}
+
+/// One field of every sample.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// The fields of a source, in order.
+pub type Schema = Vec<Field>;
+
+/// One field of one sample, borrowed from the bytes that were read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'a> {
+    /// The sample lacks this field.
+    Missing,
+    /// Encoded bytes or text.
+    Bytes(&'a [u8]),
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f64),
+}
+
+/// How samples can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Any sample by one read of its own bytes.
+    Random,
+    /// Only in ascending order within a shard.
+    Sequential {
+        /// Why, and what a random read would cost.
+        why: String,
+    },
+}
+
+/// Sizes over the whole source, known before anything is read: what makes a byte budget plannable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Extremes {
+    /// Bytes of all samples.
+    pub total_bytes: u64,
+    /// Bytes of the largest sample.
+    pub sample_bytes: u64,
+    /// Bytes of the largest image once decoded, and what its decoder takes besides.
+    pub scratch_bytes: u64,
+    /// The id of the sample with that image.
+    pub scratch_id: u64,
+    /// The longest side of any image, in pixels.
+    pub side: u64,
+}
+
+/// A sample found in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Its id.
+    pub id: u64,
+    /// Its record in the index.
+    pub entry: Entry,
+    /// Its file, where each sample is a file of its own; else empty.
+    pub path: Box<str>,
+}
+
+/// Indexed samples; object-safe, shared by all threads.
+///
+/// Bytes are read by positional reads into memory of the caller, so that a source holds none of its own.
+pub trait Source: Send + Sync + std::fmt::Debug {
+    /// The path or words that opened it.
+    fn name(&self) -> &str;
+
+    /// Samples.
+    fn len(&self) -> u64;
+
+    /// Whether there are no samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The fields of every sample.
+    fn schema(&self) -> &Schema;
+
+    /// A hash over names, sizes and headers: the same data have the same one, wherever they lie.
+    fn fingerprint(&self) -> u64;
+
+    /// Lengths of what is stored together (shards), in id order.
+    fn runs(&self) -> Vec<u64>;
+
+    /// How samples can be reached.
+    fn access(&self) -> Access {
+        Access::Random
+    }
+
+    /// Sizes over all samples.
+    fn extremes(&self) -> Extremes;
+
+    /// Bytes that a library takes for as long as the source is read (decompressors), to be charged by the reader.
+    fn library_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Finds `ids` in the index, in the order given.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>>;
+
+    /// Reads `len` bytes that start with the sample `at` into `into`, whose length is at least
+    /// [`read::staging_bytes`] of `len`, and says where in `into` they lie.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is shorter than when it was indexed.
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<std::ops::Range<usize>>;
+
+    /// Finds the fields in the bytes of the sample `at`, one value for each field of the schema.
+    ///
+    /// # Errors
+    /// When the bytes are not what the index says.
+    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>>;
+
+    /// The sample's own name.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn key(&self, id: u64) -> Result<String>;
+
+    /// Where a sample lies, for messages.
+    fn place(&self, at: &Located) -> Place;
+
+    /// Names of classes, where labels are folders.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The files, for `inspect` and for choosing a read mode.
+    fn shards(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+}
+
+/// Conveniences on top of [`Source`].
+pub trait SourceExt: Source {
+    /// Reads one sample's bytes into fresh memory: for looking at data, not for training.
+    ///
+    /// # Errors
+    /// As [`Source::locate`] and [`Source::read`]; an id past the end.
+    fn fetch(&self, id: u64) -> Result<(Located, Vec<u8>)> {
+        if id >= self.len() {
+            return Err(crate::Error::Config(format!("sample {id} of {} has only {}", self.name(), self.len())));
+        }
+        let at = self.locate(&[id])?.swap_remove(0);
+        let len = u64::from(at.entry.len);
+        let mut staging = read::aligned(read::staging_bytes(len) as usize);
+        let range = self.read(&at, len, ReadMode::Plain, &mut staging)?;
+        let bytes = staging[range].to_vec();
+        Ok((at, bytes))
+    }
+}
+
+impl<S: Source + ?Sized> SourceExt for S {}
+
+/// Orders names as people do: shard_2 before shard_10.
+#[must_use]
+pub fn natural_order(a: &str, b: &str) -> std::cmp::Ordering {
+    let (mut x, mut y) = (a.as_bytes(), b.as_bytes());
+    loop {
+        match (x.first(), y.first()) {
+            (Some(p), Some(q)) if p.is_ascii_digit() && q.is_ascii_digit() => {
+                let digits = |s: &[u8]| s.iter().take_while(|c| c.is_ascii_digit()).count();
+                let (m, n) = (digits(x), digits(y));
+                let trim = |s: &[u8]| s.iter().position(|&c| c != b'0').unwrap_or(s.len());
+                let (u, v) = (&x[..m][trim(&x[..m])..], &y[..n][trim(&y[..n])..]);
+                let order = u.len().cmp(&v.len()).then_with(|| u.cmp(v));
+                if order.is_ne() {
+                    return order;
+                }
+                (x, y) = (&x[m..], &y[n..]);
+            }
+            (Some(p), Some(q)) if p == q => (x, y) = (&x[1..], &y[1..]),
+            (p, q) => return p.cmp(&q).then_with(|| a.cmp(b)),
+        }
+    }
+}
+
+/// The kind that a file extension promises.
+#[must_use]
+pub fn kind_of_extension(extension: &str) -> Kind {
+    match extension.rsplit('.').next().unwrap_or(extension).to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" | "png" | "webp" | "img" | "image" => Kind::Image,
+        "cls" | "cls2" | "class" | "count" | "index" | "inx" | "id" => Kind::Int,
+        "txt" | "text" | "transcript" => Kind::Text,
+        "json" | "jsn" => Kind::Json,
+        "npy" => Kind::Npy,
+        _ => Kind::Bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_number() {
+        let mut names = ["s_10", "s_2", "s_02", "a9z", "a10", "s_1", "s"];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(names, ["a9z", "a10", "s", "s_1", "s_02", "s_2", "s_10"]);
+    }
+}

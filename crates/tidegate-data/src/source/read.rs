@@ -1,0 +1,251 @@
+//! Positional reads that leave no page cache behind, unless the budget holds it.
+//!
+//! Flow: (file, offset, length) -> bytes within page-aligned memory of the caller.
+//! Memory: none of its own; page cache only in [`ReadMode::Plain`], whose caller charges the files to `cache.memory`.
+//!
+//! Pages that a process reads into the page cache are charged to its control group, so a loader that reads plainly
+//! fills whatever limit there is. Mapping files is worse: cold random reads run 17–22 times slower than pread.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{Advice, Mode, OFlags, fadvise};
+use tidegate_core::memory::PAGE_BYTES;
+
+use crate::{Error, Result};
+
+/// How bytes come from a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadMode {
+    /// `O_DIRECT`: past the page cache. Pages that others cached stay as they are.
+    Direct,
+    /// Buffered, and our own range dropped afterwards: where the file system has no direct reads.
+    Drop,
+    /// Buffered and kept: the caller has charged the files to its budget.
+    Plain,
+}
+
+/// Chooses the read mode of a dataset: kept if the budget has room for all of it, else past the cache.
+///
+/// `room_bytes` is what the budget has left after its batches, staging and scratch.
+#[must_use]
+pub fn read_mode(dataset_bytes: u64, direct_works: bool, room_bytes: u64) -> ReadMode {
+    if dataset_bytes <= room_bytes {
+        ReadMode::Plain
+    } else if direct_works {
+        ReadMode::Direct
+    } else {
+        ReadMode::Drop
+    }
+}
+
+/// Whether the file system of `path` opens files for direct reads.
+#[must_use]
+pub fn direct_works(path: &Path) -> bool {
+    let Ok(file) = open_file(path, ReadMode::Direct) else { return false };
+    let mut page = aligned(PAGE_BYTES as usize);
+    file.read_at(&mut page, 0).is_ok()
+}
+
+/// What the caller must provide to read `len` bytes at any offset: whole pages around them.
+#[must_use]
+pub fn staging_bytes(len: u64) -> u64 {
+    (len + 2 * PAGE_BYTES - 2) / PAGE_BYTES * PAGE_BYTES
+}
+
+/// Page-aligned memory outside the budget, for looking at single samples and for building an index.
+#[must_use]
+pub fn aligned(len: usize) -> Aligned {
+    let page = PAGE_BYTES as usize;
+    let bytes = vec![0; len + page];
+    let skip = bytes.as_ptr().align_offset(page);
+    Aligned { bytes, skip, len }
+}
+
+/// Page-aligned heap memory.
+#[derive(Debug)]
+pub struct Aligned {
+    bytes: Vec<u8>,
+    skip: usize,
+    len: usize,
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.skip..self.skip + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.skip..self.skip + self.len]
+    }
+}
+
+fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let flags = if mode == ReadMode::Direct { flags | OFlags::DIRECT } else { flags };
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// Reads `len` bytes at `offset` of a file into `into` and says where in `into` they lie.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Format`] when the file ends before.
+pub fn read_file(path: &Path, offset: u64, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+    let (file, mode) = match open_file(path, mode) {
+        // A file system without direct reads says so at open; its files are read and dropped instead.
+        Err(error) if mode == ReadMode::Direct && error.raw_os_error() == Some(EINVAL) => {
+            (open_file(path, ReadMode::Drop), ReadMode::Drop)
+        }
+        file => (file, mode),
+    };
+    read_open(&file.map_err(Error::io(path))?, path, offset, len, mode, into)
+}
+
+/// The number of `EINVAL`, which every Linux shares.
+const EINVAL: i32 = 22;
+
+fn read_open(
+    file: &File,
+    path: &Path,
+    offset: u64,
+    len: u64,
+    mode: ReadMode,
+    into: &mut [u8],
+) -> Result<Range<usize>> {
+    let skip = if mode == ReadMode::Direct { offset % PAGE_BYTES } else { 0 };
+    let wanted = (skip + len) as usize;
+    let whole = if mode == ReadMode::Direct { wanted.next_multiple_of(PAGE_BYTES as usize) } else { wanted };
+    let target = into
+        .get_mut(..whole)
+        .ok_or_else(|| Error::format(path, offset, format!("a read of {len} bytes needs {whole} bytes of staging")))?;
+    let mut done = 0;
+    while done < wanted {
+        match file.read_at(&mut target[done..], offset - skip + done as u64) {
+            Ok(0) => {
+                let what = format!(
+                    "the file ends after {} of {len} bytes: it is truncated, or it changed since it was indexed; \
+                     restore it or run `tidegate index --force`",
+                    done.saturating_sub(skip as usize)
+                );
+                return Err(Error::format(path, offset, what));
+            }
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io(path)(error)),
+        }
+        // A direct read that ends off a page border has met the end of the file; the next one would be refused.
+        if mode == ReadMode::Direct && done < wanted && done % PAGE_BYTES as usize != 0 {
+            let what = format!(
+                "the file ends after {} of {len} bytes: it is truncated, or it changed since it was indexed; restore \
+                 it or run `tidegate index --force`",
+                done.saturating_sub(skip as usize)
+            );
+            return Err(Error::format(path, offset, what));
+        }
+    }
+    if mode == ReadMode::Drop {
+        let start = offset / PAGE_BYTES * PAGE_BYTES;
+        let end = (offset + len).next_multiple_of(PAGE_BYTES);
+        // Advice: a file system that keeps its pages is no reason to fail a read.
+        let _advice = fadvise(file, start, std::num::NonZeroU64::new(end - start), Advice::DontNeed);
+    }
+    Ok(skip as usize..wanted)
+}
+
+/// Files that stay open: the shards of a dataset.
+#[derive(Debug)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+    direct: Vec<OnceLock<Option<File>>>,
+    plain: Vec<OnceLock<File>>,
+}
+
+impl Files {
+    /// Files that are opened at their first read.
+    #[must_use]
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        let direct = paths.iter().map(|_| OnceLock::new()).collect();
+        let plain = paths.iter().map(|_| OnceLock::new()).collect();
+        Self { paths, direct, plain }
+    }
+
+    /// Their paths.
+    #[must_use]
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Reads as [`read_file`] from file number `file`.
+    ///
+    /// # Errors
+    /// As [`read_file`].
+    pub fn read(&self, file: u32, offset: u64, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let i = file as usize;
+        let path = self.paths.get(i).ok_or_else(|| {
+            Error::Config(format!("the index names shard {i} of {}: run `tidegate index --force`", self.paths.len()))
+        })?;
+        if mode == ReadMode::Direct {
+            if let Some(file) = self.direct[i].get_or_init(|| open_file(path, ReadMode::Direct).ok()) {
+                return read_open(file, path, offset, len, mode, into);
+            }
+            return self.read(file, offset, len, ReadMode::Drop, into);
+        }
+        let file = match self.plain[i].get() {
+            Some(file) => file,
+            None => {
+                let file = open_file(path, mode).map_err(Error::io(path))?;
+                self.plain[i].get_or_init(|| file)
+            }
+        };
+        read_open(file, path, offset, len, mode, into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_is_a_function_of_size_file_system_and_room() {
+        for (dataset, direct, room, mode) in [
+            (100, true, 100, ReadMode::Plain),
+            (101, true, 100, ReadMode::Direct),
+            (101, false, 100, ReadMode::Drop),
+            (0, true, 0, ReadMode::Plain),
+        ] {
+            assert_eq!(read_mode(dataset, direct, room), mode, "{dataset} {direct} {room}");
+        }
+    }
+
+    #[test]
+    fn every_mode_reads_the_same_and_notices_the_end() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("data");
+        let data: Vec<u8> = (0..20_000u32).map(|i| (i * 7) as u8).collect();
+        std::fs::write(&path, &data).unwrap();
+        let files = Files::new(vec![path.clone()]);
+        for mode in [ReadMode::Direct, ReadMode::Drop, ReadMode::Plain] {
+            for (offset, len) in [(0, 1), (4095, 2), (5000, 9000), (19_999, 1), (0, 20_000), (8192, 0)] {
+                let mut into = aligned(staging_bytes(len) as usize);
+                for range in [
+                    files.read(0, offset, len, mode, &mut into),
+                    read_file(&path, offset, len, mode, &mut into),
+                ] {
+                    let expected = &data[offset as usize..(offset + len) as usize];
+                    assert_eq!(&into[range.unwrap()], expected, "{mode:?} {offset} {len}");
+                }
+            }
+            let mut into = aligned(staging_bytes(9000) as usize);
+            let error = files.read(0, 15_000, 9000, mode, &mut into).unwrap_err().to_string();
+            assert!(error.contains("ends after 5000 of 9000 bytes"), "{mode:?}: {error}");
+        }
+        assert!(files.read(1, 0, 1, ReadMode::Plain, &mut [0; 8192]).is_err());
+    }
+}

@@ -1,0 +1,301 @@
+//! Tar as GNU tar, bsdtar and Python's tarfile write it: ustar, GNU long names, pax headers, base-256 sizes.
+//!
+//! Flow: bytes at an offset -> [`Member`]; called by the archive source while indexing and while parsing a sample.
+//! Memory: a name; nothing of the payload.
+//! Not here: grouping members into samples (`archive`).
+//!
+//! Specification: POSIX.1-2017 pax interchange format; GNU tar manual, «Basic Tar Format». Sparse members are refused,
+//! because their bytes in the archive are not the bytes of the file.
+
+/// Tar's unit.
+pub const BLOCK: u64 = 512;
+/// No real header says more; a longer name or pax record is a lie about sizes.
+const NOTE_BYTES: u64 = 1 << 20;
+
+/// A regular file in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its path.
+    pub name: String,
+    /// Offset of the first header that belongs to it (long-name and pax headers come first).
+    pub start: u64,
+    /// Offset of its bytes.
+    pub data: u64,
+    /// Its bytes.
+    pub size: u64,
+}
+
+impl Member {
+    /// Offset of whatever follows.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.data.saturating_add(self.size).saturating_add(BLOCK - 1) / BLOCK * BLOCK
+    }
+}
+
+/// What stands at an offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// A regular file.
+    File(Member),
+    /// Something else (a folder, a link, a device); the next header is at this offset.
+    Skip(u64),
+    /// The end of the archive.
+    End,
+}
+
+/// Why a header cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct TarError {
+    /// Where.
+    pub offset: u64,
+    /// What, and the fix.
+    pub what: String,
+}
+
+fn wrong<T>(offset: u64, what: impl Into<String>) -> Result<T, TarError> {
+    Err(TarError { offset, what: what.into() })
+}
+
+/// Reads the member at `offset`. `read(offset, length)` gives bytes, fewer at the end of the archive.
+///
+/// # Errors
+/// [`TarError`] for a damaged, sparse or lying header; the reader's own error as its text.
+pub fn next(
+    mut offset: u64,
+    read: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>, String>,
+) -> Result<Next, TarError> {
+    let start = offset;
+    let (mut long_name, mut pax_size, mut pax_name): (Option<String>, Option<u64>, Option<String>) = (None, None, None);
+    // Each round reads one header; only headers that describe the next one go round again, at most a few.
+    for _ in 0..16 {
+        let block = read(offset, BLOCK).map_err(|what| TarError { offset, what })?;
+        if block.is_empty() || block.iter().all(|&b| b == 0) {
+            return if long_name.is_some() || pax_size.is_some() {
+                wrong(offset, "the archive ends after an extended header: it is truncated; copy it again")
+            } else {
+                Ok(Next::End)
+            };
+        }
+        let Ok(header) = <&[u8; BLOCK as usize]>::try_from(block.as_slice()) else {
+            return wrong(offset, "the archive ends within a header: it is truncated; copy it again");
+        };
+        if !checksum_holds(header) {
+            return wrong(offset, "this is no tar header (its checksum is wrong): the archive is damaged or truncated");
+        }
+        let size = number(&header[124..136]).ok_or_else(|| TarError {
+            offset,
+            what: "the size of this member is no number: the archive is damaged".into(),
+        })?;
+        let data = offset + BLOCK;
+        let Some(after) = data.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK)) else {
+            return wrong(offset, "the size of this member is absurd: the archive is damaged");
+        };
+        let note = |read: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>, String>| {
+            if size > NOTE_BYTES {
+                return wrong(offset, format!("an extended header of {size} bytes: the archive is damaged"));
+            }
+            let bytes = read(data, size).map_err(|what| TarError { offset: data, what })?;
+            if bytes.len() as u64 != size {
+                return wrong(offset, "the archive ends within an extended header: it is truncated; copy it again");
+            }
+            Ok(bytes)
+        };
+        match header[156] {
+            b'L' => long_name = Some(text(&note(read)?)),
+            b'x' => {
+                for (key, value) in pax_records(&note(read)?) {
+                    match key.as_str() {
+                        "path" => pax_name = Some(value),
+                        "size" => pax_size = value.parse().ok(),
+                        k if k.starts_with("GNU.sparse") => return wrong(offset, SPARSE),
+                        _ => {}
+                    }
+                }
+            }
+            b'g' | b'K' => {}
+            b'S' => return wrong(offset, SPARSE),
+            kind => {
+                let size = pax_size.unwrap_or(size);
+                let Some(member_end) = data.checked_add(size).and_then(|e| e.checked_next_multiple_of(BLOCK)) else {
+                    return wrong(offset, "the size of this member is absurd: the archive is damaged");
+                };
+                if !matches!(kind, b'0' | 0 | b'7') {
+                    // Links and folders have no bytes, whatever their size field says; unknown kinds are skipped whole.
+                    return Ok(Next::Skip(if matches!(kind, b'1'..=b'6') { data } else { member_end }));
+                }
+                let name = pax_name.or(long_name).unwrap_or_else(|| plain_name(header));
+                return Ok(if name.ends_with('/') {
+                    Next::Skip(data)
+                } else {
+                    Next::File(Member { name, start, data, size })
+                });
+            }
+        }
+        offset = after;
+    }
+    wrong(start, "more than 16 extended headers in a row: the archive is damaged")
+}
+
+const SPARSE: &str = "a sparse member, whose bytes in the archive are not those of the file: pack it again without \
+                      --sparse";
+
+fn checksum_holds(header: &[u8; 512]) -> bool {
+    let Some(stated) = number(&header[148..156]) else { return false };
+    let with_blanks = |of: fn(u8) -> i64| -> i64 {
+        header.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { 32 } else { of(b) }).sum()
+    };
+    // Old tars summed signed bytes.
+    let stated = i64::try_from(stated).unwrap_or(-1);
+    stated == with_blanks(i64::from) || stated == with_blanks(|b| i64::from(b.cast_signed()))
+}
+
+/// An octal field, or base-256 where its first bit is set.
+fn number(field: &[u8]) -> Option<u64> {
+    if field[0] & 0x80 != 0 {
+        let mut value = u64::from(field[0] & 0x7F);
+        for &b in &field[1..] {
+            value = value.checked_mul(256)?.checked_add(u64::from(b))?;
+        }
+        return Some(value);
+    }
+    let digits: Vec<u8> =
+        field.iter().copied().skip_while(|&b| b == b' ').take_while(|&b| b != 0 && b != b' ').collect();
+    let mut value = 0u64;
+    for b in digits {
+        value = value.checked_mul(8)?.checked_add(u64::from(b.checked_sub(b'0').filter(|d| *d < 8)?))?;
+    }
+    Some(value)
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn plain_name(header: &[u8; 512]) -> String {
+    let name = text(&header[..100]);
+    let prefix = if &header[257..263] == b"ustar\0" { text(&header[345..500]) } else { String::new() };
+    if prefix.is_empty() { name } else { format!("{prefix}/{name}") }
+}
+
+/// "LENGTH KEY=VALUE\n" records; whatever does not read so ends the list.
+fn pax_records(mut bytes: &[u8]) -> Vec<(String, String)> {
+    let mut records = Vec::new();
+    while let Some(space) = bytes.iter().position(|&b| b == b' ') {
+        let len: Option<usize> = std::str::from_utf8(&bytes[..space]).ok().and_then(|s| s.parse().ok());
+        let Some(record) = len.filter(|&n| n > space + 1).and_then(|n| bytes.get(space + 1..n - 1)) else { break };
+        if let Some(equals) = record.iter().position(|&b| b == b'=') {
+            let word = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+            records.push((word(&record[..equals]), word(&record[equals + 1..])));
+        }
+        bytes = &bytes[len.unwrap_or(bytes.len())..];
+    }
+    records
+}
+
+/// A header for `size` bytes under `name`, as `pack` writes it: ustar, or pax where the name is long.
+#[must_use]
+pub fn header(name: &str, size: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    if name.len() > 100 || size >= 1 << 33 {
+        let mut records = record("path", name);
+        records += &record("size", &size.to_string());
+        out.extend(block("pax", records.len() as u64, b'x'));
+        out.extend(records.as_bytes());
+        out.resize(out.len().next_multiple_of(BLOCK as usize), 0);
+    }
+    let mut end = name.len().min(100);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.extend(block(&name[..end], size.min((1 << 33) - 1), b'0'));
+    out
+}
+
+/// One pax record, whose length counts its own digits.
+fn record(key: &str, value: &str) -> String {
+    let rest = key.len() + value.len() + 3;
+    let mut len = rest + 1;
+    while len.to_string().len() + rest != len {
+        len += 1;
+    }
+    format!("{len} {key}={value}\n")
+}
+
+fn block(name: &str, size: u64, kind: u8) -> [u8; 512] {
+    let mut b = [0; 512];
+    b[..name.len()].copy_from_slice(name.as_bytes());
+    b[100..108].copy_from_slice(b"0000644\0");
+    b[108..116].copy_from_slice(b"0000000\0");
+    b[116..124].copy_from_slice(b"0000000\0");
+    b[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+    b[136..148].copy_from_slice(b"00000000000\0");
+    b[156] = kind;
+    b[257..265].copy_from_slice(b"ustar\x0000");
+    b[148..156].fill(b' ');
+    let sum: u32 = b.iter().map(|&x| u32::from(x)).sum();
+    b[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn walk(bytes: &[u8]) -> Result<Vec<Member>, TarError> {
+        let mut read = |offset: u64, len: u64| {
+            let start = (offset as usize).min(bytes.len());
+            Ok(bytes[start..bytes.len().min(start + len as usize)].to_vec())
+        };
+        let (mut offset, mut members) = (0, Vec::new());
+        loop {
+            match next(offset, &mut read)? {
+                Next::File(member) => {
+                    offset = member.end();
+                    members.push(member);
+                }
+                Next::Skip(to) => offset = to,
+                Next::End => return Ok(members),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_we_write_we_read(names in prop::collection::vec("[a-zé/]{1,150}[a-z]", 1..5), size in 0u64..2000) {
+            let mut bytes = Vec::new();
+            for name in &names {
+                bytes.extend(header(name, size));
+                bytes.resize((bytes.len() + size as usize).next_multiple_of(512), 7);
+            }
+            bytes.resize(bytes.len() + 1024, 0);
+            let members = walk(&bytes).unwrap();
+            prop_assert_eq!(members.iter().map(|m| m.name.clone()).collect::<Vec<_>>(), names);
+            prop_assert!(members.iter().all(|m| m.size == size));
+        }
+
+        /// Any damage ends in an error or in members, never in a panic or an endless walk.
+        #[test]
+        fn damage_is_survived(at in 0usize..1536, value: u8) {
+            let mut bytes = header("a.jpg", 100);
+            bytes.resize(1024, 1);
+            bytes.extend(header("b.jpg", 0));
+            bytes[at] = value;
+            let _either = walk(&bytes);
+        }
+    }
+
+    #[test]
+    fn truncation_and_sparse_members_are_named() {
+        let mut bytes = header(&"n".repeat(200), 10);
+        bytes.truncate(1024);
+        assert!(walk(&bytes).unwrap_err().what.contains("truncated"));
+        let mut sparse = block("s", 0, b'S');
+        assert!(walk(&sparse).unwrap_err().what.contains("sparse"));
+        sparse[0] = b't';
+        assert!(walk(&sparse).unwrap_err().what.contains("checksum"));
+    }
+}

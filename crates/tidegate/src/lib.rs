@@ -1,0 +1,33 @@
+//! Tidegate: stream datasets larger than memory into training, under one hard memory budget.
+//!
+//! Flow: a path or pattern -> [`open`] -> [`Loader`] -> batches; state out and in; a report.
+//! Memory: one [`Budget`] for everything, see `tidegate_core::memory`.
+//!
+//! ```no_run
+//! use tidegate::{Loader, Shuffle};
+//! let mut loader = Loader::builder("shards/*.tar").batch_size(256).memory("2GiB").shuffle(Shuffle::Full).seed(7).build()?;
+//! for batch in loader.epoch()? {
+//!     let batch = batch?;
+//!     println!("{} rows", batch.rows);
+//! }
+//! # Ok::<(), tidegate::Error>(())
+//! ```
+
+pub mod cli;
+mod loader;
+mod options;
+pub mod pack;
+mod report;
+mod state;
+pub mod synth;
+
+pub use loader::{Builder, Epoch, Loader};
+pub use options::Options;
+pub use report::Report;
+pub use state::State;
+pub use tidegate_core::memory::Budget;
+pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
+pub use tidegate_data::order::{Shuffle, split::Remainder};
+pub use tidegate_data::pipeline::OnError;
+pub use tidegate_data::source::{Source, open};
+pub use tidegate_data::{Error, Result};

@@ -1,0 +1,338 @@
+//! The loader: epochs one after another, over one source, under one budget, with a state.
+//!
+//! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
+//! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_core::memory::Budget;
+use tidegate_core::memory::size::Size;
+use tidegate_data::batch::{Batch, FieldSpec, Layout};
+use tidegate_data::order::{Order, Shuffle, order, split::Split};
+use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Pipeline, StageStats};
+use tidegate_data::source::{Access, Source, open};
+use tidegate_data::{Error, Result};
+
+use crate::{Options, Report, State};
+
+/// Where the consumer is; shared by a loader and its epoch.
+#[derive(Debug, Default)]
+struct Progress {
+    epoch: u64,
+    position: u64,
+    /// A loaded state or `set_epoch` says where the next epoch begins; else it is the one after this.
+    placed: bool,
+    failed: Vec<u64>,
+    failures: Vec<Failure>,
+    stats: StageStats,
+    elapsed: Duration,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Loader {
+    source: Arc<dyn Source>,
+    options: Options,
+    budget: Budget,
+    layout: Arc<Layout>,
+    order: Box<dyn Order>,
+    map: Option<Arc<dyn BatchMap>>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl Loader {
+    /// A loader over what lies at `url`, to be configured.
+    #[must_use]
+    pub fn builder(url: &str) -> Builder {
+        Builder { url: url.to_owned(), options: Options::default(), memory: None, error: None }
+    }
+
+    /// A loader over an open source.
+    ///
+    /// # Errors
+    /// Options that make no sense, by name; a shuffle that the source cannot do, with the fix.
+    pub fn new(source: Arc<dyn Source>, options: Options, budget: Budget) -> Result<Self> {
+        let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
+        if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
+            return Err(Error::Config(why));
+        }
+        let order = order(options.shuffle, options.seed, &source.runs())?;
+        let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
+        let loader = Self { source, options, budget, layout, order, map: None, progress };
+        loader.split(0)?.check()?;
+        // Planned here as well, so that a budget that is too small is told before the first epoch.
+        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &loader.config(0, 0)?, &Budget::new(loader.budget.cap_bytes()))?;
+        Ok(loader)
+    }
+
+    /// Turns each batch into something else on a worker thread.
+    pub fn set_map(&mut self, map: Arc<dyn BatchMap>) {
+        self.map = Some(map);
+    }
+
+    fn split(&self, start: u64) -> Result<Split> {
+        Ok(Split {
+            len: self.source.len(),
+            start,
+            global_batch: self.options.global_batch()?,
+            remainder: self.options.remainder(),
+            rank: self.options.rank,
+            world: self.options.world_size,
+        })
+    }
+
+    fn config(&self, epoch: u64, start: u64) -> Result<pipeline::Config> {
+        let options = &self.options;
+        Ok(pipeline::Config {
+            seed: options.seed,
+            epoch,
+            split: self.split(start)?,
+            workers: options.workers(),
+            prefetch: options.prefetch,
+            on_error: options.on_error,
+            max_failure_rate: options.max_failure_rate,
+            failed: Vec::new(),
+            stall: Duration::try_from_secs_f64(options.stall_seconds)
+                .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,
+        })
+    }
+
+    /// Batches in an epoch: the same on every rank.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.split(0).map_or(0, |s| s.batches())
+    }
+
+    /// Whether an epoch has no batch.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The source.
+    #[must_use]
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// The budget.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The columns of a batch.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the next epoch, or the one that a loaded state or `set_epoch` names.
+    ///
+    /// # Errors
+    /// When the budget cannot hold the epoch, naming who holds it.
+    pub fn epoch(&mut self) -> Result<Epoch> {
+        let (epoch, start, failed) = {
+            let mut progress = self.progress();
+            if !progress.placed {
+                (progress.epoch, progress.position) = (progress.epoch + 1, 0);
+                progress.failed.clear();
+            }
+            progress.placed = false;
+            progress.failures.clear();
+            (progress.epoch, progress.position, progress.failed.clone())
+        };
+        let mut config = self.config(epoch, start)?;
+        if self.options.on_error == crate::OnError::Skip {
+            config.failed = failed;
+        }
+        let split = config.split;
+        let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
+        let ids = self.order.epoch(epoch);
+        let pipeline = Pipeline::start(source, layout, ids, config, &self.budget, self.map.clone());
+        if pipeline.is_err() {
+            self.progress().placed = true;
+        }
+        Ok(Epoch {
+            pipeline: Some(pipeline?),
+            split,
+            progress: Arc::clone(&self.progress),
+            began: Instant::now(),
+        })
+    }
+
+    /// The next epoch will be this one, from its beginning.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        let mut progress = self.progress();
+        *progress = Progress { epoch, placed: true, ..Progress::default() };
+    }
+
+    /// The state after the last batch that was delivered.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let progress = self.progress();
+        let (options, source) = (&self.options, &self.source);
+        let (seed, shuffle) = (options.seed, options.shuffle);
+        let mut state =
+            State::new(source.fingerprint(), source.len(), seed, shuffle, progress.epoch, progress.position);
+        let failures = progress.failures.iter().map(|f| f.position);
+        state.set_failed(failures.chain(progress.failed.iter().copied()).collect());
+        state
+    }
+
+    /// Goes on where a state was saved: the next epoch begins at its position. Seed and order are the state's.
+    ///
+    /// # Errors
+    /// [`Error::State`] for a state of other data.
+    pub fn load_state(&mut self, state: &State) -> Result<()> {
+        state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
+        self.order = order(state.shuffle, state.seed, &self.source.runs())?;
+        (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
+        let (epoch, position, failed) = (state.epoch, state.position, state.failed());
+        *self.progress() = Progress { epoch, position, placed: true, failed, ..Progress::default() };
+        Ok(())
+    }
+
+    /// What limits the flow, and where every byte is.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let progress = self.progress();
+        Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures)
+    }
+}
+
+/// One epoch: an iterator of batches.
+#[derive(Debug)]
+pub struct Epoch {
+    pipeline: Option<Pipeline>,
+    split: Split,
+    progress: Arc<Mutex<Progress>>,
+    began: Instant,
+}
+
+impl Epoch {
+    /// The next batch; `interrupted` is asked while waiting, and its error ends the epoch.
+    ///
+    /// # Errors
+    /// As [`Pipeline::next`]; the epoch is over afterwards.
+    pub fn next_with(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
+        let Some(pipeline) = self.pipeline.as_mut() else { return Ok(None) };
+        let outcome = pipeline.next(interrupted);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.stats = pipeline.stats();
+        progress.elapsed = self.began.elapsed();
+        progress.failures = pipeline.failures().to_vec();
+        match &outcome {
+            Ok(Some(_)) => {
+                let reached = self.split.start + pipeline.delivered() * self.split.global_batch;
+                progress.position = reached.min(self.split.len);
+            }
+            Ok(None) => {
+                // The end was seen: the state is that of the next epoch's beginning.
+                (progress.epoch, progress.position, progress.placed) = (progress.epoch + 1, 0, true);
+                progress.failed.clear();
+            }
+            // What is held can be let go, and then the epoch goes on.
+            Err(Error::Held { .. }) => {}
+            Err(_) => {
+                drop(progress);
+                self.pipeline = None;
+                return outcome;
+            }
+        }
+        let ended = matches!(outcome, Ok(None));
+        drop(progress);
+        if ended {
+            self.pipeline = None;
+        }
+        outcome
+    }
+}
+
+impl Iterator for Epoch {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.next_with(&|| Ok(())) {
+            Ok(Some(Delivered::Batch(batch))) => Some(Ok(batch)),
+            Ok(Some(Delivered::Mapped(_))) => {
+                Some(Err(Error::Config("a loader with a batch map delivers through next_with".into())))
+            }
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// Configures a [`Loader`].
+#[derive(Debug)]
+pub struct Builder {
+    url: String,
+    options: Options,
+    memory: Option<Size>,
+    error: Option<Error>,
+}
+
+impl Builder {
+    /// Samples in a batch of one rank.
+    #[must_use]
+    pub fn batch_size(mut self, samples: u64) -> Self {
+        self.options.batch_size = Some(samples);
+        self
+    }
+
+    /// The memory of the process-wide budget: "2GiB", "0.5" of the limit.
+    #[must_use]
+    pub fn memory(mut self, size: &str) -> Self {
+        match size.parse() {
+            Ok(size) => self.memory = Some(size),
+            Err(error) => self.error = Some(tidegate_core::Error::into(error)),
+        }
+        self
+    }
+
+    /// How an epoch is shuffled.
+    #[must_use]
+    pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
+        self.options.shuffle = shuffle;
+        self
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// What is wanted of a field.
+    #[must_use]
+    pub fn field(mut self, name: &str, spec: FieldSpec) -> Self {
+        self.options.fields.push((name.to_owned(), spec));
+        self
+    }
+
+    /// All other options.
+    #[must_use]
+    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// Opens the source and joins the process-wide budget.
+    ///
+    /// # Errors
+    /// As [`open`], [`Budget::process`] and [`Loader::new`].
+    pub fn build(self) -> Result<Loader> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let memory = self.memory.ok_or_else(|| Error::Config("give memory, such as \"2GiB\"".into()))?;
+        Loader::new(open(&self.url, false)?, self.options, Budget::process(&memory)?)
+    }
+}

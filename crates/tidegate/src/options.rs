@@ -1,0 +1,95 @@
+//! What a loader is asked to do.
+//!
+//! Flow: the builder, Python's keyword arguments (as JSON) or the command line -> [`Options`] -> [`crate::Loader`].
+//! Memory: holds none.
+
+use serde::{Deserialize, Serialize};
+use tidegate_data::batch::FieldSpec;
+use tidegate_data::order::Shuffle;
+use tidegate_data::order::split::Remainder;
+use tidegate_data::pipeline::OnError;
+use tidegate_data::{Error, Result};
+
+/// All options of a loader, with the defaults of torch's DataLoader where the words are its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Samples in a batch of one rank.
+    pub batch_size: Option<u64>,
+    /// Samples in the batches of all ranks together: what may stay while ranks change.
+    pub global_batch_size: Option<u64>,
+    /// Wanted fields; the others are inferred, or left out with `only`.
+    pub fields: Vec<(String, FieldSpec)>,
+    /// Deliver only the named fields.
+    pub only: bool,
+    /// How an epoch is shuffled.
+    pub shuffle: Shuffle,
+    /// The seed of order and augmentation.
+    pub seed: u64,
+    /// What happens after the last full batch; none: uneven on one rank, padded on several.
+    pub remainder: Option<Remainder>,
+    /// Decoding threads; none: the cores of the control group.
+    pub workers: Option<usize>,
+    /// Batches beyond the one being consumed and the one being filled.
+    pub prefetch: usize,
+    /// What happens when a sample fails.
+    pub on_error: OnError,
+    /// The share of samples that may fail under skip or replace.
+    pub max_failure_rate: f64,
+    /// This rank.
+    pub rank: u64,
+    /// Ranks.
+    pub world_size: u64,
+    /// Seconds without movement after which an error says who waits for whom.
+    pub stall_seconds: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            batch_size: None,
+            global_batch_size: None,
+            fields: Vec::new(),
+            only: false,
+            shuffle: Shuffle::None,
+            seed: 0,
+            remainder: None,
+            workers: None,
+            prefetch: 2,
+            on_error: OnError::Raise,
+            max_failure_rate: 0.01,
+            rank: 0,
+            world_size: 1,
+            stall_seconds: 300.0,
+        }
+    }
+}
+
+impl Options {
+    /// The size of a global batch.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless exactly one of the two sizes is given.
+    pub fn global_batch(&self) -> Result<u64> {
+        match (self.batch_size, self.global_batch_size) {
+            (Some(size), None) => Ok(size * self.world_size),
+            (None, Some(size)) => Ok(size),
+            (None, None) => Err(Error::Config("give batch_size (per rank) or global_batch_size".into())),
+            (Some(_), Some(_)) => {
+                Err(Error::Config("give either batch_size (per rank) or global_batch_size, not both".into()))
+            }
+        }
+    }
+
+    /// What happens after the last full batch.
+    #[must_use]
+    pub fn remainder(&self) -> Remainder {
+        self.remainder.unwrap_or(if self.world_size > 1 { Remainder::Pad } else { Remainder::Uneven })
+    }
+
+    /// Decoding threads: as asked, else the cores this process may use (affinity and cgroup quota).
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)).max(1)
+    }
+}

@@ -1,0 +1,115 @@
+//! What a loader says of itself: what limits it, where every byte is, what failed.
+//!
+//! Flow: counters of the stages + the budget -> [`Report`] -> words or JSON.
+//! Memory: holds none.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use tidegate_core::memory::size::mib;
+use tidegate_core::memory::{Account, Budget, limit};
+use tidegate_data::pipeline::{Failure, StageStats};
+
+/// One account in the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountLine {
+    /// Its name.
+    pub account: &'static str,
+    /// Bytes held now.
+    pub held_bytes: u64,
+    /// The most ever held.
+    pub peak_bytes: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// One sentence on what limits the flow.
+    pub limit: String,
+    /// The budget.
+    pub budget_bytes: u64,
+    /// Charged now.
+    pub charged_bytes: u64,
+    /// The most ever charged.
+    pub peak_bytes: u64,
+    /// The memory limit of this process.
+    pub limit_bytes: u64,
+    /// What sets it.
+    pub limit_source: String,
+    /// Accounts that ever held bytes.
+    pub accounts: Vec<AccountLine>,
+    /// What each stage did in the current epoch.
+    pub stages: StageStats,
+    /// Seconds since the epoch began.
+    pub elapsed_s: f64,
+    /// Samples that failed in the current epoch.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new(budget: &Budget, stages: StageStats, elapsed: Duration, failures: &[Failure]) -> Self {
+        let found = limit::discover();
+        let lines = Account::ALL.iter().map(|&a| {
+            let used = budget.account(a);
+            AccountLine { account: a.name(), held_bytes: used.held_bytes, peak_bytes: used.peak_bytes }
+        });
+        Self {
+            limit: sentence(&stages, elapsed),
+            budget_bytes: budget.cap_bytes(),
+            charged_bytes: budget.usage().charged_bytes,
+            peak_bytes: budget.usage().peak_bytes,
+            limit_bytes: found.bytes,
+            limit_source: found.source,
+            accounts: lines.filter(|l| l.peak_bytes > 0).collect(),
+            stages,
+            elapsed_s: elapsed.as_secs_f64(),
+            failures: failures.iter().map(|f| format!("position {}: {}: {}", f.position, f.place, f.what)).collect(),
+        }
+    }
+}
+
+/// What limits the flow, from where threads spent their time.
+fn sentence(s: &StageStats, elapsed: Duration) -> String {
+    if s.batches == 0 {
+        return "nothing was delivered yet".into();
+    }
+    let elapsed = (elapsed.as_nanos() as f64).max(1.0);
+    let share = |ns: u64, threads: u64| 100.0 * ns as f64 / (elapsed * threads.max(1) as f64);
+    let (waits, busy) = (share(s.consumer_wait_ns, 1), share(s.work_ns, s.workers));
+    let scratch = share(s.scratch_wait_ns, s.workers);
+    let reading = share(s.read_ns, s.readers);
+    if waits < 10.0 {
+        format!("the consumer limits: it waited {waits:.0} % of the time; the workers were busy {busy:.0} %")
+    } else if scratch > 20.0 {
+        format!("the budget limits: workers waited {scratch:.0} % of the time for scratch memory; raise memory")
+    } else if busy > 70.0 {
+        format!(
+            "decoding limits: {} workers were busy {busy:.0} % of the time and the consumer waited {waits:.0} %; more \
+             cores would help, faster disks would not",
+            s.workers
+        )
+    } else if reading > 50.0 {
+        format!("reading limits: {} readers were busy {reading:.0} % of the time, the workers only {busy:.0} %", s.readers)
+    } else {
+        format!("nothing limits for long: workers busy {busy:.0} %, readers {reading:.0} %, consumer waiting {waits:.0} %")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.stages;
+        let per_second = s.samples as f64 / self.elapsed_s.max(1e-9);
+        writeln!(f, "{}", self.limit)?;
+        writeln!(f, "{} samples in {:.1} s ({per_second:.0}/s)", s.samples, self.elapsed_s)?;
+        let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
+        writeln!(f, "budget {budget} MiB, peak {peak} MiB; the process may have {} MiB ({})", mib(self.limit_bytes), self.limit_source)?;
+        for line in &self.accounts {
+            writeln!(f, "  {:<18} {:>8} MiB now {:>8} MiB peak", line.account, mib(line.held_bytes), mib(line.peak_bytes))?;
+        }
+        for failure in self.failures.iter().take(20) {
+            writeln!(f, "failed: {failure}")?;
+        }
+        Ok(())
+    }
+}
