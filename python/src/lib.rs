@@ -1,1 +1,35 @@
-//! x
+//! The Python face: NumPy views of batches, and errors as Python exceptions. It holds no logic of its own.
+//!
+//! Flow: keyword arguments as JSON -> `tidegate::Options`; batches -> arrays over the batch's own memory.
+//! Memory: an array keeps its batch alive; the slot returns to the ring with the last of them.
+
+mod array;
+mod budget;
+mod errors;
+mod loader;
+mod source;
+
+#[pyo3::pymodule(gil_used = false)]
+mod _tidegate {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::budget::Budget;
+    #[pymodule_export]
+    use super::loader::{Epoch, Loader};
+    #[pymodule_export]
+    use super::source::{Source, open, synthetic};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Arrays are NumPy's: say so at import rather than at the first batch.
+        module.py().import("numpy")?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Runs the command line with these arguments and returns its exit code.
+    #[pyfunction]
+    fn cli(py: Python<'_>, arguments: Vec<String>) -> i32 {
+        py.detach(|| tidegate::cli::run(arguments))
+    }
+}

@@ -1,2 +1,6 @@
-//! m
-fn main(){}
+//! The command `tidegate`; all of it is in [`tidegate::cli`].
+
+fn main() -> std::process::ExitCode {
+    let code = tidegate::cli::run(std::env::args().collect());
+    std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,1 +1,298 @@
-//! pack
+//! `pack`: any source into shards of bounded size, MDS v2 or WebDataset tar.
+//!
+//! Flow: source -> samples in id order -> shards, each written aside and renamed when it is whole.
+//! Memory: one sample at a time (tar) or the rows of one shard (MDS, whose offset table comes first), outside the
+//! budget: packing is no training.
+//!
+//! Where shards are cut is a function of the source and the limits alone, so a run that was interrupted goes on where it
+//! stopped: shards that are there with the right size are kept.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
+use tidegate_data::source::{Field, Kind, Source, SourceExt, Value, tar};
+use tidegate_data::{Error, Result};
+
+/// The container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// MosaicML MDS v2: O(1) access, typed columns, read by the stock library.
+    Mds,
+    /// WebDataset tar.
+    Tar,
+}
+
+/// Limits of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: u64,
+    /// Samples.
+    pub samples: u64,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Shards in all.
+    pub shards: u64,
+    /// Shards that an earlier run had made.
+    pub kept: u64,
+}
+
+/// A shard while it is written.
+trait ShardWriter {
+    fn sample(&mut self, key: &str, values: &[Value<'_>]) -> Result<()>;
+    /// Bytes that a sample of these values will take.
+    fn size(&self, key: &str, values: &[Value<'_>]) -> u64;
+    /// Writes what is left to write and gives the shard's entry for an index, if its format has one.
+    fn finish(self: Box<Self>) -> Result<Option<Json>>;
+}
+
+/// Packs `source` into `out`.
+///
+/// # Errors
+/// When the disk is full (nothing half-written stays), or a sample cannot be read.
+pub fn pack(source: &dyn Source, out: &Path, format: Format, limits: Limits, progress: &dyn Fn(u64)) -> Result<Packed> {
+    fs::create_dir_all(out).map_err(Error::io(out))?;
+    let columns = columns(source, format)?;
+    let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
+    while id < source.len() {
+        let name = match format {
+            Format::Mds => format!("shard.{:05}.mds", packed.shards),
+            Format::Tar => format!("shard-{:05}.tar", packed.shards),
+        };
+        let path = out.join(&name);
+        let note = out.join(format!(".{name}.done"));
+        if let Some((end, entry)) = kept(&path, &note, id) {
+            (id, packed.kept) = (end, packed.kept + 1);
+            entries.extend(entry);
+        } else {
+            let (end, entry) = shard(source, &columns, format, limits, id, &path, progress)?;
+            let text = json!({"start": id, "end": end, "entry": entry}).to_string();
+            fs::write(&note, text).map_err(Error::io(&note))?;
+            entries.extend(entry);
+            id = end;
+        }
+        packed.shards += 1;
+        progress(id);
+    }
+    if format == Format::Mds {
+        let index = out.join("index.json");
+        fs::write(&index, json!({"shards": entries, "version": 2}).to_string()).map_err(Error::io(index))?;
+    }
+    for shard in 0..packed.shards {
+        let name = match format {
+            Format::Mds => format!(".shard.{shard:05}.mds.done"),
+            Format::Tar => format!(".shard-{shard:05}.tar.done"),
+        };
+        fs::remove_file(out.join(&name)).map_err(Error::io(out.join(&name)))?;
+    }
+    Ok(packed)
+}
+
+/// The end of a shard that an earlier run finished, and its entry.
+fn kept(path: &Path, note: &Path, start: u64) -> Option<(u64, Option<Json>)> {
+    let json: Json = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
+    let whole = path.is_file() && json.get("start")?.as_u64()? == start;
+    let entry = json.get("entry").filter(|e| !e.is_null()).cloned();
+    whole.then_some((json.get("end")?.as_u64()?, entry))
+}
+
+fn shard(
+    source: &dyn Source,
+    columns: &[Column],
+    format: Format,
+    limits: Limits,
+    start: u64,
+    path: &Path,
+    progress: &dyn Fn(u64),
+) -> Result<(u64, Option<Json>)> {
+    let partial = Partial(path.with_extension("partial"));
+    let file = File::create(&partial.0).map_err(Error::io(&partial.0))?;
+    let mut writer: Box<dyn ShardWriter> = match format {
+        Format::Mds => Box::new(MdsShard::new(file, path, columns)),
+        Format::Tar => Box::new(TarShard { out: BufWriter::new(file), path: partial.0.clone(), columns: columns.to_vec() }),
+    };
+    let (mut id, mut bytes) = (start, 0);
+    while id < source.len() && id - start < limits.samples {
+        let (at, data) = source.fetch(id)?;
+        let values = source.parse(&at, &data)?;
+        let key = format!("{id:09}");
+        bytes += writer.size(&key, &values);
+        if bytes > limits.bytes && id > start {
+            break;
+        }
+        writer.sample(&key, &values)?;
+        id += 1;
+        if id % 64 == 0 {
+            progress(id);
+        }
+    }
+    let entry = writer.finish()?;
+    fs::rename(&partial.0, path).map_err(Error::io(path))?;
+    Ok((id, entry))
+}
+
+/// A file that vanishes unless it is renamed.
+#[derive(Debug)]
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Renamed on success: then there is nothing to remove.
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Column {
+    name: String,
+    encoding: &'static str,
+    size: Option<u32>,
+}
+
+fn columns(source: &dyn Source, format: Format) -> Result<Vec<Column>> {
+    let (at, data) = source.fetch(0)?;
+    let values = source.parse(&at, &data)?;
+    let column = |(field, value): (&Field, &Value<'_>)| {
+        let jpeg = matches!(value, Value::Bytes(b) if b.starts_with(&[0xFF, 0xD8]));
+        let png = matches!(value, Value::Bytes(b) if b.starts_with(b"\x89PNG"));
+        let (encoding, size) = match (&field.kind, value) {
+            (Kind::Image, _) if jpeg => ("jpeg", None),
+            (Kind::Image, _) if png => ("png", None),
+            (Kind::Int, _) => ("int", Some(8)),
+            (Kind::Float, _) => ("float64", Some(8)),
+            (Kind::Text, _) => ("str", None),
+            (Kind::Json, _) => ("json", None),
+            (Kind::Pixels, _) => ("pil", None),
+            _ => ("bytes", None),
+        };
+        let name = match (format, field.name.as_str()) {
+            (Format::Tar, "label") => "cls".to_owned(),
+            (Format::Tar, "image") if jpeg => "jpg".to_owned(),
+            (Format::Tar, "image") if png => "png".to_owned(),
+            (_, name) => name.to_owned(),
+        };
+        Column { name, encoding, size }
+    };
+    Ok(source.schema().iter().zip(&values).map(column).collect())
+}
+
+/// The bytes of a value as a column stores it.
+fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
+    let misfit = || {
+        Error::Config(format!("field {:?}: {value:?} cannot be stored as {}", column.name, column.encoding))
+    };
+    let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.trim().parse::<i64>().ok());
+    Ok(match (column.encoding, value) {
+        ("int", Value::Bytes(b)) => number(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
+        ("int", Value::Int(x)) => x.to_le_bytes().to_vec(),
+        ("float64", Value::Float(x)) => x.to_le_bytes().to_vec(),
+        (_, Value::Bytes(b)) => b.to_vec(),
+        _ => return Err(misfit()),
+    })
+}
+
+#[derive(Debug)]
+struct TarShard {
+    out: BufWriter<File>,
+    path: PathBuf,
+    columns: Vec<Column>,
+}
+
+fn tar_bytes<'a>(value: &Value<'a>) -> std::borrow::Cow<'a, [u8]> {
+    match value {
+        Value::Bytes(b) => (*b).into(),
+        Value::Int(x) => x.to_string().into_bytes().into(),
+        Value::Float(x) => x.to_string().into_bytes().into(),
+        Value::Missing => Vec::new().into(),
+    }
+}
+
+impl ShardWriter for TarShard {
+    fn sample(&mut self, key: &str, values: &[Value<'_>]) -> Result<()> {
+        for (column, value) in self.columns.iter().zip(values).filter(|(_, v)| **v != Value::Missing) {
+            let name = format!("{key}.{}", column.name);
+            tar::write_member(&mut self.out, &name, &tar_bytes(value)).map_err(Error::io(&self.path))?;
+        }
+        Ok(())
+    }
+    fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
+        values.iter().map(|v| 512 + (tar_bytes(v).len() as u64).next_multiple_of(512)).sum()
+    }
+    fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
+        self.out.write_all(&[0; 1024]).and_then(|()| self.out.flush()).map_err(Error::io(&self.path))?;
+        Ok(None)
+    }
+}
+
+/// An MDS shard: its rows are collected aside, because the offset table comes first.
+#[derive(Debug)]
+struct MdsShard {
+    out: File,
+    path: PathBuf,
+    columns: Vec<Column>,
+    rows: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl MdsShard {
+    fn new(out: File, path: &Path, columns: &[Column]) -> Self {
+        Self { out, path: path.to_owned(), columns: columns.to_vec(), rows: Vec::new(), ends: Vec::new() }
+    }
+
+    fn config(&self) -> Json {
+        let list = |f: &dyn Fn(&Column) -> Json| self.columns.iter().map(f).collect::<Vec<_>>();
+        json!({
+            "column_encodings": list(&|c| json!(c.encoding)),
+            "column_names": list(&|c| json!(c.name)),
+            "column_sizes": list(&|c| json!(c.size)),
+            "compression": null,
+            "format": "mds",
+            "hashes": [],
+            "size_limit": null,
+        })
+    }
+}
+
+impl ShardWriter for MdsShard {
+    fn sample(&mut self, _: &str, values: &[Value<'_>]) -> Result<()> {
+        let parts = self.columns.iter().zip(values).map(|(c, v)| encode(c, v)).collect::<Result<Vec<_>>>()?;
+        for (_, part) in self.columns.iter().zip(&parts).filter(|(c, _)| c.size.is_none()) {
+            self.rows.extend((part.len() as u32).to_le_bytes());
+        }
+        parts.iter().for_each(|part| self.rows.extend(part));
+        let end = u32::try_from(self.rows.len()).map_err(|_| {
+            Error::Config("an MDS shard holds at most 4 GiB: lower the size limit of a shard".into())
+        })?;
+        self.ends.push(end);
+        Ok(())
+    }
+    fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
+        let bytes = |v: &Value<'_>| if let Value::Bytes(b) = v { b.len() as u64 } else { 8 };
+        values.iter().map(|v| bytes(v) + 8).sum()
+    }
+    fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
+        let mut config = self.config();
+        let text = config.to_string();
+        let n = self.ends.len() as u32;
+        let base = 4 * (n + 2) + text.len() as u32;
+        let mut head = n.to_le_bytes().to_vec();
+        for end in std::iter::once(&0).chain(&self.ends) {
+            head.extend((base + end).to_le_bytes());
+        }
+        head.extend(text.as_bytes());
+        let write = |out: &mut File| out.write_all(&head).and_then(|()| out.write_all(&self.rows));
+        write(&mut self.out).map_err(Error::io(&self.path))?;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = head.len() + self.rows.len();
+        config["raw_data"] = json!({"basename": name, "bytes": bytes, "hashes": {}});
+        config["zip_data"] = Json::Null;
+        config["samples"] = json!(n);
+        config["version"] = json!(2);
+        Ok(Some(config))
+    }
+}

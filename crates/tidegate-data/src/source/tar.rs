@@ -214,6 +214,16 @@ pub fn header(name: &str, size: u64) -> Vec<u8> {
     out
 }
 
+/// Writes a member: header, bytes, padding.
+///
+/// # Errors
+/// The writer's.
+pub fn write_member(out: &mut dyn std::io::Write, name: &str, data: &[u8]) -> std::io::Result<()> {
+    out.write_all(&header(name, data.len() as u64))?;
+    out.write_all(data)?;
+    out.write_all(&[0; BLOCK as usize][..data.len().next_multiple_of(BLOCK as usize) - data.len()])
+}
+
 /// One pax record, whose length counts its own digits.
 fn record(key: &str, value: &str) -> String {
     let rest = key.len() + value.len() + 3;

@@ -1,0 +1,176 @@
+//! `tidegate demo`: the main job in one command, measured by a memory control group.
+//!
+//! Flow: photo-like tar shards -> a loader under a small budget, inside a fresh control group where one can be made ->
+//! throughput, peak against budget, what limits it, and an HTML page with the memory curve.
+//! Memory: the budget; the group's peak includes page cache, heap and stacks.
+#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tidegate_core::memory::limit::{Cgroup, cgroups};
+use tidegate_core::memory::size::mib;
+use tidegate_core::memory::Budget;
+use tidegate_data::order::Shuffle;
+use tidegate_data::source;
+use tidegate_data::{Error, Result};
+
+use super::bench::training_fields;
+use super::inspect::{escape, write_to};
+use crate::synth::{self, Form, Recipe};
+use crate::{Loader, Options};
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Where shards and page go.
+    #[arg(long, default_value = "demo")]
+    out: PathBuf,
+    /// Pictures.
+    #[arg(long, default_value_t = 2000)]
+    samples: u64,
+    /// The budget.
+    #[arg(long, default_value = "64MiB")]
+    memory: String,
+    /// Samples in a batch.
+    #[arg(long, default_value_t = 64)]
+    batch_size: u64,
+}
+
+/// A control group made for the demo: this process moves in, and out again when it is dropped.
+#[derive(Debug)]
+struct Enclosure {
+    group: Cgroup,
+    parent: PathBuf,
+}
+
+impl Enclosure {
+    fn enter() -> Option<Self> {
+        let own = cgroups().into_iter().find(|g| g.peak_bytes().is_some())?;
+        let dir = own.dir.join(format!("tidegate-demo-{}", std::process::id()));
+        fs::create_dir(&dir).ok()?;
+        let enclosure = Self { group: Cgroup { dir: dir.clone(), ..own.clone() }, parent: own.dir };
+        fs::write(dir.join("cgroup.procs"), std::process::id().to_string()).ok()?;
+        enclosure.group.peak_bytes()?;
+        Some(enclosure)
+    }
+}
+
+impl Drop for Enclosure {
+    fn drop(&mut self) {
+        // Leaving can only fail where the group is gone already; an empty group left behind is removed by the next boot.
+        let _left = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
+        let _removed = fs::remove_dir(&self.group.dir);
+    }
+}
+
+impl Demo {
+    pub(super) fn run(self) -> Result<()> {
+        let shards = self.out.join("shards");
+        if !shards.join(format!("shard-{:05}.tar", (self.samples.max(1) - 1) / 500)).exists() {
+            println!("making {} photo-like JPEGs in {} …", self.samples, shards.display());
+            let recipe = Recipe { samples: self.samples, form: Form::Tar, ..Recipe::default() };
+            synth::dataset(&shards, &recipe, &|done| super::progress("pictures", done, self.samples))?;
+        }
+        let enclosure = Enclosure::enter();
+        let source = source::open(&shards.to_string_lossy(), false)?;
+        let budget = super::bytes(&self.memory)?;
+        println!(
+            "streaming {} samples ({} MiB) under a budget of {} MiB",
+            source.len(),
+            mib(source.extremes().total_bytes),
+            mib(budget)
+        );
+        let options = Options {
+            batch_size: Some(self.batch_size),
+            fields: training_fields(&*source, 224),
+            shuffle: Shuffle::Full,
+            ..Options::default()
+        };
+        let group = enclosure.as_ref().map(|e| &e.group);
+        let usage = || group.and_then(Cgroup::usage_bytes).unwrap_or_else(resident_bytes);
+        let baseline = usage();
+        let mut loader = Loader::new(source, options, Budget::new(budget))?;
+        let stop = AtomicBool::new(false);
+        let began = Instant::now();
+        let (curve, outcome) = std::thread::scope(|scope| {
+            let watch = std::thread::Builder::new().name("tg-watch".into()).spawn_scoped(scope, || {
+                let mut curve = Vec::new();
+                while !stop.load(Ordering::Acquire) {
+                    curve.push((began.elapsed().as_secs_f64(), usage()));
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                curve
+            });
+            let outcome = epoch(&mut loader);
+            stop.store(true, Ordering::Release);
+            let curve = watch.ok().and_then(|w| w.join().ok()).unwrap_or_default();
+            (curve, outcome)
+        });
+        let samples = outcome?;
+        let seconds = began.elapsed().as_secs_f64();
+        let seen = curve.iter().map(|c| c.1).max().unwrap_or(baseline);
+        let peak = group.and_then(Cgroup::peak_bytes).unwrap_or(seen);
+        let over = peak.saturating_sub(baseline);
+        println!("{samples} samples in {seconds:.2} s: {:.0} images/s", samples as f64 / seconds);
+        let measure = if group.is_some() { "control group, page cache included" } else { "resident memory; no control group could be made" };
+        println!(
+            "peak {} MiB over the baseline of {} MiB, budget {} MiB ({measure})",
+            mib(over),
+            mib(baseline),
+            mib(budget)
+        );
+        let report = loader.report();
+        println!("{}", report.limit);
+        let page = self.out.join("report.html");
+        fs::write(&page, html(&curve, baseline, budget, &report.to_string())).map_err(Error::io(&page))?;
+        println!("the memory curve is in {}", page.display());
+        Ok(())
+    }
+}
+
+fn epoch(loader: &mut Loader) -> Result<u64> {
+    let (mut samples, batches) = (0, loader.len());
+    for (i, batch) in loader.epoch()?.enumerate() {
+        samples += batch?.rows as u64;
+        super::progress("batches", i as u64 + 1, batches);
+    }
+    Ok(samples)
+}
+
+/// Resident bytes of this process, where no control group tells more.
+fn resident_bytes() -> u64 {
+    let text = fs::read_to_string(Path::new("/proc/self/statm")).unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+fn html(curve: &[(f64, u64)], baseline: u64, budget: u64, report: &str) -> String {
+    let (width, height) = (900.0, 320.0);
+    let end = curve.last().map_or(1.0, |c| c.0).max(1e-3);
+    let top = curve.iter().map(|c| c.1).max().unwrap_or(0).max(baseline + budget) as f64 * 1.1;
+    let y = |bytes: u64| height - bytes as f64 / top * height;
+    let mut points = String::new();
+    for (t, bytes) in curve {
+        write_to(&mut points, format_args!("{:.1},{:.1} ", t / end * width, y(*bytes)));
+    }
+    let line = |bytes: u64, colour: &str, text: &str| {
+        format!(
+            "<line x1=0 x2={width} y1={0:.1} y2={0:.1} stroke={colour} stroke-dasharray=6 /><text x=6 y={1:.1} \
+             fill={colour}>{text} {2} MiB</text>",
+            y(bytes),
+            y(bytes) - 4.0,
+            mib(bytes)
+        )
+    };
+    format!(
+        "<!doctype html><meta charset=utf-8><title>Tidegate: memory</title><style>body{{font:15px sans-serif;margin:\
+         2em}}svg{{border:1px solid #ccc;overflow:visible}}</style><h1>Memory while streaming</h1><svg width={width} \
+         height={height} font-size=12>{}{}<polyline fill=none stroke=#06c stroke-width=2 points=\"{points}\" /></svg><p>\
+         {end:.1} s from left to right.</p><pre>{}</pre>",
+        line(baseline, "gray", "baseline"),
+        line(baseline + budget, "crimson", "baseline + budget"),
+        escape(report)
+    )
+}

@@ -1,0 +1,78 @@
+//! `tidegate inspect`: schema, counts, sizes, and a contact sheet.
+//!
+//! Flow: source -> text; evenly spread samples -> one HTML page with the pictures inside.
+//! Memory: one sample at a time, and the page.
+#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use tidegate_core::memory::size::mib;
+use tidegate_data::source::{self, Kind, Source, SourceExt, Value};
+use tidegate_data::{Error, Result};
+
+pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()> {
+    let source = source::open(url, false)?;
+    let sizes = source.extremes();
+    let n = source.len();
+    println!("{url}: {n} samples in {} runs, {} MiB", source.runs().len(), mib(sizes.total_bytes));
+    println!("mean sample {} KiB, largest {} KiB", sizes.total_bytes / n.max(1) / 1024, sizes.sample_bytes / 1024);
+    println!("largest decode {} MiB (sample {})", mib(sizes.scratch_bytes), sizes.scratch_id);
+    println!("fingerprint {:016x}", source.fingerprint());
+    for field in source.schema() {
+        println!("  {:<20} {}", field.name, field.kind.name());
+    }
+    if !source.classes().is_empty() {
+        println!("{} classes: {}", source.classes().len(), source.classes()[..source.classes().len().min(10)].join(", "));
+    }
+    if let Some(path) = html {
+        std::fs::write(path, sheet(&*source, url, samples.min(n))?).map_err(Error::io(path))?;
+        println!("contact sheet in {}", path.display());
+    }
+    Ok(())
+}
+
+/// Text that is safe within HTML.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn sheet(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
+    let mut page = format!(
+        "<!doctype html><meta charset=utf-8><title>{0}</title><style>body{{font:14px sans-serif}}figure{{display:\
+         inline-block;width:180px;margin:6px;vertical-align:top}}img{{max-width:180px;max-height:140px}}figcaption{{\
+         font-size:11px;overflow-wrap:anywhere}}</style><h1>{0}</h1><p>{1} samples</p>",
+        escape(url),
+        source.len()
+    );
+    for i in 0..samples {
+        let id = i * source.len() / samples.max(1);
+        let (at, bytes) = source.fetch(id)?;
+        let mut caption = format!("{id}");
+        page.push_str("<figure>");
+        for (field, value) in source.schema().iter().zip(source.parse(&at, &bytes)?) {
+            match value {
+                Value::Bytes(b) if field.kind == Kind::Image => {
+                    let kind = if b.starts_with(b"\x89PNG") { "png" } else if b.starts_with(b"RIFF") { "webp" } else { "jpeg" };
+                    let data = base64::engine::general_purpose::STANDARD.encode(b);
+                    write_to(&mut page, format_args!("<img src=\"data:image/{kind};base64,{data}\">"));
+                }
+                Value::Bytes(b) if matches!(field.kind, Kind::Text | Kind::Json | Kind::Int) => {
+                    let text: String = String::from_utf8_lossy(b).chars().take(80).collect();
+                    write_to(&mut caption, format_args!(" · {}: {}", escape(&field.name), escape(&text)));
+                }
+                Value::Int(x) => write_to(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
+                Value::Float(x) => write_to(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
+                _ => {}
+            }
+        }
+        write_to(&mut page, format_args!("<figcaption>{caption}</figcaption></figure>"));
+    }
+    Ok(page)
+}
+
+/// Appends formatted text; writing to a String cannot fail.
+pub(super) fn write_to(text: &mut String, what: std::fmt::Arguments<'_>) {
+    let _infallible = text.write_fmt(what);
+}

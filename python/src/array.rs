@@ -1,0 +1,106 @@
+//! NumPy arrays over the memory of a batch, without a copy.
+//!
+//! Flow: batch -> one array a column, writable, each holding the batch's memory.
+//! Memory: none of its own; the last array that goes lets the slot return to the ring.
+#![expect(unsafe_code, reason = "hands memory to NumPy")]
+
+use std::ffi::c_int;
+use std::ptr::NonNull;
+
+use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, npy_intp};
+use numpy::{PyArrayDescr, PyArrayDescrMethods};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use tidegate_data::batch::{Batch, BatchMemory, Column, Part};
+use tidegate_data::decode::npy::DType;
+
+/// Holds the memory of a batch for the arrays that view it.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+struct Lease {
+    #[expect(dead_code, reason = "kept for its drop, which returns the slot")]
+    memory: BatchMemory,
+}
+
+/// Where an array's data lie.
+struct View {
+    start: NonNull<u8>,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+/// NumPy's descriptor of an element type; bfloat16 is that of `ml_dtypes`.
+pub(crate) fn descr(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyArrayDescr>> {
+    if dtype == DType::Bfloat16 {
+        let module = py.import("ml_dtypes").map_err(|_| {
+            pyo3::exceptions::PyImportError::new_err("bfloat16 needs the package ml_dtypes: pip install ml_dtypes")
+        })?;
+        return PyArrayDescr::new(py, module.getattr("bfloat16")?);
+    }
+    PyArrayDescr::new(py, dtype.name())
+}
+
+/// A batch as {name: array}; ragged columns as (values, offsets, shapes, is text), put together in Python.
+pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<'py, PyDict>> {
+    let columns = std::mem::take(&mut batch.columns);
+    let rows = batch.rows;
+    let views: Vec<View> = columns.iter().map(|c| view(&mut batch, c, rows)).collect();
+    // Moving the batch into the lease moves owners, not bytes: slots and blocks stay where they are.
+    let lease = Bound::new(py, Lease { memory: batch.memory })?;
+    let out = PyDict::new(py);
+    for (column, view) in columns.iter().zip(views) {
+        let descr = descr(py, view.dtype)?;
+        // SAFETY: the view lies in memory that `lease` owns and nobody else refers to.
+        let array = unsafe { array(lease.as_any(), &view, descr)? };
+        if let Part::Slot { .. } = column.part {
+            out.set_item(&column.name, array)?;
+        } else {
+            let offsets = numpy::PyArray1::from_slice(py, &column.offsets);
+            let shapes = PyList::new(py, column.shapes.iter().cloned())?;
+            out.set_item(&column.name, (array, offsets, shapes, column.text))?;
+        }
+    }
+    Ok(out)
+}
+
+fn view(batch: &mut Batch, column: &Column, rows: usize) -> View {
+    let bytes = batch.bytes_mut(column);
+    let shape = match column.part {
+        Part::Slot { .. } => std::iter::once(rows).chain(column.shape.iter().copied()).collect(),
+        Part::Ragged { .. } => vec![bytes.len() / column.dtype.size()],
+    };
+    View { start: NonNull::from(bytes).cast(), shape, dtype: column.dtype }
+}
+
+/// An array over `view` that keeps `owner` alive.
+///
+/// # Safety
+/// The view must lie in memory that lives as long as `owner`, and that nobody else reads or writes meanwhile.
+unsafe fn array<'py>(
+    owner: &Bound<'py, PyAny>,
+    view: &View,
+    descr: Bound<'py, PyArrayDescr>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = owner.py();
+    let mut dims: Vec<npy_intp> = view.shape.iter().map(|&d| d.cast_signed()).collect();
+    // SAFETY: the descriptor and the owner are passed with a reference that NumPy steals; dims outlives the call; the
+    // data are valid for the shape (`Batch::bytes_mut` gave a slice of that many elements) and C-contiguous.
+    unsafe {
+        let made = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            npyffi::get_type_object(py, NpyTypes::PyArray_Type),
+            descr.into_dtype_ptr(),
+            dims.len() as c_int,
+            dims.as_mut_ptr(),
+            std::ptr::null_mut(),
+            view.start.as_ptr().cast(),
+            npyffi::NPY_ARRAY_WRITEABLE,
+            std::ptr::null_mut(),
+        );
+        let made = Bound::from_owned_ptr_or_err(py, made)?;
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, made.as_ptr().cast(), owner.clone().into_ptr()) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(made)
+    }
+}

@@ -1,0 +1,78 @@
+//! `tidegate.Budget`: the memory that loaders share.
+//!
+//! Flow: a size -> the ledger that several loaders are given.
+//! Memory: the budget itself.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tidegate_core::memory::size::Size;
+use tidegate_core::memory::{self, Account};
+
+use crate::errors::raise;
+
+/// One hard memory budget; give it to every loader that shares it.
+#[pyclass(frozen, module = "tidegate")]
+#[derive(Debug)]
+pub(crate) struct Budget(pub(crate) memory::Budget);
+
+/// A size as Python gives it: an int of bytes, a float fraction of the limit, or text such as "2GiB".
+fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
+    if let Ok(text) = given.extract::<String>() {
+        return text.parse().map_err(|e: tidegate_core::Error| raise(&e.into()));
+    }
+    if let Ok(bytes) = given.extract::<u64>() {
+        return Ok(Size::Bytes(bytes));
+    }
+    Ok(Size::Fraction(given.extract()?))
+}
+
+#[pymethods]
+impl Budget {
+    #[new]
+    fn new(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let bytes = size(given)?.bytes().map_err(|e| raise(&e.into()))?;
+        Ok(Self(memory::Budget::new(bytes)))
+    }
+
+    /// The process-wide budget of this size, made or joined.
+    #[staticmethod]
+    fn process(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+        memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e.into()))
+    }
+
+    /// The cap in bytes.
+    #[getter]
+    fn cap_bytes(&self) -> u64 {
+        self.0.cap_bytes()
+    }
+
+    /// Bytes charged now, resident holes included.
+    #[getter]
+    fn charged_bytes(&self) -> u64 {
+        self.0.usage().charged_bytes
+    }
+
+    /// The most ever charged.
+    #[getter]
+    fn peak_bytes(&self) -> u64 {
+        self.0.usage().peak_bytes
+    }
+
+    /// Bytes held now, by account.
+    fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let accounts = PyDict::new(py);
+        for &account in Account::ALL {
+            accounts.set_item(account.name(), self.0.account(account).held_bytes)?;
+        }
+        Ok(accounts)
+    }
+
+    /// Returns the pages of all holes to the kernel.
+    fn trim(&self, py: Python<'_>) {
+        py.detach(|| self.0.trim());
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Budget({} MiB, {} MiB charged)", memory::size::mib(self.0.cap_bytes()), memory::size::mib(self.charged_bytes()))
+    }
+}

@@ -1,0 +1,142 @@
+//! `tidegate.Loader` and its epochs, as the Python package wraps them.
+//!
+//! Flow: options as JSON -> `tidegate::Loader`; `next` -> arrays, the interpreter released while it waits.
+//! Memory: what `tidegate_data::pipeline` plans.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tidegate::{Error, Options, State};
+use tidegate_data::batch::Batch;
+use tidegate_data::pipeline::{BatchMap, Delivered};
+
+use crate::array::columns;
+use crate::budget::Budget;
+use crate::errors::raise;
+use crate::source::Source;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A loader; `tidegate.Loader` gives it its words.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Loader(Mutex<tidegate::Loader>);
+
+#[pymethods]
+impl Loader {
+    #[new]
+    fn new(py: Python<'_>, source: &Source, options: &str, budget: &Budget, map: Option<Py<PyAny>>) -> PyResult<Self> {
+        let options: Options = serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
+        let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
+        let mut loader = py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
+        if let Some(function) = map {
+            loader.set_map(Arc::new(PythonMap { function }));
+        }
+        Ok(Self(Mutex::new(loader)))
+    }
+
+    fn __len__(&self) -> usize {
+        lock(&self.0).len() as usize
+    }
+
+    /// Begins the next epoch.
+    fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
+        let epoch = py.detach(|| lock(&self.0).epoch()).map_err(|e| raise(&e))?;
+        Ok(Epoch(Mutex::new(Some(epoch))))
+    }
+
+    fn set_epoch(&self, epoch: u64) {
+        lock(&self.0).set_epoch(epoch);
+    }
+
+    /// The state as JSON.
+    fn state(&self) -> PyResult<String> {
+        lock(&self.0).state().to_json().map_err(|e| raise(&e))
+    }
+
+    fn load_state(&self, state: &str) -> PyResult<()> {
+        let state = State::from_json(state).map_err(|e| raise(&e))?;
+        lock(&self.0).load_state(&state).map_err(|e| raise(&e))
+    }
+
+    /// The report as (JSON, words).
+    fn report(&self) -> PyResult<(String, String)> {
+        let report = lock(&self.0).report();
+        let json = serde_json::to_string(&report).map_err(|e| raise(&Error::Config(e.to_string())))?;
+        Ok((json, report.to_string()))
+    }
+}
+
+/// One epoch.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Epoch(Mutex<Option<tidegate::Epoch>>);
+
+#[pymethods]
+impl Epoch {
+    /// (columns, rows, ids, mask) of the next batch, what a batch map made of it, or None at the end.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut interrupted = None;
+        let outcome = py.detach(|| {
+            let mut epoch = lock(&self.0);
+            let Some(epoch) = epoch.as_mut() else { return Ok(None) };
+            let interrupted = Mutex::new(&mut interrupted);
+            epoch.next_with(&|| {
+                Python::attach(|py| py.check_signals()).map_err(|signal| {
+                    **lock(&interrupted) = Some(signal);
+                    Error::Config("interrupted".into())
+                })
+            })
+        });
+        if let Some(signal) = interrupted {
+            self.close(py);
+            return Err(signal);
+        }
+        match outcome {
+            Ok(None) => Ok(None),
+            Ok(Some(Delivered::Batch(batch))) => presented(py, batch).map(Some),
+            Ok(Some(Delivered::Mapped(made))) => match made.downcast::<PyResult<Py<PyAny>>>() {
+                Ok(made) => made.map(|made| Some(made.into_bound(py))),
+                Err(_) => Err(raise(&Error::Config("a batch map of another kind".into()))),
+            },
+            Err(error) => Err(raise(&error)),
+        }
+    }
+
+    /// Stops the epoch's threads and gives its memory back.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| drop(lock(&self.0).take()));
+    }
+}
+
+/// (columns, rows, ids, mask).
+fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
+    let ids: Vec<i64> = batch.ids.iter().map(|id| id.cast_signed()).collect();
+    let ids = numpy::PyArray1::from_vec(py, ids);
+    let mask = numpy::PyArray1::from_slice(py, &batch.mask);
+    let rows = batch.rows;
+    let (epoch, index) = (batch.epoch, batch.index);
+    let columns: Bound<'py, PyDict> = columns(py, batch)?;
+    Ok((columns, rows, ids, mask, epoch, index).into_pyobject(py)?.into_any())
+}
+
+/// A Python function that is called with each batch on a worker thread.
+#[derive(Debug)]
+struct PythonMap {
+    function: Py<PyAny>,
+}
+
+impl BatchMap for PythonMap {
+    fn map(&self, batch: Batch) -> tidegate::Result<Box<dyn Any + Send>> {
+        let made: PyResult<Py<PyAny>> = Python::attach(|py| {
+            let batch = presented(py, batch)?;
+            Ok(self.function.bind(py).call1((batch,))?.unbind())
+        });
+        // The exception itself is raised where the batch is asked for.
+        Ok(Box::new(made))
+    }
+}

@@ -1,0 +1,114 @@
+//! `tidegate.open`: a dataset that can be looked at, divided and loaded.
+//!
+//! Flow: path -> source -> samples as Python values, subsets.
+//! Memory: what `tidegate_data::source` says.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use tidegate_data::source::{self, Kind, SourceExt, Value};
+
+use crate::errors::raise;
+
+/// Indexed samples; see `tidegate.open`.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Source(pub(crate) Arc<dyn source::Source>);
+
+/// Opens what lies at `url`.
+#[pyfunction]
+#[pyo3(signature = (url, *, force=false))]
+pub(crate) fn open(py: Python<'_>, url: &str, force: bool) -> PyResult<Source> {
+    py.detach(|| source::open(url, force)).map(Source).map_err(|e| raise(&e))
+}
+
+/// A made-up source of `samples` samples of `sample_bytes` bytes.
+#[pyfunction]
+pub(crate) fn synthetic(samples: u64, sample_bytes: u32) -> Source {
+    Source(Arc::new(source::Synthetic::new(samples, sample_bytes)))
+}
+
+#[pymethods]
+impl Source {
+    fn __len__(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    /// {field: value} of sample `id`, encoded values as bytes.
+    fn sample<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyDict>> {
+        if id >= self.0.len() {
+            return Err(PyIndexError::new_err(format!("sample {id} of {}", self.0.len())));
+        }
+        let (at, bytes) = py.detach(|| self.0.fetch(id)).map_err(|e| raise(&e))?;
+        let values = self.0.parse(&at, &bytes).map_err(|e| raise(&e))?;
+        let out = PyDict::new(py);
+        for (field, value) in self.0.schema().iter().zip(values) {
+            match value {
+                Value::Missing => {}
+                Value::Bytes(b) if matches!(field.kind, Kind::Text | Kind::Json) => {
+                    out.set_item(&field.name, String::from_utf8_lossy(b))?;
+                }
+                Value::Bytes(b) if field.kind == Kind::Int => {
+                    let text = String::from_utf8_lossy(b);
+                    match text.trim().parse::<i64>() {
+                        Ok(number) => out.set_item(&field.name, number)?,
+                        Err(_) => out.set_item(&field.name, text)?,
+                    }
+                }
+                Value::Bytes(b) => out.set_item(&field.name, PyBytes::new(py, b))?,
+                Value::Int(x) => out.set_item(&field.name, x)?,
+                Value::Float(x) => out.set_item(&field.name, x)?,
+            }
+        }
+        Ok(out)
+    }
+
+    /// {field: kind}.
+    fn schema<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        for field in self.0.schema() {
+            out.set_item(&field.name, field.kind.name())?;
+        }
+        Ok(out)
+    }
+
+    /// Sizes over all samples, in bytes.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let extremes = self.0.extremes();
+        let out = PyDict::new(py);
+        out.set_item("samples", self.0.len())?;
+        out.set_item("shards", self.0.runs().len())?;
+        out.set_item("total_bytes", extremes.total_bytes)?;
+        out.set_item("largest_sample_bytes", extremes.sample_bytes)?;
+        out.set_item("largest_decode_bytes", extremes.scratch_bytes)?;
+        out.set_item("classes", self.0.classes().to_vec())?;
+        Ok(out)
+    }
+
+    /// The name of sample `id`.
+    fn key(&self, id: u64) -> PyResult<String> {
+        self.0.key(id).map_err(|e| raise(&e))
+    }
+
+    #[getter]
+    fn name(&self) -> String {
+        self.0.name().to_owned()
+    }
+
+    #[getter]
+    fn fingerprint(&self) -> String {
+        format!("{:016x}", self.0.fingerprint())
+    }
+
+    fn select(&self, ids: Vec<u64>) -> PyResult<Self> {
+        let subset = source::Subset::new(Arc::clone(&self.0), ids).map_err(|e| raise(&e))?;
+        Ok(Self(Arc::new(subset)))
+    }
+
+    fn split(&self, fractions: Vec<f64>, seed: u64) -> PyResult<Vec<Self>> {
+        let parts = source::split(&self.0, &fractions, seed).map_err(|e| raise(&e))?;
+        Ok(parts.into_iter().map(|part| Self(Arc::new(part))).collect())
+    }
+}

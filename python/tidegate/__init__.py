@@ -1,0 +1,57 @@
+"""Tidegate: stream datasets larger than memory into training, under one hard memory budget.
+
+>>> import tidegate as tg
+>>> loader = tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")
+>>> [batch["id"].tolist() for batch in loader]
+[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+"""
+
+from tidegate import errors
+from tidegate._tidegate import Budget, __version__
+from tidegate.batch import Batch, Ragged
+from tidegate.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    Error,
+    HeldError,
+    InternalError,
+    SampleError,
+    StalledError,
+    StateError,
+)
+from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Text, Window
+from tidegate.loader import Loader, Report
+from tidegate.source import Source, open, synthetic
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Budget",
+    "BudgetError",
+    "Bytes",
+    "ConfigError",
+    "DataError",
+    "Error",
+    "Field",
+    "Float",
+    "HeldError",
+    "Image",
+    "Int",
+    "InternalError",
+    "Json",
+    "Loader",
+    "Mask",
+    "Ragged",
+    "Report",
+    "SampleError",
+    "Source",
+    "StalledError",
+    "StateError",
+    "Text",
+    "Window",
+    "__version__",
+    "errors",
+    "open",
+    "synthetic",
+]

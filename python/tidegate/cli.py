@@ -1,0 +1,13 @@
+"""The command `tidegate`: it hands its arguments to the Rust side."""
+
+import signal
+import sys
+
+from tidegate import _tidegate
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # Rust waits without the interpreter: let Ctrl-C end the process as it would end any other command.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(_tidegate.cli(sys.argv))

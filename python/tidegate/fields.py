@@ -1,0 +1,132 @@
+"""What is wanted of each field: `Image`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`, and `Window`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Text", "Window"]
+
+
+class Field:
+    """The base of all field specs."""
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the Rust side reads it."""
+        return {"kind": type(self).__name__.lower()}
+
+
+def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+@dataclass(frozen=True)
+class Image(Field):
+    """Pixels of an encoded image, RGB.
+
+    `size` is a side or (height, width) in pixels; None keeps every picture as it is (a ragged column). `crop` is
+    "random" (RandomResizedCrop over `scale` and `ratio`), "center" or None (the whole picture). `flip` mirrors half of
+    the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
+    Float dtypes are x / 255, then (x - `mean`) / `std`.
+
+    >>> Image(224, crop="random", flip=True).spec()["size"]
+    (224, 224)
+    """
+
+    size: int | tuple[int, int] | None = None
+    crop: Literal["random", "center"] | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool | float = False
+    jitter: dict[str, float] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    dtype: str = "uint8"
+    layout: Literal["CHW", "HWC"] = "CHW"
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the Rust side reads it."""
+        flip = 0.5 if self.flip is True else float(self.flip)
+        pixels = {
+            "dtype": str(self.dtype),
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "layout": self.layout,
+        }
+        return {
+            "kind": "image",
+            "size": _size(self.size),
+            "crop": self.crop or "none",
+            "scale": self.scale,
+            "ratio": self.ratio,
+            "flip": flip,
+            "jitter": self.jitter,
+            "pixels": pixels,
+        }
+
+
+@dataclass(frozen=True)
+class Mask(Field):
+    """Labels of pixels (uint8), cropped and mirrored as the image field `of`, resized to the nearest value.
+
+    >>> Mask("jpg").spec()
+    {'kind': 'mask', 'of': 'jpg', 'size': None}
+    """
+
+    of: str
+    size: int | tuple[int, int] | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the Rust side reads it."""
+        return {"kind": "mask", "of": self.of, "size": _size(self.size)}
+
+
+class Int(Field):
+    """An int64."""
+
+
+class Float(Field):
+    """A float64."""
+
+
+class Text(Field):
+    """UTF-8 text; a `Ragged` column of str."""
+
+
+class Bytes(Field):
+    """Bytes as stored; a `Ragged` column of bytes."""
+
+
+class Json(Field):
+    """A JSON document; a `Ragged` column of str."""
+
+
+@dataclass(frozen=True)
+class Array(Field):
+    """An array of a fixed dtype and shape; without a shape a `Ragged` column.
+
+    >>> Array("float32", (3, 4)).spec()
+    {'kind': 'array', 'dtype': 'float32', 'shape': [3, 4]}
+    """
+
+    dtype: str
+    shape: Sequence[int] | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the Rust side reads it."""
+        return {"kind": "array", "dtype": str(self.dtype), "shape": None if self.shape is None else list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A shuffle within windows of `samples`, drawn from `canonical_nodes` places of the data at a time.
+
+    >>> Window(4096)
+    Window(samples=4096, canonical_nodes=1)
+    """
+
+    samples: int
+    canonical_nodes: int = 1

@@ -1,0 +1,213 @@
+"""`Loader`: batches of arrays from a dataset larger than memory, within one budget."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from tidegate import _tidegate
+from tidegate.batch import Batch, present
+from tidegate.errors import ConfigError, Error
+from tidegate.fields import Field, Window
+from tidegate.source import Source
+from tidegate.source import open as open_source
+
+__all__ = ["Loader", "Report"]
+
+
+class Report(dict[str, Any]):
+    """What a loader says of itself; `print` it for words, index it for figures."""
+
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Loader:
+    """Batches from a dataset, decoded and augmented in Rust, within one hard memory budget.
+
+    Args:
+        source: a path or pattern ("shards/*.tar"), or what `tidegate.open` returned.
+        batch_size: samples in a batch of this rank; or `global_batch_size`, over all ranks.
+        memory: bytes, "2GiB", a fraction of the limit (0.5), or a `Budget` that several loaders share.
+        fields: {name: spec}; a list of names leaves the others out. What is not named is inferred.
+        shuffle: False, True, or `Window(samples)`.
+        seed: of order and augmentation; the same seed gives the same batches whatever the workers.
+        remainder: "drop", "pad" or "uneven"; `drop_last=True` is "drop".
+        workers: decoding threads; by default the cores this process may use.
+        on_error: "raise", "skip" or "replace".
+        batch_transform: called with each batch on a worker thread, off the training thread.
+        ids: adds the samples' ids to the batch as "ids".
+        rank, world_size: this process among those that train together.
+        output: "numpy" or "torch".
+
+    Iterating gives one epoch; the next `iter()` the next one, unless `set_epoch` or a loaded state says otherwise.
+
+    >>> import tidegate as tg
+    >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=32, memory="16MiB", shuffle=True, seed=1)
+    >>> [batch.rows for batch in loader]
+    [32, 32, 32, 4]
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Source,
+        *,
+        memory: int | float | str | _tidegate.Budget,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        fields: Mapping[str, Field] | Sequence[str] | None = None,
+        shuffle: bool | Window = False,
+        seed: int = 0,
+        remainder: Literal["drop", "pad", "uneven"] | None = None,
+        drop_last: bool = False,
+        workers: int | None = None,
+        prefetch: int = 2,
+        on_error: Literal["raise", "skip", "replace"] = "raise",
+        max_failure_rate: float = 0.01,
+        batch_transform: Callable[[Batch], Any] | None = None,
+        ids: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        stall_seconds: float = 300.0,
+        output: Literal["numpy", "torch"] = "numpy",
+    ) -> None:
+        self.source = source if isinstance(source, Source) else open_source(os.fspath(source))
+        if drop_last and remainder not in (None, "drop"):
+            raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
+        specs, only = _specs(fields, self.source.schema)
+        options = {
+            "batch_size": batch_size,
+            "global_batch_size": global_batch_size,
+            "fields": specs,
+            "only": only,
+            "shuffle": _shuffle(shuffle),
+            "seed": seed,
+            "remainder": "drop" if drop_last else remainder,
+            "workers": workers,
+            "prefetch": prefetch,
+            "on_error": on_error,
+            "max_failure_rate": max_failure_rate,
+            "rank": rank,
+            "world_size": world_size,
+            "stall_seconds": stall_seconds,
+        }
+        self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
+        self._present = _presenter(output, ids)
+        self._mapped = batch_transform is not None
+        hook = None
+        if batch_transform is not None:
+            present_batch, function = self._present, batch_transform
+
+            def hook(raw: tuple[Any, ...]) -> Any:
+                return function(present_batch(raw))
+
+        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook)
+        self._epoch: _tidegate.Epoch | None = None
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        """Return the batches in an epoch: the same on every rank."""
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin the next epoch; an epoch in progress ends."""
+        self._check_process()
+        self.close()
+        epoch = self._epoch = self._inner.epoch()
+        return self._batches(epoch)
+
+    def _batches(self, epoch: _tidegate.Epoch) -> Iterator[Any]:
+        try:
+            while (raw := epoch.next()) is not None:
+                batch = raw if self._mapped else self._present(raw)
+                del raw
+                yield batch
+                del batch
+        finally:
+            if self._pid == os.getpid():
+                epoch.close()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise Error(
+                "this loader was made before a fork, and its threads did not come along: make the loader in the "
+                "process that uses it"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next epoch this one, from its beginning."""
+        self._inner.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the consumer is, as JSON-able values of at most 1 KiB (and the list of failed positions)."""
+        return json.loads(self._inner.state())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was saved, with any workers, memory or ranks. Raises StateError for other data."""
+        self.close()
+        self._inner.load_state(json.dumps(dict(state)))
+
+    def report(self) -> Report:
+        """Return what limits the flow, where every byte is, and what failed."""
+        text, words = self._inner.report()
+        report = Report(json.loads(text))
+        report.text = words
+        return report
+
+    def close(self) -> None:
+        """End the epoch in progress: its threads stop and its memory goes back."""
+        if self._epoch is not None and self._pid == os.getpid():
+            self._epoch.close()
+        self._epoch = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:
+    if fields is None:
+        return [], False
+    if isinstance(fields, Mapping):
+        for name, spec in fields.items():
+            if not isinstance(spec, Field):
+                raise ConfigError(f"field {name!r}: expected a spec such as tg.Image(224), not {spec!r}")
+        return [(name, spec.spec()) for name, spec in fields.items()], False
+    unknown = [name for name in fields if name not in schema]
+    if unknown:
+        raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
+    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array"}
+    specs: list[Any] = []
+    for name in fields:
+        kind = inferred.get(schema[name], schema[name])
+        if kind == "image":
+            from tidegate.fields import Image
+
+            specs.append((name, Image().spec()))
+        elif kind == "array":
+            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
+        else:
+            specs.append((name, {"kind": kind}))
+    return specs, True
+
+
+def _shuffle(shuffle: bool | Window) -> dict[str, Any]:
+    if isinstance(shuffle, Window):
+        return {"kind": "window", "samples": shuffle.samples, "canonical_nodes": shuffle.canonical_nodes}
+    return {"kind": "full" if shuffle else "none"}
+
+
+def _presenter(output: str, ids: bool) -> Callable[[tuple[Any, ...]], Batch]:
+    if output == "numpy":
+        return lambda raw: present(raw, ids)
+    if output == "torch":
+        from tidegate.torch import tensors
+
+        return lambda raw: tensors(present(raw, ids))
+    raise ConfigError(f"output must be 'numpy' or 'torch', not {output!r}")
