@@ -33,7 +33,9 @@ struct View {
 pub(crate) fn descr(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyArrayDescr>> {
     if dtype == DType::Bfloat16 {
         let module = py.import("ml_dtypes").map_err(|_| {
-            pyo3::exceptions::PyImportError::new_err("bfloat16 needs the package ml_dtypes: pip install ml_dtypes")
+            pyo3::exceptions::PyImportError::new_err(
+                "bfloat16 needs the package ml_dtypes: pip install ml_dtypes",
+            )
         })?;
         return PyArrayDescr::new(py, module.getattr("bfloat16")?);
     }

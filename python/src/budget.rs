@@ -73,6 +73,10 @@ impl Budget {
     }
 
     fn __repr__(&self) -> String {
-        format!("Budget({} MiB, {} MiB charged)", memory::size::mib(self.0.cap_bytes()), memory::size::mib(self.charged_bytes()))
+        format!(
+            "Budget({} MiB, {} MiB charged)",
+            memory::size::mib(self.0.cap_bytes()),
+            memory::size::mib(self.charged_bytes())
+        )
     }
 }

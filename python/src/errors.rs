@@ -34,9 +34,13 @@ pub(crate) fn raise(error: &Error) -> PyErr {
         Error::State(_) => classes::StateError::new_err(text),
         Error::Stalled { .. } => classes::StalledError::new_err(text),
         Error::Panic { .. } => classes::InternalError::new_err(text),
-        Error::Sample { place, .. } => {
-            classes::SampleError::new_err((text, place.id, place.shard.clone(), place.offset, place.key.clone()))
-        }
+        Error::Sample { place, .. } => classes::SampleError::new_err((
+            text,
+            place.id,
+            place.shard.clone(),
+            place.offset,
+            place.key.clone(),
+        )),
         _ => classes::DataError::new_err(text),
     }
 }

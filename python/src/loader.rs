@@ -29,10 +29,18 @@ pub(crate) struct Loader(Mutex<tidegate::Loader>);
 #[pymethods]
 impl Loader {
     #[new]
-    fn new(py: Python<'_>, source: &Source, options: &str, budget: &Budget, map: Option<Py<PyAny>>) -> PyResult<Self> {
-        let options: Options = serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
+    fn new(
+        py: Python<'_>,
+        source: &Source,
+        options: &str,
+        budget: &Budget,
+        map: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options: Options =
+            serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
         let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-        let mut loader = py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
+        let mut loader =
+            py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
         if let Some(function) = map {
             loader.set_map(Arc::new(PythonMap { function }));
         }

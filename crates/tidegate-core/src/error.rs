@@ -60,7 +60,9 @@ pub enum Error {
         asked_bytes: u64,
     },
     /// A size in words could not be read.
-    #[error("{text:?} is no size: write bytes (1048576), a unit (\"512MiB\", \"2GB\") or a fraction of the limit (0.5)")]
+    #[error(
+        "{text:?} is no size: write bytes (1048576), a unit (\"512MiB\", \"2GB\") or a fraction of the limit (0.5)"
+    )]
     Size {
         /// What was given.
         text: String,

@@ -62,7 +62,12 @@ impl Loader {
         let loader = Self { source, options, budget, layout, order, map: None, progress };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
-        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &loader.config(0, 0)?, &Budget::new(loader.budget.cap_bytes()))?;
+        pipeline::plan::Plan::new(
+            &*loader.source,
+            &loader.layout,
+            &loader.config(0, 0)?,
+            &Budget::new(loader.budget.cap_bytes()),
+        )?;
         Ok(loader)
     }
 

@@ -55,7 +55,13 @@ trait ShardWriter {
 ///
 /// # Errors
 /// When the disk is full (nothing half-written stays), or a sample cannot be read.
-pub fn pack(source: &dyn Source, out: &Path, format: Format, limits: Limits, progress: &dyn Fn(u64)) -> Result<Packed> {
+pub fn pack(
+    source: &dyn Source,
+    out: &Path,
+    format: Format,
+    limits: Limits,
+    progress: &dyn Fn(u64),
+) -> Result<Packed> {
     fs::create_dir_all(out).map_err(Error::io(out))?;
     let columns = columns(source, format)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
@@ -114,7 +120,11 @@ fn shard(
     let file = File::create(&partial.0).map_err(Error::io(&partial.0))?;
     let mut writer: Box<dyn ShardWriter> = match format {
         Format::Mds => Box::new(MdsShard::new(file, path, columns)),
-        Format::Tar => Box::new(TarShard { out: BufWriter::new(file), path: partial.0.clone(), columns: columns.to_vec() }),
+        Format::Tar => Box::new(TarShard {
+            out: BufWriter::new(file),
+            path: partial.0.clone(),
+            columns: columns.to_vec(),
+        }),
     };
     let (mut id, mut bytes) = (start, 0);
     while id < source.len() && id - start < limits.samples {

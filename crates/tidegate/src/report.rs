@@ -64,7 +64,10 @@ impl Report {
             accounts: lines.filter(|l| l.peak_bytes > 0).collect(),
             stages,
             elapsed_s: elapsed.as_secs_f64(),
-            failures: failures.iter().map(|f| format!("position {}: {}: {}", f.position, f.place, f.what)).collect(),
+            failures: failures
+                .iter()
+                .map(|f| format!("position {}: {}: {}", f.position, f.place, f.what))
+                .collect(),
         }
     }
 }
@@ -82,7 +85,9 @@ fn sentence(s: &StageStats, elapsed: Duration) -> String {
     if waits < 10.0 {
         format!("the consumer limits: it waited {waits:.0} % of the time; the workers were busy {busy:.0} %")
     } else if scratch > 20.0 {
-        format!("the budget limits: workers waited {scratch:.0} % of the time for scratch memory; raise memory")
+        format!(
+            "the budget limits: workers waited {scratch:.0} % of the time for scratch memory; raise memory"
+        )
     } else if busy > 70.0 {
         format!(
             "decoding limits: {} workers were busy {busy:.0} % of the time and the consumer waited {waits:.0} %; more \
@@ -90,9 +95,14 @@ fn sentence(s: &StageStats, elapsed: Duration) -> String {
             s.workers
         )
     } else if reading > 50.0 {
-        format!("reading limits: {} readers were busy {reading:.0} % of the time, the workers only {busy:.0} %", s.readers)
+        format!(
+            "reading limits: {} readers were busy {reading:.0} % of the time, the workers only {busy:.0} %",
+            s.readers
+        )
     } else {
-        format!("nothing limits for long: workers busy {busy:.0} %, readers {reading:.0} %, consumer waiting {waits:.0} %")
+        format!(
+            "nothing limits for long: workers busy {busy:.0} %, readers {reading:.0} %, consumer waiting {waits:.0} %"
+        )
     }
 }
 
@@ -103,9 +113,20 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.limit)?;
         writeln!(f, "{} samples in {:.1} s ({per_second:.0}/s)", s.samples, self.elapsed_s)?;
         let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
-        writeln!(f, "budget {budget} MiB, peak {peak} MiB; the process may have {} MiB ({})", mib(self.limit_bytes), self.limit_source)?;
+        writeln!(
+            f,
+            "budget {budget} MiB, peak {peak} MiB; the process may have {} MiB ({})",
+            mib(self.limit_bytes),
+            self.limit_source
+        )?;
         for line in &self.accounts {
-            writeln!(f, "  {:<18} {:>8} MiB now {:>8} MiB peak", line.account, mib(line.held_bytes), mib(line.peak_bytes))?;
+            writeln!(
+                f,
+                "  {:<18} {:>8} MiB now {:>8} MiB peak",
+                line.account,
+                mib(line.held_bytes),
+                mib(line.peak_bytes)
+            )?;
         }
         for failure in self.failures.iter().take(20) {
             writeln!(f, "failed: {failure}")?;

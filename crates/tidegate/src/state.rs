@@ -33,7 +33,14 @@ pub struct State {
 impl State {
     /// A state at a position.
     #[must_use]
-    pub fn new(fingerprint: u64, samples: u64, seed: u64, shuffle: Shuffle, epoch: u64, position: u64) -> Self {
+    pub fn new(
+        fingerprint: u64,
+        samples: u64,
+        seed: u64,
+        shuffle: Shuffle,
+        epoch: u64,
+        position: u64,
+    ) -> Self {
         let fingerprint = format!("{fingerprint:016x}");
         Self { version: VERSION, fingerprint, samples, seed, shuffle, epoch, position, failed: String::new() }
     }
@@ -51,7 +58,8 @@ impl State {
     /// # Errors
     /// [`Error::State`] for another version or no state at all.
     pub fn from_json(text: &str) -> Result<Self> {
-        let state: Self = serde_json::from_str(text).map_err(|e| Error::State(format!("it is no state: {e}")))?;
+        let state: Self =
+            serde_json::from_str(text).map_err(|e| Error::State(format!("it is no state: {e}")))?;
         if state.version != VERSION {
             return Err(Error::State(format!("its version is {}, this one reads {VERSION}", state.version)));
         }
@@ -72,7 +80,10 @@ impl State {
             )));
         }
         if self.position > samples {
-            return Err(Error::State(format!("its position {} lies past the {samples} samples", self.position)));
+            return Err(Error::State(format!(
+                "its position {} lies past the {samples} samples",
+                self.position
+            )));
         }
         parse_positions(&self.failed).map(|_| ())
     }
@@ -88,7 +99,11 @@ impl State {
             while i + 1 < positions.len() && positions[i + 1] == positions[i] + 1 {
                 i += 1;
             }
-            words.push(if positions[i] == start { start.to_string() } else { format!("{start}-{}", positions[i]) });
+            words.push(if positions[i] == start {
+                start.to_string()
+            } else {
+                format!("{start}-{}", positions[i])
+            });
             i += 1;
         }
         self.failed = words.join(",");

@@ -56,13 +56,15 @@ pub fn photo(seed: u64, number: u64, class: u64, classes: u64, width: u32) -> Re
     let width = (f64::from(width) * stream.between(0.9, 1.1)) as u32;
     let height = (f64::from(width) * stream.between(0.68, 0.82)) as u32;
     let rgb = picture(&mut stream, class as f64 / classes.max(1) as f64, width as usize, height as usize);
-    let quality = stream.between(88.0, 96.0) as u8;
+    let quality = stream.between(92.0, 98.5) as u8;
     let mut bytes = Vec::with_capacity(160 << 10);
     let mut encoder = Encoder::new(&mut bytes, quality);
     let full = stream.uniform() < 0.76;
     encoder.set_sampling_factor(if full { SamplingFactor::F_1_1 } else { SamplingFactor::F_2_2 });
     let (w, h) = (width as u16, height as u16);
-    encoder.encode(&rgb, w, h, ColorType::Rgb).map_err(|e| Error::Config(format!("encoding a picture: {e}")))?;
+    encoder
+        .encode(&rgb, w, h, ColorType::Rgb)
+        .map_err(|e| Error::Config(format!("encoding a picture: {e}")))?;
     Ok(bytes)
 }
 
@@ -90,7 +92,7 @@ fn picture(stream: &mut Stream, hue: f64, width: usize, height: usize) -> Vec<u8
     }
     let angle = (hue * std::f64::consts::PI) as f32;
     let (dx, dy) = (angle.cos() * 0.35, angle.sin() * 0.35);
-    let grain = stream.between(2.0, 9.0) as f32;
+    let grain = stream.between(3.0, 13.0) as f32;
     let (cb, cr) = ((hue * 6.283).cos() as f32 * 42.0, (hue * 6.283).sin() as f32 * 42.0);
     let mut rgb = Vec::with_capacity(width * height * 3);
     let mut noise = 0x9E37_79B9u32 ^ stream.word();
@@ -109,7 +111,14 @@ fn picture(stream: &mut Stream, hue: f64, width: usize, height: usize) -> Vec<u8
 }
 
 /// Adds noise that is smooth over `size` pixels.
-fn add_noise(plane: &mut [f32], width: usize, height: usize, size: usize, amplitude: f32, stream: &mut Stream) {
+fn add_noise(
+    plane: &mut [f32],
+    width: usize,
+    height: usize,
+    size: usize,
+    amplitude: f32,
+    stream: &mut Stream,
+) {
     let columns = width / size + 2;
     let mut draw = || -> Vec<f32> {
         (0..columns).map(|_| (stream.word() as f32 / u32::MAX as f32 - 0.5) * 2.0 * amplitude).collect()
@@ -163,7 +172,9 @@ pub fn dataset(out: &Path, recipe: &Recipe, progress: &(dyn Fn(u64) + Sync)) -> 
             .collect();
         let joined = handles.into_iter().map(|h| match h.map(|h| h.join()) {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::Panic { thread: "tg-synth".into(), what: "while making pictures".into() }),
+            Ok(Err(_)) => {
+                Err(Error::Panic { thread: "tg-synth".into(), what: "while making pictures".into() })
+            }
             Err(error) => Err(Error::io(out)(error)),
         });
         joined.collect()
@@ -194,7 +205,8 @@ fn write_shard(out: &Path, recipe: &Recipe, shard: u64, tick: &dyn Fn()) -> Resu
         let bytes = photo(recipe.seed, number, class, recipe.classes, recipe.width)?;
         let members = [("jpg", bytes), ("cls", class.to_string().into_bytes())];
         for (extension, data) in members {
-            tar::write_member(&mut file, &format!("{number:08}.{extension}"), &data).map_err(Error::io(&partial))?;
+            tar::write_member(&mut file, &format!("{number:08}.{extension}"), &data)
+                .map_err(Error::io(&partial))?;
         }
         tick();
     }

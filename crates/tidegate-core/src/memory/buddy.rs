@@ -49,7 +49,13 @@ impl Buddy {
         let mut free = vec![BTreeSet::new(); top + 1];
         free[top].insert(0);
         let start = NonNull::from(&mut *block).cast();
-        Ok(Self(Arc::new(Inner { start, free: Mutex::new(free), freed: Condvar::new(), bytes, _block: block })))
+        Ok(Self(Arc::new(Inner {
+            start,
+            free: Mutex::new(free),
+            freed: Condvar::new(),
+            bytes,
+            _block: block,
+        })))
     }
 
     /// What a request of `bytes` takes: the next power of two, at least a page.

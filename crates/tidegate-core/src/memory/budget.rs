@@ -98,7 +98,13 @@ impl Budget {
     ///
     /// # Errors
     /// [`Error::TooLarge`] at once when they can never be free; [`Error::Exhausted`] when `stop` ended the wait.
-    pub fn acquire(&self, account: Account, bytes: u64, priority: Priority, stop: &dyn Fn() -> bool) -> Result<Grant> {
+    pub fn acquire(
+        &self,
+        account: Account,
+        bytes: u64,
+        priority: Priority,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Grant> {
         self.0.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), Some(stop))
     }
 
@@ -120,7 +126,13 @@ impl Budget {
     ///
     /// # Errors
     /// As [`Budget::acquire`]; [`Error::Map`] when the kernel refuses address space.
-    pub fn block(&self, account: Account, bytes: u64, priority: Priority, stop: &dyn Fn() -> bool) -> Result<Block> {
+    pub fn block(
+        &self,
+        account: Account,
+        bytes: u64,
+        priority: Priority,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Block> {
         let attempt = || self.0.arena.attempt(account, bytes).transpose();
         self.0.ledger.obtain(account, bytes, priority, attempt, Some(stop))?
     }
@@ -162,7 +174,9 @@ mod tests {
         let waiter = {
             let budget = budget.clone();
             std::thread::Builder::new()
-                .spawn(move || budget.block(Account::Raw, 5 << 12, Priority::Prefetch, &|| false).map(|b| b.len()))
+                .spawn(move || {
+                    budget.block(Account::Raw, 5 << 12, Priority::Prefetch, &|| false).map(|b| b.len())
+                })
                 .unwrap()
         };
         while budget.usage().waits == 0 {

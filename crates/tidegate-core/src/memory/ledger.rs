@@ -353,7 +353,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn take(ledger: &Arc<Ledger>, account: Account, bytes: u64, stop: Option<&dyn Fn() -> bool>) -> Result<Grant> {
+    fn take(
+        ledger: &Arc<Ledger>,
+        account: Account,
+        bytes: u64,
+        stop: Option<&dyn Fn() -> bool>,
+    ) -> Result<Grant> {
         let attempt = || ledger.charge(bytes).then(|| ledger.grant(account, bytes));
         ledger.obtain(account, bytes, Priority::Prefetch, attempt, stop)
     }
@@ -363,7 +368,10 @@ mod tests {
         let ledger = Ledger::new(1 << 20);
         let error = take(&ledger, Account::Batch, 3 << 20, None).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("batch asks for 3.0 MiB") && text.contains("raise memory to at least 3.0 MiB"), "{text}");
+        assert!(
+            text.contains("batch asks for 3.0 MiB") && text.contains("raise memory to at least 3.0 MiB"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -442,7 +450,8 @@ mod loom_tests {
                 let ledger = Arc::clone(&ledger);
                 loom::thread::spawn(move || {
                     let attempt = || ledger.charge(2).then(|| ledger.grant(Account::Batch, 2));
-                    let grant = ledger.obtain(Account::Batch, 2, Priority::NextBatch, attempt, Some(&|| false));
+                    let grant =
+                        ledger.obtain(Account::Batch, 2, Priority::NextBatch, attempt, Some(&|| false));
                     assert!(grant.is_ok() && ledger.usage().charged_bytes <= 2);
                 })
             };

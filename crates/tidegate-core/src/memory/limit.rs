@@ -41,9 +41,14 @@ pub fn discover_in(root: &Path) -> Limit {
         let line = text.lines().find(|l| l.starts_with("MemTotal:"))?.to_owned();
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     });
-    let machine =
-        Limit { bytes: machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)), source: "the machine".into() };
-    cgroups_in(root).iter().filter_map(Cgroup::limit).fold(machine, |a, b| if b.bytes < a.bytes { b } else { a })
+    let machine = Limit {
+        bytes: machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)),
+        source: "the machine".into(),
+    };
+    cgroups_in(root)
+        .iter()
+        .filter_map(Cgroup::limit)
+        .fold(machine, |a, b| if b.bytes < a.bytes { b } else { a })
 }
 
 /// The memory control groups of this process: at most one of each version.
@@ -58,7 +63,9 @@ fn cgroups_in(root: &Path) -> Vec<Cgroup> {
     let mut found = Vec::new();
     for line in read("proc/self/cgroup").lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
         let unified = controllers.is_empty();
         if !unified && !controllers.split(',').any(|c| c == "memory") {
             continue;
@@ -97,7 +104,8 @@ impl Cgroup {
     /// The least limit of this group and its ancestors.
     #[must_use]
     pub fn limit(&self) -> Option<Limit> {
-        let names: &[&str] = if self.unified { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+        let names: &[&str] =
+            if self.unified { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
         let mut least: Option<Limit> = None;
         for dir in self.dir.ancestors().take_while(|dir| dir.starts_with(&self.root)) {
             for file in names.iter().map(|name| dir.join(name)) {
@@ -156,16 +164,19 @@ mod tests {
 
     #[test]
     fn v2_takes_the_least_of_all_ancestors() {
-        let root = tree("v2", &[
-            MEMINFO,
-            ("proc/self/cgroup", "0::/pod/job/step\n"),
-            ("proc/self/mountinfo", "30 1 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"),
-            ("sys/fs/cgroup/pod/memory.max", "8388608\n"),
-            ("sys/fs/cgroup/pod/job/memory.max", "max\n"),
-            ("sys/fs/cgroup/pod/job/memory.high", "9000000\n"),
-            ("sys/fs/cgroup/pod/job/step/memory.max", "max\n"),
-            ("sys/fs/cgroup/pod/job/step/memory.current", "4096\n"),
-        ]);
+        let root = tree(
+            "v2",
+            &[
+                MEMINFO,
+                ("proc/self/cgroup", "0::/pod/job/step\n"),
+                ("proc/self/mountinfo", "30 1 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"),
+                ("sys/fs/cgroup/pod/memory.max", "8388608\n"),
+                ("sys/fs/cgroup/pod/job/memory.max", "max\n"),
+                ("sys/fs/cgroup/pod/job/memory.high", "9000000\n"),
+                ("sys/fs/cgroup/pod/job/step/memory.max", "max\n"),
+                ("sys/fs/cgroup/pod/job/step/memory.current", "4096\n"),
+            ],
+        );
         let limit = discover_in(&root);
         assert_eq!(limit.bytes, 8_388_608);
         assert!(limit.source.ends_with("pod/memory.max"), "{}", limit.source);
@@ -175,17 +186,20 @@ mod tests {
 
     #[test]
     fn v1_ignores_the_unlimited_figure_and_finds_the_ancestor() {
-        let root = tree("v1", &[
-            MEMINFO,
-            ("proc/self/cgroup", "5:cpu:/x\n4:memory:/a/b\n0::/\n"),
-            (
-                "proc/self/mountinfo",
-                "9 1 0:3 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n10 1 0:4 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
-            ),
-            ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "1048576\n"),
-            ("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "9223372036854771712\n"),
-            ("sys/fs/cgroup/memory/a/b/memory.max_usage_in_bytes", "77\n"),
-        ]);
+        let root = tree(
+            "v1",
+            &[
+                MEMINFO,
+                ("proc/self/cgroup", "5:cpu:/x\n4:memory:/a/b\n0::/\n"),
+                (
+                    "proc/self/mountinfo",
+                    "9 1 0:3 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n10 1 0:4 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+                ),
+                ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "1048576\n"),
+                ("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("sys/fs/cgroup/memory/a/b/memory.max_usage_in_bytes", "77\n"),
+            ],
+        );
         assert_eq!(discover_in(&root).bytes, 1 << 20);
         assert_eq!(cgroups_in(&root)[0].peak_bytes(), Some(77));
         fs::remove_dir_all(root).unwrap();
@@ -193,12 +207,15 @@ mod tests {
 
     #[test]
     fn a_container_sees_its_own_group_at_the_mount() {
-        let root = tree("ns", &[
-            MEMINFO,
-            ("proc/self/cgroup", "0::/../../other\n"),
-            ("proc/self/mountinfo", "30 1 0:26 /kubepods/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
-            ("sys/fs/cgroup/memory.max", "2097152\n"),
-        ]);
+        let root = tree(
+            "ns",
+            &[
+                MEMINFO,
+                ("proc/self/cgroup", "0::/../../other\n"),
+                ("proc/self/mountinfo", "30 1 0:26 /kubepods/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+                ("sys/fs/cgroup/memory.max", "2097152\n"),
+            ],
+        );
         assert_eq!(discover_in(&root).bytes, 2 << 20);
         fs::remove_dir_all(root).unwrap();
     }

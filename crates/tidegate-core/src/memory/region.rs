@@ -28,8 +28,9 @@ impl Region {
     pub(super) fn map(len: usize) -> Result<Self> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: no address is asked for, so no existing mapping can be replaced.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
-            .map_err(|errno| Error::Map { bytes: len as u64, source: errno.into() })?;
+        let base =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
+                .map_err(|errno| Error::Map { bytes: len as u64, source: errno.into() })?;
         // SAFETY: the range was mapped just now; the advice changes no contents. A kernel without huge pages refuses
         // it, and then there is nothing to refuse.
         let _unsupported = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };

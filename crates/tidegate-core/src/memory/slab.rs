@@ -44,7 +44,13 @@ impl Slab {
     ///
     /// # Errors
     /// As [`Budget::try_block`].
-    pub fn new(budget: &Budget, account: Account, item_bytes: u64, count: u64, priority: Priority) -> Result<Self> {
+    pub fn new(
+        budget: &Budget,
+        account: Account,
+        item_bytes: u64,
+        count: u64,
+        priority: Priority,
+    ) -> Result<Self> {
         let stride = Self::stride_bytes(item_bytes);
         let mut block = budget.try_block(account, stride * count, priority)?;
         let start = NonNull::from(&mut *block).cast();

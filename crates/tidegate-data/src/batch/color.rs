@@ -21,7 +21,8 @@ pub fn jitter(rgb: &mut [u8], spec: &Jitter, stream: &mut Stream) {
         steps.swap(i, stream.below(i as u64 + 1) as usize);
     }
     let mut factor = |x: f32| stream.between(f64::from((1.0 - x).max(0.0)), f64::from(1.0 + x)) as f32;
-    let (brightness, contrast, saturation) = (factor(spec.brightness), factor(spec.contrast), factor(spec.saturation));
+    let (brightness, contrast, saturation) =
+        (factor(spec.brightness), factor(spec.contrast), factor(spec.saturation));
     let hue = stream.between(-f64::from(spec.hue), f64::from(spec.hue));
     for step in steps {
         match step {

@@ -72,7 +72,8 @@ fn random_box(spec: &ImageSpec, width: u32, height: u32, stream: &mut Stream) ->
 /// The largest centred box of the aspect ratio `ratio` (width/height).
 fn centre_box(width: u32, height: u32, ratio: f64) -> Region {
     let (w, h) = (f64::from(width), f64::from(height));
-    let (w, h) = if w / h > ratio { ((h * ratio).round_ties_even(), h) } else { (w, (w / ratio).round_ties_even()) };
+    let (w, h) =
+        if w / h > ratio { ((h * ratio).round_ties_even(), h) } else { (w, (w / ratio).round_ties_even()) };
     let (w, h) = ((w as u32).clamp(1, width), (h as u32).clamp(1, height));
     Region { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }
 }
@@ -174,7 +175,8 @@ mod tests {
     /// Frozen, as the streams are.
     #[test]
     fn golden_boxes() {
-        let spec = ImageSpec { crop: Crop::Random, size: Some((224, 224)), flip: 0.5, ..ImageSpec::default() };
+        let spec =
+            ImageSpec { crop: Crop::Random, size: Some((224, 224)), flip: 0.5, ..ImageSpec::default() };
         let boxes: Vec<_> = (0..3)
             .map(|p| {
                 let g = geometry(&spec, (500, 375), draw(p));
@@ -184,6 +186,6 @@ mod tests {
         assert_eq!(boxes, GOLDEN);
     }
 
-    const GOLDEN: [(u32, u32, u32, u32, bool); 3] = 
+    const GOLDEN: [(u32, u32, u32, u32, bool); 3] =
         [(73, 26, 330, 317, false), (89, 2, 361, 342, true), (26, 9, 417, 361, false)];
 }

@@ -55,7 +55,10 @@ impl Layout {
             spec.check(name)?;
             if !schema.iter().any(|f| &f.name == name) {
                 let known: Vec<_> = schema.iter().map(|f| f.name.as_str()).collect();
-                return Err(Error::Config(format!("there is no field {name:?}; the fields are {}", known.join(", "))));
+                return Err(Error::Config(format!(
+                    "there is no field {name:?}; the fields are {}",
+                    known.join(", ")
+                )));
             }
         }
         let mut columns = Vec::new();
@@ -98,7 +101,10 @@ impl Layout {
 fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec)]) -> Result<ColumnPlan> {
     let name = field.name.clone();
     let misfit = |want: &str| {
-        Err(Error::Config(format!("field {name:?} holds {}, which cannot be read as {want}", field.kind.name())))
+        Err(Error::Config(format!(
+            "field {name:?} holds {}, which cannot be read as {want}",
+            field.kind.name()
+        )))
     };
     let picture = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
     let array = matches!(field.kind, Kind::Npy | Kind::NdArray { .. } | Kind::Bytes);
@@ -106,7 +112,9 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
     let encoded = !matches!(field.kind, Kind::Int | Kind::Float);
     let (dtype, shape) = match &spec {
         FieldSpec::Image(_) if !picture => return misfit("an image"),
-        FieldSpec::Image(image) => (image.pixels.dtype, image.size.map(|size| image_shape(size, image.pixels.layout))),
+        FieldSpec::Image(image) => {
+            (image.pixels.dtype, image.size.map(|size| image_shape(size, image.pixels.layout)))
+        }
         FieldSpec::Mask(_) if !picture => return misfit("a mask"),
         FieldSpec::Mask(mask) => (DType::Uint8, Some(mask_shape(&name, mask, wanted)?)),
         FieldSpec::Int if !number => return misfit("an integer"),
@@ -143,7 +151,9 @@ fn mask_shape(name: &str, mask: &MaskSpec, wanted: &[(String, FieldSpec)]) -> Re
     let size = image.map(|i| mask.size.or(i.size));
     match size {
         Some(Some((h, w))) => Ok(vec![h as usize, w as usize]),
-        Some(None) => Err(Error::Config(format!("mask {name:?} needs a size, since its image {:?} has none", mask.of))),
+        Some(None) => {
+            Err(Error::Config(format!("mask {name:?} needs a size, since its image {:?} has none", mask.of)))
+        }
         None => Err(Error::Config(format!(
             "mask {name:?} shares the geometry of an image field {:?}, which is not among the fields",
             mask.of

@@ -18,7 +18,7 @@ pub mod spec;
 use tidegate_core::memory::{Block, SlabItem};
 
 pub use self::layout::{ColumnPlan, Layout};
-pub use self::spec::{Crop, FieldSpec, ImageSpec, Jitter, MaskSpec, Pixels, PixelLayout};
+pub use self::spec::{Crop, FieldSpec, ImageSpec, Jitter, MaskSpec, PixelLayout, Pixels};
 use crate::decode::npy::DType;
 
 /// Where a column's values lie.

@@ -40,9 +40,8 @@ impl Scaler {
             // SAFETY: `None` asks for no instruction that a processor could lack.
             unsafe { resizer.set_cpu_extensions(CpuExtensions::None) };
         }
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .use_alpha(false);
+        let options =
+            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
         Self { resizer, options }
     }
 
@@ -59,7 +58,8 @@ impl Scaler {
         into: &mut [u8],
     ) -> Result<()> {
         let words = |e: String| Error::Decode(format!("resize: {e}"));
-        let source = ImageRef::new(width, height, pixels, PixelType::U8x3).map_err(|e| words(e.to_string()))?;
+        let source =
+            ImageRef::new(width, height, pixels, PixelType::U8x3).map_err(|e| words(e.to_string()))?;
         let cut = CroppedImage::new(&source, region.x, region.y, region.width, region.height)
             .map_err(|e| words(e.to_string()))?;
         let mut target = Image::from_slice_u8(to_width, to_height, into, PixelType::U8x3)

@@ -10,11 +10,11 @@ use super::planar;
 use super::resize::{self, Scaler, nearest};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, ImageHeader};
+use crate::decode::npy::DType;
 use crate::decode::{Region, Request, decoder, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Kind, Value};
 use crate::{Error, Result};
-use crate::decode::npy::DType;
 
 /// What a worker keeps between samples.
 #[derive(Debug, Default)]
@@ -38,7 +38,9 @@ pub struct Target<'a> {
 pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
     let decoded = header.decoded_bytes();
     match &column.spec {
-        FieldSpec::Image(ImageSpec { size: Some(size), .. }) => decoded + 6 * u64::from(size.0) * u64::from(size.1),
+        FieldSpec::Image(ImageSpec { size: Some(size), .. }) => {
+            decoded + 6 * u64::from(size.0) * u64::from(size.1)
+        }
         FieldSpec::Image(_) => decoded,
         FieldSpec::Mask(_) => decoded + column.row_bytes() as u64,
         _ => 0,
@@ -52,7 +54,10 @@ pub fn library_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
         // The stored picture may be turned: its longer side bounds both ways.
         FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
             let side = (*h).max(*w);
-            resize::library_bytes((header.width.max(header.height), header.height.max(header.width)), (side, side))
+            resize::library_bytes(
+                (header.width.max(header.height), header.height.max(header.width)),
+                (side, side),
+            )
         }
         _ => 0,
     };
@@ -187,7 +192,8 @@ impl Tools {
     }
 }
 
-const CHANGED: &str = "the picture is larger than when it was indexed: the file changed; run `tidegate index --force`";
+const CHANGED: &str =
+    "the picture is larger than when it was indexed: the file changed; run `tidegate index --force`";
 
 /// Layout, mirroring and dtype, from interleaved RGB into the row.
 fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, target: &mut [u8]) {
@@ -198,7 +204,11 @@ fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, 
             if mirrored {
                 mirror(rgb, width, 3);
             }
-            if dtype == DType::Uint8 { target.copy_from_slice(rgb) } else { normalize_interleaved(rgb, pixels, target) }
+            if dtype == DType::Uint8 {
+                target.copy_from_slice(rgb)
+            } else {
+                normalize_interleaved(rgb, pixels, target)
+            }
         }
         (PixelLayout::Chw, DType::Uint8) => {
             let (red, rest) = target.split_at_mut(n);

@@ -187,7 +187,8 @@ impl FieldSpec {
                 if image.jitter.is_some_and(|j| !(0.0..=0.5).contains(&j.hue)) {
                     return wrong("hue jitter must lie between 0 and 0.5");
                 }
-                if image.jitter.is_some_and(|j| j.brightness < 0.0 || j.contrast < 0.0 || j.saturation < 0.0) {
+                if image.jitter.is_some_and(|j| j.brightness < 0.0 || j.contrast < 0.0 || j.saturation < 0.0)
+                {
                     return wrong("jitter must not be negative");
                 }
                 Ok(())

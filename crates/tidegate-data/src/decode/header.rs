@@ -48,7 +48,7 @@ pub struct ImageHeader {
     pub progressive: bool,
     /// Exif orientation, 1 to 8.
     pub orientation: u8,
-    /// Where pixels begin, for raw ones.
+    /// Where pixels begin, for raw ones; for JPEG, where the height stands.
     pub data_at: usize,
 }
 
@@ -161,7 +161,9 @@ pub fn of(bytes: &[u8]) -> Result<ImageHeader> {
         }
         Probe::Found(header) => Ok(header),
         _ if bytes.is_empty() => Err(Error::Decode("0 bytes where an image belongs".into())),
-        Probe::Short => Err(Error::Decode(format!("truncated: the image header does not end in {} bytes", bytes.len()))),
+        Probe::Short => {
+            Err(Error::Decode(format!("truncated: the image header does not end in {} bytes", bytes.len())))
+        }
         Probe::Unknown => {
             let first: Vec<String> = bytes.iter().take(4).map(|b| format!("{b:02x}")).collect();
             Err(Error::Decode(format!("neither JPEG, PNG nor WebP: it begins with {}", first.join(" "))))
@@ -232,6 +234,7 @@ fn jpeg(bytes: &[u8]) -> Probe {
                 let mut header = ImageHeader::new(Format::Jpeg, size(3), size(1), frame[5], frame[0]);
                 header.progressive = matches!(code, 0xC2 | 0xC6 | 0xCA | 0xCE);
                 header.orientation = orientation;
+                header.data_at = at + 5;
                 return Probe::Found(header);
             }
             0xE1 => {
@@ -301,7 +304,8 @@ fn webp(bytes: &[u8]) -> Probe {
     };
     // The lossy header ends at byte 30, where only two of the three bytes of `u24` are its own.
     let size = size.or_else(|| {
-        let word = |at: usize| bytes.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])) & 0x3FFF);
+        let word =
+            |at: usize| bytes.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])) & 0x3FFF);
         (kind == b"VP8 ").then(|| word(26).zip(word(28))).flatten()
     });
     match size {

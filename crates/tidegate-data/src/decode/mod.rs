@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn channels_in_place() {
-        for (from, pixels) in [(1usize, vec![1u8, 2, 3]), (2, vec![1, 9, 2, 9, 3, 9]), (4, (0..12).collect())] {
+        for (from, pixels) in [(1usize, vec![1u8, 2, 3]), (2, vec![1, 9, 2, 9, 3, 9]), (4, (0..12).collect())]
+        {
             let mut buffer = vec![0u8; 12];
             buffer[..pixels.len()].copy_from_slice(&pixels);
             to_rgb_in_place(&mut buffer, 3, from);

@@ -54,10 +54,12 @@ impl DType {
     /// [`Error::Config`] naming the known ones.
     pub fn parse(name: &str) -> Result<Self> {
         use DType::{
-            Bfloat16, Bool, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
+            Bfloat16, Bool, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32,
+            Uint64,
         };
         let all = [
-            Bool, Uint8, Int8, Uint16, Int16, Uint32, Int32, Uint64, Int64, Float16, Bfloat16, Float32, Float64,
+            Bool, Uint8, Int8, Uint16, Int16, Uint32, Int32, Uint64, Int64, Float16, Bfloat16, Float32,
+            Float64,
         ];
         all.into_iter().find(|d| d.name() == name).ok_or_else(|| {
             let names: Vec<_> = all.iter().map(|d| d.name()).collect();
@@ -99,12 +101,11 @@ pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
     }
     let (start, len): (usize, Option<usize>) = match bytes.get(6) {
         Some(1) => (10, bytes.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
-        Some(2 | 3) => {
-            (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize))
-        }
+        Some(2 | 3) => (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)),
         _ => return Err(wrong("an unknown version")),
     };
-    let header = len.and_then(|n| bytes.get(start..start.checked_add(n)?)).ok_or_else(|| wrong("truncated header"))?;
+    let header =
+        len.and_then(|n| bytes.get(start..start.checked_add(n)?)).ok_or_else(|| wrong("truncated header"))?;
     let text = std::str::from_utf8(header).map_err(|_| wrong("the header is not text"))?;
     let value = |key: &str| {
         let at = text.find(&format!("'{key}'"))?;
@@ -125,7 +126,9 @@ pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
         "<f4" => DType::Float32,
         "<f8" => DType::Float64,
         "|O" => return Err(wrong("an array of Python objects, which only unpickling could read")),
-        other => return Err(wrong(&format!("dtype {other} cannot be read: save it little-endian and numeric"))),
+        other => {
+            return Err(wrong(&format!("dtype {other} cannot be read: save it little-endian and numeric")));
+        }
     };
     if value("fortran_order").is_none_or(|v| !v.starts_with("False")) {
         return Err(wrong("Fortran order: save np.ascontiguousarray(x)"));

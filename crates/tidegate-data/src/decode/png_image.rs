@@ -20,7 +20,11 @@ impl Decode for Png {
     fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
         let words = |e: png::DecodingError| {
             let cut = matches!(&e, png::DecodingError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof);
-            Error::Decode(if cut { "truncated PNG: the file ends within the picture".into() } else { format!("damaged PNG: {e}") })
+            Error::Decode(if cut {
+                "truncated PNG: the file ends within the picture".into()
+            } else {
+                format!("damaged PNG: {e}")
+            })
         };
         let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: ANCILLARY_BYTES });
         decoder.set_ignore_text_chunk(true);
@@ -39,7 +43,9 @@ impl Decode for Png {
         let (width, height) = (request.header.width, request.header.height);
         let n = width as usize * height as usize;
         if needed > into.len() {
-            return Err(Error::Decode(format!("this PNG needs {needed} bytes, more than its header promised")));
+            return Err(Error::Decode(format!(
+                "this PNG needs {needed} bytes, more than its header promised"
+            )));
         }
         let frame = reader.next_frame(&mut into[..needed]).map_err(words)?;
         if (frame.width, frame.height) != (width, height) {
@@ -91,6 +97,8 @@ fn raw_values(into: &mut [u8], frame: &png::OutputInfo, n: usize) -> Result<()> 
             }
             Ok(())
         }
-        (color, depth) => Err(Error::Decode(format!("a mask must have one channel of 8 bits, not {color:?} {depth:?}"))),
+        (color, depth) => {
+            Err(Error::Decode(format!("a mask must have one channel of 8 bits, not {color:?} {depth:?}")))
+        }
     }
 }

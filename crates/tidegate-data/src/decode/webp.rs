@@ -28,9 +28,10 @@ impl Decode for Webp {
         if (width, height) != (request.header.width, request.header.height) {
             return Err(Error::Decode("the WebP header changes its mind about the size".into()));
         }
-        let needed = decoder.output_buffer_size().filter(|&n| n <= into.len()).ok_or_else(|| {
-            Error::Decode("this WebP needs more bytes than its header promised".into())
-        })?;
+        let needed = decoder
+            .output_buffer_size()
+            .filter(|&n| n <= into.len())
+            .ok_or_else(|| Error::Decode("this WebP needs more bytes than its header promised".into()))?;
         decoder.read_image(&mut into[..needed]).map_err(words)?;
         let n = width as usize * height as usize;
         to_rgb_in_place(into, n, if decoder.has_alpha() { 4 } else { 3 });

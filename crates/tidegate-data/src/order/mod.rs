@@ -74,7 +74,13 @@ pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>
             if samples == 0 || canonical_nodes == 0 {
                 return Err(Error::Config("a shuffle window needs at least one sample and one node".into()));
             }
-            Box::new(Windowed { runs: runs.into(), len, seed, samples, nodes: canonical_nodes.min(len.max(1)) })
+            Box::new(Windowed {
+                runs: runs.into(),
+                len,
+                seed,
+                samples,
+                nodes: canonical_nodes.min(len.max(1)),
+            })
         }
     })
 }
@@ -188,7 +194,16 @@ mod tests {
         [589, 410, 546, 603, 802, 839, 731, 228],
         [113, 952, 574, 489, 182, 242, 173, 689],
         [713_099, 417_764, 327_654, 439_462, 169_893, 463_604, 217_807, 654_950],
-        [181_564_367, 8_512_909_552, 108_314_094, 3_954_551_106, 8_843_067_532, 9_508_768_109, 5_289_020_411, 2_715_071_314],
+        [
+            181_564_367,
+            8_512_909_552,
+            108_314_094,
+            3_954_551_106,
+            8_843_067_532,
+            9_508_768_109,
+            5_289_020_411,
+            2_715_071_314,
+        ],
         [10, 460, 39, 413, 58, 433, 48, 445],
         [445, 523, 461, 519, 456, 558, 440, 553],
     ];

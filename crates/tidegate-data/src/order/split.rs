@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn names_what_is_wrong() {
-        let split = Split { len: 10, start: 0, global_batch: 2, remainder: Remainder::Pad, rank: 0, world: 3 };
+        let split =
+            Split { len: 10, start: 0, global_batch: 2, remainder: Remainder::Pad, rank: 0, world: 3 };
         assert!(split.check().unwrap_err().to_string().contains("at least 3"));
     }
 }

@@ -4,8 +4,8 @@
 //! window a permutation; parts interleaved sample by sample.
 //! Memory: 16 bytes a run (shard or row group), and the permutations of the windows in use are computed on the fly.
 
-use super::permutation::Permutation;
 use super::Epoch;
+use super::permutation::Permutation;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -34,7 +34,8 @@ impl WindowEpoch {
             })
             .collect();
         let order = Permutation::new(runs.len() as u64, seed, epoch, 0);
-        let (mut starts, mut ids, mut at) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()), 0);
+        let (mut starts, mut ids, mut at) =
+            (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()), 0);
         for i in 0..runs.len() as u64 {
             let run = order.apply(i) as usize;
             if runs[run] > 0 {

@@ -123,7 +123,8 @@ impl Feed {
             }
             if self.next_batch < shared.config.split.batches() {
                 self.begin_batch(shared)?;
-            } else if shared.in_flight.load(Ordering::Acquire) == 0 || shared.config.on_error != super::OnError::Replace
+            } else if shared.in_flight.load(Ordering::Acquire) == 0
+                || shared.config.on_error != super::OnError::Replace
             {
                 return Ok(None);
             } else {
@@ -239,7 +240,8 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, located: Vec<Located>) -> VecD
         let position = filling.start + *row as u64;
         shared.config.failed.binary_search(&position).is_err()
     });
-    let joined = shared.source.access() == Access::Random && rows.first().is_some_and(|(_, at)| at.path.is_empty());
+    let joined =
+        shared.source.access() == Access::Random && rows.first().is_some_and(|(_, at)| at.path.is_empty());
     if joined {
         rows.sort_by_key(|(_, at)| (at.entry.shard, at.entry.offset));
     }

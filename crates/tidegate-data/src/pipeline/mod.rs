@@ -243,8 +243,10 @@ impl Pipeline {
                 break found;
             }
             let shared = &*self.shared;
-            let waited =
-                shared.ready.wait_timeout(done, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner);
+            let waited = shared
+                .ready
+                .wait_timeout(done, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner);
             done = waited.0;
             if waited.1.timed_out() {
                 // Nothing is on its way and nothing can begin, twice in a row: a slot that comes back takes less long.
@@ -280,7 +282,8 @@ impl Pipeline {
     fn check_rate(&self) -> Result<()> {
         let config = &self.shared.config;
         let failed = (self.failures.len() + config.failed.len()) as u64;
-        let allowed = (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
+        let allowed =
+            (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
         let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
         let seen = self.next * config.split.most_rows();
         let last = format!("{}: {}", last.place, last.what);

@@ -118,7 +118,8 @@ impl Plan {
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
-        if plan.total() > cap && config.on_error != OnError::Raise && plan.total() - plan.scratch_bytes < cap {
+        if plan.total() > cap && config.on_error != OnError::Raise && plan.total() - plan.scratch_bytes < cap
+        {
             // Pictures that can never fit fail one by one, as the policy says; the rest goes on.
             plan.scratch_bytes = (cap - (plan.total() - plan.scratch_bytes)) / 2;
         }
@@ -176,7 +177,9 @@ impl Plan {
         let fix = match account {
             Account::Scratch => {
                 let place = source.fetch_place(largest);
-                format!("the largest picture is {place}; shrink it, or pass on_error=\"skip\" to leave such pictures out")
+                format!(
+                    "the largest picture is {place}; shrink it, or pass on_error=\"skip\" to leave such pictures out"
+                )
             }
             Account::Batch => "lower batch_size".to_owned(),
             _ => "split the largest samples".to_owned(),

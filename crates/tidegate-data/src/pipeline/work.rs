@@ -95,7 +95,9 @@ fn failed(shared: &Shared, task: &Task, error: Error) {
     }
     if task.attempt >= ATTEMPTS {
         let what = format!("{what}; and {ATTEMPTS} other samples in its place failed too");
-        return task.filling.raise(task.row, Error::Sample { place: Box::new(place), field: String::new(), what });
+        return task
+            .filling
+            .raise(task.row, Error::Sample { place: Box::new(place), field: String::new(), what });
     }
     let attempt = task.attempt + 1;
     let config = &shared.config;
@@ -136,10 +138,14 @@ impl Worker {
             let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new() };
             let (tools, entry) = (&mut self.tools, &task.at.entry);
             if scratch == 0 {
-                tools.fill(&shared.layout, column, value, entry, draw, &mut [], &mut target).map_err(field)?;
+                tools
+                    .fill(&shared.layout, column, value, entry, draw, &mut [], &mut target)
+                    .map_err(field)?;
             } else if grow(&mut self.scratch, &mut self.library, shared, scratch, library) {
                 let scratch = self.scratch.as_deref_mut().unwrap_or_default();
-                tools.fill(&shared.layout, column, value, entry, draw, scratch, &mut target).map_err(field)?;
+                tools
+                    .fill(&shared.layout, column, value, entry, draw, scratch, &mut target)
+                    .map_err(field)?;
             } else {
                 let began = Instant::now();
                 let mut common = lock(&shared.reserved.scratch);
@@ -166,7 +172,13 @@ impl Worker {
 }
 
 /// Makes the worker's own scratch large enough, if the budget has room now.
-fn grow(scratch: &mut Option<Block>, library: &mut Option<Grant>, shared: &Shared, bytes: u64, outside: u64) -> bool {
+fn grow(
+    scratch: &mut Option<Block>,
+    library: &mut Option<Grant>,
+    shared: &Shared,
+    bytes: u64,
+    outside: u64,
+) -> bool {
     let budget = &shared.reserved.budget;
     if library.as_ref().map_or(0, Grant::bytes) < outside {
         *library = None;

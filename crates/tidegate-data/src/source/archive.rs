@@ -201,10 +201,18 @@ fn build(files: &Files, mut builder: Builder) -> Result<Index> {
         let before = builder.samples();
         let shard = i as u32;
         let mut grouping = Grouping { builder: &mut builder, schema: &mut schema, path, shard, group: None };
-        if packing(path) == Packing::Plain { scan_plain(files, &mut grouping)? } else { scan_packed(&mut grouping)? }
+        if packing(path) == Packing::Plain {
+            scan_plain(files, &mut grouping)?
+        } else {
+            scan_packed(&mut grouping)?
+        }
         grouping.flush()?;
         let bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        shards.push(ShardMeta { name: super::open::file_name(path), bytes, samples: builder.samples() - before });
+        shards.push(ShardMeta {
+            name: super::open::file_name(path),
+            bytes,
+            samples: builder.samples() - before,
+        });
     }
     if builder.samples() == 0 {
         return Err(Error::Dataset {
@@ -304,7 +312,8 @@ fn scan_packed(grouping: &mut Grouping<'_>) -> Result<()> {
         let member = match member {
             Ok(tar::Next::File(member)) => member,
             Ok(tar::Next::Skip(to)) => {
-                failed = std::io::copy(&mut (&mut stream).take(to.saturating_sub(at)), &mut std::io::sink()).err();
+                failed =
+                    std::io::copy(&mut (&mut stream).take(to.saturating_sub(at)), &mut std::io::sink()).err();
                 at = to;
                 if let Some(e) = failed {
                     return Err(damaged(at, &e));
@@ -403,10 +412,13 @@ impl Source for Archive {
         };
         let mut offset = 0;
         while (offset as usize) < bytes.len() {
-            match tar::next(offset, &mut read).map_err(|e| Error::format(path, at.entry.offset + e.offset, e.what))? {
+            match tar::next(offset, &mut read)
+                .map_err(|e| Error::format(path, at.entry.offset + e.offset, e.what))?
+            {
                 tar::Next::File(member) => {
                     offset = member.end();
-                    let Some(data) = bytes.get(member.data as usize..(member.data + member.size) as usize) else {
+                    let Some(data) = bytes.get(member.data as usize..(member.data + member.size) as usize)
+                    else {
                         let what = "the archive changed since it was indexed: run `tidegate index --force`";
                         return Err(Error::format(path, at.entry.offset + member.start, what));
                     };
@@ -426,7 +438,8 @@ impl Source for Archive {
         Ok(self.index.keys(&[id])?.swap_remove(0))
     }
     fn place(&self, at: &Located) -> Place {
-        let shard = self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
+        let shard =
+            self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
         Place { id: at.id, shard, offset: at.entry.offset, key: self.key(at.id).unwrap_or_default() }
     }
     fn shards(&self) -> Vec<PathBuf> {

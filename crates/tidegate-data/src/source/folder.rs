@@ -119,7 +119,8 @@ fn build(root: &Path, name: u64, listing: &Listing) -> Result<Index> {
         for (path, header) in header::of_files(root, &files)? {
             let (len, header) = header;
             bytes += len;
-            let mut entry = Entry { shard: builder.samples() as u32, offset: *class as u64, ..Entry::default() };
+            let mut entry =
+                Entry { shard: builder.samples() as u32, offset: *class as u64, ..Entry::default() };
             entry.len = u32::try_from(len).map_err(|_| Error::Dataset {
                 path: root.join(&path),
                 what: "a sample of 4 GiB or more: split it".into(),

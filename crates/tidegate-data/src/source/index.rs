@@ -163,7 +163,9 @@ impl Index {
             let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json")).ok()?).ok()?;
             let size = |file: &str| fs::metadata(dir.join(file)).ok().map(|m| m.len());
             let whole = size("entries")? == meta.samples * ENTRY_BYTES && size("keys")? == meta.keys_bytes;
-            (meta.version == VERSION && meta.identity == identity && whole).then(|| Self::load(dir, meta)).flatten()
+            (meta.version == VERSION && meta.identity == identity && whole)
+                .then(|| Self::load(dir, meta))
+                .flatten()
         })
     }
 
@@ -215,9 +217,7 @@ impl Index {
         let offsets: Vec<_> = ids.iter().map(|&id| id * 8..(id + 2) * 8).collect();
         let mut ranges = vec![0..0; ids.len()];
         self.each("keys", held, &offsets, |i, b| {
-            let at = |k: usize| {
-                b.get(k..k + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes)
-            };
+            let at = |k: usize| b.get(k..k + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
             let range = at(0).zip(at(8)).map(|(start, end)| start..end);
             ranges[i] = range
                 .filter(|r| r.start <= r.end && r.end <= self.meta.keys_bytes && r.end - r.start <= 1 << 16)
@@ -395,8 +395,10 @@ impl Builder {
             fs::rename(dir.path(), &target)
         };
         commit().map_err(Error::io(&target))?;
-        Index::load(target.clone(), meta)
-            .ok_or_else(|| Error::Dataset { path: target, what: "the index vanished while it was written".into() })
+        Index::load(target.clone(), meta).ok_or_else(|| Error::Dataset {
+            path: target,
+            what: "the index vanished while it was written".into(),
+        })
     }
 
     /// Joins offsets (shifted past their own table) and text into `keys`.

@@ -90,7 +90,9 @@ impl Mds {
         let files = Files::new(raw);
         let index = match Index::open(root, name, identity) {
             Some(index) => index,
-            None => build(&files, &json.shards, schema, &columns, Builder::new(root, name, identity, "mds")?)?,
+            None => {
+                build(&files, &json.shards, schema, &columns, Builder::new(root, name, identity, "mds")?)?
+            }
         };
         Ok(Self { root: root.to_owned(), index, files, columns })
     }
@@ -104,7 +106,9 @@ fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
     }
     let mut fields = Vec::new();
     let mut columns = Vec::new();
-    for ((name, encoding), &size) in shard.column_names.iter().zip(&shard.column_encodings).zip(&shard.column_sizes) {
+    for ((name, encoding), &size) in
+        shard.column_names.iter().zip(&shard.column_encodings).zip(&shard.column_sizes)
+    {
         let size = size.filter(|&s| s > 0);
         let (base, config) = encoding.split_once(':').unwrap_or((encoding, ""));
         let kind = match base {
@@ -113,9 +117,8 @@ fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
             "json" => Kind::Json,
             "jpeg" | "png" => Kind::Image,
             "pil" => Kind::Pixels,
-            "int" | "uint8" | "uint16" | "uint32" | "uint64" | "int8" | "int16" | "int32" | "int64" | "str_int" => {
-                Kind::Int
-            }
+            "int" | "uint8" | "uint16" | "uint32" | "uint64" | "int8" | "int16" | "int32" | "int64"
+            | "str_int" => Kind::Int,
             "float16" | "float32" | "float64" | "str_float" => Kind::Float,
             "ndarray" => {
                 let mut parts = config.split(':').filter(|s| !s.is_empty());
@@ -129,7 +132,9 @@ fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
                      streaming.MDSWriter(columns={{{name:?}: \"json\"}}) or another encoding (bytes, ndarray, …)"
                 )));
             }
-            other => return Err(wrong(format!("column {name:?} has the encoding {other:?}, which is unknown"))),
+            other => {
+                return Err(wrong(format!("column {name:?} has the encoding {other:?}, which is unknown")));
+            }
         };
         let fixed = fixed_size(base);
         if fixed.is_some() && size != fixed {
@@ -162,14 +167,15 @@ fn check_shard(root: &Path, path: &Path, shard: &ShardJson, first: &ShardJson) -
     }
     let on_disk = shard.zip_data.as_ref().unwrap_or(&shard.raw_data);
     for file in [&shard.raw_data, on_disk] {
-        let plain = Path::new(&file.basename).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        let plain =
+            Path::new(&file.basename).components().all(|c| matches!(c, std::path::Component::Normal(_)));
         if !plain {
             return wrong(format!("shard {:?} lies outside the dataset", file.basename));
         }
     }
-    let present = [on_disk, &shard.raw_data].into_iter().find_map(|f| {
-        fs::metadata(root.join(&f.basename)).ok().map(|m| (f, m.len()))
-    });
+    let present = [on_disk, &shard.raw_data]
+        .into_iter()
+        .find_map(|f| fs::metadata(root.join(&f.basename)).ok().map(|m| (f, m.len())));
     match present {
         None => wrong(format!(
             "the index names shard {}, which is not there: download it, or restore the dataset",
@@ -205,7 +211,10 @@ fn raw_files(root: &Path, shards: &[ShardJson], force: bool) -> Result<Vec<PathB
 
 fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     let Some(zip) = &shard.zip_data else {
-        return Err(Error::Dataset { path: root.join(&shard.raw_data.basename), what: "this shard is missing".into() });
+        return Err(Error::Dataset {
+            path: root.join(&shard.raw_data.basename),
+            what: "this shard is missing".into(),
+        });
     };
     let path = root.join(&zip.basename);
     check_hashes(&path, &zip.hashes)?;
@@ -234,7 +243,8 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     };
     let outcome = copy().map_err(Error::io(&path)).and_then(|copied| {
         if copied != shard.raw_data.bytes {
-            let what = format!("it unpacks to other than the {} bytes that the index says", shard.raw_data.bytes);
+            let what =
+                format!("it unpacks to other than the {} bytes that the index says", shard.raw_data.bytes);
             return Err(Error::Dataset { path: path.clone(), what });
         }
         check_hashes(&partial, &shard.raw_data.hashes)?;
@@ -352,7 +362,8 @@ fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Op
 }
 
 fn offset_table(path: &Path, shard: &ShardJson) -> Result<Vec<u32>> {
-    let wrong = |offset: u64, what: &str| Error::format(path, offset, format!("{what}: download the shard again"));
+    let wrong =
+        |offset: u64, what: &str| Error::format(path, offset, format!("{what}: download the shard again"));
     let mut file = io::BufReader::new(File::open(path).map_err(Error::io(path))?);
     let mut word = [0; 4];
     file.read_exact(&mut word).map_err(Error::io(path))?;
@@ -465,7 +476,8 @@ impl Source for Mds {
         Ok(self.index.keys(&[id])?.swap_remove(0))
     }
     fn place(&self, at: &Located) -> Place {
-        let shard = self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
+        let shard =
+            self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
         Place { id: at.id, shard, offset: at.entry.offset, key: self.key(at.id).unwrap_or_default() }
     }
     fn shards(&self) -> Vec<PathBuf> {

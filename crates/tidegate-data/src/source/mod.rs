@@ -181,7 +181,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// When the file cannot be read or is shorter than when it was indexed.
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<std::ops::Range<usize>>;
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8])
+    -> Result<std::ops::Range<usize>>;
 
     /// Finds the fields in the bytes of the sample `at`, one value for each field of the schema.
     ///
@@ -217,7 +218,11 @@ pub trait SourceExt: Source {
     /// As [`Source::locate`] and [`Source::read`]; an id past the end.
     fn fetch(&self, id: u64) -> Result<(Located, Vec<u8>)> {
         if id >= self.len() {
-            return Err(crate::Error::Config(format!("sample {id} of {} has only {}", self.name(), self.len())));
+            return Err(crate::Error::Config(format!(
+                "sample {id} of {} has only {}",
+                self.name(),
+                self.len()
+            )));
         }
         let at = self.locate(&[id])?.swap_remove(0);
         let len = u64::from(at.entry.len);

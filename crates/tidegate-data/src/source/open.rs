@@ -192,7 +192,10 @@ mod tests {
     #[test]
     fn patterns() {
         assert!(fits(b"*.tar", b"a.tar") && fits(b"a?c*", b"abcd") && !fits(b"*.tar", b"a.tar.gz"));
-        assert_eq!(braces("s-{08..10}.{tar,x}"), ["s-08.tar", "s-08.x", "s-09.tar", "s-09.x", "s-10.tar", "s-10.x"]);
+        assert_eq!(
+            braces("s-{08..10}.{tar,x}"),
+            ["s-08.tar", "s-08.x", "s-09.tar", "s-09.x", "s-10.tar", "s-10.x"]
+        );
     }
 
     #[test]

@@ -97,7 +97,13 @@ fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Format`] when the file ends before.
-pub fn read_file(path: &Path, offset: u64, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+pub fn read_file(
+    path: &Path,
+    offset: u64,
+    len: u64,
+    mode: ReadMode,
+    into: &mut [u8],
+) -> Result<Range<usize>> {
     let (file, mode) = match open_file(path, mode) {
         // A file system without direct reads says so at open; its files are read and dropped instead.
         Err(error) if mode == ReadMode::Direct && error.raw_os_error() == Some(EINVAL) => {
@@ -122,9 +128,9 @@ fn read_open(
     let skip = if mode == ReadMode::Direct { offset % PAGE_BYTES } else { 0 };
     let wanted = (skip + len) as usize;
     let whole = if mode == ReadMode::Direct { wanted.next_multiple_of(PAGE_BYTES as usize) } else { wanted };
-    let target = into
-        .get_mut(..whole)
-        .ok_or_else(|| Error::format(path, offset, format!("a read of {len} bytes needs {whole} bytes of staging")))?;
+    let target = into.get_mut(..whole).ok_or_else(|| {
+        Error::format(path, offset, format!("a read of {len} bytes needs {whole} bytes of staging"))
+    })?;
     let mut done = 0;
     while done < wanted {
         match file.read_at(&mut target[done..], offset - skip + done as u64) {
@@ -186,10 +192,20 @@ impl Files {
     ///
     /// # Errors
     /// As [`read_file`].
-    pub fn read(&self, file: u32, offset: u64, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+    pub fn read(
+        &self,
+        file: u32,
+        offset: u64,
+        len: u64,
+        mode: ReadMode,
+        into: &mut [u8],
+    ) -> Result<Range<usize>> {
         let i = file as usize;
         let path = self.paths.get(i).ok_or_else(|| {
-            Error::Config(format!("the index names shard {i} of {}: run `tidegate index --force`", self.paths.len()))
+            Error::Config(format!(
+                "the index names shard {i} of {}: run `tidegate index --force`",
+                self.paths.len()
+            ))
         })?;
         if mode == ReadMode::Direct {
             if let Some(file) = self.direct[i].get_or_init(|| open_file(path, ReadMode::Direct).ok()) {

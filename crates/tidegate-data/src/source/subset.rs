@@ -27,7 +27,11 @@ impl Subset {
     /// [`Error::Config`] for an id past the end.
     pub fn new(base: Arc<dyn Source>, ids: Vec<u64>) -> Result<Self> {
         if let Some(id) = ids.iter().find(|&&id| id >= base.len()) {
-            return Err(Error::Config(format!("cannot select sample {id}: {} has {}", base.name(), base.len())));
+            return Err(Error::Config(format!(
+                "cannot select sample {id}: {} has {}",
+                base.name(),
+                base.len()
+            )));
         }
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         hash.update(&base.fingerprint().to_le_bytes());
@@ -86,7 +90,8 @@ impl Source for Subset {
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let inner: Option<Vec<u64>> = ids.iter().map(|&id| self.ids.get(id as usize).copied()).collect();
-        let inner = inner.ok_or_else(|| Error::Config(format!("an id past the {} of this subset", self.ids.len())))?;
+        let inner = inner
+            .ok_or_else(|| Error::Config(format!("an id past the {} of this subset", self.ids.len())))?;
         self.base.locate(&inner)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {

@@ -51,7 +51,10 @@ impl Source for Synthetic {
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entry = Entry { len: self.sample_bytes, ..Entry::default() };
-        Ok(ids.iter().map(|&id| Located { id, entry: Entry { offset: id, ..entry }, path: "".into() }).collect())
+        Ok(ids
+            .iter()
+            .map(|&id| Located { id, entry: Entry { offset: id, ..entry }, path: "".into() })
+            .collect())
     }
     fn read(&self, at: &Located, len: u64, _: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let mut stream = Stream::new(0, 0, at.id, 0, Purpose::Synthetic);

@@ -67,7 +67,8 @@ pub fn next(
     read: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>, String>,
 ) -> Result<Next, TarError> {
     let start = offset;
-    let (mut long_name, mut pax_size, mut pax_name): (Option<String>, Option<u64>, Option<String>) = (None, None, None);
+    let (mut long_name, mut pax_size, mut pax_name): (Option<String>, Option<u64>, Option<String>) =
+        (None, None, None);
     // Each round reads one header; only headers that describe the next one go round again, at most a few.
     for _ in 0..16 {
         let block = read(offset, BLOCK).map_err(|what| TarError { offset, what })?;
@@ -82,7 +83,10 @@ pub fn next(
             return wrong(offset, "the archive ends within a header: it is truncated; copy it again");
         };
         if !checksum_holds(header) {
-            return wrong(offset, "this is no tar header (its checksum is wrong): the archive is damaged or truncated");
+            return wrong(
+                offset,
+                "this is no tar header (its checksum is wrong): the archive is damaged or truncated",
+            );
         }
         let size = number(&header[124..136]).ok_or_else(|| TarError {
             offset,
@@ -98,7 +102,10 @@ pub fn next(
             }
             let bytes = read(data, size).map_err(|what| TarError { offset: data, what })?;
             if bytes.len() as u64 != size {
-                return wrong(offset, "the archive ends within an extended header: it is truncated; copy it again");
+                return wrong(
+                    offset,
+                    "the archive ends within an extended header: it is truncated; copy it again",
+                );
             }
             Ok(bytes)
         };
@@ -118,7 +125,8 @@ pub fn next(
             b'S' => return wrong(offset, SPARSE),
             kind => {
                 let size = pax_size.unwrap_or(size);
-                let Some(member_end) = data.checked_add(size).and_then(|e| e.checked_next_multiple_of(BLOCK)) else {
+                let Some(member_end) = data.checked_add(size).and_then(|e| e.checked_next_multiple_of(BLOCK))
+                else {
                     return wrong(offset, "the size of this member is absurd: the archive is damaged");
                 };
                 if !matches!(kind, b'0' | 0 | b'7') {
@@ -185,7 +193,9 @@ fn pax_records(mut bytes: &[u8]) -> Vec<(String, String)> {
     let mut records = Vec::new();
     while let Some(space) = bytes.iter().position(|&b| b == b' ') {
         let len: Option<usize> = std::str::from_utf8(&bytes[..space]).ok().and_then(|s| s.parse().ok());
-        let Some(record) = len.filter(|&n| n > space + 1).and_then(|n| bytes.get(space + 1..n - 1)) else { break };
+        let Some(record) = len.filter(|&n| n > space + 1).and_then(|n| bytes.get(space + 1..n - 1)) else {
+            break;
+        };
         if let Some(equals) = record.iter().position(|&b| b == b'=') {
             let word = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
             records.push((word(&record[..equals]), word(&record[equals + 1..])));

@@ -88,7 +88,13 @@ impl Bench {
             return Ok(());
         }
         println!("{samples} samples in {seconds:.2} s: {:.0}/s", samples as f64 / seconds);
-        println!("wait for a batch, ms: p50 {:.2}, p90 {:.2}, p99 {:.2}, max {:.2}", at(0.5), at(0.9), at(0.99), at(1.0));
+        println!(
+            "wait for a batch, ms: p50 {:.2}, p90 {:.2}, p99 {:.2}, max {:.2}",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(1.0)
+        );
         let s = &report.stages;
         println!("{:<10} {:>8} {:>12} {:>12}", "stage", "threads", "busy s", "waiting s");
         let rows = [

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidegate_core::memory::Budget;
 use tidegate_core::memory::limit::{Cgroup, cgroups};
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::Budget;
 use tidegate_data::order::Shuffle;
 use tidegate_data::source;
 use tidegate_data::{Error, Result};
@@ -115,7 +115,11 @@ impl Demo {
         let peak = group.and_then(Cgroup::peak_bytes).unwrap_or(seen);
         let over = peak.saturating_sub(baseline);
         println!("{samples} samples in {seconds:.2} s: {:.0} images/s", samples as f64 / seconds);
-        let measure = if group.is_some() { "control group, page cache included" } else { "resident memory; no control group could be made" };
+        let measure = if group.is_some() {
+            "control group, page cache included"
+        } else {
+            "resident memory; no control group could be made"
+        };
         println!(
             "peak {} MiB over the baseline of {} MiB, budget {} MiB ({measure})",
             mib(over),

@@ -17,14 +17,22 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
     let sizes = source.extremes();
     let n = source.len();
     println!("{url}: {n} samples in {} runs, {} MiB", source.runs().len(), mib(sizes.total_bytes));
-    println!("mean sample {} KiB, largest {} KiB", sizes.total_bytes / n.max(1) / 1024, sizes.sample_bytes / 1024);
+    println!(
+        "mean sample {} KiB, largest {} KiB",
+        sizes.total_bytes / n.max(1) / 1024,
+        sizes.sample_bytes / 1024
+    );
     println!("largest decode {} MiB (sample {})", mib(sizes.scratch_bytes), sizes.scratch_id);
     println!("fingerprint {:016x}", source.fingerprint());
     for field in source.schema() {
         println!("  {:<20} {}", field.name, field.kind.name());
     }
     if !source.classes().is_empty() {
-        println!("{} classes: {}", source.classes().len(), source.classes()[..source.classes().len().min(10)].join(", "));
+        println!(
+            "{} classes: {}",
+            source.classes().len(),
+            source.classes()[..source.classes().len().min(10)].join(", ")
+        );
     }
     if let Some(path) = html {
         std::fs::write(path, sheet(&*source, url, samples.min(n))?).map_err(Error::io(path))?;
@@ -54,7 +62,13 @@ fn sheet(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
         for (field, value) in source.schema().iter().zip(source.parse(&at, &bytes)?) {
             match value {
                 Value::Bytes(b) if field.kind == Kind::Image => {
-                    let kind = if b.starts_with(b"\x89PNG") { "png" } else if b.starts_with(b"RIFF") { "webp" } else { "jpeg" };
+                    let kind = if b.starts_with(b"\x89PNG") {
+                        "png"
+                    } else if b.starts_with(b"RIFF") {
+                        "webp"
+                    } else {
+                        "jpeg"
+                    };
                     let data = base64::engine::general_purpose::STANDARD.encode(b);
                     write_to(&mut page, format_args!("<img src=\"data:image/{kind};base64,{data}\">"));
                 }

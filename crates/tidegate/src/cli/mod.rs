@@ -19,7 +19,11 @@ use crate::pack::{self, Format};
 use crate::synth::{self, Form, Recipe};
 
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about = "Stream datasets larger than memory into training, under one hard budget")]
+#[command(
+    name = "tidegate",
+    version,
+    about = "Stream datasets larger than memory into training, under one hard budget"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,7 +35,9 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate demo --samples 2000 --memory 64MiB")]
     Demo(demo::Demo),
     /// Make a data set of photo-like JPEGs.
-    #[command(after_help = "Examples:\n  tidegate synth photos --samples 5000\n  tidegate synth shards --form tar")]
+    #[command(
+        after_help = "Examples:\n  tidegate synth photos --samples 5000\n  tidegate synth shards --form tar"
+    )]
     Synth {
         /// Where to.
         out: PathBuf,
@@ -93,7 +99,9 @@ enum Command {
         samples: u64,
     },
     /// Load a data set as training would and say what limits it.
-    #[command(after_help = "Example:\n  tidegate bench photos --batch-size 64 --memory 256MiB --size 224 --json")]
+    #[command(
+        after_help = "Example:\n  tidegate bench photos --batch-size 64 --memory 256MiB --size 224 --json"
+    )]
     Bench(bench::Bench),
 }
 
@@ -149,7 +157,8 @@ fn execute(command: Command) -> Result<()> {
         Command::Pack { source, out, format, max_size, max_samples } => {
             let limits = pack::Limits { bytes: bytes(&max_size)?, samples: max_samples.max(1) };
             let source = source::open(&source, false)?;
-            let packed = pack::pack(&*source, &out, format, limits, &|done| progress("packed", done, source.len()))?;
+            let packed =
+                pack::pack(&*source, &out, format, limits, &|done| progress("packed", done, source.len()))?;
             println!(
                 "{} samples in {} shards in {} ({} kept from an earlier run)",
                 source.len(),
