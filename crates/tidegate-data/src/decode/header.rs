@@ -77,7 +77,8 @@ impl ImageHeader {
     /// Bytes of the decoded picture in scratch memory.
     #[must_use]
     pub fn decoded_bytes(&self) -> u64 {
-        u64::from(self.width) * u64::from(self.height) * self.scratch_channels()
+        // Sizes are what the file claims: the product may pass 64 bits.
+        u64::from(self.width).saturating_mul(u64::from(self.height)).saturating_mul(self.scratch_channels())
     }
 
     /// An upper bound of what the decoder allocates besides, from the header alone.
@@ -87,15 +88,16 @@ impl ImageHeader {
     pub fn library_bytes(&self) -> u64 {
         let (w, h, n) = (u64::from(self.width), u64::from(self.height), u64::from(self.components));
         let (wide, high) = (w.next_multiple_of(32), h.next_multiple_of(32));
+        let area = wide.saturating_mul(high);
         match self.format {
             // Coefficients of a progressive file; else a few rows of blocks, upsampled.
-            Format::Jpeg if self.progressive => 2 * n * wide * high + 220 * n * wide + (128 << 10),
+            Format::Jpeg if self.progressive => area.saturating_mul(2 * n).saturating_add(220 * n * wide + (128 << 10)),
             Format::Jpeg => 220 * n * wide + (128 << 10),
             Format::Png => {
                 let row = w * n * u64::from(self.bits).div_ceil(8) + 1;
                 9 * (128 << 10).max(4 * row + 64) / 2 + 4 * row + (256 << 10)
             }
-            Format::Webp => 2 * w * h + 9 * w * h + (1 << 20),
+            Format::Webp => area.saturating_mul(11).saturating_add(1 << 20),
             Format::Pixels => 0,
         }
     }
@@ -103,7 +105,7 @@ impl ImageHeader {
     /// Everything that decoding takes at most.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
-        self.decoded_bytes() + self.library_bytes()
+        self.decoded_bytes().saturating_add(self.library_bytes())
     }
 
     /// Width and height as a viewer shows them.

@@ -44,13 +44,16 @@ impl Folder {
     /// When it holds no images, or a name is not UTF-8.
     pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
         let listing = list_folders(root)?;
-        let name = xxh3_64(b"folder");
+        // Beside the folder, not in it: torchvision takes every folder within for a class.
+        let whole = root.canonicalize().map_err(Error::io(root))?;
+        let beside = whole.parent().unwrap_or(&whole);
+        let name = xxh3_64(format!("folder {}", whole.file_name().unwrap_or_default().display()).as_bytes());
         if force {
-            Index::remove(root, name);
+            Index::remove(beside, name);
         }
-        let index = match Index::open(root, name, listing.identity) {
+        let index = match Index::open(beside, name, listing.identity) {
             Some(index) => index,
-            None => build(root, name, &listing)?,
+            None => build(root, Builder::new(beside, name, listing.identity, "folder")?, &listing)?,
         };
         let runs = index.meta.shards.iter().map(|s| s.samples).collect();
         Ok(Self { root: root.to_owned(), index, runs })
@@ -109,8 +112,7 @@ fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
     })
 }
 
-fn build(root: &Path, name: u64, listing: &Listing) -> Result<Index> {
-    let mut builder = Builder::new(root, name, listing.identity, "folder")?;
+fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> {
     let mut runs: Vec<super::index::ShardMeta> = Vec::new();
     for (folder, class) in &listing.folders {
         let files = files_in(root, folder)?;

@@ -1,0 +1,65 @@
+# `make demo` runs the main job, `make test` passes all tests; both install what they need into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?=
+
+.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-peers docs clean
+
+demo:
+	cargo run --release --locked -p tidegate -- demo
+
+test: lint test-rust test-python test-memory
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; else echo "SKIPPED: cargo-deny is not installed"; fi
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+test-rust:
+	cargo test --workspace --locked
+
+$(VENV)/installed: python/pyproject.toml python/requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r python/requirements-test.txt
+	touch $@
+
+# One profile for tests: the release build of the wheel is what users run.
+.PHONY: install
+install: $(VENV)/installed
+	cd python && ../$(BIN)/maturin build --release --locked --quiet --out ../target/wheels --interpreter ../$(BIN)/python
+	$(BIN)/pip install --quiet --no-deps --force-reinstall target/wheels/tidegate-*.whl
+
+test-python: install
+	$(BIN)/ruff check python bench examples
+	$(BIN)/ruff format --check --line-length 110 python
+	cd python && ../$(BIN)/python -m mypy.stubtest tidegate._tidegate --ignore-missing-stub
+	cd python && ../$(BIN)/python -m pytest
+
+test-memory: install
+	$(BIN)/python bench/memory.py
+
+test-slow: install
+	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
+	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
+	cd python && ../$(BIN)/python -m pytest --slow
+	$(BIN)/python bench/memory.py --budgets 64,128,256,1024
+
+bench:
+	cargo bench -p tidegate-core
+	cargo bench -p tidegate-data
+
+# The interpreter of the peers is PEERS_PYTHON: an environment with bench/requirements.txt installed.
+PEERS_PYTHON ?= $(PYTHON)
+bench-peers:
+	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs, one folder a class>; 'tidegate synth photos' makes one" && exit 2)
+	$(PEERS_PYTHON) bench/peers.py --data "$(DATA)"
+
+docs:
+	cargo doc --workspace --no-deps --locked
+
+clean:
+	cargo clean
+	rm -rf $(VENV) demo

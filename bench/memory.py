@@ -1,0 +1,211 @@
+"""Does the budget hold? `make test-memory`.
+
+Flow: folders of files written past the page cache (distinct inodes, cold) -> for each budget a child in a memory control
+group without a limit: its peak must stay within baseline + budget + max(2 %, 8 MiB); then another child with that as
+its limit: it must live and deliver every sample once. The baseline is the same process with source and index open and no
+loader. A naive loader over np.memmap must fail the first half, which proves that the test can fail.
+Memory: control groups are made below this process's own; skipped aloud where none can be made.
+
+Page cache, heap, stacks and the kernel's own bytes for open files all count.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def groups():
+    """The folder of this process's memory control group and whether it is version 2."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return Path("/sys/fs/cgroup/memory" + path), False
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return Path("/sys/fs/cgroup" + line.split("::", 1)[1]), True
+    return None, False
+
+
+class Group:
+    """A control group for one child."""
+
+    def __init__(self, name, limit=None):
+        own, self.unified = groups()
+        self.dir = own / f"tidegate-{name}-{os.getpid()}"
+        self.dir.mkdir()
+        if limit:
+            self.write("memory.max" if self.unified else "memory.limit_in_bytes", limit)
+
+    def write(self, name, value):
+        (self.dir / name).write_text(str(value))
+
+    def peak(self):
+        return int((self.dir / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).read_text())
+
+    def failures(self):
+        """How often the limit was met and pages had to be reclaimed."""
+        if self.unified:
+            return dict(line.split() for line in (self.dir / "memory.events").read_text().splitlines())
+        return {"failcnt": (self.dir / "memory.failcnt").read_text().strip()}
+
+    def close(self):
+        for _ in range(50):
+            try:
+                self.dir.rmdir()
+                return
+            except OSError:
+                time.sleep(0.1)
+
+
+def drop_cache(path):
+    """Writes a file back and drops it from the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def make_shards(out, total, sample_bytes=110_000, per_shard=512):
+    """Tar shards of random bytes: `total` bytes in distinct files, out of the page cache."""
+    import tarfile
+
+    done = out / "done"
+    count = total // sample_bytes + 1
+    if done.exists() and int(done.read_text()) >= count:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    block = os.urandom(sample_bytes + 4096)
+    for shard in range(0, count, per_shard):
+        path = out / f"s-{shard:08}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in range(shard, min(shard + per_shard, count)):
+                info = tarfile.TarInfo(f"{i:08}.bin")
+                info.size = sample_bytes
+                import io
+
+                tar.addfile(info, io.BytesIO(block[i % 4096 : i % 4096 + sample_bytes]))
+        drop_cache(path)
+    done.write_text(str(count))
+
+
+def read_all(loader, field):
+    """Every batch of one epoch, touched: the ids seen."""
+    seen = bytearray(len(loader.source))
+    for batch in loader:
+        column = batch[field]
+        if hasattr(column, "values"):
+            column.values[::512].sum()
+        else:
+            column.reshape(len(column), -1)[:, ::512].sum()
+        for id in batch.ids:
+            seen[id] += 1
+    return seen
+
+
+def child(kind, data, budget):
+    import tidegate as tg
+
+    source = tg.open(data)
+    image = "jpg" in source.schema
+    field = "jpg" if image else "bin"
+    if kind == "baseline":
+        result = {"samples": len(source)}
+    elif kind == "memmap":
+        result = {"samples": naive(data)}
+    else:
+        fields = {field: tg.Image(224, crop="random", flip=True)} if image else [field]
+        loader = tg.Loader(source, batch_size=32, memory=budget, shuffle=True, seed=1, fields=fields)
+        seen = read_all(loader, field)
+        result = {"samples": len(source), "once": seen.count(1), "peak_charged": loader.budget.peak_bytes}
+    print(json.dumps(result), flush=True)
+
+
+def naive(data):
+    """What is done without a loader: map the files and touch the pages."""
+    import numpy as np
+
+    maps = [np.memmap(path, np.uint8, "r") for path in sorted(Path(data).glob("*.tar"))]
+    return int(sum(int(m[::4096].sum()) & 1 for m in maps))
+
+
+def run(kind, data, budget, limit=None):
+    group = Group(kind, limit)
+    command = [sys.executable, __file__, "--child", kind, "--data", str(data), "--budgets", str(budget)]
+
+    def enter():
+        group.write("cgroup.procs", os.getpid())
+
+    process = subprocess.run(command, capture_output=True, text=True, preexec_fn=enter)
+    peak, met = group.peak(), group.failures()
+    group.close()
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
+    if process.returncode or not lines:
+        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
+        return {"failed": f"exit {process.returncode}: {last}", "peak": peak, "met": met}
+    return {**json.loads(lines[-1]), "peak": peak, "met": met}
+
+
+def check(data, budget_mib, report):
+    budget = budget_mib * MIB
+    base = run("baseline", data, budget)
+    allowed = base["peak"] + budget + max(budget // 50, 8 * MIB)
+    free = run("loader", data, budget)
+    held = run("loader", data, budget, limit=allowed)
+    ok = True
+    for name, result in (("without a limit", free), ("limited to that", held)):
+        once = result.get("once") == result.get("samples")
+        fits = result["peak"] <= allowed
+        good = "failed" not in result and once and fits
+        ok &= good
+        report(
+            f"{'ok  ' if good else 'FAIL'} budget {budget_mib} MiB, {name}: peak {result['peak'] / MIB:.1f} MiB of "
+            f"{allowed / MIB:.1f} allowed (baseline {base['peak'] / MIB:.1f}), every sample once: {once}, "
+            f"limit met {result['met']} {result.get('failed', '')}"
+        )
+    return ok, base["peak"], allowed
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--budgets", default="64,128")
+    arguments.add_argument("--times", type=int, default=20)
+    arguments.add_argument("--data", type=Path)
+    arguments.add_argument("--child")
+    given = arguments.parse_args()
+    if given.child:
+        return child(given.child, str(given.data), int(given.budgets))
+    try:
+        Group("probe").close()
+    except OSError as error:
+        print(f"SKIPPED: no memory control group can be made here ({error}); run as root")
+        return None
+    budgets = [int(b) for b in given.budgets.split(",")]
+    root = given.data or Path(tempfile.gettempdir()) / "tidegate-memory"
+    ok = True
+    for budget in budgets:
+        shards = root / f"bin-{budget}"
+        make_shards(shards, given.times * budget * MIB)
+        run("baseline", shards, budget * MIB)  # makes the index
+        good, _, allowed = check(shards, budget, print)
+        ok &= good
+        if budget == budgets[0]:
+            naive_peak = run("memmap", shards, budget * MIB)["peak"]
+            fails = naive_peak > allowed
+            ok &= fails
+            print(f"{'ok  ' if fails else 'FAIL'} a naive loader over np.memmap peaks at {naive_peak / MIB:.1f} MiB")
+        for path in shards.iterdir():
+            if path.is_file():
+                path.unlink()
+    print("1 passed, 0 failed" if ok else "0 passed, 1 failed")
+    sys.exit(0 if ok else 1)
+
+
+if __name__ == "__main__":
+    main()

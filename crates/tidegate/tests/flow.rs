@@ -1,0 +1,304 @@
+//! The flow end to end: the same samples whatever the workers, budget, ranks and interruptions; failures by policy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate::synth::{self, Form, Recipe};
+use tidegate::{Batch, Budget, FieldSpec, ImageSpec, Loader, OnError, Options, Remainder, Shuffle, Source, State, open};
+use tidegate_data::batch::Crop;
+use tidegate_data::source::Synthetic;
+
+/// A folder beside the build, so that direct reads are tried on a real file system.
+fn folder(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn pictures(name: &str, samples: u64, form: Form) -> PathBuf {
+    let dir = folder(name);
+    let recipe = Recipe { samples, classes: 4, seed: 3, width: 72, form, shard: 13 };
+    synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+    dir
+}
+
+fn options(batch: u64) -> Options {
+    let image = ImageSpec { size: Some((32, 32)), crop: Crop::Random, flip: 0.5, ..ImageSpec::default() };
+    Options {
+        global_batch_size: Some(batch),
+        fields: vec![("image".into(), FieldSpec::Image(image.clone())), ("jpg".into(), FieldSpec::Image(image))],
+        shuffle: Shuffle::Full,
+        seed: 5,
+        ..Options::default()
+    }
+}
+
+fn loader(source: &Arc<dyn Source>, options: Options, budget: u64) -> Loader {
+    let known: Vec<_> = source.schema().iter().map(|f| f.name.clone()).collect();
+    let fields = options.fields.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
+    Loader::new(Arc::clone(source), Options { fields, ..options }, Budget::new(budget)).unwrap()
+}
+
+/// (id, bytes of every column) of each row that is no padding.
+fn rows(batch: &Batch) -> Vec<(u64, Vec<u8>)> {
+    let row = |r: usize| {
+        let mut bytes = Vec::new();
+        for column in &batch.columns {
+            let all = batch.bytes(column);
+            if column.offsets.is_empty() {
+                let n = all.len() / batch.rows;
+                bytes.extend(&all[r * n..(r + 1) * n]);
+            } else {
+                let size = column.dtype.size();
+                bytes.extend(&all[column.offsets[r] as usize * size..column.offsets[r + 1] as usize * size]);
+            }
+        }
+        (batch.ids[r], bytes)
+    };
+    (0..batch.rows).filter(|&r| batch.mask[r]).map(row).collect()
+}
+
+fn epoch(loader: &mut Loader) -> Vec<(u64, Vec<u8>)> {
+    loader.epoch().unwrap().flat_map(|batch| rows(&batch.unwrap())).collect()
+}
+
+#[test]
+fn the_same_epoch_for_every_form_worker_count_and_budget() {
+    let source = open(pictures("workers", 83, Form::Folder).to_str().unwrap(), false).unwrap();
+    let expected = epoch(&mut loader(&source, options(16), 64 << 20));
+    let mut ids: Vec<u64> = expected.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..83).collect::<Vec<_>>(), "every sample once");
+    for (workers, budget) in [(1, 8 << 20), (2, 10 << 20), (4, 32 << 20), (8, 256 << 20)] {
+        let options = Options { workers: Some(workers), ..options(16) };
+        assert!(epoch(&mut loader(&source, options, budget)) == expected, "{workers} workers, {budget} bytes");
+    }
+}
+
+#[test]
+fn ranks_put_together_give_the_global_order() {
+    let source = open(pictures("ranks", 53, Form::Tar).to_str().unwrap(), false).unwrap();
+    let expected = epoch(&mut loader(&source, options(12), 64 << 20));
+    for world in [1, 2, 3, 8] {
+        for remainder in [Remainder::Pad, Remainder::Uneven] {
+            let mut ranks: Vec<_> = (0..world)
+                .map(|rank| {
+                    let options = Options { rank, world_size: world, remainder: Some(remainder), ..options(12) };
+                    loader(&source, options, 64 << 20)
+                })
+                .collect();
+            let lengths: Vec<u64> = ranks.iter().map(Loader::len).collect();
+            assert!(lengths.iter().all(|&n| n == 5), "{lengths:?}");
+            let mut epochs: Vec<_> = ranks.iter_mut().map(|r| r.epoch().unwrap()).collect();
+            let mut found = Vec::new();
+            for _ in 0..5 {
+                for epoch in &mut epochs {
+                    found.extend(rows(&epoch.next().unwrap().unwrap()));
+                }
+            }
+            assert!(found == expected, "{world} ranks, {remainder:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_goes_on_under_other_workers_budget_ranks_and_batches() {
+    let source = open(pictures("resume", 61, Form::Tar).to_str().unwrap(), false).unwrap();
+    let mut whole = loader(&source, options(8), 64 << 20);
+    let (first, second) = (epoch(&mut whole), epoch(&mut whole));
+    assert!(first != second, "epochs differ");
+    for stop in [0, 1, 3, 7, 8] {
+        let mut before = loader(&source, options(8), 64 << 20);
+        let mut seen: Vec<_> = before.epoch().unwrap().take(stop).flat_map(|b| rows(&b.unwrap())).collect();
+        let state = State::from_json(&before.state().to_json().unwrap()).unwrap();
+        assert!(state.to_json().unwrap().len() <= 1024);
+        let other = Options { workers: Some(3), seed: 99, ..options(10) };
+        let mut after = loader(&source, other, 12 << 20);
+        after.load_state(&state).unwrap();
+        seen.extend(epoch(&mut after));
+        assert!(seen == first, "stopped after {stop} batches");
+        assert!(epoch(&mut after) == second, "the epoch after it");
+    }
+    let other = open(pictures("resume-other", 61, Form::Folder).to_str().unwrap(), false).unwrap();
+    let error = loader(&other, options(8), 64 << 20).load_state(&whole.state()).unwrap_err().to_string();
+    assert!(error.contains("other data"), "{error}");
+}
+
+#[test]
+fn a_seek_costs_nothing_at_a_thousand_million() {
+    let source: Arc<dyn Source> = Arc::new(Synthetic::new(10_000_000_000, 64));
+    let options = Options { batch_size: Some(64), shuffle: Shuffle::Full, ..Options::default() };
+    let mut first = loader(&source, options, 64 << 20);
+    let mut state = first.state();
+    state.position = 1_000_000_000;
+    first.load_state(&state).unwrap();
+    assert_eq!(first.epoch().unwrap().next().unwrap().unwrap().rows, 64);
+    let json = first.state().to_json().unwrap();
+    assert!(json.len() <= 1024 && json.contains("1000000064"), "{json}");
+}
+
+/// A folder with one picture cut in the middle, one empty, one that is no picture.
+fn damaged(name: &str) -> Arc<dyn Source> {
+    let dir = pictures(name, 40, Form::Folder);
+    let mut files: Vec<PathBuf> = fs::read_dir(dir.join("class_000")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let whole = fs::read(&files[0]).unwrap();
+    fs::write(&files[0], &whole[..whole.len() / 2]).unwrap();
+    fs::write(&files[1], b"").unwrap();
+    fs::write(&files[2], b"<html>not found</html>").unwrap();
+    open(dir.to_str().unwrap(), false).unwrap()
+}
+
+#[test]
+fn failing_samples_follow_the_policy() {
+    let source = damaged("policy");
+    let with = |on_error| loader(&source, Options { on_error, ..options(8) }, 64 << 20);
+    let error = with(OnError::Raise).epoch().unwrap().find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("class_000") && error.contains("field \"image\""), "{error}");
+
+    let mut skipping = with(OnError::Skip);
+    let kept = epoch(&mut skipping);
+    assert_eq!(kept.len(), 37);
+    let report = skipping.report();
+    assert_eq!(report.failures.len(), 3, "{:?}", report.failures);
+    for word in ["truncated JPEG", "0 bytes where an image belongs", "begins with 3c 68"] {
+        assert!(report.failures.iter().any(|f| f.contains(word)), "{word}: {:?}", report.failures);
+    }
+
+    let replaced = epoch(&mut with(OnError::Replace));
+    assert_eq!(replaced.len(), 40, "positions never shift");
+    let one = Options { workers: Some(1), on_error: OnError::Replace, ..options(8) };
+    assert!(epoch(&mut loader(&source, one, 10 << 20)) == replaced, "replacements do not depend on workers");
+
+    let none = Options { on_error: OnError::Skip, max_failure_rate: 0.0, ..options(8) };
+    assert_eq!(epoch(&mut loader(&source, none, 64 << 20)).len(), 37, "ten may always fail");
+}
+
+#[test]
+fn too_many_failures_end_the_epoch() {
+    let dir = pictures("rate", 40, Form::Folder);
+    for class in fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.ends_with("class_001")) {
+        for file in fs::read_dir(class).unwrap() {
+            fs::write(file.unwrap().path(), b"nonsense").unwrap();
+        }
+    }
+    for extra in 0..20 {
+        fs::write(dir.join(format!("class_001/x{extra}.jpg")), b"nonsense").unwrap();
+    }
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let mut skipping = loader(&source, Options { on_error: OnError::Skip, ..options(8) }, 64 << 20);
+    let error = skipping.epoch().unwrap().find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("samples failed") && error.contains("0.01"), "{error}");
+}
+
+#[test]
+fn keeping_every_batch_is_an_error_and_letting_go_goes_on() {
+    let source: Arc<dyn Source> = Arc::new(Synthetic::new(1000, 4));
+    let mut loader = loader(&source, Options { batch_size: Some(10), ..Options::default() }, 64 << 20);
+    let mut epoch = loader.epoch().unwrap();
+    let mut kept = Vec::new();
+    let error = loop {
+        match epoch.next().unwrap() {
+            Ok(batch) => kept.push(batch),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("held by the consumer") && kept.len() >= 2, "{error}");
+    let seen = kept.len();
+    kept.clear();
+    assert_eq!(epoch.count() + seen, 100);
+}
+
+#[test]
+fn leaving_at_any_moment_frees_everything() {
+    let source = open(pictures("leave", 60, Form::Tar).to_str().unwrap(), false).unwrap();
+    for batches in 0..6 {
+        let budget = Budget::new(32 << 20);
+        let fields = vec![options(8).fields.remove(1)];
+        let mut loader = Loader::new(Arc::clone(&source), Options { fields, ..options(8) }, budget.clone()).unwrap();
+        let kept: Vec<_> = loader.epoch().unwrap().take(batches.min(1)).collect();
+        drop(loader.epoch().unwrap().take(batches).collect::<Vec<_>>());
+        assert!(kept.iter().all(Result::is_ok));
+        drop((kept, loader));
+        budget.trim();
+        assert_eq!(budget.usage().charged_bytes, 0, "after {batches} batches");
+    }
+}
+
+#[test]
+fn budgets_and_options_that_cannot_work_say_why() {
+    let source = open(pictures("small", 20, Form::Tar).to_str().unwrap(), false).unwrap();
+    let fields = vec![options(8).fields.remove(1)];
+    let with = |change: &dyn Fn(&mut Options), budget| {
+        let mut options = Options { fields: fields.clone(), ..options(8) };
+        change(&mut options);
+        Loader::new(Arc::clone(&source), options, Budget::new(budget)).unwrap_err().to_string()
+    };
+    for (error, words) in [
+        (with(&|_| (), 100_000), ["too small", "raise memory"]),
+        (with(&|o| o.batch_size = Some(3), 64 << 20), ["batch_size", "not both"]),
+        (with(&|o| (o.rank, o.world_size) = (2, 2), 64 << 20), ["rank 2", "world_size 2"]),
+        (with(&|o| o.fields = vec![("nope".into(), FieldSpec::Int)], 64 << 20), ["nope", "jpg, cls"]),
+    ] {
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+    }
+}
+
+#[test]
+fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
+    let dir = pictures("bomb", 30, Form::Folder);
+    let mut bomb = fs::read(fs::read_dir(dir.join("class_000")).unwrap().next().unwrap().unwrap().path()).unwrap();
+    let at = bomb.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    bomb[at + 5..at + 9].copy_from_slice(&[0xC3, 0x50, 0xC3, 0x50]);
+    fs::write(dir.join("class_000/zz.jpg"), bomb).unwrap();
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let fields = vec![options(8).fields.remove(0)];
+    let make = |on_error| {
+        Loader::new(Arc::clone(&source), Options { fields: fields.clone(), on_error, ..options(8) }, Budget::new(64 << 20))
+    };
+    let error = make(OnError::Raise).unwrap_err().to_string();
+    assert!(error.contains("zz.jpg") && error.contains("50000 × 50000"), "{error}");
+    let mut skipping = make(OnError::Skip).unwrap();
+    assert_eq!(epoch(&mut skipping).len(), 30);
+    assert!(skipping.budget().usage().peak_bytes <= 64 << 20);
+}
+
+#[test]
+fn a_file_that_changes_is_named() {
+    let dir = pictures("change", 12, Form::Tar);
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let shard = dir.join("shard-00000.tar");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    let error = epoch_error(&mut loader(&source, options(4), 64 << 20));
+    assert!(error.contains("shard-00000.tar") && error.contains("truncated"), "{error}");
+    let error = open(dir.to_str().unwrap(), false).unwrap_err().to_string();
+    assert!(error.contains("shard-00000.tar") && error.contains("truncated"), "{error}");
+}
+
+fn epoch_error(loader: &mut Loader) -> String {
+    loader.epoch().unwrap().find_map(Result::err).unwrap().to_string()
+}
+
+#[test]
+fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
+    use tidegate::pack::{Format, Limits, pack};
+    let source = open(pictures("pack", 50, Form::Folder).to_str().unwrap(), false).unwrap();
+    let expected = epoch(&mut loader(&source, options(8), 64 << 20));
+    for (format, name) in [(Format::Mds, "packed-mds"), (Format::Tar, "packed-tar")] {
+        let out = folder(name);
+        let limits = Limits { bytes: 40_000, samples: u64::MAX };
+        let packed = pack(&*source, &out, format, limits, &|_| ()).unwrap();
+        assert!(packed.shards > 3 && packed.kept == 0, "{packed:?}");
+        let again = open(out.to_str().unwrap(), false).unwrap();
+        // Names of fields differ between containers; pictures and labels do not.
+        let mut other = options(8);
+        other.fields.truncate(2);
+        let found = epoch(&mut loader(&again, other, 64 << 20));
+        assert!(found == expected, "{format:?}");
+    }
+}

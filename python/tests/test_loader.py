@@ -1,0 +1,388 @@
+"""The loader as a user meets it: batches, fields, state, errors, threads."""
+
+import gc
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+import tidegate as tg
+
+MEMORY = "64MiB"
+
+
+def budget():
+    return tg.Budget(MEMORY)
+
+
+def epoch(loader, field):
+    return [(int(id), np.array(row)) for batch in loader for id, row in zip(batch.ids, batch[field], strict=True)]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(x[0] == y[0] and np.array_equal(x[1], y[1]) for x, y in zip(a, b, strict=True))
+
+
+def test_a_folder_gives_images_and_labels(folder):
+    source = tg.open(folder)
+    assert source.schema == {"image": "image", "label": "int"}
+    assert source.stats["classes"] == ["cat", "dog"]
+    loader = tg.Loader(source, batch_size=16, memory=budget(), fields={"image": tg.Image(32)})
+    batches = list(loader)
+    assert [b["image"].shape for b in batches] == [(16, 3, 32, 32), (16, 3, 32, 32), (8, 3, 32, 32)]
+    labels = np.concatenate([b["label"] for b in batches])
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0] * 20 + [1] * 20
+    assert batches[0]["image"].flags.writeable
+    assert batches[0]["image"].ctypes.data % 64 == 0
+
+
+def test_every_field_of_a_tar(shards):
+    fields = {
+        "jpg": tg.Image(24, layout="HWC"),
+        "seg.png": tg.Mask("jpg"),
+        "cls": tg.Int(),
+        "npy": tg.Array("float32", (2, 3)),
+    }
+    loader = tg.Loader(shards, batch_size=10, memory=budget(), fields=fields, ids=True)
+    batch = next(iter(loader))
+    assert batch["jpg"].shape == (10, 24, 24, 3)
+    assert batch["seg.png"].shape == (10, 24, 24)
+    assert batch["cls"].tolist() == [i % 5 for i in range(10)]
+    assert batch["npy"][7].tolist() == [[7.0] * 3] * 2
+    assert batch["txt"][3] == "sample 3 é"
+    assert [json.loads(text)["i"] for text in batch["json"]] == list(range(10))
+    assert batch["ids"].tolist() == list(range(10))
+    assert tg.open(shards).key(3).startswith("longlong")
+
+
+def test_masks_share_the_geometry_of_their_image(tmp_path):
+    # The image is its own mask: wherever the crop falls and whether it is mirrored, both show the same place.
+    from PIL import Image
+
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        for i in range(20):
+            ramp = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
+            for name, image in (("png", Image.fromarray(ramp).convert("RGB")), ("mask.png", Image.fromarray(ramp))):
+                data = io.BytesIO()
+                image.save(data, "PNG")
+                info = tarfile.TarInfo(f"{i}.{name}")
+                info.size = len(data.getvalue())
+                tar.addfile(info, io.BytesIO(data.getvalue()))
+    fields = {"png": tg.Image(32, crop="random", flip=True, layout="HWC"), "mask.png": tg.Mask("png")}
+    for batch in tg.Loader(tmp_path, batch_size=20, memory=budget(), fields=fields, seed=3):
+        far = np.abs(batch["png"][..., 0].astype(int) - batch["mask.png"])
+        assert far.max() <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_floats_are_normalized(folder, dtype):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain = next(iter(tg.Loader(folder, batch_size=8, memory=budget(), fields={"image": tg.Image(32)})))
+    spec = tg.Image(32, dtype=dtype, mean=mean, std=std)
+    batch = next(iter(tg.Loader(folder, batch_size=8, memory=budget(), fields={"image": spec})))
+    assert batch["image"].dtype.name == dtype
+    shaped = [np.array(x, np.float32)[:, None, None] for x in (mean, std)]
+    expected = (plain["image"] / np.float32(255) - shaped[0]) / shaped[1]
+    tolerance = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+    assert np.abs(batch["image"].astype(np.float32) - expected).max() < tolerance
+
+
+def test_pictures_of_many_sizes_are_ragged(folder):
+    batch = next(iter(tg.Loader(folder, batch_size=4, memory=budget(), fields=["image"])))
+    assert isinstance(batch["image"], tg.Ragged)
+    assert batch["image"][0].shape == (80, 96, 3)
+
+
+def test_the_epoch_does_not_depend_on_workers_or_memory(folder):
+    spec = {"image": tg.Image(32, crop="random", flip=True, jitter={"brightness": 0.4, "hue": 0.1})}
+
+    def run(workers, memory):
+        loader = tg.Loader(
+            folder, batch_size=8, memory=tg.Budget(memory), fields=spec, shuffle=True, seed=2, workers=workers
+        )
+        return epoch(loader, "image")
+
+    first = run(1, "8MiB")
+    assert all(same(first, run(w, m)) for w, m in [(2, "64MiB"), (5, "9MiB")])
+
+
+def test_vector_instructions_change_nothing(folder):
+    code = f"""
+        import hashlib, tidegate as tg
+        spec = {{"image": tg.Image(32, crop="random", flip=True, dtype="float32")}}
+        h = hashlib.sha256()
+        for batch in tg.Loader({str(folder)!r}, batch_size=8, memory="64MiB", fields=spec, shuffle=True):
+            h.update(batch["image"].tobytes())
+        print(h.hexdigest())
+    """
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "TIDEGATE_SIMD": simd},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for simd in ("on", "off")
+    }
+    assert len(hashes) == 1
+
+
+def test_state_goes_on_in_another_loader(folder):
+    spec = {"image": tg.Image(16, crop="random")}
+    options = {"memory": budget(), "fields": spec, "shuffle": True}
+    whole = epoch(tg.Loader(folder, global_batch_size=8, seed=4, **options), "image")
+    loader = tg.Loader(folder, global_batch_size=8, seed=4, **options)
+    seen = []
+    for i, batch in enumerate(loader):
+        seen += [(int(id), np.array(row)) for id, row in zip(batch.ids, batch["image"], strict=True)]
+        if i == 1:
+            break
+    text = json.dumps(loader.state_dict())
+    assert len(text) <= 1024
+    other = tg.Loader(folder, global_batch_size=5, seed=0, workers=3, **options)
+    other.load_state_dict(json.loads(text))
+    assert same(seen + epoch(other, "image"), whole)
+    with pytest.raises(tg.StateError, match="other data"):
+        tg.Loader(tg.synthetic(40, 4), batch_size=8, memory=budget()).load_state_dict(json.loads(text))
+
+
+def test_epochs_follow_one_another_and_can_be_set():
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=50, memory=budget(), shuffle=True, seed=1)
+    ids = [np.concatenate([b["id"] for b in loader]).tolist() for _ in range(3)]
+    assert ids[0] != ids[1] != ids[2]
+    loader.set_epoch(1)
+    assert np.concatenate([b["id"] for b in loader]).tolist() == ids[1]
+
+
+def test_a_full_shuffle_of_a_compressed_tar_is_refused_with_the_fix(shards, tmp_path):
+    import gzip
+
+    packed = tmp_path / "s-0.tar.gz"
+    packed.write_bytes(gzip.compress((shards / "s-0.tar").read_bytes()))
+    with pytest.raises(tg.ConfigError, match="tidegate pack"):
+        tg.Loader(packed, batch_size=4, memory=budget(), fields=["txt"], shuffle=True)
+    batches = list(tg.Loader(packed, batch_size=4, memory=budget(), fields=["txt"]))
+    assert [text for b in batches for text in b["txt"]] == [f"sample {i} é" for i in range(15)]
+
+
+def test_keeping_batches_ends_in_an_error_not_a_hang():
+    loader = tg.Loader(tg.synthetic(1000, 8), batch_size=10, memory=budget(), fields=["id"])
+    kept = []
+    with pytest.raises(tg.HeldError, match="held by the consumer"):
+        for batch in loader:
+            kept.append(batch)  # noqa: PERF402
+    assert len(kept) >= 2
+    assert isinstance(tg.HeldError(), MemoryError)
+
+
+def test_a_view_keeps_its_batch_and_nothing_else_does():
+    shared = budget()
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory=shared, fields=["id"])
+    iterator = iter(loader)
+    view = next(iterator)["id"][3:5]
+    del iterator
+    loader.close()
+    assert view.tolist() == [3, 4]
+    assert shared.accounts()["batch"] > 0
+    del view
+    gc.collect()
+    assert shared.accounts()["batch"] == 0
+
+
+def test_one_budget_for_two_loaders(folder):
+    shared = tg.Budget("64MiB")
+    spec = {"image": tg.Image(32)}
+    train = tg.Loader(folder, batch_size=8, memory=shared, fields=spec, shuffle=True)
+    val = tg.Loader(folder, batch_size=8, memory=shared, fields=spec)
+    for a, b in zip(train, val, strict=True):
+        assert len(a["image"]) == len(b["image"])
+    assert shared.peak_bytes <= shared.cap_bytes
+
+
+def test_errors_have_figures_places_and_fixes(folder, tmp_path):
+    with pytest.raises(tg.BudgetError, match="at least .* MiB"):
+        tg.Loader(folder, batch_size=4096, memory="1MiB", fields={"image": tg.Image(224)})
+    with pytest.raises(tg.ConfigError, match="no field 'nope'"):
+        tg.Loader(folder, batch_size=4, memory=budget(), fields=["nope"])
+    with pytest.raises(tg.ConfigError, match="parsecs"):
+        tg.Loader(folder, batch_size=4, memory="2 parsecs")
+    with pytest.raises(tg.DataError, match="no images here"):
+        (tmp_path / "empty").mkdir()
+        tg.open(tmp_path / "empty")
+    bad = tmp_path / "bad" / "x"
+    bad.mkdir(parents=True)
+    (bad / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    with pytest.raises(tg.SampleError, match=r"x/1\.jpg") as caught:
+        list(tg.Loader(tmp_path / "bad", batch_size=1, memory=budget(), fields={"image": tg.Image(8)}))
+    assert (caught.value.id, caught.value.shard) == (0, "x/1.jpg")
+
+
+def test_batch_transform_runs_off_the_main_thread(folder):
+    threads = set()
+
+    def double(batch):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return batch["label"] * 2
+
+    loader = tg.Loader(folder, batch_size=8, memory=budget(), fields={"image": tg.Image(8)}, batch_transform=double)
+    assert np.concatenate(list(loader)).tolist() == [0] * 20 + [2] * 20
+    assert threads == {False}
+
+    def fail(batch):
+        raise KeyError("mine")
+
+    loader = tg.Loader(folder, batch_size=8, memory=budget(), fields={"image": tg.Image(8)}, batch_transform=fail)
+    with pytest.raises(KeyError, match="mine"):
+        next(iter(loader))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_after_a_fork_the_loader_says_so():
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory=budget())
+    iterator = iter(loader)
+    next(iterator)
+    child = os.fork()
+    if child == 0:
+        try:
+            iter(loader)
+        except tg.Error as error:
+            os._exit(0 if "fork" in str(error) else 2)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert next(iterator).rows == 10
+
+
+def test_ctrl_c_works_at_once(tmp_path):
+    code = """
+        import time, threading, os, signal
+        import tidegate as tg
+        gate = threading.Event()
+        def stuck(batch):
+            gate.wait(20)
+        loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory="16MiB", batch_transform=stuck)
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        try:
+            threading.Timer(1.5, gate.set).start()
+            next(iter(loader))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
+    assert "interrupted" in done.stdout, done.stderr
+
+
+def test_the_watchdog_names_who_waits():
+    gate = threading.Event()
+    loader = tg.Loader(
+        tg.synthetic(100, 8), batch_size=10, memory=budget(), batch_transform=lambda b: gate.wait(20), stall_seconds=0.3
+    )
+    threading.Timer(1.0, gate.set).start()
+    with pytest.raises(tg.StalledError, match="no progress for"):
+        next(iter(loader))
+
+
+def test_ranks_partition_the_epoch():
+    def ids(rank, world):
+        loader = tg.Loader(
+            tg.synthetic(53, 8), global_batch_size=8, memory=budget(), shuffle=True, rank=rank, world_size=world
+        )
+        return [b["id"][b.mask].tolist() for b in loader]
+
+    whole = ids(0, 1)
+    parts = [ids(rank, 3) for rank in range(3)]
+    assert [sum((p[i] for p in parts), []) for i in range(len(whole))] == whole
+
+
+def test_sources_are_looked_at_divided_and_filtered(shards, folder):
+    source = tg.open(shards)
+    assert len(source) == 30
+    assert source[4]["txt"] == "sample 4 é"
+    assert source[-1]["cls"] == 4
+    with pytest.raises(IndexError):
+        source[30]
+    parts = source.split({"train": 0.8, "val": 0.2}, seed=1)
+    assert [len(p) for p in parts.values()] == [24, 6]
+    assert len(source.filter("cls", lambda c: c == 0)) == 6
+    assert source.select([7, 3])[0]["txt"] == "sample 7 é"
+    assert source.fingerprint == tg.open(shards).fingerprint
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
+    """200 times: a run is killed, another one goes on from its last state under other workers, memory and ranks."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import hashlib, json, os, random, sys
+            import tidegate as tg
+            folder, log, state = sys.argv[1:]
+            rng = random.Random(os.getpid())
+            world = rng.choice([1, 2, 4])
+            loaders = [
+                tg.Loader(folder, global_batch_size=4, memory=tg.Budget(rng.choice(["8MiB", "16MiB", "64MiB"])),
+                          fields={"image": tg.Image(16, crop="random", flip=True)}, shuffle=True, seed=6,
+                          workers=rng.choice([1, 2, 3]), rank=rank, world_size=world)
+                for rank in range(world)
+            ]
+            if os.path.exists(state):
+                saved = json.load(open(state))
+                for loader in loaders:
+                    loader.load_state_dict(saved)
+            for batches in zip(*loaders):
+                out = []
+                for batch in batches:
+                    for id, row, real in zip(batch.ids, batch["image"], batch.mask):
+                        if real:
+                            out.append(f"{id} {hashlib.sha1(row.tobytes()).hexdigest()}")
+                now = loaders[0].state_dict()
+                with open(log, "a") as sink:
+                    sink.write(json.dumps([now["position"], out]) + "\\n")
+                with open(state + ".new", "w") as sink:
+                    json.dump(now, sink)
+                os.replace(state + ".new", state)
+            print("done")
+            """
+        )
+    )
+
+    def lines(log):
+        found = {}
+        for line in log.read_text().splitlines():
+            position, out = json.loads(line)
+            assert found.setdefault(position, out) == out
+        return [found[position] for position in sorted(found)]
+
+    def start(log, state):
+        return subprocess.Popen(
+            [sys.executable, str(script), str(folder), str(log), str(state)], stdout=subprocess.PIPE, text=True
+        )
+
+    whole = tmp_path / "whole"
+    assert "done" in start(whole, tmp_path / "whole.state").communicate()[0]
+    rng, kills = np.random.default_rng(0), 0
+    while kills < 200:
+        log, state = tmp_path / f"log{kills}", tmp_path / f"state{kills}"
+        log.touch()
+        while True:
+            process = start(log, state)
+            try:
+                process.communicate(timeout=float(rng.uniform(0.12, 0.4)))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                kills += 1
+                continue
+            break
+        assert lines(log) == lines(whole)

@@ -1,0 +1,100 @@
+"""Pixels beside Pillow's: whole pictures, crops, orientations, modes."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import encoded, picture
+from PIL import Image, ImageOps
+
+import tidegate as tg
+
+
+def decoded(tmp_path, files, spec):
+    """Encoded files through the loader, one batch."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for i, data in enumerate(files):
+            info = tarfile.TarInfo(f"{i:04}.img")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    loader = tg.Loader(tmp_path, batch_size=len(files), memory=tg.Budget("256MiB"), fields={"img": spec})
+    return next(iter(loader))["img"]
+
+
+def difference(ours, pillow):
+    far = np.abs(ours.astype(int) - np.asarray(pillow).astype(int))
+    return far.max(), far.mean()
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("PNG", "RGB", {}),
+        ("PNG", "L", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("PNG", "I;16", {}),
+        ("WEBP", "RGB", {"quality": 80}),
+        ("WEBP", "RGB", {"lossless": True}),
+    ],
+)
+def test_lossless_containers_equal_pillow(tmp_path, form, mode, options):
+    images = [picture(i, 50 + i, 41 + i) for i in range(6)]
+    if mode == "I;16":
+        images = [Image.fromarray(np.asarray(i.convert("L")).astype(np.uint16) * 3) for i in images]
+    else:
+        images = [i.convert(mode) for i in images]
+    files = [encoded(i, form, **options) for i in images]
+    for ours, data in zip(decoded(tmp_path, files, tg.Image()), files, strict=True):
+        assert difference(ours, Image.open(io.BytesIO(data)).convert("RGB"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "most", "mean"),
+    [
+        ("RGB", {"subsampling": 0}, 3, 0.2),
+        ("RGB", {"subsampling": 0, "progressive": True}, 3, 0.2),
+        ("L", {}, 2, 0.2),
+        ("CMYK", {}, 2, 0.2),
+        # The decoder's chroma interpolation differs from libjpeg-turbo's, most of all in the last column.
+        ("RGB", {"subsampling": 1}, 24, 0.5),
+        ("RGB", {"subsampling": 2}, 24, 0.6),
+    ],
+)
+def test_jpegs_are_close_to_pillow(tmp_path, mode, options, most, mean):
+    files = [encoded(picture(i, 60 + i, 45 + i, mode), quality=90, **options) for i in range(12)]
+    for ours, data in zip(decoded(tmp_path, files, tg.Image()), files, strict=True):
+        far = difference(ours, Image.open(io.BytesIO(data)).convert("RGB"))
+        assert far[0] <= most, far
+        assert far[1] <= mean, far
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    image = picture(orientation, 64, 40)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, quality=95, subsampling=0, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    (ours,) = decoded(tmp_path, [data], tg.Image())
+    assert difference(ours, upright)[0] <= 3
+    width, height = upright.size
+    (small,) = decoded(tmp_path, [data], tg.Image((height // 2, width // 2), layout="HWC"))
+    resized = upright.resize((width // 2, height // 2), Image.Resampling.BILINEAR)
+    assert difference(small, resized)[0] <= 3
+
+
+def test_resizing_is_pillows_antialiased_bilinear(tmp_path):
+    files = [encoded(picture(i, 90 + 7 * i, 120 - 5 * i), "PNG") for i in range(10)]
+    spec = tg.Image(48, crop="center", layout="HWC")
+    for ours, data in zip(decoded(tmp_path, files, spec), files, strict=True):
+        image = Image.open(io.BytesIO(data))
+        side = min(image.size)
+        x, y = (image.width - side) // 2, (image.height - side) // 2
+        expected = image.crop((x, y, x + side, y + side)).resize((48, 48), Image.Resampling.BILINEAR)
+        far = difference(ours, expected)
+        assert far[0] <= 2
+        assert far[1] <= 0.2
