@@ -34,9 +34,9 @@ install: $(VENV)/installed
 
 test-python: install
 	$(BIN)/ruff check python bench examples
-	$(BIN)/ruff format --check --line-length 110 python
-	cd python && ../$(BIN)/python -m mypy.stubtest tidegate._tidegate --ignore-missing-stub
-	cd python && ../$(BIN)/python -m pytest
+	$(BIN)/ruff format --check python bench examples
+	$(BIN)/python -m mypy.stubtest tidegate._tidegate
+	$(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
 test-memory: install
 	$(BIN)/python bench/memory.py
@@ -44,7 +44,7 @@ test-memory: install
 test-slow: install
 	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
 	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
-	cd python && ../$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024
 
 bench:

@@ -7,7 +7,9 @@ Memory: that of the peers; page cache is counted by the control group only.
 
 A peer that cannot be imported or fails is named with its reason.
 """
+
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -80,6 +82,7 @@ def child(peer, data, batch, workers, epochs):
     sys.path.insert(0, str(HERE))
     began = time.perf_counter()
     import loaders
+
     loader = getattr(loaders, f"{peer}_loader")(data, batch, workers)
     first, rates, count = None, [], 0
     for _ in range(epochs):
@@ -94,8 +97,20 @@ def child(peer, data, batch, workers, epochs):
 
 def run(peer, data, batch, workers, epochs):
     folder = group()
-    command = [sys.executable, __file__, "--child", peer, "--data", str(data), "--batch", str(batch),
-               "--workers", str(workers), "--epochs", str(epochs)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        peer,
+        "--data",
+        str(data),
+        "--batch",
+        str(batch),
+        "--workers",
+        str(workers),
+        "--epochs",
+        str(epochs),
+    ]
 
     def enter():
         if folder:
@@ -125,18 +140,18 @@ def run(peer, data, batch, workers, epochs):
         result["failed"] = (err.strip().splitlines() or ["no output"])[-1][:200]
     if folder:
         time.sleep(0.2)
-        try:
+        with contextlib.suppress(OSError):
             folder.rmdir()
-        except OSError:
-            pass
     return result
 
 
 def shards(peer, data):
     out = data.parent / f"{data.name}-{peer}"
     if not out.exists():
-        code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import loaders\n" \
-               f"if __name__ == '__main__': loaders.make_shards({peer!r}, {str(data)!r}, {str(out)!r})"
+        code = (
+            f"import sys; sys.path.insert(0, {str(HERE)!r}); import loaders\n"
+            f"if __name__ == '__main__': loaders.make_shards({peer!r}, {str(data)!r}, {str(out)!r})"
+        )
         script = data.parent / f".make-{peer}.py"
         script.write_text(code)
         subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
@@ -145,7 +160,7 @@ def shards(peer, data):
 
 
 def table(name, runs, order):
-    print(f"\n{name}\n\n| loader | images/s | rounds | first batch, s | peak PSS MiB | cgroup peak MiB |\n|-|-|-|-|-|-|")
+    print(f"\n{name}\n\n| loader | images/s | rounds | first batch, s | PSS peak MiB | cgroup MiB |\n|-|-|-|-|-|-|")
     for peer in order:
         mine = [r for r in runs if r["peer"] == peer]
         good = [r for r in mine if "failed" not in r]
@@ -155,9 +170,11 @@ def table(name, runs, order):
         rates = [r["rates"][-1] for r in good]
         median = statistics.median
         cgroup = [r["cgroup_mib"] for r in good if r["cgroup_mib"]]
-        print(f"| {peer} | {median(rates):.0f} | {min(rates):.0f}–{max(rates):.0f} ({len(good)}) "
-              f"| {median(r['first_s'] for r in good):.2f} | {median(r['pss_mib'] for r in good):.0f} "
-              f"| {median(cgroup) if cgroup else 0:.0f} |")
+        print(
+            f"| {peer} | {median(rates):.0f} | {min(rates):.0f}–{max(rates):.0f} ({len(good)}) "
+            f"| {median(r['first_s'] for r in good):.2f} | {median(r['pss_mib'] for r in good):.0f} "
+            f"| {median(cgroup) if cgroup else 0:.0f} |"
+        )
 
 
 def main():
@@ -187,9 +204,15 @@ def main():
     given.out.mkdir(parents=True, exist_ok=True)
     raw = given.out / f"peers-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     with raw.open("w") as sink:
-        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                   "kernel": platform.release(), "python": platform.python_version(), "data": data.name,
-                   "batch": given.batch, "workers": given.workers}
+        machine = {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "data": data.name,
+            "batch": given.batch,
+            "workers": given.workers,
+        }
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 machine["cpu"] = line.split(":")[1].strip()

@@ -47,8 +47,8 @@ class Ragged:
 class Batch(dict[str, Any]):
     """One batch: {field: array}, writable, yours alone, without a copy.
 
-    `ids` are the samples' ids, `mask` is False for rows that only pad the batch. The memory goes back to the loader when
-    the last array of the batch is gone; batches that you keep stay charged to the budget.
+    `ids` are the samples' ids, `mask` is False for rows that only pad the batch. The memory goes back to the loader
+    when the last array of the batch is gone; batches that you keep stay charged to the budget.
     """
 
     __slots__ = ("epoch", "ids", "index", "mask", "rows")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +17,16 @@ from tidegate.source import Source
 from tidegate.source import open as open_source
 
 __all__ = ["Loader", "Report"]
+
+
+_open: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End every epoch in progress: no thread may call Python once the interpreter is gone."""
+    for loader in list(_open):
+        loader.close()
 
 
 class Report(dict[str, Any]):
@@ -118,6 +130,7 @@ class Loader:
         self._check_process()
         self.close()
         epoch = self._epoch = self._inner.epoch()
+        _open.add(self)
         return self._batches(epoch)
 
     def _batches(self, epoch: _tidegate.Epoch) -> Iterator[Any]:

@@ -26,7 +26,9 @@ fn acquire(threads: u64) -> f64 {
             for _ in 0..threads {
                 s.spawn(|| {
                     for _ in 0..N {
-                        drop(black_box(budget.try_acquire(Account::Scratch, 4096, Priority::Prefetch).unwrap()));
+                        drop(black_box(
+                            budget.try_acquire(Account::Scratch, 4096, Priority::Prefetch).unwrap(),
+                        ));
                     }
                 });
             }
@@ -118,7 +120,11 @@ fn main() {
     let (shared, padded) = false_sharing();
     println!("{{\"counter_shared_line_ns\": {shared:.2}, \"counter_padded_ns\": {padded:.2}}}");
     let (utilization, resident) = churn(Draw::mixed);
-    println!("{{\"sizes\": \"mixed\", \"utilization\": {utilization:.3}, \"peak_rss_of_budget\": {resident:.4}}}");
+    println!(
+        "{{\"sizes\": \"mixed\", \"utilization\": {utilization:.3}, \"peak_rss_of_budget\": {resident:.4}}}"
+    );
     let (utilization, resident) = churn(Draw::fixed);
-    println!("{{\"sizes\": \"fixed\", \"utilization\": {utilization:.3}, \"peak_rss_of_budget\": {resident:.4}}}");
+    println!(
+        "{{\"sizes\": \"fixed\", \"utilization\": {utilization:.3}, \"peak_rss_of_budget\": {resident:.4}}}"
+    );
 }

@@ -38,7 +38,8 @@ fn main() {
     let layout = Layout::new(&schema, &[("image".into(), FieldSpec::Image(spec))], true).unwrap();
     let column = &layout.columns[0];
     let most = headers.iter().map(|h| scratch_bytes(column, h)).max().unwrap();
-    let (mut scratch, mut row, mut tools) = (vec![0; most as usize], vec![0; column.row_bytes()], Tools::default());
+    let (mut scratch, mut row, mut tools) =
+        (vec![0; most as usize], vec![0; column.row_bytes()], Tools::default());
     let whole = rate(files.len(), |i| {
         let h = &headers[i];
         let region = Region { x: 0, y: 0, width: h.width, height: h.height };

@@ -1,7 +1,7 @@
 //! Every parser under mutated input: no panic, no endless work, no allocation beyond what its header bounds.
 //!
 //! A second a parser in `make test`, a minute in `make test-slow` (`TIDEGATE_FUZZ_SECONDS`); inputs follow from a fixed seed.
-#![expect(unsafe_code, reason = "an allocator that counts")]
+#![expect(unsafe_code, clippy::unwrap_used, clippy::print_stdout, reason = "a test, with an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -91,7 +91,8 @@ fn mutate(input: &mut Vec<u8>, stream: &mut Stream) {
 }
 
 fn jpeg(width: u16, height: u16, progressive: bool, sampling: jpeg_encoder::SamplingFactor) -> Vec<u8> {
-    let pixels: Vec<u8> = (0..usize::from(width) * usize::from(height) * 3).map(|i| (i * 37 % 251) as u8).collect();
+    let pixels: Vec<u8> =
+        (0..usize::from(width) * usize::from(height) * 3).map(|i| (i * 37 % 251) as u8).collect();
     let mut bytes = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut bytes, 80);
     encoder.set_progressive(progressive);
@@ -203,7 +204,8 @@ fn data_sets() {
     use tidegate_data::source::{SourceExt, open};
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let shard = {
-        let config = br#"{"column_encodings":["int","str"],"column_names":["a","b"],"column_sizes":[8,null]}"#;
+        let config =
+            br#"{"column_encodings":["int","str"],"column_names":["a","b"],"column_sizes":[8,null]}"#;
         let mut bytes = 2u32.to_le_bytes().to_vec();
         let base = 16 + config.len() as u32;
         for end in [base, base + 14, base + 28] {

@@ -93,16 +93,18 @@ fn picture(stream: &mut Stream, hue: f64, width: usize, height: usize) -> Vec<u8
     let angle = (hue * std::f64::consts::PI) as f32;
     let (dx, dy) = (angle.cos() * 0.35, angle.sin() * 0.35);
     let grain = stream.between(3.0, 13.0) as f32;
-    let (cb, cr) = ((hue * 6.283).cos() as f32 * 42.0, (hue * 6.283).sin() as f32 * 42.0);
+    let turn = hue * std::f64::consts::TAU;
+    let (cb, cr) = (turn.cos() as f32 * 42.0, turn.sin() as f32 * 42.0);
     let mut rgb = Vec::with_capacity(width * height * 3);
     let mut noise = 0x9E37_79B9u32 ^ stream.word();
-    for i in 0..width * height {
+    let [luma, blue, red] = &planes;
+    for (i, ((&y, &b), &r)) in luma.iter().zip(blue).zip(red).enumerate() {
         noise ^= noise << 13;
         noise ^= noise >> 17;
         noise ^= noise << 5;
         let stripe = ((i % width) as f32 * dx + (i / width) as f32 * dy).sin() * 9.0;
-        let y = 124.0 + planes[0][i] + stripe + (noise as f32 / u32::MAX as f32 - 0.5) * 2.0 * grain;
-        let (b, r) = (planes[1][i] + cb, planes[2][i] + cr);
+        let y = 124.0 + y + stripe + (noise as f32 / u32::MAX as f32 - 0.5) * 2.0 * grain;
+        let (b, r) = (b + cb, r + cr);
         for value in [y + 1.402 * r, y - 0.344 * b - 0.714 * r, y + 1.772 * b] {
             rgb.push(value.clamp(0.0, 255.0) as u8);
         }

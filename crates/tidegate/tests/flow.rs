@@ -1,11 +1,15 @@
 //! The flow end to end: the same samples whatever the workers, budget, ranks and interruptions; failures by policy.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate::synth::{self, Form, Recipe};
-use tidegate::{Batch, Budget, FieldSpec, ImageSpec, Loader, OnError, Options, Remainder, Shuffle, Source, State, open};
+use tidegate::{
+    Batch, Budget, FieldSpec, ImageSpec, Loader, OnError, Options, Remainder, Shuffle, Source, State, open,
+};
 use tidegate_data::batch::Crop;
 use tidegate_data::source::Synthetic;
 
@@ -30,7 +34,10 @@ fn options(batch: u64) -> Options {
     let image = ImageSpec { size: Some((32, 32)), crop: Crop::Random, flip: 0.5, ..ImageSpec::default() };
     Options {
         global_batch_size: Some(batch),
-        fields: vec![("image".into(), FieldSpec::Image(image.clone())), ("jpg".into(), FieldSpec::Image(image))],
+        fields: vec![
+            ("image".into(), FieldSpec::Image(image.clone())),
+            ("jpg".into(), FieldSpec::Image(image)),
+        ],
         shuffle: Shuffle::Full,
         seed: 5,
         ..Options::default()
@@ -75,7 +82,10 @@ fn the_same_epoch_for_every_form_worker_count_and_budget() {
     assert_eq!(ids, (0..83).collect::<Vec<_>>(), "every sample once");
     for (workers, budget) in [(1, 8 << 20), (2, 10 << 20), (4, 32 << 20), (8, 256 << 20)] {
         let options = Options { workers: Some(workers), ..options(16) };
-        assert!(epoch(&mut loader(&source, options, budget)) == expected, "{workers} workers, {budget} bytes");
+        assert!(
+            epoch(&mut loader(&source, options, budget)) == expected,
+            "{workers} workers, {budget} bytes"
+        );
     }
 }
 
@@ -87,7 +97,8 @@ fn ranks_put_together_give_the_global_order() {
         for remainder in [Remainder::Pad, Remainder::Uneven] {
             let mut ranks: Vec<_> = (0..world)
                 .map(|rank| {
-                    let options = Options { rank, world_size: world, remainder: Some(remainder), ..options(12) };
+                    let options =
+                        Options { rank, world_size: world, remainder: Some(remainder), ..options(12) };
                     loader(&source, options, 64 << 20)
                 })
                 .collect();
@@ -144,7 +155,8 @@ fn a_seek_costs_nothing_at_a_thousand_million() {
 /// A folder with one picture cut in the middle, one empty, one that is no picture.
 fn damaged(name: &str) -> Arc<dyn Source> {
     let dir = pictures(name, 40, Form::Folder);
-    let mut files: Vec<PathBuf> = fs::read_dir(dir.join("class_000")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir.join("class_000")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let whole = fs::read(&files[0]).unwrap();
     fs::write(&files[0], &whole[..whole.len() / 2]).unwrap();
@@ -219,7 +231,8 @@ fn leaving_at_any_moment_frees_everything() {
     for batches in 0..6 {
         let budget = Budget::new(32 << 20);
         let fields = vec![options(8).fields.remove(1)];
-        let mut loader = Loader::new(Arc::clone(&source), Options { fields, ..options(8) }, budget.clone()).unwrap();
+        let mut loader =
+            Loader::new(Arc::clone(&source), Options { fields, ..options(8) }, budget.clone()).unwrap();
         let kept: Vec<_> = loader.epoch().unwrap().take(batches.min(1)).collect();
         drop(loader.epoch().unwrap().take(batches).collect::<Vec<_>>());
         assert!(kept.iter().all(Result::is_ok));
@@ -251,14 +264,19 @@ fn budgets_and_options_that_cannot_work_say_why() {
 #[test]
 fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
     let dir = pictures("bomb", 30, Form::Folder);
-    let mut bomb = fs::read(fs::read_dir(dir.join("class_000")).unwrap().next().unwrap().unwrap().path()).unwrap();
+    let mut bomb =
+        fs::read(fs::read_dir(dir.join("class_000")).unwrap().next().unwrap().unwrap().path()).unwrap();
     let at = bomb.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
     bomb[at + 5..at + 9].copy_from_slice(&[0xC3, 0x50, 0xC3, 0x50]);
     fs::write(dir.join("class_000/zz.jpg"), bomb).unwrap();
     let source = open(dir.to_str().unwrap(), false).unwrap();
     let fields = vec![options(8).fields.remove(0)];
     let make = |on_error| {
-        Loader::new(Arc::clone(&source), Options { fields: fields.clone(), on_error, ..options(8) }, Budget::new(64 << 20))
+        Loader::new(
+            Arc::clone(&source),
+            Options { fields: fields.clone(), on_error, ..options(8) },
+            Budget::new(64 << 20),
+        )
     };
     let error = make(OnError::Raise).unwrap_err().to_string();
     assert!(error.contains("zz.jpg") && error.contains("50000 × 50000"), "{error}");

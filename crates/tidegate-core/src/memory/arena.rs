@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::ledger::{Grant, Ledger};
+use super::ledger::{Grant, LedgerRef};
 use super::region::Region;
 use super::{Account, PAGE_BYTES};
 use crate::Result;
@@ -106,12 +106,12 @@ struct State {
 /// Mapped memory in extents; see the head of this file.
 #[derive(Debug)]
 pub(super) struct Arena {
-    ledger: Arc<Ledger>,
+    ledger: LedgerRef,
     state: Mutex<State>,
 }
 
 impl Arena {
-    pub(super) fn new(ledger: Arc<Ledger>) -> Arc<Self> {
+    pub(super) fn new(ledger: LedgerRef) -> Arc<Self> {
         Arc::new(Self { ledger, state: Mutex::default() })
     }
 

@@ -4,14 +4,14 @@
 //! Memory: all of it; every byte that Tidegate holds is charged here first.
 
 use super::arena::{Arena, ArenaStats, Block};
-use super::ledger::{AccountUse, Grant, Ledger, Priority, Use};
+use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::{Account, size::Size};
 use crate::sync::{Arc, lock};
 use crate::{Error, Result};
 
 #[derive(Debug)]
 struct Inner {
-    ledger: Arc<Ledger>,
+    ledger: LedgerRef,
     arena: Arc<Arena>,
 }
 
@@ -38,8 +38,8 @@ impl Budget {
     /// A budget of `bytes`, apart from the process-wide one.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
-        let ledger = Ledger::new(bytes);
-        let arena = Arena::new(Arc::clone(&ledger));
+        let ledger = LedgerRef::new(bytes);
+        let arena = Arena::new(ledger.clone());
         Self(Arc::new(Inner { ledger, arena }))
     }
 

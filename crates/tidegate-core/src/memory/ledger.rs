@@ -12,7 +12,9 @@ use std::fmt;
 use crossbeam_utils::CachePadded;
 
 use super::Account;
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock};
+#[cfg(loom)]
+use crate::sync::Arc;
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::{Error, Result};
 
 /// Who goes first when bytes are short: the batch that the consumer waits for, then read-ahead, then caches.
@@ -34,8 +36,6 @@ pub struct AccountUse {
     pub held_bytes: u64,
     /// The most ever held at once.
     pub peak_bytes: u64,
-    /// Grants made so far.
-    pub grants: u64,
 }
 
 /// What the whole ledger holds.
@@ -55,7 +55,6 @@ pub struct Use {
 struct Cell {
     held: AtomicU64,
     peak: AtomicU64,
-    grants: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +73,7 @@ impl Queue {
 }
 
 /// Counts bytes against a cap; see the head of this file.
-pub struct Ledger {
+pub(super) struct Ledger {
     cap: u64,
     // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what sharing would cost.
     charged: CachePadded<AtomicU64>,
@@ -93,11 +92,27 @@ impl fmt::Debug for Ledger {
     }
 }
 
-impl Ledger {
+/// A handle on a ledger. Ledgers are few and about 2 KiB, and stay for the life of the process: a grant that counted
+/// references would pay two atomic operations more, which doubled its cost.
+#[derive(Debug, Clone)]
+pub(super) struct LedgerRef(#[cfg(loom)] Arc<Ledger>, #[cfg(not(loom))] &'static Ledger);
+
+impl std::ops::Deref for LedgerRef {
+    type Target = Ledger;
+    #[cfg(loom)]
+    fn deref(&self) -> &Ledger {
+        &self.0
+    }
+    #[cfg(not(loom))]
+    fn deref(&self) -> &Ledger {
+        self.0
+    }
+}
+
+impl LedgerRef {
     /// A ledger of `cap_bytes`.
-    #[must_use]
-    pub fn new(cap_bytes: u64) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(cap_bytes: u64) -> Self {
+        let ledger = Ledger {
             cap: cap_bytes,
             charged: CachePadded::new(AtomicU64::new(0)),
             peak: CachePadded::new(AtomicU64::new(0)),
@@ -106,18 +121,24 @@ impl Ledger {
             accounts: Account::ALL.iter().map(|_| CachePadded::new(Cell::default())).collect(),
             queue: Mutex::new(Queue::default()),
             freed: Condvar::new(),
-        })
+        };
+        #[cfg(loom)]
+        return Self(Arc::new(ledger));
+        #[cfg(not(loom))]
+        Self(Box::leak(Box::new(ledger)))
     }
+}
 
+impl Ledger {
     /// The cap in bytes.
     #[must_use]
-    pub fn cap_bytes(&self) -> u64 {
+    pub(super) fn cap_bytes(&self) -> u64 {
         self.cap
     }
 
     /// What is charged over all accounts, holes included.
     #[must_use]
-    pub fn usage(&self) -> Use {
+    pub(super) fn usage(&self) -> Use {
         Use {
             cap_bytes: self.cap,
             charged_bytes: self.charged.load(Ordering::Relaxed),
@@ -128,76 +149,12 @@ impl Ledger {
 
     /// What one account holds.
     #[must_use]
-    pub fn account(&self, account: Account) -> AccountUse {
+    pub(super) fn account(&self, account: Account) -> AccountUse {
         let cell = &self.accounts[account as usize];
         AccountUse {
             held_bytes: cell.held.load(Ordering::Relaxed),
             peak_bytes: cell.peak.load(Ordering::Relaxed),
-            grants: cell.grants.load(Ordering::Relaxed),
         }
-    }
-
-    /// Takes `bytes` if they are free and nobody of the same or a higher priority waits.
-    #[must_use]
-    pub fn try_take(self: &Arc<Self>, account: Account, bytes: u64, priority: Priority) -> Option<Grant> {
-        (self.top.load(Ordering::SeqCst) < priority as u64 && self.charge(bytes))
-            .then(|| self.grant(account, bytes))
-    }
-
-    /// Runs `attempt` until it succeeds, in the order of priority and arrival among all who wait.
-    ///
-    /// `attempt` may reclaim holes and charge; it is called without any lock of the ledger held.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] when the cap could never hold `bytes`; [`Error::Exhausted`] when `stop` is absent and the
-    /// first attempt fails, or as soon as it says that waiting is over.
-    pub fn obtain<T>(
-        self: &Arc<Self>,
-        account: Account,
-        bytes: u64,
-        priority: Priority,
-        attempt: impl Fn() -> Option<T>,
-        stop: Option<&dyn Fn() -> bool>,
-    ) -> Result<T> {
-        if bytes > self.cap {
-            return Err(self.too_large(account, bytes));
-        }
-        if self.top.load(Ordering::SeqCst) < priority as u64
-            && let Some(got) = attempt()
-        {
-            return Ok(got);
-        }
-        let Some(stop) = stop else { return Err(self.exhausted(account, bytes)) };
-        self.waits.fetch_add(1, Ordering::Relaxed);
-        let mut queue = lock(&self.queue);
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        queue.waiting.push((priority, ticket));
-        self.publish_top(&queue);
-        let outcome = loop {
-            if queue.first() == Some((priority, ticket)) {
-                let seen = queue.releases;
-                drop(queue);
-                let got = attempt();
-                queue = lock(&self.queue);
-                if let Some(got) = got {
-                    break Ok(got);
-                }
-                if queue.releases != seen {
-                    continue;
-                }
-            }
-            if stop() {
-                break Err(self.exhausted(account, bytes));
-            }
-            queue = self.park(queue);
-        };
-        queue.waiting.retain(|&(_, t)| t != ticket);
-        self.publish_top(&queue);
-        // The next in the queue may fit as well.
-        queue.releases += 1;
-        self.freed.notify_all();
-        outcome
     }
 
     #[cfg(not(loom))]
@@ -250,17 +207,6 @@ impl Ledger {
         }
     }
 
-    /// Writes charged bytes into an account: the second half of every grant.
-    pub(super) fn grant(self: &Arc<Self>, account: Account, bytes: u64) -> Grant {
-        let cell = &self.accounts[account as usize];
-        let held = cell.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if held > cell.peak.load(Ordering::Relaxed) {
-            cell.peak.fetch_max(held, Ordering::Relaxed);
-        }
-        cell.grants.fetch_add(1, Ordering::Relaxed);
-        Grant { ledger: Arc::clone(self), account, bytes, resident_after: false }
-    }
-
     fn too_large(&self, account: Account, bytes: u64) -> Error {
         Error::TooLarge {
             account,
@@ -284,7 +230,7 @@ impl Ledger {
 
     /// "batch 12.0 MiB, staging 4.0 MiB": the accounts that hold bytes, largest first.
     #[must_use]
-    pub fn holders(&self) -> String {
+    pub(super) fn holders(&self) -> String {
         let mut held: Vec<_> = Account::ALL.iter().map(|&a| (self.account(a).held_bytes, a)).collect();
         held.retain(|&(bytes, _)| bytes > 0);
         held.sort_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
@@ -294,10 +240,85 @@ impl Ledger {
     }
 }
 
+impl LedgerRef {
+    /// Takes `bytes` if they are free and nobody of the same or a higher priority waits.
+    #[cfg(test)]
+    pub(super) fn try_take(&self, account: Account, bytes: u64, priority: Priority) -> Option<Grant> {
+        (self.top.load(Ordering::SeqCst) < priority as u64 && self.charge(bytes))
+            .then(|| self.grant(account, bytes))
+    }
+
+    /// Runs `attempt` until it succeeds, in the order of priority and arrival among all who wait.
+    ///
+    /// `attempt` may reclaim holes and charge; it is called without any lock of the ledger held.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when the cap could never hold `bytes`; [`Error::Exhausted`] when `stop` is absent and the
+    /// first attempt fails, or as soon as it says that waiting is over.
+    pub(super) fn obtain<T>(
+        &self,
+        account: Account,
+        bytes: u64,
+        priority: Priority,
+        attempt: impl Fn() -> Option<T>,
+        stop: Option<&dyn Fn() -> bool>,
+    ) -> Result<T> {
+        if bytes > self.cap {
+            return Err(self.too_large(account, bytes));
+        }
+        if self.top.load(Ordering::SeqCst) < priority as u64
+            && let Some(got) = attempt()
+        {
+            return Ok(got);
+        }
+        let Some(stop) = stop else { return Err(self.exhausted(account, bytes)) };
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let mut queue = lock(&self.queue);
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
+        queue.waiting.push((priority, ticket));
+        self.publish_top(&queue);
+        let outcome = loop {
+            if queue.first() == Some((priority, ticket)) {
+                let seen = queue.releases;
+                drop(queue);
+                let got = attempt();
+                queue = lock(&self.queue);
+                if let Some(got) = got {
+                    break Ok(got);
+                }
+                if queue.releases != seen {
+                    continue;
+                }
+            }
+            if stop() {
+                break Err(self.exhausted(account, bytes));
+            }
+            queue = self.park(queue);
+        };
+        queue.waiting.retain(|&(_, t)| t != ticket);
+        self.publish_top(&queue);
+        // The next in the queue may fit as well.
+        queue.releases += 1;
+        self.freed.notify_all();
+        outcome
+    }
+
+    /// Writes charged bytes into an account: the second half of every grant.
+    pub(super) fn grant(&self, account: Account, bytes: u64) -> Grant {
+        let cell = &self.accounts[account as usize];
+        let held = cell.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if held > cell.peak.load(Ordering::Relaxed) {
+            cell.peak.fetch_max(held, Ordering::Relaxed);
+        }
+        Grant { ledger: self.clone(), account, bytes, resident_after: false }
+    }
+}
+
 /// Bytes that the ledger has reserved; dropping it gives them back.
 #[must_use = "dropping a grant gives its bytes back at once"]
 pub struct Grant {
-    ledger: Arc<Ledger>,
+    ledger: LedgerRef,
     account: Account,
     bytes: u64,
     /// The bytes stay charged after the drop, because their pages stay resident as a hole of the arena.
@@ -354,7 +375,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn take(
-        ledger: &Arc<Ledger>,
+        ledger: &LedgerRef,
         account: Account,
         bytes: u64,
         stop: Option<&dyn Fn() -> bool>,
@@ -365,7 +386,7 @@ mod tests {
 
     #[test]
     fn names_figures_and_fix_when_the_cap_is_too_small() {
-        let ledger = Ledger::new(1 << 20);
+        let ledger = LedgerRef::new(1 << 20);
         let error = take(&ledger, Account::Batch, 3 << 20, None).unwrap_err();
         let text = error.to_string();
         assert!(
@@ -376,10 +397,10 @@ mod tests {
 
     #[test]
     fn a_higher_priority_passes_the_queue_and_an_equal_one_does_not() {
-        let ledger = Ledger::new(100);
+        let ledger = LedgerRef::new(100);
         let most = ledger.try_take(Account::Staging, 90, Priority::Prefetch).unwrap();
         let waiter = {
-            let ledger = Arc::clone(&ledger);
+            let ledger = ledger.clone();
             std::thread::Builder::new()
                 .spawn(move || take(&ledger, Account::Staging, 50, Some(&|| false)))
                 .unwrap()
@@ -396,7 +417,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_when_told_to_stop() {
-        let ledger = Ledger::new(10);
+        let ledger = LedgerRef::new(10);
         let _all = ledger.try_take(Account::User, 10, Priority::Prefetch).unwrap();
         let error = take(&ledger, Account::Batch, 1, Some(&|| true)).unwrap_err();
         assert!(error.to_string().contains("user"), "{error}");
@@ -406,7 +427,7 @@ mod tests {
         /// The oracle is a plain sum over the live grants.
         #[test]
         fn equals_a_naive_sum(steps in prop::collection::vec((0usize..12, 0u64..400, any::<bool>()), 1..200)) {
-            let ledger = Ledger::new(1000);
+            let ledger = LedgerRef::new(1000);
             let mut live: Vec<Grant> = Vec::new();
             let (mut peak, mut peaks) = (0, [0u64; 12]);
             for (account, bytes, release) in steps {
@@ -444,10 +465,10 @@ mod loom_tests {
     #[test]
     fn loom_no_wakeup_is_lost() {
         loom::model(|| {
-            let ledger = Ledger::new(2);
+            let ledger = LedgerRef::new(2);
             let first = ledger.try_take(Account::Staging, 2, Priority::Prefetch);
             let other = {
-                let ledger = Arc::clone(&ledger);
+                let ledger = ledger.clone();
                 loom::thread::spawn(move || {
                     let attempt = || ledger.charge(2).then(|| ledger.grant(Account::Batch, 2));
                     let grant =
@@ -465,9 +486,9 @@ mod loom_tests {
     #[test]
     fn loom_the_cap_holds() {
         loom::model(|| {
-            let ledger = Ledger::new(3);
+            let ledger = LedgerRef::new(3);
             let other = {
-                let ledger = Arc::clone(&ledger);
+                let ledger = ledger.clone();
                 loom::thread::spawn(move || ledger.try_take(Account::Batch, 2, Priority::Prefetch).is_some())
             };
             let mine = ledger.try_take(Account::Batch, 2, Priority::Prefetch);

@@ -23,7 +23,7 @@ pub use account::Account;
 pub use arena::{ArenaStats, Block};
 pub use buddy::{Buddy, Staged};
 pub use budget::Budget;
-pub use ledger::{AccountUse, Grant, Ledger, Priority, Use};
+pub use ledger::{AccountUse, Grant, Priority, Use};
 pub use pieces::{Piece, Pieces};
 pub use slab::{Slab, SlabItem};
 

@@ -97,6 +97,7 @@ impl Tools {
     ///
     /// # Errors
     /// [`Error::Decode`] in words.
+    #[expect(clippy::too_many_arguments, reason = "the sample, what is wanted of it, and the memory for it")]
     pub fn fill(
         &mut self,
         layout: &Layout,

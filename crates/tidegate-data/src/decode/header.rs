@@ -91,7 +91,9 @@ impl ImageHeader {
         let area = wide.saturating_mul(high);
         match self.format {
             // Coefficients of a progressive file; else a few rows of blocks, upsampled.
-            Format::Jpeg if self.progressive => area.saturating_mul(2 * n).saturating_add(220 * n * wide + (128 << 10)),
+            Format::Jpeg if self.progressive => {
+                area.saturating_mul(2 * n).saturating_add(220 * n * wide + (128 << 10))
+            }
             Format::Jpeg => 220 * n * wide + (128 << 10),
             Format::Png => {
                 let row = w * n * u64::from(self.bits).div_ceil(8) + 1;
@@ -173,12 +175,15 @@ pub fn of(bytes: &[u8]) -> Result<ImageHeader> {
     }
 }
 
-/// (path, (size, header)) of each file below `root`, read by a few threads: opening files is what takes time.
+/// A file below a folder: its path, its size, and what it is if it is an image.
+pub(crate) type Probed = (String, u64, Option<ImageHeader>);
+
+/// Each file below `root`, read by a few threads: opening files is what takes time.
 ///
 /// # Errors
 /// When a file cannot be opened.
-pub(crate) fn of_files(root: &Path, files: &[String]) -> Result<Vec<(String, (u64, Option<ImageHeader>))>> {
-    let one = |file: &String| -> Result<(String, (u64, Option<ImageHeader>))> {
+pub(crate) fn of_files(root: &Path, files: &[String]) -> Result<Vec<Probed>> {
+    let one = |file: &String| -> Result<Probed> {
         let path = root.join(file);
         let size = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
         let header = probe_with(size, &mut |len| {
@@ -186,7 +191,7 @@ pub(crate) fn of_files(root: &Path, files: &[String]) -> Result<Vec<(String, (u6
             let got = read_file(&path, 0, len, ReadMode::Drop, &mut staging).ok()?;
             Some(staging[got].to_vec())
         });
-        Ok((file.clone(), (size, header)))
+        Ok((file.clone(), size, header))
     };
     let threads = std::thread::available_parallelism().map_or(4, |n| n.get() * 2).min(16);
     let part = files.len().div_ceil(threads).max(256);

@@ -167,6 +167,8 @@ pub struct Pipeline {
     next: u64,
     batches: u64,
     failures: Vec<Failure>,
+    /// The process that has the threads: after a fork they exist in the parent only.
+    process: u32,
 }
 
 impl Pipeline {
@@ -206,7 +208,8 @@ impl Pipeline {
             config,
         });
         let feed = Arc::new(Mutex::new(Feed::new(epoch)));
-        let mut pipeline = Self { shared, threads: Vec::new(), next: 0, batches, failures };
+        let process = std::process::id();
+        let mut pipeline = Self { shared, threads: Vec::new(), next: 0, batches, failures, process };
         for i in 0..readers {
             let (shared, feed) = (Arc::clone(&pipeline.shared), Arc::clone(&feed));
             pipeline.spawn(format!("tg-read-{i}"), move || feed::run(&shared, &feed, i))?;
@@ -311,6 +314,10 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // Nobody here could join the threads, or release a lock that one of them held at the fork.
+            return self.threads.clear();
+        }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.ring.close();
         for thread in self.threads.drain(..) {

@@ -18,7 +18,7 @@ use crate::source::read::{direct_works, read_mode, staging_bytes};
 use crate::source::{ReadMode, Source, SourceExt};
 use crate::{Error, Result};
 
-/// The stack of each thread: address space, of which less than [`STACK_USED_BYTES`] is ever touched.
+/// The stack of each thread: address space, of which less than 96 KiB is ever touched.
 pub const STACK_BYTES: u64 = 2 << 20;
 const STACK_USED_BYTES: u64 = 96 << 10;
 /// Positions whose entries are looked up at once.

@@ -118,8 +118,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
         let files = files_in(root, folder)?;
         let before = builder.samples();
         let mut bytes = 0;
-        for (path, header) in header::of_files(root, &files)? {
-            let (len, header) = header;
+        for (path, len, header) in header::of_files(root, &files)? {
             bytes += len;
             let mut entry =
                 Entry { shard: builder.samples() as u32, offset: *class as u64, ..Entry::default() };

@@ -131,7 +131,7 @@ fn bytes(text: &str) -> Result<u64> {
 
 /// A progress line on a terminal; nothing elsewhere.
 fn progress(what: &str, done: u64, total: u64) {
-    if std::io::stderr().is_terminal() && (done % 16 == 0 || done == total) {
+    if std::io::stderr().is_terminal() && (done.is_multiple_of(16) || done == total) {
         let filled = (done * 30 / total.max(1)) as usize;
         eprint!("\r{what} [{}{}] {done}/{total}", "#".repeat(filled), " ".repeat(30 - filled.min(30)));
         if done >= total {
