@@ -76,7 +76,8 @@ impl Draw {
 
     /// Lognormal around 110 KB, as encoded photographs.
     fn mixed(&mut self) -> u64 {
-        let normal = (-2.0 * self.uniform().max(1e-12).ln()).sqrt() * (self.uniform() * 6.283_185).cos();
+        let normal =
+            (-2.0 * self.uniform().max(1e-12).ln()).sqrt() * (self.uniform() * std::f64::consts::TAU).cos();
         (92_000.0 * (0.6 * normal).exp()) as u64 + 1
     }
 

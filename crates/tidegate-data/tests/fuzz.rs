@@ -1,7 +1,12 @@
 //! Every parser under mutated input: no panic, no endless work, no allocation beyond what its header bounds.
 //!
 //! A second a parser in `make test`, a minute in `make test-slow` (`TIDEGATE_FUZZ_SECONDS`); inputs follow from a fixed seed.
-#![expect(unsafe_code, clippy::unwrap_used, clippy::print_stdout, reason = "a test, with an allocator that counts")]
+#![expect(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test, with an allocator that counts"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -265,7 +265,8 @@ impl Drop for Block {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{Budget, Priority};

@@ -31,7 +31,6 @@ struct Inner {
 pub struct Budget(Arc<Inner>);
 
 /// The budget that sizes refer to; it lives as long as anyone uses it.
-#[cfg(not(loom))]
 static PROCESS: std::sync::Mutex<std::sync::Weak<Inner>> = std::sync::Mutex::new(std::sync::Weak::new());
 
 impl Budget {
@@ -47,7 +46,6 @@ impl Budget {
     ///
     /// # Errors
     /// [`Error::OtherBudget`] when a budget of another size is in use; [`Error::Size`] when the size makes no sense.
-    #[cfg(not(loom))]
     pub fn process(size: &Size) -> Result<Self> {
         let bytes = size.bytes()?;
         let mut process = lock(&PROCESS);
@@ -152,7 +150,8 @@ impl Budget {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

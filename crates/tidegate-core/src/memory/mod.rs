@@ -8,23 +8,35 @@
 //! allocator keeps what it frees. Here a freed block is a *hole*: its pages still count until they are used again or
 //! returned to the kernel, so the ledger speaks of resident bytes, not of good intentions.
 
+// Under loom only the ledger is built: what it checks is the waiting, not the mapping.
 mod account;
+#[cfg(not(loom))]
 mod arena;
+#[cfg(not(loom))]
 mod buddy;
+#[cfg(not(loom))]
 mod budget;
 mod ledger;
 pub mod limit;
+#[cfg(not(loom))]
 mod pieces;
+#[cfg(not(loom))]
 mod region;
 pub mod size;
+#[cfg(not(loom))]
 mod slab;
 
 pub use account::Account;
+#[cfg(not(loom))]
 pub use arena::{ArenaStats, Block};
+#[cfg(not(loom))]
 pub use buddy::{Buddy, Staged};
+#[cfg(not(loom))]
 pub use budget::Budget;
 pub use ledger::{AccountUse, Grant, Priority, Use};
+#[cfg(not(loom))]
 pub use pieces::{Piece, Pieces};
+#[cfg(not(loom))]
 pub use slab::{Slab, SlabItem};
 
 /// The unit of the arena: what the kernel gives and takes back.
