@@ -1,0 +1,45 @@
+"""The same training with Accelerate: the loader splits by rank itself, so only model and optimizer are prepared.
+
+accelerate launch --cpu examples/accelerate_train.py photos
+"""
+
+import argparse
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from train import network
+
+import tidegate as tg
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("data")
+    arguments.add_argument("--epochs", type=int, default=2)
+    given = arguments.parse_args()
+    accelerator = Accelerator(cpu=True)
+    source = tg.open(given.data)
+    loader = tg.Loader(
+        source,
+        global_batch_size=32,
+        memory="64MiB",
+        shuffle=True,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        fields={"image": tg.Image(64, crop="random", scale=(0.5, 1), dtype="float32")},
+        output="torch",
+    )
+    model = network(len(source.stats["classes"]))
+    model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=2e-3))
+    for epoch in range(given.epochs):
+        for batch in loader:
+            loss = nn.functional.cross_entropy(model(batch["image"]), batch["label"])
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+        accelerator.print(f"epoch {epoch} loss {loss.item():.4f}")
+
+
+if __name__ == "__main__":
+    main()
