@@ -11,6 +11,7 @@ use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use tidegate_core::memory::Block;
 use tidegate_data::batch::{Batch, BatchMemory, Column, Part};
 use tidegate_data::decode::npy::DType;
 
@@ -18,8 +19,16 @@ use tidegate_data::decode::npy::DType;
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 struct Lease {
-    #[expect(dead_code, reason = "kept for its drop, which returns the slot")]
-    memory: BatchMemory,
+    #[expect(dead_code, reason = "kept for its drop, which gives the memory back")]
+    memory: Held,
+}
+
+/// What arrays can lie in.
+#[derive(Debug)]
+#[expect(dead_code, reason = "kept for their drop, which gives the memory back")]
+enum Held {
+    Batch(BatchMemory),
+    Block(Block),
 }
 
 /// Where an array's data lie.
@@ -48,7 +57,7 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
     let rows = batch.rows;
     let views: Vec<View> = columns.iter().map(|c| view(&mut batch, c, rows)).collect();
     // Moving the batch into the lease moves owners, not bytes: slots and blocks stay where they are.
-    let lease = Bound::new(py, Lease { memory: batch.memory })?;
+    let lease = Bound::new(py, Lease { memory: Held::Batch(batch.memory) })?;
     let out = PyDict::new(py);
     for (column, view) in columns.iter().zip(views) {
         let descr = descr(py, view.dtype)?;
@@ -63,6 +72,20 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
         }
     }
     Ok(out)
+}
+
+/// An array of zeros, or of what was left, over a block of the budget.
+pub(crate) fn over_block<'py>(
+    py: Python<'py>,
+    mut block: Block,
+    shape: Vec<usize>,
+    dtype: DType,
+) -> PyResult<Bound<'py, PyAny>> {
+    let view = View { start: NonNull::from(&mut *block).cast(), shape, dtype };
+    // Moving the block into the lease moves the owner; its bytes are an extent of the arena and stay where they are.
+    let lease = Bound::new(py, Lease { memory: Held::Block(block) })?;
+    // SAFETY: the block has as many bytes as the shape needs (the caller took it so), and only `lease` refers to it.
+    unsafe { array(lease.as_any(), &view, descr(py, dtype)?) }
 }
 
 fn view(batch: &mut Batch, column: &Column, rows: usize) -> View {

@@ -6,7 +6,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tidegate_core::memory::size::Size;
-use tidegate_core::memory::{self, Account};
+use tidegate_core::memory::{self, Account, Priority};
+use tidegate_data::decode::npy::DType;
 
 use crate::errors::raise;
 
@@ -65,6 +66,17 @@ impl Budget {
             accounts.set_item(account.name(), self.0.account(account).held_bytes)?;
         }
         Ok(accounts)
+    }
+
+    /// An array charged to the account `user` until the last view of it is gone.
+    fn empty<'py>(&self, py: Python<'py>, shape: Vec<usize>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
+        let dtype = DType::parse(dtype).map_err(|e| raise(&e))?;
+        let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64));
+        let bytes = bytes
+            .ok_or_else(|| raise(&tidegate::Error::Config(format!("a shape of {shape:?} is absurd"))))?;
+        let block =
+            self.0.try_block(Account::User, bytes, Priority::NextBatch).map_err(|e| raise(&e.into()))?;
+        crate::array::over_block(py, block, shape, dtype)
     }
 
     /// Returns the pages of all holes to the kernel.

@@ -26,10 +26,8 @@ pub(crate) fn raise(error: &Error) -> PyErr {
             classes::ConfigError::new_err(text)
         }
         Error::Memory(_) => classes::BudgetError::new_err(text),
-        Error::Held { .. } => classes::HeldError::new_err(text),
-        Error::Config(what) if what.contains("too small") || what.contains("is held by") => {
-            classes::BudgetError::new_err(text)
-        }
+        Error::Held { .. } | Error::Starved(_) => classes::HeldError::new_err(text),
+        Error::Config(what) if what.contains("too small") => classes::BudgetError::new_err(text),
         Error::Config(_) => classes::ConfigError::new_err(text),
         Error::State(_) => classes::StateError::new_err(text),
         Error::Stalled { .. } => classes::StalledError::new_err(text),

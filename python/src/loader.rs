@@ -84,9 +84,16 @@ impl Loader {
 #[derive(Debug)]
 pub(crate) struct Epoch(Mutex<Option<tidegate::Epoch>>);
 
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        // Workers may wait for the interpreter: let go of it while they are joined.
+        Python::attach(|py| self.close(py));
+    }
+}
+
 #[pymethods]
 impl Epoch {
-    /// (columns, rows, ids, mask) of the next batch, what a batch map made of it, or None at the end.
+    /// (columns, rows, ids, mask, epoch, index, positions) of the next batch, what a batch map made of it, or None at the end.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
@@ -121,15 +128,17 @@ impl Epoch {
     }
 }
 
-/// (columns, rows, ids, mask).
+/// (columns, rows, ids, mask, epoch, index, positions).
 fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
     let ids: Vec<i64> = batch.ids.iter().map(|id| id.cast_signed()).collect();
     let ids = numpy::PyArray1::from_vec(py, ids);
     let mask = numpy::PyArray1::from_slice(py, &batch.mask);
+    let positions: Vec<i64> = batch.positions.iter().map(|p| p.cast_signed()).collect();
+    let positions = numpy::PyArray1::from_vec(py, positions);
     let rows = batch.rows;
     let (epoch, index) = (batch.epoch, batch.index);
     let columns: Bound<'py, PyDict> = columns(py, batch)?;
-    Ok((columns, rows, ids, mask, epoch, index).into_pyobject(py)?.into_any())
+    Ok((columns, rows, ids, mask, epoch, index, positions).into_pyobject(py)?.into_any())
 }
 
 /// A Python function that is called with each batch on a worker thread.

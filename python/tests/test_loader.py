@@ -247,6 +247,42 @@ def test_batch_transform_runs_off_the_main_thread(folder):
         next(iter(loader))
 
 
+def test_transform_is_a_function_of_the_position_and_charged(folder):
+    def noisy(sample, rng):
+        return {
+            "x": sample["image"].astype(np.float32) + rng.standard_normal(1, np.float32),
+            "name": str(sample["label"]),
+        }
+
+    def run(workers):
+        shared = budget()
+        loader = tg.Loader(
+            folder,
+            batch_size=8,
+            memory=shared,
+            fields={"image": tg.Image(8)},
+            shuffle=True,
+            workers=workers,
+            transform=noisy,
+        )
+        return shared, [(b["x"].copy(), b["name"]) for b in loader]
+
+    shared, first = run(1)
+    assert first[0][0].shape == (8, 3, 8, 8)
+    assert set(first[0][1]) <= {"0", "1"}
+    assert all(np.array_equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(first, run(3)[1], strict=True))
+    held = shared.empty([4, 5], "float32")
+    assert held.shape == (4, 5)
+    assert shared.accounts()["user"] == 4096
+    del held
+    assert shared.accounts()["user"] == 0
+    uneven = tg.Loader(
+        folder, batch_size=40, memory=budget(), fields=["label"], transform=lambda s, _: {"x": np.zeros(1 + s["label"])}
+    )
+    with pytest.raises(tg.ConfigError, match="of shape"):
+        list(uneven)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_after_a_fork_the_loader_says_so():
     loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory=budget())
@@ -281,6 +317,25 @@ def test_ctrl_c_works_at_once(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
     assert "interrupted" in done.stdout, done.stderr
+
+
+def test_a_loader_that_is_let_go_never_hangs():
+    code = """
+        import gc
+        import tidegate as tg
+        for _ in range(20):
+            source = tg.synthetic(1000, 8)
+            loader = tg.Loader(source, batch_size=10, memory="16MiB", batch_transform=lambda b: sum(b["id"]))
+            iterator = iter(loader)
+            del iterator, loader
+            gc.collect()
+        started = iter(tg.Loader(tg.synthetic(1000, 8), batch_size=10, memory="16MiB", batch_transform=lambda b: 1))
+        next(started)
+        print("done")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
 
 
 def test_the_watchdog_names_who_waits():

@@ -1,6 +1,9 @@
 from collections.abc import Callable
 from typing import Any, final
 
+import numpy as np
+
+__all__ = ["Budget", "Epoch", "Loader", "Source", "__version__", "cli", "open", "synthetic"]
 __version__: str
 
 def cli(arguments: list[str]) -> int: ...
@@ -19,6 +22,7 @@ class Budget:
     @property
     def peak_bytes(self) -> int: ...
     def accounts(self) -> dict[str, int]: ...
+    def empty(self, shape: list[int], dtype: str) -> np.ndarray[Any, Any]: ...
     def trim(self) -> None: ...
 
 @final

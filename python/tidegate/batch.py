@@ -51,10 +51,11 @@ class Batch(dict[str, Any]):
     when the last array of the batch is gone; batches that you keep stay charged to the budget.
     """
 
-    __slots__ = ("epoch", "ids", "index", "mask", "rows")
+    __slots__ = ("epoch", "ids", "index", "mask", "positions", "rows")
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
     mask: np.ndarray[Any, np.dtype[np.bool_]]
+    positions: np.ndarray[Any, np.dtype[np.int64]]
     rows: int
     epoch: int
     index: int
@@ -62,12 +63,13 @@ class Batch(dict[str, Any]):
 
 def present(raw: tuple[Any, ...], extra: bool) -> Batch:
     """Make a `Batch` of what the Rust side delivers."""
-    columns, rows, ids, mask, epoch, index = raw
+    columns, rows, ids, mask, epoch, index, positions = raw
     batch = Batch(columns)
     for name, column in columns.items():
         if isinstance(column, tuple):
             batch[name] = Ragged(*column)
-    batch.rows, batch.ids, batch.mask, batch.epoch, batch.index = rows, ids, mask, epoch, index
+    batch.rows, batch.ids, batch.mask = rows, ids, mask
+    batch.epoch, batch.index, batch.positions = epoch, index, positions
     if extra:
         batch["ids"] = ids
     return batch

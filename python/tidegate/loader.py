@@ -15,6 +15,7 @@ from tidegate.errors import ConfigError, Error
 from tidegate.fields import Field, Window
 from tidegate.source import Source
 from tidegate.source import open as open_source
+from tidegate.transform import over_samples
 
 __all__ = ["Loader", "Report"]
 
@@ -51,6 +52,8 @@ class Loader:
         remainder: "drop", "pad" or "uneven"; `drop_last=True` is "drop".
         workers: decoding threads; by default the cores this process may use.
         on_error: "raise", "skip" or "replace".
+        transform: called as `transform(sample, rng)` for each sample on a worker thread; `rng` is a NumPy generator
+            that follows from (seed, epoch, position). Returns a dict whose values are stacked.
         batch_transform: called with each batch on a worker thread, off the training thread.
         ids: adds the samples' ids to the batch as "ids".
         rank, world_size: this process among those that train together.
@@ -77,9 +80,10 @@ class Loader:
         remainder: Literal["drop", "pad", "uneven"] | None = None,
         drop_last: bool = False,
         workers: int | None = None,
-        prefetch: int = 2,
+        prefetch: int = 1,
         on_error: Literal["raise", "skip", "replace"] = "raise",
         max_failure_rate: float = 0.01,
+        transform: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
         batch_transform: Callable[[Batch], Any] | None = None,
         ids: bool = False,
         rank: int = 0,
@@ -109,17 +113,30 @@ class Loader:
         }
         self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
         self._present = _presenter(output, ids)
-        self._mapped = batch_transform is not None
-        hook = None
-        if batch_transform is not None:
-            present_batch, function = self._present, batch_transform
-
-            def hook(raw: tuple[Any, ...]) -> Any:
-                return function(present_batch(raw))
+        self._mapped = transform is not None or batch_transform is not None
+        hook = self._hook(transform, batch_transform, seed, output, ids) if self._mapped else None
 
         self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
+
+    def _hook(
+        self, transform: Any, batch_transform: Any, seed: int, output: str, ids: bool
+    ) -> Callable[[tuple[Any, ...]], Any]:
+        """Return what the worker that completes a batch calls with it."""
+        budget = self.budget
+
+        def hook(raw: tuple[Any, ...]) -> Any:
+            batch = present(raw, ids)
+            if transform is not None:
+                batch = over_samples(transform, seed, budget)(batch)
+            if output == "torch":
+                from tidegate.torch import tensors
+
+                batch = tensors(batch)
+            return batch if batch_transform is None else batch_transform(batch)
+
+        return hook
 
     def __len__(self) -> int:
         """Return the batches in an epoch: the same on every rank."""

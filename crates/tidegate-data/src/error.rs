@@ -95,6 +95,9 @@ pub enum Error {
         /// The size of one.
         slot_mib: String,
     },
+    /// Others hold the memory that the next batch needs, and nothing is on its way.
+    #[error("{0}")]
+    Starved(String),
     /// Too many samples failed.
     #[error("{failed} of {seen} samples failed, more than the allowed rate of {rate}; the last: {last}")]
     TooManyFailed {

@@ -6,8 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
+use tidegate_core::memory::{Budget, WeakSlab};
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
 use tidegate_data::order::{Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Pipeline, StageStats};
@@ -39,6 +39,8 @@ pub struct Loader {
     order: Box<dyn Order>,
     map: Option<Arc<dyn BatchMap>>,
     progress: Arc<Mutex<Progress>>,
+    /// The slots of the last epoch, as long as the consumer holds a batch of it.
+    slots: WeakSlab,
 }
 
 impl Loader {
@@ -59,15 +61,12 @@ impl Loader {
         }
         let order = order(options.shuffle, options.seed, &source.runs())?;
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
-        let loader = Self { source, options, budget, layout, order, map: None, progress };
+        let slots = WeakSlab::default();
+        let loader = Self { source, options, budget, layout, order, map: None, progress, slots };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
-        pipeline::plan::Plan::new(
-            &*loader.source,
-            &loader.layout,
-            &loader.config(0, 0)?,
-            &Budget::new(loader.budget.cap_bytes()),
-        )?;
+        let (config, alone) = (loader.config(0, 0)?, Budget::new(loader.budget.cap_bytes()));
+        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &config, &alone, &loader.slots)?;
         Ok(loader)
     }
 
@@ -159,12 +158,18 @@ impl Loader {
         let split = config.split;
         let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
         let ids = self.order.epoch(epoch);
-        let pipeline = Pipeline::start(source, layout, ids, config, &self.budget, self.map.clone());
-        if pipeline.is_err() {
-            self.progress().placed = true;
-        }
+        let started =
+            Pipeline::start(source, layout, ids, config, &self.budget, self.map.clone(), &self.slots);
+        let pipeline = match started {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                self.progress().placed = true;
+                return Err(error);
+            }
+        };
+        self.slots = pipeline.slots();
         Ok(Epoch {
-            pipeline: Some(pipeline?),
+            pipeline: Some(pipeline),
             split,
             progress: Arc::clone(&self.progress),
             began: Instant::now(),
@@ -243,7 +248,7 @@ impl Epoch {
                 progress.failed.clear();
             }
             // What is held can be let go, and then the epoch goes on.
-            Err(Error::Held { .. }) => {}
+            Err(Error::Held { .. } | Error::Starved(_)) => {}
             Err(_) => {
                 drop(progress);
                 self.pipeline = None;

@@ -55,7 +55,7 @@ impl Default for Options {
             seed: 0,
             remainder: None,
             workers: None,
-            prefetch: 2,
+            prefetch: 1,
             on_error: OnError::Raise,
             max_failure_rate: 0.01,
             rank: 0,

@@ -72,12 +72,14 @@ pub fn pack(
         };
         let path = out.join(&name);
         let note = out.join(format!(".{name}.done"));
-        if let Some((end, entry)) = kept(&path, &note, id) {
+        let task = json!([format!("{:016x}", source.fingerprint()), limits.bytes, limits.samples, id]);
+        if let Some((end, entry)) = kept(&path, &note, &task)? {
             (id, packed.kept) = (end, packed.kept + 1);
             entries.extend(entry);
         } else {
             let (end, entry) = shard(source, &columns, format, limits, id, &path, progress)?;
-            let text = json!({"start": id, "end": end, "entry": entry}).to_string();
+            let bytes = fs::metadata(&path).map_err(Error::io(&path))?.len();
+            let text = json!({"task": task, "end": end, "bytes": bytes, "entry": entry}).to_string();
             fs::write(&note, text).map_err(Error::io(&note))?;
             entries.extend(entry);
             id = end;
@@ -99,12 +101,22 @@ pub fn pack(
     Ok(packed)
 }
 
-/// The end of a shard that an earlier run finished, and its entry.
-fn kept(path: &Path, note: &Path, start: u64) -> Option<(u64, Option<Json>)> {
-    let json: Json = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
-    let whole = path.is_file() && json.get("start")?.as_u64()? == start;
-    let entry = json.get("entry").filter(|e| !e.is_null()).cloned();
-    whole.then_some((json.get("end")?.as_u64()?, entry))
+/// The end of a shard that an earlier run of the same task finished, and its entry.
+///
+/// # Errors
+/// When a shard is there that this task did not write.
+fn kept(path: &Path, note: &Path, task: &Json) -> Result<Option<(u64, Option<Json>)>> {
+    let Ok(bytes) = fs::metadata(path).map(|m| m.len()) else { return Ok(None) };
+    let json: Option<Json> = fs::read(note).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let same = |json: &Json| {
+        json.get("task") == Some(task) && json.get("bytes").and_then(Json::as_u64) == Some(bytes)
+    };
+    let end = json.as_ref().filter(|json| same(json)).and_then(|json| json.get("end")?.as_u64());
+    let Some(end) = end else {
+        let what = "this shard is of another data set or other limits: pack into an empty folder".into();
+        return Err(Error::Dataset { path: path.to_owned(), what });
+    };
+    Ok(Some((end, json.and_then(|json| json.get("entry").filter(|e| !e.is_null()).cloned()))))
 }
 
 fn shard(

@@ -191,6 +191,34 @@ fn failing_samples_follow_the_policy() {
 }
 
 #[test]
+fn replacements_fit_where_rows_have_many_sizes() {
+    let source = damaged("ragged");
+    let plain = Options { fields: Vec::new(), on_error: OnError::Replace, ..options(8) };
+    let replaced = epoch(&mut loader(&source, plain, 64 << 20));
+    assert_eq!(replaced.len(), 40);
+    assert!(replaced.iter().all(|(_, bytes)| bytes.len() > 1000), "every row is a picture");
+}
+
+#[test]
+fn the_least_memory_is_enough_for_the_next_epoch_while_a_batch_is_held() {
+    let source = open(pictures("held", 40, Form::Tar).to_str().unwrap(), false).unwrap();
+    let fields = vec![options(8).fields.remove(1)];
+    let make = |budget| {
+        let options = Options { fields: fields.clone(), workers: Some(1), ..options(8) };
+        Loader::new(Arc::clone(&source), options, Budget::new(budget))
+    };
+    let least = (1..200).map(|i| i * 100_000).find(|&b| make(b).is_ok()).unwrap();
+    let mut loader = make(least).unwrap();
+    let mut held = None;
+    for _ in 0..3 {
+        for batch in loader.epoch().unwrap() {
+            held = Some(batch.unwrap());
+        }
+    }
+    assert!(held.is_some());
+}
+
+#[test]
 fn too_many_failures_end_the_epoch() {
     let dir = pictures("rate", 40, Form::Folder);
     for class in fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.ends_with("class_001")) {

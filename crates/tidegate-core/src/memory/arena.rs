@@ -41,6 +41,11 @@ pub struct ArenaStats {
     pub released_bytes: u64,
 }
 
+/// The whole pages that a block of `bytes` takes.
+pub(super) fn extent_bytes(bytes: u64) -> u64 {
+    bytes.clamp(1, u64::MAX - PAGE_BYTES).next_multiple_of(PAGE_BYTES)
+}
+
 /// Free extents, findable by length and by place.
 #[derive(Debug, Default)]
 struct Holes {
@@ -129,7 +134,7 @@ impl Arena {
 
     /// A block of `bytes`, if the budget holds them now: from a warm hole, or from cold pages charged here.
     pub(super) fn attempt(self: &Arc<Self>, account: Account, bytes: u64) -> Result<Option<Block>> {
-        let extent = bytes.max(1).next_multiple_of(PAGE_BYTES);
+        let extent = extent_bytes(bytes);
         let mut state = lock(&self.state);
         let place = match state.warm.best_fit(extent) {
             Some(place) => place,
@@ -258,7 +263,7 @@ impl DerefMut for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.arena.give_back(self.place, self.bytes, self.bytes.max(1).next_multiple_of(PAGE_BYTES));
+        self.arena.give_back(self.place, self.bytes, extent_bytes(self.bytes));
         if let Some(grant) = self.grant.take() {
             grant.leave_resident();
         }

@@ -3,7 +3,7 @@
 //! Flow: size -> grants (bytes alone) and blocks (bytes with their place).
 //! Memory: all of it; every byte that Tidegate holds is charged here first.
 
-use super::arena::{Arena, ArenaStats, Block};
+use super::arena::{Arena, ArenaStats, Block, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::{Account, size::Size};
 use crate::sync::{Arc, lock};
@@ -132,7 +132,7 @@ impl Budget {
         stop: &dyn Fn() -> bool,
     ) -> Result<Block> {
         let attempt = || self.0.arena.attempt(account, bytes).transpose();
-        self.0.ledger.obtain(account, bytes, priority, attempt, Some(stop))?
+        self.0.ledger.obtain(account, extent_bytes(bytes), priority, attempt, Some(stop))?
     }
 
     /// Reserves `bytes` with their place in the arena, if they are free now.
@@ -141,7 +141,7 @@ impl Budget {
     /// As [`Budget::try_acquire`]; [`Error::Map`] when the kernel refuses address space.
     pub fn try_block(&self, account: Account, bytes: u64, priority: Priority) -> Result<Block> {
         let attempt = || self.0.arena.attempt(account, bytes).transpose();
-        self.0.ledger.obtain(account, bytes, priority, attempt, None)?
+        self.0.ledger.obtain(account, extent_bytes(bytes), priority, attempt, None)?
     }
 
     /// Returns the pages of all holes to the kernel.

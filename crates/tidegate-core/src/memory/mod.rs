@@ -37,7 +37,7 @@ pub use ledger::{AccountUse, Grant, Priority, Use};
 #[cfg(not(loom))]
 pub use pieces::{Piece, Pieces};
 #[cfg(not(loom))]
-pub use slab::{Slab, SlabItem};
+pub use slab::{Slab, SlabItem, WeakSlab};
 
 /// The unit of the arena: what the kernel gives and takes back.
 pub const PAGE_BYTES: u64 = 4096;

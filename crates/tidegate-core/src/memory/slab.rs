@@ -39,6 +39,18 @@ unsafe impl Sync for Inner {}
 #[derive(Debug, Clone)]
 pub struct Slab(Arc<Inner>);
 
+/// Refers to a slab without keeping it: it is there as long as the slab or one of its items is.
+#[derive(Debug, Clone, Default)]
+pub struct WeakSlab(std::sync::Weak<Inner>);
+
+impl WeakSlab {
+    /// The slab, if anyone still holds it or an item of it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Slab> {
+        self.0.upgrade().map(Slab)
+    }
+}
+
 impl Slab {
     /// A slab of `count` items of `item_bytes`, each aligned to 64 bytes, or to a page when it is larger than one.
     ///
@@ -97,6 +109,18 @@ impl Slab {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// A reference that does not keep the slab.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSlab {
+        WeakSlab(Arc::downgrade(&self.0))
+    }
+
+    /// Bytes of an item.
+    #[must_use]
+    pub fn item_bytes(&self) -> u64 {
+        self.0.item as u64
     }
 
     /// How many items the slab has.

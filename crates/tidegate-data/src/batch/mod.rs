@@ -75,6 +75,8 @@ pub struct Batch {
     pub rows: usize,
     /// The id of each row.
     pub ids: Vec<u64>,
+    /// The global position of each row.
+    pub positions: Vec<u64>,
     /// False for rows that only pad the batch.
     pub mask: Vec<bool>,
     /// Its epoch.

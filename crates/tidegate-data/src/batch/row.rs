@@ -13,7 +13,7 @@ use crate::decode::header::{self, ImageHeader};
 use crate::decode::npy::DType;
 use crate::decode::{Region, Request, decoder, npy};
 use crate::order::random::Purpose;
-use crate::source::{Entry, Kind, Value};
+use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
 
 /// What a worker keeps between samples.
@@ -39,10 +39,10 @@ pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
     let decoded = header.decoded_bytes();
     match &column.spec {
         FieldSpec::Image(ImageSpec { size: Some(size), .. }) => {
-            decoded + 6 * u64::from(size.0) * u64::from(size.1)
+            decoded.saturating_add(6 * u64::from(size.0) * u64::from(size.1))
         }
         FieldSpec::Image(_) => decoded,
-        FieldSpec::Mask(_) => decoded + column.row_bytes() as u64,
+        FieldSpec::Mask(_) => decoded.saturating_add(column.row_bytes() as u64),
         _ => 0,
     }
 }
@@ -61,7 +61,7 @@ pub fn library_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
         }
         _ => 0,
     };
-    header.library_bytes() + resizing
+    header.library_bytes().saturating_add(resizing)
 }
 
 /// The header of a picture column's value.
@@ -75,14 +75,14 @@ pub fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     header::of(bytes)
 }
 
-/// Room that a ragged column needs for this value at most.
-///
-/// # Errors
-/// [`Error::Decode`] for what is no picture.
-pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry) -> u64 {
-    match &column.spec {
-        FieldSpec::Image(_) => 3 * u64::from(entry.width) * u64::from(entry.height),
-        _ => u64::from(entry.len),
+/// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place.
+#[must_use]
+pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>) -> u64 {
+    match (&column.spec, any) {
+        (FieldSpec::Image(_), None) => 3 * u64::from(entry.width) * u64::from(entry.height),
+        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes,
+        (_, None) => u64::from(entry.len),
+        (_, Some(most)) => most.sample_bytes,
     }
 }
 

@@ -334,7 +334,7 @@ pub fn pixels(bytes: &[u8]) -> Option<ImageHeader> {
     };
     let mut header = ImageHeader::new(Format::Pixels, width, height, components, 8);
     header.data_at = 12 + mode_len;
-    Some(header)
+    (width > 0 && height > 0).then_some(header)
 }
 
 #[cfg(test)]

@@ -208,6 +208,7 @@ impl Filling {
             columns,
             rows: kept.len(),
             ids: kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect(),
+            positions: kept.iter().map(|&r| self.start + r as u64).collect(),
             mask: kept.iter().map(|&r| !self.padding(r)).collect(),
             epoch: self.shared.config.epoch,
             index: self.index,
@@ -248,14 +249,13 @@ fn close_gaps(slot: &mut [u8], offset: usize, row_bytes: usize, kept: &[usize]) 
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        let outcome = if self.shared.stopped() {
-            Err(Error::Config("the epoch was stopped".into()))
-        } else {
-            let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
-            finished.unwrap_or_else(|panic| {
-                Err(Error::Panic { thread: "batch".into(), what: super::work::words(&*panic) })
-            })
-        };
+        if self.shared.stopped() {
+            return self.shared.abandon();
+        }
+        let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
+        let outcome = finished.unwrap_or_else(|panic| {
+            Err(Error::Panic { thread: "batch".into(), what: super::work::words(&*panic) })
+        });
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         failures.sort_by_key(|f| f.position);
         // The slot, if it is still here, goes back before anyone looks for it.

@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidegate_core::memory::Budget;
+use tidegate_core::memory::{Budget, WeakSlab};
 
 use self::feed::Feed;
 use self::plan::{Plan, Reserved};
@@ -122,6 +122,8 @@ struct Shared {
     ring: Ring<Task>,
     retries: Mutex<Vec<feed::Retry>>,
     done: Mutex<BTreeMap<u64, Done>>,
+    /// What ended the epoch, if anything did; set under the lock of `done`.
+    fatal: Mutex<Option<Error>>,
     ready: Condvar,
     stop: AtomicBool,
     /// Batches begun and not yet done.
@@ -142,17 +144,21 @@ impl Shared {
     }
 
     fn deliver(&self, batch: u64, done: Done) {
-        // An error that ended the epoch stays in front of what it ended.
-        lock(&self.done).entry(batch).or_insert(done);
+        lock(&self.done).insert(batch, done);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.ready.notify_all();
     }
 
-    /// Ends the epoch with an error in place of the next batch.
+    /// A batch that is left because the epoch was stopped.
+    fn abandon(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.ready.notify_all();
+    }
+
+    /// Ends the epoch with an error, which the consumer gets after the batches that are done.
     fn fail(&self, error: Error) {
-        let mut done = lock(&self.done);
-        let next = self.stats.delivered.load(Ordering::Acquire);
-        done.insert(next, Done { outcome: Err(error), failures: Vec::new() });
+        let done = lock(&self.done);
+        lock(&self.fatal).get_or_insert(error);
         self.stop.store(true, Ordering::Release);
         drop(done);
         self.ready.notify_all();
@@ -183,10 +189,11 @@ impl Pipeline {
         config: Config,
         budget: &Budget,
         map: Option<Arc<dyn BatchMap>>,
+        last: &WeakSlab,
     ) -> Result<Self> {
-        let plan = Plan::new(&*source, &layout, &config, budget)?;
+        let plan = Plan::new(&*source, &layout, &config, budget, last)?;
         let (readers, mode) = (plan.readers, plan.mode);
-        let reserved = plan.reserve(budget)?;
+        let reserved = plan.reserve(budget, last)?;
         let workers = config.workers;
         let batches = config.split.batches();
         let failures = Vec::new();
@@ -197,6 +204,7 @@ impl Pipeline {
             ring: Ring::new(1024),
             retries: Mutex::default(),
             done: Mutex::default(),
+            fatal: Mutex::default(),
             ready: Condvar::new(),
             stop: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
@@ -245,6 +253,9 @@ impl Pipeline {
             if let Some(found) = done.remove(&self.next) {
                 break found;
             }
+            if let Some(error) = lock(&self.shared.fatal).take() {
+                return Err(error);
+            }
             let shared = &*self.shared;
             let waited = shared
                 .ready
@@ -284,7 +295,12 @@ impl Pipeline {
 
     fn check_rate(&self) -> Result<()> {
         let config = &self.shared.config;
-        let failed = (self.failures.len() + config.failed.len()) as u64;
+        // A position counts once, however many samples failed in its place.
+        let mut positions: Vec<u64> =
+            self.failures.iter().map(|f| f.position).chain(config.failed.clone()).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let failed = positions.len() as u64;
         let allowed =
             (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
         let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
@@ -303,6 +319,12 @@ impl Pipeline {
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.next
+    }
+
+    /// The slots, for the next epoch to use again while the consumer holds some.
+    #[must_use]
+    pub fn slots(&self) -> WeakSlab {
+        self.shared.reserved.slots.downgrade()
     }
 
     /// What each stage did so far.

@@ -10,7 +10,7 @@
 use std::sync::Mutex;
 
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, Priority, Slab};
+use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Priority, Slab, WeakSlab};
 
 use super::{Config, OnError};
 use crate::batch::{FieldSpec, ImageSpec, Layout, resize, row};
@@ -25,6 +25,8 @@ const STACK_USED_BYTES: u64 = 96 << 10;
 pub(super) const WINDOW: u64 = 4096;
 /// An entry with its path, in memory.
 const LOCATED_BYTES: u64 = 192;
+/// Slots beyond which there is no use.
+const SLOTS_MOST: u64 = 64;
 /// Staging that keeps a disk busy.
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
 /// Scratch that is kept free for each further worker, unless the largest picture needs less.
@@ -73,7 +75,7 @@ impl Reserved {
         if self.slots.free() == 0 {
             return Error::Held { slots: self.slots.count(), slot_mib: mib(self.plan.slot_bytes) };
         }
-        Error::Config(format!(
+        Error::Starved(format!(
             "no batch can be made: the budget of {} MiB is held by {}; drop or copy the batches you keep, or raise memory",
             mib(self.budget.cap_bytes()),
             self.budget.holders()
@@ -86,7 +88,13 @@ impl Plan {
     ///
     /// # Errors
     /// When the budget cannot hold the least plan, with each part of it.
-    pub fn new(source: &dyn Source, layout: &Layout, config: &Config, budget: &Budget) -> Result<Self> {
+    pub fn new(
+        source: &dyn Source,
+        layout: &Layout,
+        config: &Config,
+        budget: &Budget,
+        last: &WeakSlab,
+    ) -> Result<Self> {
         let extremes = source.extremes();
         let rows = config.split.most_rows();
         let readers = config.workers.clamp(2, 8);
@@ -109,7 +117,7 @@ impl Plan {
             slots: 2,
             // Two pieces of the largest size: one is read while the other is decoded.
             staging_bytes: 2 * piece,
-            scratch_bytes: if pictures.is_empty() { 0 } else { picture + largest.max(masks) },
+            scratch_bytes: if pictures.is_empty() { 0 } else { picture.saturating_add(largest.max(masks)) },
             source_bytes: source.library_bytes(),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
             stack_bytes: (config.workers + readers) as u64 * STACK_USED_BYTES,
@@ -118,16 +126,39 @@ impl Plan {
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
-        if plan.total() > cap && config.on_error != OnError::Raise && plan.total() - plan.scratch_bytes < cap
-        {
+        if plan.total() > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
             // Pictures that can never fit fail one by one, as the policy says; the rest goes on.
-            plan.scratch_bytes = (cap - (plan.total() - plan.scratch_bytes)) / 2;
+            plan.scratch_bytes = (cap - plan.without_scratch()) / 2;
         }
         if plan.total() > cap {
             return Err(plan.too_small(source, cap));
         }
-        plan.widen(source, config, cap, budget.usage().charged_bytes - budget.arena().hole_bytes);
+        let mut held = budget.usage().charged_bytes.saturating_sub(budget.arena().hole_bytes);
+        let ragged = plan.ragged_bytes(source, layout, rows);
+        if let Some(slab) = plan.slots_of(last) {
+            // The slots of the last epoch, of which the consumer still holds some, are used again.
+            plan.slots = slab.count() as u64;
+            held = held.saturating_sub(Slab::stride_bytes(plan.slot_bytes) * plan.slots);
+        }
+        plan.widen(source, config, cap, held + ragged);
         Ok(plan)
+    }
+
+    /// The slab of the last epoch, if it is still there, its slots fit this one, and not all are with the consumer.
+    fn slots_of(&self, last: &WeakSlab) -> Option<Slab> {
+        last.upgrade().filter(|slab| slab.item_bytes() == self.slot_bytes && slab.free() > 0)
+    }
+
+    /// What is left free for ragged columns: two batches of samples of twice the mean size, or of the largest.
+    fn ragged_bytes(&self, source: &dyn Source, layout: &Layout, rows: u64) -> u64 {
+        let extremes = source.extremes();
+        let mean = extremes.total_bytes / source.len().max(1);
+        let columns = layout.columns.iter().filter(|c| c.shape.is_none());
+        let bytes = columns.map(|c| match c.spec {
+            FieldSpec::Image(_) => extremes.decoded_bytes,
+            _ => extremes.sample_bytes.min(2 * mean),
+        });
+        2 * rows.saturating_mul(bytes.sum())
     }
 
     fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, held: u64) {
@@ -137,11 +168,14 @@ impl Plan {
         while self.staging_bytes < STAGING_WANTED_BYTES && room(self) / 2 >= self.staging_bytes {
             self.staging_bytes *= 2;
         }
-        let wanted = 2 + config.prefetch as u64;
+        // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
+        let small = (room(self) / 8 / Slab::stride_bytes(self.slot_bytes)).min(SLOTS_MOST);
+        let wanted = (2 + config.prefetch as u64).max(small);
         while self.slots < wanted && room(self) >= Slab::stride_bytes(self.slot_bytes) {
             self.slots += 1;
         }
-        let dataset = source.extremes().total_bytes;
+        // Whole pages are cached, whatever a sample takes of them.
+        let dataset = source.extremes().total_bytes.saturating_add(source.len().saturating_mul(PAGE_BYTES));
         let direct = source.shards().first().is_some_and(|p| direct_works(p));
         self.mode = read_mode(dataset, direct, room(self) / 2);
         if self.mode == ReadMode::Plain {
@@ -152,13 +186,22 @@ impl Plan {
     /// Bytes in all.
     #[must_use]
     pub fn total(&self) -> u64 {
-        Slab::stride_bytes(self.slot_bytes) * self.slots
-            + self.staging_bytes
-            + self.scratch_bytes
-            + self.source_bytes
-            + self.index_bytes
-            + self.stack_bytes
-            + self.cache_bytes
+        let parts = [
+            self.staging_bytes,
+            self.scratch_bytes,
+            self.source_bytes,
+            self.index_bytes,
+            self.stack_bytes,
+            self.cache_bytes,
+        ];
+        // Sizes come from headers, which may claim anything.
+        parts
+            .iter()
+            .fold(Slab::stride_bytes(self.slot_bytes) * self.slots, |sum, &part| sum.saturating_add(part))
+    }
+
+    fn without_scratch(&self) -> u64 {
+        Self { scratch_bytes: 0, ..self.clone() }.total()
     }
 
     fn too_small(&self, source: &dyn Source, cap: u64) -> Error {
@@ -198,7 +241,7 @@ impl Plan {
     ///
     /// # Errors
     /// When others hold the bytes, naming them.
-    pub fn reserve(self, budget: &Budget) -> Result<Reserved> {
+    pub fn reserve(self, budget: &Budget, last: &WeakSlab) -> Result<Reserved> {
         let urgent = Priority::NextBatch;
         let grants = vec![
             budget.try_acquire(Account::Library, self.source_bytes, urgent)?,
@@ -212,7 +255,10 @@ impl Plan {
         };
         Ok(Reserved {
             staging: Buddy::new(budget, Account::Staging, self.staging_bytes, urgent)?,
-            slots: Slab::new(budget, Account::Batch, self.slot_bytes, self.slots, urgent)?,
+            slots: match self.slots_of(last) {
+                Some(slab) => slab,
+                None => Slab::new(budget, Account::Batch, self.slot_bytes, self.slots, urgent)?,
+            },
             scratch: Mutex::new(scratch),
             budget: budget.clone(),
             plan: self,

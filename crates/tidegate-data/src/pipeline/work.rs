@@ -62,7 +62,7 @@ pub(super) fn run(shared: &Arc<Shared>, thread: usize) {
             Err(panic) => {
                 worker = Worker::default();
                 let thread = format!("tg-work-{thread}");
-                task.filling.raise(task.row, Error::Panic { thread, what: words(&*panic) });
+                failed(shared, &task, Error::Panic { thread, what: words(&*panic) });
             }
         }
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
@@ -151,11 +151,11 @@ impl Worker {
                 let mut common = lock(&shared.reserved.scratch);
                 add(&shared.stats.scratch_wait_ns, began);
                 let room = common.as_deref_mut().unwrap_or_default();
-                if (room.len() as u64) < scratch + library {
+                if (room.len() as u64) < scratch.saturating_add(library) {
                     let text = format!(
                         "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one \
                          picture: raise memory",
-                        tidegate_core::memory::size::mib(scratch + library),
+                        tidegate_core::memory::size::mib(scratch.saturating_add(library)),
                         tidegate_core::memory::size::mib(room.len() as u64),
                         tidegate_core::memory::size::mib(shared.reserved.budget.cap_bytes())
                     );
@@ -187,7 +187,8 @@ fn grow(
     if scratch.as_deref().map_or(0, <[u8]>::len) < bytes as usize {
         *scratch = None;
         // An eighth more, so that pictures of about one size do not make it grow again and again.
-        *scratch = budget.try_block(Account::Scratch, bytes + bytes / 8, Priority::Prefetch).ok();
+        *scratch =
+            budget.try_block(Account::Scratch, bytes.saturating_add(bytes / 8), Priority::Prefetch).ok();
     }
     library.is_some() && scratch.is_some()
 }

@@ -7,22 +7,21 @@
 //! Grouping follows the webdataset library: the key is the path up to the first dot of the last component, the field is
 //! the rest in lower case, and a sample ends where the key changes. Compressed archives have no random access.
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Files, ReadMode, aligned, staging_bytes};
+use super::read::{Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Access, Extremes, Field, Located, Schema, Source, Value, kind_of_extension, tar};
 use crate::decode::header::{self, ImageHeader, Probe};
 use crate::{Error, Place, Result};
 
 /// What is read at each header while indexing: most image headers follow within.
 const LOOK_BYTES: u64 = 16 << 10;
-/// The largest window that a zstd stream may ask for (the format's own recommendation is 8 MiB).
-const ZSTD_WINDOW_LOG: u32 = 27;
+/// The largest window that a zstd stream may ask for: 8 MiB, what the format recommends decoders to support.
+const ZSTD_WINDOW_LOG: u32 = 23;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
@@ -45,13 +44,14 @@ pub(super) struct Archive {
     name: String,
     index: Index,
     files: Files,
-    /// One cursor a compressed shard.
-    cursors: Vec<Mutex<Option<Cursor>>>,
+    /// The one compressed shard that is being read: they are read in order.
+    cursor: Mutex<Option<Cursor>>,
     access: Access,
 }
 
 /// A decompressor and how far it has come.
 struct Cursor {
+    shard: u32,
     stream: Box<dyn Read + Send>,
     at: u64,
 }
@@ -90,15 +90,15 @@ impl Archive {
         } else {
             Access::Random
         };
-        let cursors = shards.iter().map(|_| Mutex::default()).collect();
-        Ok(Self { name: name.to_owned(), index, files, cursors, access })
+        Ok(Self { name: name.to_owned(), index, files, cursor: Mutex::default(), access })
     }
 
     fn read_packed(&self, at: &Entry, len: u64, into: &mut [u8]) -> Result<Range<usize>> {
         let path = &self.files.paths()[at.shard as usize];
-        let mut cursor = self.cursors[at.shard as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        if cursor.as_ref().is_none_or(|c| c.at > at.offset) {
-            *cursor = Some(Cursor { stream: decompress(path)?, at: 0 });
+        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        if cursor.as_ref().is_none_or(|c| c.shard != at.shard || c.at > at.offset) {
+            *cursor = None;
+            *cursor = Some(Cursor { shard: at.shard, stream: decompress(path)?, at: 0 });
         }
         let Some(c) = cursor.as_mut() else { return Ok(0..0) };
         let skip = at.offset - c.at;
@@ -110,13 +110,17 @@ impl Archive {
         } else {
             c.at = at.offset + len;
         }
-        let what = |e| format!("{e}: the compressed archive is damaged or was truncated");
+        let what = |e| {
+            format!(
+                "{e}: the compressed archive is damaged or truncated, or was compressed with a window of more than 8 MiB (--long)"
+            )
+        };
         outcome.map_err(|e| Error::format(path, at.offset, what(e))).map(|()| 0..len as usize)
     }
 }
 
 fn decompress(path: &Path) -> Result<Box<dyn Read + Send>> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let file = Passing::open(path)?;
     Ok(match packing(path) {
         Packing::Plain => Box::new(file),
         Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(file))),
@@ -384,10 +388,10 @@ impl Source for Archive {
         self.index.meta.extremes
     }
     fn library_bytes(&self) -> u64 {
-        // Two shards may be in use at once, where one ends and the next begins.
         match self.files.paths().iter().map(|p| packing(p)).find(|&p| p != Packing::Plain) {
-            Some(Packing::Zstd) => 2 * (9 << 20),
-            Some(_) => 2 * (64 << 10),
+            // The window, two blocks, and tables.
+            Some(Packing::Zstd) => 10 << 20,
+            Some(_) => 128 << 10,
             None => 0,
         }
     }
@@ -410,7 +414,7 @@ impl Source for Archive {
             let start = (offset as usize).min(bytes.len());
             Ok(bytes[start..bytes.len().min(start.saturating_add(len as usize))].to_vec())
         };
-        let mut offset = 0;
+        let (mut offset, mut sample) = (0, None);
         while (offset as usize) < bytes.len() {
             match tar::next(offset, &mut read)
                 .map_err(|e| Error::format(path, at.entry.offset + e.offset, e.what))?
@@ -422,7 +426,15 @@ impl Source for Archive {
                         let what = "the archive changed since it was indexed: run `tidegate index --force`";
                         return Err(Error::format(path, at.entry.offset + member.start, what));
                     };
-                    if let Some((_, field)) = split_name(&member.name)
+                    let named = split_name(&member.name);
+                    if let Some((key, _)) = &named
+                        && sample.get_or_insert((*key).to_owned()) != key
+                    {
+                        let what = "two samples where the index has one: the archive changed since it was indexed; run \
+                                    `tidegate index --force`";
+                        return Err(Error::format(path, at.entry.offset + member.start, what));
+                    }
+                    if let Some((_, field)) = named
                         && let Some(i) = schema.iter().position(|f| f.name == field)
                     {
                         values[i] = Value::Bytes(data);

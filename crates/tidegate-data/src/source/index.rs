@@ -4,7 +4,7 @@
 //! Memory: an index below 1 MiB is held whole (part of an open source); a larger one is read in windows into the
 //! caller's hands, past the page cache.
 //!
-//! Layout of version 1, in a folder `.tidegate` beside the data (or in the user's cache folder when that is read-only):
+//! Layout of version 2, in a folder `.tidegate` beside the data (or in the user's cache folder when that is read-only):
 //! `meta.json` (written last), `entries` (24 bytes a sample, little-endian) and `keys` (u64 offsets, then UTF-8 text).
 //! `entries`: shard u32 | offset u48 | length u32 | height u16 | width u16 | crc32c u32 | channels u8 | flags u8.
 
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// Bytes of an entry in the file.
 pub const ENTRY_BYTES: u64 = 24;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// An index of at most this many bytes is held in memory.
 const HELD_BYTES: u64 = 1 << 20;
 /// Entries nearer than this are read in one go.
@@ -353,6 +353,7 @@ impl Builder {
         let extremes = &mut self.meta.extremes;
         extremes.total_bytes += u64::from(entry.len);
         extremes.sample_bytes = extremes.sample_bytes.max(u64::from(entry.len));
+        extremes.decoded_bytes = extremes.decoded_bytes.max(entry.decoded_bytes());
         extremes.side = extremes.side.max(u64::from(entry.width.max(entry.height)));
         if scratch_bytes > extremes.scratch_bytes {
             (extremes.scratch_bytes, extremes.scratch_id) = (scratch_bytes, self.meta.samples);

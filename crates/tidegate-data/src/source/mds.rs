@@ -7,7 +7,7 @@
 //! then the values in column order. All little-endian. `pkl` columns are refused: unpickling runs code.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use md5::Digest;
 use serde::Deserialize;
 
 use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Files, ReadMode, aligned, staging_bytes};
+use super::read::{Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value};
 use crate::decode::header;
 use crate::{Error, Place, Result};
@@ -86,7 +86,7 @@ impl Mds {
         if force {
             Index::remove(root, name);
         }
-        let raw = raw_files(root, &json.shards, force)?;
+        let raw = raw_files(root, identity, &json.shards, force)?;
         let files = Files::new(raw);
         let index = match Index::open(root, name, identity) {
             Some(index) => index,
@@ -190,7 +190,7 @@ fn check_shard(root: &Path, path: &Path, shard: &ShardJson, first: &ShardJson) -
 }
 
 /// The uncompressed files: beside the index where they are there, else unpacked once into the side-car folder.
-fn raw_files(root: &Path, shards: &[ShardJson], force: bool) -> Result<Vec<PathBuf>> {
+fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for shard in shards {
         let raw = root.join(&shard.raw_data.basename);
@@ -198,7 +198,7 @@ fn raw_files(root: &Path, shards: &[ShardJson], force: bool) -> Result<Vec<PathB
             files.push(raw);
             continue;
         }
-        let dir = super::open::unpacked_dir(root)?;
+        let dir = super::open::unpacked_dir(root, identity)?;
         let target = dir.join(&shard.raw_data.basename);
         let whole = fs::metadata(&target).is_ok_and(|m| m.len() == shard.raw_data.bytes);
         if !whole || force {
@@ -223,7 +223,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        let file = io::BufReader::new(File::open(&path)?);
+        let file = io::BufReader::new(Passing::open(&path).map_err(io::Error::other)?);
         let algorithm = shard.compression.as_deref().unwrap_or("").split(':').next().unwrap_or("").to_owned();
         let mut stream: Box<dyn Read> = match algorithm.as_str() {
             "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
@@ -238,7 +238,8 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
         let mut out = File::create(&partial)?;
         // One byte more than promised is enough to know that the promise is false.
         let copied = io::copy(&mut (&mut stream).take(shard.raw_data.bytes + 1), &mut out)?;
-        out.flush()?;
+        // Written back, so that the pages can be dropped by whoever reads the file past the cache.
+        out.sync_all()?;
         Ok(copied)
     };
     let outcome = copy().map_err(Error::io(&path)).and_then(|copied| {
@@ -289,7 +290,7 @@ fn digest<D: Digest>(path: &Path) -> Result<String> {
 }
 
 fn each_chunk<H>(path: &Path, mut hash: H, mut update: impl FnMut(&mut H, &[u8])) -> Result<H> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut file = Passing::open(path)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         match file.read(&mut buffer).map_err(Error::io(path))? {
@@ -364,7 +365,7 @@ fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Op
 fn offset_table(path: &Path, shard: &ShardJson) -> Result<Vec<u32>> {
     let wrong =
         |offset: u64, what: &str| Error::format(path, offset, format!("{what}: download the shard again"));
-    let mut file = io::BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let mut file = io::BufReader::new(Passing::open(path)?);
     let mut word = [0; 4];
     file.read_exact(&mut word).map_err(Error::io(path))?;
     let n = u64::from(u32::from_le_bytes(word));

@@ -118,6 +118,8 @@ pub struct Extremes {
     pub scratch_bytes: u64,
     /// The id of the sample with that image.
     pub scratch_id: u64,
+    /// Bytes of the largest image once decoded.
+    pub decoded_bytes: u64,
     /// The longest side of any image, in pixels.
     pub side: u64,
 }

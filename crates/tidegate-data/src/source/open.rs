@@ -153,7 +153,10 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|&b| b == b'*')
 }
 
-/// The folder, name and identity of a set of shards: their names and sizes, never their times or places.
+/// What is hashed of each end of a shard: its first headers, and the end that a rewritten one would change.
+const END_BYTES: u64 = 8 << 10;
+
+/// The folder, name and identity of a set of shards: their names, sizes and ends, never their times or places.
 pub(super) fn shard_set(shards: &[PathBuf], format: &str) -> Result<(PathBuf, u64, u64)> {
     let mut names = xxhash_rust::xxh3::Xxh3::new();
     let mut identity = xxhash_rust::xxh3::Xxh3::new();
@@ -163,6 +166,12 @@ pub(super) fn shard_set(shards: &[PathBuf], format: &str) -> Result<(PathBuf, u6
         names.update(file_name(shard).as_bytes());
         identity.update(file_name(shard).as_bytes());
         identity.update(&size.to_le_bytes());
+        let len = END_BYTES.min(size);
+        let mut staging = super::read::aligned(super::read::staging_bytes(len) as usize);
+        for offset in [0, size - len] {
+            let got = super::read::read_file(shard, offset, len, super::ReadMode::Drop, &mut staging)?;
+            identity.update(&staging[got]);
+        }
     }
     let beside = shards.first().and_then(|s| s.parent()).filter(|p| !p.as_os_str().is_empty());
     Ok((beside.unwrap_or(Path::new(".")).to_owned(), names.digest(), identity.digest()))
@@ -172,15 +181,15 @@ pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Where unpacked shards of a dataset live.
-pub(super) fn unpacked_dir(root: &Path) -> Result<PathBuf> {
-    let dir = root.join(".tidegate").join("unpacked");
+/// Where unpacked shards of a dataset live; another `identity` is another dataset.
+pub(super) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
+    let dir = root.join(".tidegate").join(format!("unpacked-{identity:016x}"));
     if fs::create_dir_all(&dir).is_ok() {
         return Ok(dir);
     }
     let cache = std::env::temp_dir().join("tidegate-unpacked");
     let place = xxhash_rust::xxh3::xxh3_64(root.as_os_str().as_encoded_bytes());
-    let dir = cache.join(format!("{place:016x}"));
+    let dir = cache.join(format!("{place:016x}-{identity:016x}"));
     fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     Ok(dir)
 }

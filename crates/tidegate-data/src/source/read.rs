@@ -165,6 +165,52 @@ fn read_open(
     Ok(skip as usize..wanted)
 }
 
+/// A file read from its beginning to its end, whose pages are dropped behind the reader.
+#[derive(Debug)]
+pub struct Passing {
+    file: File,
+    at: u64,
+    dropped: u64,
+}
+
+/// How far the dropping stays behind.
+const BEHIND_BYTES: u64 = 1 << 20;
+
+impl Passing {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = open_file(path, ReadMode::Plain).map_err(Error::io(path))?;
+        Ok(Self { file, at: 0, dropped: 0 })
+    }
+
+    fn drop_behind(&mut self) {
+        let len = std::num::NonZeroU64::new(self.at.next_multiple_of(PAGE_BYTES) - self.dropped);
+        // Advice: a file system that keeps its pages is no reason to fail a read.
+        let _advice = fadvise(&self.file, self.dropped, len, Advice::DontNeed);
+        self.dropped = self.at / PAGE_BYTES * PAGE_BYTES;
+    }
+}
+
+impl io::Read for Passing {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(into, self.at)?;
+        self.at += n as u64;
+        if self.at - self.dropped >= BEHIND_BYTES {
+            self.drop_behind();
+        }
+        Ok(n)
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.drop_behind();
+    }
+}
+
 /// Files that stay open: the shards of a dataset.
 #[derive(Debug)]
 pub struct Files {

@@ -83,7 +83,10 @@ impl Source for Subset {
         self.base.access()
     }
     fn extremes(&self) -> Extremes {
-        self.base.extremes()
+        let extremes = self.base.extremes();
+        // Bounds of the base hold here too; the sample they come from may not be among these.
+        let scratch_id = self.ids.iter().position(|&id| id == extremes.scratch_id).unwrap_or(0) as u64;
+        Extremes { scratch_id, ..extremes }
     }
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
