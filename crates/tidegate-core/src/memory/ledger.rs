@@ -93,7 +93,7 @@ impl fmt::Debug for Ledger {
 }
 
 /// A handle on a ledger. Ledgers are few and about 2 KiB, and stay for the life of the process: a grant that counted
-/// references would pay two atomic operations more, which doubled its cost.
+/// references would pay two atomic operations more, 18 of 58 ns here.
 #[derive(Debug, Clone)]
 pub(super) struct LedgerRef(#[cfg(loom)] Arc<Ledger>, #[cfg(not(loom))] &'static Ledger);
 
