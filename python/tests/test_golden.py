@@ -84,3 +84,70 @@ def test_pickles_missing_shards_and_wrong_hashes_are_refused(golden):
         index.write_text(json.dumps(changed))
         with pytest.raises(tg.DataError, match=words):
             tg.open(golden / "mds")
+
+
+HF_FIELDS = {"box": tg.Array("float32", (4,)), "tokens": tg.Array("int32")}
+
+
+@pytest.mark.parametrize("path", ["hf", "hf/data", "hf/data/train-*", "hf-disk"])
+def test_hugging_face_tables_equal_the_stock_reader(golden, path):
+    rows = json.loads((golden / "hf.json").read_text())
+    source = tg.open(golden / path)
+    assert (len(source), source.stats["classes"], source.key(7)[-7:]) == (12, ["cat", "dog"], "007.png")
+    assert source.schema["image"] == "image"
+    loader = tg.Loader(source, batch_size=5, memory=tg.Budget("64MiB"), fields=HF_FIELDS, on_error="skip")
+    seen = []
+    for batch in loader:
+        for i in range(batch.rows):
+            row = rows[len(seen) + (len(seen) >= 5)]
+            seen.append(row)
+            for field in ("image", "box", "tokens"):
+                assert batch[field][i].tolist() == row[field], field
+            assert (batch["label"][i], batch["caption"][i]) == (row["label"], row["caption"])
+            assert json.loads(batch["objects"][i]) == row["objects"]
+    assert len(seen) == 11, "the row without a caption is skipped"
+    assert "lacks this field" in loader.report()["failures"][0]
+
+
+@pytest.mark.parametrize("path", sorted(p.name for p in (GOLDEN / "tables").iterdir()))
+def test_every_codec_and_type_of_tables(golden, path):
+    rows = json.loads((golden / "tables.json").read_text())
+    source = tg.open(golden / "tables" / path)
+    assert len(source) == 40
+    for i, row in enumerate(rows):
+        ours = source[i]
+        assert ours["when"] == i
+        for field, value in row.items():
+            got = ours.get(field)
+            got = list(got) if isinstance(got, bytes) else got
+            assert got == (int(value) if isinstance(value, bool) else value), (i, field)
+
+
+@pytest.mark.parametrize("path", ["tables/snappy.parquet", "tables/zstd.arrow"])
+def test_groups_under_every_shuffle(golden, path):
+    def ids(shuffle, **options):
+        loader = tg.Loader(
+            tg.open(golden / path), batch_size=7, memory=tg.Budget("64MiB"), fields=["u8"], shuffle=shuffle, **options
+        )
+        return [int(x) for batch in loader for x in batch["u8"]]
+
+    assert ids(False) == list(range(40))
+    for shuffle in (True, tg.Window(8), tg.Window(20, canonical_nodes=2)):
+        order = ids(shuffle, workers=3)
+        assert sorted(order) == list(range(40)) and order != list(range(40))
+        assert order == ids(shuffle, workers=1)
+
+
+def test_tables_that_differ_or_are_damaged(golden):
+    shutil.copy(golden / "tables/snappy.parquet", golden / "hf/data/train-00002-of-00003.parquet")
+    with pytest.raises(tg.DataError, match="train-00002.*columns are u8.*those of the first are image"):
+        tg.open(golden / "hf")
+    shutil.copy(golden / "tables/snappy.parquet", golden / "hf/data/test-00000-of-00001.parquet")
+    with pytest.raises(tg.DataError, match="splits test, train: open one"):
+        tg.open(golden / "hf")
+    for name in ("zstd.parquet", "lz4.arrow", "stream.arrow"):
+        path = golden / "tables" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(tg.DataError, match=name):
+            tg.open(path)

@@ -71,7 +71,7 @@ class Source:
 
 
 def open(url: str, *, force: bool = False) -> Source:
-    """Open a folder of images (one folder a class), tar shards, or an MDS folder.
+    """Open a folder of images (one folder a class), tar shards, Parquet or Arrow files, or an MDS folder.
 
     The first opening makes a side-car index beside the data; `force` makes it anew. Raises DataError.
     """

@@ -143,4 +143,10 @@ impl Error {
     pub fn format(path: impl Into<PathBuf>, offset: u64, what: impl Into<String>) -> Self {
         Self::Format { path: path.into(), offset, what: what.into() }
     }
+
+    /// The message of a panic that was caught.
+    pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".into())
+    }
 }

@@ -250,3 +250,28 @@ fn data_sets() {
         });
     }
 }
+
+/// Parquet and Arrow files by pyarrow, mutated: an error, or rows.
+#[test]
+#[cfg(feature = "parquet")]
+fn tables() {
+    use tidegate_data::source::{SourceExt, open};
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python/tests/golden/tables");
+    for extension in ["parquet", "arrow"] {
+        let mut files: Vec<_> = std::fs::read_dir(&golden).unwrap().map(|f| f.unwrap().path()).collect();
+        files.retain(|f| f.extension().is_some_and(|e| e == extension));
+        files.sort();
+        let seeds: Vec<_> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = dir.path().join("x").with_extension(extension);
+        fuzz(extension, &seeds, |bytes| {
+            std::fs::write(&file, bytes).unwrap();
+            let Ok(source) = open(file.to_str().unwrap(), true) else { return };
+            for id in (0..source.len()).step_by(16) {
+                if let Ok((at, bytes)) = source.fetch(id) {
+                    let _outcome = source.parse(&at, &bytes).is_ok();
+                }
+            }
+        });
+    }
+}

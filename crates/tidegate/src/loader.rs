@@ -96,6 +96,7 @@ impl Loader {
             prefetch: options.prefetch,
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
+            runs_in_use: self.order.runs_in_use(),
             failed: Vec::new(),
             stall: Duration::try_from_secs_f64(options.stall_seconds)
                 .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,

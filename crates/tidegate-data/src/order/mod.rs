@@ -45,6 +45,9 @@ pub trait Order: Send + Sync + std::fmt::Debug {
 
     /// The order of one epoch.
     fn epoch(&self, epoch: u64) -> Box<dyn Epoch>;
+
+    /// How many runs have samples left to draw and samples drawn, at most, at any position: what must be near at hand.
+    fn runs_in_use(&self) -> u64;
 }
 
 /// The order of one epoch.
@@ -69,7 +72,7 @@ pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>
     let len = runs.iter().sum();
     Ok(match shuffle {
         Shuffle::None => Box::new(Sequential { len }),
-        Shuffle::Full => Box::new(Shuffled { len, seed }),
+        Shuffle::Full => Box::new(Shuffled { len, seed, runs: runs.len() as u64 }),
         Shuffle::Window { samples, canonical_nodes } => {
             if samples == 0 || canonical_nodes == 0 {
                 return Err(Error::Config("a shuffle window needs at least one sample and one node".into()));
@@ -97,6 +100,9 @@ impl Order for Sequential {
     fn epoch(&self, _: u64) -> Box<dyn Epoch> {
         Box::new(Identity)
     }
+    fn runs_in_use(&self) -> u64 {
+        1
+    }
 }
 
 #[derive(Debug)]
@@ -112,6 +118,7 @@ impl Epoch for Identity {
 struct Shuffled {
     len: u64,
     seed: u64,
+    runs: u64,
 }
 
 impl Order for Shuffled {
@@ -120,6 +127,9 @@ impl Order for Shuffled {
     }
     fn epoch(&self, epoch: u64) -> Box<dyn Epoch> {
         Box::new(Permutation::new(self.len, self.seed, epoch, 0))
+    }
+    fn runs_in_use(&self) -> u64 {
+        self.runs
     }
 }
 
@@ -145,6 +155,9 @@ impl Order for Windowed {
     fn epoch(&self, epoch: u64) -> Box<dyn Epoch> {
         Box::new(WindowEpoch::new(&self.runs, self.seed, epoch, self.samples, self.nodes))
     }
+    fn runs_in_use(&self) -> u64 {
+        window::runs_in_use(&self.runs, self.samples, self.nodes)
+    }
 }
 
 #[cfg(test)]
@@ -164,10 +177,32 @@ mod tests {
                 let order = order(shuffle, seed, &runs).unwrap();
                 let epoch = order.epoch(epoch);
                 let mut ids: Vec<_> = (0..len).map(|p| epoch.id(p)).collect();
+                let in_use = runs_in_use(&runs, &ids);
+                prop_assert!(in_use <= order.runs_in_use() as usize, "{:?}: {}", shuffle, in_use);
                 ids.sort_unstable();
                 prop_assert_eq!(ids, (0..len).collect::<Vec<_>>(), "{:?}", shuffle);
             }
         }
+    }
+
+    /// The most runs that are begun and not yet done, by looking at each position.
+    fn runs_in_use(runs: &[u64], ids: &[u64]) -> usize {
+        let run_of = |id: u64| {
+            let mut end = 0;
+            runs.iter().position(|n| {
+                end += n;
+                id < end
+            })
+        };
+        let places: Vec<_> = ids.iter().map(|&id| run_of(id).unwrap()).collect();
+        let span = |run: usize| {
+            Some((places.iter().position(|&r| r == run)?, places.iter().rposition(|&r| r == run)?))
+        };
+        let spans: Vec<_> = (0..runs.len()).filter_map(span).collect();
+        (0..ids.len())
+            .map(|p| spans.iter().filter(|(a, b)| (*a..=*b).contains(&p)).count())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Frozen: a change here breaks the resume of every run in the field.

@@ -24,6 +24,21 @@ pub(super) struct WindowEpoch {
     current: Mutex<Vec<Option<(u64, Permutation)>>>,
 }
 
+/// The most runs from which `nodes` windows of `samples` can draw at once: the smallest ones whole, and one cut at each end.
+pub(super) fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
+    let mut sorted: Vec<u64> = runs.iter().copied().filter(|&n| n > 0).collect();
+    sorted.sort_unstable();
+    let mut left = samples.saturating_sub(2);
+    let whole = sorted.iter().take_while(|&&n| {
+        let fits = n <= left;
+        left = left.saturating_sub(n);
+        fits
+    });
+    // A run that is cut by a window's border stays in use in the next one.
+    let inside = whole.count() as u64 + 2;
+    inside.saturating_mul(nodes).min(sorted.len() as u64)
+}
+
 impl WindowEpoch {
     pub(super) fn new(runs: &[u64], seed: u64, epoch: u64, samples: u64, nodes: u64) -> Self {
         let first_id: Vec<u64> = runs

@@ -72,7 +72,7 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
         }
     };
     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
-        shared.fail(Error::Panic { thread: format!("tg-read-{thread}"), what: super::work::words(&*panic) });
+        shared.fail(Error::Panic { thread: format!("tg-read-{thread}"), what: Error::words(&*panic) });
     }
     shared.watch.note(thread, "done", None);
 }
@@ -82,7 +82,10 @@ fn fetch(shared: &Arc<Shared>, read: Read, mut staging: Staged, thread: usize) {
     let Some((_, first)) = read.rows.first() else { return };
     shared.watch.note(thread, "reading", Some(first));
     let began = Instant::now();
-    let outcome = shared.source.read(first, read.len, shared.mode, &mut staging);
+    let outcome = match shared.source.grouped() {
+        Some(source) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
+        None => shared.source.read(first, read.len, shared.mode, &mut staging),
+    };
     add(&shared.stats.read_ns, began);
     shared.stats.reads.fetch_add(1, Ordering::Relaxed);
     shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
@@ -92,7 +95,10 @@ fn fetch(shared: &Arc<Shared>, read: Read, mut staging: Staged, thread: usize) {
     let staging = Arc::new(staging);
     for (row, at) in read.rows {
         let range = outcome.clone().map(|range| {
-            let from = range.start + if single { 0 } else { (at.entry.offset - start) as usize };
+            if single {
+                return range;
+            }
+            let from = range.start + (at.entry.offset - start) as usize;
             from..from + at.entry.len as usize
         });
         let (filling, staging) = (Arc::clone(&read.filling), Arc::clone(&staging));

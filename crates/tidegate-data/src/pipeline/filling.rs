@@ -254,7 +254,7 @@ impl Drop for Filling {
         }
         let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
         let outcome = finished.unwrap_or_else(|panic| {
-            Err(Error::Panic { thread: "batch".into(), what: super::work::words(&*panic) })
+            Err(Error::Panic { thread: "batch".into(), what: Error::words(&*panic) })
         });
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         failures.sort_by_key(|f| f.position);

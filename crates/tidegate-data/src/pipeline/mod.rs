@@ -12,6 +12,7 @@
 
 mod feed;
 mod filling;
+mod groups;
 pub mod plan;
 mod ring;
 mod stats;
@@ -68,6 +69,8 @@ pub struct Config {
     pub on_error: OnError,
     /// The share of an epoch's samples that may fail; ten may in any case.
     pub max_failure_rate: f64,
+    /// Runs of the source that the order has in use at once.
+    pub runs_in_use: u64,
     /// Positions that failed before and stay failed (from a resumed state).
     pub failed: Vec<u64>,
     /// After how long without any movement the epoch ends with [`Error::Stalled`].
@@ -193,7 +196,7 @@ impl Pipeline {
     ) -> Result<Self> {
         let plan = Plan::new(&*source, &layout, &config, budget, last)?;
         let (readers, mode) = (plan.readers, plan.mode);
-        let reserved = plan.reserve(budget, last)?;
+        let reserved = plan.reserve(&layout, budget, last)?;
         let workers = config.workers;
         let batches = config.split.batches();
         let failures = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Flow: sizes from the index + layout + budget -> [`Plan`] -> [`Reserved`].
 //! Memory: decides it all; `reserve` takes slots (`batch`), staging, one decoder's scratch and library bound, the index
-//! window, stacks (`telemetry`), and the page cache of a dataset that is kept (`cache.memory`).
+//! window, stacks (`telemetry`), decoded groups (`decoded`), and the page cache of a dataset that is kept (`cache.memory`).
 //!
 //! Least plan: two batches, two reads of the largest sample, scratch for the largest picture once. What the budget has
 //! beyond goes to scratch for the other workers, more staging, more batches, in this order.
@@ -12,10 +12,11 @@ use std::sync::Mutex;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Priority, Slab, WeakSlab};
 
+use super::groups::Groups;
 use super::{Config, OnError};
 use crate::batch::{FieldSpec, ImageSpec, Layout, resize, row};
 use crate::source::read::{direct_works, read_mode, staging_bytes};
-use crate::source::{ReadMode, Source, SourceExt};
+use crate::source::{Grouped, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
@@ -45,6 +46,10 @@ pub struct Plan {
     pub scratch_bytes: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
+    /// Decoded groups of rows that the order has in use at once, and the bytes of each.
+    pub groups: u64,
+    /// See `groups`.
+    pub group_bytes: u64,
     /// The index window.
     pub index_bytes: u64,
     /// Stacks.
@@ -63,6 +68,7 @@ pub struct Reserved {
     pub(super) budget: Budget,
     pub(super) slots: Slab,
     pub(super) staging: Buddy,
+    pub(super) groups: Groups,
     /// One worker at a time may use this, when it cannot have scratch of its own: so one always goes on.
     pub(super) scratch: Mutex<Option<Block>>,
     pub(super) plan: Plan,
@@ -119,6 +125,8 @@ impl Plan {
             staging_bytes: 2 * piece,
             scratch_bytes: if pictures.is_empty() { 0 } else { picture.saturating_add(largest.max(masks)) },
             source_bytes: source.library_bytes(),
+            groups: source.grouped().map_or(0, |_| config.runs_in_use),
+            group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
             stack_bytes: (config.workers + readers) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
@@ -190,6 +198,7 @@ impl Plan {
             self.staging_bytes,
             self.scratch_bytes,
             self.source_bytes,
+            self.groups.saturating_mul(self.group_bytes.next_multiple_of(PAGE_BYTES)),
             self.index_bytes,
             self.stack_bytes,
             self.cache_bytes,
@@ -211,6 +220,7 @@ impl Plan {
             (Account::Staging, self.staging_bytes),
             (Account::Scratch, self.scratch_bytes),
             (Account::Library, self.source_bytes),
+            (Account::Decoded, self.groups.saturating_mul(self.group_bytes)),
             (Account::Index, self.index_bytes),
             (Account::Telemetry, self.stack_bytes),
         ];
@@ -225,6 +235,18 @@ impl Plan {
                 )
             }
             Account::Batch => "lower batch_size".to_owned(),
+            Account::Decoded if self.groups > 1 => format!(
+                "shuffle less widely: a row can only be read by decoding its whole group, {} MiB for {} rows on average, and \
+                 this order draws from {} groups at once; use shuffle=tg.Window(samples) with fewer samples, or repack the \
+                 data for random access with `tidegate pack {} OUT`",
+                mib(self.group_bytes),
+                source.len() / (source.runs().len() as u64).max(1),
+                self.groups,
+                source.name()
+            ),
+            Account::Decoded | Account::Library if source.grouped().is_some() => {
+                "write the files with smaller groups (row_group_size=100 for images)".to_owned()
+            }
             _ => "split the largest samples".to_owned(),
         };
         Error::Config(format!(
@@ -241,7 +263,7 @@ impl Plan {
     ///
     /// # Errors
     /// When others hold the bytes, naming them.
-    pub fn reserve(self, budget: &Budget, last: &WeakSlab) -> Result<Reserved> {
+    pub fn reserve(self, layout: &Layout, budget: &Budget, last: &WeakSlab) -> Result<Reserved> {
         let urgent = Priority::NextBatch;
         let grants = vec![
             budget.try_acquire(Account::Library, self.source_bytes, urgent)?,
@@ -254,6 +276,7 @@ impl Plan {
             bytes => Some(budget.try_block(Account::Scratch, bytes, urgent)?),
         };
         Ok(Reserved {
+            groups: Groups::new(budget, layout, self.groups, self.group_bytes)?,
             staging: Buddy::new(budget, Account::Staging, self.staging_bytes, urgent)?,
             slots: match self.slots_of(last) {
                 Some(slab) => slab,

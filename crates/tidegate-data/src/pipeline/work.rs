@@ -62,7 +62,7 @@ pub(super) fn run(shared: &Arc<Shared>, thread: usize) {
             Err(panic) => {
                 worker = Worker::default();
                 let thread = format!("tg-work-{thread}");
-                failed(shared, &task, Error::Panic { thread, what: words(&*panic) });
+                failed(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
             }
         }
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
@@ -70,12 +70,6 @@ pub(super) fn run(shared: &Arc<Shared>, thread: usize) {
         add(&shared.stats.work_ns, began);
     }
     shared.watch.note(thread, "done", None);
-}
-
-/// The message of a panic.
-pub(super) fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".into())
 }
 
 fn failed(shared: &Shared, task: &Task, error: Error) {

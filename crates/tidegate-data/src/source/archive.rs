@@ -216,6 +216,7 @@ fn build(files: &Files, mut builder: Builder) -> Result<Index> {
             name: super::open::file_name(path),
             bytes,
             samples: builder.samples() - before,
+            groups: Vec::new(),
         });
     }
     if builder.samples() == 0 {

@@ -132,7 +132,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
         let samples = builder.samples() - before;
         if samples > 0 {
             let name = folder.to_string_lossy().into_owned();
-            runs.push(super::index::ShardMeta { name, bytes, samples });
+            runs.push(super::index::ShardMeta { name, bytes, samples, groups: Vec::new() });
         }
     }
     if builder.samples() == 0 {

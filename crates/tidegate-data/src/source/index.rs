@@ -106,6 +106,22 @@ pub struct ShardMeta {
     pub bytes: u64,
     /// Its samples.
     pub samples: u64,
+    /// Its groups of rows, where samples are stored in groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupMeta>,
+}
+
+/// A group of rows: a row group of Parquet, a record batch of Arrow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupMeta {
+    /// Its rows.
+    pub rows: u64,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Bytes of all its rows once decoded and packed.
+    pub packed_bytes: u64,
+    /// What decoding it takes at most besides.
+    pub library_bytes: u64,
 }
 
 /// What `meta.json` holds.

@@ -323,7 +323,12 @@ fn build(
             builder.push(&entry, &key, image.map_or(0, |h| h.scratch_bytes()))?;
         }
         let name = shard.raw_data.basename.clone();
-        metas.push(ShardMeta { name, bytes: shard.raw_data.bytes, samples: shard.samples });
+        metas.push(ShardMeta {
+            name,
+            bytes: shard.raw_data.bytes,
+            samples: shard.samples,
+            groups: Vec::new(),
+        });
     }
     builder.finish(schema, Vec::new(), metas)
 }

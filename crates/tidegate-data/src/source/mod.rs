@@ -5,13 +5,21 @@
 //! Not here: decoding of what the fields hold (`decode`), the order of ids (`order`).
 
 mod archive;
+#[cfg(feature = "parquet")]
+mod arrow_file;
+#[cfg(feature = "parquet")]
+mod columns;
 mod folder;
 pub mod index;
 mod mds;
 mod open;
+#[cfg(feature = "parquet")]
+mod parquet_file;
 pub mod read;
 mod subset;
 mod synthetic;
+#[cfg(feature = "parquet")]
+mod table;
 pub mod tar;
 
 use std::path::PathBuf;
@@ -100,6 +108,8 @@ pub enum Value<'a> {
 pub enum Access {
     /// Any sample by one read of its own bytes.
     Random,
+    /// A sample by decoding the whole group of rows that it is stored with: see [`Grouped`].
+    Grouped,
     /// Only in ascending order within a shard.
     Sequential {
         /// Why, and what a random read would cost.
@@ -172,6 +182,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// The groups, where samples can be reached by groups alone ([`Access::Grouped`]).
+    fn grouped(&self) -> Option<&dyn Grouped> {
+        None
+    }
+
     /// Finds `ids` in the index, in the order given.
     ///
     /// # Errors
@@ -210,6 +225,25 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     fn shards(&self) -> Vec<PathBuf> {
         Vec::new()
     }
+}
+
+/// A source whose samples are stored in groups that must be decoded as a whole: row groups of Parquet, record batches of
+/// Arrow. Groups are the runs of the source, in id order.
+pub trait Grouped: Send + Sync {
+    /// Bytes of the largest group once decoded and packed.
+    fn group_bytes(&self) -> u64;
+
+    /// The group of a sample.
+    fn group_of(&self, at: &Located) -> u64;
+
+    /// Decodes the group of the sample `at` into `into`, with the `wanted` fields only.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or changed since it was indexed.
+    fn decode(&self, at: &Located, wanted: &[bool], mode: ReadMode, into: &mut [u8]) -> Result<()>;
+
+    /// Where the sample `at` lies in its decoded group.
+    fn row<'a>(&self, at: &Located, group: &'a [u8]) -> Option<&'a [u8]>;
 }
 
 /// Conveniences on top of [`Source`].

@@ -1,6 +1,6 @@
 //! From a path or pattern to a source: what lies there decides.
 //!
-//! Flow: "shards/*.tar", a folder, an MDS folder -> the reader of that format.
+//! Flow: "shards/*.tar", "data/train-*.parquet", a folder, an MDS folder -> the reader of that format.
 //! Memory: holds none.
 
 use std::fs;
@@ -13,7 +13,8 @@ use super::mds::Mds;
 use super::{Source, natural_order};
 use crate::{Error, Result};
 
-/// Opens what lies at `url`: a folder of images, tar archives (a file, a folder or a pattern with `*`), an MDS folder.
+/// Opens what lies at `url`: a folder of images, tar archives (a file, a folder or a pattern with `*`),
+/// Parquet or Arrow files likewise, an MDS folder.
 ///
 /// `force` makes a new index even if there is one that holds.
 ///
@@ -48,15 +49,56 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
-        if is_archive(&file) {
+        if is_archive(&file) || is_table(&file) {
             files.push(file);
         }
+    }
+    // The layout of a Hugging Face repository: tables in a folder `data`.
+    let inner = path.join("data");
+    if files.is_empty() && holds_tables(&inner) {
+        return open(&inner.to_string_lossy(), force);
     }
     if files.is_empty() {
         return Ok(Arc::new(Folder::open(path, force)?));
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
+    one_split(path, &files)?;
     shards(url, files, force)
+}
+
+/// Refuses a folder with several splits, which are to be opened one at a time: train-00000-of-00002.parquet, test-….
+fn one_split(folder: &Path, files: &[PathBuf]) -> Result<()> {
+    let split = |file: &PathBuf| {
+        let name = file_name(file);
+        let (before, _) = name.split_once("-of-")?;
+        let (split, number) = before.rsplit_once('-')?;
+        number.bytes().all(|b| b.is_ascii_digit()).then(|| split.to_owned())
+    };
+    let mut splits: Vec<String> = files.iter().filter(|f| is_table(f)).filter_map(split).collect();
+    splits.dedup();
+    if splits.len() < 2 {
+        return Ok(());
+    }
+    let what = format!(
+        "this folder holds the splits {}: open one of them, such as {:?}",
+        splits.join(", "),
+        folder.join(format!("{}-*", splits[splits.len() - 1]))
+    );
+    Err(Error::Dataset { path: folder.to_owned(), what })
+}
+
+fn holds_tables(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|files| files.flatten().any(|f| is_table(&f.path())))
+}
+
+#[cfg(feature = "parquet")]
+fn is_table(path: &Path) -> bool {
+    super::table::Format::of(path).is_some()
+}
+
+#[cfg(not(feature = "parquet"))]
+fn is_table(_: &Path) -> bool {
+    false
 }
 
 fn is_archive(path: &Path) -> bool {
@@ -65,11 +107,17 @@ fn is_archive(path: &Path) -> bool {
 }
 
 fn shards(url: &str, files: Vec<PathBuf>, force: bool) -> Result<Arc<dyn Source>> {
+    #[cfg(feature = "parquet")]
+    if let Some(format) = files.first().and_then(|f| super::table::Format::of(f))
+        && files.iter().all(|f| super::table::Format::of(f) == Some(format))
+    {
+        return Ok(Arc::new(super::table::Table::open(url, format, &files, force)?));
+    }
     if let Some(other) = files.iter().find(|f| !is_archive(f)) {
         return Err(Error::Dataset {
             path: other.clone(),
-            what: "no known shard: expected .tar, .tar.gz or .tar.zst (a folder of images is opened by the folder's \
-                   path)"
+            what: "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, .parquet or \
+                   .arrow (a folder of images is opened by the folder's path)"
                 .into(),
         });
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Access, Extremes, Located, ReadMode, Schema, Source, Value};
+use super::{Access, Extremes, Grouped, Located, ReadMode, Schema, Source, Value};
 use crate::order::permutation::Permutation;
 use crate::{Error, Place, Result};
 
@@ -90,6 +90,9 @@ impl Source for Subset {
     }
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
+    }
+    fn grouped(&self) -> Option<&dyn Grouped> {
+        self.base.grouped()
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let inner: Option<Vec<u64>> = ids.iter().map(|&id| self.ids.get(id as usize).copied()).collect();

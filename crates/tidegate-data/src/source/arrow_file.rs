@@ -1,0 +1,190 @@
+//! One Arrow IPC file or stream: its record batches, decoded by the arrow crates.
+//!
+//! Flow: messages are walked once -> groups (record batches) with their bounds; a message -> its body -> a record batch.
+//! Memory: schema and dictionaries while open; a batch's body, and its buffers once decompressed, while it is decoded.
+//!
+//! A file is a stream behind eight bytes of magic and before a footer, which is not needed: Hugging Face writes streams,
+//! pandas (Feather 2) and pyarrow write either. Specification: Arrow columnar format 1.5, «IPC».
+
+use std::collections::HashMap;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::Buffer;
+use arrow_ipc::convert::{MessageBuffer, try_fb_to_schema};
+use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
+use arrow_ipc::{MessageHeader, MetadataVersion};
+use arrow_schema::{Schema as ArrowSchema, SchemaRef};
+
+use super::index::GroupMeta;
+use super::table::{Shard, ShardFile};
+use crate::Result;
+
+const MAGIC: &[u8] = b"ARROW1";
+const CONTINUES: u32 = u32::MAX;
+/// Metadata of one message; real ones have a few hundred bytes a column.
+const META_BYTES_MOST: u64 = 16 << 20;
+/// A batch that decompresses to more is refused.
+const BATCH_BYTES_MOST: u64 = 4 << 30;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct ArrowFile {
+    schema: SchemaRef,
+    version: MetadataVersion,
+    dictionaries: HashMap<i64, ArrayRef>,
+    /// Where the first record batch begins.
+    first: u64,
+}
+
+/// A message, with where its body lies.
+struct Found {
+    meta: MessageBuffer,
+    body: u64,
+    body_bytes: u64,
+}
+
+impl Found {
+    fn end(&self) -> u64 {
+        self.body + self.body_bytes
+    }
+}
+
+/// The message at `offset`; nothing at the end of the stream.
+fn message(file: &ShardFile, offset: u64) -> Result<Option<Found>> {
+    if offset + 8 > file.len {
+        return Ok(None);
+    }
+    let head = file.read(offset, 8)?;
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    // Before Arrow 0.15 the length came first.
+    let (len, start) = if word(0) == CONTINUES { (word(4), offset + 8) } else { (word(0), offset + 4) };
+    if len == 0 {
+        return Ok(None);
+    }
+    if u64::from(len) > META_BYTES_MOST {
+        return Err(file.wrong(offset, &format!("a message of {len} bytes of metadata")));
+    }
+    let meta = file.read(start, len.into())?;
+    let meta = MessageBuffer::try_new(Buffer::from(meta)).map_err(|e| file.wrong(offset, &e))?;
+    let body = start + u64::from(len);
+    let body_bytes = u64::try_from(meta.as_ref().bodyLength()).ok();
+    let body_bytes = body_bytes.filter(|n| body.checked_add(*n).is_some_and(|end| end <= file.len));
+    let body_bytes = body_bytes.ok_or_else(|| {
+        file.wrong(offset, &format!("a record batch that ends behind the {} bytes of the file", file.len))
+    })?;
+    Ok(Some(Found { meta, body, body_bytes }))
+}
+
+impl ArrowFile {
+    /// Reads the schema and the dictionaries.
+    ///
+    /// # Errors
+    /// For what is no Arrow file.
+    pub(super) fn open(file: &ShardFile) -> Result<Self> {
+        let magic = file.read(0, file.len.min(8))?;
+        let mut at = if magic.starts_with(MAGIC) { 8 } else { 0 };
+        let found = message(file, at)?.ok_or_else(|| file.wrong(at, &"it has no schema"))?;
+        let schema =
+            found.meta.as_ref().header_as_schema().ok_or_else(|| file.wrong(at, &"it has no schema"))?;
+        let schema = SchemaRef::new(try_fb_to_schema(schema).map_err(|e| file.wrong(at, &e))?);
+        let version = found.meta.as_ref().version();
+        let mut dictionaries = HashMap::new();
+        at = found.end();
+        while let Some(found) = message(file, at)? {
+            let meta = found.meta.as_ref();
+            let Some(batch) = meta.header_as_dictionary_batch() else { break };
+            let data = batch.data().ok_or_else(|| file.wrong(at, &"a dictionary without values"))?;
+            let body = Buffer::from(file.read(found.body, found.body_bytes)?);
+            check(file, at, &data, &body)?;
+            read_dictionary(&body, batch, &schema, &mut dictionaries, &version)
+                .map_err(|e| file.wrong(at, &e))?;
+            at = found.end();
+        }
+        Ok(Self { schema, version, dictionaries, first: at })
+    }
+}
+
+/// Checks what the arrow crates take for granted, and gives the bytes of all buffers once decompressed.
+fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64> {
+    let wrong = |what: &str| file.wrong(offset, &what);
+    let compressed = batch.compression().is_some();
+    let mut total = 0u64;
+    for buffer in batch.buffers().iter().flatten() {
+        let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
+        let bytes = range.and_then(|(at, len)| body.get(at..at.checked_add(len)?));
+        let bytes = bytes.ok_or_else(|| wrong("a buffer that lies outside its record batch"))?;
+        let decoded = match bytes.first_chunk::<8>() {
+            Some(word) if compressed => match i64::from_le_bytes(*word) {
+                -1 => bytes.len() as u64,
+                len => u64::try_from(len).map_err(|_| wrong("a buffer of negative length"))?,
+            },
+            _ => bytes.len() as u64,
+        };
+        total = total.saturating_add(decoded);
+    }
+    let most = total.saturating_mul(8).saturating_add(u64::try_from(batch.length()).unwrap_or(0));
+    for node in batch.nodes().iter().flatten() {
+        let len = u64::try_from(node.length()).ok().filter(|n| *n <= most);
+        let nulls = u64::try_from(node.null_count()).ok();
+        if len.zip(nulls).is_none_or(|(len, nulls)| nulls > len) {
+            return Err(wrong("a column whose length does not fit its buffers"));
+        }
+    }
+    if total > BATCH_BYTES_MOST {
+        return Err(wrong("a record batch of more than 4 GiB"));
+    }
+    Ok(total)
+}
+
+impl Shard for ArrowFile {
+    fn schema(&self) -> &ArrowSchema {
+        &self.schema
+    }
+
+    fn groups(&self, file: &ShardFile) -> Result<Vec<GroupMeta>> {
+        let (mut groups, mut at) = (Vec::new(), self.first);
+        while let Some(found) = message(file, at)? {
+            let meta = found.meta.as_ref();
+            if meta.header_type() == MessageHeader::DictionaryBatch {
+                return Err(file.wrong(
+                    at,
+                    &"a dictionary that changes between record batches: write it once, in front",
+                ));
+            }
+            let Some(batch) = meta.header_as_record_batch() else { break };
+            let rows =
+                u64::try_from(batch.length()).map_err(|_| file.wrong(at, &"a batch of negative length"))?;
+            let decoded = check(file, at, &batch, &file.read(found.body, found.body_bytes)?)?;
+            let extra = if batch.compression().is_some() { decoded } else { 0 };
+            let library_bytes = found.body_bytes + extra;
+            groups.push(GroupMeta { rows, offset: at, packed_bytes: 0, library_bytes });
+            at = found.end();
+        }
+        Ok(groups)
+    }
+
+    fn decode(
+        &self,
+        file: &ShardFile,
+        _: usize,
+        group: &GroupMeta,
+        wanted: &[bool],
+        visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let gone = || file.wrong(group.offset, &"a record batch that is not there any more");
+        let found = message(file, group.offset)?.ok_or_else(gone)?;
+        let batch = found.meta.as_ref().header_as_record_batch().ok_or_else(gone)?;
+        let body = Buffer::from(file.read(found.body, found.body_bytes)?);
+        check(file, group.offset, &batch, &body)?;
+        let columns: Vec<usize> = wanted.iter().enumerate().filter(|(_, w)| **w).map(|(c, _)| c).collect();
+        let words = |e| file.wrong(group.offset, &e);
+        let decoder =
+            RecordBatchDecoder::try_new(&body, batch, self.schema.clone(), &self.dictionaries, &self.version);
+        let all =
+            decoder.map_err(words)?.with_projection(Some(&columns)).read_record_batch().map_err(words)?;
+        let step = super::table::batch_rows(group);
+        (0..all.num_rows())
+            .step_by(step)
+            .try_for_each(|row| visit(&all.slice(row, step.min(all.num_rows() - row))))
+    }
+}
