@@ -35,7 +35,10 @@ def hugging_face():
             "caption": datasets.Value("string"),
             "box": datasets.Sequence(datasets.Value("float32"), length=4),
             "tokens": datasets.Sequence(datasets.Value("int32")),
-            "objects": {"name": datasets.Value("string"), "ids": datasets.Sequence(datasets.Sequence(datasets.Value("int8")))},
+            "objects": {
+                "name": datasets.Value("string"),
+                "ids": datasets.Sequence(datasets.Sequence(datasets.Value("int8"))),
+            },
         }
     )
     columns = {

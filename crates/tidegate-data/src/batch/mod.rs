@@ -12,7 +12,7 @@ pub mod layout;
 mod planar;
 pub mod resize;
 pub mod row;
-pub mod simd;
+
 pub mod spec;
 
 use tidegate_core::memory::{Block, SlabItem};

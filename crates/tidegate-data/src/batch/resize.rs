@@ -18,7 +18,7 @@ pub struct Scaler {
 
 impl Default for Scaler {
     fn default() -> Self {
-        Self::new(super::simd::enabled())
+        Self::new(crate::decode::simd::enabled())
     }
 }
 

@@ -160,6 +160,7 @@ impl Tools {
         let picture = decoder(header.format).decode(bytes, &request, pixels)?;
         let pixels = &pixels[..picture.bytes()];
         let size = (picture.region.width, picture.region.height);
+        let stored = picture.within(stored);
         let Some((height, width)) = spec.size else {
             return ragged_image(pixels, &header, place, size, target);
         };
@@ -277,7 +278,7 @@ fn mask(
     let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
     let request = Request { header: &header, region: whole, entry: None, raw: true };
     let picture = decoder(header.format).decode(bytes, &request, pixels)?;
-    let stored = unorient(place.region, header.orientation, (header.width, header.height));
+    let stored = picture.within(unorient(place.region, header.orientation, (header.width, header.height)));
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);
     let to = if header.orientation >= 5 { (width, height) } else { (height, width) };

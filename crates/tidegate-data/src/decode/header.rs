@@ -44,7 +44,7 @@ pub struct ImageHeader {
     pub components: u8,
     /// Bits a channel.
     pub bits: u8,
-    /// All coefficients must be held at once.
+    /// All coefficients must be held at once: a progressive JPEG, or one of several scans.
     pub progressive: bool,
     /// Exif orientation, 1 to 8.
     pub orientation: u8,
@@ -83,7 +83,7 @@ impl ImageHeader {
 
     /// An upper bound of what the decoder allocates besides, from the header alone.
     ///
-    /// Derived from the sources of zune-jpeg 0.5, png 0.18 and image-webp 0.2.
+    /// Derived from our JPEG decoder and the sources of png 0.18 and image-webp 0.2.
     #[must_use]
     pub fn library_bytes(&self) -> u64 {
         let (w, h, n) = (u64::from(self.width), u64::from(self.height), u64::from(self.components));
@@ -242,6 +242,7 @@ fn jpeg(bytes: &[u8]) -> Probe {
                 header.progressive = matches!(code, 0xC2 | 0xC6 | 0xCA | 0xCE);
                 header.orientation = orientation;
                 header.data_at = at + 5;
+                header.progressive |= several_scans(bytes, at + 2 + usize::from(len), header.components);
                 return Probe::Found(header);
             }
             0xE1 => {
@@ -255,6 +256,17 @@ fn jpeg(bytes: &[u8]) -> Probe {
         }
         at += 2 + usize::from(len.max(2));
     }
+}
+
+/// Whether the first scan, looked for from `at` on, lacks a component: then all coefficients must be held as well.
+fn several_scans(bytes: &[u8], mut at: usize, components: u8) -> bool {
+    while let Some(&[0xFF, code, high, low]) = bytes.get(at..at + 4) {
+        if code == 0xDA {
+            return bytes.get(at + 4).is_some_and(|&n| n < components);
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]).max(2));
+    }
+    false
 }
 
 /// The orientation in a TIFF structure.

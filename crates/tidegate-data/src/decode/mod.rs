@@ -9,6 +9,7 @@ pub mod header;
 mod jpeg;
 pub mod npy;
 mod png_image;
+pub mod simd;
 mod webp;
 
 use self::header::{Format, ImageHeader};
@@ -55,6 +56,13 @@ impl Picture {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.region.width as usize * self.region.height as usize * self.channels as usize
+    }
+
+    /// A rectangle of the stored image, in pixels of this part of it.
+    #[must_use]
+    pub fn within(&self, region: Region) -> Region {
+        let x = region.x.saturating_sub(self.region.x);
+        Region { x, y: region.y.saturating_sub(self.region.y), ..region }
     }
 }
 

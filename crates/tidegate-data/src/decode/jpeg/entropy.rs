@@ -1,0 +1,108 @@
+//! The walk over the MCUs of a sequential scan: read where they are wanted, passed over elsewhere.
+//!
+//! Flow: entropy-coded bytes -> coefficients of the planes, an MCU row at a time.
+//! Memory: holds none.
+
+use super::Plane;
+use super::frame::{Frame, Markers, Scan, damaged, truncated};
+use super::huffman::{Bits, Table};
+use crate::{Error, Result};
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    parts: Vec<Part<'a>>,
+    bits: Bits<'a>,
+    /// MCUs between restart markers; 0: none.
+    interval: usize,
+    /// MCUs passed so far.
+    passed: usize,
+}
+
+/// A component's share of an MCU.
+#[derive(Debug)]
+struct Part<'a> {
+    dc: &'a Table,
+    ac: &'a Table,
+    h: usize,
+    v: usize,
+    predictor: i32,
+}
+
+impl<'a> Walk<'a> {
+    /// Starts at the beginning of a scan of all components.
+    pub(super) fn new(bytes: &'a [u8], markers: &'a Markers<'_>, frame: &Frame, scan: &Scan) -> Result<Self> {
+        let parts = scan.parts.iter().map(|&[c, dc, ac]| {
+            let component = &frame.components[c];
+            let missing = || damaged(scan.at, "a Huffman table is missing");
+            let dc = markers.dc[dc].as_deref().ok_or_else(missing)?;
+            let ac = markers.ac[ac].as_deref().ok_or_else(missing)?;
+            Ok(Part { dc, ac, h: component.h, v: component.v, predictor: 0 })
+        });
+        let parts = parts.collect::<Result<_>>()?;
+        Ok(Self { parts, bits: Bits::new(bytes, scan.at), interval: markers.restart, passed: 0 })
+    }
+
+    /// Before each MCU: the restart marker, if one is due.
+    fn begin(&mut self) -> Result<()> {
+        if self.interval > 0 && self.passed > 0 && self.passed.is_multiple_of(self.interval) {
+            let at = self.bits.at();
+            let restarted = self.bits.restart(self.passed / self.interval - 1);
+            restarted.ok_or_else(|| damaged(at, "a restart marker is missing"))?;
+            self.parts.iter_mut().for_each(|part| part.predictor = 0);
+        }
+        self.passed += 1;
+        Ok(())
+    }
+
+    /// Passes over `n` MCUs.
+    pub(super) fn skip(&mut self, n: usize) -> Result<()> {
+        for _ in 0..n {
+            self.begin()?;
+            for part in &mut self.parts {
+                for _ in 0..part.h * part.v {
+                    let passed = self.bits.dc(part.dc).and_then(|difference| {
+                        part.predictor = part.predictor.wrapping_add(difference);
+                        self.bits.skip_ac(part.ac)
+                    });
+                    passed.ok_or_else(|| wrong(&self.bits))?;
+                }
+            }
+        }
+        self.check()
+    }
+
+    /// Reads `n` MCUs into the coefficients of the planes.
+    pub(super) fn read(&mut self, planes: &mut [Plane<'_>], n: usize) -> Result<()> {
+        for plane in planes.iter_mut() {
+            plane.coefficients.as_flattened_mut().fill(0);
+        }
+        for mcu in 0..n {
+            self.begin()?;
+            for (part, plane) in self.parts.iter_mut().zip(planes.iter_mut()) {
+                for v in 0..part.v {
+                    let first = v * plane.blocks_across + mcu * part.h;
+                    for i in first..first + part.h {
+                        let block = &mut plane.coefficients[i];
+                        let last = self.bits.dc(part.dc).and_then(|difference| {
+                            part.predictor = part.predictor.wrapping_add(difference);
+                            block[0] = part.predictor as i16;
+                            self.bits.ac(part.ac, block)
+                        });
+                        plane.last[i] = last.ok_or_else(|| wrong(&self.bits))? as u8;
+                    }
+                }
+            }
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.bits.ran_out() { Err(wrong(&self.bits)) } else { Ok(()) }
+    }
+}
+
+/// Why no code was found.
+pub(super) fn wrong(bits: &Bits<'_>) -> Error {
+    if bits.ran_out() { truncated(bits.at()) } else { damaged(bits.at(), "bits that no Huffman table knows") }
+}

@@ -1,0 +1,308 @@
+//! The markers of a JPEG: frame, tables, scan, and what libjpeg concludes from them about colours.
+//!
+//! Flow: bytes -> [`Frame`] -> one [`Scan`] after another, with the tables that hold for it ([`Markers`]).
+//! Memory: tables of a few KiB an image; sizes are those of the header, which the caller has bounded.
+//!
+//! Specification: ITU-T T.81; JFIF 1.02; Adobe TN 5116. Colour decisions are those of libjpeg-turbo's `default_decompress_parms`.
+
+use super::huffman::Table;
+use crate::{Error, Result};
+
+/// What the components mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Color {
+    Gray,
+    YCbCr,
+    Rgb,
+    Cmyk,
+    Ycck,
+}
+
+/// One component: its sampling, tables and size.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Component {
+    id: u8,
+    /// Blocks of an MCU across.
+    pub(super) h: usize,
+    /// Blocks of an MCU down.
+    pub(super) v: usize,
+    quant: usize,
+    /// Real samples across: what lies beyond in the last block is padding.
+    pub(super) width: usize,
+    /// Real samples down.
+    pub(super) height: usize,
+}
+
+/// The size, the components and their meaning: what holds for all scans.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) components: Vec<Component>,
+    pub(super) progressive: bool,
+    pub(super) max_h: usize,
+    pub(super) max_v: usize,
+}
+
+/// A scan: whose coefficients, and which bits of which of them.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Component, DC table, AC table.
+    pub(super) parts: Vec<[usize; 3]>,
+    /// Zigzag places of the coefficients: all of them in sequential files.
+    pub(super) places: std::ops::RangeInclusive<usize>,
+    /// Progressive: the bit that earlier scans have reached, and that this one reaches.
+    pub(super) high: u32,
+    pub(super) low: u32,
+    /// Where the entropy-coded data begin.
+    pub(super) at: usize,
+}
+
+/// What the markers up to here said.
+#[derive(Debug)]
+pub(super) struct Markers<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Quantization tables in natural order; the bits of 16-bit numbers, multiplied modulo 2^16 as libjpeg-turbo does.
+    quant: [Option<[i16; 64]>; 4],
+    pub(super) dc: [Option<Box<Table>>; 4],
+    pub(super) ac: [Option<Box<Table>>; 4],
+    /// MCUs between restart markers; 0: none.
+    pub(super) restart: usize,
+    frame: Option<Frame>,
+    jfif: bool,
+    adobe: Option<u8>,
+}
+
+/// Places of coefficients: zigzag order to natural order; runs that pass the end all lead to the last place.
+pub(super) const NATURAL: [u8; 128] = {
+    let mut places = [63; 128];
+    let mut k = 0;
+    while k < 64 {
+        places[k] = ZIGZAG[k];
+        k += 1;
+    }
+    places
+};
+
+const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
+
+impl<'a> Markers<'a> {
+    /// Nothing read yet.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            at: 2,
+            quant: [None; 4],
+            dc: Default::default(),
+            ac: Default::default(),
+            restart: 0,
+            frame: None,
+            jfif: false,
+            adobe: None,
+        }
+    }
+
+    /// Reads up to the next scan; nothing at the end of the picture.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] with the offset of what is damaged, or for kinds that cannot be decoded.
+    pub(super) fn next_scan(&mut self) -> Result<Option<Scan>> {
+        loop {
+            let at = self.at;
+            // Up to the next marker: fill bytes, and what the last scan has left unread.
+            let rest = self.bytes.get(at..).unwrap_or_default();
+            let skip = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF | 0xD0..=0xD7));
+            let Some(skip) = skip else { return Err(truncated(self.bytes.len())) };
+            let (at, code) = (at + skip, rest[skip + 1]);
+            if matches!(code, 0x01 | 0xD8) {
+                self.at = at + 2;
+                continue;
+            }
+            if code == 0xD9 {
+                return Ok(None);
+            }
+            let len = self.bytes.get(at + 2..at + 4).map(|b| usize::from(u16::from_be_bytes([b[0], b[1]])));
+            let body = len.and_then(|n| self.bytes.get(at + 4..at + 2 + n.max(2)));
+            let body = body.ok_or_else(|| truncated(self.bytes.len()))?;
+            self.at = at + 4 + body.len();
+            let wrong = |what: &str| damaged(at, what);
+            match code {
+                0xDB => self.quantization(body).ok_or_else(|| wrong("a quantization table"))?,
+                0xC4 => self.huffman(body).ok_or_else(|| wrong("a Huffman table"))?,
+                0xC0..=0xC2 => self.start_of_frame(body, code == 0xC2, at)?,
+                0xC3 | 0xC5..=0xCF => {
+                    let what = "an arithmetic-coded, lossless or hierarchical JPEG: re-encode it as baseline or progressive";
+                    return Err(Error::Decode(what.into()));
+                }
+                0xDD => {
+                    let word = body.first_chunk::<2>().ok_or_else(|| wrong("a restart interval"))?;
+                    self.restart = usize::from(u16::from_be_bytes(*word));
+                }
+                0xE0 => self.jfif |= body.starts_with(b"JFIF\0"),
+                0xEE if body.starts_with(b"Adobe") => self.adobe = body.get(11).copied(),
+                0xDA => {
+                    let scan = self.frame.as_ref().and_then(|frame| self.scan(body, frame));
+                    return scan.map(Some).ok_or_else(|| wrong("the scan header"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The frame, once its marker was read.
+    pub(super) fn frame(&self) -> Option<&Frame> {
+        self.frame.as_ref()
+    }
+
+    /// The quantization table of a component, as it stands now.
+    pub(super) fn quant(&self, component: &Component) -> Result<[i16; 64]> {
+        self.quant[component.quant].ok_or_else(|| damaged(self.at, "a quantization table is missing"))
+    }
+
+    /// Where the next scan is looked for.
+    pub(super) fn go_on_from(&mut self, at: usize) {
+        self.at = at;
+    }
+}
+
+impl Frame {
+    /// Pixels of an MCU across.
+    pub(super) fn mcu_width(&self) -> usize {
+        8 * self.max_h
+    }
+
+    /// Pixels of an MCU down.
+    pub(super) fn mcu_height(&self) -> usize {
+        8 * self.max_v
+    }
+
+    /// MCUs across.
+    pub(super) fn mcus_across(&self) -> usize {
+        self.width.div_ceil(self.mcu_width())
+    }
+}
+
+impl Markers<'_> {
+    fn quantization(&mut self, mut body: &[u8]) -> Option<()> {
+        while let Some((&first, rest)) = body.split_first() {
+            let wide = first >> 4;
+            let slot = self.quant.get_mut(usize::from(first & 15)).filter(|_| wide < 2)?;
+            let size = if wide == 1 { 2 } else { 1 };
+            let (values, rest) = rest.split_at_checked(64 * size)?;
+            let mut table = [0i16; 64];
+            for (&place, value) in NATURAL.iter().zip(values.chunks_exact(size)) {
+                let value = value.iter().fold(0u16, |n, &b| n << 8 | u16::from(b));
+                table[usize::from(place)] = value.cast_signed();
+            }
+            *slot = Some(table);
+            body = rest;
+        }
+        Some(())
+    }
+
+    fn huffman(&mut self, mut body: &[u8]) -> Option<()> {
+        while let Some((&first, rest)) = body.split_first() {
+            let (counts, rest) = rest.split_first_chunk::<16>()?;
+            let n: usize = counts.iter().map(|&c| usize::from(c)).sum();
+            let (values, rest) = rest.split_at_checked(n)?;
+            let tables = match first >> 4 {
+                0 => &mut self.dc,
+                1 => &mut self.ac,
+                _ => return None,
+            };
+            let table = Table::new(counts, values, first >> 4 == 1)?;
+            *tables.get_mut(usize::from(first & 15))? = Some(Box::new(table));
+            body = rest;
+        }
+        Some(())
+    }
+
+    fn start_of_frame(&mut self, body: &[u8], progressive: bool, at: usize) -> Result<()> {
+        let wrong = || damaged(at, "the frame header");
+        let (head, parts) = body.split_first_chunk::<6>().ok_or_else(wrong)?;
+        let [bits, h1, h0, w1, w0, n] = *head;
+        let (width, height) =
+            (usize::from(u16::from_be_bytes([w1, w0])), usize::from(u16::from_be_bytes([h1, h0])));
+        if parts.len() != usize::from(n) * 3 || width == 0 || height == 0 || bits != 8 || self.frame.is_some()
+        {
+            return Err(wrong());
+        }
+        let component = |c: &[u8]| {
+            let (h, v) = (usize::from(c[1] >> 4), usize::from(c[1] & 15));
+            Component { id: c[0], h, v, quant: usize::from(c[2]), ..Component::default() }
+        };
+        let mut components: Vec<Component> = parts.chunks_exact(3).map(component).collect();
+        if let [gray] = components.as_mut_slice() {
+            // A scan of one component has one block an MCU, whatever its factors say.
+            (gray.h, gray.v) = (1, 1);
+        }
+        let (max_h, max_v) = components.iter().fold((0, 0), |(h, v), c| (h.max(c.h), v.max(c.v)));
+        for c in &mut components {
+            let whole = |n: usize, max: usize| (1..=4).contains(&n) && max.is_multiple_of(n);
+            if !whole(c.h, max_h) || !whole(c.v, max_v) || c.quant > 3 {
+                return Err(damaged(at, "sampling factors that do not divide each other"));
+            }
+            (c.width, c.height) = ((width * c.h).div_ceil(max_h), (height * c.v).div_ceil(max_v));
+        }
+        if !matches!(components.len(), 1 | 3 | 4) {
+            return Err(wrong());
+        }
+        self.frame = Some(Frame { width, height, components, progressive, max_h, max_v });
+        Ok(())
+    }
+
+    fn scan(&self, body: &[u8], frame: &Frame) -> Option<Scan> {
+        let (&n, rest) = body.split_first()?;
+        let (named, rest) = rest.split_at_checked(2 * usize::from(n))?;
+        let [start, end, bits] = *rest.first_chunk::<3>()?;
+        let part = |c: &[u8]| {
+            let component = frame.components.iter().position(|k| k.id == c[0])?;
+            Some([component, usize::from(c[1] >> 4), usize::from(c[1] & 15)])
+        };
+        let parts: Vec<[usize; 3]> = named.chunks_exact(2).map(part).collect::<Option<_>>()?;
+        let (places, high, low) = if frame.progressive {
+            (usize::from(start)..=usize::from(end), u32::from(bits >> 4), u32::from(bits & 15))
+        } else {
+            (0..=63, 0, 0)
+        };
+        let known = |tables: &[Option<Box<Table>>; 4], i: usize| matches!(tables.get(i), Some(Some(_)));
+        let tables = parts.iter().all(|&[_, dc, ac]| {
+            let wants_dc = *places.start() == 0 && high == 0;
+            (!wants_dc || known(&self.dc, dc)) && (*places.end() == 0 || known(&self.ac, ac))
+        });
+        // Each component once, in order; coefficients other than DC only of one component at a time.
+        let ordered = parts.windows(2).all(|w| w[0][0] < w[1][0]) && !parts.is_empty();
+        let spans = *places.end() < 64 && places.start() <= places.end() && low < 14;
+        let alone = !frame.progressive
+            || (*places.end() == 0) == (*places.start() == 0) && (*places.end() == 0 || parts.len() == 1);
+        (tables && ordered && spans && alone).then_some(Scan { parts, places, high, low, at: self.at })
+    }
+
+    pub(super) fn color(&self, components: &[Component]) -> Color {
+        match (components, self.adobe) {
+            ([_], _) => Color::Gray,
+            ([_, _, _, _], Some(2)) => Color::Ycck,
+            ([_, _, _, _], _) => Color::Cmyk,
+            _ if self.jfif => Color::YCbCr,
+            (_, Some(0)) => Color::Rgb,
+            (_, Some(_)) => Color::YCbCr,
+            ([r, g, b], None) if [r.id, g.id, b.id] == *b"RGB" => Color::Rgb,
+            _ => Color::YCbCr,
+        }
+    }
+}
+
+/// Damaged bytes, by their offset.
+pub(super) fn damaged(at: usize, what: &str) -> Error {
+    Error::Decode(format!("damaged JPEG: at byte {at} of the file: {what}"))
+}
+
+/// A file that ends too early.
+pub(super) fn truncated(at: usize) -> Error {
+    Error::Decode(format!("truncated JPEG: the data end at byte {at}, within the picture"))
+}

@@ -1,0 +1,364 @@
+//! Entropy decoding: codes of up to sixteen bits, most of them found together with their value in one look-up.
+//!
+//! Flow: entropy-coded bytes -> [`Bits`] (64 at a time) -> coefficients of a block, or nothing where it is skipped.
+//! Memory: 15 KiB a table.
+//!
+//! Why skipping has a way of its own: more than half of an image lies outside a random crop, and there only the lengths
+//! of codes and the values of DC differences matter.
+
+use super::frame::NATURAL;
+
+/// Bits of a look-up.
+const LOOK_BITS: u32 = 10;
+/// Coefficients of a block.
+pub(super) type Coefficients = [i16; 64];
+
+/// A Huffman table: a look-up of the next eleven bits and, for longer codes, the greatest code of each length.
+#[derive(Debug)]
+pub(super) struct Table {
+    look: [Code; 1 << LOOK_BITS],
+    /// Symbols with their values: value << 16 | run << 8 | total; 0 where the value reaches beyond a look-up.
+    values: [i32; 1 << LOOK_BITS],
+    /// For passing over blocks: as many symbols as lie within a look-up.
+    several: [Several; 1 << LOOK_BITS],
+    /// One past the greatest code of each length, aligned to 16 bits.
+    ends: [u32; 17],
+    /// What to add to a code of each length to find its symbol.
+    offsets: [i32; 17],
+    symbols: [u8; 256],
+}
+
+/// A symbol as `run << 24 | size << 16 | bits << 8 | total`: zeros before its value, bits of the value, of the code, and of
+/// both; 0 where the code is longer than a look-up. One word, because everything waits for this load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Code(u32);
+
+/// Symbols that follow each other within a look-up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Several {
+    /// Their bits; 0 where the first code is longer than a look-up.
+    total: u8,
+    /// Places that they fill, the end of the block counted as one.
+    places: u8,
+    /// The last one ends the block.
+    ends: bool,
+}
+
+impl Table {
+    /// The table of these code counts (1 to 16 bits) and symbols; nothing when they are no prefix code.
+    pub(super) fn new(counts: &[u8; 16], symbols: &[u8], ac: bool) -> Option<Self> {
+        let mut table = Self {
+            look: [Code::default(); 1 << LOOK_BITS],
+            values: [0; 1 << LOOK_BITS],
+            several: [Several::default(); 1 << LOOK_BITS],
+            ends: [0; 17],
+            offsets: [0; 17],
+            symbols: [0; 256],
+        };
+        table.symbols.get_mut(..symbols.len())?.copy_from_slice(symbols);
+        if !ac && symbols.iter().any(|&s| s > 15) {
+            return None;
+        }
+        let (mut code, mut next) = (0u32, 0usize);
+        for (bits, &count) in (1..=16u32).zip(counts) {
+            table.offsets[bits as usize] = next as i32 - code.cast_signed();
+            for _ in 0..count {
+                if code >= 1 << bits {
+                    return None;
+                }
+                if bits <= LOOK_BITS {
+                    let start = (code << (LOOK_BITS - bits)) as usize;
+                    let looks = &mut table.look[start..start + (1 << (LOOK_BITS - bits))];
+                    looks.fill(Code::new(bits, symbols[next]));
+                }
+                code += 1;
+                next += 1;
+            }
+            table.ends[bits as usize] = code << (16 - bits);
+            code <<= 1;
+        }
+        if ac {
+            table.join();
+        }
+        Some(table)
+    }
+
+    /// Fills `several`: after each symbol, what is left of the look-up is looked up in turn.
+    fn join(&mut self) {
+        for look in 0..1usize << LOOK_BITS {
+            let code = self.look[look];
+            if code.size() > 0 && code.total() <= LOOK_BITS {
+                let next = Next { word: (look as u64) << (64 - LOOK_BITS), count: LOOK_BITS };
+                self.values[look] =
+                    next.value(code) << 16 | (code.run() as i32) << 8 | code.total().cast_signed();
+            }
+            let mut found = Several::default();
+            let mut rest = look;
+            loop {
+                let code = self.look[rest & ((1 << LOOK_BITS) - 1)];
+                let within = u32::from(found.total) + code.total() <= LOOK_BITS;
+                // The first may reach beyond: its length is known from its code alone.
+                if code.total() == 0 || (found.total > 0 && !within) {
+                    break;
+                }
+                found.total += code.total() as u8;
+                found.places += if code.ends() { 1 } else { code.run() as u8 + 1 };
+                found.ends = code.ends();
+                if code.ends() || !within || found.places > 64 {
+                    break;
+                }
+                rest <<= code.total();
+            }
+            self.several[look] = found;
+        }
+    }
+
+    /// A code that is longer than a look-up; nothing for no code.
+    #[cold]
+    #[inline(never)]
+    fn long(&self, next16: u32) -> Option<Code> {
+        let bits = (LOOK_BITS + 1..=16).find(|&bits| next16 < self.ends[bits as usize])?;
+        let index = self.offsets[bits as usize] + (next16 >> (16 - bits)).cast_signed();
+        Some(Code::new(bits, *self.symbols.get(usize::try_from(index).ok()?)?))
+    }
+}
+
+impl Code {
+    fn new(bits: u32, symbol: u8) -> Self {
+        let size = u32::from(symbol & 15);
+        Self(u32::from(symbol >> 4) << 24 | size << 16 | bits << 8 | (bits + size))
+    }
+
+    #[inline(always)]
+    fn total(self) -> u32 {
+        self.0 & 0xFF
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.0 >> 8 & 0xFF
+    }
+
+    #[inline(always)]
+    fn size(self) -> u32 {
+        self.0 >> 16 & 0xFF
+    }
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        (self.0 >> 24) as usize
+    }
+
+    /// The block ends here.
+    #[inline(always)]
+    fn ends(self) -> bool {
+        self.size() == 0 && self.run() != 15
+    }
+}
+
+/// Bits of entropy-coded data: stuffed zeros are left out, and behind a marker come zeros, which are counted.
+#[derive(Debug)]
+pub(super) struct Bits<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    next: Next,
+    /// Bits that were made up behind the end.
+    made_up: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at, next: Next::default(), made_up: 0 }
+    }
+
+    /// Where the next byte will be read.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Whether bits were used that are not in the file.
+    pub(super) fn ran_out(&self) -> bool {
+        self.made_up > self.next.count
+    }
+
+    /// The word with at least 32 bits.
+    #[inline(always)]
+    fn filled(&mut self, next: Next) -> Next {
+        if next.count >= 32 {
+            return next;
+        }
+        if let Some(eight) = self.bytes.get(self.at..).and_then(|b| b.first_chunk::<8>()) {
+            let word = u64::from_be_bytes(*eight);
+            // No byte is 0xFF: nothing is stuffed, and no marker is near.
+            if !has_ff(word) {
+                let bytes = (63 - next.count) >> 3;
+                self.at += bytes as usize;
+                return Next { word: next.word | word >> next.count, count: next.count + 8 * bytes };
+            }
+        }
+        self.filled_bytewise(next)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn filled_bytewise(&mut self, mut next: Next) -> Next {
+        while next.count <= 56 {
+            let byte = match self.bytes.get(self.at) {
+                Some(0xFF) if self.bytes.get(self.at + 1) == Some(&0) => {
+                    self.at += 2;
+                    0xFF
+                }
+                None | Some(0xFF) => {
+                    self.made_up += 8;
+                    0
+                }
+                Some(&byte) => {
+                    self.at += 1;
+                    byte
+                }
+            };
+            next.word |= u64::from(byte) << (56 - next.count);
+            next.count += 8;
+        }
+        next
+    }
+
+    /// The DC difference of a block.
+    #[inline(always)]
+    pub(super) fn dc(&mut self, table: &Table) -> Option<i32> {
+        let next = self.filled(self.next);
+        let code = next.code(table)?;
+        self.next = next.without(code.total());
+        Some(if code.size() == 0 { 0 } else { next.value(code) })
+    }
+
+    /// The AC coefficients of a block, into natural order; gives the zigzag place of the last one.
+    #[inline(always)]
+    pub(super) fn ac(&mut self, table: &Table, block: &mut Coefficients) -> Option<usize> {
+        let mut next = self.next;
+        let mut k = 0;
+        while k < 63 {
+            next = self.filled(next);
+            let known = table.values[next.look()];
+            if known != 0 {
+                k += (known >> 8 & 15) as usize + 1;
+                block[usize::from(NATURAL[k & 127])] = (known >> 16) as i16;
+                next = next.without((known & 63).cast_unsigned());
+                continue;
+            }
+            let code = next.code(table)?;
+            if code.size() == 0 {
+                next = next.without(code.bits());
+                if code.run() != 15 {
+                    break;
+                }
+                k += 16;
+            } else {
+                k += code.run() + 1;
+                // Beyond the block all places are the last one; what went there is refused below.
+                block[usize::from(NATURAL[k & 127])] = next.value(code) as i16;
+                next = next.without(code.total());
+            }
+        }
+        self.next = next;
+        (k <= 63).then_some(k)
+    }
+
+    /// Passes over the AC coefficients of a block.
+    #[inline(always)]
+    pub(super) fn skip_ac(&mut self, table: &Table) -> Option<()> {
+        let mut next = self.next;
+        let mut k = 1;
+        while k < 64 {
+            next = self.filled(next);
+            let several = table.several[next.look()];
+            let after = k + usize::from(several.places);
+            // Symbols that fill more places than are left belong to the next block in part.
+            if several.total > 0 && after <= 64 {
+                next = next.without(several.total.into());
+                k = if several.ends { 64 } else { after };
+                continue;
+            }
+            let code = next.code(table)?;
+            next = next.without(code.total());
+            k = if code.ends() { 64 } else { k + code.run() + 1 };
+        }
+        self.next = next;
+        (k == 64).then_some(())
+    }
+
+    /// The run and the size of the next code, whose value is not read.
+    pub(super) fn symbol(&mut self, table: &Table) -> Option<(usize, u32)> {
+        let next = self.filled(self.next);
+        let code = next.code(table)?;
+        self.next = next.without(code.bits());
+        Some((code.run(), code.size()))
+    }
+
+    /// The next `n` bits, at most 16, as a number.
+    pub(super) fn take(&mut self, n: u32) -> u32 {
+        let next = self.filled(self.next);
+        self.next = next.without(n);
+        // Two shifts, because one of 64 is none.
+        (next.word >> 1 >> (63 - n)) as u32
+    }
+
+    /// The value of `size` bits, at least one: those that begin with 0 mean minus the complement.
+    pub(super) fn magnitude(&mut self, size: u32) -> i32 {
+        let next = self.filled(self.next);
+        self.next = next.without(size);
+        next.value(Code(size << 16))
+    }
+
+    /// Goes to behind the restart marker of this number.
+    pub(super) fn restart(&mut self, number: usize) -> Option<()> {
+        let rest = self.bytes.get(self.at..)?;
+        let marker = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF))?;
+        if rest[marker + 1] != 0xD0 + (number % 8) as u8 {
+            return None;
+        }
+        *self = Self::new(self.bytes, self.at + marker + 2);
+        Some(())
+    }
+}
+
+/// The next bits, from the highest on. Handed on by value, so that it stays in a register while a block is read: each
+/// symbol waits for the shift by the one before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Next {
+    word: u64,
+    count: u32,
+}
+
+impl Next {
+    #[inline(always)]
+    fn look(self) -> usize {
+        (self.word >> (64 - LOOK_BITS)) as usize
+    }
+
+    #[inline(always)]
+    fn without(self, bits: u32) -> Self {
+        Self { word: self.word << bits, count: self.count - bits }
+    }
+
+    /// The code that comes next.
+    #[inline(always)]
+    fn code(self, table: &Table) -> Option<Code> {
+        let code = table.look[self.look()];
+        if code.0 == 0 { table.long((self.word >> 48) as u32) } else { Some(code) }
+    }
+
+    /// The value of a code, at least one bit long: a first bit of 0 means minus the complement.
+    #[inline(always)]
+    fn value(self, code: Code) -> i32 {
+        let bits = self.word << code.bits();
+        let sign = !(bits.cast_signed() >> 63).cast_unsigned();
+        let magnitude = (bits ^ sign) >> (64 - code.size());
+        (magnitude ^ sign).wrapping_sub(sign) as i32
+    }
+}
+
+fn has_ff(word: u64) -> bool {
+    let inverse = !word;
+    inverse.wrapping_sub(0x0101_0101_0101_0101) & !inverse & 0x8080_8080_8080_8080 != 0
+}

@@ -1,0 +1,358 @@
+//! JPEG, bit for bit as libjpeg-turbo decodes it, and no more of it than is wanted.
+//!
+//! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`]) -> samples ([`idct`]) -> RGB rows of the region ([`color`]).
+//! Memory: coefficients of one MCU row and samples of two, of the columns that the region touches; bounded by
+//! `ImageHeader::library_bytes`. The picture, of the region alone, goes into the caller's scratch.
+//!
+//! Above and beside the region only the lengths of codes are looked at; below it nothing is. Progressive files and those
+//! with several scans need all their coefficients first ([`stored`]).
+
+mod color;
+mod entropy;
+mod frame;
+mod huffman;
+mod idct;
+mod stored;
+
+use self::entropy::Walk;
+use self::frame::{Color, Component, Frame, Markers, damaged};
+use self::huffman::Coefficients;
+use self::stored::Stored;
+use super::{Decode, Picture, Region, Request, simd};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Jpeg;
+
+const END: [u8; 2] = [0xFF, 0xD9];
+
+impl Decode for Jpeg {
+    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
+        let header = request.header;
+        if !matches!(header.components, 1 | 3 | 4) || header.bits != 8 {
+            return Err(Error::Decode(format!(
+                "a JPEG of {} components of {} bits: only 1, 3 or 4 of 8 bits can be decoded",
+                header.components, header.bits
+            )));
+        }
+        if request.raw && header.components != 1 {
+            return Err(Error::Decode("a mask must have one channel; this JPEG has colours".into()));
+        }
+        if !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
+            return Err(Error::Decode("truncated JPEG: the end marker is missing".into()));
+        }
+        let mut markers = Markers::new(bytes);
+        let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the picture has no data"))?;
+        let frame =
+            markers.frame().cloned().ok_or_else(|| damaged(scan.at, "data before the frame header"))?;
+        let picture = picture(&frame, request)?;
+        let target =
+            into.get_mut(..picture.bytes()).ok_or_else(|| Error::Decode("a picture without room".into()))?;
+        let color = markers.color(&frame.components);
+        if frame.progressive || scan.parts.len() < frame.components.len() {
+            if !header.progressive {
+                return Err(Error::Decode("the JPEG header changes its mind about its scans".into()));
+            }
+            let stored = Stored::read(bytes, &mut markers, &frame, scan)?;
+            let quant: Vec<[i16; 64]> = (0..frame.components.len()).map(|c| stored.quant(c)).collect();
+            return Decoding::new(&frame, color, &quant, picture).run(Coding::Stored(&stored), target);
+        }
+        let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
+        let walk = Walk::new(bytes, &markers, &frame, &scan)?;
+        Decoding::new(&frame, color, &quant, picture).run(Coding::Sequential(walk), target)
+    }
+}
+
+/// The part of the picture that is decoded.
+fn picture(frame: &Frame, request: &Request<'_>) -> Result<Picture> {
+    if (frame.width, frame.height) != (request.header.width as usize, request.header.height as usize) {
+        return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
+    }
+    let (width, height) = (frame.width as u32, frame.height as u32);
+    // Masks are taken from whole pictures.
+    let region = if request.raw { Region { x: 0, y: 0, width, height } } else { request.region };
+    let end = (region.x.saturating_add(region.width), region.y.saturating_add(region.height));
+    if end.0 > width || end.1 > height || region.width == 0 || region.height == 0 {
+        return Err(Error::Decode("a region outside of the picture".into()));
+    }
+    Ok(Picture { region, channels: if request.raw { 1 } else { 3 } })
+}
+
+/// Where coefficients come from.
+enum Coding<'a> {
+    /// From the bytes, in order.
+    Sequential(Walk<'a>),
+    /// From memory, after all scans were read.
+    Stored(&'a Stored),
+}
+
+/// One component of the part that is decoded.
+struct Plane<'a> {
+    component: &'a Component,
+    quant: &'a [i16; 64],
+    /// Blocks of an MCU row, an even number in each row of blocks.
+    coefficients: Vec<Coefficients>,
+    /// The greatest zigzag place in each.
+    last: Vec<u8>,
+    blocks_across: usize,
+    /// Samples of two MCU rows, one after another.
+    samples: Vec<u8>,
+    stride: usize,
+    /// A row at full size.
+    full: Vec<u8>,
+    /// Real samples of a row, from the first decoded column on.
+    real: usize,
+}
+
+/// What one call needs.
+struct Decoding<'a> {
+    frame: &'a Frame,
+    color: Color,
+    picture: Picture,
+    planes: Vec<Plane<'a>>,
+    /// MCU columns that are decoded, and MCU rows.
+    columns: std::ops::Range<usize>,
+    rows: std::ops::Range<usize>,
+    sums: Vec<u16>,
+    /// Vertical interpolation looks at the rows above and below.
+    context: bool,
+    simd: bool,
+}
+
+/// Pixels around the region that interpolation looks at.
+const MARGIN: usize = 2;
+
+impl<'a> Decoding<'a> {
+    fn new(frame: &'a Frame, color: Color, quant: &'a [[i16; 64]], picture: Picture) -> Self {
+        let region = picture.region;
+        let span = |start: u32, len: u32, unit: usize, size: usize| {
+            let (start, end) = (start as usize, (start + len) as usize);
+            start.saturating_sub(MARGIN) / unit..(end + MARGIN).min(size).div_ceil(unit)
+        };
+        let columns = span(region.x, region.width, frame.mcu_width(), frame.width);
+        let rows = span(region.y, region.height, frame.mcu_height(), frame.height);
+        let planes: Vec<Plane<'a>> = frame
+            .components
+            .iter()
+            .zip(quant)
+            .map(|(component, quant)| {
+                let blocks_across = (columns.len() * component.h).next_multiple_of(2);
+                let stride = 8 * blocks_across;
+                let blocks = blocks_across * component.v;
+                let first = columns.start * component.h * 8;
+                Plane {
+                    component,
+                    quant,
+                    coefficients: vec![[0; 64]; blocks],
+                    last: vec![0; blocks],
+                    blocks_across,
+                    samples: vec![0; stride * 2 * 8 * component.v],
+                    stride,
+                    full: vec![0; stride * frame.max_h / component.h + 8],
+                    real: (component.width - first).min(columns.len() * component.h * 8),
+                }
+            })
+            .collect();
+        let sums = vec![0; planes.iter().map(|p| p.stride).max().unwrap_or(0)];
+        let context = frame.components.iter().any(|c| 2 * c.v == frame.max_v);
+        Self { frame, color, picture, planes, columns, rows, sums, context, simd: simd::avx2() }
+    }
+
+    fn run(mut self, mut coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
+        let region = self.picture.region;
+        let bottom = (region.y + region.height) as usize;
+        let mut next = region.y as usize;
+        for row in 0..self.rows.end {
+            let last = row + 1 == self.rows.end;
+            let across = self.frame.mcus_across();
+            match &mut coding {
+                Coding::Sequential(walk) if row < self.rows.start => walk.skip(across)?,
+                Coding::Sequential(walk) => {
+                    walk.skip(self.columns.start)?;
+                    walk.read(&mut self.planes, self.columns.len())?;
+                    if !last {
+                        walk.skip(across - self.columns.end)?;
+                    }
+                }
+                Coding::Stored(stored) if row >= self.rows.start => {
+                    stored.copy(row, self.columns.clone(), &mut self.planes);
+                }
+                Coding::Stored(_) => {}
+            }
+            if row < self.rows.start {
+                continue;
+            }
+            for plane in &mut self.planes {
+                plane.transform(row, self.simd);
+            }
+            // What needs the row below waits for it.
+            let lag = if self.context && !last { self.frame.max_v } else { 0 };
+            let ready = ((row + 1) * self.frame.mcu_height() - lag).min(bottom);
+            while next < ready {
+                let width = region.width as usize * self.picture.channels as usize;
+                let at = (next - region.y as usize) * width;
+                self.output(next, &mut target[at..at + width]);
+                next += 1;
+            }
+        }
+        Ok(self.picture)
+    }
+
+    /// Writes one row of the picture.
+    fn output(&mut self, y: usize, to: &mut [u8]) {
+        let frame = self.frame;
+        for plane in &mut self.planes {
+            plane.expand(y, frame, &mut self.sums);
+        }
+        let start = self.picture.region.x as usize - self.columns.start * frame.mcu_width();
+        let width = self.picture.region.width as usize;
+        let mut rows: [&[u8]; 4] = [&[]; 4];
+        for (row, plane) in rows.iter_mut().zip(&self.planes) {
+            *row = &plane.row(y, frame)[start..start + width];
+        }
+        if self.picture.channels == 1 {
+            to.copy_from_slice(rows[0]);
+        } else {
+            color::to_rgb(self.color, rows, to, self.simd);
+        }
+    }
+}
+
+impl Plane<'_> {
+    /// The coefficients of an MCU row to samples.
+    fn transform(&mut self, mcu_row: usize, simd: bool) {
+        let height = 8 * self.component.v;
+        for v in 0..self.component.v {
+            let top = mcu_row % 2 * height + 8 * v;
+            for pair in 0..self.blocks_across / 2 {
+                let block = v * self.blocks_across + 2 * pair;
+                let Some((blocks, _)) = self.coefficients[block..].split_first_chunk::<2>() else { return };
+                let last = usize::from(self.last[block].max(self.last[block + 1]));
+                let bytes = &mut self.samples[top * self.stride + 16 * pair..];
+                let mut to = idct::Samples { bytes, stride: self.stride };
+                idct::pair(blocks, last, self.quant, &mut to, simd);
+            }
+        }
+    }
+
+    /// A row of samples, of which two MCU rows are held.
+    fn samples(&self, row: usize) -> &[u8] {
+        let row = row % (16 * self.component.v);
+        &self.samples[row * self.stride..][..self.real]
+    }
+
+    /// Interpolates the samples of the picture's row `y`, where they are fewer than pixels.
+    fn expand(&mut self, y: usize, frame: &Frame, sums: &mut [u16]) {
+        let component = self.component;
+        let (h, v) = (frame.max_h / component.h, frame.max_v / component.v);
+        if h == 1 && v == 1 {
+            return;
+        }
+        let row = y / v;
+        let upper = y.is_multiple_of(v);
+        let far = if upper { row.saturating_sub(1) } else { (row + 1).min(component.height - 1) };
+        let mut full = std::mem::take(&mut self.full);
+        let (near, far) = (self.samples(row), self.samples(far));
+        // Two columns are too few for libjpeg's interpolation.
+        let wide = component.width > 2;
+        match (h, v) {
+            (2, 1) if wide => color::wider(near, &mut full),
+            (2, 2) if wide => color::both(near, far, sums, &mut full),
+            (1, 2) => color::taller(near, far, upper, &mut full),
+            _ => color::repeated(near, h, &mut full),
+        }
+        self.full = full;
+    }
+
+    /// The picture's row `y` of this component, after [`Plane::expand`].
+    fn row(&self, y: usize, frame: &Frame) -> &[u8] {
+        if frame.max_h == self.component.h && frame.max_v == self.component.v {
+            return self.samples(y);
+        }
+        &self.full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header;
+    use super::*;
+    use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+    use proptest::prelude::*;
+
+    fn encoded(
+        width: u16,
+        height: u16,
+        sampling: SamplingFactor,
+        restart: u16,
+        progressive: bool,
+    ) -> Vec<u8> {
+        let pixels: Vec<u8> = (0..usize::from(width) * usize::from(height) * 3)
+            .map(|i| ((i * 31) ^ (i / 97 * 7)) as u8)
+            .collect();
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, 85);
+        encoder.set_sampling_factor(sampling);
+        encoder.set_progressive(progressive);
+        if restart > 0 {
+            encoder.set_restart_interval(restart);
+        }
+        encoder.encode(&pixels, width, height, ColorType::Rgb).unwrap();
+        bytes
+    }
+
+    fn decode(bytes: &[u8], region: Option<Region>) -> Result<(Vec<u8>, Picture)> {
+        let header = header::of(bytes)?;
+        let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
+        let request = Request { header: &header, region: region.unwrap_or(whole), entry: None, raw: false };
+        let mut into = vec![0; header.decoded_bytes() as usize];
+        let picture = Jpeg.decode(bytes, &request, &mut into)?;
+        into.truncate(picture.bytes());
+        Ok((into, picture))
+    }
+
+    const SAMPLINGS: [SamplingFactor; 7] = [
+        SamplingFactor::F_1_1,
+        SamplingFactor::F_2_1,
+        SamplingFactor::F_1_2,
+        SamplingFactor::F_2_2,
+        SamplingFactor::F_4_1,
+        SamplingFactor::F_4_2,
+        SamplingFactor::F_2_4,
+    ];
+
+    proptest! {
+        /// The pixels of a region are those of the whole picture.
+        #[test]
+        fn a_region_equals_that_of_the_whole(
+            width in 1u16..120, height in 1u16..120, sampling in 0usize..7, restart in 0u16..5, progressive: bool,
+            corner in (0u32..120, 0u32..120), size in (1u32..80, 1u32..80),
+        ) {
+            let bytes = encoded(width, height, SAMPLINGS[sampling], restart, progressive);
+            let (x, y) = (corner.0 % u32::from(width), corner.1 % u32::from(height));
+            let region = Region {
+                x,
+                y,
+                width: size.0.min(u32::from(width) - x),
+                height: size.1.min(u32::from(height) - y),
+            };
+            let (whole, _) = decode(&bytes, None).unwrap();
+            let (part, picture) = decode(&bytes, Some(region)).unwrap();
+            let inside = picture.within(region);
+            for row in 0..region.height {
+                let ours = ((inside.y + row) * picture.region.width + inside.x) as usize * 3;
+                let theirs = ((y + row) * u32::from(width) + x) as usize * 3;
+                let n = 3 * region.width as usize;
+                prop_assert_eq!(&part[ours..ours + n], &whole[theirs..theirs + n], "row {}", row);
+            }
+        }
+
+        /// A picture that lacks its end is an error, wherever it was cut and whatever is wanted of it.
+        #[test]
+        fn truncation_is_an_error(cut in 0usize..3000, rows in 1u32..64, progressive: bool) {
+            let bytes = encoded(64, 64, SamplingFactor::F_2_2, 0, progressive);
+            let region = Region { x: 0, y: 0, width: 64, height: rows };
+            prop_assert!(decode(&bytes[..cut.min(bytes.len() - 1)], Some(region)).is_err());
+        }
+    }
+}

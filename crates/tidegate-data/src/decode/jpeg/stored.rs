@@ -1,0 +1,246 @@
+//! Progressive and multi-scan JPEG: the coefficients of the whole picture, completed scan by scan.
+//!
+//! Flow: scans -> coefficients; then an MCU row at a time to the planes.
+//! Memory: two bytes for each sample of the picture, padded to whole MCUs: bounded by `ImageHeader::library_bytes`.
+//!
+//! Specification: ITU-T T.81, annex G.
+
+use super::Plane;
+use super::entropy::wrong;
+use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
+use super::huffman::{Bits, Coefficients, Table};
+use crate::{Error, Result};
+
+/// Scans that are read at most: each costs a walk over all blocks, and real files have about ten.
+const SCANS_MOST: usize = 100;
+
+/// The coefficients of one component.
+#[derive(Debug)]
+struct Component {
+    blocks: Vec<Coefficients>,
+    across: usize,
+    quant: Option<[i16; 64]>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Stored {
+    components: Vec<Component>,
+}
+
+impl Stored {
+    /// Reads all scans, of which `first` is the first.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for damaged and truncated files.
+    pub(super) fn read(bytes: &[u8], markers: &mut Markers<'_>, frame: &Frame, first: Scan) -> Result<Self> {
+        let down = frame.height.div_ceil(frame.mcu_height());
+        let component = |c: &super::frame::Component| {
+            let across = frame.mcus_across() * c.h;
+            Component { blocks: vec![[0; 64]; across * down * c.v], across, quant: None }
+        };
+        let mut stored = Self { components: frame.components.iter().map(component).collect() };
+        let mut next = Some(first);
+        for _ in 0..SCANS_MOST {
+            let Some(scan) = next else { return stored.checked(bytes) };
+            for &[c, ..] in &scan.parts {
+                // A table may be written anew between scans; a component keeps the one of its first.
+                if stored.components[c].quant.is_none() {
+                    stored.components[c].quant = Some(markers.quant(&frame.components[c])?);
+                }
+            }
+            let mut walk =
+                Walk { bits: Bits::new(bytes, scan.at), predictors: [0; 4], run: 0, scan: &scan, markers };
+            walk.scan(frame, &mut stored.components)?;
+            let at = walk.bits.at();
+            markers.go_on_from(at);
+            next = markers.next_scan()?;
+        }
+        Err(Error::Decode(format!("a JPEG of more than {SCANS_MOST} scans: re-encode it")))
+    }
+
+    fn checked(self, bytes: &[u8]) -> Result<Self> {
+        if self.components.iter().any(|c| c.quant.is_none()) {
+            return Err(damaged(bytes.len(), "a component has no scan"));
+        }
+        Ok(self)
+    }
+
+    /// The quantization table of a component.
+    pub(super) fn quant(&self, c: usize) -> [i16; 64] {
+        self.components[c].quant.unwrap_or([0; 64])
+    }
+
+    /// Copies the MCU columns of an MCU row to the planes.
+    pub(super) fn copy(&self, row: usize, columns: std::ops::Range<usize>, planes: &mut [Plane<'_>]) {
+        for (component, plane) in self.components.iter().zip(planes) {
+            let (h, v) = (plane.component.h, plane.component.v);
+            for down in 0..v {
+                let from = (row * v + down) * component.across + columns.start * h;
+                let blocks = &component.blocks[from..from + columns.len() * h];
+                let to = down * plane.blocks_across;
+                plane.coefficients[to..to + blocks.len()].copy_from_slice(blocks);
+                for (last, block) in plane.last[to..].iter_mut().zip(blocks) {
+                    *last = if block[1..].iter().any(|&x| x != 0) { 63 } else { 0 };
+                }
+            }
+        }
+    }
+}
+
+/// The walk over one scan.
+struct Walk<'a, 'b> {
+    bits: Bits<'a>,
+    predictors: [i32; 4],
+    /// Blocks that are still to end without another code.
+    run: u32,
+    scan: &'b Scan,
+    markers: &'b Markers<'a>,
+}
+
+impl Walk<'_, '_> {
+    fn scan(&mut self, frame: &Frame, components: &mut [Component]) -> Result<()> {
+        let mut passed = 0;
+        if let [[c, ..]] = self.scan.parts[..] {
+            // A component alone: its real blocks, row by row, whatever its sampling.
+            let size = &frame.components[c];
+            for y in 0..size.height.div_ceil(8) {
+                for x in 0..size.width.div_ceil(8) {
+                    self.begin(&mut passed)?;
+                    let block = y * components[c].across + x;
+                    self.block(0, &mut components[c].blocks[block])?;
+                }
+                self.check()?;
+            }
+            return Ok(());
+        }
+        for row in 0..frame.height.div_ceil(frame.mcu_height()) {
+            for column in 0..frame.mcus_across() {
+                self.begin(&mut passed)?;
+                for (p, &[c, ..]) in self.scan.parts.iter().enumerate() {
+                    let (h, v) = (frame.components[c].h, frame.components[c].v);
+                    for i in 0..h * v {
+                        let block = (row * v + i / h) * components[c].across + column * h + i % h;
+                        self.block(p, &mut components[c].blocks[block])?;
+                    }
+                }
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, passed: &mut usize) -> Result<()> {
+        let interval = self.markers.restart;
+        if interval > 0 && *passed > 0 && passed.is_multiple_of(interval) {
+            let at = self.bits.at();
+            let restarted = self.bits.restart(*passed / interval - 1);
+            restarted.ok_or_else(|| damaged(at, "a restart marker is missing"))?;
+            (self.predictors, self.run) = ([0; 4], 0);
+        }
+        *passed += 1;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.bits.ran_out() { Err(wrong(&self.bits)) } else { Ok(()) }
+    }
+
+    fn block(&mut self, part: usize, block: &mut Coefficients) -> Result<()> {
+        let [_, dc, ac] = self.scan.parts[part];
+        let (dc, ac) = (self.markers.dc[dc & 3].as_deref(), self.markers.ac[ac & 3].as_deref());
+        let whole = *self.scan.places.end() == 63 && *self.scan.places.start() == 0;
+        let done = match (*self.scan.places.start(), self.scan.high) {
+            (0, _) if whole => dc.zip(ac).and_then(|(dc, ac)| {
+                self.dc_first(part, dc, block)?;
+                self.bits.ac(ac, block).map(|_| ())
+            }),
+            (0, 0) => dc.and_then(|dc| self.dc_first(part, dc, block)),
+            (0, _) => {
+                block[0] |= (self.bits.take(1) << self.scan.low) as i16;
+                Some(())
+            }
+            (_, 0) => ac.and_then(|ac| self.ac_first(ac, block)),
+            _ => ac.and_then(|ac| self.ac_more(ac, block)),
+        };
+        done.ok_or_else(|| wrong(&self.bits))
+    }
+
+    fn dc_first(&mut self, part: usize, table: &Table, block: &mut Coefficients) -> Option<()> {
+        self.predictors[part] = self.predictors[part].wrapping_add(self.bits.dc(table)?);
+        block[0] = self.predictors[part].wrapping_shl(self.scan.low) as i16;
+        Some(())
+    }
+
+    /// The first bits of AC coefficients.
+    fn ac_first(&mut self, table: &Table, block: &mut Coefficients) -> Option<()> {
+        if self.run > 0 {
+            self.run -= 1;
+            return Some(());
+        }
+        let (mut k, end) = (*self.scan.places.start(), *self.scan.places.end());
+        while k <= end {
+            let (run, size) = self.bits.symbol(table)?;
+            if size > 0 {
+                k += run;
+                block[usize::from(NATURAL[k & 127])] =
+                    self.bits.magnitude(size).wrapping_shl(self.scan.low) as i16;
+            } else if run == 15 {
+                k += 15;
+            } else {
+                self.run = (1 << run) + self.bits.take(run as u32) - 1;
+                return Some(());
+            }
+            k += 1;
+        }
+        (k <= 64).then_some(())
+    }
+
+    /// One more bit of AC coefficients: of those that are known, and new ones.
+    fn ac_more(&mut self, table: &Table, block: &mut Coefficients) -> Option<()> {
+        let (mut k, end) = (*self.scan.places.start(), *self.scan.places.end());
+        let one = 1i16 << self.scan.low;
+        if self.run == 0 {
+            while k <= end {
+                let (mut zeros, size) = self.bits.symbol(table)?;
+                let mut new = 0;
+                if size > 0 {
+                    new = if self.bits.take(1) == 1 { one } else { -one };
+                } else if zeros != 15 {
+                    self.run = (1 << zeros) + self.bits.take(zeros as u32);
+                    break;
+                }
+                while k <= end {
+                    let known = &mut block[usize::from(NATURAL[k])];
+                    if *known != 0 {
+                        refine(&mut self.bits, known, one);
+                    } else if zeros == 0 {
+                        *known = new;
+                        break;
+                    } else {
+                        zeros -= 1;
+                    }
+                    k += 1;
+                }
+                k += 1;
+            }
+        }
+        if self.run > 0 {
+            for place in k..=end {
+                let known = &mut block[usize::from(NATURAL[place])];
+                if *known != 0 {
+                    refine(&mut self.bits, known, one);
+                }
+            }
+            self.run -= 1;
+        }
+        Some(())
+    }
+}
+
+/// The next bit of a coefficient that is known to be none.
+fn refine(bits: &mut Bits<'_>, known: &mut i16, one: i16) {
+    if bits.take(1) == 1 && *known & one == 0 {
+        *known = known.wrapping_add(if *known > 0 { one } else { -one });
+    }
+}

@@ -1,0 +1,22 @@
+//! Whether vector instructions are used; the results are the same either way.
+//!
+//! Flow: the environment variable `TIDEGATE_SIMD=off`, read once -> [`enabled`]; the processor -> [`avx2`].
+//! Memory: holds none.
+
+use std::sync::OnceLock;
+
+/// True unless `TIDEGATE_SIMD` is `off` or `0`.
+#[must_use]
+pub fn enabled() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| !matches!(std::env::var("TIDEGATE_SIMD").as_deref(), Ok("off" | "0")))
+}
+
+/// Whether AVX2 is to be used.
+#[must_use]
+pub fn avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return enabled() && std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
