@@ -49,7 +49,7 @@ test-slow: install
 
 bench:
 	cargo bench -p tidegate-core
-	cargo bench -p tidegate-data
+	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
 
 # The interpreter of the peers is PEERS_PYTHON: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)

@@ -159,6 +159,23 @@ def shards(peer, data):
     return out
 
 
+def decoder(data):
+    """Images/s of one thread of Tidegate's that decodes and crops what is in memory."""
+    command = [sys.executable, "-c", "import tidegate.cli as c, sys; sys.exit(c.main())"]
+    out = subprocess.run([*command, "bench", str(data), "--decoder", "--json"], capture_output=True, text=True)
+    lines = [line for line in out.stdout.splitlines() if line.startswith("{")]
+    return {"kind": "decoder", "peer": "decoder", **(json.loads(lines[-1]) if lines else {"failed": out.stderr[-200:]})}
+
+
+def share(runs, workers):
+    """How much of what its decoder could do the loader delivers."""
+    alone = [r["decoder_per_second"] for r in runs if r["kind"] == "decoder" and "failed" not in r]
+    loaded = [r["rates"][-1] for r in runs if (r["kind"], r["peer"]) == ("folder", "tidegate") and "failed" not in r]
+    if alone and loaded:
+        one, all_ = statistics.median(alone), statistics.median(loaded)
+        print(f"\nTidegate delivers {all_ / one / workers:.0%} of {workers} x its decoder's {one:.0f} images/s alone.")
+
+
 def table(name, runs, order):
     print(f"\n{name}\n\n| loader | images/s | rounds | first batch, s | PSS peak MiB | cgroup MiB |\n|-|-|-|-|-|-|")
     for peer in order:
@@ -219,14 +236,16 @@ def main():
                 break
         sink.write(json.dumps({"machine": machine}) + "\n")
         for round_number in range(given.rounds):
-            for kind, peer, path in work:
-                result = run(peer, path, given.batch, given.workers, given.epochs)
+            for kind, peer, path in [*work, ("decoder", "decoder", data)]:
+                alone = kind == "decoder"
+                result = decoder(path) if alone else run(peer, path, given.batch, given.workers, given.epochs)
                 result.update(kind=kind, round=round_number)
                 runs.append(result)
                 sink.write(json.dumps(result) + "\n")
                 sink.flush()
                 print(result, file=sys.stderr)
     table("Image folder (shard readers: their own shards)", [r for r in runs if r["kind"] == "folder"], peers)
+    share(runs, given.workers)
     tar = [r for r in runs if r["kind"] == "tar" or r["peer"] == "webdataset"]
     if tar:
         table("WebDataset tar shards", tar, TAR)

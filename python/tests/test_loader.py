@@ -381,10 +381,18 @@ def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import hashlib, json, os, random, sys
+            import hashlib, json, os, random, signal, sys, threading
             import tidegate as tg
-            folder, log, state = sys.argv[1:]
-            rng = random.Random(os.getpid())
+            folder, log, state, seed = sys.argv[1:]
+            rng = random.Random(int(seed))
+            die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+            # Dies after some batches, at one of three points, or at any moment soon.
+            left, point = (rng.randint(1, 6), rng.randint(0, 2)) if int(seed) else (10**9, 0)
+            if int(seed) % 2:
+                threading.Timer(rng.uniform(0, 0.03), die).start()
+            def at(here):
+                if left <= 0 and here == point:
+                    die()
             world = rng.choice([1, 2, 4])
             loaders = [
                 tg.Loader(folder, global_batch_size=4, memory=tg.Budget(rng.choice(["8MiB", "16MiB", "64MiB"])),
@@ -397,18 +405,24 @@ def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
                 for loader in loaders:
                     loader.load_state_dict(saved)
             for batches in zip(*loaders):
+                left -= 1
+                at(0)
                 out = []
                 for batch in batches:
-                    for id, row, real in zip(batch.ids, batch["image"], batch.mask):
+                    for id, row, label, real in zip(batch.ids, batch["image"], batch["label"], batch.mask):
                         if real:
-                            out.append(f"{id} {hashlib.sha1(row.tobytes()).hexdigest()}")
+                            out.append(f"{id} {label} {hashlib.sha1(row.tobytes()).hexdigest()}")
                 now = loaders[0].state_dict()
                 with open(log, "a") as sink:
                     sink.write(json.dumps([now["position"], out]) + "\\n")
+                at(1)
                 with open(state + ".new", "w") as sink:
                     json.dump(now, sink)
                 os.replace(state + ".new", state)
+                at(2)
             print("done")
+            sys.stdout.flush()
+            os._exit(0)
             """
         )
     )
@@ -420,25 +434,18 @@ def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
             assert found.setdefault(position, out) == out
         return [found[position] for position in sorted(found)]
 
-    def start(log, state):
-        return subprocess.Popen(
-            [sys.executable, str(script), str(folder), str(log), str(state)], stdout=subprocess.PIPE, text=True
-        )
+    def run(log, state, seed):
+        command = [sys.executable, str(script), *map(str, (folder, log, state, seed))]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True)
 
     whole = tmp_path / "whole"
-    assert "done" in start(whole, tmp_path / "whole.state").communicate()[0]
-    rng, kills = np.random.default_rng(0), 0
+    assert "done" in run(whole, tmp_path / "whole.state", 0).stdout
+    kills = epochs = 0
     while kills < 200:
-        log, state = tmp_path / f"log{kills}", tmp_path / f"state{kills}"
+        log, state = tmp_path / f"log{epochs}", tmp_path / f"state{epochs}"
         log.touch()
-        while True:
-            process = start(log, state)
-            try:
-                process.communicate(timeout=float(rng.uniform(0.12, 0.4)))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                kills += 1
-                continue
-            break
+        while (process := run(log, state, 1 + kills)).returncode == -signal.SIGKILL:
+            kills += 1
+        assert "done" in process.stdout
         assert lines(log) == lines(whole)
+        epochs += 1

@@ -9,9 +9,11 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 use tidegate_core::memory::Budget;
-use tidegate_data::batch::{Crop, FieldSpec, ImageSpec};
+use tidegate_data::batch::geometry::Draw;
+use tidegate_data::batch::row::{self, Target, Tools};
+use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
 use tidegate_data::order::Shuffle;
-use tidegate_data::source::{self, Kind};
+use tidegate_data::source::{self, Kind, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
 use crate::{Loader, Options};
@@ -38,10 +40,18 @@ pub(super) struct Bench {
     /// No shuffling.
     #[arg(long)]
     ordered: bool,
+    /// No loading: one thread, samples in memory, decoded and cropped one after another. What a loader could reach is
+    /// this times its cores.
+    #[arg(long)]
+    decoder: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// Samples that the decoder is measured on, and how often.
+const DECODED: u64 = 600;
+const ROUNDS: usize = 5;
 
 /// Random crops of `size` for every image field; other fields as they are inferred.
 pub(super) fn training_fields(source: &dyn source::Source, size: u32) -> Vec<(String, FieldSpec)> {
@@ -51,8 +61,46 @@ pub(super) fn training_fields(source: &dyn source::Source, size: u32) -> Vec<(St
 }
 
 impl Bench {
+    /// Samples a second of one thread that decodes, crops and resizes what is in memory.
+    fn decoder(&self, source: &dyn source::Source) -> Result<()> {
+        let layout = Layout::new(source.schema(), &training_fields(source, self.size), true)?;
+        let column = &layout.columns[0];
+        let n = source.len().min(DECODED);
+        let samples = (0..n).map(|i| source.fetch(i * source.len() / n)).collect::<Result<Vec<_>>>()?;
+        let (mut tools, mut row, mut scratch) = (Tools::default(), vec![0; column.row_bytes()], Vec::new());
+        let mut rates = Vec::new();
+        for round in 0..=ROUNDS {
+            let began = Instant::now();
+            for (position, (at, bytes)) in samples.iter().enumerate() {
+                let value = source.parse(at, bytes)?.swap_remove(column.field);
+                if let Value::Bytes(picture) = value {
+                    let header = row::picture_header(&column.kind, picture)?;
+                    let wanted = row::scratch_bytes(column, &header) as usize;
+                    scratch.resize(scratch.len().max(wanted), 0);
+                }
+                let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
+                let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new() };
+                tools.fill(&layout, column, value, &at.entry, draw, &mut scratch, &mut target)?;
+            }
+            rates.push(n as f64 / began.elapsed().as_secs_f64());
+        }
+        // The first round warms up.
+        let mut rates = rates.split_off(1);
+        rates.sort_by(f64::total_cmp);
+        let median = rates[ROUNDS / 2];
+        if self.json {
+            println!("{}", json!({"images": n, "decoder_per_second": median, "rounds": rates}));
+        } else {
+            println!("one thread decodes and crops {median:.0} samples/s ({n} samples, median of {ROUNDS} rounds)");
+        }
+        Ok(())
+    }
+
     pub(super) fn run(self) -> Result<()> {
         let source = source::open(&self.source, false)?;
+        if self.decoder {
+            return self.decoder(&*source);
+        }
         let options = Options {
             batch_size: Some(self.batch_size),
             fields: training_fields(&*source, self.size),
