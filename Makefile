@@ -45,7 +45,7 @@ test-slow: install
 	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
 	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
-	$(BIN)/python bench/memory.py --budgets 64,128,256,1024
+	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000
 
 bench:
 	cargo bench -p tidegate-core

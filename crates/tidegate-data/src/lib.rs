@@ -10,5 +10,6 @@ pub mod error;
 pub mod order;
 pub mod pipeline;
 pub mod source;
+pub mod testing;
 
 pub use error::{Error, Place, Result};

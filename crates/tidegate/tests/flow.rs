@@ -348,3 +348,26 @@ fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
         assert!(found == expected, "{format:?}");
     }
 }
+
+/// On a file system of 256 KiB: an error that names the file and says what is wrong, and nothing half-written is opened.
+#[test]
+fn a_full_disk_while_packing_is_named() {
+    use tidegate::pack::{Format, Limits, pack};
+    let source = open(pictures("full-source", 200, Form::Folder).to_str().unwrap(), false).unwrap();
+    let small = folder("full-disk");
+    let mount = |arguments: &[&str]| {
+        std::process::Command::new(arguments[0]).args(&arguments[1..]).status().is_ok_and(|s| s.success())
+    };
+    let at = small.to_str().unwrap();
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", at]) {
+        eprintln!("SKIPPED: no file system can be mounted here; run as root");
+        return;
+    }
+    let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
+    let outcome = pack(&*source, &small.join("out"), Format::Mds, limits, &|_| ());
+    let opened = open(small.join("out").to_str().unwrap(), false);
+    assert!(mount(&["umount", at]));
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("full-disk") && error.contains("No space left"), "{error}");
+    assert!(opened.is_err());
+}

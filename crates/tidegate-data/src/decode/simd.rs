@@ -12,11 +12,13 @@ pub fn enabled() -> bool {
     *ENABLED.get_or_init(|| !matches!(std::env::var("TIDEGATE_SIMD").as_deref(), Ok("off" | "0")))
 }
 
-/// Whether AVX2 is to be used.
+/// Whether AVX2, and BMI2 with it, are to be used.
 #[must_use]
 pub fn avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return enabled() && std::arch::is_x86_feature_detected!("avx2");
+    return enabled()
+        && std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("bmi2");
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

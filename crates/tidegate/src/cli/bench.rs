@@ -91,7 +91,9 @@ impl Bench {
         if self.json {
             println!("{}", json!({"images": n, "decoder_per_second": median, "rounds": rates}));
         } else {
-            println!("one thread decodes and crops {median:.0} samples/s ({n} samples, median of {ROUNDS} rounds)");
+            println!(
+                "one thread decodes and crops {median:.0} samples/s ({n} samples, median of {ROUNDS} rounds)"
+            );
         }
         Ok(())
     }

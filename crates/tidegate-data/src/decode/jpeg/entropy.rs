@@ -44,6 +44,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Before each MCU: the restart marker, if one is due.
+    #[inline(always)]
     fn begin(&mut self) -> Result<()> {
         if self.interval > 0 && self.passed > 0 && self.passed.is_multiple_of(self.interval) {
             let at = self.bits.at();
@@ -56,6 +57,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Passes over `n` MCUs.
+    #[inline(always)]
     pub(super) fn skip(&mut self, n: usize) -> Result<()> {
         for _ in 0..n {
             self.begin()?;
@@ -73,6 +75,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads `n` MCUs into the coefficients of the planes.
+    #[inline(always)]
     pub(super) fn read(&mut self, planes: &mut [Plane<'_>], n: usize) -> Result<()> {
         for plane in planes.iter_mut() {
             plane.coefficients.as_flattened_mut().fill(0);

@@ -158,7 +158,26 @@ impl<'a> Decoding<'a> {
         Self { frame, color, picture, planes, columns, rows, sums, context, simd: simd::avx2() }
     }
 
-    fn run(mut self, mut coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
+    /// Decodes the picture.
+    fn run(self, coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
+        #[cfg(target_arch = "x86_64")]
+        if self.simd {
+            // SAFETY: `simd` is true only where AVX2 and BMI2 were found.
+            #[expect(unsafe_code, reason = "instructions that were looked for")]
+            return unsafe { self.run_bmi2(coding, target) };
+        }
+        self.each_row(coding, target)
+    }
+
+    /// The same code with shifts that need no flags: entropy decoding is a chain of them.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+    fn run_bmi2(self, coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
+        self.each_row(coding, target)
+    }
+
+    #[inline(always)]
+    fn each_row(mut self, mut coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
         let region = self.picture.region;
         let bottom = (region.y + region.height) as usize;
         let mut next = region.y as usize;
