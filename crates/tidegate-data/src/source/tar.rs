@@ -193,14 +193,14 @@ fn pax_records(mut bytes: &[u8]) -> Vec<(String, String)> {
     let mut records = Vec::new();
     while let Some(space) = bytes.iter().position(|&b| b == b' ') {
         let len: Option<usize> = std::str::from_utf8(&bytes[..space]).ok().and_then(|s| s.parse().ok());
-        let Some(record) = len.filter(|&n| n > space + 1).and_then(|n| bytes.get(space + 1..n - 1)) else {
-            break;
-        };
+        let whole = len.filter(|&n| n > space + 1).and_then(|n| bytes.split_at_checked(n));
+        let Some((record, rest)) = whole else { break };
+        let record = &record[space + 1..record.len() - 1];
         if let Some(equals) = record.iter().position(|&b| b == b'=') {
             let word = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
             records.push((word(&record[..equals]), word(&record[equals + 1..])));
         }
-        bytes = &bytes[len.unwrap_or(bytes.len())..];
+        bytes = rest;
     }
     records
 }
@@ -281,6 +281,12 @@ mod tests {
                 Next::End => return Ok(members),
             }
         }
+    }
+
+    #[test]
+    fn a_pax_record_one_byte_longer_than_its_header_ends_the_list() {
+        assert!(pax_records(b"9 path=a").is_empty());
+        assert_eq!(pax_records(b"9 path=a\n"), [("path".to_owned(), "a".to_owned())]);
     }
 
     proptest! {
