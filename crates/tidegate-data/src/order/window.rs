@@ -36,7 +36,8 @@ pub(super) fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
     });
     // A run that is cut by a window's border stays in use in the next one.
     let inside = whole.count() as u64 + 2;
-    inside.saturating_mul(nodes).min(sorted.len() as u64)
+    // One that is cut by a part's border is begun in one part's first window and done in another's last.
+    inside.saturating_mul(nodes).saturating_add(nodes - 1).min(sorted.len() as u64)
 }
 
 impl WindowEpoch {
