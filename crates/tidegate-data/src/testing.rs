@@ -79,6 +79,12 @@ fn sample(source: &dyn Source, id: u64, at: &Located) -> Result<(), String> {
         let all = vec![true; source.schema().len()];
         grouped.decode(at, &all, ReadMode::Plain, &mut group).map_err(|e| e.to_string())?;
         must(grouped.row(at, &group) == first.as_deref(), || "its row in its group has other bytes".into())?;
+        let none = vec![false; source.schema().len()];
+        grouped.decode(at, &none, ReadMode::Plain, &mut group).map_err(|e| e.to_string())?;
+        let row = grouped.row(at, &group).ok_or("no row where no field is wanted")?;
+        let values = source.parse(at, row).map_err(|e| e.to_string())?;
+        let empty = values.iter().all(|v| *v == crate::source::Value::Missing);
+        must(empty, || "a field that was not wanted was decoded".into())?;
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ use tidegate_data::source::{Source, Subset, Synthetic, open};
 use tidegate_data::testing;
 
 /// A copy of the golden data, so that indexes do not land in the tree.
-fn golden(name: &str) -> PathBuf {
+fn golden(test: &str, name: &str) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python/tests/golden").join(name);
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance").join(name);
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance").join(test).join(name);
     copy(&from, &to);
     to
 }
@@ -38,9 +38,9 @@ fn check(source: &dyn Source) {
 #[test]
 fn every_format_is_a_source() {
     for name in ["mds", "mds-zstd", "wds", "gnu.tar", "pax.tar", "hf", "hf-disk"] {
-        check(&*open(golden(name).to_str().unwrap(), true).unwrap());
+        check(&*open(golden("formats", name).to_str().unwrap(), true).unwrap());
     }
-    for table in fs::read_dir(golden("tables")).unwrap() {
+    for table in fs::read_dir(golden("formats", "tables")).unwrap() {
         let path = table.unwrap().path();
         if path.is_file() {
             check(&*open(path.to_str().unwrap(), true).unwrap());
@@ -52,9 +52,7 @@ fn every_format_is_a_source() {
 fn compressed_tars_and_folders_are_sources() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance-made");
     fs::create_dir_all(dir.join("photos/a")).unwrap();
-    let tar = fs::read(golden("wds").join("000000.tar"))
-        .or_else(|_| fs::read(golden("wds").join("000.tar")))
-        .unwrap();
+    let tar = fs::read(golden("packed", "wds").join("000.tar")).unwrap();
     let packed = dir.join("x.tar.zst");
     fs::write(&packed, zstd::encode_all(&tar[..], 1).unwrap()).unwrap();
     check(&*open(packed.to_str().unwrap(), true).unwrap());
@@ -74,7 +72,7 @@ fn made_up_and_partial_sources_are_sources() {
     let whole: Arc<dyn Source> = Arc::new(Synthetic::new(1000, 40));
     check(&*whole);
     check(&Subset::new(whole, vec![3, 999, 3, 0]).unwrap());
-    let table = open(golden("hf").to_str().unwrap(), false).unwrap();
+    let table = open(golden("subset", "hf").to_str().unwrap(), false).unwrap();
     check(&Subset::new(table, vec![7, 2, 11]).unwrap());
 }
 

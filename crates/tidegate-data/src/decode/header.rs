@@ -87,7 +87,8 @@ impl ImageHeader {
     #[must_use]
     pub fn library_bytes(&self) -> u64 {
         let (w, h, n) = (u64::from(self.width), u64::from(self.height), u64::from(self.components));
-        let (wide, high) = (w.next_multiple_of(32), h.next_multiple_of(32));
+        // Whole MCUs, of at most 32 pixels.
+        let (wide, high) = (w + 31, h + 31);
         let area = wide.saturating_mul(high);
         match self.format {
             // Coefficients of a progressive file; else a few rows of blocks, upsampled.
@@ -242,7 +243,11 @@ fn jpeg(bytes: &[u8]) -> Probe {
                 header.progressive = matches!(code, 0xC2 | 0xC6 | 0xCA | 0xCE);
                 header.orientation = orientation;
                 header.data_at = at + 5;
-                header.progressive |= several_scans(bytes, at + 2 + usize::from(len), header.components);
+                if !header.progressive {
+                    let several = several_scans(bytes, at + 2 + usize::from(len), header.components);
+                    let Some(several) = several else { return Probe::Short };
+                    header.progressive = several;
+                }
                 return Probe::Found(header);
             }
             0xE1 => {
@@ -259,14 +264,21 @@ fn jpeg(bytes: &[u8]) -> Probe {
 }
 
 /// Whether the first scan, looked for from `at` on, lacks a component: then all coefficients must be held as well.
-fn several_scans(bytes: &[u8], mut at: usize, components: u8) -> bool {
-    while let Some(&[0xFF, code, high, low]) = bytes.get(at..at + 4) {
-        if code == 0xDA {
-            return bytes.get(at + 4).is_some_and(|&n| n < components);
+/// Nothing if it lies beyond these bytes.
+fn several_scans(bytes: &[u8], mut at: usize, components: u8) -> Option<bool> {
+    loop {
+        while bytes.get(at..at + 2)? == [0xFF, 0xFF] {
+            at += 1;
         }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]).max(2));
+        if bytes[at] != 0xFF {
+            // Damaged: the decoder says where.
+            return Some(false);
+        }
+        if bytes[at + 1] == 0xDA {
+            return bytes.get(at + 4).map(|&n| n < components);
+        }
+        at += 2 + usize::from(u16_be(bytes, at + 2)?.max(2));
     }
-    false
 }
 
 /// The orientation in a TIFF structure.

@@ -12,13 +12,15 @@ pub fn enabled() -> bool {
     *ENABLED.get_or_init(|| !matches!(std::env::var("TIDEGATE_SIMD").as_deref(), Ok("off" | "0")))
 }
 
-/// Whether AVX2, and BMI2 with it, are to be used.
+/// Whether AVX2, BMI1, BMI2 and LZCNT are to be used, which processors have together.
 #[must_use]
 pub fn avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
     return enabled()
         && std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("bmi2");
+        && std::arch::is_x86_feature_detected!("bmi1")
+        && std::arch::is_x86_feature_detected!("bmi2")
+        && std::arch::is_x86_feature_detected!("lzcnt");
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

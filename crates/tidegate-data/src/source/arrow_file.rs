@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::convert::{MessageBuffer, try_fb_to_schema};
 use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
@@ -49,17 +49,28 @@ impl Found {
     }
 }
 
+/// Whether the file ends as a file does, and not as a stream.
+fn footer(file: &ShardFile) -> Result<bool> {
+    let len = MAGIC.len() as u64;
+    Ok(file.len >= len && file.read(file.len - len, len)? == MAGIC)
+}
+
 /// The message at `offset`; nothing at the end of the stream.
 fn message(file: &ShardFile, offset: u64) -> Result<Option<Found>> {
-    if offset + 8 > file.len {
+    if offset == file.len {
         return Ok(None);
+    }
+    if offset + 8 > file.len {
+        return Err(file.wrong(offset, &"it ends within a message"));
     }
     let head = file.read(offset, 8)?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     // Before Arrow 0.15 the length came first.
     let (len, start) = if word(0) == CONTINUES { (word(4), offset + 8) } else { (word(0), offset + 4) };
     if len == 0 {
-        return Ok(None);
+        // The end as it was written before Arrow 0.15 is four zeros, and nothing but a footer follows any end.
+        let zeros = word(0) == 0 && offset + 8 < file.len && !footer(file)?;
+        return if zeros { Err(file.wrong(offset, &"zeros where a message belongs")) } else { Ok(None) };
     }
     if u64::from(len) > META_BYTES_MOST {
         return Err(file.wrong(offset, &format!("a message of {len} bytes of metadata")));
@@ -83,6 +94,9 @@ impl ArrowFile {
     pub(super) fn open(file: &ShardFile) -> Result<Self> {
         let magic = file.read(0, file.len.min(8))?;
         let mut at = if magic.starts_with(MAGIC) { 8 } else { 0 };
+        if at > 0 && !footer(file)? {
+            return Err(file.wrong(file.len, &"its footer is missing: it is truncated"));
+        }
         let found = message(file, at)?.ok_or_else(|| file.wrong(at, &"it has no schema"))?;
         let schema =
             found.meta.as_ref().header_as_schema().ok_or_else(|| file.wrong(at, &"it has no schema"))?;
@@ -151,12 +165,19 @@ impl Shard for ArrowFile {
                     &"a dictionary that changes between record batches: write it once, in front",
                 ));
             }
-            let Some(batch) = meta.header_as_record_batch() else { break };
+            let batch = meta.header_as_record_batch();
+            let batch = batch.ok_or_else(|| file.wrong(at, &"a message that is no record batch"))?;
             let rows =
                 u64::try_from(batch.length()).map_err(|_| file.wrong(at, &"a batch of negative length"))?;
             let decoded = check(file, at, &batch, &file.read(found.body, found.body_bytes)?)?;
+            if rows > decoded.saturating_mul(8) {
+                return Err(file.wrong(at, &"a record batch of more rows than bits"));
+            }
             let extra = if batch.compression().is_some() { decoded } else { 0 };
-            let library_bytes = found.body_bytes + extra;
+            // The dictionaries stay in memory while the file is open.
+            let dictionaries =
+                self.dictionaries.values().map(|d| d.get_array_memory_size() as u64).sum::<u64>();
+            let library_bytes = found.body_bytes + extra + dictionaries;
             groups.push(GroupMeta { rows, offset: at, packed_bytes: 0, library_bytes });
             at = found.end();
         }

@@ -4,14 +4,14 @@
 //! Memory: holds none; rows are packed into memory of the caller, Arrow's own arrays are bounded by [`super::table`].
 //!
 //! A packed group: u32 offsets\[rows + 1\], then the rows; a row has for each column a u32 size (all ones: missing) and its
-//! bytes. Integers and floats take 8 bytes. Lists of numbers are arrays as MDS writes them; what has no simpler form
+//! bytes. Integers and floats take 8 bytes; unsigned ones of 64 bits keep their bits. Lists of numbers are arrays as MDS writes them; what has no simpler form
 //! (structs, maps, lists of lists) becomes JSON. A struct with a child `bytes`, which is how Hugging Face stores images and
 //! audio, is one field, and its child `path` is the sample's key.
 
 use std::borrow::Cow;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, LargeBinaryArray, RecordBatch};
 use arrow_cast::{can_cast_types, cast};
 use arrow_schema::{DataType, Schema as ArrowSchema};
@@ -188,6 +188,9 @@ impl Column {
             array = if outer.null_count() == 0 { inner } else { masked(&inner, outer).map_err(words)? };
         }
         Ok(match &self.kind {
+            Kind::Int if *array.data_type() == DataType::UInt64 => {
+                Cells::Int(array.as_primitive::<UInt64Type>().unary::<_, Int64Type>(u64::cast_signed))
+            }
             Kind::Int => {
                 Cells::Int(cast(&array, &DataType::Int64).map_err(words)?.as_primitive::<Int64Type>().clone())
             }
@@ -429,10 +432,11 @@ fn json(array: &ArrayRef, row: usize) -> serde_json::Value {
             Json::Array((0..entries.len()).map(|i| json(&entries, i)).collect())
         }
         DataType::Boolean => Json::Bool(array.as_boolean().value(row)),
-        stored if stored.is_integer() => cast(&one, &DataType::Int64)
-            .ok()
-            .filter(|a| a.is_valid(0))
-            .map_or(Json::Null, |a| a.as_primitive::<Int64Type>().value(0).into()),
+        stored if stored.is_unsigned_integer() => cast(&one, &DataType::UInt64)
+            .map_or(Json::Null, |a| a.as_primitive::<UInt64Type>().value(0).into()),
+        stored if stored.is_integer() => {
+            cast(&one, &DataType::Int64).map_or(Json::Null, |a| a.as_primitive::<Int64Type>().value(0).into())
+        }
         stored if stored.is_floating() => cast(&one, &DataType::Float64)
             .map_or(Json::Null, |a| a.as_primitive::<Float64Type>().value(0).into()),
         _ => arrow_cast::display::array_value_to_string(array, row).map_or(Json::Null, Json::String),

@@ -2,7 +2,8 @@
 //!
 //! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record batches.
 //! Memory: the footer while open; a page as stored and as decompressed, and the arrays of a batch, while a group is
-//! decoded: bounded by the sizes in the footer.
+//! decoded: bounded by the sizes in the footer, which are believed; a page that unpacks to more than its footer says is
+//! caught by the packing, not before the crate has made room for it.
 //!
 //! Specification: Apache Parquet format 2.11.
 

@@ -24,6 +24,9 @@ use super::{Access, Extremes, Grouped, Located, Schema, Source, Value};
 use crate::decode::header::{self, Probe};
 use crate::{Error, Place, Result};
 
+/// More rows in a group than this are taken for damage: packed, their sizes alone would pass 4 GiB.
+const GROUP_ROWS_MOST: u64 = 1 << 30;
+
 /// What a reader of a format does with one file.
 pub(super) trait Shard: Send + Sync + std::fmt::Debug {
     fn schema(&self) -> &ArrowSchema;
@@ -192,6 +195,8 @@ impl Table {
         {
             return Ok(Arc::clone(reader));
         }
+        // Let go of the last one first: its dictionaries are reserved once.
+        *open = None;
         let reader: Arc<dyn Shard> = self.format.open(file)?.into();
         *open = Some((number, Arc::clone(&reader)));
         Ok(reader)
@@ -265,6 +270,9 @@ fn build(
         let name = super::open::file_name(path);
         let before = builder.samples();
         let mut groups = guarded(&file, 0, || reader.groups(&file))?;
+        if let Some(group) = groups.iter().find(|g| g.rows > GROUP_ROWS_MOST) {
+            return Err(file.wrong(group.offset, &format!("a group of {} rows", group.rows)));
+        }
         groups.retain(|g| g.rows > 0);
         let mut collecting = Collecting {
             builder: &mut builder,
@@ -328,7 +336,8 @@ fn index_group(
     }
     group.packed_bytes = bytes;
     // Arrays of one batch of rows, and their copy in the form that is packed.
-    group.library_bytes += 2 * bytes.min(largest * batch_rows(&meta) as u64);
+    let arrays = 2 * bytes.min(largest * batch_rows(&meta) as u64);
+    group.library_bytes = group.library_bytes.saturating_add(arrays);
     Ok(())
 }
 

@@ -49,7 +49,7 @@ impl<'a> Walk<'a> {
         if self.interval > 0 && self.passed > 0 && self.passed.is_multiple_of(self.interval) {
             let at = self.bits.at();
             let restarted = self.bits.restart(self.passed / self.interval - 1);
-            restarted.ok_or_else(|| damaged(at, "a restart marker is missing"))?;
+            restarted.ok_or_else(|| damaged(at, "a restart marker is missing, or comes too early"))?;
             self.parts.iter_mut().for_each(|part| part.predictor = 0);
         }
         self.passed += 1;

@@ -286,8 +286,8 @@ impl Markers<'_> {
     pub(super) fn color(&self, components: &[Component]) -> Color {
         match (components, self.adobe) {
             ([_], _) => Color::Gray,
-            ([_, _, _, _], Some(2)) => Color::Ycck,
-            ([_, _, _, _], _) => Color::Cmyk,
+            ([_, _, _, _], Some(0) | None) => Color::Cmyk,
+            ([_, _, _, _], Some(_)) => Color::Ycck,
             _ if self.jfif => Color::YCbCr,
             (_, Some(0)) => Color::Rgb,
             (_, Some(_)) => Color::YCbCr,

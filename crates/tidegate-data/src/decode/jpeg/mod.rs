@@ -6,6 +6,9 @@
 //!
 //! Above and beside the region only the lengths of codes are looked at; below it nothing is. Progressive files and those
 //! with several scans need all their coefficients first ([`stored`]).
+//!
+//! Not as libjpeg-turbo: files that it decodes with a warning are errors; the first scans of a progressive file that lacks
+//! its last ones are not smoothed.
 
 mod color;
 mod entropy;
@@ -65,7 +68,9 @@ impl Decode for Jpeg {
 
 /// The part of the picture that is decoded.
 fn picture(frame: &Frame, request: &Request<'_>) -> Result<Picture> {
-    if (frame.width, frame.height) != (request.header.width as usize, request.header.height as usize) {
+    let header = request.header;
+    let size = (frame.width, frame.height, frame.components.len());
+    if size != (header.width as usize, header.height as usize, usize::from(header.components)) {
         return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
     }
     let (width, height) = (frame.width as u32, frame.height as u32);
@@ -162,7 +167,7 @@ impl<'a> Decoding<'a> {
     fn run(self, coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
         #[cfg(target_arch = "x86_64")]
         if self.simd {
-            // SAFETY: `simd` is true only where AVX2 and BMI2 were found.
+            // SAFETY: `simd` is true only where all four were found, see `simd::avx2`.
             #[expect(unsafe_code, reason = "instructions that were looked for")]
             return unsafe { self.run_bmi2(coding, target) };
         }
@@ -369,6 +374,10 @@ mod tests {
         /// A picture that lacks its end is an error, wherever it was cut and whatever is wanted of it.
         #[test]
         fn truncation_is_an_error(cut in 0usize..3000, rows in 1u32..64, progressive: bool) {
+            let baseline = encoded(64, 64, SamplingFactor::F_2_2, 3, false);
+            let mut ended = baseline[..cut.min(baseline.len() - 16)].to_vec();
+            ended.extend(END);
+            prop_assert!(decode(&ended, None).is_err());
             let bytes = encoded(64, 64, SamplingFactor::F_2_2, 0, progressive);
             let region = Region { x: 0, y: 0, width: 64, height: rows };
             prop_assert!(decode(&bytes[..cut.min(bytes.len() - 1)], Some(region)).is_err());

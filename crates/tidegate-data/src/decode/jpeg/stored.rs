@@ -56,7 +56,7 @@ impl Stored {
             markers.go_on_from(at);
             next = markers.next_scan()?;
         }
-        Err(Error::Decode(format!("a JPEG of more than {SCANS_MOST} scans: re-encode it")))
+        Err(Error::Decode(format!("a JPEG of {SCANS_MOST} scans or more: re-encode it")))
     }
 
     fn checked(self, bytes: &[u8]) -> Result<Self> {
@@ -135,7 +135,7 @@ impl Walk<'_, '_> {
         if interval > 0 && *passed > 0 && passed.is_multiple_of(interval) {
             let at = self.bits.at();
             let restarted = self.bits.restart(*passed / interval - 1);
-            restarted.ok_or_else(|| damaged(at, "a restart marker is missing"))?;
+            restarted.ok_or_else(|| damaged(at, "a restart marker is missing, or comes too early"))?;
             (self.predictors, self.run) = ([0; 4], 0);
         }
         *passed += 1;
