@@ -151,7 +151,13 @@ impl BatchMap for PythonMap {
     fn map(&self, batch: Batch) -> tidegate::Result<Box<dyn Any + Send>> {
         let made: PyResult<Py<PyAny>> = Python::attach(|py| {
             let batch = presented(py, batch)?;
-            Ok(self.function.bind(py).call1((batch,))?.unbind())
+            let made = self.function.bind(py).call1((batch,))?;
+            if made.is_none() {
+                // It would read as the end of the epoch.
+                let what = "batch_transform returned None: return the batch";
+                return Err(raise(&Error::Config(what.into())));
+            }
+            Ok(made.unbind())
         });
         // The exception itself is raised where the batch is asked for.
         Ok(Box::new(made))

@@ -302,6 +302,7 @@ def test_after_a_fork_the_loader_says_so():
 def test_ctrl_c_works_at_once(tmp_path):
     code = """
         import time, threading, os, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         import tidegate as tg
         gate = threading.Event()
         def stuck(batch):
@@ -317,6 +318,14 @@ def test_ctrl_c_works_at_once(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
     assert "interrupted" in done.stdout, done.stderr
+
+
+def test_a_transform_that_forgets_to_return_is_an_error():
+    loader = tg.Loader(
+        tg.synthetic(20, 8), batch_size=10, memory=tg.Budget("16MiB"), batch_transform=lambda batch: None
+    )
+    with pytest.raises(tg.ConfigError, match="returned None"):
+        next(iter(loader))
 
 
 def test_a_loader_that_is_let_go_never_hangs():
