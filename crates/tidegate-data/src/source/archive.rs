@@ -397,8 +397,7 @@ impl Source for Archive {
         }
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        let entries = self.index.entries(ids)?;
-        Ok(ids.iter().zip(entries).map(|(&id, entry)| Located { id, entry, path: "".into() }).collect())
+        self.index.locate(ids)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let entry = &at.entry;
@@ -448,12 +447,10 @@ impl Source for Archive {
         Ok(values)
     }
     fn key(&self, id: u64) -> Result<String> {
-        Ok(self.index.keys(&[id])?.swap_remove(0))
+        self.index.key(id)
     }
     fn place(&self, at: &Located) -> Place {
-        let shard =
-            self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
-        Place { id: at.id, shard, offset: at.entry.offset, key: self.key(at.id).unwrap_or_default() }
+        self.index.place(at)
     }
     fn shards(&self) -> Vec<PathBuf> {
         self.files.paths().to_vec()

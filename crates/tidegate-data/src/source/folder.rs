@@ -200,7 +200,7 @@ impl Source for Folder {
         Ok([Value::Bytes(bytes), label].into_iter().take(self.schema().len()).collect())
     }
     fn key(&self, id: u64) -> Result<String> {
-        Ok(self.index.keys(&[id])?.swap_remove(0))
+        self.index.key(id)
     }
     fn place(&self, at: &Located) -> Place {
         Place { id: at.id, shard: at.path.to_string(), offset: 0, key: at.path.to_string() }

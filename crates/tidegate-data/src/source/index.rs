@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
-use super::{Extremes, Schema};
-use crate::{Error, Result};
+use super::{Extremes, Located, Schema};
+use crate::{Error, Place, Result};
 
 /// Bytes of an entry in the file.
 pub const ENTRY_BYTES: u64 = 24;
@@ -246,6 +246,31 @@ impl Index {
             Ok(())
         })?;
         Ok(found)
+    }
+
+    /// The samples of `ids`, in the order given, where they lie in shards.
+    ///
+    /// # Errors
+    /// As [`Index::entries`].
+    pub fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        let entries = self.entries(ids)?;
+        Ok(ids.iter().zip(entries).map(|(&id, entry)| Located { id, entry, path: "".into() }).collect())
+    }
+
+    /// The key of a sample.
+    ///
+    /// # Errors
+    /// As [`Index::keys`].
+    pub fn key(&self, id: u64) -> Result<String> {
+        Ok(self.keys(&[id])?.swap_remove(0))
+    }
+
+    /// Where a sample lies, as far as the index can be read.
+    #[must_use]
+    pub fn place(&self, at: &Located) -> Place {
+        let shard = self.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone());
+        let key = self.key(at.id).unwrap_or_default();
+        Place { id: at.id, shard: shard.unwrap_or_default(), offset: at.entry.offset, key }
     }
 
     /// Visits byte ranges of a file in ascending order, several in one read where they lie near each other.

@@ -456,8 +456,7 @@ impl Source for Mds {
         self.index.meta.extremes
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        let entries = self.index.entries(ids)?;
-        Ok(ids.iter().zip(entries).map(|(&id, entry)| Located { id, entry, path: "".into() }).collect())
+        self.index.locate(ids)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
@@ -479,12 +478,10 @@ impl Source for Mds {
         values.collect()
     }
     fn key(&self, id: u64) -> Result<String> {
-        Ok(self.index.keys(&[id])?.swap_remove(0))
+        self.index.key(id)
     }
     fn place(&self, at: &Located) -> Place {
-        let shard =
-            self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone()).unwrap_or_default();
-        Place { id: at.id, shard, offset: at.entry.offset, key: self.key(at.id).unwrap_or_default() }
+        self.index.place(at)
     }
     fn shards(&self) -> Vec<PathBuf> {
         self.files.paths().to_vec()

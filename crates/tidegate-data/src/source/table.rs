@@ -123,10 +123,14 @@ impl ShardFile {
     }
 }
 
-/// Turns a panic of a library over damaged bytes into an error.
+/// Gives errors their place, and turns a panic of a library over damaged bytes into one.
 fn guarded<T>(file: &ShardFile, offset: u64, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
-        .unwrap_or_else(|panic| Err(file.wrong(offset, &Error::words(&*panic))))
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(file.wrong(offset, &Error::words(&*panic))));
+    outcome.map_err(|e| match e {
+        Error::Decode(what) => Error::format(file.path(), offset, what),
+        other => other,
+    })
 }
 
 /// A group and where it lies.
@@ -204,8 +208,12 @@ impl Table {
 
     /// The group with this sample.
     fn group(&self, id: u64) -> Result<&Group> {
-        let after = self.groups.partition_point(|g| g.first <= id);
-        self.groups[..after].last().ok_or_else(|| Error::Config(format!("no sample {id}")))
+        self.groups.get(self.number(id)).ok_or_else(|| Error::Config(format!("no sample {id}")))
+    }
+
+    /// The number of that group.
+    fn number(&self, id: u64) -> usize {
+        self.groups.partition_point(|g| g.first + g.meta.rows <= id)
     }
 }
 
@@ -309,10 +317,6 @@ fn index_group(
     let meta = *group;
     let (mut row, mut bytes, mut largest) = (0, head_bytes(meta.rows as usize) as u64, 0);
     let columns = collecting.columns;
-    let place = |e: Error| match e {
-        Error::Decode(what) => file.wrong(meta.offset, &what),
-        other => other,
-    };
     guarded(file, meta.offset, || {
         reader.decode(file, number, &meta, &all, &mut |batch| {
             columns.each_row(batch, &mut |key, values| {
@@ -323,8 +327,7 @@ fn index_group(
                 Ok(())
             })
         })
-    })
-    .map_err(place)?;
+    })?;
     if row != meta.rows {
         return Err(
             file.wrong(meta.offset, &format!("a group of {row} rows whose metadata say {}", meta.rows))
@@ -353,7 +356,7 @@ impl Grouped for Table {
     }
 
     fn group_of(&self, at: &Located) -> u64 {
-        self.groups.partition_point(|g| g.first <= at.id) as u64
+        self.number(at.id) as u64
     }
 
     fn decode(&self, at: &Located, wanted: &[bool], mode: ReadMode, into: &mut [u8]) -> Result<()> {
@@ -366,10 +369,6 @@ impl Grouped for Table {
                 packed.push(&self.columns, batch, wanted)
             })?;
             packed.finish()
-        })
-        .map_err(|e| match e {
-            Error::Decode(what) => Error::format(file.path(), group.meta.offset, what),
-            other => other,
         })
     }
 
@@ -407,8 +406,7 @@ impl Source for Table {
         self.groups.iter().map(|g| g.meta.library_bytes).max().unwrap_or(0)
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        let entries = self.index.entries(ids)?;
-        Ok(ids.iter().zip(entries).map(|(&id, entry)| Located { id, entry, path: "".into() }).collect())
+        self.index.locate(ids)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -431,13 +429,11 @@ impl Source for Table {
         self.columns.parse(bytes)
     }
     fn key(&self, id: u64) -> Result<String> {
-        Ok(self.index.keys(&[id])?.swap_remove(0))
+        self.index.key(id)
     }
     fn place(&self, at: &Located) -> Place {
-        let shard = self.index.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone());
-        let offset = self.group(at.id).map_or(0, |g| g.meta.offset);
-        let key = self.key(at.id).unwrap_or_default();
-        Place { id: at.id, shard: shard.unwrap_or_default(), offset, key }
+        // An entry has the number of a row where a shard has no place for it: that of its group is told.
+        Place { offset: self.group(at.id).map_or(0, |g| g.meta.offset), ..self.index.place(at) }
     }
     fn classes(&self) -> &[String] {
         &self.index.meta.classes

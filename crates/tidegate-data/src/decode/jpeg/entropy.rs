@@ -4,19 +4,15 @@
 //! Memory: holds none.
 
 use super::Plane;
-use super::frame::{Frame, Markers, Scan, damaged, truncated};
+use super::frame::{Frame, Markers, Scan, damaged};
 use super::huffman::{Bits, Table};
-use crate::{Error, Result};
+use crate::Result;
 
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     parts: Vec<Part<'a>>,
     bits: Bits<'a>,
-    /// MCUs between restart markers; 0: none.
-    interval: usize,
-    /// MCUs passed so far.
-    passed: usize,
 }
 
 /// A component's share of an MCU.
@@ -40,19 +36,15 @@ impl<'a> Walk<'a> {
             Ok(Part { dc, ac, h: component.h, v: component.v, predictor: 0 })
         });
         let parts = parts.collect::<Result<_>>()?;
-        Ok(Self { parts, bits: Bits::new(bytes, scan.at), interval: markers.restart, passed: 0 })
+        Ok(Self { parts, bits: Bits::new(bytes, scan.at, markers.restart) })
     }
 
-    /// Before each MCU: the restart marker, if one is due.
+    /// Before each MCU: behind a restart marker, differences begin anew.
     #[inline(always)]
     fn begin(&mut self) -> Result<()> {
-        if self.interval > 0 && self.passed > 0 && self.passed.is_multiple_of(self.interval) {
-            let at = self.bits.at();
-            let restarted = self.bits.restart(self.passed / self.interval - 1);
-            restarted.ok_or_else(|| damaged(at, "a restart marker is missing, or comes too early"))?;
+        if self.bits.begin_mcu()? {
             self.parts.iter_mut().for_each(|part| part.predictor = 0);
         }
-        self.passed += 1;
         Ok(())
     }
 
@@ -67,11 +59,11 @@ impl<'a> Walk<'a> {
                         part.predictor = part.predictor.wrapping_add(difference);
                         self.bits.skip_ac(part.ac)
                     });
-                    passed.ok_or_else(|| wrong(&self.bits))?;
+                    passed.ok_or_else(|| self.bits.wrong())?;
                 }
             }
         }
-        self.check()
+        self.bits.check()
     }
 
     /// Reads `n` MCUs into the coefficients of the planes.
@@ -92,20 +84,11 @@ impl<'a> Walk<'a> {
                             block[0] = part.predictor as i16;
                             self.bits.ac(part.ac, block)
                         });
-                        plane.last[i] = last.ok_or_else(|| wrong(&self.bits))? as u8;
+                        plane.last[i] = last.ok_or_else(|| self.bits.wrong())? as u8;
                     }
                 }
             }
         }
-        self.check()
+        self.bits.check()
     }
-
-    fn check(&self) -> Result<()> {
-        if self.bits.ran_out() { Err(wrong(&self.bits)) } else { Ok(()) }
-    }
-}
-
-/// Why no code was found.
-pub(super) fn wrong(bits: &Bits<'_>) -> Error {
-    if bits.ran_out() { truncated(bits.at()) } else { damaged(bits.at(), "bits that no Huffman table knows") }
 }

@@ -6,7 +6,8 @@
 //! Why skipping has a way of its own: more than half of an image lies outside a random crop, and there only the lengths
 //! of codes and the values of DC differences matter.
 
-use super::frame::NATURAL;
+use super::frame::{NATURAL, damaged, truncated};
+use crate::{Error, Result};
 
 /// Bits of a look-up.
 const LOOK_BITS: u32 = 10;
@@ -164,11 +165,15 @@ pub(super) struct Bits<'a> {
     next: Next,
     /// Bits that were made up behind the end.
     made_up: u32,
+    /// MCUs between restart markers; 0: none.
+    interval: usize,
+    /// MCUs begun so far.
+    begun: usize,
 }
 
 impl<'a> Bits<'a> {
-    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at, next: Next::default(), made_up: 0 }
+    pub(super) fn new(bytes: &'a [u8], at: usize, interval: usize) -> Self {
+        Self { bytes, at, next: Next::default(), made_up: 0, interval, begun: 0 }
     }
 
     /// Where the next byte will be read.
@@ -177,8 +182,38 @@ impl<'a> Bits<'a> {
     }
 
     /// Whether bits were used that are not in the file.
-    pub(super) fn ran_out(&self) -> bool {
+    fn ran_out(&self) -> bool {
         self.made_up > self.next.count
+    }
+
+    /// Refuses bits that are not in the file.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.ran_out() { Err(self.wrong()) } else { Ok(()) }
+    }
+
+    /// Why no code was found.
+    pub(super) fn wrong(&self) -> Error {
+        if self.ran_out() { truncated(self.at) } else { damaged(self.at, "bits that no Huffman table knows") }
+    }
+
+    /// Before each MCU: passes the restart marker if one is due, and says whether one was.
+    #[inline(always)]
+    pub(super) fn begin_mcu(&mut self) -> Result<bool> {
+        let due = self.interval > 0 && self.begun > 0 && self.begun.is_multiple_of(self.interval);
+        if due {
+            let missing = || damaged(self.at, "a restart marker is missing, or comes too early");
+            let at = self.marker(self.begun / self.interval - 1).ok_or_else(missing)?;
+            *self = Self { begun: self.begun, ..Self::new(self.bytes, at, self.interval) };
+        }
+        self.begun += 1;
+        Ok(due)
+    }
+
+    /// Behind the restart marker of this number.
+    fn marker(&self, number: usize) -> Option<usize> {
+        let rest = self.bytes.get(self.at..).filter(|_| !self.ran_out())?;
+        let marker = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF))?;
+        (rest[marker + 1] == 0xD0 + (number % 8) as u8).then_some(self.at + marker + 2)
     }
 
     /// The word with at least 32 bits.
@@ -308,20 +343,6 @@ impl<'a> Bits<'a> {
         let next = self.filled(self.next);
         self.next = next.without(size);
         next.value(Code(size << 16))
-    }
-
-    /// Goes to behind the restart marker of this number.
-    pub(super) fn restart(&mut self, number: usize) -> Option<()> {
-        if self.ran_out() {
-            return None;
-        }
-        let rest = self.bytes.get(self.at..)?;
-        let marker = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF))?;
-        if rest[marker + 1] != 0xD0 + (number % 8) as u8 {
-            return None;
-        }
-        *self = Self::new(self.bytes, self.at + marker + 2);
-        Some(())
     }
 }
 

@@ -186,11 +186,15 @@ impl<'a> Decoding<'a> {
         let region = self.picture.region;
         let bottom = (region.y + region.height) as usize;
         let mut next = region.y as usize;
-        for row in 0..self.rows.end {
+        let across = self.frame.mcus_across();
+        if let Coding::Sequential(walk) = &mut coding {
+            for _ in 0..self.rows.start {
+                walk.skip(across)?;
+            }
+        }
+        for row in self.rows.clone() {
             let last = row + 1 == self.rows.end;
-            let across = self.frame.mcus_across();
             match &mut coding {
-                Coding::Sequential(walk) if row < self.rows.start => walk.skip(across)?,
                 Coding::Sequential(walk) => {
                     walk.skip(self.columns.start)?;
                     walk.read(&mut self.planes, self.columns.len())?;
@@ -198,13 +202,7 @@ impl<'a> Decoding<'a> {
                         walk.skip(across - self.columns.end)?;
                     }
                 }
-                Coding::Stored(stored) if row >= self.rows.start => {
-                    stored.copy(row, self.columns.clone(), &mut self.planes);
-                }
-                Coding::Stored(_) => {}
-            }
-            if row < self.rows.start {
-                continue;
+                Coding::Stored(stored) => stored.copy(row, self.columns.clone(), &mut self.planes),
             }
             for plane in &mut self.planes {
                 plane.transform(row, self.simd);
@@ -369,6 +367,19 @@ mod tests {
                 let n = 3 * region.width as usize;
                 prop_assert_eq!(&part[ours..ours + n], &whole[theirs..theirs + n], "row {}", row);
             }
+        }
+
+        /// So is one that lacks bytes before a restart marker, where the next interval is whole.
+        #[test]
+        fn a_short_interval_is_an_error(interval in 0usize..10, missing in 4usize..12) {
+            let bytes = encoded(64, 64, SamplingFactor::F_2_2, 1, false);
+            let markers: Vec<usize> = (0..bytes.len() - 1)
+                .filter(|&i| bytes[i] == 0xFF && (0xD0..=0xD7).contains(&bytes[i + 1]))
+                .collect();
+            let end = markers[interval];
+            let short = [&bytes[..end - missing], &bytes[end..]].concat();
+            prop_assert!(decode(&bytes, None).is_ok());
+            prop_assert!(decode(&short, None).is_err());
         }
 
         /// A picture that lacks its end is an error, wherever it was cut and whatever is wanted of it.

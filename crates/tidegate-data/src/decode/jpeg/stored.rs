@@ -6,7 +6,6 @@
 //! Specification: ITU-T T.81, annex G.
 
 use super::Plane;
-use super::entropy::wrong;
 use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
 use super::huffman::{Bits, Coefficients, Table};
 use crate::{Error, Result};
@@ -49,8 +48,13 @@ impl Stored {
                     stored.components[c].quant = Some(markers.quant(&frame.components[c])?);
                 }
             }
-            let mut walk =
-                Walk { bits: Bits::new(bytes, scan.at), predictors: [0; 4], run: 0, scan: &scan, markers };
+            let mut walk = Walk {
+                bits: Bits::new(bytes, scan.at, markers.restart),
+                predictors: [0; 4],
+                run: 0,
+                scan: &scan,
+                markers,
+            };
             walk.scan(frame, &mut stored.components)?;
             let at = walk.bits.at();
             markers.go_on_from(at);
@@ -100,23 +104,22 @@ struct Walk<'a, 'b> {
 
 impl Walk<'_, '_> {
     fn scan(&mut self, frame: &Frame, components: &mut [Component]) -> Result<()> {
-        let mut passed = 0;
         if let [[c, ..]] = self.scan.parts[..] {
             // A component alone: its real blocks, row by row, whatever its sampling.
             let size = &frame.components[c];
             for y in 0..size.height.div_ceil(8) {
                 for x in 0..size.width.div_ceil(8) {
-                    self.begin(&mut passed)?;
+                    self.begin()?;
                     let block = y * components[c].across + x;
                     self.block(0, &mut components[c].blocks[block])?;
                 }
-                self.check()?;
+                self.bits.check()?;
             }
             return Ok(());
         }
         for row in 0..frame.height.div_ceil(frame.mcu_height()) {
             for column in 0..frame.mcus_across() {
-                self.begin(&mut passed)?;
+                self.begin()?;
                 for (p, &[c, ..]) in self.scan.parts.iter().enumerate() {
                     let (h, v) = (frame.components[c].h, frame.components[c].v);
                     for i in 0..h * v {
@@ -125,25 +128,16 @@ impl Walk<'_, '_> {
                     }
                 }
             }
-            self.check()?;
+            self.bits.check()?;
         }
         Ok(())
     }
 
-    fn begin(&mut self, passed: &mut usize) -> Result<()> {
-        let interval = self.markers.restart;
-        if interval > 0 && *passed > 0 && passed.is_multiple_of(interval) {
-            let at = self.bits.at();
-            let restarted = self.bits.restart(*passed / interval - 1);
-            restarted.ok_or_else(|| damaged(at, "a restart marker is missing, or comes too early"))?;
+    fn begin(&mut self) -> Result<()> {
+        if self.bits.begin_mcu()? {
             (self.predictors, self.run) = ([0; 4], 0);
         }
-        *passed += 1;
         Ok(())
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.bits.ran_out() { Err(wrong(&self.bits)) } else { Ok(()) }
     }
 
     fn block(&mut self, part: usize, block: &mut Coefficients) -> Result<()> {
@@ -163,7 +157,7 @@ impl Walk<'_, '_> {
             (_, 0) => ac.and_then(|ac| self.ac_first(ac, block)),
             _ => ac.and_then(|ac| self.ac_more(ac, block)),
         };
-        done.ok_or_else(|| wrong(&self.bits))
+        done.ok_or_else(|| self.bits.wrong())
     }
 
     fn dc_first(&mut self, part: usize, table: &Table, block: &mut Coefficients) -> Option<()> {
