@@ -73,6 +73,11 @@ fn sample(source: &dyn Source, id: u64, at: &Located) -> Result<(), String> {
         must(values.len() == source.schema().len(), || format!("{} values", values.len()))?;
         must(first.get_or_insert_with(|| bytes.to_vec()) == bytes, || format!("{mode:?} reads other bytes"))?;
     }
+    if let Some(extent) = source.extent(at) {
+        let mut staging = aligned(staging_bytes(len) as usize);
+        let range = extent.read(len, &mut staging).map_err(|e| format!("its extent: {e}"))?;
+        must(staging.get(range) == first.as_deref(), || "its extent has other bytes".into())?;
+    }
     if let Some(grouped) = source.grouped() {
         let mut group = vec![0; grouped.group_bytes() as usize];
         let all = vec![true; source.schema().len()];

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, limit};
 use tidegate_data::pipeline::{Failure, StageStats};
+use tidegate_data::source::ReadMode;
 
 /// One account in the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,6 +113,14 @@ impl fmt::Display for Report {
         let per_second = s.samples as f64 / self.elapsed_s.max(1e-9);
         writeln!(f, "{}", self.limit)?;
         writeln!(f, "{} samples in {:.1} s ({per_second:.0}/s)", s.samples, self.elapsed_s)?;
+        if let Some(mode) = s.mode.filter(|_| s.reads > 0) {
+            let how = match mode {
+                ReadMode::Direct => "past the page cache (O_DIRECT)",
+                ReadMode::Drop => "through the page cache, dropped behind",
+                ReadMode::Plain => "through the page cache, kept and charged",
+            };
+            writeln!(f, "{} reads {how}, {} of them several at once (io_uring)", s.reads, s.together)?;
+        }
         let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
         writeln!(
             f,

@@ -5,11 +5,12 @@
 //! comes first in the order has its memory first, so nobody waits for those behind.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tidegate_core::memory::{Account, Block, Priority, SlabItem, Staged};
+use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
 
 use super::filling::{Filling, Shape, ragged_columns};
 use super::stats::add;
@@ -19,7 +20,8 @@ use crate::batch::row::ragged_bytes;
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::read::staging_bytes;
-use crate::source::{Access, Located};
+use crate::source::uring::{DEPTH, Uring, Wanted};
+use crate::source::{Access, Located, ReadMode};
 use crate::{Error, Result};
 
 /// Neighbours are read together up to this many bytes.
@@ -58,15 +60,17 @@ pub(super) struct Feed {
 /// A reader thread.
 pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
     let body = || {
+        let mut uring = if shared.mode == ReadMode::Direct { Uring::new() } else { None };
         while !shared.stopped() {
+            let most = if uring.is_some() { DEPTH } else { 1 };
             let next = {
                 let mut feed = lock(feed);
                 shared.watch.note(thread, "waiting for memory", None);
-                feed.next(shared)
+                feed.take(shared, most)
             };
             match next {
-                Ok(Some((read, staging))) => fetch(shared, read, staging, thread),
-                Ok(None) => return,
+                Ok(reads) if reads.is_empty() => return,
+                Ok(reads) => fetch(shared, reads, &mut uring, thread),
                 Err(error) => return shared.fail(error),
             }
         }
@@ -78,18 +82,66 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
 }
 
 /// Reads, and passes a task for each row on to the workers.
-fn fetch(shared: &Arc<Shared>, read: Read, mut staging: Staged, thread: usize) {
-    let Some((_, first)) = read.rows.first() else { return };
-    shared.watch.note(thread, "reading", Some(first));
+fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Option<Uring>, thread: usize) {
+    shared.watch.note(
+        thread,
+        "reading",
+        reads.first().and_then(|(read, _)| read.rows.first()).map(|(_, at)| at),
+    );
     let began = Instant::now();
-    let outcome = match shared.source.grouped() {
-        Some(source) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
-        None => shared.source.read(first, read.len, shared.mode, &mut staging),
-    };
+    let found = at_once(shared, &mut reads, uring);
+    let count = reads.len() as u64;
+    for ((read, mut staging), found) in reads.into_iter().zip(found) {
+        let Some((_, first)) = read.rows.first() else { continue };
+        let outcome = match (found, shared.source.grouped()) {
+            (Some(range), _) => Ok(range),
+            (None, Some(source)) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
+            (None, None) => shared.source.read(first, read.len, shared.mode, &mut staging),
+        };
+        shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
+        if pass_on(shared, read, staging, outcome).is_err() {
+            return;
+        }
+    }
     add(&shared.stats.read_ns, began);
-    shared.stats.reads.fetch_add(1, Ordering::Relaxed);
-    shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
-    let start = first.entry.offset;
+    shared.stats.reads.fetch_add(count, Ordering::Relaxed);
+}
+
+/// Reads what can be read in one go, and says where in the staging of each the bytes lie.
+fn at_once(
+    shared: &Shared,
+    reads: &mut [(Read, Staged)],
+    uring: &mut Option<Uring>,
+) -> Vec<Option<Range<usize>>> {
+    let mut found = vec![None; reads.len()];
+    // Alone, a read is as well off with pread.
+    let Some(ring) = uring.as_mut().filter(|_| reads.len() > 1) else { return found };
+    let (mut of, mut wanted) = (Vec::new(), Vec::new());
+    for (i, (read, staging)) in reads.iter_mut().enumerate() {
+        if let Some(extent) = read.rows.first().and_then(|(_, at)| shared.source.extent(at)) {
+            of.push(i);
+            wanted.push(Wanted { extent, len: read.len, into: staging, found: None });
+        }
+    }
+    if ring.read(&mut wanted).is_err() {
+        *uring = None;
+    }
+    for (i, wanted) in of.into_iter().zip(wanted) {
+        found[i] = wanted.found;
+    }
+    let came = found.iter().flatten().count() as u64;
+    shared.stats.together.fetch_add(came, Ordering::Relaxed);
+    found
+}
+
+/// Makes the tasks of one read; fails once the epoch was stopped.
+fn pass_on(
+    shared: &Arc<Shared>,
+    read: Read,
+    staging: Staged,
+    outcome: Result<Range<usize>>,
+) -> Result<(), Task> {
+    let start = read.rows.first().map_or(0, |(_, at)| at.entry.offset);
     let single = read.rows.len() == 1;
     let outcome = outcome.map_err(|e| e.to_string());
     let staging = Arc::new(staging);
@@ -102,16 +154,33 @@ fn fetch(shared: &Arc<Shared>, read: Read, mut staging: Staged, thread: usize) {
             from..from + at.entry.len as usize
         });
         let (filling, staging) = (Arc::clone(&read.filling), Arc::clone(&staging));
-        let task = Task { filling, row, at, staging, range, attempt: read.attempt };
-        if shared.ring.push(task).is_err() {
-            return;
-        }
+        shared.ring.push(Task { filling, row, at, staging, range, attempt: read.attempt })?;
     }
+    Ok(())
 }
 
 impl Feed {
     pub(super) fn new(epoch: Box<dyn Epoch>) -> Self {
         Self { epoch, next_batch: 0, reads: VecDeque::new(), ahead: VecDeque::new() }
+    }
+
+    /// The next reads with their staging, none at the end of the epoch: beyond the first those of its batch for which
+    /// there is staging now, up to a quarter of it.
+    fn take(&mut self, shared: &Arc<Shared>, most: usize) -> Result<Vec<(Read, Staged)>> {
+        let mut taken: Vec<_> = self.next(shared)?.into_iter().collect();
+        let staging = &shared.reserved.staging;
+        let piece = |read: &Read| Buddy::piece_bytes(staging_bytes(read.len));
+        let mut bytes: u64 = taken.iter().map(|(read, _)| piece(read)).sum();
+        while !taken.is_empty() && taken.len() < most {
+            let Some(read) = self.reads.front() else { break };
+            bytes += piece(read);
+            let room = bytes <= staging.bytes() / 4;
+            let Some(staged) = room.then(|| staging.take(staging_bytes(read.len), &|| true)).flatten() else {
+                break;
+            };
+            taken.extend(self.reads.pop_front().map(|read| (read, staged)));
+        }
+        Ok(taken)
     }
 
     /// The next read with its staging; nothing at the end of the epoch.

@@ -6,11 +6,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
+use crate::source::ReadMode;
 
 /// Counters of an epoch.
 #[derive(Debug, Default)]
 pub struct Stats {
     pub(super) delivered: AtomicU64,
+    /// Reads that were in flight together with others of their thread.
+    pub(super) together: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) read_ns: AtomicU64,
@@ -29,7 +32,10 @@ pub struct Stats {
 pub struct StageStats {
     pub batches: u64,
     pub samples: u64,
+    pub mode: Option<ReadMode>,
     pub reads: u64,
+    /// Reads that were in flight together with others of their thread (io_uring).
+    pub together: u64,
     pub read_bytes: u64,
     pub read_ns: u64,
     pub slot_wait_ns: u64,
@@ -61,7 +67,9 @@ impl Stats {
         StageStats {
             batches: read(&self.delivered),
             samples: read(&self.samples),
+            mode: Some(shared.mode),
             reads: read(&self.reads),
+            together: read(&self.together),
             read_bytes: read(&self.read_bytes),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Files, Passing, ReadMode, aligned, staging_bytes};
+use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Access, Extremes, Field, Located, Schema, Source, Value, kind_of_extension, tar};
 use crate::decode::header::{self, ImageHeader, Probe};
 use crate::{Error, Place, Result};
@@ -405,6 +405,12 @@ impl Source for Archive {
             Some(path) if packing(path) != Packing::Plain => self.read_packed(entry, len, into),
             _ => self.files.read(entry.shard, entry.offset, len, mode, into),
         }
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        let path = self.files.paths().get(at.entry.shard as usize)?;
+        (packing(path) == Packing::Plain)
+            .then(|| self.files.extent(at.entry.shard, at.entry.offset))
+            .flatten()
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         let schema = self.schema();

@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::index::{Builder, Entry, Index};
-use super::read::{ReadMode, read_file};
+use super::read::{Extent, ReadMode, read_file};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value, natural_order};
 use crate::decode::header::{self, ImageHeader};
 use crate::{Error, Place, Result};
@@ -194,6 +194,9 @@ impl Source for Folder {
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let path = self.root.join(&*at.path);
         read_file(&path, 0, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        Extent::of(&self.root.join(&*at.path), 0)
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         let label = Value::Int(at.entry.offset.cast_signed());

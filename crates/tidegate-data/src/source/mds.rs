@@ -15,7 +15,7 @@ use md5::Digest;
 use serde::Deserialize;
 
 use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Files, Passing, ReadMode, aligned, staging_bytes};
+use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value};
 use crate::decode::header;
 use crate::{Error, Place, Result};
@@ -460,6 +460,9 @@ impl Source for Mds {
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        self.files.extent(at.entry.shard, at.entry.offset)
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         let path = &self.files.paths()[at.entry.shard as usize];

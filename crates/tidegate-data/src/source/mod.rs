@@ -21,6 +21,7 @@ mod synthetic;
 #[cfg(feature = "parquet")]
 mod table;
 pub mod tar;
+pub(crate) mod uring;
 
 use std::path::PathBuf;
 
@@ -200,6 +201,13 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// When the file cannot be read or is shorter than when it was indexed.
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8])
     -> Result<std::ops::Range<usize>>;
+
+    /// Where the bytes of the sample `at` lie as they are in a file that can be read directly, so that several reads can
+    /// be in flight at once; nothing where only [`Source::read`] can tell.
+    fn extent(&self, at: &Located) -> Option<read::Extent<'_>> {
+        let _only_read_can_tell = at;
+        None
+    }
 
     /// Finds the fields in the bytes of the sample `at`, one value for each field of the schema.
     ///

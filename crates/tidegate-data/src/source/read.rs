@@ -19,7 +19,8 @@ use tidegate_core::memory::PAGE_BYTES;
 use crate::{Error, Result};
 
 /// How bytes come from a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReadMode {
     /// `O_DIRECT`: past the page cache. Pages that others cached stay as they are.
     Direct,
@@ -93,6 +94,69 @@ impl std::ops::DerefMut for Aligned {
     }
 }
 
+/// Where bytes lie as they are: a file that is open for direct reads, and an offset.
+#[derive(Debug)]
+pub struct Extent<'a> {
+    pub(crate) file: Opened<'a>,
+    pub(crate) offset: u64,
+}
+
+/// A file that stays open, or one that is opened for this read alone.
+#[derive(Debug)]
+pub(crate) enum Opened<'a> {
+    Kept(&'a File),
+    Alone(File),
+}
+
+impl std::ops::Deref for Opened<'_> {
+    type Target = File;
+    fn deref(&self) -> &File {
+        match self {
+            Self::Kept(file) => file,
+            Self::Alone(file) => file,
+        }
+    }
+}
+
+impl Extent<'_> {
+    /// A place in a file that is opened for this read alone; nothing where it cannot be read directly.
+    #[must_use]
+    pub fn of(path: &Path, offset: u64) -> Option<Self> {
+        Some(Self { file: Opened::Alone(open_file(path, ReadMode::Direct).ok()?), offset })
+    }
+
+    /// Reads `len` bytes into `into` and says where in it they lie.
+    ///
+    /// # Errors
+    /// As [`read_file`].
+    pub fn read(&self, len: u64, into: &mut [u8]) -> Result<Range<usize>> {
+        read_open(&self.file, Path::new("an extent"), self.offset, len, ReadMode::Direct, into)
+    }
+}
+
+/// The whole pages around bytes, which is what a direct read can read.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    /// Where they start in the file.
+    pub(crate) start: u64,
+    /// Their length.
+    pub(crate) bytes: usize,
+    /// Where the bytes lie in them.
+    pub(crate) inner: Range<usize>,
+}
+
+impl Pages {
+    pub(crate) fn around(offset: u64, len: u64) -> Self {
+        let skip = offset % PAGE_BYTES;
+        let end = (skip + len) as usize;
+        Self {
+            start: offset - skip,
+            bytes: end.next_multiple_of(PAGE_BYTES as usize),
+            inner: skip as usize..end,
+        }
+    }
+}
+
 fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let flags = if mode == ReadMode::Direct { flags | OFlags::DIRECT } else { flags };
@@ -131,33 +195,30 @@ fn read_open(
     mode: ReadMode,
     into: &mut [u8],
 ) -> Result<Range<usize>> {
-    let skip = if mode == ReadMode::Direct { offset % PAGE_BYTES } else { 0 };
-    let wanted = (skip + len) as usize;
-    let whole = if mode == ReadMode::Direct { wanted.next_multiple_of(PAGE_BYTES as usize) } else { wanted };
-    let target = into.get_mut(..whole).ok_or_else(|| {
-        Error::format(path, offset, format!("a read of {len} bytes needs {whole} bytes of staging"))
+    let direct = mode == ReadMode::Direct;
+    let pages = match direct {
+        true => Pages::around(offset, len),
+        false => Pages { start: offset, bytes: len as usize, inner: 0..len as usize },
+    };
+    let Pages { start, bytes, inner } = pages;
+    let target = into.get_mut(..bytes).ok_or_else(|| {
+        Error::format(path, offset, format!("a read of {len} bytes needs {bytes} bytes of staging"))
     })?;
     let mut done = 0;
-    while done < wanted {
-        match file.read_at(&mut target[done..], offset - skip + done as u64) {
-            Ok(0) => {
-                let what = format!(
-                    "the file ends after {} of {len} bytes: it is truncated, or it changed since it was indexed; \
-                     restore it or run `tidegate index --force`",
-                    done.saturating_sub(skip as usize)
-                );
-                return Err(Error::format(path, offset, what));
-            }
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+    while done < inner.end {
+        let came = match file.read_at(&mut target[done..], start + done as u64) {
+            Ok(came) => came,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::io(path)(error)),
-        }
+        };
+        done += came;
         // A direct read that ends off a page border has met the end of the file; the next one would be refused.
-        if mode == ReadMode::Direct && done < wanted && done % PAGE_BYTES as usize != 0 {
+        let ended = came == 0 || direct && !done.is_multiple_of(PAGE_BYTES as usize);
+        if ended && done < inner.end {
             let what = format!(
                 "the file ends after {} of {len} bytes: it is truncated, or it changed since it was indexed; restore \
                  it or run `tidegate index --force`",
-                done.saturating_sub(skip as usize)
+                done.saturating_sub(inner.start)
             );
             return Err(Error::format(path, offset, what));
         }
@@ -168,7 +229,7 @@ fn read_open(
         // Advice: a file system that keeps its pages is no reason to fail a read.
         let _advice = fadvise(file, start, std::num::NonZeroU64::new(end - start), Advice::DontNeed);
     }
-    Ok(skip as usize..wanted)
+    Ok(inner)
 }
 
 /// A file read from its beginning to its end, whose pages are dropped behind the reader.
@@ -240,6 +301,17 @@ impl Files {
         &self.paths
     }
 
+    /// An offset of file number `file`; nothing where it cannot be read directly.
+    #[must_use]
+    pub fn extent(&self, file: u32, offset: u64) -> Option<Extent<'_>> {
+        Some(Extent { file: Opened::Kept(self.direct(file as usize)?), offset })
+    }
+
+    fn direct(&self, i: usize) -> Option<&File> {
+        let open = || open_file(self.paths.get(i)?, ReadMode::Direct).ok();
+        self.direct.get(i)?.get_or_init(open).as_ref()
+    }
+
     /// Reads as [`read_file`] from file number `file`.
     ///
     /// # Errors
@@ -260,7 +332,7 @@ impl Files {
             ))
         })?;
         if mode == ReadMode::Direct {
-            if let Some(file) = self.direct[i].get_or_init(|| open_file(path, ReadMode::Direct).ok()) {
+            if let Some(file) = self.direct(i) {
                 return read_open(file, path, offset, len, mode, into);
             }
             return self.read(file, offset, len, ReadMode::Drop, into);

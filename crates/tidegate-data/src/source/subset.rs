@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::read::Extent;
 use super::{Access, Extremes, Grouped, Located, ReadMode, Schema, Source, Value};
 use crate::order::permutation::Permutation;
 use crate::{Error, Place, Result};
@@ -102,6 +103,9 @@ impl Source for Subset {
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         self.base.read(at, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        self.base.extent(at)
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         self.base.parse(at, bytes)
