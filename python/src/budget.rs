@@ -79,6 +79,16 @@ impl Budget {
         crate::array::over_block(py, block, shape, dtype)
     }
 
+    /// The same budget, whose arrays lie in memory that worker processes can map.
+    fn shared(&self) -> Self {
+        Self(self.0.shared())
+    }
+
+    /// (file, its length, offset) of an address in shared memory, or None.
+    fn place(&self, address: usize) -> Option<(i32, u64, u64)> {
+        self.0.place(address).map(|at| (at.file, at.file_bytes, at.offset))
+    }
+
     /// Returns the pages of all holes to the kernel.
     fn trim(&self, py: Python<'_>) {
         py.detach(|| self.0.trim());

@@ -5,17 +5,20 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from tidegate import _tidegate
 from tidegate.batch import Batch, present
 from tidegate.errors import ConfigError, Error
 from tidegate.fields import Field, Window
+from tidegate.processes import Pool
 from tidegate.source import Source
 from tidegate.source import open as open_source
-from tidegate.transform import over_samples
+from tidegate.transform import Shape, Steps
 
 __all__ = ["Loader", "Report"]
 
@@ -55,6 +58,10 @@ class Loader:
         transform: called as `transform(sample, rng)` for each sample on a worker thread; `rng` is a NumPy generator
             that follows from (seed, epoch, position). Returns a dict whose values are stacked.
         batch_transform: called with each batch on a worker thread, off the training thread.
+        processes: worker processes that call the two transforms, for functions that hold the interpreter lock. Batches
+            reach them through shared memory of the budget, without a copy, and so do their results; the arrays are
+            theirs until the function returns.
+        multiprocessing_context: how they start ("fork", "spawn", "forkserver"); by default as `multiprocessing` does.
         ids: adds the samples' ids to the batch as "ids".
         rank, world_size: this process among those that train together.
         output: "numpy" or "torch".
@@ -85,6 +92,8 @@ class Loader:
         max_failure_rate: float = 0.01,
         transform: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
         batch_transform: Callable[[Batch], Any] | None = None,
+        processes: int = 0,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         ids: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -105,38 +114,36 @@ class Loader:
             "remainder": "drop" if drop_last else remainder,
             "workers": workers,
             "prefetch": prefetch,
+            "map_threads": processes,
             "on_error": on_error,
             "max_failure_rate": max_failure_rate,
             "rank": rank,
             "world_size": world_size,
             "stall_seconds": stall_seconds,
         }
+        mapped = transform is not None or batch_transform is not None
+        if processes and not mapped:
+            raise ConfigError(f"processes={processes} without a transform or batch_transform to call in them")
         self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
-        self._present = _presenter(output, ids)
-        self._mapped = transform is not None or batch_transform is not None
-        hook = self._hook(transform, batch_transform, seed, output, ids) if self._mapped else None
+        present = _presenter(output, ids)
+        self._present = None if mapped else present
+        self._pool: Pool | None = None
+        hook = None
+        if processes:
+            # Without a batch_transform, tensors are made here: a process need not import torch.
+            there = output == "torch" and batch_transform is not None
+            steps = Steps(transform, batch_transform, seed=seed, torch=there, ids=ids)
+            self.budget = self.budget.shared()
+            self._pool = Pool(steps, processes, self.budget, multiprocessing_context)
+            weakref.finalize(self, self._pool.close)
+            hook = _tensors_of(self._pool) if output == "torch" and not there else self._pool
+        elif mapped:
+            steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
+            hook = partial(steps, empty=partial(_empty, self.budget))
 
         self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
-
-    def _hook(
-        self, transform: Any, batch_transform: Any, seed: int, output: str, ids: bool
-    ) -> Callable[[tuple[Any, ...]], Any]:
-        """Return what the worker that completes a batch calls with it."""
-        budget = self.budget
-
-        def hook(raw: tuple[Any, ...]) -> Any:
-            batch = present(raw, ids)
-            if transform is not None:
-                batch = over_samples(transform, seed, budget)(batch)
-            if output == "torch":
-                from tidegate.torch import tensors
-
-                batch = tensors(batch)
-            return batch if batch_transform is None else batch_transform(batch)
-
-        return hook
 
     def __len__(self) -> int:
         """Return the batches in an epoch: the same on every rank."""
@@ -145,21 +152,41 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         """Begin the next epoch; an epoch in progress ends."""
         self._check_process()
-        self.close()
+        self._end()
+        if self._pool is not None:
+            self._pool.begin()
         epoch = self._epoch = self._inner.epoch()
         _open.add(self)
         return self._batches(epoch)
 
     def _batches(self, epoch: _tidegate.Epoch) -> Iterator[Any]:
         try:
-            while (raw := epoch.next()) is not None:
-                batch = raw if self._mapped else self._present(raw)
+            while (raw := self._next(epoch)) is not None:
+                batch = raw if self._present is None else self._present(raw)
                 del raw
                 yield batch
                 del batch
         finally:
-            if self._pid == os.getpid():
-                epoch.close()
+            self._end(epoch)
+
+    def _next(self, epoch: _tidegate.Epoch) -> Any:
+        if self._pool is None:
+            return epoch.next()
+        self._pool.asked = time.monotonic()
+        try:
+            return epoch.next()
+        finally:
+            self._pool.asked = None
+
+    def _end(self, epoch: _tidegate.Epoch | None = None) -> None:
+        """End this epoch, or the one in progress: its threads stop and its memory goes back."""
+        epoch = epoch or self._epoch
+        if epoch is not None and self._pid == os.getpid():
+            if self._pool is not None and epoch is self._epoch:
+                self._pool.stopping.set()
+            epoch.close()
+        if epoch is self._epoch:
+            self._epoch = None
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -178,7 +205,7 @@ class Loader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved, with any workers, memory or ranks. Raises StateError for other data."""
-        self.close()
+        self._end()
         self._inner.load_state(json.dumps(dict(state)))
 
     def report(self) -> Report:
@@ -189,16 +216,26 @@ class Loader:
         return report
 
     def close(self) -> None:
-        """End the epoch in progress: its threads stop and its memory goes back."""
-        if self._epoch is not None and self._pid == os.getpid():
-            self._epoch.close()
-        self._epoch = None
+        """End the epoch in progress and the worker processes: threads stop and memory goes back."""
+        self._end()
+        if self._pool is not None:
+            self._pool.close()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _empty(budget: _tidegate.Budget, shapes: list[Shape]) -> list[Any]:
+    return [budget.empty(list(shape), dtype) for shape, dtype in shapes]
+
+
+def _tensors_of(hook: Callable[[tuple[Any, ...]], Batch]) -> Callable[[tuple[Any, ...]], Batch]:
+    from tidegate.torch import tensors
+
+    return lambda raw: tensors(hook(raw))
 
 
 def _specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:

@@ -7,7 +7,7 @@ import torch
 
 from tidegate.batch import Batch
 
-__all__ = ["tensor", "tensors"]
+__all__ = ["array_of", "tensor", "tensors"]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -20,6 +20,21 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def array_of(value: object) -> np.ndarray | None:
+    """Return the array over the memory of a tensor, or None for what is no tensor of the processor.
+
+    >>> array_of(torch.ones(3, dtype=torch.bfloat16)).dtype.name
+    'bfloat16'
+    """
+    if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
+        return None
+    if value.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.detach().numpy()
 
 
 def tensors(batch: Batch) -> Batch:

@@ -94,6 +94,7 @@ impl Loader {
             split: self.split(start)?,
             workers: options.workers(),
             prefetch: options.prefetch,
+            map_threads: options.map_threads,
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
             runs_in_use: self.order.runs_in_use(),

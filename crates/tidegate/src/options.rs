@@ -32,6 +32,8 @@ pub struct Options {
     pub workers: Option<usize>,
     /// Batches beyond the one being consumed and the one being filled.
     pub prefetch: usize,
+    /// Threads that call the batch map, for as many batches at once; 0: the worker that completes a batch does.
+    pub map_threads: usize,
     /// What happens when a sample fails.
     pub on_error: OnError,
     /// The share of samples that may fail under skip or replace.
@@ -56,6 +58,7 @@ impl Default for Options {
             remainder: None,
             workers: None,
             prefetch: 1,
+            map_threads: 0,
             on_error: OnError::Raise,
             max_failure_rate: 0.01,
             rank: 0,

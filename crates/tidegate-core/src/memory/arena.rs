@@ -14,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use super::ledger::{Grant, LedgerRef};
-use super::region::Region;
+use super::region::{Backing, Region};
 use super::{Account, PAGE_BYTES};
 use crate::Result;
 use crate::sync::{Arc, Mutex, lock};
@@ -39,6 +39,31 @@ pub struct ArenaStats {
     pub regions: u64,
     /// Bytes given back to the kernel so far.
     pub released_bytes: u64,
+}
+
+impl ArenaStats {
+    /// Of two arenas together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            used_bytes: self.used_bytes + other.used_bytes,
+            extent_bytes: self.extent_bytes + other.extent_bytes,
+            hole_bytes: self.hole_bytes + other.hole_bytes,
+            largest_hole_bytes: self.largest_hole_bytes.max(other.largest_hole_bytes),
+            regions: self.regions + other.regions,
+            released_bytes: self.released_bytes + other.released_bytes,
+        }
+    }
+}
+
+/// Where bytes lie in shared memory: what another process needs to map them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The memfd, open for as long as the budget is used.
+    pub file: std::os::fd::RawFd,
+    /// Its length.
+    pub file_bytes: u64,
+    /// Where in it the bytes start.
+    pub offset: u64,
 }
 
 /// The whole pages that a block of `bytes` takes.
@@ -112,12 +137,22 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Arena {
     ledger: LedgerRef,
+    backing: Backing,
     state: Mutex<State>,
 }
 
 impl Arena {
-    pub(super) fn new(ledger: LedgerRef) -> Arc<Self> {
-        Arc::new(Self { ledger, state: Mutex::default() })
+    pub(super) fn new(ledger: LedgerRef, backing: Backing) -> Arc<Self> {
+        Arc::new(Self { ledger, backing, state: Mutex::default() })
+    }
+
+    /// The file in which an address lies, its length, and where in it, if the arena is shared.
+    pub(super) fn place(&self, address: usize) -> Option<Place> {
+        let state = lock(&self.state);
+        state.regions.iter().find_map(|region| {
+            let (file, offset) = region.file_at(address)?;
+            Some(Place { file, file_bytes: region.len() as u64, offset })
+        })
     }
 
     pub(super) fn stats(&self) -> ArenaStats {
@@ -145,7 +180,7 @@ impl Arena {
                         return Ok(None);
                     }
                 }
-                match state.cold_place(extent, self.ledger.cap_bytes()) {
+                match state.cold_place(extent, self.ledger.cap_bytes(), self.backing) {
                     Ok(place) => place,
                     Err(error) => {
                         drop(state);
@@ -204,13 +239,13 @@ impl Arena {
 }
 
 impl State {
-    fn cold_place(&mut self, extent: u64, cap: u64) -> Result<u64> {
+    fn cold_place(&mut self, extent: u64, cap: u64, backing: Backing) -> Result<u64> {
         if let Some(place) = self.cold.best_fit(extent) {
             return Ok(place);
         }
         let len = extent.max(REGION_MIN_BYTES).max(if self.regions.is_empty() { cap } else { 0 });
         let len = len.next_multiple_of(PAGE_BYTES);
-        let region = Region::map(len as usize)?;
+        let region = Region::map(len as usize, backing)?;
         let place = (self.regions.len() as u64) << REGION_SHIFT;
         self.cold.add(place, region.len() as u64);
         self.regions.push(region);

@@ -3,8 +3,9 @@
 //! Flow: size -> grants (bytes alone) and blocks (bytes with their place).
 //! Memory: all of it; every byte that Tidegate holds is charged here first.
 
-use super::arena::{Arena, ArenaStats, Block, extent_bytes};
+use super::arena::{Arena, ArenaStats, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
+use super::region::Backing;
 use super::{Account, size::Size};
 use crate::sync::{Arc, lock};
 use crate::{Error, Result};
@@ -12,7 +13,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 struct Inner {
     ledger: LedgerRef,
-    arena: Arc<Arena>,
+    /// Memory of this process alone, and memory that others can map.
+    arenas: [Arc<Arena>; 2],
 }
 
 /// One hard memory budget; clones share it.
@@ -28,7 +30,11 @@ struct Inner {
 /// # Ok::<(), tidegate_core::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<Inner>);
+pub struct Budget {
+    inner: Arc<Inner>,
+    /// Which arena blocks come from.
+    from: usize,
+}
 
 /// The budget that sizes refer to; it lives as long as anyone uses it.
 static PROCESS: std::sync::Mutex<std::sync::Weak<Inner>> = std::sync::Mutex::new(std::sync::Weak::new());
@@ -38,8 +44,22 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let ledger = LedgerRef::new(bytes);
-        let arena = Arena::new(ledger.clone());
-        Self(Arc::new(Inner { ledger, arena }))
+        let arenas = [Backing::Private, Backing::Shared].map(|backing| Arena::new(ledger.clone(), backing));
+        Self { inner: Arc::new(Inner { ledger, arenas }), from: 0 }
+    }
+
+    /// The same budget, whose blocks lie in memory that other processes can map.
+    ///
+    /// A forked process sees what this one writes there later; in private memory it would keep a copy of its own.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), from: 1 }
+    }
+
+    /// Where in shared memory an address lies, if it does.
+    #[must_use]
+    pub fn place(&self, address: usize) -> Option<Place> {
+        self.inner.arenas.iter().find_map(|arena| arena.place(address))
     }
 
     /// The process-wide budget: made with this size, or joined if one of this size is in use.
@@ -52,44 +72,45 @@ impl Budget {
         if let Some(inner) = process.upgrade() {
             let have = inner.ledger.cap_bytes();
             return if have == bytes {
-                Ok(Self(inner))
+                Ok(Self { inner, from: 0 })
             } else {
                 Err(Error::OtherBudget { have_bytes: have, asked_bytes: bytes })
             };
         }
         let budget = Self::new(bytes);
-        *process = Arc::downgrade(&budget.0);
+        *process = Arc::downgrade(&budget.inner);
         Ok(budget)
     }
 
     /// The cap in bytes.
     #[must_use]
     pub fn cap_bytes(&self) -> u64 {
-        self.0.ledger.cap_bytes()
+        self.inner.ledger.cap_bytes()
     }
 
     /// What is charged over all accounts, resident holes included.
     #[must_use]
     pub fn usage(&self) -> Use {
-        self.0.ledger.usage()
+        self.inner.ledger.usage()
     }
 
     /// What one account holds.
     #[must_use]
     pub fn account(&self, account: Account) -> AccountUse {
-        self.0.ledger.account(account)
+        self.inner.ledger.account(account)
     }
 
     /// "batch 12.0 MiB, staging 4.0 MiB": who holds bytes, largest first.
     #[must_use]
     pub fn holders(&self) -> String {
-        self.0.ledger.holders()
+        self.inner.ledger.holders()
     }
 
     /// How well the arena uses its pages.
     #[must_use]
     pub fn arena(&self) -> ArenaStats {
-        self.0.arena.stats()
+        let [private, shared] = &self.inner.arenas;
+        private.stats().and(shared.stats())
     }
 
     /// Reserves `bytes` for an allocation elsewhere, waiting until they are free or `stop` says to give up.
@@ -103,7 +124,7 @@ impl Budget {
         priority: Priority,
         stop: &dyn Fn() -> bool,
     ) -> Result<Grant> {
-        self.0.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), Some(stop))
+        self.inner.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), Some(stop))
     }
 
     /// Reserves `bytes` for an allocation elsewhere, if they are free now.
@@ -111,13 +132,23 @@ impl Budget {
     /// # Errors
     /// [`Error::TooLarge`] or [`Error::Exhausted`], with the figures.
     pub fn try_acquire(&self, account: Account, bytes: u64, priority: Priority) -> Result<Grant> {
-        self.0.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), None)
+        self.inner.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), None)
     }
 
     fn attempt_grant(&self, account: Account, bytes: u64) -> Option<Grant> {
-        let ledger = &self.0.ledger;
-        (ledger.charge(bytes) || (self.0.arena.reclaim(bytes) && ledger.charge(bytes)))
-            .then(|| ledger.grant(account, bytes))
+        let ledger = &self.inner.ledger;
+        let mut arenas = self.inner.arenas.iter();
+        let charged = ledger.charge(bytes) || arenas.any(|a| a.reclaim(bytes) && ledger.charge(bytes));
+        charged.then(|| ledger.grant(account, bytes))
+    }
+
+    fn attempt_block(&self, account: Account, bytes: u64) -> Option<Result<Block>> {
+        let (own, other) = (&self.inner.arenas[self.from], &self.inner.arenas[1 - self.from]);
+        let block = own.attempt(account, bytes).transpose();
+        if block.is_none() && other.reclaim(extent_bytes(bytes)) {
+            return own.attempt(account, bytes).transpose();
+        }
+        block
     }
 
     /// Reserves `bytes` with their place in the arena, waiting until they are free or `stop` says to give up.
@@ -131,8 +162,8 @@ impl Budget {
         priority: Priority,
         stop: &dyn Fn() -> bool,
     ) -> Result<Block> {
-        let attempt = || self.0.arena.attempt(account, bytes).transpose();
-        self.0.ledger.obtain(account, extent_bytes(bytes), priority, attempt, Some(stop))?
+        let attempt = || self.attempt_block(account, bytes);
+        self.inner.ledger.obtain(account, extent_bytes(bytes), priority, attempt, Some(stop))?
     }
 
     /// Reserves `bytes` with their place in the arena, if they are free now.
@@ -140,13 +171,13 @@ impl Budget {
     /// # Errors
     /// As [`Budget::try_acquire`]; [`Error::Map`] when the kernel refuses address space.
     pub fn try_block(&self, account: Account, bytes: u64, priority: Priority) -> Result<Block> {
-        let attempt = || self.0.arena.attempt(account, bytes).transpose();
-        self.0.ledger.obtain(account, extent_bytes(bytes), priority, attempt, None)?
+        let attempt = || self.attempt_block(account, bytes);
+        self.inner.ledger.obtain(account, extent_bytes(bytes), priority, attempt, None)?
     }
 
     /// Returns the pages of all holes to the kernel.
     pub fn trim(&self) {
-        self.0.arena.release_all();
+        self.inner.arenas.iter().for_each(|arena| arena.release_all());
     }
 }
 
@@ -164,6 +195,29 @@ mod tests {
         assert!(error.contains("64.0 MiB") && error.contains("65.0 MiB"), "{error}");
         drop(first);
         assert!(Budget::process(&Size::Bytes(65 << 20)).is_ok());
+    }
+
+    #[test]
+    fn shared_blocks_have_a_place_that_another_mapping_sees() {
+        use std::os::unix::fs::FileExt;
+        let budget = Budget::new(8 << 12);
+        let private = budget.try_block(Account::Batch, 4 << 12, Priority::NextBatch).unwrap();
+        assert_eq!(budget.place(private.as_ptr().addr()), None);
+        let mut block = budget.shared().try_block(Account::User, 4 << 12, Priority::NextBatch).unwrap();
+        block[5000..5004].copy_from_slice(b"here");
+        let place = budget.place(block.as_ptr().addr() + 5000).unwrap();
+        let file = std::fs::File::open(format!("/proc/self/fd/{}", place.file)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), place.file_bytes);
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, place.offset).unwrap();
+        assert_eq!(&bytes, b"here");
+        // Holes of one arena are given back when the other needs them.
+        drop((private, block));
+        let large = budget.try_block(Account::Raw, 8 << 12, Priority::NextBatch).unwrap();
+        file.read_exact_at(&mut bytes, place.offset).unwrap();
+        assert_eq!((bytes, budget.usage().charged_bytes), ([0; 4], 8 << 12));
+        drop(large);
+        assert!(budget.shared().try_block(Account::Raw, 8 << 12, Priority::NextBatch).is_ok());
     }
 
     #[test]

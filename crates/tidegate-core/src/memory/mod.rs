@@ -28,7 +28,7 @@ mod slab;
 
 pub use account::Account;
 #[cfg(not(loom))]
-pub use arena::{ArenaStats, Block};
+pub use arena::{ArenaStats, Block, Place};
 #[cfg(not(loom))]
 pub use buddy::{Buddy, Staged};
 #[cfg(not(loom))]

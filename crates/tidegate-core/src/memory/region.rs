@@ -1,21 +1,34 @@
-//! One mapping of anonymous memory: address space first, pages only when touched.
+//! One mapping of memory, private or shared with other processes: address space first, pages only when touched.
 //!
 //! Flow: length -> base pointer; called by the arena alone.
 //! Memory: none of its own account: the arena charges pages before it lets anyone touch them.
 //!
-//! Huge pages are refused: one touch would make 2 MiB resident where 4 KiB were charged.
+//! Huge pages are refused: one touch would make 2 MiB resident where 4 KiB were charged. Shared memory is a memfd: it has
+//! no name, needs no room in /dev/shm, and is gone with the last process that has it.
 #![expect(unsafe_code, reason = "mapping memory is the purpose of this file")]
 
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use crate::{Error, Result};
+
+/// Who can see a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// This process alone.
+    Private,
+    /// Whoever gets the file.
+    Shared,
+}
 
 #[derive(Debug)]
 pub(super) struct Region {
     base: NonNull<u8>,
     len: usize,
+    file: Option<OwnedFd>,
 }
 
 // SAFETY: a Region is plain memory at a fixed address; who may touch which part is the arena's business.
@@ -24,13 +37,32 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps `len` bytes of private address space, readable and writable, without any page behind it.
-    pub(super) fn map(len: usize) -> Result<Self> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    /// Maps `len` bytes of address space, readable and writable, without any page behind it.
+    pub(super) fn map(len: usize, backing: Backing) -> Result<Self> {
+        let refused = |errno: rustix::io::Errno| Error::Map { bytes: len as u64, source: errno.into() };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let file = match backing {
+            Backing::Private => None,
+            Backing::Shared => {
+                let file = memfd_create("tidegate", MemfdFlags::CLOEXEC).map_err(refused)?;
+                ftruncate(&file, len as u64).map_err(refused)?;
+                Some(file)
+            }
+        };
         // SAFETY: no address is asked for, so no existing mapping can be replaced.
-        let base =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
-                .map_err(|errno| Error::Map { bytes: len as u64, source: errno.into() })?;
+        let base = unsafe {
+            match &file {
+                None => {
+                    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+                    mmap_anonymous(std::ptr::null_mut(), len, access, flags)
+                }
+                Some(file) => {
+                    let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+                    mmap(std::ptr::null_mut(), len, access, flags, file, 0)
+                }
+            }
+        }
+        .map_err(refused)?;
         // SAFETY: the range was mapped just now; the advice changes no contents. A kernel without huge pages refuses
         // it, and then there is nothing to refuse.
         let _unsupported = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };
@@ -38,11 +70,17 @@ impl Region {
             bytes: len as u64,
             source: std::io::Error::other("mapped at address zero"),
         })?;
-        Ok(Self { base, len })
+        Ok(Self { base, len, file })
     }
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The file of a shared region, and where in it `address` lies, if it does.
+    pub(super) fn file_at(&self, address: usize) -> Option<(RawFd, u64)> {
+        let offset = address.checked_sub(self.base.as_ptr().addr()).filter(|&offset| offset < self.len)?;
+        Some((self.file.as_ref()?.as_raw_fd(), offset as u64))
     }
 
     /// The address of `offset`, which must lie within the region.
@@ -55,8 +93,10 @@ impl Region {
     /// Returns the pages of a range to the kernel; the range reads as zeros afterwards.
     pub(super) fn release(&self, offset: usize, len: usize) {
         assert!(offset + len <= self.len, "a release beyond the region");
+        // Pages of a file stay in it when a mapping lets go of them: there they are cut out of the file.
+        let advice = if self.file.is_some() { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
         // SAFETY: the range is inside this mapping, and the arena calls this only for holes, which nobody references.
-        let released = unsafe { madvise(self.at(offset).as_ptr().cast(), len, Advice::LinuxDontNeed) };
+        let released = unsafe { madvise(self.at(offset).as_ptr().cast(), len, advice) };
         debug_assert!(released.is_ok(), "madvise refused a mapped range");
     }
 }

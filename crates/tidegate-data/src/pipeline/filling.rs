@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use tidegate_core::memory::{Block, Piece, Pieces, SlabItem};
 
+use super::mapping::apply;
 use super::{Delivered, Done, Failure, OnError, Shared, lock};
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};
@@ -162,7 +163,7 @@ impl Filling {
         row >= self.real
     }
 
-    fn finish(&mut self) -> Result<Delivered> {
+    fn finish(&mut self) -> Result<Batch> {
         let mut errors = std::mem::take(&mut *lock(&self.errors));
         errors.sort_by_key(|(row, _)| *row);
         if let Some((_, error)) = errors.into_iter().next() {
@@ -203,7 +204,7 @@ impl Filling {
                 columns.push(column(Part::Slot { offset }, shape, Vec::new(), Vec::new()));
             }
         }
-        let batch = Batch {
+        Ok(Batch {
             memory: BatchMemory { slot, ragged: blocks },
             columns,
             rows: kept.len(),
@@ -212,11 +213,7 @@ impl Filling {
             mask: kept.iter().map(|&r| !self.padding(r)).collect(),
             epoch: self.shared.config.epoch,
             index: self.index,
-        };
-        match &self.shared.map {
-            Some(map) => map.map(batch).map(Delivered::Mapped),
-            None => Ok(Delivered::Batch(batch)),
-        }
+        })
     }
 }
 
@@ -261,6 +258,13 @@ impl Drop for Filling {
         // The slot, if it is still here, goes back before anyone looks for it.
         drop(self.slot.take());
         self.ragged.clear();
+        let outcome = match (outcome, &self.shared.map) {
+            (batch, Some(_)) if self.shared.config.map_threads > 0 => {
+                return self.shared.finished.put(self.index, batch, failures);
+            }
+            (Ok(batch), Some(map)) => apply(&**map, batch),
+            (outcome, _) => outcome.map(Delivered::Batch),
+        };
         self.shared.deliver(self.index, Done { outcome, failures });
     }
 }

@@ -13,6 +13,7 @@
 mod feed;
 mod filling;
 mod groups;
+mod mapping;
 pub mod plan;
 mod ring;
 mod stats;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::{Budget, WeakSlab};
 
 use self::feed::Feed;
+use self::mapping::Finished;
 use self::plan::{Plan, Reserved};
 use self::ring::Ring;
 pub use self::stats::{StageStats, Stats};
@@ -65,6 +67,8 @@ pub struct Config {
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.
     pub prefetch: usize,
+    /// Threads that call the [`BatchMap`]; 0: the worker that completes a batch does.
+    pub map_threads: usize,
     /// What happens when a sample fails.
     pub on_error: OnError,
     /// The share of an epoch's samples that may fail; ten may in any case.
@@ -88,7 +92,7 @@ pub struct Failure {
     pub what: String,
 }
 
-/// Turns a batch into something else on a worker thread: the user's `batch_transform`.
+/// Turns a batch into something else, off the consumer's thread: the user's `batch_transform`.
 pub trait BatchMap: Send + Sync + std::fmt::Debug {
     /// Called once a batch; `Batch` may be consumed into what is returned.
     ///
@@ -123,6 +127,8 @@ struct Shared {
     reserved: Reserved,
     map: Option<Arc<dyn BatchMap>>,
     ring: Ring<Task>,
+    /// Batches for the mapping threads, if there are any.
+    finished: Finished,
     retries: Mutex<Vec<feed::Retry>>,
     done: Mutex<BTreeMap<u64, Done>>,
     /// What ended the epoch, if anything did; set under the lock of `done`.
@@ -197,7 +203,7 @@ impl Pipeline {
         let plan = Plan::new(&*source, &layout, &config, budget, last)?;
         let (readers, mode) = (plan.readers, plan.mode);
         let reserved = plan.reserve(&layout, budget, last)?;
-        let workers = config.workers;
+        let (workers, map_threads) = (config.workers, config.map_threads);
         let batches = config.split.batches();
         let failures = Vec::new();
         let shared = Arc::new(Shared {
@@ -205,6 +211,7 @@ impl Pipeline {
             reserved,
             map,
             ring: Ring::new(1024),
+            finished: Finished::default(),
             retries: Mutex::default(),
             done: Mutex::default(),
             fatal: Mutex::default(),
@@ -213,7 +220,7 @@ impl Pipeline {
             in_flight: AtomicU64::new(0),
             starved: AtomicBool::new(false),
             stats: Stats::default(),
-            watch: Watch::new(readers + workers),
+            watch: Watch::new(readers + workers + map_threads),
             source,
             layout,
             config,
@@ -228,6 +235,12 @@ impl Pipeline {
         for i in 0..workers {
             let shared = Arc::clone(&pipeline.shared);
             pipeline.spawn(format!("tg-work-{i}"), move || work::run(&shared, readers + i))?;
+        }
+        for i in 0..map_threads {
+            let Some(map) = pipeline.shared.map.clone() else { break };
+            let shared = Arc::clone(&pipeline.shared);
+            let thread = readers + workers + i;
+            pipeline.spawn(format!("tg-map-{i}"), move || mapping::run(&shared, &*map, thread))?;
         }
         Ok(pipeline)
     }
@@ -345,6 +358,7 @@ impl Drop for Pipeline {
         }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.ring.close();
+        self.shared.finished.close();
         for thread in self.threads.drain(..) {
             // A panic was caught and delivered where it happened; there is nothing left to tell.
             let _finished = thread.join();

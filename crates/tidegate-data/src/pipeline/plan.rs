@@ -128,7 +128,7 @@ impl Plan {
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
-            stack_bytes: (config.workers + readers) as u64 * STACK_USED_BYTES,
+            stack_bytes: (config.workers + readers + config.map_threads) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
             cache_bytes: 0,
             readers: if sequential { 1 } else { readers },
@@ -178,7 +178,7 @@ impl Plan {
         }
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
         let small = (room(self) / 8 / Slab::stride_bytes(self.slot_bytes)).min(SLOTS_MOST);
-        let wanted = (2 + config.prefetch as u64).max(small);
+        let wanted = (2 + config.prefetch as u64 + config.map_threads as u64).max(small);
         while self.slots < wanted && room(self) >= Slab::stride_bytes(self.slot_bytes) {
             self.slots += 1;
         }

@@ -1,0 +1,178 @@
+"""Transforms in worker processes: the same results as on threads, errors that tell, memory that goes back."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tidegate as tg
+
+CONTEXTS = ["fork", "spawn"]
+
+
+def noisy(sample, rng):
+    return {
+        "image": sample["image"].astype(np.float32) + rng.normal(),
+        "label": sample["label"],
+        "words": f"class {sample['label']}",
+        "pid": os.getpid(),
+    }
+
+
+def mixed(batch):
+    return {
+        "same": batch["image"],
+        "part": batch["image"][:, ::2, 1:],
+        "fresh": batch["image"] * 2.0,
+        "list": [batch["label"], (batch.rows, None)],
+        "batch": batch,
+        "pid": os.getpid(),
+    }
+
+
+def with_ragged(batch):
+    batch["data"].values[:] ^= 1
+    return batch
+
+
+def failing(batch):
+    raise KeyError(f"batch {batch.index}")
+
+
+def dying(batch):
+    if batch.index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch
+
+
+def slow(batch):
+    time.sleep(60)
+
+
+def growing(batch):
+    return {"large": np.ones(3 << 20, np.uint8)}
+
+
+def loader(source, memory="64MiB", **options):
+    return tg.Loader(source, batch_size=8, memory=tg.Budget(memory), shuffle=True, seed=3, **options)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_transform_gives_the_same_in_processes_as_on_threads(folder, context):
+    fields = {"image": tg.Image(16, crop="random")}
+    here = loader(folder, fields=fields, transform=noisy)
+    there = loader(folder, fields=fields, transform=noisy, processes=2, multiprocessing_context=context)
+    pids = set()
+    for _ in range(2):
+        batches = list(zip(here, there, strict=True))
+        assert len(batches) > 2
+        for a, b in batches:
+            assert (a["image"] == b["image"]).all()
+            assert (a["label"] == b["label"]).all()
+            assert a["words"] == b["words"]
+            assert (a.ids == b.ids).all()
+            assert (a.positions == b.positions).all()
+            assert a.index == b.index
+            assert b["image"].flags.writeable
+            assert set(a["pid"]) == {os.getpid()}
+            pids |= set(b["pid"].tolist())
+        del a, b, batches
+    assert os.getpid() not in pids
+    assert 1 <= len(pids) <= 2
+    assert there.budget.accounts()["user"] == 0
+    there.close()
+
+
+def test_results_of_any_form_come_back_and_inputs_are_not_copied(folder):
+    fields = {"image": tg.Image(64)}
+    here = iter(loader(folder, fields=fields))
+    with loader(folder, fields=fields, batch_transform=mixed, processes=1) as there:
+        for result, plain in zip(there, here, strict=True):
+            assert (result["same"] == plain["image"]).all()
+            assert result["same"].base is not None
+            assert (result["part"] == plain["image"][:, ::2, 1:]).all()
+            assert np.shares_memory(result["part"], result["same"])
+            assert result["fresh"].dtype == np.float64
+            assert (result["fresh"] == plain["image"] * 2.0).all()
+            labels, (rows, nothing) = result["list"]
+            assert (labels == plain["label"]).all()
+            assert (rows, nothing) == (plain.rows, None)
+            assert np.shares_memory(result["batch"]["image"], result["same"])
+            assert (result["batch"].ids == plain.ids).all()
+            assert result["pid"] != os.getpid()
+            held = there.budget.accounts()["user"]
+            assert result["fresh"].nbytes <= held, "charged while it is held"
+            del result, plain, labels
+
+
+def test_ragged_columns_and_tensors_cross_over():
+    source = tg.synthetic(64, 5000)
+    plain = list(loader(source))
+    for a, b in zip(plain, loader(source, batch_transform=with_ragged, processes=2), strict=True):
+        assert [bytes(x ^ 1 for x in row) for row in a["data"]] == list(b["data"])
+    torch = pytest.importorskip("torch")
+    for function in [{"transform": lambda s, _: {"x": np.full(5000, s["id"])}}, {"batch_transform": lambda b: b}]:
+        for batch in loader(source, processes=1, multiprocessing_context="fork", output="torch", **function):
+            assert all(isinstance(column, torch.Tensor) for column in batch.values() if not hasattr(column, "offsets"))
+
+
+def test_errors_in_a_process_are_raised_here_with_their_place(folder):
+    with pytest.raises(KeyError, match="batch 0") as caught:
+        list(loader(folder, batch_transform=failing, processes=2))
+    assert "in a worker process" in str(caught.value.__cause__)
+    assert "failing" in str(caught.value.__cause__)
+
+
+def test_a_process_that_dies_is_named_and_replaced(folder):
+    broken = loader(folder, batch_transform=dying, processes=2)
+    with pytest.raises(tg.Error, match=r"died \(killed by signal 9\) while it transformed batch 1 of epoch 0"):
+        list(broken)
+    broken.set_epoch(0)
+    assert next(iter(broken)).index == 0
+    broken.close()
+
+
+def test_an_epoch_goes_on_in_its_middle_with_processes(folder):
+    fields = {"image": tg.Image(16, crop="random")}
+    whole = [batch["image"].copy() for batch in loader(folder, fields=fields, transform=noisy, processes=2)]
+    first = loader(folder, fields=fields, transform=noisy, processes=2)
+    batches = iter(first)
+    seen = [next(batches)["image"].copy() for _ in range(2)]
+    second = loader(folder, fields=fields, transform=noisy, processes=1)
+    second.load_state_dict(first.state_dict())
+    seen += [batch["image"].copy() for batch in second]
+    assert len(seen) == len(whole)
+    assert all((a == b).all() for a, b in zip(seen, whole, strict=True))
+
+
+def test_closing_does_not_wait_for_a_function():
+    busy = loader(tg.synthetic(64, 8), batch_transform=slow, processes=2)
+    batches = iter(busy)
+    began = time.monotonic()
+    # The first batch never comes; the loader is closed from beside it.
+    threading.Timer(0.5, busy.close).start()
+    with pytest.raises((tg.Error, StopIteration)):
+        next(batches)
+    assert time.monotonic() - began < 20
+
+
+def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
+    kept = []
+    with (
+        pytest.raises(tg.BudgetError),
+        loader(tg.synthetic(64, 8), memory="16MiB", batch_transform=growing, processes=2) as starved,
+    ):
+        kept.extend(starved)
+    assert len(kept) in (2, 3, 4)
+    for result in loader(tg.synthetic(64, 8), memory="16MiB", batch_transform=growing, processes=2):
+        assert result["large"].all()
+
+
+def test_what_cannot_be_sent_is_refused_with_the_fix(folder):
+    with pytest.raises(tg.ConfigError, match="top of a module, or pass multiprocessing_context='fork'"):
+        loader(folder, batch_transform=lambda batch: batch, processes=1, multiprocessing_context="spawn")
+    with pytest.raises(tg.ConfigError, match="without a transform"):
+        loader(folder, processes=1)
