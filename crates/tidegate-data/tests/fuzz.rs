@@ -55,6 +55,27 @@ fn seconds() -> Duration {
     Duration::from_secs_f64(given.unwrap_or(1.0))
 }
 
+/// Asserts, when it goes, that this thread has allocated no more than so many bytes at once since it came.
+struct Bounded {
+    most: i64,
+    before: i64,
+}
+
+impl Bounded {
+    fn new(most: i64) -> Self {
+        let before = HELD.with(Cell::get);
+        PEAK.with(|peak| peak.set(before));
+        Self { most, before }
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        let peak = PEAK.with(Cell::get) - self.before;
+        assert!(std::thread::panicking() || peak <= self.most, "{peak} bytes where {} were to do", self.most);
+    }
+}
+
 /// Calls `target` with mutations of the seeds until the time is over.
 fn fuzz(name: &str, seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
     let mut stream = Stream::new(1, 0, name.len() as u64, 0, Purpose::Synthetic);
@@ -251,7 +272,7 @@ fn data_sets() {
     }
 }
 
-/// Parquet and Arrow files by pyarrow, mutated: an error, or rows.
+/// Parquet and Arrow files of some 10 KiB by pyarrow, mutated: an error, or rows, in little memory.
 #[test]
 #[cfg(feature = "parquet")]
 fn tables() {
@@ -266,6 +287,7 @@ fn tables() {
         let file = dir.path().join("x").with_extension(extension);
         fuzz(extension, &seeds, |bytes| {
             std::fs::write(&file, bytes).unwrap();
+            let _bounded = Bounded::new(64 << 20);
             let Ok(source) = open(file.to_str().unwrap(), true) else { return };
             for id in (0..source.len()).step_by(16) {
                 if let Ok((at, bytes)) = source.fetch(id) {

@@ -12,11 +12,12 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::convert::{MessageBuffer, try_fb_to_schema};
 use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
-use arrow_ipc::{MessageHeader, MetadataVersion};
+use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion};
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 
 use super::index::GroupMeta;
 use super::table::{Shard, ShardFile};
+use super::unpacking::Codec;
 use crate::Result;
 
 const MAGIC: &[u8] = b"ARROW1";
@@ -121,16 +122,23 @@ impl ArrowFile {
 /// Checks what the arrow crates take for granted, and gives the bytes of all buffers once decompressed.
 fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64> {
     let wrong = |what: &str| file.wrong(offset, &what);
-    let compressed = batch.compression().is_some();
+    let codec = batch.compression().map(|c| match c.codec() {
+        CompressionType::ZSTD => Codec::Zstd,
+        // The crate unpacks no frame to more than it claims.
+        _ => Codec::Lz4,
+    });
     let mut total = 0u64;
     for buffer in batch.buffers().iter().flatten() {
         let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
         let bytes = range.and_then(|(at, len)| body.get(at..at.checked_add(len)?));
         let bytes = bytes.ok_or_else(|| wrong("a buffer that lies outside its record batch"))?;
-        let decoded = match bytes.first_chunk::<8>() {
-            Some(word) if compressed => match i64::from_le_bytes(*word) {
+        let decoded = match (bytes.split_first_chunk::<8>(), codec) {
+            (Some((word, packed)), Some(codec)) => match i64::from_le_bytes(*word) {
                 -1 => bytes.len() as u64,
-                len => u64::try_from(len).map_err(|_| wrong("a buffer of negative length"))?,
+                len => u64::try_from(len)
+                    .ok()
+                    .filter(|&len| len == 0 || codec.can_be(packed, len))
+                    .ok_or_else(|| wrong("a buffer that cannot unpack to the length it claims"))?,
             },
             _ => bytes.len() as u64,
         };

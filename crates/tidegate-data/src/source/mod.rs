@@ -15,12 +15,16 @@ mod mds;
 mod open;
 #[cfg(feature = "parquet")]
 mod parquet_file;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
 pub mod read;
 mod subset;
 mod synthetic;
 #[cfg(feature = "parquet")]
 mod table;
 pub mod tar;
+#[cfg(feature = "parquet")]
+mod unpacking;
 pub(crate) mod uring;
 
 use std::path::PathBuf;

@@ -2,12 +2,14 @@
 //!
 //! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record batches.
 //! Memory: the footer while open; a page as stored and as decompressed, and the arrays of a batch, while a group is
-//! decoded: bounded by the sizes in the footer, which are believed; a page that unpacks to more than its footer says is
-//! caught by the packing, not before the crate has made room for it.
+//! decoded: bounded by the sizes in the footer, to which `parquet_pages` holds the pages before the crate makes room for
+//! them.
 //!
 //! Specification: Apache Parquet format 2.11.
 
 use std::io::Read;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
@@ -16,15 +18,20 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::index::GroupMeta;
+use super::parquet_pages::{PageSizes, can_unpack, page_sizes};
 use super::table::{Shard, ShardFile, batch_rows};
 use crate::{Error, Result};
 
 /// What is read at a page header.
 const HEADER_BYTES: u64 = 8 << 10;
+/// What unpacking brotli takes besides: its largest window, and its tables.
+const BROTLI_BYTES: u64 = 17 << 20;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -38,8 +45,8 @@ impl ParquetFile {
     /// # Errors
     /// For what is no Parquet file, or an encrypted one.
     pub(super) fn open(file: &ShardFile) -> Result<Self> {
-        let metadata =
-            ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|e| file.wrong(0, &e))?;
+        let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
+            .map_err(|e| file.wrong(0, &e))?;
         Ok(Self { metadata })
     }
 }
@@ -65,6 +72,9 @@ impl Shard for ParquetFile {
                     return Err(file.wrong(offset, &"a column larger than the file"));
                 }
                 library = library.saturating_add(stored).saturating_add(decoded);
+                if let Compression::BROTLI(_) = column.compression() {
+                    library = library.saturating_add(BROTLI_BYTES);
+                }
             }
             let rows = rows.map_err(|_| file.wrong(offset, &"a row group of negative length"))?;
             groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
@@ -86,7 +96,8 @@ impl Shard for ParquetFile {
         let rows = |n: &usize| self.metadata.metadata().row_group(*n).num_rows() > 0;
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
         let number = number.ok_or_else(|| file.wrong(group.offset, &"a row group that is not there"))?;
-        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), self.metadata.clone())
+        let reading = Reading::of_group(file, self.metadata.metadata().row_group(number));
+        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
             .with_row_groups(vec![number])
             .with_projection(mask)
             .with_batch_size(batch_rows(group))
@@ -99,21 +110,108 @@ impl Shard for ParquetFile {
     }
 }
 
-impl Length for ShardFile {
-    fn len(&self) -> u64 {
-        self.len
+/// A file as the crate reads it, each page held to what the footer says of its column.
+#[derive(Debug)]
+struct Reading {
+    file: ShardFile,
+    chunks: Mutex<Vec<Chunk>>,
+}
+
+/// A column of a row group: its place, its bounds, and how much of them its pages have taken.
+#[derive(Debug)]
+struct Chunk {
+    place: Range<u64>,
+    codec: Compression,
+    unpacked: u64,
+    taken: u64,
+    /// The last page that was looked at: where it starts, and its sizes.
+    page: Option<(u64, PageSizes)>,
+}
+
+impl Reading {
+    fn of_footer(file: &ShardFile) -> Self {
+        Self { file: file.clone(), chunks: Mutex::default() }
+    }
+
+    fn of_group(file: &ShardFile, group: &RowGroupMetaData) -> Self {
+        let chunk = |column: &ColumnChunkMetaData| {
+            let (start, length) = column.byte_range();
+            Chunk {
+                place: start..start.saturating_add(length),
+                codec: column.compression(),
+                unpacked: u64::try_from(column.uncompressed_size()).unwrap_or(0),
+                taken: 0,
+                page: None,
+            }
+        };
+        Self { file: file.clone(), chunks: Mutex::new(group.columns().iter().map(chunk).collect()) }
+    }
+
+    /// Runs `check` on the column in which `place` lies; there is none outside of the row group.
+    fn checked(
+        &self,
+        place: u64,
+        check: impl FnOnce(&mut Chunk) -> Result<(), String>,
+    ) -> parquet::errors::Result<()> {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunk = chunks.iter_mut().find(|chunk| chunk.place.contains(&place));
+        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.wrong(place, &what)))
     }
 }
 
-impl ChunkReader for ShardFile {
+impl Chunk {
+    /// Holds the page whose header starts at `at` to what the footer says.
+    fn begin_page(&mut self, at: u64, header: &[u8]) -> Result<(), String> {
+        if self.page.is_some_and(|(last, _)| at <= last) {
+            return Ok(());
+        }
+        let sizes = page_sizes(header).ok_or("there is no page header")?;
+        self.taken = self.taken.saturating_add(sizes.unpacked);
+        self.page = Some((at, sizes));
+        let most = self.unpacked;
+        if self.taken <= most {
+            Ok(())
+        } else {
+            Err(format!("a page of {} bytes, in a column whose footer says {most} in all", sizes.unpacked))
+        }
+    }
+
+    /// Holds the stored bytes of the page that was begun last to its header.
+    fn unpack(&self, bytes: &[u8]) -> Result<(), String> {
+        match self.page {
+            Some((_, sizes))
+                if sizes.stored == bytes.len() as u64 && !can_unpack(self.codec, bytes, sizes) =>
+            {
+                Err(format!(
+                    "a page that unpacks to another length than the {} bytes of its header",
+                    sizes.unpacked
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Length for Reading {
+    fn len(&self) -> u64 {
+        self.file.len
+    }
+}
+
+impl ChunkReader for Reading {
     type T = Headers;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Headers> {
-        Ok(Headers { file: self.clone(), at: start, window: Bytes::new() })
+        let mut headers = Headers { file: self.file.clone(), at: start, window: Bytes::new() };
+        headers.fill()?;
+        self.checked(start, |chunk| chunk.begin_page(start, &headers.window))?;
+        Ok(headers)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        self.read(start, length as u64).map_err(external)
+        let bytes = self.file.read(start, length as u64).map_err(external)?;
+        self.checked(start, |chunk| chunk.unpack(&bytes))?;
+        Ok(bytes)
     }
 }
 
@@ -129,13 +227,20 @@ pub(super) struct Headers {
     window: Bytes,
 }
 
-impl Read for Headers {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+impl Headers {
+    fn fill(&mut self) -> std::io::Result<()> {
         if self.window.is_empty() {
             let len = HEADER_BYTES.min(self.file.len.saturating_sub(self.at));
             self.window = self.file.read(self.at, len).map_err(std::io::Error::other)?;
             self.at += len;
         }
+        Ok(())
+    }
+}
+
+impl Read for Headers {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.fill()?;
         let n = into.len().min(self.window.len());
         into[..n].copy_from_slice(&self.window.split_to(n));
         Ok(n)

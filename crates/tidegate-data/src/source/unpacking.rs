@@ -1,0 +1,89 @@
+//! What packed bytes can unpack to, found before a library makes room for it.
+//!
+//! Flow: packed bytes + the length that a header claims -> whether it can be; called by `parquet_pages` and `arrow_file`.
+//! Memory: the windows of gzip and brotli, where their output is counted.
+//!
+//! Why: libraries believe the claimed length, and some go on for as long as there is output.
+
+use std::io::{self, Read};
+
+/// How bytes were packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Codec {
+    Plain,
+    Snappy,
+    /// A block of lz4, in Hadoop's framing perhaps.
+    Lz4,
+    /// A frame of lz4, if it is one.
+    Lz4Frame,
+    Gzip,
+    Brotli,
+    Zstd,
+}
+
+impl Codec {
+    /// What a byte can unpack to at most, by the codec's longest copy or run.
+    fn most(self) -> u64 {
+        match self {
+            Self::Plain => 1,
+            Self::Snappy => 32,
+            Self::Lz4 | Self::Lz4Frame => 256,
+            Self::Gzip => 1040,
+            // A block of 128 KiB in four bytes.
+            Self::Zstd => 32 << 10,
+            Self::Brotli => u64::MAX,
+        }
+    }
+
+    /// Whether `packed` can unpack to `claimed` bytes; where the codec's library has no limit of its own, whether it does.
+    pub(super) fn can_be(self, packed: &[u8], claimed: u64) -> bool {
+        if claimed > self.most().saturating_mul(packed.len() as u64) {
+            return false;
+        }
+        match self {
+            Self::Plain | Self::Snappy | Self::Lz4 => true,
+            Self::Zstd => frame_bytes(packed).is_none_or(|n| n == claimed),
+            Self::Gzip => counts_to(flate2::read::MultiGzDecoder::new(packed), claimed),
+            Self::Brotli => counts_to(brotli_decompressor::Decompressor::new(packed, 4096), claimed),
+            Self::Lz4Frame => counts_to(lz4_flex::frame::FrameDecoder::new(packed), claimed),
+        }
+    }
+}
+
+/// The length that a zstd frame tells of itself, where it is alone.
+fn frame_bytes(packed: &[u8]) -> Option<u64> {
+    let whole = zstd::zstd_safe::find_frame_compressed_size(packed).ok()? == packed.len();
+    zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().filter(|_| whole)
+}
+
+/// Whether there are just so many bytes; damage is for the library to tell.
+fn counts_to(reader: impl Read, bytes: u64) -> bool {
+    io::copy(&mut reader.take(bytes.saturating_add(1)), &mut io::sink()).map_or(true, |n| n == bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_unpacks_to_another_length_than_it_claims_is_found() {
+        let plain = vec![0; 1 << 20];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        lz4.write_all(&plain).unwrap();
+        for (codec, packed) in [
+            (Codec::Gzip, gzip.finish().unwrap()),
+            (Codec::Lz4Frame, lz4.finish().unwrap()),
+            (Codec::Zstd, zstd::bulk::compress(&plain, 1).unwrap()),
+        ] {
+            assert!(codec.can_be(&packed, 1 << 20), "{codec:?}");
+            for claimed in [0, 1000, (1 << 20) + 1, 1 << 40] {
+                assert!(!codec.can_be(&packed, claimed), "{codec:?} {claimed}");
+            }
+        }
+        assert!(!Codec::Snappy.can_be(&[0; 100], 1 << 20));
+        assert!(!Codec::Plain.can_be(&[0; 100], 101));
+    }
+}
