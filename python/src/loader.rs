@@ -35,6 +35,7 @@ impl Loader {
         options: &str,
         budget: &Budget,
         map: Option<Py<PyAny>>,
+        stop: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let options: Options =
             serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
@@ -42,7 +43,7 @@ impl Loader {
         let mut loader =
             py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
         if let Some(function) = map {
-            loader.set_map(Arc::new(PythonMap { function }));
+            loader.set_map(Arc::new(PythonMap { function, stop }));
         }
         Ok(Self(Mutex::new(loader)))
     }
@@ -141,10 +142,11 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     Ok((columns, rows, ids, mask, epoch, index, positions).into_pyobject(py)?.into_any())
 }
 
-/// A Python function that is called with each batch on a worker thread.
+/// A Python function that is called with each batch off the consumer's thread, and one that ends its waiting.
 #[derive(Debug)]
 struct PythonMap {
     function: Py<PyAny>,
+    stop: Option<Py<PyAny>>,
 }
 
 impl BatchMap for PythonMap {
@@ -161,5 +163,15 @@ impl BatchMap for PythonMap {
         });
         // The exception itself is raised where the batch is asked for.
         Ok(Box::new(made))
+    }
+
+    fn stop(&self) {
+        if let Some(stop) = &self.stop {
+            Python::attach(|py| {
+                if let Err(error) = stop.call0(py) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }
     }
 }

@@ -122,6 +122,13 @@ def test_every_codec_and_type_of_tables(golden, path):
             assert got == (int(value) if isinstance(value, bool) else value), (i, field)
 
 
+def test_lists_over_several_pages_and_long_statistics(golden):
+    [batch] = tg.Loader(golden / "lists.parquet", batch_size=40, memory=tg.Budget("64MiB"))
+    for i in range(40):
+        assert batch["list"][i].tolist() == list(range(i))
+        assert batch["long"][i] == bytes([65 + i % 20]) * 5000
+
+
 @pytest.mark.parametrize("path", ["tables/snappy.parquet", "tables/zstd.arrow"])
 def test_groups_under_every_shuffle(golden, path):
     def ids(shuffle, **options):

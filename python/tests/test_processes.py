@@ -1,7 +1,11 @@
 """Transforms in worker processes: the same results as on threads, errors that tell, memory that goes back."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -126,6 +130,35 @@ def test_errors_in_a_process_are_raised_here_with_their_place(folder):
     assert "failing" in str(caught.value.__cause__)
 
 
+def test_a_broken_sample_is_an_error_and_not_a_hang(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    picture = sorted(broken.rglob("*.jpg"))[20]
+    picture.write_bytes(picture.read_bytes()[:700])
+    with pytest.raises(tg.SampleError, match=picture.name):
+        list(loader(broken, fields={"image": tg.Image(16)}, transform=noisy, processes=2))
+    rest = loader(broken, fields={"image": tg.Image(16)}, transform=noisy, processes=2, on_error="skip")
+    assert sum(batch.rows for batch in rest) == 39
+
+
+def test_ctrl_c_works_while_a_process_is_busy():
+    code = """
+        import os, signal, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        import tidegate as tg
+        def stuck(batch):
+            time.sleep(60)
+        loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory="16MiB", batch_transform=stuck, processes=2)
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            next(iter(loader))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=40)
+    assert "interrupted" in done.stdout, done.stderr
+
+
 def test_a_process_that_dies_is_named_and_replaced(folder):
     broken = loader(folder, batch_transform=dying, processes=2)
     with pytest.raises(tg.Error, match=r"died \(killed by signal 9\) while it transformed batch 1 of epoch 0"):
@@ -166,7 +199,7 @@ def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
         loader(tg.synthetic(64, 8), memory="16MiB", batch_transform=growing, processes=2) as starved,
     ):
         kept.extend(starved)
-    assert len(kept) in (2, 3, 4)
+    assert 1 <= len(kept) < 8
     for result in loader(tg.synthetic(64, 8), memory="16MiB", batch_transform=growing, processes=2):
         assert result["large"].all()
 

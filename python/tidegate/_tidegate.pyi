@@ -44,7 +44,12 @@ class Source:
 @final
 class Loader:
     def __new__(
-        cls, source: Source, options: str, budget: Budget, map: Callable[[tuple[Any, ...]], Any] | None
+        cls,
+        source: Source,
+        options: str,
+        budget: Budget,
+        map: Callable[[tuple[Any, ...]], Any] | None,
+        stop: Callable[[], None] | None,
     ) -> Loader: ...
     def __len__(self) -> int: ...
     def epoch(self) -> Epoch: ...

@@ -62,6 +62,8 @@ class Loader:
             reach them through shared memory of the budget, without a copy, and so do their results; the arrays are
             theirs until the function returns.
         multiprocessing_context: how they start ("fork", "spawn", "forkserver"); by default as `multiprocessing` does.
+            Batches of such a loader lie in shared memory: a process that you fork yourself sees what is written there
+            later.
         ids: adds the samples' ids to the batch as "ids".
         rank, world_size: this process among those that train together.
         output: "numpy" or "torch".
@@ -128,20 +130,21 @@ class Loader:
         present = _presenter(output, ids)
         self._present = None if mapped else present
         self._pool: Pool | None = None
-        hook = None
+        hook = stop = None
         if processes:
             # Without a batch_transform, tensors are made here: a process need not import torch.
             there = output == "torch" and batch_transform is not None
             steps = Steps(transform, batch_transform, seed=seed, torch=there, ids=ids)
             self.budget = self.budget.shared()
             self._pool = Pool(steps, processes, self.budget, multiprocessing_context)
+            stop = self._pool.stop
             weakref.finalize(self, self._pool.close)
             hook = _tensors_of(self._pool) if output == "torch" and not there else self._pool
         elif mapped:
             steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
             hook = partial(steps, empty=partial(_empty, self.budget))
 
-        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook)
+        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook, stop)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
 
@@ -183,7 +186,8 @@ class Loader:
         epoch = epoch or self._epoch
         if epoch is not None and self._pid == os.getpid():
             if self._pool is not None and epoch is self._epoch:
-                self._pool.stopping.set()
+                # Another thread may be waiting in `next`, and the epoch is its until it returns.
+                self._pool.stop()
             epoch.close()
         if epoch is self._epoch:
             self._epoch = None

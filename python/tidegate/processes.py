@@ -36,6 +36,8 @@ __all__ = ["Pool"]
 
 # Arrays below this many bytes travel through the pipe.
 SMALL_BYTES = 4096
+# A process that is forked has every pipe that is open, also ends that another thread is about to close.
+_starting = threading.Lock()
 # How long nothing may move before memory that does not come free is an error.
 PATIENCE_S = 2.0
 
@@ -105,29 +107,35 @@ class _Process:
 
     def __init__(self, context: Any, steps: Steps, budget: Budget) -> None:
         self.context, self.steps, self.budget = context, steps, budget
+        # Held while a batch is transformed, and while the process ends.
+        self.lock = threading.Lock()
         self.process: Any = None
         self.start()
 
     def start(self) -> None:
-        self.pipe, theirs = self.context.Pipe()
-        ours = self.pipe if self.context.get_start_method() == "fork" else None
-        self.process = self.context.Process(target=_serve, args=(theirs, ours, self.steps), daemon=True)
-        self.process.name = "tidegate-transform"
-        try:
-            self.process.start()
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            self.process = None
-            raise ConfigError(
-                f"a transform cannot be sent to a worker process ({error}): define it at the top of a module, or pass "
-                "multiprocessing_context='fork'"
-            ) from error
-        finally:
-            theirs.close()
-        self.given: set[int] = set()
+        if multiprocessing.current_process().daemon:
+            raise ConfigError("processes= in a process that may have none of its own (a worker of another loader)")
+        with _starting:
+            self.pipe, theirs = self.context.Pipe()
+            ours = self.pipe if self.context.get_start_method() == "fork" else None
+            process = self.context.Process(target=_serve, args=(theirs, ours, self.steps), daemon=True)
+            process.name = "tidegate-transform"
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise ConfigError(
+                    f"a transform cannot be sent to a worker process ({error}): define it at the top of a module, or "
+                    "pass multiprocessing_context='fork'"
+                ) from error
+            finally:
+                theirs.close()
+        self.process, self.given = process, set[int]()
 
     def transform(
         self, raw: tuple[Any, ...], empty: Callable[[int, list[Shape]], list[Any]], stopping: threading.Event
     ) -> Any:
+        if stopping.is_set():
+            raise Error("the loader was closed before a worker process transformed a batch")
         if self.process is None:
             self.start()
         lent: list[np.ndarray] = []
@@ -136,16 +144,15 @@ class _Process:
             while True:
                 while not self.pipe.poll(0.1):
                     if stopping.is_set():
-                        self.end(0)
                         raise Error("the loader was closed while a worker process transformed a batch")
+                    if self.process.exitcode is not None:
+                        raise EOFError
                 kind, content = self.pipe.recv()
-                if kind == "made":
-                    return _walk(content, lambda value: _taken(value, lent))
-                if kind == "failed":
-                    raise _whole(*content)
+                if kind != "empty":
+                    break
                 try:
                     arrays = empty(raw[5], content)
-                except Error as error:
+                except Exception as error:
                     self.pipe.send(("refused", error))
                 else:
                     self.pipe.send(("lent", [self.place(array, lent) for array in arrays]))
@@ -156,6 +163,13 @@ class _Process:
                 f"{raw[2][:1]}); look for 'out of memory' in the kernel's log, or run with processes=0 to see the "
                 "function fail here"
             ) from error
+        except BaseException:
+            # What it would say next belongs to this batch.
+            self.end(0)
+            raise
+        if kind == "failed":
+            raise _whole(*content)
+        return _walk(content, lambda value: _taken(value, lent))
 
     def lend(self, raw: tuple[Any, ...], lent: list[np.ndarray]) -> tuple[Any, ...]:
         columns, *rest = raw
@@ -183,6 +197,9 @@ class _Process:
         """Let the process end, by force if need be, and return how it ended."""
         if self.process is None:
             return "not started"
+        with contextlib.suppress(OSError):
+            # By a word, because a sibling that was forked later has this end of the pipe as well.
+            self.pipe.send(("end", None))
         self.pipe.close()
         self.process.join(patience_s)
         if self.process.exitcode is None:
@@ -205,7 +222,8 @@ class Pool:
         # Since when the consumer has been waiting for a batch.
         self.asked: float | None = None
         # Guards what follows: batches being computed, batches that took memory or will take none, and the first of
-        # those that did not yet. Memory is taken in the order of batches, so that none waits for one behind it.
+        # those that did not yet. Memory is first taken in the order of batches, so that none waits for one behind it;
+        # what a batch asks for again (`transform` and `batch_transform` both) comes out of what is left.
         self.changed = threading.Condition()
         self.computing = 0
         self.served: set[int] = set()
@@ -220,10 +238,14 @@ class Pool:
         self.stopping.clear()
         self.served, self.turn = set(), 0
 
+    def stop(self) -> None:
+        """End the waiting of calls in progress: their processes end by force."""
+        self.stopping.set()
+
     def __call__(self, raw: tuple[Any, ...]) -> Any:
         process = self.idle.get()
         try:
-            with self._counted(1):
+            with self._counted(1), process.lock:
                 return process.transform(raw, self.empty, self.stopping)
         finally:
             self._pass(raw[5])
@@ -272,8 +294,10 @@ class Pool:
     def close(self) -> None:
         """End the processes."""
         if self.pid == os.getpid():
+            self.stop()
             for process in self.processes:
-                process.end(1)
+                with process.lock:
+                    process.end(1)
 
 
 def _taken(value: Any, lent: list[np.ndarray]) -> Any:
@@ -315,6 +339,9 @@ class _Mapped:
             file = multiprocessing.reduction.recv_handle(self.pipe)
             self.files[number] = mmap.mmap(file, length)
             os.close(file)
+            with contextlib.suppress(OSError):
+                # One touch would make 2 MiB resident where 4 KiB are charged; a kernel without them refuses the advice.
+                self.files[number].madvise(mmap.MADV_NOHUGEPAGE)
 
     def view(self, value: Any) -> Any:
         if not isinstance(value, Lent):
@@ -353,7 +380,7 @@ class _Mapped:
         return placed
 
     def place(self, value: Any, fresh: list[np.ndarray]) -> Any:
-        if not isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray:
             if "torch" in sys.modules:
                 from tidegate.torch import array_of
 
@@ -383,8 +410,10 @@ def _serve(pipe: Connection, parents_end: Connection | None, steps: Steps) -> No
     memory = _Mapped(pipe)
     while True:
         try:
-            _, content = memory.receive()
+            kind, content = memory.receive()
         except (EOFError, OSError):
+            return
+        if kind == "end":
             return
         try:
             answer: tuple[str, Any] = ("made", memory.placed(steps(memory.raw(content), memory.empty)))

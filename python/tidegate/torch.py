@@ -28,13 +28,17 @@ def array_of(value: object) -> np.ndarray | None:
     >>> array_of(torch.ones(3, dtype=torch.bfloat16)).dtype.name
     'bfloat16'
     """
-    if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
+    if type(value) is not torch.Tensor or value.device.type != "cpu" or value.layout != torch.strided:
         return None
     if value.dtype == torch.bfloat16:
         import ml_dtypes
 
         return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.detach().numpy()
+    try:
+        return value.detach().numpy()
+    except TypeError:
+        # A type that NumPy does not have.
+        return None
 
 
 def tensors(batch: Batch) -> Batch:

@@ -91,6 +91,10 @@ def tables():
         version = "2.0" if codec in ("none", "zstd") else "1.0"
         options = {"data_page_version": version, "use_dictionary": codec != "gzip", "row_group_size": 16}
         pa.parquet.write_table(table, out / f"{codec}.parquet", compression=codec, data_page_size=64, **options)
+    # Lists over several pages, which a reader must look ahead for; statistics longer than what is read of a header.
+    long = {"list": [list(range(i)) for i in range(40)], "long": [bytes([65 + i % 20]) * 5000 for i in range(40)]}
+    options = {"data_page_version": "2.0", "use_dictionary": ["long"], "data_page_size": 64, "write_batch_size": 4}
+    pa.parquet.write_table(pa.table(long), HERE / "lists.parquet", compression="gzip", **options)
     for codec in ("uncompressed", "lz4", "zstd"):
         pa.feather.write_feather(table, out / f"{codec}.arrow", compression=codec, chunksize=16)
     with pa.ipc.new_stream(out / "stream.arrow", table.schema) as sink:

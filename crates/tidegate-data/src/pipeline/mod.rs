@@ -99,6 +99,9 @@ pub trait BatchMap: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Whatever the user's function raises, in words.
     fn map(&self, batch: Batch) -> Result<Box<dyn Any + Send>>;
+
+    /// Called when the epoch ends: calls that wait for something should return soon.
+    fn stop(&self) {}
 }
 
 /// What the consumer gets.
@@ -359,6 +362,9 @@ impl Drop for Pipeline {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.ring.close();
         self.shared.finished.close();
+        if let Some(map) = &self.shared.map {
+            map.stop();
+        }
         for thread in self.threads.drain(..) {
             // A panic was caught and delivered where it happened; there is nothing left to tell.
             let _finished = thread.join();

@@ -32,6 +32,7 @@ pub struct Stats {
 pub struct StageStats {
     pub batches: u64,
     pub samples: u64,
+    /// How files are read, where each read is one of a file.
     pub mode: Option<ReadMode>,
     pub reads: u64,
     /// Reads that were in flight together with others of their thread (io_uring).
@@ -64,10 +65,11 @@ impl Stats {
 
     pub(super) fn stages(&self, shared: &Shared) -> StageStats {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let files = !shared.source.shards().is_empty();
         StageStats {
             batches: read(&self.delivered),
             samples: read(&self.samples),
-            mode: Some(shared.mode),
+            mode: (files && shared.source.grouped().is_none()).then_some(shared.mode),
             reads: read(&self.reads),
             together: read(&self.together),
             read_bytes: read(&self.read_bytes),

@@ -9,7 +9,7 @@
 
 use std::io::Read;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
@@ -72,9 +72,15 @@ impl Shard for ParquetFile {
                     return Err(file.wrong(offset, &"a column larger than the file"));
                 }
                 library = library.saturating_add(stored).saturating_add(decoded);
-                if let Compression::BROTLI(_) = column.compression() {
-                    library = library.saturating_add(BROTLI_BYTES);
-                }
+            }
+            if group.columns().iter().any(|c| matches!(c.compression(), Compression::BROTLI(_))) {
+                library = library.saturating_add(BROTLI_BYTES);
+            }
+            let mut places: Vec<(u64, u64)> =
+                group.columns().iter().map(ColumnChunkMetaData::byte_range).collect();
+            places.sort_unstable();
+            if places.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
+                return Err(file.wrong(offset, &"columns that lie in each other"));
             }
             let rows = rows.map_err(|_| file.wrong(offset, &"a row group of negative length"))?;
             groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
@@ -111,10 +117,10 @@ impl Shard for ParquetFile {
 }
 
 /// A file as the crate reads it, each page held to what the footer says of its column.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Reading {
     file: ShardFile,
-    chunks: Mutex<Vec<Chunk>>,
+    chunks: Arc<Mutex<Vec<Chunk>>>,
 }
 
 /// A column of a row group: its place, its bounds, and how much of them its pages have taken.
@@ -130,7 +136,7 @@ struct Chunk {
 
 impl Reading {
     fn of_footer(file: &ShardFile) -> Self {
-        Self { file: file.clone(), chunks: Mutex::default() }
+        Self { file: file.clone(), chunks: Arc::default() }
     }
 
     fn of_group(file: &ShardFile, group: &RowGroupMetaData) -> Self {
@@ -144,7 +150,7 @@ impl Reading {
                 page: None,
             }
         };
-        Self { file: file.clone(), chunks: Mutex::new(group.columns().iter().map(chunk).collect()) }
+        Self { file: file.clone(), chunks: Arc::new(Mutex::new(group.columns().iter().map(chunk).collect())) }
     }
 
     /// Runs `check` on the column in which `place` lies; there is none outside of the row group.
@@ -202,10 +208,7 @@ impl ChunkReader for Reading {
     type T = Headers;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Headers> {
-        let mut headers = Headers { file: self.file.clone(), at: start, window: Bytes::new() };
-        headers.fill()?;
-        self.checked(start, |chunk| chunk.begin_page(start, &headers.window))?;
-        Ok(headers)
+        Ok(Headers { of: self.clone(), start, at: start, window: Bytes::new() })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
@@ -219,10 +222,12 @@ fn external(error: Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-/// Reads from a place on, a window at a time: for page headers.
+/// Reads from a place on, a window at a time: for page headers. The crate makes readers that it does not read from, of
+/// places that are none of a header.
 #[derive(Debug)]
-pub(super) struct Headers {
-    file: ShardFile,
+struct Headers {
+    of: Reading,
+    start: u64,
     at: u64,
     window: Bytes,
 }
@@ -230,8 +235,12 @@ pub(super) struct Headers {
 impl Headers {
     fn fill(&mut self) -> std::io::Result<()> {
         if self.window.is_empty() {
-            let len = HEADER_BYTES.min(self.file.len.saturating_sub(self.at));
-            self.window = self.file.read(self.at, len).map_err(std::io::Error::other)?;
+            let file = &self.of.file;
+            let len = HEADER_BYTES.min(file.len.saturating_sub(self.at));
+            self.window = file.read(self.at, len).map_err(std::io::Error::other)?;
+            if self.at == self.start {
+                self.of.checked(self.start, |chunk| chunk.begin_page(self.start, &self.window))?;
+            }
             self.at += len;
         }
         Ok(())

@@ -40,13 +40,17 @@ pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
                     match (id, kind) {
                         (5 | 6, I32) => sizes.levels += thrift.size()?,
                         (7, TRUE | FALSE) => sizes.plain = kind == FALSE,
-                        _ => thrift.skip(kind, 0)?,
+                        // The crate would take them for what they should be.
+                        (5..=7, _) => return None,
+                        (0..5, _) => thrift.skip(kind, 0)?,
+                        _ => break,
                     }
                     last = id;
                 }
+                break;
             }
-            _ if seen == 2 && id > 8 => break,
-            _ if thrift.skip(kind, 0).is_none() && seen == 2 => break,
+            (2 | 3 | 8, _) => return None,
+            _ if id > 8 || thrift.skip(kind, 0).is_none() => break,
             _ => {}
         }
         last = id;
@@ -174,5 +178,10 @@ mod tests {
         // The same field again, by its full number; a negative size.
         assert_eq!(page_sizes(&[0x15, 0, 0x15, 8, 0x15, 8, 0x05, 4, 0x7F, 0]).unwrap().unpacked, 4);
         assert_eq!(page_sizes(&[0x15, 0, 0x15, 7, 0x15, 8, 0]), None);
+        // Levels as 64-bit numbers; long statistics behind those of version 2.
+        assert_eq!(page_sizes(&[0x15, 6, 0x15, 0xD8, 4, 0x15, 40, 0x5C, 0x56, 8, 0x15, 4, 0x12, 0, 0]), None);
+        let long =
+            [0x15, 6, 0x15, 0xD8, 4, 0x15, 40, 0x5C, 0x55, 8, 0x15, 4, 0x12, 0x1C, 0x18, 0xFF, 0x40, 1, 2];
+        assert_eq!(page_sizes(&long), page_sizes(&second));
     }
 }
