@@ -168,12 +168,17 @@ def decoder(data):
 
 
 def share(runs, workers):
-    """How much of what its decoder could do the loader delivers."""
-    alone = [r["decoder_per_second"] for r in runs if r["kind"] == "decoder" and "failed" not in r]
-    loaded = [r["rates"][-1] for r in runs if (r["kind"], r["peer"]) == ("folder", "tidegate") and "failed" not in r]
-    if alone and loaded:
-        one, all_ = statistics.median(alone), statistics.median(loaded)
-        print(f"\nTidegate delivers {all_ / one / workers:.0%} of {workers} x its decoder's {one:.0f} images/s alone.")
+    """How much of what its decoder could do the loader delivers, round by round: both follow what the machine does."""
+    good = [r for r in runs if "failed" not in r]
+    alone = {r["round"]: r["decoder_per_second"] for r in good if r["kind"] == "decoder"}
+    loaded = {r["round"]: r["rates"][-1] for r in good if (r["kind"], r["peer"]) == ("folder", "tidegate")}
+    shares = sorted(loaded[i] / alone[i] / workers for i in loaded.keys() & alone.keys())
+    if shares:
+        one, all_ = statistics.median(alone.values()), statistics.median(loaded.values())
+        print(
+            f"\nTidegate delivers {statistics.median(shares):.0%} ({shares[0]:.0%}–{shares[-1]:.0%}) of {workers} x "
+            f"its decoder alone; medians {all_:.0f} and {one:.0f} images/s."
+        )
 
 
 def table(name, runs, order):
@@ -236,7 +241,8 @@ def main():
                 break
         sink.write(json.dumps({"machine": machine}) + "\n")
         for round_number in range(given.rounds):
-            for kind, peer, path in [*work, ("decoder", "decoder", data)]:
+            # Beside the loader that it is compared with.
+            for kind, peer, path in [work[0], ("decoder", "decoder", data), *work[1:]]:
                 alone = kind == "decoder"
                 result = decoder(path) if alone else run(peer, path, given.batch, given.workers, given.epochs)
                 result.update(kind=kind, round=round_number)
