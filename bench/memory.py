@@ -252,7 +252,7 @@ def main():
     budgets = [int(b) for b in given.budgets.split(",")]
     root = given.data or Path(tempfile.gettempdir()) / "tidegate-memory"
     root.mkdir(parents=True, exist_ok=True)
-    work = [("jpg", budgets[0]), ("folder", budgets[0])] + [("bin", budget) for budget in budgets]
+    work = [("jpg", budgets[0])] + [(kind, budget) for budget in budgets for kind in ("folder", "bin")]
     ok = True
     for i, (kind, budget) in enumerate(work):
         shards = root / f"{kind}-{budget}"

@@ -56,6 +56,16 @@ def slow(batch):
     time.sleep(60)
 
 
+def large(sample, rng):
+    return {"x": np.full(1 << 18, sample["id"])}
+
+
+def larger_and_first_slowly(batch):
+    if batch.index in (0, 3):
+        time.sleep(0.4)
+    return {"y": batch["x"] + 1}
+
+
 def growing(batch):
     return {"large": np.ones(3 << 20, np.uint8)}
 
@@ -202,6 +212,17 @@ def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
     assert 1 <= len(kept) < 8
     for result in loader(tg.synthetic(64, 8), memory="16MiB", batch_transform=growing, processes=2):
         assert result["large"].all()
+
+
+def test_what_a_batch_asks_for_again_is_held_for_it():
+    # A result is 16 MiB and then 16 MiB more: batches behind a slow one must not take what it still needs.
+    functions = {"transform": large, "batch_transform": larger_and_first_slowly}
+    seen = 0
+    for result in loader(tg.synthetic(96, 8), memory="100MiB", processes=4, **functions):
+        assert (result["y"][:, 0] == result["y"][:, -1]).all()
+        seen += len(result["y"])
+        del result
+    assert seen == 96
 
 
 def test_what_cannot_be_sent_is_refused_with_the_fix(folder):

@@ -222,12 +222,16 @@ class Pool:
         # Since when the consumer has been waiting for a batch.
         self.asked: float | None = None
         # Guards what follows: batches being computed, batches that took memory or will take none, and the first of
-        # those that did not yet. Memory is first taken in the order of batches, so that none waits for one behind it;
-        # what a batch asks for again (`transform` and `batch_transform` both) comes out of what is left.
+        # those that did not yet. Memory is first taken in the order of batches, so that none waits for one behind it.
         self.changed = threading.Condition()
         self.computing = 0
         self.served: set[int] = set()
         self.turn = 0
+        # What a batch asks for again (`transform` and `batch_transform` both) is held for it when it first asks: as
+        # much as any batch has asked for again. Until one has been through, they go one by one.
+        self.again_bytes: int | None = None
+        self.asked_again: dict[int, int] = {}
+        self.held: dict[int, np.ndarray] = {}
         self.processes = [_Process(multiprocessing.get_context(context), steps, budget) for _ in range(count)]
         self.idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self.processes:
@@ -237,6 +241,8 @@ class Pool:
         """Begin an epoch."""
         self.stopping.clear()
         self.served, self.turn = set(), 0
+        self.asked_again.clear()
+        self.held.clear()
 
     def stop(self) -> None:
         """End the waiting of calls in progress: their processes end by force."""
@@ -248,7 +254,7 @@ class Pool:
             with self._counted(1), process.lock:
                 return process.transform(raw, self.empty, self.stopping)
         finally:
-            self._pass(raw[5])
+            self._finish(raw[5])
             self.idle.put(process)
 
     @contextlib.contextmanager
@@ -260,6 +266,29 @@ class Pool:
         finally:
             with self.changed:
                 self.computing -= by
+
+    def _finish(self, index: int) -> None:
+        """Note that a batch will ask for nothing more."""
+        with self.changed:
+            self.held.pop(index, None)
+            self.again_bytes = max(self.again_bytes or 0, self.asked_again.pop(index, 0))
+        self._pass(index)
+
+    def _take(self, index: int, shapes: list[Shape], wanted: int) -> list[np.ndarray]:
+        """Take arrays for a batch, and hold what it will ask for again. Raises BudgetError."""
+        with self.changed:
+            # Under the lock, so that what is let go of comes back as what it was held for.
+            self.held.pop(index, None)
+            arrays = [self.budget.empty(list(shape), dtype) for shape, dtype in shapes]
+            if index in self.asked_again:
+                self.asked_again[index] += wanted
+                return arrays
+            if self.again_bytes:
+                self.held[index] = self.budget.empty([self.again_bytes], "uint8")
+            self.asked_again[index] = 0
+            if self.again_bytes is not None:
+                self._pass(index)
+            return arrays
 
     def _pass(self, index: int) -> None:
         """Note that a batch needs no more to wait for."""
@@ -278,15 +307,12 @@ class Pool:
             while True:
                 if self.turn >= index or self.stopping.is_set():
                     try:
-                        arrays = [self.budget.empty(list(shape), dtype) for shape, dtype in shapes]
+                        return self._take(index, shapes, wanted)
                     except BudgetError:
                         asked = self.asked
                         starved = asked is not None and time.monotonic() - asked > PATIENCE_S and self.computing == 0
                         if starved or self.stopping.is_set() or wanted > self.budget.cap_bytes:
                             raise
-                    else:
-                        self._pass(index)
-                        return arrays
                 with self.changed:
                     # Memory comes free without a word.
                     self.changed.wait(0.01)
