@@ -91,6 +91,21 @@ fn the_same_epoch_for_every_form_worker_count_and_budget() {
 }
 
 #[test]
+fn direct_reads_go_to_the_kernel_together() {
+    let dir = folder("together");
+    let recipe = Recipe { samples: 150, classes: 4, seed: 3, width: 300, form: Form::Folder, shard: 13 };
+    synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let mut loader = loader(&source, options(16), 6 << 20);
+    assert_eq!(epoch(&mut loader).len(), 150);
+    let stages = loader.report().stages;
+    if stages.mode != Some(ReadMode::Direct) || io_uring::IoUring::new(2).is_err() {
+        return eprintln!("SKIPPED: no direct reads or no io_uring here ({:?})", stages.mode);
+    }
+    assert!(stages.together > stages.reads / 2, "{stages:?}");
+}
+
+#[test]
 fn ranks_put_together_give_the_global_order() {
     let source = open(pictures("ranks", 53, Form::Tar).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(12), 64 << 20));
