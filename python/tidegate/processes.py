@@ -252,9 +252,15 @@ class Pool:
         process = self.idle.get()
         try:
             with self._counted(1), process.lock:
-                return process.transform(raw, self.empty, self.stopping)
+                result = process.transform(raw, self.empty, self.stopping)
+            with self.changed:
+                self.again_bytes = max(self.again_bytes or 0, self.asked_again.get(raw[5], 0))
+            return result
         finally:
-            self._finish(raw[5])
+            with self.changed:
+                self.held.pop(raw[5], None)
+                self.asked_again.pop(raw[5], None)
+            self._pass(raw[5])
             self.idle.put(process)
 
     @contextlib.contextmanager
@@ -267,20 +273,20 @@ class Pool:
             with self.changed:
                 self.computing -= by
 
-    def _finish(self, index: int) -> None:
-        """Note that a batch will ask for nothing more."""
-        with self.changed:
-            self.held.pop(index, None)
-            self.again_bytes = max(self.again_bytes or 0, self.asked_again.pop(index, 0))
-        self._pass(index)
-
-    def _take(self, index: int, shapes: list[Shape], wanted: int) -> list[np.ndarray]:
+    def _take(self, index: int, shapes: list[Shape]) -> list[np.ndarray]:
         """Take arrays for a batch, and hold what it will ask for again. Raises BudgetError."""
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
+        wanted = sum(_pages(size) for size in sizes)
         with self.changed:
-            # Under the lock, so that what is let go of comes back as what it was held for.
-            self.held.pop(index, None)
-            arrays = [self.budget.empty(list(shape), dtype) for shape, dtype in shapes]
-            if index in self.asked_again:
+            first = index not in self.asked_again
+            held = self.held.pop(index, None)
+            if held is not None and wanted <= held.nbytes:
+                arrays = list(_cut(held, shapes, sizes))
+            else:
+                # What was held comes free here, if it is too little.
+                del held
+                arrays = [self.budget.empty(list(shape), dtype) for shape, dtype in shapes]
+            if not first:
                 self.asked_again[index] += wanted
                 return arrays
             if self.again_bytes:
@@ -307,7 +313,7 @@ class Pool:
             while True:
                 if self.turn >= index or self.stopping.is_set():
                     try:
-                        return self._take(index, shapes, wanted)
+                        return self._take(index, shapes)
                     except BudgetError:
                         asked = self.asked
                         starved = asked is not None and time.monotonic() - asked > PATIENCE_S and self.computing == 0
@@ -324,6 +330,19 @@ class Pool:
             for process in self.processes:
                 with process.lock:
                     process.end(1)
+
+
+def _pages(size: int) -> int:
+    """Bytes of the whole pages that so many take."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _cut(room: np.ndarray, shapes: list[Shape], sizes: list[int]) -> Iterator[np.ndarray]:
+    """Arrays that lie in a room, each on pages of its own."""
+    at = 0
+    for (shape, dtype), size in zip(shapes, sizes, strict=True):
+        yield room[at : at + size].view(dtype).reshape(shape)
+        at += _pages(size)
 
 
 def _taken(value: Any, lent: list[np.ndarray]) -> Any:
