@@ -4,6 +4,8 @@
 //! Memory: what `tidegate_data::source` says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -19,9 +21,28 @@ pub(crate) struct Source(pub(crate) Arc<dyn source::Source>);
 
 /// Opens what lies at `url`.
 #[pyfunction]
-#[pyo3(signature = (url, *, force=false))]
-pub(crate) fn open(py: Python<'_>, url: &str, force: bool) -> PyResult<Source> {
-    py.detach(|| source::open(url, force)).map(Source).map_err(|e| raise(&e))
+#[pyo3(signature = (url, *, force=false, checkpoints=false))]
+pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) -> PyResult<Source> {
+    if !checkpoints {
+        return py.detach(|| source::open(url, force)).map(Source).map_err(|e| raise(&e));
+    }
+    // All files are read, on other threads, so that Ctrl-C is seen here.
+    let stop = AtomicBool::new(false);
+    let progress = |_| match stop.load(Ordering::Relaxed) {
+        true => Err(tidegate::Error::Config("interrupted".into())),
+        false => Ok(()),
+    };
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| source::open_with_checkpoints(url, force, &progress));
+        while !work.is_finished() {
+            py.detach(|| std::thread::sleep(Duration::from_millis(20)));
+            py.check_signals().inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+        }
+        match py.detach(|| work.join()) {
+            Ok(opened) => opened.map(Source).map_err(|e| raise(&e)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// A made-up source of `samples` samples of `sample_bytes` bytes.

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tidegate_data::decode::header::{self, Format, ImageHeader};
-use tidegate_data::decode::{Region, Request, decoder, npy};
+use tidegate_data::decode::{Decoders, Region, Request, npy};
 use tidegate_data::order::random::{Purpose, Stream};
 use tidegate_data::source::tar;
 
@@ -154,10 +154,11 @@ fn decode(bytes: &[u8]) {
     let mut into = vec![0; header.decoded_bytes() as usize];
     for raw in [false, true] {
         let region = Region { x: 0, y: 0, width: header.width, height: header.height.div_ceil(2) };
-        let request = Request { header: &header, region, entry: None, raw };
+        let request = Request { header: &header, region, checkpoints: None, raw };
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);
-        let _outcome = decoder(header.format).decode(bytes, &request, &mut into);
+        let mut decoders = Decoders::default();
+        let _outcome = decoders.of(header.format).decode(bytes, &request, &mut into);
         let taken = PEAK.with(Cell::get) - before;
         check_bound(&header, bytes, taken);
     }

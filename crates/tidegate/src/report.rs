@@ -120,6 +120,9 @@ impl fmt::Display for Report {
                 ReadMode::Plain => "through the page cache, kept and charged",
             };
             writeln!(f, "{} reads {how}, {} of them several at once (io_uring)", s.reads, s.together)?;
+            if s.checkpoints > 0 {
+                writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
+            }
         }
         let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
         writeln!(

@@ -12,7 +12,9 @@ use tidegate::{
 };
 use tidegate_data::Place;
 use tidegate_data::batch::Crop;
-use tidegate_data::source::{Access, Extremes, Grouped, Located, ReadMode, Synthetic, Value};
+use tidegate_data::source::{
+    Access, Extremes, Grouped, Located, ReadMode, Synthetic, Value, checkpoints, open_with_checkpoints,
+};
 
 /// A folder beside the build, so that direct reads are tried on a real file system.
 fn folder(name: &str) -> PathBuf {
@@ -103,6 +105,64 @@ fn direct_reads_go_to_the_kernel_together() {
         return eprintln!("SKIPPED: no direct reads or no io_uring here ({:?})", stages.mode);
     }
     assert!(stages.together > stages.reads / 2, "{stages:?}");
+}
+
+#[test]
+fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
+    for (name, form) in [("checkpoints-folder", Form::Folder), ("checkpoints-tar", Form::Tar)] {
+        let dir = folder(name);
+        let recipe = Recipe { samples: 90, classes: 4, seed: 3, width: 300, form, shard: 40 };
+        synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+        let url = dir.to_str().unwrap();
+        let expected = epoch(&mut loader(&open(url, false).unwrap(), options(16), 64 << 20));
+        let check = |words: &str, source: &Arc<dyn Source>| {
+            for budget in [6 << 20, 64 << 20] {
+                let mut loader = loader(source, options(16), budget);
+                assert!(epoch(&mut loader) == expected, "{name} {words}");
+                let report = loader.report();
+                assert_eq!(report.stages.checkpoints, 90, "{name} {words}");
+                let charged = report.accounts.iter().map(|line| line.held_bytes).sum::<u64>();
+                assert!(charged <= budget, "{name} {words}");
+            }
+        };
+        let source = open_with_checkpoints(url, false, &|_| Ok(())).unwrap();
+        let index = source.index().unwrap();
+        let bytes = index.checkpoints().unwrap().record_bytes() * 90;
+        assert!(bytes * 100 <= 6 * source.extremes().total_bytes, "{bytes} bytes of checkpoints");
+        check("whole", &source);
+        let file = index.dir().join("checkpoints");
+        let whole = fs::read(&file).unwrap();
+        assert_eq!(whole.len() as u64, bytes);
+        let mut damaged = whole.clone();
+        damaged.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+        fs::write(&file, &damaged).unwrap();
+        check("damaged", &source);
+        let partial = index.dir().join("checkpoints.partial");
+        fs::remove_file(&file).unwrap();
+        fs::write(&partial, [&whole[..whole.len() / 3], &vec![0; whole.len() - whole.len() / 3]].concat())
+            .unwrap();
+        check("partial", &open(url, false).unwrap());
+        // By several at once, of whom the first does it.
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| open_with_checkpoints(url, false, &|_| Ok(())).unwrap());
+            }
+        });
+        assert!(fs::read(&file).unwrap() == whole && !partial.exists(), "{name}: gone on with");
+        check("gone on with", &open(url, false).unwrap());
+    }
+}
+
+#[test]
+fn checkpoints_are_refused_where_they_cannot_be() {
+    let source = Arc::new(Synthetic::new(10, 8)) as Arc<dyn Source>;
+    let small = pictures("checkpoints-small", 20, Form::Folder);
+    for (source, words) in
+        [(source, "only whole sets"), (open(small.to_str().unwrap(), false).unwrap(), "10 KB")]
+    {
+        let error = checkpoints::make(&*source, &|_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[test]
@@ -327,6 +387,10 @@ fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
     let mut skipping = make(OnError::Skip).unwrap();
     assert_eq!(epoch(&mut skipping).len(), 30);
     assert!(skipping.budget().usage().peak_bytes <= 64 << 20);
+    let whole = vec![("image".into(), FieldSpec::Image(ImageSpec::default()))];
+    let options = Options { fields: whole, on_error: OnError::Skip, ..options(8) };
+    let mut ragged = Loader::new(source, options, Budget::new(64 << 20)).unwrap();
+    assert_eq!(epoch(&mut ragged).len(), 30, "pictures as large as they are");
 }
 
 #[test]

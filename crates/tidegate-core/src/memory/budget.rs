@@ -116,7 +116,8 @@ impl Budget {
     /// Reserves `bytes` for an allocation elsewhere, waiting until they are free or `stop` says to give up.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] at once when they can never be free; [`Error::Exhausted`] when `stop` ended the wait.
+    /// [`Error::TooLarge`] at once when they can never be free; [`Error::Exhausted`] when `stop` ended the wait. `stop` is asked
+    /// under the ledger's lock: it may neither take memory nor give any back.
     pub fn acquire(
         &self,
         account: Account,

@@ -11,7 +11,7 @@ use super::resize::{self, Scaler, nearest};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, ImageHeader};
 use crate::decode::npy::DType;
-use crate::decode::{Region, Request, decoder, npy};
+use crate::decode::{Decoders, Region, Request, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
@@ -20,6 +20,7 @@ use crate::{Error, Result};
 #[derive(Debug, Default)]
 pub struct Tools {
     scaler: Scaler,
+    decoders: Decoders,
 }
 
 /// Where a row goes: a slice of the fixed column, or the room that a ragged one has for this row.
@@ -75,12 +76,16 @@ pub fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     header::of(bytes)
 }
 
-/// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place.
+/// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place: none
+/// for a picture of more than `scratch_bytes`, which will not be decoded.
 #[must_use]
-pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>) -> u64 {
+pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, scratch_bytes: u64) -> u64 {
     match (&column.spec, any) {
-        (FieldSpec::Image(_), None) => 3 * u64::from(entry.width) * u64::from(entry.height),
-        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes,
+        (FieldSpec::Image(_), None) => {
+            let bytes = 3 * u64::from(entry.width) * u64::from(entry.height);
+            if bytes <= scratch_bytes { bytes } else { 0 }
+        }
+        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(scratch_bytes),
         (_, None) => u64::from(entry.len),
         (_, Some(most)) => most.sample_bytes,
     }
@@ -93,7 +98,8 @@ pub fn is_picture(column: &ColumnPlan) -> bool {
 }
 
 impl Tools {
-    /// Writes the value of one column into its row. `scratch` holds [`scratch_bytes`].
+    /// Writes the value of one column into its row. `scratch` holds [`scratch_bytes`]; `checkpoints` is the side-car record of the
+    /// sample's largest JPEG, if there is one.
     ///
     /// # Errors
     /// [`Error::Decode`] in words.
@@ -103,7 +109,7 @@ impl Tools {
         layout: &Layout,
         column: &ColumnPlan,
         value: Value<'_>,
-        entry: &Entry,
+        checkpoints: Option<&[u8]>,
         draw: Draw,
         scratch: &mut [u8],
         target: &mut Target<'_>,
@@ -113,10 +119,10 @@ impl Tools {
         }
         match (&column.spec, value) {
             (FieldSpec::Image(spec), Value::Bytes(bytes)) => {
-                self.image(spec, &column.kind, bytes, entry, draw, scratch, target)
+                self.image(spec, &column.kind, bytes, checkpoints, draw, scratch, target)
             }
             (FieldSpec::Mask(spec), Value::Bytes(bytes)) => {
-                mask(layout, spec, column, bytes, draw, scratch, target.bytes)
+                mask(&mut self.decoders, layout, spec, column, bytes, draw, scratch, target.bytes)
             }
             (FieldSpec::Int, value) => int(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
             (FieldSpec::Float, value) => float(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
@@ -143,7 +149,7 @@ impl Tools {
         spec: &ImageSpec,
         kind: &Kind,
         bytes: &[u8],
-        entry: &Entry,
+        checkpoints: Option<&[u8]>,
         draw: Draw,
         scratch: &mut [u8],
         target: &mut Target<'_>,
@@ -156,8 +162,8 @@ impl Tools {
             return Err(Error::Decode(CHANGED.into()));
         }
         let (pixels, rest) = scratch.split_at_mut(decoded);
-        let request = Request { header: &header, region: stored, entry: Some(entry), raw: false };
-        let picture = decoder(header.format).decode(bytes, &request, pixels)?;
+        let request = Request { header: &header, region: stored, checkpoints, raw: false };
+        let picture = self.decoders.of(header.format).decode(bytes, &request, pixels)?;
         let pixels = &pixels[..picture.bytes()];
         let size = (picture.region.width, picture.region.height);
         let stored = picture.within(stored);
@@ -258,7 +264,9 @@ fn ragged_image(
     Ok(())
 }
 
+#[expect(clippy::too_many_arguments, reason = "one call, from `fill`")]
 fn mask(
+    decoders: &mut Decoders,
     layout: &Layout,
     spec: &MaskSpec,
     column: &ColumnPlan,
@@ -276,8 +284,8 @@ fn mask(
     }
     let (pixels, rest) = scratch.split_at_mut(decoded);
     let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
-    let request = Request { header: &header, region: whole, entry: None, raw: true };
-    let picture = decoder(header.format).decode(bytes, &request, pixels)?;
+    let request = Request { header: &header, region: whole, checkpoints: None, raw: true };
+    let picture = decoders.of(header.format).decode(bytes, &request, pixels)?;
     let stored = picture.within(unorient(place.region, header.orientation, (header.width, header.height)));
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);

@@ -93,9 +93,9 @@ impl ImageHeader {
         match self.format {
             // Coefficients of a progressive file; else a few rows of blocks, upsampled.
             Format::Jpeg if self.progressive => {
-                area.saturating_mul(2 * n).saturating_add(220 * n * wide + (128 << 10))
+                area.saturating_mul(2 * n).saturating_add(220 * n * wide + (256 << 10))
             }
-            Format::Jpeg => 220 * n * wide + (128 << 10),
+            Format::Jpeg => 220 * n * wide + (256 << 10),
             Format::Png => {
                 let row = w * n * u64::from(self.bits).div_ceil(8) + 1;
                 9 * (128 << 10).max(4 * row + 64) / 2 + 4 * row + (256 << 10)

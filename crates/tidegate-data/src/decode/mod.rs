@@ -13,7 +13,7 @@ pub mod simd;
 mod webp;
 
 use self::header::{Format, ImageHeader};
-use crate::source::Entry;
+pub use self::jpeg::checkpoints;
 use crate::{Error, Result};
 
 /// A rectangle of pixels.
@@ -36,8 +36,8 @@ pub struct Request<'a> {
     pub header: &'a ImageHeader,
     /// The pixels that will be looked at, before orientation.
     pub region: Region,
-    /// The side-car record of the sample, if the picture is its largest.
-    pub entry: Option<&'a Entry>,
+    /// The side-car record of the sample's checkpoints, which a JPEG decoder uses if it is of these bytes.
+    pub checkpoints: Option<&'a [u8]>,
     /// Palette indices and gray values as they are, one byte a pixel: for masks.
     pub raw: bool,
 }
@@ -76,19 +76,32 @@ pub trait Decode: Send + std::fmt::Debug {
     fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture>;
 }
 
-/// The decoder of a format.
-#[must_use]
-pub fn decoder(format: Format) -> Box<dyn Decode> {
-    match format {
-        Format::Jpeg => Box::new(jpeg::Jpeg),
-        Format::Png => Box::new(png_image::Png),
-        Format::Webp => Box::new(webp::Webp),
-        Format::Pixels => Box::new(Pixels),
+/// The decoders of one thread, which keep what the next picture may use again.
+#[derive(Debug, Default)]
+pub struct Decoders {
+    jpeg: jpeg::Jpeg,
+    png: png_image::Png,
+    webp: webp::Webp,
+    pixels: Pixels,
+}
+
+impl Decoders {
+    /// What they keep at most: Huffman tables.
+    pub const KEPT_BYTES: u64 = 128 << 10;
+
+    /// The decoder of a format.
+    pub fn of(&mut self, format: Format) -> &mut dyn Decode {
+        match format {
+            Format::Jpeg => &mut self.jpeg,
+            Format::Png => &mut self.png,
+            Format::Webp => &mut self.webp,
+            Format::Pixels => &mut self.pixels,
+        }
     }
 }
 
 /// Uncompressed pixels as MDS' `pil` column holds them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pixels;
 
 impl Decode for Pixels {

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// What ancillary chunks may take.
 const ANCILLARY_BYTES: usize = 8 << 20;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Png;
 
 impl Decode for Png {

@@ -10,7 +10,7 @@ use image_webp::WebPDecoder;
 use super::{Decode, Picture, Region, Request, to_rgb_in_place};
 use crate::{Error, Result};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Webp;
 
 impl Decode for Webp {

@@ -10,15 +10,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
+use tidegate_core::memory::{Account, Block, Buddy, PAGE_BYTES, Priority, SlabItem, Staged};
 
 use super::filling::{Filling, Shape, ragged_columns};
 use super::stats::add;
 use super::work::Task;
-use super::{Shared, lock, plan};
+use super::{Shared, Starved, lock, plan};
 use crate::batch::row::ragged_bytes;
 use crate::order::Epoch;
 use crate::order::split::Rows;
+use crate::source::checkpoints::Checkpoints;
 use crate::source::read::staging_bytes;
 use crate::source::uring::{DEPTH, Uring, Wanted};
 use crate::source::{Access, Located, ReadMode};
@@ -38,13 +39,39 @@ pub(super) struct Retry {
     pub(super) attempt: u8,
 }
 
-/// One read: consecutive bytes of one shard, for one or more rows.
+/// One read: consecutive bytes of one shard, for one or more rows; and the checkpoints of each row.
 #[derive(Debug)]
 struct Read {
     filling: Arc<Filling>,
     attempt: u8,
     rows: Vec<(usize, Located)>,
     len: u64,
+}
+
+impl Read {
+    /// The staging that it takes: its bytes, then a record for each row.
+    fn room_bytes(&self, shared: &Shared) -> u64 {
+        let record = shared.checkpoints().map_or(0, Checkpoints::room_bytes);
+        staging_bytes(self.len) + self.rows.len() as u64 * record
+    }
+
+    /// Its staging, divided so.
+    fn rooms<'a>(
+        &self,
+        shared: &Shared,
+        staging: &'a mut [u8],
+    ) -> (&'a mut [u8], std::slice::ChunksExactMut<'a, u8>) {
+        let (bytes, records) = staging.split_at_mut(staging_bytes(self.len) as usize);
+        let record = shared.checkpoints().map_or(PAGE_BYTES, Checkpoints::room_bytes);
+        (bytes, records.chunks_exact_mut(record as usize))
+    }
+}
+
+/// Where in the staging of a read its bytes and records lie, as far as they came.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    bytes: Option<Range<usize>>,
+    records: Vec<Option<Range<usize>>>,
 }
 
 /// What the readers share.
@@ -93,13 +120,14 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
     let count = reads.len() as u64;
     for ((read, mut staging), found) in reads.into_iter().zip(found) {
         let Some((_, first)) = read.rows.first() else { continue };
-        let outcome = match (found, shared.source.grouped()) {
+        let outcome = match (found.bytes, shared.source.grouped()) {
             (Some(range), _) => Ok(range),
             (None, Some(source)) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
             (None, None) => shared.source.read(first, read.len, shared.mode, &mut staging),
         };
         shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
-        if pass_on(shared, read, staging, outcome).is_err() {
+        let records = read_records(shared, &read, found.records, &mut staging);
+        if !pass_on(shared, read, staging, outcome, records) {
             return;
         }
     }
@@ -107,45 +135,84 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
     shared.stats.reads.fetch_add(count, Ordering::Relaxed);
 }
 
-/// Reads what can be read in one go, and says where in the staging of each the bytes lie.
-fn at_once(
+/// Reads the records of checkpoints that did not come with the rest, and says where in staging they lie. One that cannot be
+/// read is none: decoding does without.
+fn read_records(
     shared: &Shared,
-    reads: &mut [(Read, Staged)],
-    uring: &mut Option<Uring>,
+    read: &Read,
+    mut found: Vec<Option<Range<usize>>>,
+    staging: &mut [u8],
 ) -> Vec<Option<Range<usize>>> {
-    let mut found = vec![None; reads.len()];
-    // Alone, a read is as well off with pread.
-    let Some(ring) = uring.as_mut().filter(|_| reads.len() > 1) else { return found };
-    let (mut of, mut wanted) = (Vec::new(), Vec::new());
-    for (i, (read, staging)) in reads.iter_mut().enumerate() {
-        if let Some(extent) = read.rows.first().and_then(|(_, at)| shared.source.extent(at)) {
-            of.push(i);
-            wanted.push(Wanted { extent, len: read.len, into: staging, found: None });
-        }
-    }
-    if ring.read(&mut wanted).is_err() {
-        *uring = None;
-    }
-    for (i, wanted) in of.into_iter().zip(wanted) {
-        found[i] = wanted.found;
+    found.resize(read.rows.len(), None);
+    let Some(checkpoints) = shared.checkpoints() else { return found };
+    let mut start = staging_bytes(read.len) as usize;
+    for (((_, at), room), found) in read.rows.iter().zip(read.rooms(shared, staging).1).zip(&mut found) {
+        let range = found.take().or_else(|| checkpoints.read(at, shared.mode, room).ok());
+        *found = range.map(|range| start + range.start..start + range.end);
+        start += room.len();
     }
     let came = found.iter().flatten().count() as u64;
-    shared.stats.together.fetch_add(came, Ordering::Relaxed);
+    shared.stats.checkpoints.fetch_add(came, Ordering::Relaxed);
     found
 }
 
-/// Makes the tasks of one read; fails once the epoch was stopped.
+/// Reads what can be read in one go, and says what came of each.
+fn at_once(shared: &Shared, reads: &mut [(Read, Staged)], uring: &mut Option<Uring>) -> Vec<Found> {
+    let mut found = vec![Found::default(); reads.len()];
+    let checkpoints = shared.checkpoints();
+    // Alone, a read is as well off with pread.
+    let Some(ring) = uring.as_mut().filter(|_| reads.len() > 1 || checkpoints.is_some()) else {
+        return found;
+    };
+    let (mut of, mut wanted) = (Vec::new(), Vec::new());
+    let (mut of_records, mut records_wanted) = (Vec::new(), Vec::new());
+    for (i, (read, staging)) in reads.iter_mut().enumerate() {
+        let (bytes, records) = read.rooms(shared, staging);
+        if let Some(extent) = read.rows.first().and_then(|(_, at)| shared.source.extent(at)) {
+            of.push((i, None));
+            wanted.push(Wanted { extent, len: read.len, into: bytes, found: None });
+        }
+        found[i].records.resize(read.rows.len(), None);
+        for (row, ((_, at), into)) in read.rows.iter().zip(records).enumerate() {
+            if let Some((extent, len)) = checkpoints.and_then(|c| Some((c.extent(at)?, c.record_bytes()))) {
+                of_records.push((i, Some(row)));
+                records_wanted.push(Wanted { extent, len, into, found: None });
+            }
+        }
+    }
+    // The long reads first, so that they are in flight together.
+    of.append(&mut of_records);
+    wanted.append(&mut records_wanted);
+    if ring.read(&mut wanted).is_err() {
+        *uring = None;
+    }
+    let mut together = 0;
+    for ((i, row), wanted) in of.into_iter().zip(wanted) {
+        match row {
+            Some(row) => found[i].records[row] = wanted.found,
+            None => {
+                together += u64::from(wanted.found.is_some());
+                found[i].bytes = wanted.found;
+            }
+        }
+    }
+    shared.stats.together.fetch_add(together, Ordering::Relaxed);
+    found
+}
+
+/// Makes the tasks of one read; false once the epoch was stopped.
 fn pass_on(
     shared: &Arc<Shared>,
     read: Read,
     staging: Staged,
     outcome: Result<Range<usize>>,
-) -> Result<(), Task> {
+    records: Vec<Option<Range<usize>>>,
+) -> bool {
     let start = read.rows.first().map_or(0, |(_, at)| at.entry.offset);
     let single = read.rows.len() == 1;
     let outcome = outcome.map_err(|e| e.to_string());
     let staging = Arc::new(staging);
-    for (row, at) in read.rows {
+    for ((row, at), record) in read.rows.into_iter().zip(records) {
         let range = outcome.clone().map(|range| {
             if single {
                 return range;
@@ -154,9 +221,12 @@ fn pass_on(
             from..from + at.entry.len as usize
         });
         let (filling, staging) = (Arc::clone(&read.filling), Arc::clone(&staging));
-        shared.ring.push(Task { filling, row, at, staging, range, attempt: read.attempt })?;
+        let task = Task { filling, row, at, staging, range, record, attempt: read.attempt };
+        if shared.ring.push(task).is_err() {
+            return false;
+        }
     }
-    Ok(())
+    true
 }
 
 impl Feed {
@@ -169,13 +239,13 @@ impl Feed {
     fn take(&mut self, shared: &Arc<Shared>, most: usize) -> Result<Vec<(Read, Staged)>> {
         let mut taken: Vec<_> = self.next(shared)?.into_iter().collect();
         let staging = &shared.reserved.staging;
-        let piece = |read: &Read| Buddy::piece_bytes(staging_bytes(read.len));
+        let piece = |read: &Read| Buddy::piece_bytes(read.room_bytes(shared));
         let mut bytes: u64 = taken.iter().map(|(read, _)| piece(read)).sum();
         while !taken.is_empty() && taken.len() < most {
             let Some(read) = self.reads.front() else { break };
             bytes += piece(read);
             let room = bytes <= staging.bytes() / 4;
-            let Some(staged) = room.then(|| staging.take(staging_bytes(read.len), &|| true)).flatten() else {
+            let Some(staged) = room.then(|| staging.take(read.room_bytes(shared), &|| true)).flatten() else {
                 break;
             };
             taken.extend(self.reads.pop_front().map(|read| (read, staged)));
@@ -208,7 +278,7 @@ impl Feed {
             }
         };
         let began = Instant::now();
-        let staging = shared.reserved.staging.take(staging_bytes(read.len), &|| shared.stopped());
+        let staging = shared.reserved.staging.take(read.room_bytes(shared), &|| shared.stopped());
         add(&shared.stats.staging_wait_ns, began);
         match staging {
             Some(staging) => Ok(Some((read, staging))),
@@ -229,8 +299,9 @@ impl Feed {
         let located = self.locate(shared, batch, rows)?;
         let extremes = shared.source.extremes();
         let any = (shared.config.on_error == super::OnError::Replace).then_some(&extremes);
+        let scratch = shared.reserved.plan.scratch_bytes;
         let room: Vec<Vec<u64>> = ragged_columns(&shared.layout)
-            .map(|column| located.iter().map(|at| ragged_bytes(column, &at.entry, any)).collect())
+            .map(|column| located.iter().map(|at| ragged_bytes(column, &at.entry, any, scratch)).collect())
             .collect();
         let Some(blocks) = take_blocks(shared, &room)? else { return Ok(()) };
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
@@ -276,9 +347,9 @@ impl Feed {
 fn take_slot(shared: &Shared) -> Option<SlabItem> {
     let began = Instant::now();
     let slot = shared.reserved.slots.try_take().or_else(|| {
-        shared.starved.store(true, Ordering::Release);
+        shared.starve(Starved::Slot);
         let slot = shared.reserved.slots.take(&|| shared.stopped() || !lock(&shared.retries).is_empty());
-        shared.starved.store(false, Ordering::Release);
+        shared.starve(Starved::Nothing);
         slot
     });
     add(&shared.stats.slot_wait_ns, began);
@@ -295,10 +366,11 @@ fn take_blocks(shared: &Shared, room: &[Vec<u64>]) -> Result<Option<Vec<Block>>>
             if matches!(error, tidegate_core::Error::TooLarge { .. }) {
                 return Err(error);
             }
-            shared.starved.store(true, Ordering::Release);
+            shared.starve(Starved::Memory);
+            shared.give_back();
             let stop = || shared.stopped() || !lock(&shared.retries).is_empty();
             let block = budget.block(Account::Batch, bytes, Priority::NextBatch, &stop);
-            shared.starved.store(false, Ordering::Release);
+            shared.starve(Starved::Nothing);
             block
         });
         match block {
@@ -322,16 +394,18 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, located: Vec<Located>) -> VecD
     if joined {
         rows.sort_by_key(|(_, at)| (at.entry.shard, at.entry.offset));
     }
+    let record = shared.checkpoints().map_or(0, Checkpoints::room_bytes);
     let mut reads: VecDeque<Read> = VecDeque::new();
     for (row, at) in rows {
         let end = at.entry.offset + u64::from(at.entry.len);
         if joined && let Some(last) = reads.back_mut() {
             let first = &last.rows[0].1.entry;
             let stop = first.offset + last.len;
+            let records = (last.rows.len() as u64 + 1) * record;
             let near = first.shard == at.entry.shard
                 && at.entry.offset >= stop
                 && at.entry.offset - stop <= GAP_BYTES
-                && end - first.offset <= READ_BYTES.min(shared.reserved.staging.bytes() / 4);
+                && end - first.offset + records <= READ_BYTES.min(shared.reserved.staging.bytes() / 4);
             if near {
                 last.len = end - first.offset;
                 last.rows.push((row, at));

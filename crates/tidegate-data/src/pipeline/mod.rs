@@ -22,7 +22,7 @@ mod work;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,10 +35,11 @@ use self::plan::{Plan, Reserved};
 use self::ring::Ring;
 pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
-use self::work::Task;
+use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
 use crate::order::Epoch;
 use crate::order::split::Split;
+use crate::source::checkpoints::Checkpoints;
 use crate::source::{ReadMode, Source};
 use crate::{Error, Place, Result};
 
@@ -140,10 +141,22 @@ struct Shared {
     stop: AtomicBool,
     /// Batches begun and not yet done.
     in_flight: AtomicU64,
-    /// The feed waits for a slot, or for the memory of a ragged column.
-    starved: AtomicBool,
+    /// What the feed waits for: see [`Starved`].
+    starved: AtomicU8,
+    /// What each worker has for itself.
+    own: Vec<Mutex<Own>>,
     stats: Stats,
     watch: Watch,
+}
+
+/// What the feed waits for, if the consumer may hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Starved {
+    Nothing,
+    Slot,
+    /// The memory of a ragged column.
+    Memory,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -151,6 +164,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// The checkpoints of the pictures, if the plan has them read.
+    fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.source.index().filter(|_| self.reserved.plan.record_bytes > 0)?.checkpoints()
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -159,6 +177,24 @@ impl Shared {
         lock(&self.done).insert(batch, done);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.ready.notify_all();
+    }
+
+    /// Notes what the feed waits for.
+    fn starve(&self, of: Starved) {
+        self.starved.store(of as u8, Ordering::SeqCst);
+    }
+
+    fn lacks_memory(&self) -> bool {
+        self.starved.load(Ordering::SeqCst) == Starved::Memory as u8
+    }
+
+    /// Gives back what idle workers have for themselves: a batch needs it more. Busy ones see that it does.
+    fn give_back(&self) {
+        for own in &self.own {
+            if let Ok(mut own) = own.try_lock() {
+                *own = Own::default();
+            }
+        }
     }
 
     /// A batch that is left because the epoch was stopped.
@@ -221,7 +257,8 @@ impl Pipeline {
             ready: Condvar::new(),
             stop: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
-            starved: AtomicBool::new(false),
+            starved: AtomicU8::new(Starved::Nothing as u8),
+            own: (0..workers).map(|_| Mutex::default()).collect(),
             stats: Stats::default(),
             watch: Watch::new(readers + workers + map_threads),
             source,
@@ -237,7 +274,7 @@ impl Pipeline {
         }
         for i in 0..workers {
             let shared = Arc::clone(&pipeline.shared);
-            pipeline.spawn(format!("tg-work-{i}"), move || work::run(&shared, readers + i))?;
+            pipeline.spawn(format!("tg-work-{i}"), move || work::run(&shared, i, readers + i))?;
         }
         for i in 0..map_threads {
             let Some(map) = pipeline.shared.map.clone() else { break };
@@ -283,12 +320,13 @@ impl Pipeline {
             done = waited.0;
             if waited.1.timed_out() {
                 // Nothing is on its way and nothing can begin, twice in a row: a slot that comes back takes less long.
-                let stuck = shared.starved.load(Ordering::Acquire)
+                let starved = shared.starved.load(Ordering::Acquire);
+                let stuck = starved != Starved::Nothing as u8
                     && shared.in_flight.load(Ordering::Acquire) == 0
                     && done.is_empty();
                 starved_for = if stuck { starved_for + 1 } else { 0 };
                 if starved_for >= 2 {
-                    return Err(shared.reserved.held_error());
+                    return Err(shared.reserved.held_error(starved == Starved::Slot as u8));
                 }
                 drop(done);
                 interrupted()?;

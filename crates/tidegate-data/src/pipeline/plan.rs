@@ -1,7 +1,7 @@
 //! The plan of an epoch's memory: what is reserved before the first thread starts.
 //!
 //! Flow: sizes from the index + layout + budget -> [`Plan`] -> [`Reserved`].
-//! Memory: decides it all; `reserve` takes slots (`batch`), staging, one decoder's scratch and library bound, the index
+//! Memory: decides it all; `reserve` takes slots (`batch`), staging, one decoder's scratch and library bound, what decoders keep, the index
 //! window, stacks (`telemetry`), decoded groups (`decoded`), and the page cache of a dataset that is kept (`cache.memory`).
 //!
 //! Least plan: two batches, two reads of the largest sample, scratch for the largest picture once. What the budget has
@@ -14,7 +14,10 @@ use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Pr
 
 use super::groups::Groups;
 use super::{Config, OnError};
-use crate::batch::{FieldSpec, ImageSpec, Layout, resize, row};
+use crate::batch::{Crop, FieldSpec, ImageSpec, Layout, resize, row};
+use crate::decode::Decoders;
+use crate::source::checkpoints::Checkpoints;
+use crate::source::index::Index;
 use crate::source::read::{direct_works, read_mode, staging_bytes};
 use crate::source::{Grouped, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
@@ -42,10 +45,14 @@ pub struct Plan {
     pub slots: u64,
     /// Bytes of the staging pool.
     pub staging_bytes: u64,
+    /// Staging for the checkpoints of a sample; 0: they are not read.
+    pub record_bytes: u64,
     /// Scratch for the largest picture, and what libraries take at most meanwhile.
     pub scratch_bytes: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
+    /// What the workers' decoders keep between pictures.
+    pub kept_bytes: u64,
     /// Decoded groups of rows that the order has in use at once, and the bytes of each.
     pub groups: u64,
     /// See `groups`.
@@ -77,8 +84,8 @@ pub struct Reserved {
 
 impl Reserved {
     /// Why no batch can be begun: every slot is with the consumer, or the memory of ragged columns is held.
-    pub(super) fn held_error(&self) -> Error {
-        if self.slots.free() == 0 {
+    pub(super) fn held_error(&self, slots: bool) -> Error {
+        if slots {
             return Error::Held { slots: self.slots.count(), slot_mib: mib(self.plan.slot_bytes) };
         }
         Error::Starved(format!(
@@ -87,6 +94,13 @@ impl Reserved {
             self.budget.holders()
         ))
     }
+}
+
+/// Bytes of staging for the checkpoints of a sample: none where there are none, or no picture is cropped.
+fn record_bytes(source: &dyn Source, layout: &Layout) -> u64 {
+    let cropped = |spec: &FieldSpec| matches!(spec, FieldSpec::Image(image) if image.crop != Crop::None);
+    let index = source.index().filter(|_| layout.columns.iter().any(|c| cropped(&c.spec)));
+    index.and_then(Index::checkpoints).map_or(0, Checkpoints::room_bytes)
 }
 
 impl Plan {
@@ -117,14 +131,16 @@ impl Plan {
         let largest = pictures.iter().map(|c| resized(&c.spec)).max().unwrap_or(0);
         let masks = pictures.iter().map(|c| c.row_bytes() as u64).max().unwrap_or(0);
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
-        let piece = Buddy::piece_bytes(staging_bytes(extremes.sample_bytes));
+        let piece = |record: u64| Buddy::piece_bytes(staging_bytes(extremes.sample_bytes) + record);
         let mut plan = Self {
             slot_bytes: layout.slot_bytes(rows as usize),
             slots: 2,
             // Two pieces of the largest size: one is read while the other is decoded.
-            staging_bytes: 2 * piece,
+            staging_bytes: 2 * piece(0),
+            record_bytes: 0,
             scratch_bytes: if pictures.is_empty() { 0 } else { picture.saturating_add(largest.max(masks)) },
             source_bytes: source.library_bytes(),
+            kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
@@ -134,12 +150,23 @@ impl Plan {
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
-        if plan.total() > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
-            // Pictures that can never fit fail one by one, as the policy says; the rest goes on.
-            plan.scratch_bytes = (cap - plan.without_scratch()) / 2;
+        // A picture as large as it is takes as much again in its batch.
+        let whole = layout.columns.iter().any(|c| c.shape.is_none() && row::is_picture(c));
+        let most = plan.total().saturating_add(if whole { extremes.decoded_bytes } else { 0 });
+        if most > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
+            // Pictures that can never fit fail one by one, as the policy says; the rest goes on. Whatever may take the place
+            // of another must fit in every row.
+            let parts = if whole && config.on_error == OnError::Replace { rows + 1 } else { 2 };
+            plan.scratch_bytes = plan.scratch_bytes.min((cap - plan.without_scratch()) / parts);
         }
         if plan.total() > cap {
             return Err(plan.too_small(source, cap));
+        }
+        let record = record_bytes(source, layout);
+        let more = 2 * (piece(record) - piece(0));
+        if plan.total().saturating_add(more) <= cap {
+            // Checkpoints are no need.
+            (plan.record_bytes, plan.staging_bytes) = (record, plan.staging_bytes + more);
         }
         let mut held = budget.usage().charged_bytes.saturating_sub(budget.arena().hole_bytes);
         let ragged = plan.ragged_bytes(source, layout, rows);
@@ -163,7 +190,7 @@ impl Plan {
         let mean = extremes.total_bytes / source.len().max(1);
         let columns = layout.columns.iter().filter(|c| c.shape.is_none());
         let bytes = columns.map(|c| match c.spec {
-            FieldSpec::Image(_) => extremes.decoded_bytes,
+            FieldSpec::Image(_) => extremes.decoded_bytes.min(self.scratch_bytes),
             _ => extremes.sample_bytes.min(2 * mean),
         });
         2 * rows.saturating_mul(bytes.sum())
@@ -183,7 +210,8 @@ impl Plan {
             self.slots += 1;
         }
         // Whole pages are cached, whatever a sample takes of them.
-        let dataset = source.extremes().total_bytes.saturating_add(source.len().saturating_mul(PAGE_BYTES));
+        let rest = source.len().saturating_mul(PAGE_BYTES + self.record_bytes);
+        let dataset = source.extremes().total_bytes.saturating_add(rest);
         let direct = source.shards().first().is_some_and(|p| direct_works(p));
         self.mode = read_mode(dataset, direct, room(self) / 2);
         if self.mode == ReadMode::Plain {
@@ -198,6 +226,7 @@ impl Plan {
             self.staging_bytes,
             self.scratch_bytes,
             self.source_bytes,
+            self.kept_bytes,
             self.groups.saturating_mul(self.group_bytes.next_multiple_of(PAGE_BYTES)),
             self.index_bytes,
             self.stack_bytes,
@@ -219,7 +248,7 @@ impl Plan {
             (Account::Batch, batches),
             (Account::Staging, self.staging_bytes),
             (Account::Scratch, self.scratch_bytes),
-            (Account::Library, self.source_bytes),
+            (Account::Library, self.source_bytes + self.kept_bytes),
             (Account::Decoded, self.groups.saturating_mul(self.group_bytes)),
             (Account::Index, self.index_bytes),
             (Account::Telemetry, self.stack_bytes),
@@ -266,7 +295,7 @@ impl Plan {
     pub fn reserve(self, layout: &Layout, budget: &Budget, last: &WeakSlab) -> Result<Reserved> {
         let urgent = Priority::NextBatch;
         let grants = vec![
-            budget.try_acquire(Account::Library, self.source_bytes, urgent)?,
+            budget.try_acquire(Account::Library, self.source_bytes + self.kept_bytes, urgent)?,
             budget.try_acquire(Account::Index, self.index_bytes, urgent)?,
             budget.try_acquire(Account::Telemetry, self.stack_bytes, urgent)?,
             budget.try_acquire(Account::CacheMemory, self.cache_bytes, urgent)?,

@@ -14,6 +14,8 @@ pub struct Stats {
     pub(super) delivered: AtomicU64,
     /// Reads that were in flight together with others of their thread.
     pub(super) together: AtomicU64,
+    /// Samples whose checkpoints were read.
+    pub(super) checkpoints: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) read_ns: AtomicU64,
@@ -37,6 +39,8 @@ pub struct StageStats {
     pub reads: u64,
     /// Reads that were in flight together with others of their thread (io_uring).
     pub together: u64,
+    /// Samples whose JPEG checkpoints were read.
+    pub checkpoints: u64,
     pub read_bytes: u64,
     pub read_ns: u64,
     pub slot_wait_ns: u64,
@@ -72,6 +76,7 @@ impl Stats {
             mode: (files && shared.source.grouped().is_none()).then_some(shared.mode),
             reads: read(&self.reads),
             together: read(&self.together),
+            checkpoints: read(&self.checkpoints),
             read_bytes: read(&self.read_bytes),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),

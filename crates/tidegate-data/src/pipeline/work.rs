@@ -33,21 +33,23 @@ pub(super) struct Task {
     pub(super) staging: Arc<Staged>,
     /// Where the bytes lie in staging, or why they could not be read.
     pub(super) range: Result<Range<usize>, String>,
+    /// Where the record of its checkpoints lies in staging, if there is one.
+    pub(super) record: Option<Range<usize>>,
     /// 0, or the how-manieth replacement.
     pub(super) attempt: u8,
 }
 
-/// What a worker keeps.
+/// What a worker has for itself, where the budget has room: scratch, and what libraries take. Between two tasks it is given
+/// back when a batch lacks memory.
 #[derive(Debug, Default)]
-struct Worker {
-    tools: Tools,
+pub(super) struct Own {
     scratch: Option<Block>,
     library: Option<Grant>,
 }
 
-/// A worker thread.
-pub(super) fn run(shared: &Arc<Shared>, thread: usize) {
-    let mut worker = Worker::default();
+/// Worker number `number`, which is thread number `thread`.
+pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
+    let mut tools = Tools::default();
     loop {
         shared.watch.note(thread, "waiting for bytes", None);
         let began = Instant::now();
@@ -55,15 +57,23 @@ pub(super) fn run(shared: &Arc<Shared>, thread: usize) {
         add(&shared.stats.idle_ns, began);
         shared.watch.note(thread, "decoding", Some(&task.at));
         let began = Instant::now();
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.make(shared, &task)));
+        let own = &shared.own[number];
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            make(shared, &task, &mut tools, &mut lock(own))
+        }));
         match made {
             Ok(Ok(())) => task.filling.complete(task.row, task.at.id),
             Ok(Err(error)) => failed(shared, &task, error),
             Err(panic) => {
-                worker = Worker::default();
+                tools = Tools::default();
+                own.clear_poison();
                 let thread = format!("tg-work-{thread}");
                 failed(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
             }
+        }
+        if shared.lacks_memory() {
+            // Before the batch is delivered: when nothing is in flight, nobody has anything for himself.
+            *lock(own) = Own::default();
         }
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
         drop(task);
@@ -100,89 +110,85 @@ fn failed(shared: &Shared, task: &Task, error: Error) {
     lock(&shared.retries).push(Retry { filling: Arc::clone(&task.filling), row: task.row, id, attempt });
 }
 
-impl Worker {
-    fn make(&mut self, shared: &Shared, task: &Task) -> Result<()> {
-        let sample = |field: &str, what: String| Error::Sample {
-            place: Box::new(shared.source.place(&task.at)),
-            field: field.to_owned(),
-            what,
+/// Fills the row of a task.
+fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Result<()> {
+    let sample = |field: &str, what: String| Error::Sample {
+        place: Box::new(shared.source.place(&task.at)),
+        field: field.to_owned(),
+        what,
+    };
+    let range = task.range.clone().map_err(|what| sample("", what))?;
+    let bytes = &task.staging[range];
+    let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
+    let checkpoints = task.record.clone().map(|range| &task.staging[range]);
+    let config = &shared.config;
+    let position = (task.filling.start + task.row as u64) % config.split.len.max(1);
+    let draw = Draw { seed: config.seed, epoch: config.epoch, position };
+    for (c, column) in shared.layout.columns.iter().enumerate() {
+        let value = values.get(column.field).copied().unwrap_or(Value::Missing);
+        let field = |what: Error| match what {
+            Error::Decode(what) => sample(&column.name, what),
+            other => other,
         };
-        let range = task.range.clone().map_err(|what| sample("", what))?;
-        let bytes = &task.staging[range];
-        let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
-        let config = &shared.config;
-        let position = (task.filling.start + task.row as u64) % config.split.len.max(1);
-        let draw = Draw { seed: config.seed, epoch: config.epoch, position };
-        for (c, column) in shared.layout.columns.iter().enumerate() {
-            let value = values.get(column.field).copied().unwrap_or(Value::Missing);
-            let field = |what: Error| match what {
-                Error::Decode(what) => sample(&column.name, what),
-                other => other,
-            };
-            let (scratch, library) = match (&column.spec, value) {
-                (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
-                    let header = row::picture_header(&column.kind, bytes).map_err(field)?;
-                    (row::scratch_bytes(column, &header), row::library_bytes(column, &header))
-                }
-                _ => (0, 0),
-            };
-            let Some(mut piece) = task.filling.piece(c, task.row) else {
-                return Err(Error::Config("a row was given out twice: please report this".into()));
-            };
-            let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new() };
-            let (tools, entry) = (&mut self.tools, &task.at.entry);
-            if scratch == 0 {
-                tools
-                    .fill(&shared.layout, column, value, entry, draw, &mut [], &mut target)
-                    .map_err(field)?;
-            } else if grow(&mut self.scratch, &mut self.library, shared, scratch, library) {
-                let scratch = self.scratch.as_deref_mut().unwrap_or_default();
-                tools
-                    .fill(&shared.layout, column, value, entry, draw, scratch, &mut target)
-                    .map_err(field)?;
-            } else {
-                let began = Instant::now();
-                let mut common = lock(&shared.reserved.scratch);
-                add(&shared.stats.scratch_wait_ns, began);
-                let room = common.as_deref_mut().unwrap_or_default();
-                if (room.len() as u64) < scratch.saturating_add(library) {
-                    let text = format!(
-                        "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one \
-                         picture: raise memory",
-                        tidegate_core::memory::size::mib(scratch.saturating_add(library)),
-                        tidegate_core::memory::size::mib(room.len() as u64),
-                        tidegate_core::memory::size::mib(shared.reserved.budget.cap_bytes())
-                    );
-                    return Err(sample(&column.name, text));
-                }
-                tools.fill(&shared.layout, column, value, entry, draw, room, &mut target).map_err(field)?;
+        let (scratch, library) = match (&column.spec, value) {
+            (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
+                let header = row::picture_header(&column.kind, bytes).map_err(field)?;
+                (row::scratch_bytes(column, &header), row::library_bytes(column, &header))
             }
-            let (written, shape) = (target.written, target.shape);
-            drop(piece);
-            task.filling.written(c, task.row, written, shape);
+            _ => (0, 0),
+        };
+        let Some(mut piece) = task.filling.piece(c, task.row) else {
+            return Err(Error::Config("a row was given out twice: please report this".into()));
+        };
+        let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new() };
+        let most = shared.reserved.plan.scratch_bytes;
+        if scratch.saturating_add(library) > most {
+            let mib = tidegate_core::memory::size::mib;
+            let text = format!(
+                "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one picture: raise \
+                 memory, or run `tidegate index --force` if the file changed",
+                mib(scratch.saturating_add(library)),
+                mib(most),
+                mib(shared.reserved.budget.cap_bytes())
+            );
+            return Err(sample(&column.name, text));
         }
-        Ok(())
+        if scratch == 0 {
+            tools
+                .fill(&shared.layout, column, value, checkpoints, draw, &mut [], &mut target)
+                .map_err(field)?;
+        } else if own.grow(shared, scratch, library) {
+            let scratch = own.scratch.as_deref_mut().unwrap_or_default();
+            tools
+                .fill(&shared.layout, column, value, checkpoints, draw, scratch, &mut target)
+                .map_err(field)?;
+        } else {
+            let began = Instant::now();
+            let mut common = lock(&shared.reserved.scratch);
+            add(&shared.stats.scratch_wait_ns, began);
+            let room = common.as_deref_mut().unwrap_or_default();
+            tools.fill(&shared.layout, column, value, checkpoints, draw, room, &mut target).map_err(field)?;
+        }
+        let (written, shape) = (target.written, target.shape);
+        drop(piece);
+        task.filling.written(c, task.row, written, shape);
     }
+    Ok(())
 }
-
-/// Makes the worker's own scratch large enough, if the budget has room now.
-fn grow(
-    scratch: &mut Option<Block>,
-    library: &mut Option<Grant>,
-    shared: &Shared,
-    bytes: u64,
-    outside: u64,
-) -> bool {
-    let budget = &shared.reserved.budget;
-    if library.as_ref().map_or(0, Grant::bytes) < outside {
-        *library = None;
-        *library = budget.try_acquire(Account::Library, outside, Priority::Prefetch).ok();
+impl Own {
+    /// Makes it large enough, if the budget has room now.
+    fn grow(&mut self, shared: &Shared, bytes: u64, outside: u64) -> bool {
+        let budget = &shared.reserved.budget;
+        if self.library.as_ref().map_or(0, Grant::bytes) < outside {
+            self.library = None;
+            self.library = budget.try_acquire(Account::Library, outside, Priority::Prefetch).ok();
+        }
+        if self.scratch.as_deref().map_or(0, <[u8]>::len) < bytes as usize {
+            self.scratch = None;
+            // An eighth more, so that pictures of about one size do not make it grow again and again.
+            let bytes = bytes.saturating_add(bytes / 8);
+            self.scratch = budget.try_block(Account::Scratch, bytes, Priority::Prefetch).ok();
+        }
+        self.library.is_some() && self.scratch.is_some()
     }
-    if scratch.as_deref().map_or(0, <[u8]>::len) < bytes as usize {
-        *scratch = None;
-        // An eighth more, so that pictures of about one size do not make it grow again and again.
-        *scratch =
-            budget.try_block(Account::Scratch, bytes.saturating_add(bytes / 8), Priority::Prefetch).ok();
-    }
-    library.is_some() && scratch.is_some()
 }

@@ -396,6 +396,9 @@ impl Source for Archive {
             None => 0,
         }
     }
+    fn index(&self) -> Option<&Index> {
+        (self.access == Access::Random).then_some(&self.index)
+    }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         self.index.locate(ids)
     }

@@ -185,6 +185,9 @@ impl Source for Folder {
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
     }
+    fn index(&self) -> Option<&Index> {
+        Some(&self.index)
+    }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entries = self.index.entries(ids)?;
         let keys = self.index.keys(ids)?;

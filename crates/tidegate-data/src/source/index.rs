@@ -4,8 +4,9 @@
 //! Memory: an index below 1 MiB is held whole (part of an open source); a larger one is read in windows into the
 //! caller's hands, past the page cache.
 //!
-//! Layout of version 2, in a folder `.tidegate` beside the data (or in the user's cache folder when that is read-only):
-//! `meta.json` (written last), `entries` (24 bytes a sample, little-endian) and `keys` (u64 offsets, then UTF-8 text).
+//! Layout of version 3, in a folder `.tidegate` beside the data (or in the user's cache folder when that is read-only):
+//! `meta.json` (written last), `entries` (24 bytes a sample, little-endian), `keys` (u64 offsets, then UTF-8 text) and perhaps
+//! `checkpoints` (see there).
 //! `entries`: shard u32 | offset u48 | length u32 | height u16 | width u16 | crc32c u32 | channels u8 | flags u8.
 
 use std::fs::{self, File};
@@ -16,13 +17,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::checkpoints::Checkpoints;
 use super::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
 use super::{Extremes, Located, Schema};
 use crate::{Error, Place, Result};
 
 /// Bytes of an entry in the file.
 pub const ENTRY_BYTES: u64 = 24;
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// An index of at most this many bytes is held in memory.
 const HELD_BYTES: u64 = 1 << 20;
 /// Entries nearer than this are read in one go.
@@ -156,6 +158,7 @@ pub struct Index {
     mode: ReadMode,
     entries: Option<Vec<u8>>,
     keys: Option<Vec<u8>>,
+    checkpoints: Option<Checkpoints>,
 }
 
 /// The folder of the side-car for a dataset whose first file lies in `beside`, named by the hash of what it covers.
@@ -200,7 +203,14 @@ impl Index {
         let entries = held("entries", meta.samples * ENTRY_BYTES)?;
         let keys = held("keys", meta.keys_bytes)?;
         let mode = if direct_works(&dir.join("entries")) { ReadMode::Direct } else { ReadMode::Drop };
-        Some(Self { meta, dir, mode, entries, keys })
+        let checkpoints = Checkpoints::open(&dir, meta.samples);
+        Some(Self { meta, dir, mode, entries, keys, checkpoints })
+    }
+
+    /// The checkpoints of its JPEGs, if any were made.
+    #[must_use]
+    pub fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.checkpoints.as_ref()
     }
 
     /// The folder it lies in.

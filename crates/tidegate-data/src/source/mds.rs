@@ -317,10 +317,10 @@ fn build(
         for (row, pair) in offsets.windows(2).enumerate() {
             let len = pair[1] - pair[0];
             let mut entry = Entry { shard: i as u32, offset: u64::from(pair[0]), len, ..Entry::default() };
-            let image = probe_row(files, i as u32, &entry, columns);
+            let (image, scratch) = probe_row(files, i as u32, &entry, columns).unwrap_or_default();
             image.as_ref().inspect(|h| h.write(&mut entry));
             let key = format!("{}:{row}", shard.raw_data.basename);
-            builder.push(&entry, &key, image.map_or(0, |h| h.scratch_bytes()))?;
+            builder.push(&entry, &key, scratch)?;
         }
         let name = shard.raw_data.basename.clone();
         metas.push(ShardMeta {
@@ -333,8 +333,13 @@ fn build(
     builder.finish(schema, Vec::new(), metas)
 }
 
-/// The image header in a row, if one of its columns is an image.
-fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Option<header::ImageHeader> {
+/// The header of the largest image in a row, if one of its columns is an image, and what decoding any of them takes at most.
+fn probe_row(
+    files: &Files,
+    shard: u32,
+    entry: &Entry,
+    columns: &[Column],
+) -> Option<(Option<header::ImageHeader>, u64)> {
     if !columns.iter().any(|c| matches!(c.encoding.as_str(), "jpeg" | "png" | "pil" | "bytes")) {
         return None;
     }
@@ -346,7 +351,7 @@ fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Op
     };
     let head = read(header::LOOK_BYTES)?;
     let spans = spans(columns, &head, u64::from(entry.len)).ok()?;
-    let mut best: Option<header::ImageHeader> = None;
+    let (mut best, mut scratch): (Option<header::ImageHeader>, u64) = (None, 0);
     for (column, span) in columns.iter().zip(spans) {
         let size = (span.end - span.start) as u64;
         let found = match column.encoding.as_str() {
@@ -358,13 +363,13 @@ fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Op
             }),
             _ => None,
         };
-        if let Some(found) = found
-            && best.as_ref().is_none_or(|b| b.decoded_bytes() < found.decoded_bytes())
-        {
+        let Some(found) = found else { continue };
+        scratch = scratch.max(found.scratch_bytes());
+        if best.as_ref().is_none_or(|b| b.decoded_bytes() < found.decoded_bytes()) {
             best = Some(found);
         }
     }
-    best
+    Some((best, scratch))
 }
 
 fn offset_table(path: &Path, shard: &ShardJson) -> Result<Vec<u32>> {
@@ -454,6 +459,9 @@ impl Source for Mds {
     }
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
+    }
+    fn index(&self) -> Option<&Index> {
+        Some(&self.index)
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         self.index.locate(ids)

@@ -7,6 +7,7 @@
 mod archive;
 #[cfg(feature = "parquet")]
 mod arrow_file;
+pub mod checkpoints;
 #[cfg(feature = "parquet")]
 mod columns;
 mod folder;
@@ -30,7 +31,7 @@ pub(crate) mod uring;
 use std::path::PathBuf;
 
 pub use self::index::Entry;
-pub use self::open::open;
+pub use self::open::{open, open_with_checkpoints};
 pub use self::read::ReadMode;
 pub use self::subset::{Subset, split};
 pub use self::synthetic::Synthetic;
@@ -189,6 +190,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// The groups, where samples can be reached by groups alone ([`Access::Grouped`]).
     fn grouped(&self) -> Option<&dyn Grouped> {
+        None
+    }
+
+    /// The side-car index of samples that are read one by one.
+    fn index(&self) -> Option<&index::Index> {
         None
     }
 

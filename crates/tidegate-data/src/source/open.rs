@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::Archive;
+use super::checkpoints::{self, Checkpoints};
 use super::folder::Folder;
+use super::index::Index;
 use super::mds::Mds;
 use super::{Source, natural_order};
 use crate::{Error, Result};
@@ -64,6 +66,24 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     one_split(path, &files)?;
     shards(url, files, force)
+}
+
+/// Opens what lies at `url` as [`open`] does, and first makes the checkpoints of its JPEGs where they are not all made:
+/// reads every sample once.
+///
+/// # Errors
+/// As [`open`] and [`checkpoints::make`], which says what `progress` is.
+pub fn open_with_checkpoints(
+    url: &str,
+    force: bool,
+    progress: &(dyn Fn(u64) -> Result<()> + Sync),
+) -> Result<Arc<dyn Source>> {
+    let source = open(url, force)?;
+    if source.index().and_then(Index::checkpoints).is_some_and(Checkpoints::whole) {
+        return Ok(source);
+    }
+    checkpoints::make(&*source, progress)?;
+    open(url, false)
 }
 
 /// Refuses a folder with several splits, which are to be opened one at a time: train-00000-of-00002.parquet, test-….

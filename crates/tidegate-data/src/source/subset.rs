@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::index::Index;
 use super::read::Extent;
 use super::{Access, Extremes, Grouped, Located, ReadMode, Schema, Source, Value};
 use crate::order::permutation::Permutation;
@@ -94,6 +95,9 @@ impl Source for Subset {
     }
     fn grouped(&self) -> Option<&dyn Grouped> {
         self.base.grouped()
+    }
+    fn index(&self) -> Option<&Index> {
+        self.base.index()
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let inner: Option<Vec<u64>> = ids.iter().map(|&id| self.ids.get(id as usize).copied()).collect();

@@ -4,7 +4,7 @@
 //! Memory: holds none but the ring, some pages of the kernel's.
 //!
 //! Why: a direct read by pread sends its thread to sleep and wakes it, and rings the disk's bell, once for every sample.
-//! Sixteen at once share all that. Where io_uring is denied (containers often deny it), reads go one by one.
+//! Sixteen samples at once share all that. Where io_uring is denied (containers often deny it), reads go one by one.
 #![expect(unsafe_code, reason = "the kernel writes into memory that is lent to it")]
 
 use std::io;
@@ -16,8 +16,10 @@ use io_uring::{IoUring, opcode, types};
 
 use super::read::{Extent, Pages};
 
-/// Reads in flight at most.
+/// Samples that a thread reads at once at most.
 pub(crate) const DEPTH: usize = 16;
+/// Reads in flight at most: of a sample and of its checkpoints.
+const IN_FLIGHT: usize = 2 * DEPTH;
 
 /// A read that is asked for.
 #[derive(Debug)]
@@ -35,17 +37,21 @@ pub(crate) struct Uring(IoUring);
 impl Uring {
     /// A ring for this thread; nothing where there can be none.
     pub(crate) fn new() -> Option<Self> {
-        let entries = DEPTH as u32;
+        let entries = IN_FLIGHT as u32;
         // Completions are gathered when this thread asks for them, so it wakes once for all of them (Linux 6.1).
         let gathered = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
         gathered.or_else(|_| IoUring::new(entries)).ok().map(Self)
     }
 
-    /// Reads all of `wanted`, of which there are [`DEPTH`] at most.
+    /// Reads all of `wanted`.
     ///
     /// # Errors
     /// When the ring does not work (any more); nothing is in flight then.
     pub(crate) fn read(&mut self, wanted: &mut [Wanted<'_>]) -> io::Result<()> {
+        wanted.chunks_mut(IN_FLIGHT).try_for_each(|some| self.at_once(some))
+    }
+
+    fn at_once(&mut self, wanted: &mut [Wanted<'_>]) -> io::Result<()> {
         let mut left = 0;
         for (i, one) in wanted.iter_mut().enumerate() {
             let pages = Pages::around(one.extent.offset, one.len);
@@ -100,8 +106,7 @@ mod tests {
         }
         for round in 0..20u64 {
             // The last of them ends behind the file.
-            let places: Vec<(u64, u64)> =
-                (0..DEPTH as u64).map(|i| (i * 12_345 + round * 77, 1 + i * 997)).collect();
+            let places: Vec<(u64, u64)> = (0..40).map(|i| (i * 12_345 + round * 77, 1 + i * 997)).collect();
             let mut room: Vec<_> =
                 places.iter().map(|&(_, len)| aligned(staging_bytes(len) as usize)).collect();
             let mut wanted: Vec<Wanted<'_>> = places

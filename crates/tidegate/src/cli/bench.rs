@@ -13,6 +13,7 @@ use tidegate_data::batch::geometry::Draw;
 use tidegate_data::batch::row::{self, Target, Tools};
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
 use tidegate_data::order::Shuffle;
+use tidegate_data::source::index::Index;
 use tidegate_data::source::{self, Kind, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
@@ -66,12 +67,18 @@ impl Bench {
         let layout = Layout::new(source.schema(), &training_fields(source, self.size), true)?;
         let column = &layout.columns[0];
         let n = source.len().min(DECODED);
-        let samples = (0..n).map(|i| source.fetch(i * source.len() / n)).collect::<Result<Vec<_>>>()?;
+        let checkpoints = source.index().and_then(Index::checkpoints);
+        let fetch = |i| {
+            let (at, bytes) = source.fetch(i * source.len() / n)?;
+            let record = checkpoints.map(|c| c.fetch(&at)).transpose()?;
+            Ok((at, bytes, record))
+        };
+        let samples = (0..n).map(fetch).collect::<Result<Vec<_>>>()?;
         let (mut tools, mut row, mut scratch) = (Tools::default(), vec![0; column.row_bytes()], Vec::new());
         let mut rates = Vec::new();
         for round in 0..=ROUNDS {
             let began = Instant::now();
-            for (position, (at, bytes)) in samples.iter().enumerate() {
+            for (position, (at, bytes, record)) in samples.iter().enumerate() {
                 let value = source.parse(at, bytes)?.swap_remove(column.field);
                 if let Value::Bytes(picture) = value {
                     let header = row::picture_header(&column.kind, picture)?;
@@ -80,7 +87,7 @@ impl Bench {
                 }
                 let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
                 let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new() };
-                tools.fill(&layout, column, value, &at.entry, draw, &mut scratch, &mut target)?;
+                tools.fill(&layout, column, value, record.as_deref(), draw, &mut scratch, &mut target)?;
             }
             rates.push(n as f64 / began.elapsed().as_secs_f64());
         }

@@ -78,13 +78,19 @@ enum Command {
         max_samples: u64,
     },
     /// Make the side-car index of a data set.
-    #[command(after_help = "Example:\n  tidegate index 'shards/*.tar' --force")]
+    #[command(
+        after_help = "Examples:\n  tidegate index 'shards/*.tar' --force\n  tidegate index photos --checkpoints"
+    )]
     Index {
         /// The data set.
         source: String,
         /// Make it anew even if there is one that holds.
         #[arg(long)]
         force: bool,
+        /// Read every JPEG once and note where decoding can begin, so that crops decode less: at most 5 % of the
+        /// data in size, and made anew with the index.
+        #[arg(long)]
+        checkpoints: bool,
     },
     /// Show schema, sizes and samples.
     #[command(after_help = "Example:\n  tidegate inspect photos --html sheet.html")]
@@ -168,8 +174,15 @@ fn execute(command: Command) -> Result<()> {
             );
             Ok(())
         }
-        Command::Index { source, force } => {
-            let source = source::open(&source, force)?;
+        Command::Index { source, force, checkpoints } => {
+            let total = source::open(&source, force)?.len();
+            let source = match checkpoints {
+                true => source::open_with_checkpoints(&source, false, &|done| {
+                    progress("checkpoints", done, total);
+                    Ok(())
+                }),
+                false => source::open(&source, false),
+            }?;
             println!(
                 "{} samples, {} MiB, fingerprint {:016x}",
                 source.len(),

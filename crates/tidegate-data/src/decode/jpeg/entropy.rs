@@ -1,11 +1,12 @@
-//! The walk over the MCUs of a sequential scan: read where they are wanted, passed over elsewhere.
+//! The walk over the MCUs of a sequential scan: read where they are wanted, passed over or jumped over elsewhere.
 //!
-//! Flow: entropy-coded bytes -> coefficients of the planes, an MCU row at a time.
+//! Flow: entropy-coded bytes (+ checkpoints) -> coefficients of the planes, a part of an MCU row at a time.
 //! Memory: holds none.
 
 use super::Plane;
+use super::checkpoints::{Checkpoint, Checkpoints};
 use super::frame::{Frame, Markers, Scan, damaged};
-use super::huffman::{Bits, Table};
+use super::huffman::{AcTable, Bits, Table};
 use crate::Result;
 
 /// See the head of this file.
@@ -13,13 +14,14 @@ use crate::Result;
 pub(super) struct Walk<'a> {
     parts: Vec<Part<'a>>,
     bits: Bits<'a>,
+    checkpoints: Option<Checkpoints<'a>>,
 }
 
 /// A component's share of an MCU.
 #[derive(Debug)]
 struct Part<'a> {
     dc: &'a Table,
-    ac: &'a Table,
+    ac: &'a AcTable,
     h: usize,
     v: usize,
     predictor: i32,
@@ -27,7 +29,13 @@ struct Part<'a> {
 
 impl<'a> Walk<'a> {
     /// Starts at the beginning of a scan of all components.
-    pub(super) fn new(bytes: &'a [u8], markers: &'a Markers<'_>, frame: &Frame, scan: &Scan) -> Result<Self> {
+    pub(super) fn new(
+        bytes: &'a [u8],
+        markers: &'a Markers<'_>,
+        frame: &Frame,
+        scan: &Scan,
+        checkpoints: Option<Checkpoints<'a>>,
+    ) -> Result<Self> {
         let parts = scan.parts.iter().map(|&[c, dc, ac]| {
             let component = &frame.components[c];
             let missing = || damaged(scan.at, "a Huffman table is missing");
@@ -36,7 +44,28 @@ impl<'a> Walk<'a> {
             Ok(Part { dc, ac, h: component.h, v: component.v, predictor: 0 })
         });
         let parts = parts.collect::<Result<_>>()?;
-        Ok(Self { parts, bits: Bits::new(bytes, scan.at, markers.restart) })
+        Ok(Self { parts, bits: Bits::new(bytes, scan.at, markers.restart), checkpoints })
+    }
+
+    /// Goes to an MCU further on, over the last checkpoint before it.
+    #[inline(always)]
+    pub(super) fn seek(&mut self, mcu: usize) -> Result<()> {
+        if let Some(found) = self.checkpoints.and_then(|all| all.before(mcu, self.bits.begun())) {
+            self.bits.jump(found.mcu, found.bit);
+            for (part, predictor) in self.parts.iter_mut().zip(found.predictors) {
+                part.predictor = predictor;
+            }
+        }
+        self.skip(mcu.saturating_sub(self.bits.begun()))
+    }
+
+    /// Where it stands.
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        let mut predictors = [0; 3];
+        for (to, part) in predictors.iter_mut().zip(&self.parts) {
+            *to = part.predictor;
+        }
+        Checkpoint { mcu: self.bits.begun(), bit: self.bits.position(), predictors }
     }
 
     /// Before each MCU: behind a restart marker, differences begin anew.

@@ -5,7 +5,9 @@
 //!
 //! Specification: ITU-T T.81; JFIF 1.02; Adobe TN 5116. Colour decisions are those of libjpeg-turbo's `default_decompress_parms`.
 
-use super::huffman::Table;
+use std::sync::Arc;
+
+use super::huffman::{AcTable, Table, Tables};
 use crate::{Error, Result};
 
 /// What the components mean.
@@ -65,8 +67,9 @@ pub(super) struct Markers<'a> {
     at: usize,
     /// Quantization tables in natural order; the bits of 16-bit numbers, multiplied modulo 2^16 as libjpeg-turbo does.
     quant: [Option<[i16; 64]>; 4],
-    pub(super) dc: [Option<Box<Table>>; 4],
-    pub(super) ac: [Option<Box<Table>>; 4],
+    pub(super) dc: [Option<Arc<Table>>; 4],
+    pub(super) ac: [Option<Arc<AcTable>>; 4],
+    tables: &'a mut Tables,
     /// MCUs between restart markers; 0: none.
     pub(super) restart: usize,
     frame: Option<Frame>,
@@ -93,9 +96,10 @@ const ZIGZAG: [u8; 64] = [
 
 impl<'a> Markers<'a> {
     /// Nothing read yet.
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8], tables: &'a mut Tables) -> Self {
         Self {
             bytes,
+            tables,
             at: 2,
             quant: [None; 4],
             dc: Default::default(),
@@ -207,16 +211,14 @@ impl Markers<'_> {
 
     fn huffman(&mut self, mut body: &[u8]) -> Option<()> {
         while let Some((&first, rest)) = body.split_first() {
-            let (counts, rest) = rest.split_first_chunk::<16>()?;
-            let n: usize = counts.iter().map(|&c| usize::from(c)).sum();
-            let (values, rest) = rest.split_at_checked(n)?;
-            let tables = match first >> 4 {
-                0 => &mut self.dc,
-                1 => &mut self.ac,
+            let n: usize = rest.get(..16)?.iter().map(|&c| usize::from(c)).sum();
+            let (definition, rest) = rest.split_at_checked(16 + n)?;
+            let slot = usize::from(first & 15);
+            match first >> 4 {
+                0 => *self.dc.get_mut(slot)? = Some(self.tables.dc(definition)?),
+                1 => *self.ac.get_mut(slot)? = Some(self.tables.ac(definition)?),
                 _ => return None,
-            };
-            let table = Table::new(counts, values, first >> 4 == 1)?;
-            *tables.get_mut(usize::from(first & 15))? = Some(Box::new(table));
+            }
             body = rest;
         }
         Some(())
@@ -270,10 +272,11 @@ impl Markers<'_> {
         } else {
             (0..=63, 0, 0)
         };
-        let known = |tables: &[Option<Box<Table>>; 4], i: usize| matches!(tables.get(i), Some(Some(_)));
         let tables = parts.iter().all(|&[_, dc, ac]| {
             let wants_dc = *places.start() == 0 && high == 0;
-            (!wants_dc || known(&self.dc, dc)) && (*places.end() == 0 || known(&self.ac, ac))
+            let known = |table: Option<bool>| table == Some(true);
+            (!wants_dc || known(self.dc.get(dc).map(Option::is_some)))
+                && (*places.end() == 0 || known(self.ac.get(ac).map(Option::is_some)))
         });
         // Each component once, in order; coefficients other than DC only of one component at a time.
         let ordered = parts.windows(2).all(|w| w[0][0] < w[1][0]) && !parts.is_empty();

@@ -1,16 +1,20 @@
-//! Entropy decoding: codes of up to sixteen bits, most of them found together with their value in one look-up.
+//! Entropy decoding: codes of up to sixteen bits, most of them found in pairs, with their values, in one look-up.
 //!
 //! Flow: entropy-coded bytes -> [`Bits`] (64 at a time) -> coefficients of a block, or nothing where it is skipped.
-//! Memory: 12 KiB a table.
+//! Memory: 5 KiB a table of DC codes, 24 KiB one of AC codes; [`Tables`] keeps a few, because most files share theirs.
 //!
 //! Why skipping has a way of its own: more than half of an image lies outside a random crop, and there only the lengths
 //! of codes and the values of DC differences matter.
+
+use std::sync::Arc;
 
 use super::frame::{NATURAL, damaged, truncated};
 use crate::{Error, Result};
 
 /// Bits of a look-up.
 const LOOK_BITS: u32 = 10;
+/// Bits of a look-up of pairs.
+const PAIR_BITS: u32 = 11;
 /// Coefficients of a block.
 pub(super) type Coefficients = [i16; 64];
 
@@ -18,10 +22,6 @@ pub(super) type Coefficients = [i16; 64];
 #[derive(Debug)]
 pub(super) struct Table {
     look: [Code; 1 << LOOK_BITS],
-    /// Symbols with their values: value << 16 | run << 8 | total; 0 where the value reaches beyond a look-up.
-    values: [i32; 1 << LOOK_BITS],
-    /// For passing over blocks: as many symbols as lie within a look-up.
-    several: [Several; 1 << LOOK_BITS],
     /// One past the greatest code of each length, aligned to 16 bits.
     ends: [u32; 17],
     /// What to add to a code of each length to find its symbol.
@@ -29,10 +29,26 @@ pub(super) struct Table {
     symbols: [u8; 256],
 }
 
+/// A table of AC codes, which come with runs of zeros and follow each other.
+#[derive(Debug)]
+pub(super) struct AcTable {
+    pub(super) codes: Table,
+    pairs: Box<[Pair; 1 << PAIR_BITS]>,
+    /// For passing over blocks: as many symbols as lie within a look-up.
+    several: Box<[Several; 1 << LOOK_BITS]>,
+}
+
 /// A symbol as `run << 24 | size << 16 | bits << 8 | total`: zeros before its value, bits of the value, of the code, and of
 /// both; 0 where the code is longer than a look-up. One word, because everything waits for this load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Code(u32);
+
+/// One or two coefficients, perhaps with the end of the block behind them, as `second << 48 | first << 32 | ends << 24 |
+/// places << 16 | place << 8 | total`: their values, how many places both and the first go on, and the bits of them all.
+/// One alone is written twice. 0 where not even one lies within a look-up. An end takes a place as well: behind the
+/// last one there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pair(u64);
 
 /// Symbols that follow each other within a look-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,21 +61,59 @@ struct Several {
     ends: bool,
 }
 
+/// Tables that were built: the last few of each kind, found again by what the file says of them.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    dc: Known<Table>,
+    ac: Known<AcTable>,
+}
+
+/// The last four of a kind, newest last, with their counts and symbols.
+#[derive(Debug)]
+struct Known<T>(Vec<(Vec<u8>, Arc<T>)>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Known<T> {
+    fn get(&mut self, definition: &[u8], build: impl Fn() -> Option<T>) -> Option<Arc<T>> {
+        if let Some((_, table)) = self.0.iter().find(|(known, _)| known == definition) {
+            return Some(Arc::clone(table));
+        }
+        let table = Arc::new(build()?);
+        if self.0.len() == 4 {
+            self.0.remove(0);
+        }
+        self.0.push((definition.to_vec(), Arc::clone(&table)));
+        Some(table)
+    }
+}
+
+impl Tables {
+    /// The table of DC codes of this definition: 16 counts, then symbols; nothing when they are no prefix code.
+    pub(super) fn dc(&mut self, definition: &[u8]) -> Option<Arc<Table>> {
+        self.dc.get(definition, || Table::new(definition).filter(|t| t.symbols.iter().all(|&s| s <= 15)))
+    }
+
+    /// The table of AC codes of this definition.
+    pub(super) fn ac(&mut self, definition: &[u8]) -> Option<Arc<AcTable>> {
+        self.ac.get(definition, || Table::new(definition).and_then(AcTable::new))
+    }
+}
+
 impl Table {
-    /// The table of these code counts (1 to 16 bits) and symbols; nothing when they are no prefix code.
-    pub(super) fn new(counts: &[u8; 16], symbols: &[u8], ac: bool) -> Option<Self> {
+    fn new(definition: &[u8]) -> Option<Self> {
+        let (counts, symbols) = definition.split_first_chunk::<16>()?;
         let mut table = Self {
             look: [Code::default(); 1 << LOOK_BITS],
-            values: [0; 1 << LOOK_BITS],
-            several: [Several::default(); 1 << LOOK_BITS],
             ends: [0; 17],
             offsets: [0; 17],
             symbols: [0; 256],
         };
         table.symbols.get_mut(..symbols.len())?.copy_from_slice(symbols);
-        if !ac && symbols.iter().any(|&s| s > 15) {
-            return None;
-        }
         let (mut code, mut next) = (0u32, 0usize);
         for (bits, &count) in (1..=16u32).zip(counts) {
             table.offsets[bits as usize] = next as i32 - code.cast_signed();
@@ -78,40 +132,7 @@ impl Table {
             table.ends[bits as usize] = code << (16 - bits);
             code <<= 1;
         }
-        if ac {
-            table.join();
-        }
         Some(table)
-    }
-
-    /// Fills `several`: after each symbol, what is left of the look-up is looked up in turn.
-    fn join(&mut self) {
-        for look in 0..1usize << LOOK_BITS {
-            let code = self.look[look];
-            if code.size() > 0 && code.total() <= LOOK_BITS {
-                let next = Next { word: (look as u64) << (64 - LOOK_BITS), count: LOOK_BITS };
-                self.values[look] =
-                    next.value(code) << 16 | (code.run() as i32) << 8 | code.total().cast_signed();
-            }
-            let mut found = Several::default();
-            let mut rest = look;
-            loop {
-                let code = self.look[rest & ((1 << LOOK_BITS) - 1)];
-                let within = u32::from(found.total) + code.total() <= LOOK_BITS;
-                // The first may reach beyond: its length is known from its code alone.
-                if code.total() == 0 || (found.total > 0 && !within) {
-                    break;
-                }
-                found.total += code.total() as u8;
-                found.places += if code.ends() { 1 } else { code.run() as u8 + 1 };
-                found.ends = code.ends();
-                if code.ends() || !within || found.places > 64 {
-                    break;
-                }
-                rest <<= code.total();
-            }
-            self.several[look] = found;
-        }
     }
 
     /// A code that is longer than a look-up; nothing for no code.
@@ -121,6 +142,96 @@ impl Table {
         let bits = (LOOK_BITS + 1..=16).find(|&bits| next16 < self.ends[bits as usize])?;
         let index = self.offsets[bits as usize] + (next16 >> (16 - bits)).cast_signed();
         Some(Code::new(bits, *self.symbols.get(usize::try_from(index).ok()?)?))
+    }
+}
+
+impl AcTable {
+    fn new(codes: Table) -> Option<Self> {
+        // Made on the heap: they are larger than what a worker's stack is planned for.
+        let pairs: Vec<_> = (0..1 << PAIR_BITS).map(|look| codes.pair(look)).collect();
+        let several: Vec<_> = (0..1 << LOOK_BITS).map(|look| codes.several(look)).collect();
+        Some(Self { codes, pairs: pairs.try_into().ok()?, several: several.try_into().ok()? })
+    }
+}
+
+impl Table {
+    /// The coefficients that lie within a look-up.
+    fn pair(&self, look: u64) -> Pair {
+        let within = |next: Next| next.code(self).filter(|code| code.total() <= next.count);
+        let next = Next { word: look << (64 - PAIR_BITS), count: PAIR_BITS };
+        let Some(first) = within(next).filter(|code| code.size() > 0) else { return Pair::default() };
+        let place = first.run() + 1;
+        let one = Pair::new([place, place], [next.value(first), next.value(first)], first.total(), false);
+        let rest = next.without(first.total());
+        match within(rest) {
+            Some(second) if second.ends() => Pair::new(
+                [place, place],
+                [next.value(first), next.value(first)],
+                first.total() + second.total(),
+                true,
+            ),
+            Some(second) if second.size() > 0 => {
+                let places = [place, place + second.run() + 1];
+                Pair::new(
+                    places,
+                    [next.value(first), rest.value(second)],
+                    first.total() + second.total(),
+                    false,
+                )
+            }
+            _ => one,
+        }
+    }
+
+    /// The symbols that lie within a look-up: after each, what is left is looked up in turn.
+    fn several(&self, look: usize) -> Several {
+        let mut found = Several::default();
+        let mut rest = look;
+        loop {
+            let code = self.look[rest & ((1 << LOOK_BITS) - 1)];
+            let within = u32::from(found.total) + code.total() <= LOOK_BITS;
+            // The first may reach beyond: its length is known from its code alone.
+            if code.total() == 0 || (found.total > 0 && !within) {
+                return found;
+            }
+            found.total += code.total() as u8;
+            found.places += if code.ends() { 1 } else { code.run() as u8 + 1 };
+            found.ends = code.ends();
+            if code.ends() || !within || found.places > 64 {
+                return found;
+            }
+            rest <<= code.total();
+        }
+    }
+}
+
+impl Pair {
+    fn new(places: [usize; 2], values: [i32; 2], total: u32, ends: bool) -> Self {
+        let value = |i: usize| u64::from((values[i] as i16).cast_unsigned());
+        let places = (places[1] as u64) << 16 | (places[0] as u64) << 8;
+        Self(value(1) << 48 | value(0) << 32 | u64::from(ends) << 24 | places | u64::from(total))
+    }
+
+    #[inline(always)]
+    fn total(self) -> u32 {
+        self.0 as u32 & 0xFF
+    }
+
+    /// Places up to the first, and up to the last.
+    #[inline(always)]
+    fn places(self) -> [usize; 2] {
+        [(self.0 >> 8) as usize & 0xFF, (self.0 >> 16) as usize & 0xFF]
+    }
+
+    /// 1 if the block ends.
+    #[inline(always)]
+    fn ends(self) -> usize {
+        (self.0 >> 24) as usize & 1
+    }
+
+    #[inline(always)]
+    fn values(self) -> [i16; 2] {
+        [(self.0 >> 32) as i16, (self.0 >> 48) as i16]
     }
 }
 
@@ -179,6 +290,30 @@ impl<'a> Bits<'a> {
     /// Where the next byte will be read.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// MCUs begun so far.
+    #[inline(always)]
+    pub(super) fn begun(&self) -> usize {
+        self.begun
+    }
+
+    /// The place in the file of the next bit, counted in bits.
+    pub(super) fn position(&self) -> u64 {
+        let unread = self.next.count.saturating_sub(self.made_up);
+        let mut at = self.at;
+        for _ in 0..unread.div_ceil(8) {
+            // A zero behind 0xFF is stuffed: both are one byte of data.
+            let stuffed = at >= 2 && self.bytes.get(at - 2..at) == Some(&[0xFF, 0]);
+            at = at.saturating_sub(if stuffed { 2 } else { 1 });
+        }
+        8 * at as u64 + u64::from(unread.next_multiple_of(8) - unread)
+    }
+
+    /// Goes to where MCU number `begun` begins: see [`Bits::position`].
+    pub(super) fn jump(&mut self, begun: usize, bit: u64) {
+        *self = Self { begun, ..Self::new(self.bytes, (bit / 8) as usize, self.interval) };
+        self.next = self.filled(self.next).without((bit % 8) as u32);
     }
 
     /// Whether bits were used that are not in the file.
@@ -269,19 +404,26 @@ impl<'a> Bits<'a> {
 
     /// The AC coefficients of a block, into natural order; gives the zigzag place of the last one.
     #[inline(always)]
-    pub(super) fn ac(&mut self, table: &Table, block: &mut Coefficients) -> Option<usize> {
+    pub(super) fn ac(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<usize> {
         let mut next = self.next;
         let mut k = 0;
         while k < 63 {
             next = self.filled(next);
-            let known = table.values[next.look()];
-            if known != 0 {
-                k += (known >> 8 & 15) as usize + 1;
-                block[usize::from(NATURAL[k & 127])] = (known >> 16) as i16;
-                next = next.without((known & 63).cast_unsigned());
+            let pair = table.pairs[(next.word >> (64 - PAIR_BITS)) as usize];
+            let [first, last] = pair.places().map(|places| k + places);
+            // Of a pair that reaches beyond the block the second belongs to the next one.
+            if pair.0 != 0 && last + pair.ends() < 64 {
+                let [one, other] = pair.values();
+                block[usize::from(NATURAL[first & 63]) & 63] = one;
+                block[usize::from(NATURAL[last & 63]) & 63] = other;
+                next = next.without(pair.total());
+                k = last;
+                if pair.ends() == 1 {
+                    break;
+                }
                 continue;
             }
-            let code = next.code(table)?;
+            let code = next.code(&table.codes)?;
             if code.size() == 0 {
                 next = next.without(code.bits());
                 if code.run() != 15 {
@@ -301,7 +443,7 @@ impl<'a> Bits<'a> {
 
     /// Passes over the AC coefficients of a block.
     #[inline(always)]
-    pub(super) fn skip_ac(&mut self, table: &Table) -> Option<()> {
+    pub(super) fn skip_ac(&mut self, table: &AcTable) -> Option<()> {
         let mut next = self.next;
         let mut k = 1;
         while k < 64 {
@@ -314,7 +456,7 @@ impl<'a> Bits<'a> {
                 k = if several.ends { 64 } else { after };
                 continue;
             }
-            let code = next.code(table)?;
+            let code = next.code(&table.codes)?;
             next = next.without(code.total());
             k = if code.ends() { 64 } else { k + code.run() + 1 };
         }

@@ -1,15 +1,17 @@
 //! JPEG, bit for bit as libjpeg-turbo decodes it, and no more of it than is wanted.
 //!
-//! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`]) -> samples ([`idct`]) -> RGB rows of the region ([`color`]).
+//! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`], [`checkpoints`]) -> samples ([`idct`]) -> RGB rows of the region
+//! ([`color`]).
 //! Memory: coefficients of one MCU row and samples of two, of the columns that the region touches; bounded by
 //! `ImageHeader::library_bytes`. The picture, of the region alone, goes into the caller's scratch.
 //!
-//! Above and beside the region only the lengths of codes are looked at; below it nothing is. Progressive files and those
-//! with several scans need all their coefficients first ([`stored`]).
+//! Above and beside the region only the lengths of codes are looked at, or nothing where checkpoints lead past; below it
+//! nothing is. Progressive files and those with several scans need all their coefficients first ([`stored`]).
 //!
 //! Not as libjpeg-turbo: files that it decodes with a warning are errors; the first scans of a progressive file that lacks
 //! its last ones are not smoothed.
 
+pub mod checkpoints;
 mod color;
 mod entropy;
 mod frame;
@@ -17,15 +19,19 @@ mod huffman;
 mod idct;
 mod stored;
 
+use self::checkpoints::Checkpoints;
 use self::entropy::Walk;
 use self::frame::{Color, Component, Frame, Markers, damaged};
-use self::huffman::Coefficients;
+use self::huffman::{Coefficients, Tables};
 use self::stored::Stored;
 use super::{Decode, Picture, Region, Request, simd};
 use crate::{Error, Result};
 
-#[derive(Debug)]
-pub(super) struct Jpeg;
+/// The decoder of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Jpeg {
+    tables: Tables,
+}
 
 const END: [u8; 2] = [0xFF, 0xD9];
 
@@ -44,7 +50,7 @@ impl Decode for Jpeg {
         if !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
             return Err(Error::Decode("truncated JPEG: the end marker is missing".into()));
         }
-        let mut markers = Markers::new(bytes);
+        let mut markers = Markers::new(bytes, &mut self.tables);
         let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the picture has no data"))?;
         let frame =
             markers.frame().cloned().ok_or_else(|| damaged(scan.at, "data before the frame header"))?;
@@ -61,7 +67,8 @@ impl Decode for Jpeg {
             return Decoding::new(&frame, color, &quant, picture).run(Coding::Stored(&stored), target);
         }
         let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
-        let walk = Walk::new(bytes, &markers, &frame, &scan)?;
+        let checkpoints = request.checkpoints.and_then(|record| Checkpoints::of(record, bytes));
+        let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints)?;
         Decoding::new(&frame, color, &quant, picture).run(Coding::Sequential(walk), target)
     }
 }
@@ -89,6 +96,23 @@ enum Coding<'a> {
     Sequential(Walk<'a>),
     /// From memory, after all scans were read.
     Stored(&'a Stored),
+}
+
+/// [`Walk::seek`] for those who do nothing else, with shifts as in [`Decoding::run`].
+fn pass_to(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    if simd::avx2() {
+        // SAFETY: all four were found, see `simd::avx2`.
+        #[expect(unsafe_code, reason = "instructions that were looked for")]
+        return unsafe { pass_to_bmi2(walk, mcu) };
+    }
+    walk.seek(mcu)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+fn pass_to_bmi2(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
+    walk.seek(mcu)
 }
 
 /// One component of the part that is decoded.
@@ -187,20 +211,12 @@ impl<'a> Decoding<'a> {
         let bottom = (region.y + region.height) as usize;
         let mut next = region.y as usize;
         let across = self.frame.mcus_across();
-        if let Coding::Sequential(walk) = &mut coding {
-            for _ in 0..self.rows.start {
-                walk.skip(across)?;
-            }
-        }
         for row in self.rows.clone() {
             let last = row + 1 == self.rows.end;
             match &mut coding {
                 Coding::Sequential(walk) => {
-                    walk.skip(self.columns.start)?;
+                    walk.seek(row * across + self.columns.start)?;
                     walk.read(&mut self.planes, self.columns.len())?;
-                    if !last {
-                        walk.skip(across - self.columns.end)?;
-                    }
                 }
                 Coding::Stored(stored) => stored.copy(row, self.columns.clone(), &mut self.planes),
             }
@@ -324,11 +340,19 @@ mod tests {
     }
 
     fn decode(bytes: &[u8], region: Option<Region>) -> Result<(Vec<u8>, Picture)> {
+        decode_by(bytes, region, None)
+    }
+
+    fn decode_by(
+        bytes: &[u8],
+        region: Option<Region>,
+        checkpoints: Option<&[u8]>,
+    ) -> Result<(Vec<u8>, Picture)> {
         let header = header::of(bytes)?;
         let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
-        let request = Request { header: &header, region: region.unwrap_or(whole), entry: None, raw: false };
+        let request = Request { header: &header, region: region.unwrap_or(whole), checkpoints, raw: false };
         let mut into = vec![0; header.decoded_bytes() as usize];
-        let picture = Jpeg.decode(bytes, &request, &mut into)?;
+        let picture = Jpeg::default().decode(bytes, &request, &mut into)?;
         into.truncate(picture.bytes());
         Ok((into, picture))
     }
@@ -367,6 +391,44 @@ mod tests {
                 let n = 3 * region.width as usize;
                 prop_assert_eq!(&part[ours..ours + n], &whole[theirs..theirs + n], "row {}", row);
             }
+        }
+
+        /// Checkpoints change no pixel, however many there are; a record of other bytes is none.
+        #[test]
+        fn checkpoints_lead_to_the_same_pixels(
+            width in 1u16..200, height in 1u16..200, sampling in 0usize..7, restart in 0u16..9, room in 0usize..400,
+            corner in (0u32..200, 0u32..200), size in (1u32..120, 1u32..120), damaged in 0usize..4000,
+        ) {
+            let mut bytes = encoded(width, height, SAMPLINGS[sampling], restart, false);
+            let (x, y) = (corner.0 % u32::from(width), corner.1 % u32::from(height));
+            let (width, height) = (size.0.min(u32::from(width) - x), size.1.min(u32::from(height) - y));
+            let region = Some(Region { x, y, width, height });
+            let mut record = vec![1; room];
+            checkpoints::record(&bytes, &mut record);
+            let known = Checkpoints::of(&record, &bytes).is_some();
+            prop_assert_eq!(known, room >= 24);
+            prop_assert_eq!(decode_by(&bytes, region, Some(&record)).unwrap(), decode(&bytes, region).unwrap());
+            let at = damaged % bytes.len();
+            bytes[at] ^= 16;
+            prop_assert!(Checkpoints::of(&record, &bytes).is_none());
+        }
+
+        /// A record that passes its own checks and lies is no panic.
+        #[test]
+        fn a_forged_record_is_no_panic(words in prop::collection::vec(any::<u64>(), 1..40), every in 1u32..50) {
+            let bytes = encoded(90, 70, SamplingFactor::F_2_2, 3, false);
+            let mut record = vec![0; 24 + 8 * words.len()];
+            checkpoints::record(&bytes, &mut record);
+            record[18..20].copy_from_slice(&(words.len() as u16).to_le_bytes());
+            record[20..24].copy_from_slice(&every.to_le_bytes());
+            for (to, word) in record[24..].chunks_exact_mut(8).zip(&words) {
+                to.copy_from_slice(&(word & 0x3FFF_FFFF_F000_1FFF).to_le_bytes());
+            }
+            let check = xxhash_rust::xxh3::xxh3_64(&record[8..]);
+            record[..8].copy_from_slice(&check.to_le_bytes());
+            prop_assert!(Checkpoints::of(&record, &bytes).is_some());
+            let region = Region { x: 33, y: 50, width: 20, height: 10 };
+            let _pixels_or_error = decode_by(&bytes, Some(region), Some(&record));
         }
 
         /// So is one that lacks bytes before a restart marker, where the next interval is whole.

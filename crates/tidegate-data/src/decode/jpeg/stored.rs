@@ -7,7 +7,7 @@
 
 use super::Plane;
 use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
-use super::huffman::{Bits, Coefficients, Table};
+use super::huffman::{AcTable, Bits, Coefficients, Table};
 use crate::{Error, Result};
 
 /// Scans that are read at most: each costs a walk over all blocks, and real files have about ten.
@@ -167,14 +167,14 @@ impl Walk<'_, '_> {
     }
 
     /// The first bits of AC coefficients.
-    fn ac_first(&mut self, table: &Table, block: &mut Coefficients) -> Option<()> {
+    fn ac_first(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<()> {
         if self.run > 0 {
             self.run -= 1;
             return Some(());
         }
         let (mut k, end) = (*self.scan.places.start(), *self.scan.places.end());
         while k <= end {
-            let (run, size) = self.bits.symbol(table)?;
+            let (run, size) = self.bits.symbol(&table.codes)?;
             if size > 0 {
                 k += run;
                 block[usize::from(NATURAL[k & 127])] =
@@ -191,12 +191,12 @@ impl Walk<'_, '_> {
     }
 
     /// One more bit of AC coefficients: of those that are known, and new ones.
-    fn ac_more(&mut self, table: &Table, block: &mut Coefficients) -> Option<()> {
+    fn ac_more(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<()> {
         let (mut k, end) = (*self.scan.places.start(), *self.scan.places.end());
         let one = 1i16 << self.scan.low;
         if self.run == 0 {
             while k <= end {
-                let (mut zeros, size) = self.bits.symbol(table)?;
+                let (mut zeros, size) = self.bits.symbol(&table.codes)?;
                 let mut new = 0;
                 if size > 0 {
                     new = if self.bits.take(1) == 1 { one } else { -one };
