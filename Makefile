@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -51,6 +51,11 @@ test-slow: install
 bench:
 	cargo bench -p tidegate-core
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
+
+# Builds libjpeg-turbo, which takes cmake and nasm.
+bench-jpeg:
+	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs>; 'tidegate synth photos' makes one" && exit 2)
+	cargo run --release --locked --manifest-path bench/jpeg/Cargo.toml --target-dir target/bench-jpeg -- "$(DATA)"
 
 # The interpreter of the peers is PEERS_PYTHON: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)

@@ -12,6 +12,7 @@ processes.  SPDL needs the FFmpeg libraries on LD_LIBRARY_PATH.
 import math
 import os
 import random
+import shutil
 from glob import glob
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def make_shards(peer, folder, out, shards=8):
         from litdata import optimize
 
         optimize(shard_sample, samples, out, chunk_bytes=size, num_workers=1, verbose=False)
+    elif peer == "tidegate_checkpoints":
+        import tidegate as tg
+
+        shutil.copytree(folder, out, copy_function=os.link)
+        tg.open(out, checkpoints=True)
     else:
         raise ValueError(f"{peer} reads the image folder itself")
 
@@ -330,3 +336,7 @@ def tidegate_loader(data_dir, batch, workers):
         fields={field: tg.Image(SIZE, crop="random", flip=True)},
     )
     return Loader(lambda: (b[field] for b in loader), loader.close)
+
+
+# The same over the same files, beside which checkpoints were made.
+tidegate_checkpoints_loader = tidegate_loader

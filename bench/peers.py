@@ -22,8 +22,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOLDER = ["tidegate", "dali", "tfdata", "torch", "spdl", "datago", "grain"]
-SHARDS = {"webdataset": "webdataset", "mosaicml": "mosaicml", "litdata": "litdata"}
-PEERS = FOLDER + list(SHARDS)
+# What is made of the folder first: the peers' own shards; for Tidegate the same files with checkpoints beside them.
+SHARDS = ["tidegate_checkpoints", "webdataset", "mosaicml", "litdata"]
+PEERS = FOLDER + SHARDS
 TAR = ["tidegate", "webdataset"]
 
 

@@ -99,3 +99,24 @@ def test_resizing_is_pillows_antialiased_bilinear(tmp_path, form):
         far = difference(ours, expected)
         assert far[0] <= 2
         assert far[1] <= 0.2
+
+
+def test_checkpoints_change_no_pixel(tmp_path, folder):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        options = {"quality": 97, "subsampling": i % 3, "progressive": i == 5}
+        (photos / f"{i}.jpg").write_bytes(encoded(picture(i, 240 + i, 200 - i), **options))
+
+    def crops(source):
+        fields = {"image": tg.Image(64, crop="random")}
+        loader = tg.Loader(source, batch_size=12, memory=tg.Budget("64MiB"), shuffle=True, seed=1, fields=fields)
+        return next(iter(loader))["image"].copy(), str(loader.report())
+
+    plain, without = crops(tg.open(photos))
+    entered, with_checkpoints = crops(tg.open(photos, checkpoints=True))
+    assert (plain == entered).all()
+    assert "12 samples with JPEG checkpoints" in with_checkpoints
+    assert "checkpoints" not in without
+    with pytest.raises(tg.ConfigError, match="less than 10 KB"):
+        tg.open(folder, checkpoints=True)

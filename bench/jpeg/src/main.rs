@@ -1,0 +1,245 @@
+//! Tidegate's JPEG decoder beside libjpeg-turbo and zune-jpeg, on one core: `make bench-jpeg DATA=<folder of JPEGs>`.
+//!
+//! Flow: a folder of JPEGs, the same at 4:2:0, and pictures of 3 megapixels -> the same random-resized-crop boxes and the same
+//! resize for everyone, in interleaved rounds -> images a second of processor time, medians, as a table and as JSON lines.
+//! Memory: 200 pictures of each kind.
+
+mod peers;
+
+use std::path::Path;
+
+use tidegate::synth::{self, Form, Recipe};
+use tidegate_data::batch::geometry::{Draw, geometry};
+use tidegate_data::batch::resize::Scaler;
+use tidegate_data::batch::{Crop, ImageSpec};
+use tidegate_data::decode::checkpoints;
+use tidegate_data::decode::header::{self, Format, ImageHeader};
+use tidegate_data::decode::{Decoders, Picture, Region, Request};
+use tidegate_data::source::checkpoints::fitting_bytes;
+
+const SIZE: u32 = 224;
+const PICTURES: usize = 200;
+const ROUNDS: usize = 7;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A picture, the box that is wanted of it, and its checkpoints.
+struct Case {
+    bytes: Vec<u8>,
+    header: ImageHeader,
+    region: Region,
+    record: Vec<u8>,
+}
+
+/// What a contender keeps between pictures.
+struct Room {
+    pixels: Vec<u8>,
+    small: Vec<u8>,
+    scaler: Scaler,
+    decoders: Decoders,
+    turbo: peers::Turbo,
+}
+
+impl Room {
+    fn new() -> Result<Self, Failure> {
+        let small = vec![0; 3 * (SIZE * SIZE) as usize];
+        let (scaler, decoders, turbo) = (Scaler::default(), Decoders::default(), peers::Turbo::new()?);
+        Ok(Self { pixels: Vec::new(), small, scaler, decoders, turbo })
+    }
+}
+
+type Contender = (&'static str, fn(&Case, &mut Room) -> Result<(), Failure>);
+
+/// Crops of 224 pixels, bilinear with antialiasing.
+const CROPS: [Contender; 6] = [
+    ("tidegate", |case, room| ours(case, room, None)),
+    ("tidegate, checkpoints", |case, room| ours(case, room, Some(&case.record))),
+    ("libjpeg-turbo, partial", |case, room| {
+        let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
+        resize(room, picture, case.region)
+    }),
+    ("libjpeg-turbo, partial, scaled", |case, room| {
+        let scale = scale_of(case.region);
+        let picture = room.turbo.partial(&case.bytes, case.region, scale, &mut room.pixels)?;
+        let Region { x, y, width, height } = case.region;
+        resize(
+            room,
+            picture,
+            Region { x: x / scale, y: y / scale, width: width / scale, height: height / scale },
+        )
+    }),
+    ("libjpeg-turbo, whole", |case, room| {
+        let picture = room.turbo.whole(&case.bytes, &case.header, &mut room.pixels)?;
+        resize(room, picture, case.region)
+    }),
+    ("zune-jpeg, whole", |case, room| {
+        let picture = peers::zune(&case.bytes, &case.header, &mut room.pixels)?;
+        resize(room, picture, case.region)
+    }),
+];
+
+/// Whole pictures, not resized.
+const WHOLE: [Contender; 3] = [
+    ("tidegate", |case, room| decode(case, whole(&case.header), None, room).map(|_| ())),
+    ("libjpeg-turbo", |case, room| room.turbo.whole(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
+    ("zune-jpeg", |case, room| peers::zune(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
+];
+
+fn whole(header: &ImageHeader) -> Region {
+    Region { x: 0, y: 0, width: header.width, height: header.height }
+}
+
+/// The largest reduction of 1, 2, 4, 8 that leaves the target covered.
+fn scale_of(region: Region) -> u32 {
+    let covered = region.width.min(region.height) / SIZE;
+    1 << covered.clamp(1, 8).ilog2()
+}
+
+fn decode(case: &Case, region: Region, record: Option<&[u8]>, room: &mut Room) -> Result<Picture, Failure> {
+    let request = Request { header: &case.header, region, checkpoints: record, raw: false };
+    room.pixels.resize(case.header.decoded_bytes() as usize, 0);
+    Ok(room.decoders.of(Format::Jpeg).decode(&case.bytes, &request, &mut room.pixels)?)
+}
+
+fn ours(case: &Case, room: &mut Room, record: Option<&[u8]>) -> Result<(), Failure> {
+    let picture = decode(case, case.region, record, room)?;
+    resize(room, picture, case.region)
+}
+
+fn resize(room: &mut Room, picture: Picture, region: Region) -> Result<(), Failure> {
+    let size = (picture.region.width, picture.region.height);
+    let pixels = &room.pixels[..picture.bytes()];
+    Ok(room.scaler.rgb(pixels, size, picture.within(region), (SIZE, SIZE), &mut room.small)?)
+}
+
+fn cases(files: Vec<Vec<u8>>) -> Result<Vec<Case>, Failure> {
+    let spec = ImageSpec { size: Some((SIZE, SIZE)), crop: Crop::Random, ..ImageSpec::default() };
+    let mean = files.iter().map(Vec::len).sum::<usize>() / files.len();
+    let room = fitting_bytes(mean as u64).ok_or("pictures too small for checkpoints")? as usize;
+    let case = |(position, bytes): (usize, Vec<u8>)| {
+        let header = header::of(&bytes)?;
+        let draw = Draw { seed: 1, epoch: 0, position: position as u64 };
+        let region = geometry(&spec, header.oriented(), draw).region;
+        let mut record = vec![0; room];
+        checkpoints::record(&bytes, &mut record);
+        Ok(Case { bytes, header, region, record })
+    };
+    files.into_iter().enumerate().map(case).collect()
+}
+
+/// Pictures a second of processor time, round by round.
+type Rates = Vec<f64>;
+
+/// The rates of each contender, in interleaved rounds.
+fn measure(cases: &[Case], contenders: &[Contender]) -> Result<Vec<Rates>, Failure> {
+    let mut room = Room::new()?;
+    let mut rates = vec![Rates::new(); contenders.len()];
+    for round in 0..=ROUNDS {
+        for ((_, contender), rates) in contenders.iter().zip(&mut rates) {
+            let began = seconds();
+            for case in cases {
+                contender(case, &mut room)?;
+            }
+            // The first round warms up.
+            if round > 0 {
+                rates.push(cases.len() as f64 / (seconds() - began));
+            }
+        }
+    }
+    Ok(rates)
+}
+
+fn median(mut values: Rates) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Prints a row for each contender: its rates, and how many times those of the `reference` they are.
+fn table(
+    data: &str,
+    what: &str,
+    cases: &[Case],
+    contenders: &[Contender],
+    reference: usize,
+) -> Result<(), Failure> {
+    let measured = measure(cases, contenders)?;
+    for ((name, _), rates) in contenders.iter().zip(&measured) {
+        let times = rates.iter().zip(&measured[reference]).map(|(ours, theirs)| ours / theirs).collect();
+        let (low, high) = rates.iter().fold((f64::MAX, 0f64), |(low, high), &r| (low.min(r), high.max(r)));
+        let (rate, times) = (median(rates.clone()), median(times));
+        println!("| {what}: {name} | {rate:.0} | {low:.0}–{high:.0} | {times:.2} |");
+        eprintln!("{}", serde_json::json!({"data": data, "what": what, "contender": name, "rates": rates}));
+    }
+    Ok(())
+}
+
+/// Processor time of this thread.
+fn seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Our crops are those of libjpeg-turbo, and checkpoints change nothing: the greatest difference of any value.
+fn difference(cases: &[Case]) -> Result<u8, Failure> {
+    let mut room = Room::new()?;
+    let mut most = 0;
+    for case in cases {
+        let mut crops = Vec::new();
+        for (_, contender) in [&CROPS[0], &CROPS[1], &CROPS[4]] {
+            contender(case, &mut room)?;
+            crops.push(room.small.clone());
+        }
+        for other in &crops[1..] {
+            most = crops[0].iter().zip(other).fold(most, |most, (a, b)| most.max(a.abs_diff(*b)));
+        }
+    }
+    Ok(most)
+}
+
+fn files_below(folder: &Path, found: &mut Vec<std::path::PathBuf>) -> Result<(), Failure> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files_below(&path, found)?;
+        } else if path.extension().is_some_and(|e| e == "jpg" || e == "jpeg") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn pictures(folder: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut paths = Vec::new();
+    files_below(folder, &mut paths)?;
+    paths.sort();
+    let step = (paths.len() / PICTURES).max(1);
+    Ok(paths.iter().step_by(step).take(PICTURES).map(std::fs::read).collect::<Result<_, _>>()?)
+}
+
+fn main() -> Result<(), Failure> {
+    let folder = std::env::args().nth(1).ok_or("usage: tidegate-bench-jpeg FOLDER")?;
+    let given = pictures(Path::new(&folder))?;
+    let mut turbo = peers::Turbo::new()?;
+    let subsampled = given.iter().map(|bytes| turbo.subsampled(bytes)).collect::<Result<Vec<_>, _>>()?;
+    let large = tempfile::tempdir()?;
+    let recipe = Recipe { samples: 48, classes: 1, seed: 5, width: 2000, form: Form::Folder, shard: 48 };
+    synth::dataset(large.path(), &recipe, &|_| ())?;
+    let large = pictures(large.path())?;
+    for (name, files) in [("as given", given), ("4:2:0, quality 85", subsampled), ("3 megapixels", large)] {
+        let cases = cases(files)?;
+        let mean = |of: fn(&Case) -> usize| cases.iter().map(of).sum::<usize>() / cases.len();
+        let bytes = mean(|case| case.bytes.len());
+        println!(
+            "\n{name}: {} pictures, mean {bytes} bytes, {:.2} megapixels, checkpoints {:.1} % of that; greatest difference \
+             from libjpeg-turbo: {}\n",
+            cases.len(),
+            mean(|case| (case.header.width * case.header.height) as usize) as f64 / 1e6,
+            100.0 * mean(|case| case.record.len()) as f64 / bytes as f64,
+            difference(&cases)?
+        );
+        println!("| | images/s | range | times libjpeg-turbo |\n|-|-|-|-|");
+        table(name, "crop", &cases, &CROPS, 2)?;
+        table(name, "whole", &cases, &WHOLE, 1)?;
+    }
+    Ok(())
+}
