@@ -28,7 +28,7 @@ pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) ->
     }
     // All files are read, on other threads, so that Ctrl-C is seen here.
     let stop = AtomicBool::new(false);
-    let progress = |_| match stop.load(Ordering::Relaxed) {
+    let progress = |_, _| match stop.load(Ordering::Relaxed) {
         true => Err(tidegate::Error::Config("interrupted".into())),
         false => Ok(()),
     };

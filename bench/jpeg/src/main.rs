@@ -35,6 +35,7 @@ struct Case {
 struct Room {
     pixels: Vec<u8>,
     small: Vec<u8>,
+    record: Vec<u8>,
     scaler: Scaler,
     decoders: Decoders,
     turbo: peers::Turbo,
@@ -44,7 +45,7 @@ impl Room {
     fn new() -> Result<Self, Failure> {
         let small = vec![0; 3 * (SIZE * SIZE) as usize];
         let (scaler, decoders, turbo) = (Scaler::default(), Decoders::default(), peers::Turbo::new()?);
-        Ok(Self { pixels: Vec::new(), small, scaler, decoders, turbo })
+        Ok(Self { pixels: Vec::new(), small, record: Vec::new(), scaler, decoders, turbo })
     }
 }
 
@@ -84,6 +85,13 @@ const WHOLE: [Contender; 3] = [
     ("libjpeg-turbo", |case, room| room.turbo.whole(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
     ("zune-jpeg", |case, room| peers::zune(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
 ];
+
+/// Records of checkpoints, as an index is made.
+const RECORDS: [Contender; 1] = [("tidegate", |case, room| {
+    room.record.resize(case.record.len(), 0);
+    checkpoints::record(&case.bytes, &mut room.record);
+    Ok(())
+})];
 
 fn whole(header: &ImageHeader) -> Region {
     Region { x: 0, y: 0, width: header.width, height: header.height }
@@ -240,6 +248,7 @@ fn main() -> Result<(), Failure> {
         println!("| | images/s | range | times libjpeg-turbo |\n|-|-|-|-|");
         table(name, "crop", &cases, &CROPS, 2)?;
         table(name, "whole", &cases, &WHOLE, 1)?;
+        table(name, "checkpoints made", &cases, &RECORDS, 0)?;
     }
     Ok(())
 }

@@ -158,7 +158,9 @@ fn decode(bytes: &[u8]) {
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);
         let mut decoders = Decoders::default();
-        let _outcome = decoders.of(header.format).decode(bytes, &request, &mut into);
+        drop(decoders.of(header.format).decode(bytes, &request, &mut into));
+        let kept = HELD.with(Cell::get) - before;
+        assert!(kept <= Decoders::KEPT_BYTES as i64, "{kept} bytes are kept");
         let taken = PEAK.with(Cell::get) - before;
         check_bound(&header, bytes, taken);
     }

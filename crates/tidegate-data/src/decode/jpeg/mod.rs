@@ -367,6 +367,26 @@ mod tests {
         SamplingFactor::F_2_4,
     ];
 
+    /// What a record says is what is decoded: with other predictors in it, the region has other pixels.
+    #[test]
+    fn a_region_is_entered_at_a_checkpoint() {
+        let bytes = encoded(160, 160, SamplingFactor::F_2_2, 0, false);
+        let region = Some(Region { x: 80, y: 96, width: 40, height: 40 });
+        let mut record = vec![0; 24 + 8 * 20];
+        checkpoints::record(&bytes, &mut record);
+        assert!(checkpoints::count(&record) > 10);
+        let plain = decode(&bytes, region).unwrap();
+        assert!(decode_by(&bytes, region, Some(&record)).unwrap() == plain);
+        for word in record[24..].chunks_exact_mut(8) {
+            // A bit of the first predictor.
+            word[4] ^= 1;
+        }
+        let used = 24 + 8 * checkpoints::count(&record);
+        let check = xxhash_rust::xxh3::xxh3_64(&record[8..used]);
+        record[..8].copy_from_slice(&check.to_le_bytes());
+        assert!(decode_by(&bytes, region, Some(&record)).unwrap() != plain);
+    }
+
     proptest! {
         /// The pixels of a region are those of the whole picture.
         #[test]
