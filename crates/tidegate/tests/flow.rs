@@ -392,6 +392,33 @@ fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
 }
 
 #[test]
+fn what_workers_have_for_themselves_goes_to_a_batch_that_lacks_memory() {
+    let dir = pictures("give-back", 60, Form::Folder);
+    let class = dir.join("class_000");
+    let good = fs::read(fs::read_dir(&class).unwrap().next().unwrap().unwrap().path()).unwrap();
+    let at = good.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    // Headers that ask for much, and for more than there is.
+    for side in (500u16..1300).step_by(50).chain([50_000]) {
+        let mut large = good.clone();
+        large[at + 5..at + 9].copy_from_slice(&[side.to_be_bytes(), side.to_be_bytes()].concat());
+        fs::write(class.join(format!("large-{side}.jpg")), large).unwrap();
+    }
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let fields = vec![("image".into(), FieldSpec::Image(ImageSpec::default()))];
+    for budget in [8 << 20, 9 << 20, 10 << 20, 12 << 20] {
+        let options = Options {
+            fields: fields.clone(),
+            on_error: OnError::Skip,
+            max_failure_rate: 1.0,
+            workers: Some(8),
+            ..options(1)
+        };
+        let mut loader = Loader::new(Arc::clone(&source), options, Budget::new(budget)).unwrap();
+        assert_eq!(epoch(&mut loader).len(), 60, "{budget} bytes");
+    }
+}
+
+#[test]
 fn a_file_that_changes_is_named() {
     let dir = pictures("change", 12, Form::Tar);
     let source = open(dir.to_str().unwrap(), false).unwrap();
