@@ -8,16 +8,19 @@ mod peers;
 
 use std::path::Path;
 
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use tidegate::synth::{self, Form, Recipe};
 use tidegate_data::batch::geometry::{Draw, geometry};
-use tidegate_data::batch::resize::Scaler;
+use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_data::decode::checkpoints;
-use tidegate_data::decode::header::{self, Format, ImageHeader};
-use tidegate_data::decode::{Decoders, Picture, Region, Request};
+use tidegate_data::decode::header::{self, ImageHeader};
+use tidegate_data::decode::{Decoders, Pixel, Region, Request, Rows};
 use tidegate_data::source::checkpoints::fitting_bytes;
 
 const SIZE: u32 = 224;
+const TO: (u32, u32) = (SIZE, SIZE);
 const PICTURES: usize = 200;
 const ROUNDS: usize = 7;
 
@@ -37,27 +40,55 @@ struct Room {
     small: Vec<u8>,
     record: Vec<u8>,
     scaler: Scaler,
+    resizer: Resizer,
     decoders: Decoders,
     turbo: peers::Turbo,
 }
 
 impl Room {
     fn new() -> Result<Self, Failure> {
-        let small = vec![0; 3 * (SIZE * SIZE) as usize];
-        let (scaler, decoders, turbo) = (Scaler::default(), Decoders::default(), peers::Turbo::new()?);
-        Ok(Self { pixels: Vec::new(), small, record: Vec::new(), scaler, decoders, turbo })
+        Ok(Self {
+            pixels: Vec::new(),
+            small: vec![0; 3 * (SIZE * SIZE) as usize],
+            record: Vec::new(),
+            scaler: Scaler::default(),
+            resizer: Resizer::new(),
+            decoders: Decoders::default(),
+            turbo: peers::Turbo::new()?,
+        })
+    }
+}
+
+/// Takes rows into one picture.
+struct Whole<'a> {
+    into: &'a mut [u8],
+    stride: usize,
+    rows: usize,
+}
+
+impl Rows for Whole<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.into[self.rows * self.stride..][..self.stride]
+    }
+
+    fn done(&mut self) {
+        self.rows += 1;
     }
 }
 
 type Contender = (&'static str, fn(&Case, &mut Room) -> Result<(), Failure>);
 
-/// Crops of 224 pixels, bilinear with antialiasing.
-const CROPS: [Contender; 6] = [
+/// Crops of 224 pixels, bilinear with antialiasing, by our resizer unless another is named.
+const CROPS: [Contender; 7] = [
     ("tidegate", |case, room| ours(case, room, None)),
     ("tidegate, checkpoints", |case, room| ours(case, room, Some(&case.record))),
     ("libjpeg-turbo, partial", |case, room| {
         let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
         resize(room, picture, case.region)
+    }),
+    ("libjpeg-turbo, partial; fast_image_resize", |case, room| {
+        let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
+        library_resize(room, picture, case.region)
     }),
     ("libjpeg-turbo, partial, scaled", |case, room| {
         let scale = scale_of(case.region);
@@ -70,20 +101,22 @@ const CROPS: [Contender; 6] = [
         )
     }),
     ("libjpeg-turbo, whole", |case, room| {
-        let picture = room.turbo.whole(&case.bytes, &case.header, &mut room.pixels)?;
+        let picture = room.turbo.whole(&case.bytes, &case.header, 4, &mut room.pixels)?;
         resize(room, picture, case.region)
     }),
     ("zune-jpeg, whole", |case, room| {
-        let picture = peers::zune(&case.bytes, &case.header, &mut room.pixels)?;
+        let picture = peers::zune(&case.bytes, &case.header, 4, &mut room.pixels)?;
         resize(room, picture, case.region)
     }),
 ];
 
 /// Whole pictures, not resized.
 const WHOLE: [Contender; 3] = [
-    ("tidegate", |case, room| decode(case, whole(&case.header), None, room).map(|_| ())),
-    ("libjpeg-turbo", |case, room| room.turbo.whole(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
-    ("zune-jpeg", |case, room| peers::zune(&case.bytes, &case.header, &mut room.pixels).map(|_| ())),
+    ("tidegate", |case, room| decode(case, whole(&case.header), room)),
+    ("libjpeg-turbo", |case, room| {
+        room.turbo.whole(&case.bytes, &case.header, 3, &mut room.pixels).map(|_| ())
+    }),
+    ("zune-jpeg", |case, room| peers::zune(&case.bytes, &case.header, 3, &mut room.pixels).map(|_| ())),
 ];
 
 /// Records of checkpoints, as an index is made.
@@ -103,21 +136,50 @@ fn scale_of(region: Region) -> u32 {
     1 << covered.clamp(1, 8).ilog2()
 }
 
-fn decode(case: &Case, region: Region, record: Option<&[u8]>, room: &mut Room) -> Result<Picture, Failure> {
-    let request = Request { header: &case.header, region, checkpoints: record, raw: false };
-    room.pixels.resize(case.header.decoded_bytes() as usize, 0);
-    Ok(room.decoders.of(Format::Jpeg).decode(&case.bytes, &request, &mut room.pixels)?)
+fn decode(case: &Case, region: Region, room: &mut Room) -> Result<(), Failure> {
+    let request = Request { header: &case.header, region, pixel: Pixel::Rgb, checkpoints: None };
+    room.pixels.resize(3 * (region.width * region.height) as usize, 0);
+    let mut rows = Whole { into: &mut room.pixels, stride: 3 * region.width as usize, rows: 0 };
+    Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
 }
 
-fn ours(case: &Case, room: &mut Room, record: Option<&[u8]>) -> Result<(), Failure> {
-    let picture = decode(case, case.region, record, room)?;
-    resize(room, picture, case.region)
+fn part(region: Region) -> [(f64, f64); 2] {
+    [(0.0, region.width.into()), (0.0, region.height.into())]
 }
 
-fn resize(room: &mut Room, picture: Picture, region: Region) -> Result<(), Failure> {
-    let size = (picture.region.width, picture.region.height);
-    let pixels = &room.pixels[..picture.bytes()];
-    Ok(room.scaler.rgb(pixels, size, picture.within(region), (SIZE, SIZE), &mut room.small)?)
+fn ours(case: &Case, room: &mut Room, checkpoints: Option<&[u8]>) -> Result<(), Failure> {
+    let region = case.region;
+    let request = Request { header: &case.header, region, pixel: Pixel::Rgbx, checkpoints };
+    let size = (region.width, region.height);
+    let mut rows = room.scaler.begin(size, part(region), TO, down_first(size, TO), &mut room.small);
+    Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
+}
+
+/// Gives the rows of a region of what a peer decoded to our resizer.
+fn resize(room: &mut Room, picture: peers::Picture, region: Region) -> Result<(), Failure> {
+    let size = (region.width, region.height);
+    let mut rows = room.scaler.begin(size, part(region), TO, down_first(size, TO), &mut room.small);
+    let (left, top) = (region.x - picture.region.x, region.y - picture.region.y);
+    for row in
+        room.pixels.chunks_exact(4 * picture.region.width as usize).skip(top as usize).take(size.1 as usize)
+    {
+        rows.room().copy_from_slice(&row[4 * left as usize..][..4 * size.0 as usize]);
+        rows.done();
+    }
+    Ok(())
+}
+
+/// The same by fast_image_resize.
+fn library_resize(room: &mut Room, picture: peers::Picture, region: Region) -> Result<(), Failure> {
+    let Region { x, y, width, height } = picture.region;
+    let bytes = &room.pixels[..4 * (width * height) as usize];
+    let source = ImageRef::new(width, height, bytes, PixelType::U8x4)?;
+    let cut = CroppedImage::new(&source, region.x - x, region.y - y, region.width, region.height)?;
+    let mut target = Image::new(SIZE, SIZE, PixelType::U8x4);
+    let options =
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+    room.resizer.resize(&cut, &mut target, &options)?;
+    Ok(())
 }
 
 fn cases(files: Vec<Vec<u8>>) -> Result<Vec<Case>, Failure> {
@@ -193,7 +255,7 @@ fn difference(cases: &[Case]) -> Result<u8, Failure> {
     let mut most = 0;
     for case in cases {
         let mut crops = Vec::new();
-        for (_, contender) in [&CROPS[0], &CROPS[1], &CROPS[4]] {
+        for (_, contender) in [&CROPS[0], &CROPS[1], &CROPS[5]] {
             contender(case, &mut room)?;
             crops.push(room.small.clone());
         }

@@ -6,14 +6,28 @@
 
 use std::ffi::{CStr, c_void};
 
+use tidegate_data::decode::Region;
 use tidegate_data::decode::header::ImageHeader;
-use tidegate_data::decode::{Picture, Region};
 use turbojpeg_sys as tj;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::Failure;
+
+/// What a peer decoded at the start of a buffer, which contains the region asked for.
+#[derive(Clone, Copy)]
+pub struct Picture {
+    pub region: Region,
+    /// Bytes a pixel: 3 for RGB, 4 for RGB and one that means nothing.
+    pub channels: u32,
+}
+
+impl Picture {
+    pub fn bytes(&self) -> usize {
+        (self.region.width * self.region.height * self.channels) as usize
+    }
+}
 
 /// A decompressor and a compressor of libjpeg-turbo.
 pub struct Turbo {
@@ -80,7 +94,7 @@ impl Turbo {
         let crop = tj::tjregion { x: x as i32, y: y as i32, w: got.width as i32, h: got.height as i32 };
         // SAFETY: numbers only.
         Self::check(handle, unsafe { tj::tj3SetCroppingRegion(handle, crop) })?;
-        let picture = Picture { region: got, channels: 3 };
+        let picture = Picture { region: got, channels: 4 };
         self.rgb(bytes, picture, into)?;
         Ok(picture)
     }
@@ -90,6 +104,7 @@ impl Turbo {
         &mut self,
         bytes: &[u8],
         header: &ImageHeader,
+        channels: u32,
         into: &mut Vec<u8>,
     ) -> Result<Picture, Failure> {
         let handle = self.decompressor;
@@ -107,7 +122,7 @@ impl Turbo {
             Self::check(handle, code)?;
         }
         let region = Region { x: 0, y: 0, width: header.width, height: header.height };
-        let picture = Picture { region, channels: 3 };
+        let picture = Picture { region, channels };
         self.rgb(bytes, picture, into)?;
         Ok(picture)
     }
@@ -117,7 +132,8 @@ impl Turbo {
             into.resize(picture.bytes(), 0);
         }
         let handle = self.decompressor;
-        let (pitch, format) = (3 * picture.region.width as i32, tj::TJPF_TJPF_RGB);
+        let pitch = (picture.channels * picture.region.width) as i32;
+        let format = if picture.channels == 3 { tj::TJPF_TJPF_RGB } else { tj::TJPF_TJPF_RGBX };
         // SAFETY: `into` holds the rows of the region that was set, and both are borrowed during the call.
         let code = unsafe {
             tj::tj3Decompress8(handle, bytes.as_ptr(), bytes.len() as _, into.as_mut_ptr(), pitch, format)
@@ -129,7 +145,7 @@ impl Turbo {
     pub fn subsampled(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         let header = tidegate_data::decode::header::of(bytes)?;
         let mut pixels = Vec::new();
-        self.whole(bytes, &header, &mut pixels)?;
+        self.whole(bytes, &header, 3, &mut pixels)?;
         let (handle, mut out, mut size) = (self.compressor, std::ptr::null_mut(), 0);
         let (width, height) = (header.width as i32, header.height as i32);
         // SAFETY: the pixels are borrowed during the call; the library makes room for what comes out, which is copied and
@@ -170,11 +186,17 @@ impl Drop for Turbo {
 }
 
 /// Decodes a whole picture with zune-jpeg.
-pub fn zune(bytes: &[u8], header: &ImageHeader, into: &mut Vec<u8>) -> Result<Picture, Failure> {
-    let options = DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB);
+pub fn zune(
+    bytes: &[u8],
+    header: &ImageHeader,
+    channels: u32,
+    into: &mut Vec<u8>,
+) -> Result<Picture, Failure> {
+    let color = if channels == 3 { ColorSpace::RGB } else { ColorSpace::RGBA };
+    let options = DecoderOptions::default().jpeg_set_out_colorspace(color);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let region = Region { x: 0, y: 0, width: header.width, height: header.height };
-    let picture = Picture { region, channels: 3 };
+    let picture = Picture { region, channels };
     into.resize(picture.bytes().max(into.len()), 0);
     decoder.decode_into(&mut into[..picture.bytes()])?;
     Ok(picture)

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tidegate_data::decode::header::{self, Format, ImageHeader};
-use tidegate_data::decode::{Decoders, Region, Request, npy};
+use tidegate_data::decode::{Decoders, Pixel, Region, Request, Rows, npy};
 use tidegate_data::order::random::{Purpose, Stream};
 use tidegate_data::source::tar;
 
@@ -151,19 +151,32 @@ fn decode(bytes: &[u8]) {
     if header.scratch_bytes() > 8 << 20 {
         return;
     }
-    let mut into = vec![0; header.decoded_bytes() as usize];
-    for raw in [false, true] {
+    let mut inner = vec![0; header.inner_bytes() as usize];
+    for pixel in [Pixel::Rgb, Pixel::Rgbx, Pixel::Raw] {
         let region = Region { x: 0, y: 0, width: header.width, height: header.height.div_ceil(2) };
-        let request = Request { header: &header, region, checkpoints: None, raw };
+        let request = Request { header: &header, region, pixel, checkpoints: None };
+        let mut row = Row(vec![0; region.width as usize * pixel.bytes()]);
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);
         let mut decoders = Decoders::default();
-        drop(decoders.of(header.format).decode(bytes, &request, &mut into));
+        drop(decoders.decode(bytes, &request, &mut inner, &mut row));
         let kept = HELD.with(Cell::get) - before;
         assert!(kept <= Decoders::KEPT_BYTES as i64, "{kept} bytes are kept");
         let taken = PEAK.with(Cell::get) - before;
         check_bound(&header, bytes, taken);
     }
+}
+
+/// Takes one row after another.
+#[derive(Debug)]
+struct Row(Vec<u8>);
+
+impl Rows for Row {
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    fn done(&mut self) {}
 }
 
 fn check_bound(header: &ImageHeader, bytes: &[u8], taken: i64) {

@@ -97,21 +97,35 @@ pub fn unorient(region: Region, orientation: u8, (width, height): (u32, u32)) ->
 
 /// The pixels of a stored `width` × `height` picture as a viewer shows them, `channels` bytes each.
 pub fn orient(from: &[u8], to: &mut [u8], orientation: u8, (width, height): (usize, usize), channels: usize) {
-    let shown_width = if orientation >= 5 { height } else { width };
-    for (i, pixel) in to.chunks_exact_mut(channels).enumerate() {
-        let (u, v) = (i % shown_width, i / shown_width);
-        let (x, y) = match orientation {
-            2 => (width - 1 - u, v),
-            3 => (width - 1 - u, height - 1 - v),
-            4 => (u, height - 1 - v),
-            5 => (v, u),
-            6 => (v, height - 1 - u),
-            7 => (width - 1 - v, height - 1 - u),
-            8 => (width - 1 - v, u),
-            _ => (u, v),
-        };
-        let at = (y * width + x) * channels;
-        pixel.copy_from_slice(&from[at..at + channels]);
+    for (y, row) in from.chunks_exact(width * channels).enumerate() {
+        orient_row(row, y, to, orientation, (width, height), channels);
+    }
+}
+
+/// Puts row `y` of that picture where a viewer shows it.
+pub fn orient_row(
+    row: &[u8],
+    y: usize,
+    to: &mut [u8],
+    orientation: u8,
+    (width, height): (usize, usize),
+    channels: usize,
+) {
+    let (w, up) = (width, height - 1 - y);
+    // The place of the row's first pixel, of its last, and how far apart neighbours are.
+    let (first, last, step) = match orientation {
+        2 => (y * w + w - 1, y * w, 1),
+        3 => (up * w + w - 1, up * w, 1),
+        4 => (up * w, up * w + w - 1, 1),
+        5 => (y, (w - 1) * height + y, height),
+        6 => (up, (w - 1) * height + up, height),
+        7 => ((w - 1) * height + up, up, height),
+        8 => ((w - 1) * height + y, y, height),
+        _ => (y * w, y * w + w - 1, 1),
+    };
+    for (x, pixel) in row.chunks_exact(channels).enumerate() {
+        let at = if first <= last { first + x * step } else { first - x * step } * channels;
+        to[at..at + channels].copy_from_slice(pixel);
     }
 }
 

@@ -1,121 +1,556 @@
-//! Antialiased bilinear resizing by fast_image_resize; nearest for masks.
+//! Antialiased bilinear resizing of rows as they come, with the bits of Pillow; the nearest value for masks.
 //!
-//! Flow: a box of a decoded picture -> pixels of the target size.
-//! Memory: an intermediate picture inside the library, bounded by [`library_bytes`] and reserved by the caller.
+//! Flow: rows of a box, from its top to its bottom -> each resized along the row -> those that a target row looks at -> the target;
+//! or, where [`down_first`] says so, the mean of rows first, and that resized along.
+//! Memory: as many rows as a target row looks at, two more, and weights: bounded by [`library_bytes`], reserved by the caller,
+//! used again for the next picture.
+//!
+//! Source: Pillow's Resample.c: weights of 22 bits, rounded to 8 bits between the two passes.
+//! Why not a library: none takes rows as they come, and none has Pillow's bits. `make bench-jpeg` has fast_image_resize beside it.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{CpuExtensions, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use crate::decode::{Region, Rows, simd};
 
-use crate::decode::Region;
-use crate::{Error, Result};
+/// Bits of a weight behind the point.
+const WEIGHT_BITS: u32 = 22;
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
+/// Inputs that vectors take at once.
+const GROUP: usize = 4;
 
-/// A resizer of one thread: it keeps its intermediate buffer.
+/// How the outputs along one axis are made of its inputs.
+#[derive(Debug, Default)]
+struct Axis {
+    /// The first input of each output, and how many.
+    spans: Vec<(u32, u32)>,
+    /// Inputs of an output at most.
+    most: usize,
+    /// `most` for each output, with zeros behind the last.
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    /// Inputs of one output at most, where `length` inputs are made `outputs`.
+    fn most(length: f64, outputs: u32) -> usize {
+        2 * (length / f64::from(outputs)).max(1.0).ceil() as usize + 1
+    }
+
+    /// Makes `outputs` of the `length` inputs from `start` on, of `inputs` in all.
+    fn set(&mut self, inputs: u32, (start, length): (f64, f64), outputs: u32) {
+        let scale = length / f64::from(outputs);
+        let support = scale.max(1.0);
+        let closeness = 1.0 / support;
+        self.most = Self::most(length, outputs);
+        self.spans.clear();
+        self.spans.reserve_exact(outputs as usize);
+        self.weights.clear();
+        self.weights.reserve_exact(self.most * outputs as usize);
+        for out in 0..outputs {
+            let center = start + (f64::from(out) + 0.5) * scale;
+            let first = (center - support + 0.5).max(0.0) as u32;
+            let end = ((center + support + 0.5) as u32).min(inputs);
+            let weight = |input: u32| {
+                let far = ((f64::from(input) - center + 0.5) * closeness).abs();
+                (1.0 - far).max(0.0)
+            };
+            let sum: f64 = (first..end).map(weight).fold(0.0, |sum, w| sum + w);
+            let share = |w: f64| if sum == 0.0 { w } else { w / sum };
+            let rounded = |input| (0.5 + share(weight(input)) * f64::from(1 << WEIGHT_BITS)) as i32;
+            self.weights.extend((first..end).map(rounded));
+            self.spans.push((first, end - first));
+            self.weights.resize(self.most * self.spans.len(), 0);
+        }
+    }
+
+    fn weights(&self, output: usize) -> &[i32] {
+        &self.weights[output * self.most..][..self.most]
+    }
+
+    /// Groups of inputs that vectors take for an output.
+    fn groups(&self) -> usize {
+        self.spans.iter().map(|span| span.1 as usize).max().unwrap_or(1).div_ceil(GROUP)
+    }
+}
+
+/// Weights of a group of inputs for two outputs side by side, each twice: the upper bits of the first two inputs and of the
+/// last two, and the lower eight bits of both. A half is of one output; its pairs of inputs are there for each channel.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+struct Pair([[i16; 16]; 4]);
+
+/// Rows of the ring from `first` on.
+#[derive(Debug, Clone, Copy)]
+struct Ring<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+    first: usize,
+}
+
+impl<'a> Ring<'a> {
+    /// A row after another, each with its weight.
+    #[inline(always)]
+    fn weighted(self, weights: &'a [i32]) -> impl Iterator<Item = (&'a [u8], i32)> {
+        let at = self.first * self.stride % self.bytes.len();
+        let rows =
+            self.bytes[at..].chunks_exact(self.stride).chain(self.bytes[..at].chunks_exact(self.stride));
+        rows.zip(weights.iter().copied())
+    }
+}
+
+/// A resizer of one thread: it keeps its memory from picture to picture.
 #[derive(Debug)]
 pub struct Scaler {
-    resizer: Resizer,
-    options: ResizeOptions,
+    across: Axis,
+    down: Axis,
+    /// Groups of the outputs 0 and 1, then of 2 and 3.
+    pairs: Vec<Pair>,
+    /// A row to be resized along, of four bytes a pixel, and room for vectors to read beyond.
+    row: Vec<u8>,
+    /// Rows to take the mean of: row i is at i modulo `down.most`.
+    ring: Vec<u8>,
+    /// A row that was resized along, of three bytes a pixel.
+    line: Vec<u8>,
+    simd: bool,
 }
 
 impl Default for Scaler {
     fn default() -> Self {
-        Self::new(crate::decode::simd::enabled())
+        Self::new(simd::avx2())
     }
 }
 
-/// What the library takes at most to resize a picture of `width` × `height` to (height, width) `size`: the picture
-/// resized along one axis, and coefficients.
+/// What resizing rows of `width` × `height` to (height, width) `size` takes at most.
 #[must_use]
 pub fn library_bytes((width, height): (u32, u32), size: (u32, u32)) -> u64 {
-    let (w, h) = (u64::from(width), u64::from(height));
+    let (across, down) = (Axis::most(width.into(), size.1) as u64, Axis::most(height.into(), size.0) as u64);
     let (th, tw) = (u64::from(size.0), u64::from(size.1));
-    let window = |from: u64, to: u64| 2 * from.div_ceil(to.max(1)) + 3;
-    3 * (w * th + 64) + (tw * (16 * window(w, tw) + 40)) + (th * (16 * window(h, th) + 40)) + (16 << 10)
+    let (groups, pairs) = (across.div_ceil(GROUP as u64), tw.div_ceil(2));
+    let row = 4 * (u64::from(width) + GROUP as u64 * groups);
+    let line = stride(size.1 as usize) as u64;
+    row + line
+        + down * line.max(row.next_multiple_of(32))
+        + pairs * groups * size_of::<Pair>() as u64
+        + tw * (4 * across + 8)
+        + th * (4 * down + 8)
+}
+
+/// Bytes of a row in the ring: pixels are written two at a time, with a byte behind them.
+fn stride(width: usize) -> usize {
+    (6 * width.div_ceil(2) + 1).next_multiple_of(32)
+}
+
+/// Whether Pillow, since its version 13, takes the mean of rows before it resizes along them.
+#[must_use]
+pub fn down_first((width, height): (u32, u32), (to_height, to_width): (u32, u32)) -> bool {
+    let less = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (across, down) = (less(width, to_width), less(height, to_height));
+    down > 0 && down > 2 * across
 }
 
 impl Scaler {
-    #[expect(unsafe_code, reason = "choosing no vector instructions is sound on every processor")]
     fn new(simd: bool) -> Self {
-        let mut resizer = Resizer::new();
-        if !simd {
-            // SAFETY: `None` asks for no instruction that a processor could lack.
-            unsafe { resizer.set_cpu_extensions(CpuExtensions::None) };
-        }
-        let options =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-        Self { resizer, options }
+        let (across, down) = (Axis::default(), Axis::default());
+        Self { across, down, pairs: Vec::new(), row: Vec::new(), ring: Vec::new(), line: Vec::new(), simd }
     }
 
-    /// Resizes the box of an RGB picture to `size` (height, width), as if the box were cut out first.
+    /// Begins a picture whose rows come with `width` pixels of four bytes, `height` of them, and of which the part from `x` on
+    /// for a width, and from `y` on for a height, becomes RGB rows of `size` (height, width) in `into`; by the mean of rows first, if
+    /// `down_first`.
     ///
-    /// # Errors
-    /// [`Error::Decode`] when the box lies outside.
-    pub fn rgb(
-        &mut self,
-        pixels: &[u8],
+    /// ```
+    /// use tidegate_data::{batch::resize::Scaler, decode::Rows};
+    /// let (mut scaler, mut into) = (Scaler::default(), [0; 3]);
+    /// let mut rows = scaler.begin((2, 2), [(0.0, 2.0), (0.0, 2.0)], (1, 1), false, &mut into);
+    /// for row in [[10, 20, 30, 0, 30, 40, 50, 0], [50, 60, 70, 0, 70, 80, 90, 0]] {
+    ///     rows.room().copy_from_slice(&row);
+    ///     rows.done();
+    /// }
+    /// assert_eq!(into, [40, 50, 60]);
+    /// ```
+    pub fn begin<'a>(
+        &'a mut self,
         (width, height): (u32, u32),
-        region: Region,
-        (to_height, to_width): (u32, u32),
-        into: &mut [u8],
-    ) -> Result<()> {
-        let words = |e: String| Error::Decode(format!("resize: {e}"));
-        let source =
-            ImageRef::new(width, height, pixels, PixelType::U8x3).map_err(|e| words(e.to_string()))?;
-        let cut = CroppedImage::new(&source, region.x, region.y, region.width, region.height)
-            .map_err(|e| words(e.to_string()))?;
-        let mut target = Image::from_slice_u8(to_width, to_height, into, PixelType::U8x3)
-            .map_err(|e| words(e.to_string()))?;
-        self.resizer.resize(&cut, &mut target, &self.options).map_err(|e| words(e.to_string()))
+        [x, y]: [(f64, f64); 2],
+        size: (u32, u32),
+        down_first: bool,
+        into: &'a mut [u8],
+    ) -> Resizing<'a> {
+        self.across.set(width, x, size.1);
+        self.down.set(height, y, size.0);
+        let groups = self.across.groups();
+        let (width, to_width) = (4 * width as usize, size.1 as usize);
+        let stride = if down_first { width.next_multiple_of(32) } else { stride(to_width) };
+        grow(&mut self.row, width + 4 * GROUP * groups);
+        grow(&mut self.ring, stride * self.down.most);
+        grow(&mut self.line, self::stride(to_width));
+        if self.simd {
+            self.pair_up(groups);
+        }
+        Resizing { scaler: self, into, width, to_width: 3 * to_width, down_first, stride, taken: 0, made: 0 }
+    }
+
+    fn pair_up(&mut self, groups: usize) {
+        let across = &self.across;
+        let outputs = across.spans.len();
+        self.pairs.clear();
+        self.pairs.reserve_exact(outputs.div_ceil(2) * groups);
+        for left in (0..outputs).step_by(2) {
+            let weights = [left, (left + 1).min(outputs - 1)].map(|output| across.weights(output));
+            for group in 0..groups {
+                let of = |half: usize, i: usize| weights[half].get(GROUP * group + i).map_or(0, |&w| w);
+                let upper = |i: usize| std::array::from_fn(|at| (of(at / 8, i + at % 2) >> 8) as i16);
+                let lower = |i: usize| std::array::from_fn(|at| (of(at / 8, i + at % 2) & 255) as i16);
+                self.pairs.push(Pair([upper(0), upper(2), lower(0), lower(2)]));
+            }
+        }
     }
 }
 
-/// The nearest value, one byte a pixel; sample places are accumulated as Pillow does.
-pub fn nearest(
-    pixels: &[u8],
-    width: u32,
-    region: Region,
-    (to_height, to_width): (u32, u32),
-    into: &mut [u8],
-) {
-    let places = |start: u32, len: u32, to: u32| {
-        let step = f64::from(len) / f64::from(to);
-        let mut at = f64::from(start) + 0.5 * step;
-        (0..to).map(move |_| {
-            let place = (at as u32).min(start + len - 1) as usize;
-            at += step;
-            place
-        })
-    };
-    for (y, row) in places(region.y, region.height, to_height).zip(into.chunks_exact_mut(to_width as usize)) {
-        let from = &pixels[y * width as usize..][..width as usize];
-        for (x, pixel) in places(region.x, region.width, to_width).zip(row) {
-            *pixel = from[x];
+/// Room for `len` bytes and no more, whatever they are.
+fn grow(bytes: &mut Vec<u8>, len: usize) {
+    bytes.reserve_exact(len.saturating_sub(bytes.len()));
+    bytes.resize(len, 0);
+}
+
+/// A picture whose rows are being taken.
+#[derive(Debug)]
+pub struct Resizing<'a> {
+    scaler: &'a mut Scaler,
+    into: &'a mut [u8],
+    /// Bytes of a row that is taken.
+    width: usize,
+    /// Bytes of a row of the target.
+    to_width: usize,
+    down_first: bool,
+    /// Bytes of a row in the ring.
+    stride: usize,
+    /// Rows that were taken.
+    taken: usize,
+    /// Rows of the target that were made.
+    made: usize,
+}
+
+impl Rows for Resizing<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        let slot = self.slot();
+        let Scaler { row, ring, .. } = &mut *self.scaler;
+        let room = if self.down_first { &mut ring[slot..] } else { row };
+        &mut room[..self.width]
+    }
+
+    fn done(&mut self) {
+        let (slot, stride) = (self.slot(), self.stride);
+        let Scaler { across, down, pairs, row, ring, line, simd } = &mut *self.scaler;
+        if !self.down_first {
+            resize_row(across, pairs, row, &mut ring[slot..slot + stride], *simd);
         }
+        self.taken += 1;
+        while let Some(&(first, n)) = down.spans.get(self.made) {
+            let (first, n) = (first as usize, n as usize);
+            if first + n > self.taken {
+                return;
+            }
+            let to = &mut self.into[self.made * self.to_width..][..self.to_width];
+            let (weights, rows) = (&down.weights(self.made)[..n], Ring { bytes: ring, stride, first });
+            if self.down_first {
+                mean_of_rows(weights, rows, &mut row[..self.width], *simd);
+                resize_row(across, pairs, row, line, *simd);
+                to.copy_from_slice(&line[..self.to_width]);
+            } else {
+                mean_of_rows(weights, rows, to, *simd);
+            }
+            self.made += 1;
+        }
+    }
+}
+
+impl Resizing<'_> {
+    /// Where the next row is in the ring.
+    fn slot(&self) -> usize {
+        self.taken % self.scaler.down.most * self.stride
+    }
+}
+
+/// Resizes along a row: four bytes a pixel become three.
+fn resize_row(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8], simd: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if simd {
+        // SAFETY: `simd` is true only where AVX2 was found.
+        #[expect(unsafe_code, reason = "vector instructions that were looked for")]
+        return unsafe { avx2::resize_row(axis, pairs, row, to) };
+    }
+    let _scalar = (pairs, simd);
+    let (pixels, _) = row.as_chunks::<4>();
+    for ((output, &(first, n)), to) in axis.spans.iter().enumerate().zip(to.as_chunks_mut::<3>().0) {
+        let mut sums = [HALF; 4];
+        for (pixel, &weight) in pixels[first as usize..][..n as usize].iter().zip(axis.weights(output)) {
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        let [red, green, blue, _] = sums.map(|sum| (sum >> WEIGHT_BITS) as u8);
+        *to = [red, green, blue];
+    }
+}
+
+/// The weighted mean of rows, byte by byte.
+fn mean_of_rows(weights: &[i32], rows: Ring<'_>, to: &mut [u8], simd: bool) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if simd {
+        // SAFETY: `simd` is true only where AVX2 was found.
+        #[expect(unsafe_code, reason = "vector instructions that were looked for")]
+        let vectors = unsafe { avx2::mean_of_rows(weights, rows, to) };
+        done = vectors;
+    }
+    let _scalar = simd;
+    for (x, to) in to.iter_mut().enumerate().skip(done) {
+        let sum = |sum: i32, (row, weight): (&[u8], i32)| sum + i32::from(row[x]) * weight;
+        *to = (rows.weighted(weights).fold(HALF, sum) >> WEIGHT_BITS) as u8;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    //! Products of 8 and 23 bits, exactly: a weight is cut into its upper bits and its lower eight, both multiplied by the same
+    //! pairs of 16-bit inputs.
+    #![expect(unsafe_code, reason = "vector loads and stores of memory whose bounds were checked")]
+    use std::arch::x86_64::*;
+
+    use super::{Axis, HALF, Pair, Ring, WEIGHT_BITS};
+
+    /// The sums of both parts, as bytes in 32-bit numbers.
+    #[target_feature(enable = "avx2")]
+    fn whole(upper: __m256i, lower: __m256i) -> __m256i {
+        _mm256_srli_epi32::<{ WEIGHT_BITS as i32 }>(_mm256_add_epi32(_mm256_slli_epi32::<8>(upper), lower))
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load(bytes: &[u8], at: usize) -> __m128i {
+        assert!(at + 16 <= bytes.len());
+        // SAFETY: sixteen bytes are read, which are there.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load_wide(bytes: &[u8], at: usize) -> __m256i {
+        assert!(at + 32 <= bytes.len());
+        // SAFETY: thirty-two bytes are read, which are there.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load_weights(weights: &[i16; 16]) -> __m256i {
+        // SAFETY: thirty-two bytes are read from an array of thirty-two.
+        unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn resize_row(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8]) {
+        let groups = pairs.len() / axis.spans.len().div_ceil(2);
+        // One is most common by far: then there is no inner loop.
+        if groups == 1 { groups_of::<1>(axis, pairs, row, to) } else { groups_of::<0>(axis, pairs, row, to) }
+    }
+
+    /// Two outputs at a time, one in each half of a vector, from `N` times four inputs of four bytes; 0: as many as there are.
+    #[target_feature(enable = "avx2")]
+    fn groups_of<const N: usize>(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8]) {
+        let inputs = |a: i8| {
+            let b = a + 4;
+            let shuffle =
+                _mm_setr_epi8(a, -1, b, -1, a + 1, -1, b + 1, -1, a + 2, -1, b + 2, -1, a + 3, -1, b + 3, -1);
+            _mm256_broadcastsi128_si256(shuffle)
+        };
+        let (first_two, last_two) = (inputs(0), inputs(8));
+        // Red, green, blue and what means nothing, each in 32 bits, to a byte.
+        let gather = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+        let groups = if N > 0 { N } else { pairs.len() / axis.spans.len().div_ceil(2) };
+        for (i, (spans, pairs)) in axis.spans.chunks(2).zip(pairs.chunks_exact(groups)).enumerate() {
+            let (left, right) = (4 * spans[0].0 as usize, 4 * spans[spans.len() - 1].0 as usize);
+            let (mut upper, mut lower) = (_mm256_setzero_si256(), _mm256_set1_epi32(HALF));
+            for (group, Pair(weights)) in pairs.iter().enumerate() {
+                let (left, right) = (load(row, left + 16 * group), load(row, right + 16 * group));
+                let four = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(left), right);
+                let (a, b) = (_mm256_shuffle_epi8(four, first_two), _mm256_shuffle_epi8(four, last_two));
+                let a_upper = _mm256_madd_epi16(a, load_weights(&weights[0]));
+                let b_upper = _mm256_madd_epi16(b, load_weights(&weights[1]));
+                let a_lower = _mm256_madd_epi16(a, load_weights(&weights[2]));
+                let b_lower = _mm256_madd_epi16(b, load_weights(&weights[3]));
+                upper = _mm256_add_epi32(upper, _mm256_add_epi32(a_upper, b_upper));
+                lower = _mm256_add_epi32(lower, _mm256_add_epi32(a_lower, b_lower));
+            }
+            let sums = whole(upper, lower);
+            let left = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_castsi256_si128(sums), gather));
+            let right = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_extracti128_si256::<1>(sums), gather));
+            // Four bytes are written of three: the next pixel writes over the fourth.
+            let to = &mut to[6 * i..6 * i + 7];
+            to[..4].copy_from_slice(&left.to_le_bytes());
+            to[3..].copy_from_slice(&right.to_le_bytes());
+        }
+    }
+
+    /// Writes as many bytes as vectors can, and says how many.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn mean_of_rows(weights: &[i32], rows: Ring<'_>, to: &mut [u8]) -> usize {
+        let zero = _mm256_setzero_si256();
+        let (blocks, _) = to.as_chunks_mut::<32>();
+        for (x, to) in blocks.iter_mut().enumerate() {
+            let (mut upper, mut lower) = ([zero; 4], [_mm256_set1_epi32(HALF); 4]);
+            let mut weighted = rows.weighted(weights);
+            while let Some((row, first)) = weighted.next() {
+                let a = load_wide(row, 32 * x);
+                let (b, second) = match weighted.next() {
+                    Some((row, second)) => (load_wide(row, 32 * x), second),
+                    None => (zero, 0),
+                };
+                let parts = _mm256_set1_epi32(first >> 8 | (second >> 8) << 16);
+                let lowest = _mm256_set1_epi32(first & 255 | (second & 255) << 16);
+                let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+                let quarters = [
+                    _mm256_unpacklo_epi8(low, zero),
+                    _mm256_unpackhi_epi8(low, zero),
+                    _mm256_unpacklo_epi8(high, zero),
+                    _mm256_unpackhi_epi8(high, zero),
+                ];
+                for (q, quarter) in quarters.into_iter().enumerate() {
+                    upper[q] = _mm256_add_epi32(upper[q], _mm256_madd_epi16(quarter, parts));
+                    lower[q] = _mm256_add_epi32(lower[q], _mm256_madd_epi16(quarter, lowest));
+                }
+            }
+            let part = |q: usize| whole(upper[q], lower[q]);
+            let (a, b, c, d) = (part(0), part(1), part(2), part(3));
+            let bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            // SAFETY: thirty-two bytes are written to an array of thirty-two.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };
+        }
+        blocks.len() * 32
+    }
+}
+
+/// Takes the nearest value, one byte a pixel.
+#[derive(Debug)]
+pub struct Nearest<'a> {
+    into: &'a mut [u8],
+    /// Columns that are taken.
+    columns: Vec<usize>,
+    /// Rows that are still to be taken, the last first.
+    rows: Vec<usize>,
+    row: Vec<u8>,
+    taken: usize,
+}
+
+impl<'a> Nearest<'a> {
+    /// Begins the box `region` of a picture, whose rows alone are given, as `size` (height, width) in `into`.
+    #[must_use]
+    pub fn new(region: Region, size: (u32, u32), into: &'a mut [u8]) -> Self {
+        let columns = places(region.x, region.width, size.1).collect();
+        let mut rows: Vec<usize> = places(region.y, region.height, size.0).collect();
+        rows.reverse();
+        Self { into, columns, rows, row: vec![0; region.width as usize], taken: 0 }
+    }
+}
+
+/// Places, counted from the first, that `to` values of the `len` from `start` on are taken from, accumulated as Pillow does.
+fn places(start: u32, len: u32, to: u32) -> impl Iterator<Item = usize> {
+    let step = f64::from(len) / f64::from(to);
+    let mut at = f64::from(start) + 0.5 * step;
+    (0..to).map(move |_| {
+        let place = (at as u32).min(start + len - 1) - start;
+        at += step;
+        place as usize
+    })
+}
+
+impl Rows for Nearest<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.row
+    }
+
+    fn done(&mut self) {
+        while self.rows.last() == Some(&self.taken) {
+            let width = self.columns.len();
+            let made = self.into.len() / width - self.rows.len();
+            for (to, &column) in self.into[made * width..][..width].iter_mut().zip(&self.columns) {
+                *to = self.row[column];
+            }
+            self.rows.pop();
+        }
+        self.taken += 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn resized(
+        simd: bool,
+        size: (u32, u32),
+        part: [(f64, f64); 2],
+        to: (u32, u32),
+        down_first: bool,
+        seed: u32,
+    ) -> Vec<u8> {
+        let mut scaler = Scaler::new(simd);
+        let mut out = vec![0; (to.0 * to.1 * 3) as usize];
+        let mut rows = scaler.begin(size, part, to, down_first, &mut out);
+        let mut at = seed;
+        for _ in 0..size.1 {
+            for value in rows.room() {
+                at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *value = if seed == 0 { 77 } else { (at >> 24) as u8 };
+            }
+            rows.done();
+        }
+        assert_eq!(rows.made as u32, to.0, "every row");
+        let Scaler { across, down, pairs, row, ring, line, .. } = &scaler;
+        let axis = |axis: &Axis| 8 * axis.spans.capacity() + 4 * axis.weights.capacity();
+        let bytes = [row, ring, line].map(Vec::capacity).iter().sum::<usize>()
+            + axis(across)
+            + axis(down)
+            + 128 * pairs.capacity();
+        assert!(
+            bytes as u64 <= library_bytes(size, to),
+            "{bytes} bytes are more than {}",
+            library_bytes(size, to)
+        );
+        out
+    }
+
+    proptest! {
+        /// Any sizes, and parts that begin and end within a pixel.
+        #[test]
+        fn vectors_equal_scalars_within_the_bound(
+            size in (1u32..300, 1u32..120), to in (1u32..90, 1u32..90), inset in prop::array::uniform4(0.0f64..0.4),
+            down_first: bool, seed: u32,
+        ) {
+            let part = |len: u32, from: f64, less: f64| (from * f64::from(len), f64::from(len) * (1.0 - from - less));
+            let parts = [part(size.0, inset[0], inset[1]), part(size.1, inset[2], inset[3])];
+            let out = resized(false, size, parts, to, down_first, seed);
+            prop_assert!(resized(simd::avx2(), size, parts, to, down_first, seed) == out);
+            prop_assert!(seed != 0 || out.iter().all(|&value| value == 77));
+        }
+    }
 
     #[test]
-    fn vectors_equal_scalars_and_a_flat_picture_stays_flat() {
-        let (w, h) = (97u32, 61u32);
-        let picture: Vec<u8> = (0..w * h * 3).map(|i| (i * i % 251) as u8).collect();
-        let region = Region { x: 3, y: 5, width: 80, height: 41 };
-        let run = |simd, picture: &[u8]| {
-            let mut out = vec![0; 31 * 47 * 3];
-            Scaler::new(simd).rgb(picture, (w, h), region, (31, 47), &mut out).unwrap();
-            out
-        };
-        assert_eq!(run(true, &picture), run(false, &picture));
-        assert!(run(true, &vec![77; picture.len()]).iter().all(|&x| x == 77));
+    fn a_flat_picture_stays_flat() {
+        for (size, to) in [((97, 61), (31, 47)), ((3, 2), (50, 60)), ((1000, 900), (3, 2))] {
+            let part = [(0.0, f64::from(size.0)), (0.0, f64::from(size.1))];
+            for down_first in [false, true] {
+                assert!(
+                    resized(simd::avx2(), size, part, to, down_first, 0).iter().all(|&value| value == 77)
+                );
+            }
+        }
     }
 
     #[test]
     fn nearest_takes_stored_values_only() {
-        let picture: Vec<u8> = (0..20).collect();
         let mut out = [0; 4];
-        nearest(&picture, 5, Region { x: 1, y: 0, width: 4, height: 4 }, (2, 2), &mut out);
+        let mut rows = Nearest::new(Region { x: 1, y: 0, width: 4, height: 4 }, (2, 2), &mut out);
+        for y in 0..4u8 {
+            rows.room().copy_from_slice(&[1, 2, 3, 4].map(|x| 5 * y + x));
+            rows.done();
+        }
         assert_eq!(out, [7, 9, 17, 19]);
     }
 }

@@ -1,22 +1,23 @@
 //! One sample into its row: decode, crop, resize, colour, write.
 //!
 //! Flow: field values -> bytes of each column's row; called by the workers.
-//! Memory: the picture and its resized box in the worker's scratch (account `scratch`), the result in the batch.
+//! Memory: the resized box in the worker's scratch (account `scratch`), and whole pictures of formats that need them so; the result
+//! in the batch.
 
 use super::color::{jitter, normalize, normalize_interleaved};
-use super::geometry::{Draw, Geometry, geometry, mirror, orient, unorient};
+use super::geometry::{Draw, Geometry, geometry, mirror, orient, orient_row, unorient};
 use super::layout::{ColumnPlan, Layout};
 use super::planar;
-use super::resize::{self, Scaler, nearest};
+use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, ImageHeader};
 use crate::decode::npy::DType;
-use crate::decode::{Decoders, Region, Request, npy};
+use crate::decode::{Decoders, Pixel, Request, Rows, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
 
-/// What a worker keeps between samples.
+/// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and up to [`library_bytes`] of the pictures it has made.
 #[derive(Debug, Default)]
 pub struct Tools {
     scaler: Scaler,
@@ -37,13 +38,15 @@ pub struct Target<'a> {
 /// What filling a row takes in scratch memory, for a sample with a picture of this header.
 #[must_use]
 pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
-    let decoded = header.decoded_bytes();
+    header.inner_bytes().saturating_add(small_bytes(column))
+}
+
+/// Scratch for the resized box, and for the same as a viewer shows it.
+#[must_use]
+pub fn small_bytes(column: &ColumnPlan) -> u64 {
     match &column.spec {
-        FieldSpec::Image(ImageSpec { size: Some(size), .. }) => {
-            decoded.saturating_add(6 * u64::from(size.0) * u64::from(size.1))
-        }
-        FieldSpec::Image(_) => decoded,
-        FieldSpec::Mask(_) => decoded.saturating_add(column.row_bytes() as u64),
+        FieldSpec::Image(ImageSpec { size: Some(size), .. }) => 6 * u64::from(size.0) * u64::from(size.1),
+        FieldSpec::Mask(_) => column.row_bytes() as u64,
         _ => 0,
     }
 }
@@ -51,18 +54,22 @@ pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
 /// What libraries take at most meanwhile.
 #[must_use]
 pub fn library_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
-    let resizing = match &column.spec {
+    header.library_bytes().saturating_add(rows_bytes(column, header.width.max(header.height)))
+}
+
+/// What taking the rows of a picture of this longer side takes at most.
+#[must_use]
+pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
+    match &column.spec {
         // The stored picture may be turned: its longer side bounds both ways.
         FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
-            let side = (*h).max(*w);
-            resize::library_bytes(
-                (header.width.max(header.height), header.height.max(header.width)),
-                (side, side),
-            )
+            let to = (*h).max(*w);
+            resize::library_bytes((side, side), (to, to))
         }
+        FieldSpec::Image(_) => 3 * u64::from(side),
+        FieldSpec::Mask(_) => u64::from(side) + 8 * column.row_bytes() as u64,
         _ => 0,
-    };
-    header.library_bytes().saturating_add(resizing)
+    }
 }
 
 /// The header of a picture column's value.
@@ -77,15 +84,15 @@ pub fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
 }
 
 /// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place: none
-/// for a picture of more than `scratch_bytes`, which will not be decoded.
+/// for a picture of more than `picture_bytes`, which will not be decoded.
 #[must_use]
-pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, scratch_bytes: u64) -> u64 {
+pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, picture_bytes: u64) -> u64 {
     match (&column.spec, any) {
         (FieldSpec::Image(_), None) => {
-            let bytes = 3 * u64::from(entry.width) * u64::from(entry.height);
-            if bytes <= scratch_bytes { bytes } else { 0 }
+            let bytes = entry.decoded_bytes();
+            if bytes <= picture_bytes { bytes } else { 0 }
         }
-        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(scratch_bytes),
+        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(picture_bytes),
         (_, None) => u64::from(entry.len),
         (_, Some(most)) => most.sample_bytes,
     }
@@ -98,6 +105,11 @@ pub fn is_picture(column: &ColumnPlan) -> bool {
 }
 
 impl Tools {
+    /// Gives back what [`library_bytes`] stands for.
+    pub fn forget(&mut self) {
+        self.scaler = Scaler::default();
+    }
+
     /// Writes the value of one column into its row. `scratch` holds [`scratch_bytes`]; `checkpoints` is the side-car record of the
     /// sample's largest JPEG, if there is one.
     ///
@@ -156,36 +168,37 @@ impl Tools {
     ) -> Result<()> {
         let header = picture_header(kind, bytes)?;
         let place = geometry(spec, header.oriented(), draw);
-        let stored = unorient(place.region, header.orientation, (header.width, header.height));
-        let decoded = header.decoded_bytes() as usize;
-        if scratch.len() < decoded {
-            return Err(Error::Decode(CHANGED.into()));
-        }
-        let (pixels, rest) = scratch.split_at_mut(decoded);
-        let request = Request { header: &header, region: stored, checkpoints, raw: false };
-        let picture = self.decoders.of(header.format).decode(bytes, &request, pixels)?;
-        let pixels = &pixels[..picture.bytes()];
-        let size = (picture.region.width, picture.region.height);
-        let stored = picture.within(stored);
+        let region = unorient(place.region, header.orientation, (header.width, header.height));
+        let (inner, rest) = scratch
+            .split_at_mut_checked(header.inner_bytes() as usize)
+            .ok_or_else(|| Error::Decode(CHANGED.into()))?;
         let Some((height, width)) = spec.size else {
-            return ragged_image(pixels, &header, place, size, target);
+            let request = Request { header: &header, region, pixel: Pixel::Rgb, checkpoints };
+            return ragged_image(&mut self.decoders, bytes, &request, inner, place, target);
         };
+        let request = Request { header: &header, region, pixel: Pixel::Rgbx, checkpoints };
         let n = height as usize * width as usize * 3;
         let (small, turned) = rest
             .split_at_mut_checked(n)
             .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
         let target = &mut *target.bytes;
+        let part = [(0.0, f64::from(region.width)), (0.0, f64::from(region.height))];
+        // As if the picture had been turned before.
+        let shown = (place.region.width, place.region.height);
+        let down_first = resize::down_first(shown, (height, width)) != (header.orientation >= 5);
         let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
         if plain && header.orientation == 1 && spec.jitter.is_none() {
-            self.scaler.rgb(pixels, size, stored, (height, width), target)?;
+            let mut rows = self.scaler.begin(shown, part, (height, width), down_first, target);
+            self.decoders.decode(bytes, &request, inner, &mut rows)?;
             if place.mirror {
                 mirror(target, width as usize, 3);
             }
             return Ok(());
         }
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
-        self.scaler.rgb(pixels, size, stored, to, small)?;
+        let mut rows = self.scaler.begin((region.width, region.height), part, to, down_first, small);
+        self.decoders.decode(bytes, &request, inner, &mut rows)?;
         let rgb = if header.orientation == 1 {
             small
         } else {
@@ -246,20 +259,52 @@ fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, 
     }
 }
 
+/// Puts rows of a whole picture where a viewer shows them.
+#[derive(Debug)]
+struct Oriented<'a> {
+    into: &'a mut [u8],
+    orientation: u8,
+    width: usize,
+    height: usize,
+    row: Vec<u8>,
+    taken: usize,
+}
+
+impl Rows for Oriented<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        let width = 3 * self.width;
+        if self.orientation == 1 { &mut self.into[self.taken * width..][..width] } else { &mut self.row }
+    }
+
+    fn done(&mut self) {
+        if self.orientation != 1 {
+            orient_row(&self.row, self.taken, self.into, self.orientation, (self.width, self.height), 3);
+        }
+        self.taken += 1;
+    }
+}
+
 fn ragged_image(
-    pixels: &[u8],
-    header: &ImageHeader,
+    decoders: &mut Decoders,
+    bytes: &[u8],
+    request: &Request<'_>,
+    inner: &mut [u8],
     place: Geometry,
-    size: (u32, u32),
     target: &mut Target<'_>,
 ) -> Result<()> {
+    let header = request.header;
+    let n = header.decoded_bytes() as usize;
+    let into = target.bytes.get_mut(..n).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    let (width, height) = (header.width as usize, header.height as usize);
+    let row = vec![0; 3 * width];
+    let mut rows =
+        Oriented { into: &mut *into, orientation: header.orientation, width, height, row, taken: 0 };
+    decoders.decode(bytes, request, inner, &mut rows)?;
     let (width, height) = header.oriented();
-    let room = target.bytes.get_mut(..pixels.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
-    orient(pixels, room, header.orientation, (size.0 as usize, size.1 as usize), 3);
     if place.mirror {
-        mirror(room, width as usize, 3);
+        mirror(into, width as usize, 3);
     }
-    target.written = pixels.len();
+    target.written = n;
     target.shape = vec![height as usize, width as usize, 3];
     Ok(())
 }
@@ -278,20 +323,18 @@ fn mask(
     let image = layout.image_of(spec).ok_or_else(|| Error::Decode("its image field is missing".into()))?;
     let header = picture_header(&column.kind, bytes)?;
     let place = geometry(image, header.oriented(), draw);
-    let decoded = header.decoded_bytes() as usize;
-    if scratch.len() < decoded + target.len() {
+    let inner = header.inner_bytes() as usize;
+    if scratch.len() < inner + target.len() {
         return Err(Error::Decode(CHANGED.into()));
     }
-    let (pixels, rest) = scratch.split_at_mut(decoded);
-    let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
-    let request = Request { header: &header, region: whole, checkpoints: None, raw: true };
-    let picture = decoders.of(header.format).decode(bytes, &request, pixels)?;
-    let stored = picture.within(unorient(place.region, header.orientation, (header.width, header.height)));
+    let (inner, rest) = scratch.split_at_mut(inner);
+    let region = unorient(place.region, header.orientation, (header.width, header.height));
+    let request = Request { header: &header, region, pixel: Pixel::Raw, checkpoints: None };
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);
     let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
     let small = &mut rest[..target.len()];
-    nearest(pixels, picture.region.width, stored, to, small);
+    decoders.decode(bytes, &request, inner, &mut Nearest::new(region, to, small))?;
     orient(small, target, header.orientation, (to.1 as usize, to.0 as usize), 1);
     if place.mirror {
         mirror(target, width as usize, 1);

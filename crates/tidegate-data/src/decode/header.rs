@@ -44,7 +44,7 @@ pub struct ImageHeader {
     pub components: u8,
     /// Bits a channel.
     pub bits: u8,
-    /// All coefficients must be held at once: a progressive JPEG, or one of several scans.
+    /// The whole picture must be held at once: a progressive JPEG or one of several scans, or an interlaced PNG.
     pub progressive: bool,
     /// Exif orientation, 1 to 8.
     pub orientation: u8,
@@ -68,17 +68,27 @@ impl ImageHeader {
         Self { format, width, height, components, bits, progressive: false, orientation: 1, data_at: 0 }
     }
 
-    /// Bytes a pixel takes in scratch memory while it is decoded: at least the three of RGB.
-    #[must_use]
-    pub fn scratch_channels(&self) -> u64 {
-        u64::from(self.components).max(3) * if self.format == Format::Png && self.bits == 16 { 2 } else { 1 }
-    }
-
-    /// Bytes of the decoded picture in scratch memory.
+    /// Bytes of the decoded picture.
     #[must_use]
     pub fn decoded_bytes(&self) -> u64 {
-        // Sizes are what the file claims: the product may pass 64 bits.
-        u64::from(self.width).saturating_mul(u64::from(self.height)).saturating_mul(self.scratch_channels())
+        self.area_bytes(3)
+    }
+
+    /// Scratch memory in which the decoder holds a whole picture; none where it gives one row after another.
+    #[must_use]
+    pub fn inner_bytes(&self) -> u64 {
+        match self.format {
+            Format::Webp => self.area_bytes(4),
+            Format::Png if self.progressive => {
+                self.area_bytes(u64::from(self.components) * u64::from(self.bits).div_ceil(8))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Sizes are what the file claims: the product may pass 64 bits.
+    fn area_bytes(&self, pixel: u64) -> u64 {
+        u64::from(self.width).saturating_mul(u64::from(self.height)).saturating_mul(pixel)
     }
 
     /// An upper bound of what the decoder allocates besides, from the header alone.
@@ -108,7 +118,7 @@ impl ImageHeader {
     /// Everything that decoding takes at most.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
-        self.decoded_bytes().saturating_add(self.library_bytes())
+        self.inner_bytes().saturating_add(self.library_bytes())
     }
 
     /// Width and height as a viewer shows them.
@@ -120,7 +130,7 @@ impl ImageHeader {
     /// Writes the shape into an index entry; sizes beyond 65,535 are left out.
     pub fn write(&self, entry: &mut Entry) {
         let (Ok(width), Ok(height)) = (u16::try_from(self.width), u16::try_from(self.height)) else { return };
-        (entry.width, entry.height, entry.channels) = (width, height, self.scratch_channels() as u8);
+        (entry.width, entry.height, entry.channels) = (width, height, self.components);
         entry.flags |= HAS_SHAPE | if self.progressive { PROGRESSIVE } else { 0 };
     }
 }
@@ -303,8 +313,8 @@ fn exif_orientation(tiff: &[u8]) -> Option<u8> {
 }
 
 fn png(bytes: &[u8]) -> Probe {
-    let (Some(width), Some(height), Some(&bits), Some(&kind)) =
-        (u32_be(bytes, 16), u32_be(bytes, 20), bytes.get(24), bytes.get(25))
+    let (Some(width), Some(height), Some(&[bits, kind, _, _, interlaced])) =
+        (u32_be(bytes, 16), u32_be(bytes, 20), bytes.get(24..29).and_then(<[u8]>::first_chunk::<5>))
     else {
         return Probe::Short;
     };
@@ -318,7 +328,9 @@ fn png(bytes: &[u8]) -> Probe {
         4 => 2,
         _ => return Probe::Unknown,
     };
-    Probe::Found(ImageHeader::new(Format::Png, width, height, components, bits))
+    let mut header = ImageHeader::new(Format::Png, width, height, components, bits);
+    header.progressive = interlaced != 0;
+    Probe::Found(header)
 }
 
 fn webp(bytes: &[u8]) -> Probe {

@@ -1,8 +1,9 @@
 //! From encoded bytes to pixels and arrays.
 //!
-//! Flow: bytes + header + the region that is wanted -> RGB rows in the caller's scratch; called by `batch`.
-//! Memory: the picture goes into the caller's scratch (account `scratch`); what a decoder takes besides is bounded by
-//! [`header::ImageHeader::library_bytes`] and reserved by the caller before.
+//! Flow: bytes + header + the region that is wanted -> rows of pixels, one after another, to whoever takes them ([`Rows`]);
+//! called by `batch`.
+//! Memory: [`ImageHeader::inner_bytes`] of the caller's scratch for decoders that hold a whole picture; what a decoder takes
+//! besides is bounded by [`ImageHeader::library_bytes`] and reserved by the caller before.
 //! Not here: cropping, resizing and what follows (`batch`).
 
 pub mod header;
@@ -29,51 +30,90 @@ pub struct Region {
     pub height: u32,
 }
 
+/// What is delivered of each pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pixel {
+    /// A palette index or a gray value as it is stored: for masks.
+    Raw,
+    /// Red, green, blue.
+    Rgb,
+    /// Red, green, blue, and a byte that means nothing: what vectors like to read.
+    Rgbx,
+}
+
+impl Pixel {
+    /// Bytes of one.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Pixel::Raw => 1,
+            Pixel::Rgb => 3,
+            Pixel::Rgbx => 4,
+        }
+    }
+}
+
 /// What the caller needs of a picture: a decoder may do less work for less.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The header, as it was probed.
     pub header: &'a ImageHeader,
-    /// The pixels that will be looked at, before orientation.
+    /// The pixels that are wanted, before orientation.
     pub region: Region,
+    /// What is wanted of each.
+    pub pixel: Pixel,
     /// The side-car record of the sample's checkpoints, which a JPEG decoder uses if it is of these bytes.
     pub checkpoints: Option<&'a [u8]>,
-    /// Palette indices and gray values as they are, one byte a pixel: for masks.
-    pub raw: bool,
 }
 
-/// Pixels in scratch memory: rows of `region`, 3 bytes a pixel, or 1 where raw values were asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Picture {
-    /// What was decoded: it contains the region asked for.
-    pub region: Region,
-    /// Bytes a pixel.
-    pub channels: u32,
+impl Request<'_> {
+    /// The region's columns in a row of `depth` bytes a pixel.
+    fn columns(&self, depth: usize) -> std::ops::Range<usize> {
+        let (x, width) = (self.region.x as usize, self.region.width as usize);
+        depth * x..depth * (x + width)
+    }
+
+    /// Whether the picture's row `y` is wanted.
+    fn wants(&self, y: u32) -> bool {
+        (self.region.y..self.bottom()).contains(&y)
+    }
+
+    /// The first row that is no longer wanted.
+    fn bottom(&self) -> u32 {
+        self.region.y + self.region.height
+    }
+
+    fn check(&self) -> Result<()> {
+        let Region { x, y, width, height } = self.region;
+        let (right, bottom) = (x.saturating_add(width), y.saturating_add(height));
+        if right > self.header.width || bottom > self.header.height || width == 0 || height == 0 {
+            return Err(Error::Decode("a region outside of the picture".into()));
+        }
+        Ok(())
+    }
 }
 
-impl Picture {
-    /// Bytes of the picture at the start of the scratch memory.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.region.width as usize * self.region.height as usize * self.channels as usize
-    }
-
-    /// A rectangle of the stored image, in pixels of this part of it.
-    #[must_use]
-    pub fn within(&self, region: Region) -> Region {
-        let x = region.x.saturating_sub(self.region.x);
-        Region { x, y: region.y.saturating_sub(self.region.y), ..region }
-    }
+/// Who takes the rows of a region, from its top to its bottom.
+pub trait Rows {
+    /// Room for the next row, of as many pixels as the region is wide.
+    fn room(&mut self) -> &mut [u8];
+    /// The row is written.
+    fn done(&mut self);
 }
 
 /// A decoder of one format; object-safe.
 pub trait Decode: Send + std::fmt::Debug {
-    /// Decodes at least `request.region` into the start of `into`, which holds
-    /// [`ImageHeader::decoded_bytes`] at least.
+    /// Decodes the region of `request` into `rows`. `inner` holds [`ImageHeader::inner_bytes`] at least.
     ///
     /// # Errors
-    /// [`Error::Decode`] in words, for truncated or damaged bytes.
-    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture>;
+    /// [`Error::Decode`] in words, for truncated or damaged bytes; some rows may be written by then.
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_>,
+        inner: &mut [u8],
+        rows: &mut dyn Rows,
+    ) -> Result<()>;
 }
 
 /// The decoders of one thread, which keep what the next picture may use again.
@@ -89,14 +129,25 @@ impl Decoders {
     /// What they keep at most: Huffman tables.
     pub const KEPT_BYTES: u64 = 128 << 10;
 
-    /// The decoder of a format.
-    pub fn of(&mut self, format: Format) -> &mut dyn Decode {
-        match format {
+    /// Decodes the region of `request` into `rows`. `inner` holds [`ImageHeader::inner_bytes`] at least.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] in words, for truncated or damaged bytes; some rows may be written by then.
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_>,
+        inner: &mut [u8],
+        rows: &mut dyn Rows,
+    ) -> Result<()> {
+        request.check()?;
+        let decoder: &mut dyn Decode = match request.header.format {
             Format::Jpeg => &mut self.jpeg,
             Format::Png => &mut self.png,
             Format::Webp => &mut self.webp,
             Format::Pixels => &mut self.pixels,
-        }
+        };
+        decoder.decode(bytes, request, inner, rows)
     }
 }
 
@@ -105,69 +156,101 @@ impl Decoders {
 struct Pixels;
 
 impl Decode for Pixels {
-    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_>,
+        _: &mut [u8],
+        rows: &mut dyn Rows,
+    ) -> Result<()> {
         let h = request.header;
-        let n = h.width as usize * h.height as usize;
-        let data = bytes.get(h.data_at..).unwrap_or_default();
         let depth = h.components as usize;
-        if data.len() != n * depth {
-            return Err(Error::Decode(format!("{} bytes of pixels where {} belong", data.len(), n * depth)));
+        let data = bytes.get(h.data_at..).unwrap_or_default();
+        let belong = h.width as usize * h.height as usize * depth;
+        if data.len() != belong {
+            return Err(Error::Decode(format!("{} bytes of pixels where {belong} belong", data.len())));
         }
-        let region = Region { x: 0, y: 0, width: h.width, height: h.height };
-        match (depth, request.raw) {
-            (1, true) => into[..n].copy_from_slice(data),
-            (1, false) => spread_gray(data, &mut into[..n * 3]),
-            (3 | 4, false) => {
-                for (to, from) in into[..n * 3].chunks_exact_mut(3).zip(data.chunks_exact(depth)) {
-                    to.copy_from_slice(&from[..3]);
-                }
-            }
-            _ => return Err(Error::Decode("a mask must have one channel".into())),
+        if request.pixel == Pixel::Raw && depth != 1 {
+            return Err(Error::Decode("a mask must have one channel".into()));
         }
-        Ok(Picture { region, channels: if request.raw { 1 } else { 3 } })
+        give_rows(data, depth, request, rows);
+        Ok(())
     }
 }
 
-/// Gray to RGB.
-fn spread_gray(gray: &[u8], rgb: &mut [u8]) {
-    for (to, &from) in rgb.chunks_exact_mut(3).zip(gray) {
-        to.fill(from);
+/// Gives the region's rows of a whole picture of `depth` bytes a pixel.
+fn give_rows(picture: &[u8], depth: usize, request: &Request<'_>, rows: &mut dyn Rows) {
+    let stride = request.header.width as usize * depth;
+    let wanted = request.region.y as usize..request.bottom() as usize;
+    for row in picture.chunks_exact(stride).take(wanted.end).skip(wanted.start) {
+        give_row(&row[request.columns(depth)], depth, request.pixel, rows);
     }
 }
 
-/// Turns `n` pixels of `from` bytes into pixels of 3 bytes, in place: gray is repeated, alpha is left out.
-fn to_rgb_in_place(buffer: &mut [u8], n: usize, from: usize) {
-    match from {
-        // Backwards: a pixel is written past every pixel that is still to be read.
-        1 | 2 => {
-            for i in (0..n).rev() {
-                let v = buffer[i * from];
-                buffer[i * 3..i * 3 + 3].fill(v);
-            }
-        }
-        4 => {
-            for i in 0..n {
-                buffer.copy_within(i * 4..i * 4 + 3, i * 3);
-            }
-        }
-        _ => {}
+/// Gives a row of `depth` bytes a pixel: gray is repeated, alpha is left out.
+fn give_row(from: &[u8], depth: usize, pixel: Pixel, rows: &mut dyn Rows) {
+    let to = rows.room();
+    let pixels = to.chunks_exact_mut(pixel.bytes()).zip(from.chunks_exact(depth));
+    match (pixel, depth) {
+        (Pixel::Raw, _) => pixels.for_each(|(to, from)| to[0] = from[0]),
+        (_, 1 | 2) => pixels.for_each(|(to, from)| to[..3].fill(from[0])),
+        (Pixel::Rgb, 3) => to.copy_from_slice(from),
+        _ => pixels.for_each(|(to, from)| to[..3].copy_from_slice(&from[..3])),
     }
+    rows.done();
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// Takes rows into one picture.
+    #[derive(Debug, Default)]
+    pub(crate) struct Whole {
+        pub(crate) bytes: Vec<u8>,
+        stride: usize,
+        rows: usize,
+    }
+
+    impl Whole {
+        pub(crate) fn of(request: &Request<'_>) -> Self {
+            let stride = request.region.width as usize * request.pixel.bytes();
+            Self { bytes: vec![0; stride * request.region.height as usize], stride, rows: 0 }
+        }
+    }
+
+    impl Rows for Whole {
+        fn room(&mut self) -> &mut [u8] {
+            &mut self.bytes[self.rows * self.stride..][..self.stride]
+        }
+
+        fn done(&mut self) {
+            self.rows += 1;
+        }
+    }
+
     #[test]
-    fn channels_in_place() {
-        for (from, pixels) in [(1usize, vec![1u8, 2, 3]), (2, vec![1, 9, 2, 9, 3, 9]), (4, (0..12).collect())]
-        {
-            let mut buffer = vec![0u8; 12];
-            buffer[..pixels.len()].copy_from_slice(&pixels);
-            to_rgb_in_place(&mut buffer, 3, from);
-            let expected: [u8; 9] =
-                if from == 4 { [0, 1, 2, 4, 5, 6, 8, 9, 10] } else { [1, 1, 1, 2, 2, 2, 3, 3, 3] };
-            assert_eq!(buffer[..9], expected, "{from} channels");
+    fn rows_of_any_depth_become_pixels() {
+        let header = |depth| ImageHeader {
+            components: depth,
+            ..header::pixels(b"\x02\0\0\0\x02\0\0\0\x01\0\0\0L").unwrap()
+        };
+        for (depth, pixel, expected) in [
+            (1, Pixel::Raw, vec![20]),
+            (1, Pixel::Rgb, vec![20, 20, 20]),
+            (3, Pixel::Rgb, vec![60, 61, 62]),
+            (3, Pixel::Rgbx, vec![60, 61, 62, 0]),
+            (4, Pixel::Rgb, vec![80, 81, 82]),
+        ] {
+            let header = header(depth);
+            let region = Region { x: 1, y: 1, width: 1, height: 1 };
+            let request = Request { header: &header, region, pixel, checkpoints: None };
+            // The channels of the last of four pixels are 20 depth and what follows.
+            let data: Vec<u8> = (0..4 * depth).map(|i| 17 * depth + i).collect();
+            let bytes = [vec![0; header.data_at], data].concat();
+            let mut whole = Whole::of(&request);
+            Decoders::default().decode(&bytes, &request, &mut [], &mut whole).unwrap();
+            assert_eq!(whole.bytes, expected, "{depth} {pixel:?}");
         }
     }
 }

@@ -1,21 +1,27 @@
 //! WebP by image-webp: pure Rust, the first frame of an animation.
 //!
-//! Flow: bytes -> RGB rows in scratch.
+//! Flow: bytes -> the whole picture in scratch -> rows of the region.
 //! Memory: scratch of the caller, and what `ImageHeader::library_bytes` bounds.
 
 use std::io::Cursor;
 
 use image_webp::WebPDecoder;
 
-use super::{Decode, Picture, Region, Request, to_rgb_in_place};
+use super::{Decode, Pixel, Request, Rows, give_rows};
 use crate::{Error, Result};
 
 #[derive(Debug, Default)]
 pub(super) struct Webp;
 
 impl Decode for Webp {
-    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
-        if request.raw {
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_>,
+        inner: &mut [u8],
+        rows: &mut dyn Rows,
+    ) -> Result<()> {
+        if request.pixel == Pixel::Raw {
             return Err(Error::Decode("a mask must have one channel; WebP has colours".into()));
         }
         let stated = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
@@ -30,11 +36,10 @@ impl Decode for Webp {
         }
         let needed = decoder
             .output_buffer_size()
-            .filter(|&n| n <= into.len())
+            .filter(|&n| n <= inner.len())
             .ok_or_else(|| Error::Decode("this WebP needs more bytes than its header promised".into()))?;
-        decoder.read_image(&mut into[..needed]).map_err(words)?;
-        let n = width as usize * height as usize;
-        to_rgb_in_place(into, n, if decoder.has_alpha() { 4 } else { 3 });
-        Ok(Picture { region: Region { x: 0, y: 0, width, height }, channels: 3 })
+        decoder.read_image(&mut inner[..needed]).map_err(words)?;
+        give_rows(inner, if decoder.has_alpha() { 4 } else { 3 }, request, rows);
+        Ok(())
     }
 }

@@ -297,11 +297,12 @@ impl Feed {
         let Some(slot) = take_slot(shared) else { return Ok(()) };
         let rows = shared.config.split.rows(batch);
         let located = self.locate(shared, batch, rows)?;
-        let extremes = shared.source.extremes();
-        let any = (shared.config.on_error == super::OnError::Replace).then_some(&extremes);
-        let scratch = shared.reserved.plan.scratch_bytes;
+        let any = (shared.config.on_error == super::OnError::Replace).then(|| shared.source.extremes());
+        let picture = shared.reserved.plan.picture_bytes;
         let room: Vec<Vec<u64>> = ragged_columns(&shared.layout)
-            .map(|column| located.iter().map(|at| ragged_bytes(column, &at.entry, any, scratch)).collect())
+            .map(|column| {
+                located.iter().map(|at| ragged_bytes(column, &at.entry, any.as_ref(), picture)).collect()
+            })
             .collect();
         let Some(blocks) = take_blocks(shared, &room)? else { return Ok(()) };
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();

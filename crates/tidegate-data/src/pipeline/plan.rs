@@ -14,12 +14,12 @@ use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Pr
 
 use super::groups::Groups;
 use super::{Config, OnError};
-use crate::batch::{Crop, FieldSpec, ImageSpec, Layout, resize, row};
+use crate::batch::{Crop, FieldSpec, Layout, row};
 use crate::decode::Decoders;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
 use crate::source::read::{direct_works, read_mode, staging_bytes};
-use crate::source::{Grouped, ReadMode, Source, SourceExt};
+use crate::source::{Extremes, Grouped, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
@@ -49,6 +49,8 @@ pub struct Plan {
     pub record_bytes: u64,
     /// Scratch for the largest picture, and what libraries take at most meanwhile.
     pub scratch_bytes: u64,
+    /// The largest picture that is delivered as large as it is.
+    pub picture_bytes: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
     /// What the workers' decoders keep between pictures.
@@ -120,16 +122,11 @@ impl Plan {
         let readers = config.workers.clamp(2, 8);
         let sequential = source.access() != crate::source::Access::Random;
         let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
-        let resized = |spec: &FieldSpec| match spec {
-            FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
-                let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
-                let to = (*h).max(*w);
-                6 * u64::from(*h) * u64::from(*w) + resize::library_bytes((side, side), (to, to))
-            }
-            _ => 0,
-        };
-        let largest = pictures.iter().map(|c| resized(&c.spec)).max().unwrap_or(0);
-        let masks = pictures.iter().map(|c| c.row_bytes() as u64).max().unwrap_or(0);
+        let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
+        let taking =
+            pictures.iter().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side))).max();
+        // A picture as large as it is takes room in its batch.
+        let whole = pictures.iter().any(|c| c.shape.is_none());
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let piece = |record: u64| Buddy::piece_bytes(staging_bytes(extremes.sample_bytes) + record);
         let mut plan = Self {
@@ -138,7 +135,8 @@ impl Plan {
             // Two pieces of the largest size: one is read while the other is decoded.
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
-            scratch_bytes: if pictures.is_empty() { 0 } else { picture.saturating_add(largest.max(masks)) },
+            scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
+            picture_bytes: if whole { extremes.decoded_bytes } else { 0 },
             source_bytes: source.library_bytes(),
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
@@ -150,21 +148,20 @@ impl Plan {
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
-        // A picture as large as it is takes as much again in its batch.
-        let whole = layout.columns.iter().any(|c| c.shape.is_none() && row::is_picture(c));
-        let most = plan.total().saturating_add(if whole { extremes.decoded_bytes } else { 0 });
-        if most > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
+        if plan.least() > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
             // Pictures that can never fit fail one by one, as the policy says; the rest goes on. Whatever may take the place
             // of another must fit in every row.
-            let parts = if whole && config.on_error == OnError::Replace { rows + 1 } else { 2 };
-            plan.scratch_bytes = plan.scratch_bytes.min((cap - plan.without_scratch()) / parts);
+            let room = cap - plan.without_scratch();
+            plan.scratch_bytes = plan.scratch_bytes.min(room / 2);
+            let pictures = if config.on_error == OnError::Replace { rows } else { 1 };
+            plan.picture_bytes = plan.picture_bytes.min((room - plan.scratch_bytes) / pictures.max(1));
         }
-        if plan.total() > cap {
+        if plan.least() > cap {
             return Err(plan.too_small(source, cap));
         }
         let record = record_bytes(source, layout);
         let more = 2 * (piece(record) - piece(0));
-        if plan.total().saturating_add(more) <= cap {
+        if plan.least().saturating_add(more) <= cap {
             // Checkpoints are no need.
             (plan.record_bytes, plan.staging_bytes) = (record, plan.staging_bytes + more);
         }
@@ -190,7 +187,7 @@ impl Plan {
         let mean = extremes.total_bytes / source.len().max(1);
         let columns = layout.columns.iter().filter(|c| c.shape.is_none());
         let bytes = columns.map(|c| match c.spec {
-            FieldSpec::Image(_) => extremes.decoded_bytes.min(self.scratch_bytes),
+            FieldSpec::Image(_) => self.picture_bytes,
             _ => extremes.sample_bytes.min(2 * mean),
         });
         2 * rows.saturating_mul(bytes.sum())
@@ -238,6 +235,11 @@ impl Plan {
             .fold(Slab::stride_bytes(self.slot_bytes) * self.slots, |sum, &part| sum.saturating_add(part))
     }
 
+    /// What one batch at least takes besides, if it has the largest picture as large as it is.
+    fn least(&self) -> u64 {
+        self.total().saturating_add(self.picture_bytes)
+    }
+
     fn without_scratch(&self) -> u64 {
         Self { scratch_bytes: 0, ..self.clone() }.total()
     }
@@ -245,7 +247,7 @@ impl Plan {
     fn too_small(&self, source: &dyn Source, cap: u64) -> Error {
         let batches = 2 * Slab::stride_bytes(self.slot_bytes);
         let parts = [
-            (Account::Batch, batches),
+            (Account::Batch, batches.saturating_add(self.picture_bytes)),
             (Account::Staging, self.staging_bytes),
             (Account::Scratch, self.scratch_bytes),
             (Account::Library, self.source_bytes + self.kept_bytes),
@@ -255,14 +257,17 @@ impl Plan {
         ];
         let words: Vec<_> = parts.iter().map(|(a, b)| format!("{a} {}", mib(*b))).collect();
         let (account, most) = parts.into_iter().max_by_key(|p| p.1).unwrap_or((Account::Batch, 0));
-        let largest = source.extremes().scratch_id;
+        let Extremes { scratch_id, decoded_id, .. } = source.extremes();
         let fix = match account {
-            Account::Scratch => {
-                let place = source.fetch_place(largest);
-                format!(
-                    "the largest picture is {place}; shrink it, or pass on_error=\"skip\" to leave such pictures out"
-                )
-            }
+            Account::Scratch => format!(
+                "the picture that takes most is {}; shrink it, or pass on_error=\"skip\" to leave such pictures out",
+                source.fetch_place(scratch_id)
+            ),
+            Account::Batch if self.picture_bytes > batches => format!(
+                "the largest picture is {}; give a size, as in tg.Image(224), or pass on_error=\"skip\" to leave such \
+                 pictures out",
+                source.fetch_place(decoded_id)
+            ),
             Account::Batch => "lower batch_size".to_owned(),
             Account::Decoded if self.groups > 1 => format!(
                 "shuffle less widely: a row can only be read by decoding its whole group, {} MiB for {} rows on average, and \
@@ -282,7 +287,7 @@ impl Plan {
             "memory of {} MiB is too small: this loader needs at least {} MiB ({}, in MiB); account {account} asks for \
              {} MiB; raise memory, or {fix}",
             mib(cap),
-            mib(self.total()),
+            mib(self.least()),
             words.join(", "),
             mib(most)
         ))

@@ -74,6 +74,7 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
         if shared.lacks_memory() {
             // Before the batch is delivered: when nothing is in flight, nobody has anything for himself.
             *lock(own) = Own::default();
+            tools.forget();
         }
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
         drop(task);
@@ -130,44 +131,45 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
             Error::Decode(what) => sample(&column.name, what),
             other => other,
         };
-        let (scratch, library) = match (&column.spec, value) {
+        let (scratch, library, whole) = match (&column.spec, value) {
             (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
                 let header = row::picture_header(&column.kind, bytes).map_err(field)?;
-                (row::scratch_bytes(column, &header), row::library_bytes(column, &header))
+                let whole = if column.shape.is_none() { header.decoded_bytes() } else { 0 };
+                (row::scratch_bytes(column, &header), row::library_bytes(column, &header), whole)
             }
-            _ => (0, 0),
+            _ => (0, 0, 0),
         };
         let Some(mut piece) = task.filling.piece(c, task.row) else {
             return Err(Error::Config("a row was given out twice: please report this".into()));
         };
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new() };
-        let most = shared.reserved.plan.scratch_bytes;
-        if scratch.saturating_add(library) > most {
+        let plan = &shared.reserved.plan;
+        let limits = [(scratch.saturating_add(library), plan.scratch_bytes), (whole, plan.picture_bytes)];
+        if let Some((asked, most)) = limits.into_iter().find(|(asked, most)| asked > most) {
             let mib = tidegate_core::memory::size::mib;
             let text = format!(
                 "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one picture: raise \
                  memory, or run `tidegate index --force` if the file changed",
-                mib(scratch.saturating_add(library)),
+                mib(asked),
                 mib(most),
                 mib(shared.reserved.budget.cap_bytes())
             );
             return Err(sample(&column.name, text));
         }
-        if scratch == 0 {
-            tools
-                .fill(&shared.layout, column, value, checkpoints, draw, &mut [], &mut target)
-                .map_err(field)?;
+        let mut fill = |tools: &mut Tools, scratch: &mut [u8]| {
+            tools.fill(&shared.layout, column, value, checkpoints, draw, scratch, &mut target).map_err(field)
+        };
+        if scratch == 0 && library == 0 {
+            fill(tools, &mut [])?;
         } else if own.grow(shared, scratch, library) {
-            let scratch = own.scratch.as_deref_mut().unwrap_or_default();
-            tools
-                .fill(&shared.layout, column, value, checkpoints, draw, scratch, &mut target)
-                .map_err(field)?;
+            fill(tools, own.scratch.as_deref_mut().unwrap_or_default())?;
         } else {
             let began = Instant::now();
             let mut common = lock(&shared.reserved.scratch);
             add(&shared.stats.scratch_wait_ns, began);
-            let room = common.as_deref_mut().unwrap_or_default();
-            tools.fill(&shared.layout, column, value, checkpoints, draw, room, &mut target).map_err(field)?;
+            let filled = fill(tools, common.as_deref_mut().unwrap_or_default());
+            tools.forget();
+            filled?;
         }
         let (written, shape) = (target.written, target.shape);
         drop(piece);
@@ -183,12 +185,12 @@ impl Own {
             self.library = None;
             self.library = budget.try_acquire(Account::Library, outside, Priority::Prefetch).ok();
         }
-        if self.scratch.as_deref().map_or(0, <[u8]>::len) < bytes as usize {
+        if (self.scratch.as_deref().map_or(0, <[u8]>::len) as u64) < bytes {
             self.scratch = None;
             // An eighth more, so that pictures of about one size do not make it grow again and again.
             let bytes = bytes.saturating_add(bytes / 8);
             self.scratch = budget.try_block(Account::Scratch, bytes, Priority::Prefetch).ok();
         }
-        self.library.is_some() && self.scratch.is_some()
+        self.library.is_some() && (bytes == 0 || self.scratch.is_some())
     }
 }

@@ -24,7 +24,7 @@ use crate::{Error, Place, Result};
 
 /// Bytes of an entry in the file.
 pub const ENTRY_BYTES: u64 = 24;
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// An index of at most this many bytes is held in memory.
 const HELD_BYTES: u64 = 1 << 20;
 /// Entries nearer than this are read in one go.
@@ -33,7 +33,7 @@ const CHUNK_BYTES: u64 = 256 << 10;
 
 /// The decoded shape is known.
 pub const HAS_SHAPE: u8 = 1;
-/// Decoding needs all coefficients in memory at once (progressive JPEG).
+/// Decoding needs the whole picture in memory at once (progressive JPEG, interlaced PNG).
 pub const PROGRESSIVE: u8 = 2;
 /// The checksum is known.
 pub const HAS_CRC: u8 = 4;
@@ -53,7 +53,7 @@ pub struct Entry {
     pub width: u16,
     /// CRC32C of the bytes.
     pub crc: u32,
-    /// Bytes of a decoded pixel.
+    /// Channels of the largest image, as stored.
     pub channels: u8,
     /// [`HAS_SHAPE`], [`PROGRESSIVE`], [`HAS_CRC`].
     pub flags: u8,
@@ -95,7 +95,7 @@ impl Entry {
     /// Decoded bytes of the largest image, 0 if unknown.
     #[must_use]
     pub fn decoded_bytes(&self) -> u64 {
-        u64::from(self.height) * u64::from(self.width) * u64::from(self.channels)
+        3 * u64::from(self.height) * u64::from(self.width)
     }
 }
 
@@ -404,10 +404,12 @@ impl Builder {
         let extremes = &mut self.meta.extremes;
         extremes.total_bytes += u64::from(entry.len);
         extremes.sample_bytes = extremes.sample_bytes.max(u64::from(entry.len));
-        extremes.decoded_bytes = extremes.decoded_bytes.max(entry.decoded_bytes());
         extremes.side = extremes.side.max(u64::from(entry.width.max(entry.height)));
         if scratch_bytes > extremes.scratch_bytes {
             (extremes.scratch_bytes, extremes.scratch_id) = (scratch_bytes, self.meta.samples);
+        }
+        if entry.decoded_bytes() > extremes.decoded_bytes {
+            (extremes.decoded_bytes, extremes.decoded_id) = (entry.decoded_bytes(), self.meta.samples);
         }
         self.meta.samples += 1;
         Ok(())

@@ -130,12 +130,14 @@ pub struct Extremes {
     pub total_bytes: u64,
     /// Bytes of the largest sample.
     pub sample_bytes: u64,
-    /// Bytes of the largest image once decoded, and what its decoder takes besides.
+    /// What decoding an image takes at most.
     pub scratch_bytes: u64,
     /// The id of the sample with that image.
     pub scratch_id: u64,
     /// Bytes of the largest image once decoded.
     pub decoded_bytes: u64,
+    /// The id of the sample with that image.
+    pub decoded_id: u64,
     /// The longest side of any image, in pixels.
     pub side: u64,
 }

@@ -87,8 +87,8 @@ impl Source for Subset {
     fn extremes(&self) -> Extremes {
         let extremes = self.base.extremes();
         // Bounds of the base hold here too; the sample they come from may not be among these.
-        let scratch_id = self.ids.iter().position(|&id| id == extremes.scratch_id).unwrap_or(0) as u64;
-        Extremes { scratch_id, ..extremes }
+        let own = |id: u64| self.ids.iter().position(|&own| own == id).unwrap_or(0) as u64;
+        Extremes { scratch_id: own(extremes.scratch_id), decoded_id: own(extremes.decoded_id), ..extremes }
     }
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()

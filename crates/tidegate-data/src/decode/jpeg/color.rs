@@ -56,27 +56,28 @@ pub(super) fn repeated(from: &[u8], times: usize, to: &mut [u8]) {
     }
 }
 
-/// Rows of components (as many as the colour has) to interleaved RGB.
-pub(super) fn to_rgb(color: Color, rows: [&[u8]; 4], to: &mut [u8], simd: bool) {
+/// Rows of components (as many as the colour has) to interleaved RGB of `N` bytes a pixel, of which the fourth means nothing.
+pub(super) fn to_rgb<const N: usize>(color: Color, rows: [&[u8]; 4], to: &mut [u8], simd: bool) {
+    let (pixels, _) = to.as_chunks_mut::<N>();
     match color {
         Color::Gray => {
-            for (pixel, &gray) in to.chunks_exact_mut(3).zip(rows[0]) {
+            for (pixel, &gray) in pixels.iter_mut().zip(rows[0]) {
                 pixel.fill(gray);
             }
         }
         Color::Rgb => {
-            for (x, pixel) in to.chunks_exact_mut(3).enumerate() {
-                pixel.copy_from_slice(&[rows[0][x], rows[1][x], rows[2][x]]);
+            for (x, pixel) in pixels.iter_mut().enumerate() {
+                pixel[..3].copy_from_slice(&[rows[0][x], rows[1][x], rows[2][x]]);
             }
         }
         Color::YCbCr => {
-            let done = vectors(rows, to, simd);
-            for (x, pixel) in to.chunks_exact_mut(3).enumerate().skip(done) {
-                pixel.copy_from_slice(&rgb(rows[0][x], rows[1][x], rows[2][x]));
+            let done = vectors(rows, pixels, simd);
+            for (x, pixel) in pixels.iter_mut().enumerate().skip(done) {
+                pixel[..3].copy_from_slice(&rgb(rows[0][x], rows[1][x], rows[2][x]));
             }
         }
         Color::Cmyk | Color::Ycck => {
-            for (x, pixel) in to.chunks_exact_mut(3).enumerate() {
+            for (x, pixel) in pixels.iter_mut().enumerate() {
                 let inks = if color == Color::Ycck {
                     rgb(rows[0][x], rows[1][x], rows[2][x]).map(|v| 255 - v)
                 } else {
@@ -84,7 +85,7 @@ pub(super) fn to_rgb(color: Color, rows: [&[u8]; 4], to: &mut [u8], simd: bool) 
                 };
                 // Stored inverted, as Adobe does; ink takes away from what black leaves.
                 let light = u32::from(rows[3][x]);
-                pixel.copy_from_slice(&inks.map(|ink| {
+                pixel[..3].copy_from_slice(&inks.map(|ink| {
                     let product = u32::from(255 - ink) * light + 128;
                     (light - (((product >> 8) + product) >> 8)) as u8
                 }));
@@ -104,7 +105,7 @@ fn rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
 }
 
 /// Converts as many pixels as vectors can, and says how many.
-fn vectors(rows: [&[u8]; 4], to: &mut [u8], simd: bool) -> usize {
+fn vectors<const N: usize>(rows: [&[u8]; 4], to: &mut [[u8; N]], simd: bool) -> usize {
     #[cfg(target_arch = "x86_64")]
     if simd {
         // SAFETY: `simd` is true only where AVX2 was found.
@@ -143,12 +144,48 @@ mod avx2 {
         _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
     }
 
+    /// Sixteen pixels of three bytes.
     #[target_feature(enable = "avx2")]
-    pub(super) fn rgb(rows: [&[u8]; 3], to: &mut [u8]) -> usize {
+    fn triples(planes: [__m128i; 3], to: &mut [u8]) {
+        for (shuffles, target) in SHUFFLES.iter().zip(to.as_chunks_mut::<16>().0) {
+            let part = |c: usize| {
+                // SAFETY: sixteen bytes are read from an array of sixteen.
+                let shuffle = unsafe { _mm_loadu_si128(shuffles[c].as_ptr().cast()) };
+                _mm_shuffle_epi8(planes[c], shuffle)
+            };
+            store(target, _mm_or_si128(_mm_or_si128(part(0), part(1)), part(2)));
+        }
+    }
+
+    /// Sixteen pixels of four bytes.
+    #[target_feature(enable = "avx2")]
+    fn quadruples([red, green, blue]: [__m128i; 3], to: &mut [u8]) {
+        let zero = _mm_setzero_si128();
+        let (rg0, rg1) = (_mm_unpacklo_epi8(red, green), _mm_unpackhi_epi8(red, green));
+        let (bx0, bx1) = (_mm_unpacklo_epi8(blue, zero), _mm_unpackhi_epi8(blue, zero));
+        let quarters = [
+            _mm_unpacklo_epi16(rg0, bx0),
+            _mm_unpackhi_epi16(rg0, bx0),
+            _mm_unpacklo_epi16(rg1, bx1),
+            _mm_unpackhi_epi16(rg1, bx1),
+        ];
+        for (target, quarter) in to.as_chunks_mut::<16>().0.iter_mut().zip(quarters) {
+            store(target, quarter);
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn store(to: &mut [u8; 16], v: __m128i) {
+        // SAFETY: sixteen bytes are written to an array of sixteen.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), v) };
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn rgb<const N: usize>(rows: [&[u8]; 3], to: &mut [[u8; N]]) -> usize {
         let (y, _) = rows[0].as_chunks::<16>();
         let (cb, _) = rows[1].as_chunks::<16>();
         let (cr, _) = rows[2].as_chunks::<16>();
-        let (out, _) = to.as_chunks_mut::<48>();
+        let (out, _) = to.as_chunks_mut::<16>();
         let (center, one) = (_mm256_set1_epi16(128), _mm256_set1_epi16(1));
         let green_factors = _mm256_set1_epi32((-22_554 & 0xFFFF) | 18_734 << 16);
         let half = _mm256_set1_epi32(1 << 15);
@@ -170,15 +207,10 @@ mod avx2 {
             let mixed = _mm256_packs_epi32(low, sum(_mm256_unpackhi_epi16(cb, cr)));
             let green = _mm256_add_epi16(y, _mm256_sub_epi16(mixed, cr));
             let planes = [bytes(red), bytes(green), bytes(blue)];
-            for (shuffles, target) in SHUFFLES.iter().zip(out.as_chunks_mut::<16>().0) {
-                let part = |c: usize| {
-                    // SAFETY: sixteen bytes are read from an array of sixteen.
-                    let shuffle = unsafe { _mm_loadu_si128(shuffles[c].as_ptr().cast()) };
-                    _mm_shuffle_epi8(planes[c], shuffle)
-                };
-                let joined = _mm_or_si128(_mm_or_si128(part(0), part(1)), part(2));
-                // SAFETY: sixteen bytes are written to an array of sixteen.
-                unsafe { _mm_storeu_si128(target.as_mut_ptr().cast(), joined) };
+            if N == 3 {
+                triples(planes, out.as_flattened_mut());
+            } else {
+                quadruples(planes, out.as_flattened_mut());
             }
             done += 16;
         }
@@ -189,6 +221,12 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn converted<const N: usize>(rows: [&[u8]; 4], simd: bool) -> Vec<u8> {
+        let mut out = vec![0; N * rows[0].len()];
+        to_rgb::<N>(Color::YCbCr, rows, &mut out, simd);
+        out
+    }
 
     #[test]
     fn vectors_equal_scalars_for_every_chroma() {
@@ -202,12 +240,11 @@ mod tests {
         let cr: Vec<u8> = chroma.iter().map(|c| c.1).collect();
         for y in [0u8, 1, 77, 128, 200, 254, 255] {
             let y = vec![y; cb.len()];
-            let run = |simd| {
-                let mut out = vec![0; 3 * cb.len()];
-                to_rgb(Color::YCbCr, [&y, &cb, &cr, &[]], &mut out, simd);
-                out
-            };
-            assert_eq!(run(crate::decode::simd::avx2()), run(false));
+            let scalar = converted::<3>([&y, &cb, &cr, &[]], false);
+            let vectors = crate::decode::simd::avx2();
+            assert_eq!(converted::<3>([&y, &cb, &cr, &[]], vectors), scalar);
+            let four = converted::<4>([&y, &cb, &cr, &[]], vectors);
+            assert!(four.chunks_exact(4).map(|pixel| &pixel[..3]).eq(scalar.chunks_exact(3)));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`], [`checkpoints`]) -> samples ([`idct`]) -> RGB rows of the region
 //! ([`color`]).
 //! Memory: coefficients of one MCU row and samples of two, of the columns that the region touches; bounded by
-//! `ImageHeader::library_bytes`. The picture, of the region alone, goes into the caller's scratch.
+//! `ImageHeader::library_bytes`. Rows go to the caller one by one.
 //!
 //! Above and beside the region only the lengths of codes are looked at, or nothing where checkpoints lead past; below it
 //! nothing is. Progressive files and those with several scans need all their coefficients first ([`stored`]).
@@ -24,7 +24,7 @@ use self::entropy::Walk;
 use self::frame::{Color, Component, Frame, Markers, damaged};
 use self::huffman::{Coefficients, Tables};
 use self::stored::Stored;
-use super::{Decode, Picture, Region, Request, simd};
+use super::{Decode, Pixel, Request, Rows, simd};
 use crate::{Error, Result};
 
 /// The decoder of one thread.
@@ -36,7 +36,13 @@ pub(super) struct Jpeg {
 const END: [u8; 2] = [0xFF, 0xD9];
 
 impl Decode for Jpeg {
-    fn decode(&mut self, bytes: &[u8], request: &Request<'_>, into: &mut [u8]) -> Result<Picture> {
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_>,
+        _: &mut [u8],
+        rows: &mut dyn Rows,
+    ) -> Result<()> {
         let header = request.header;
         if !matches!(header.components, 1 | 3 | 4) || header.bits != 8 {
             return Err(Error::Decode(format!(
@@ -44,7 +50,7 @@ impl Decode for Jpeg {
                 header.components, header.bits
             )));
         }
-        if request.raw && header.components != 1 {
+        if request.pixel == Pixel::Raw && header.components != 1 {
             return Err(Error::Decode("a mask must have one channel; this JPEG has colours".into()));
         }
         if !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
@@ -54,9 +60,10 @@ impl Decode for Jpeg {
         let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the picture has no data"))?;
         let frame =
             markers.frame().cloned().ok_or_else(|| damaged(scan.at, "data before the frame header"))?;
-        let picture = picture(&frame, request)?;
-        let target =
-            into.get_mut(..picture.bytes()).ok_or_else(|| Error::Decode("a picture without room".into()))?;
+        let size = (frame.width, frame.height, frame.components.len());
+        if size != (header.width as usize, header.height as usize, usize::from(header.components)) {
+            return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
+        }
         let color = markers.color(&frame.components);
         if frame.progressive || scan.parts.len() < frame.components.len() {
             if !header.progressive {
@@ -64,30 +71,13 @@ impl Decode for Jpeg {
             }
             let stored = Stored::read(bytes, &mut markers, &frame, scan)?;
             let quant: Vec<[i16; 64]> = (0..frame.components.len()).map(|c| stored.quant(c)).collect();
-            return Decoding::new(&frame, color, &quant, picture).run(Coding::Stored(&stored), target);
+            return Decoding::new(&frame, color, &quant, request).run(Coding::Stored(&stored), rows);
         }
         let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
         let checkpoints = request.checkpoints.and_then(|record| Checkpoints::of(record, bytes));
         let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints)?;
-        Decoding::new(&frame, color, &quant, picture).run(Coding::Sequential(walk), target)
+        Decoding::new(&frame, color, &quant, request).run(Coding::Sequential(walk), rows)
     }
-}
-
-/// The part of the picture that is decoded.
-fn picture(frame: &Frame, request: &Request<'_>) -> Result<Picture> {
-    let header = request.header;
-    let size = (frame.width, frame.height, frame.components.len());
-    if size != (header.width as usize, header.height as usize, usize::from(header.components)) {
-        return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
-    }
-    let (width, height) = (frame.width as u32, frame.height as u32);
-    // Masks are taken from whole pictures.
-    let region = if request.raw { Region { x: 0, y: 0, width, height } } else { request.region };
-    let end = (region.x.saturating_add(region.width), region.y.saturating_add(region.height));
-    if end.0 > width || end.1 > height || region.width == 0 || region.height == 0 {
-        return Err(Error::Decode("a region outside of the picture".into()));
-    }
-    Ok(Picture { region, channels: if request.raw { 1 } else { 3 } })
 }
 
 /// Where coefficients come from.
@@ -137,7 +127,7 @@ struct Plane<'a> {
 struct Decoding<'a> {
     frame: &'a Frame,
     color: Color,
-    picture: Picture,
+    request: &'a Request<'a>,
     planes: Vec<Plane<'a>>,
     /// MCU columns that are decoded, and MCU rows.
     columns: std::ops::Range<usize>,
@@ -152,8 +142,8 @@ struct Decoding<'a> {
 const MARGIN: usize = 2;
 
 impl<'a> Decoding<'a> {
-    fn new(frame: &'a Frame, color: Color, quant: &'a [[i16; 64]], picture: Picture) -> Self {
-        let region = picture.region;
+    fn new(frame: &'a Frame, color: Color, quant: &'a [[i16; 64]], request: &'a Request<'a>) -> Self {
+        let region = request.region;
         let span = |start: u32, len: u32, unit: usize, size: usize| {
             let (start, end) = (start as usize, (start + len) as usize);
             start.saturating_sub(MARGIN) / unit..(end + MARGIN).min(size).div_ceil(unit)
@@ -184,32 +174,31 @@ impl<'a> Decoding<'a> {
             .collect();
         let sums = vec![0; planes.iter().map(|p| p.stride).max().unwrap_or(0)];
         let context = frame.components.iter().any(|c| 2 * c.v == frame.max_v);
-        Self { frame, color, picture, planes, columns, rows, sums, context, simd: simd::avx2() }
+        Self { frame, color, request, planes, columns, rows, sums, context, simd: simd::avx2() }
     }
 
-    /// Decodes the picture.
-    fn run(self, coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
+    /// Decodes the region.
+    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
         #[cfg(target_arch = "x86_64")]
         if self.simd {
             // SAFETY: `simd` is true only where all four were found, see `simd::avx2`.
             #[expect(unsafe_code, reason = "instructions that were looked for")]
-            return unsafe { self.run_bmi2(coding, target) };
+            return unsafe { self.run_bmi2(coding, to) };
         }
-        self.each_row(coding, target)
+        self.each_row(coding, to)
     }
 
     /// The same code with shifts that need no flags: entropy decoding is a chain of them.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    fn run_bmi2(self, coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
-        self.each_row(coding, target)
+    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
+        self.each_row(coding, to)
     }
 
     #[inline(always)]
-    fn each_row(mut self, mut coding: Coding<'_>, target: &mut [u8]) -> Result<Picture> {
-        let region = self.picture.region;
-        let bottom = (region.y + region.height) as usize;
-        let mut next = region.y as usize;
+    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
+        let bottom = self.request.bottom() as usize;
+        let mut next = self.request.region.y as usize;
         let across = self.frame.mcus_across();
         for row in self.rows.clone() {
             let last = row + 1 == self.rows.end;
@@ -227,13 +216,12 @@ impl<'a> Decoding<'a> {
             let lag = if self.context && !last { self.frame.max_v } else { 0 };
             let ready = ((row + 1) * self.frame.mcu_height() - lag).min(bottom);
             while next < ready {
-                let width = region.width as usize * self.picture.channels as usize;
-                let at = (next - region.y as usize) * width;
-                self.output(next, &mut target[at..at + width]);
+                self.output(next, to.room());
+                to.done();
                 next += 1;
             }
         }
-        Ok(self.picture)
+        Ok(())
     }
 
     /// Writes one row of the picture.
@@ -242,16 +230,17 @@ impl<'a> Decoding<'a> {
         for plane in &mut self.planes {
             plane.expand(y, frame, &mut self.sums);
         }
-        let start = self.picture.region.x as usize - self.columns.start * frame.mcu_width();
-        let width = self.picture.region.width as usize;
+        let region = self.request.region;
+        let start = region.x as usize - self.columns.start * frame.mcu_width();
+        let width = region.width as usize;
         let mut rows: [&[u8]; 4] = [&[]; 4];
         for (row, plane) in rows.iter_mut().zip(&self.planes) {
             *row = &plane.row(y, frame)[start..start + width];
         }
-        if self.picture.channels == 1 {
-            to.copy_from_slice(rows[0]);
-        } else {
-            color::to_rgb(self.color, rows, to, self.simd);
+        match self.request.pixel {
+            Pixel::Raw => to.copy_from_slice(rows[0]),
+            Pixel::Rgb => color::to_rgb::<3>(self.color, rows, to, self.simd),
+            Pixel::Rgbx => color::to_rgb::<4>(self.color, rows, to, self.simd),
         }
     }
 }
@@ -313,7 +302,8 @@ impl Plane<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header;
+    use super::super::tests::Whole;
+    use super::super::{Region, header};
     use super::*;
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
     use proptest::prelude::*;
@@ -339,22 +329,18 @@ mod tests {
         bytes
     }
 
-    fn decode(bytes: &[u8], region: Option<Region>) -> Result<(Vec<u8>, Picture)> {
+    fn decode(bytes: &[u8], region: Option<Region>) -> Result<Vec<u8>> {
         decode_by(bytes, region, None)
     }
 
-    fn decode_by(
-        bytes: &[u8],
-        region: Option<Region>,
-        checkpoints: Option<&[u8]>,
-    ) -> Result<(Vec<u8>, Picture)> {
+    fn decode_by(bytes: &[u8], region: Option<Region>, checkpoints: Option<&[u8]>) -> Result<Vec<u8>> {
         let header = header::of(bytes)?;
         let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
-        let request = Request { header: &header, region: region.unwrap_or(whole), checkpoints, raw: false };
-        let mut into = vec![0; header.decoded_bytes() as usize];
-        let picture = Jpeg::default().decode(bytes, &request, &mut into)?;
-        into.truncate(picture.bytes());
-        Ok((into, picture))
+        let region = region.unwrap_or(whole);
+        let request = Request { header: &header, region, pixel: Pixel::Rgb, checkpoints };
+        let mut rows = Whole::of(&request);
+        Jpeg::default().decode(bytes, &request, &mut [], &mut rows)?;
+        Ok(rows.bytes)
     }
 
     const SAMPLINGS: [SamplingFactor; 7] = [
@@ -402,14 +388,12 @@ mod tests {
                 width: size.0.min(u32::from(width) - x),
                 height: size.1.min(u32::from(height) - y),
             };
-            let (whole, _) = decode(&bytes, None).unwrap();
-            let (part, picture) = decode(&bytes, Some(region)).unwrap();
-            let inside = picture.within(region);
-            for row in 0..region.height {
-                let ours = ((inside.y + row) * picture.region.width + inside.x) as usize * 3;
-                let theirs = ((y + row) * u32::from(width) + x) as usize * 3;
-                let n = 3 * region.width as usize;
-                prop_assert_eq!(&part[ours..ours + n], &whole[theirs..theirs + n], "row {}", row);
+            let whole = decode(&bytes, None).unwrap();
+            let part = decode(&bytes, Some(region)).unwrap();
+            let n = 3 * region.width as usize;
+            for (row, part) in (y..).zip(part.chunks_exact(n)) {
+                let at = (row * u32::from(width) + x) as usize * 3;
+                prop_assert_eq!(part, &whole[at..at + n], "row {}", row);
             }
         }
 
