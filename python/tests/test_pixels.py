@@ -136,6 +136,36 @@ def test_a_crop_is_cut_and_resized_as_pillow_does(tmp_path):
         assert difference(ours, expected)[0] <= ROUNDING
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(("mode", "subsampling"), [("RGB", 0), ("RGB", 1), ("RGB", 2), ("L", 0), ("CMYK", 0)])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_draft_is_pillows_bit_for_bit(tmp_path, mode, subsampling, scale, progressive):
+    sizes = [(16, 16), (24, 8), (64, 40), (131, 97), (240, 231), (77, 300), (97, 16)]
+    options = {} if mode == "L" else {"subsampling": subsampling}
+    for i, size in enumerate(sizes):
+        data = encoded(picture(i, *size, mode), quality=25 + 11 * i, progressive=progressive, **options)
+        target = (size[0] // scale, size[1] // scale)
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (ours,) = decoded(folder, [data], tg.Image(target[::-1], layout="HWC", draft=True))
+        pillow = Image.open(io.BytesIO(data))
+        _, box = pillow.draft(mode, target)
+        assert pillow.size == (-(-size[0] // scale), -(-size[1] // scale))
+        expected = pillow.convert("RGB").resize(target, Image.Resampling.BILINEAR, box=box)
+        assert difference(ours, expected)[0] <= ROUNDING, size
+
+
+def test_drafts_are_near_to_what_they_stand_for(tmp_path):
+    files = [encoded(picture(i, 400 + 31 * i, 500 - 17 * i), subsampling=i % 3) for i in range(8)]
+    fields = {"crop": "random", "layout": "HWC", "flip": True}
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "draft").mkdir()
+    whole = decoded(tmp_path / "whole", files, tg.Image(40, **fields))
+    draft = decoded(tmp_path / "draft", files, tg.Image(40, draft=True, **fields))
+    assert (whole != draft).any()
+    assert difference(whole, draft)[1] < 2
+
+
 def test_checkpoints_change_no_pixel(tmp_path, folder):
     photos = tmp_path / "photos"
     photos.mkdir()

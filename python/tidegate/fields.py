@@ -30,7 +30,8 @@ class Image(Field):
     `size` is a side or (height, width) in pixels; None keeps every picture as it is (a ragged column). `crop` is
     "random" (RandomResizedCrop over `scale` and `ratio`), "center" or None (the whole picture). `flip` mirrors half of
     the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
-    Float dtypes are x / 255, then (x - `mean`) / `std`.
+    Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a quarter or an
+    eighth of their size where the crop still covers the target: faster for large photographs, and about 1 of 255 off.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -42,6 +43,7 @@ class Image(Field):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool | float = False
     jitter: dict[str, float] | None = None
+    draft: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     dtype: str = "uint8"
@@ -64,6 +66,7 @@ class Image(Field):
             "ratio": self.ratio,
             "flip": flip,
             "jitter": self.jitter,
+            "draft": self.draft,
             "pixels": pixels,
         }
 

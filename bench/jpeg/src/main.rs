@@ -11,7 +11,7 @@ use std::path::Path;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use tidegate::synth::{self, Form, Recipe};
-use tidegate_data::batch::geometry::{Draw, geometry};
+use tidegate_data::batch::geometry::{Draw, geometry, halved, halvings};
 use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_data::decode::checkpoints;
@@ -79,34 +79,32 @@ impl Rows for Whole<'_> {
 type Contender = (&'static str, fn(&Case, &mut Room) -> Result<(), Failure>);
 
 /// Crops of 224 pixels, bilinear with antialiasing, by our resizer unless another is named.
-const CROPS: [Contender; 7] = [
-    ("tidegate", |case, room| ours(case, room, None)),
-    ("tidegate, checkpoints", |case, room| ours(case, room, Some(&case.record))),
+const CROPS: [Contender; 8] = [
+    ("tidegate", |case, room| ours(case, room, 0, None)),
+    ("tidegate, checkpoints", |case, room| ours(case, room, 0, Some(&case.record))),
+    ("tidegate, checkpoints, draft", |case, room| {
+        ours(case, room, halvings(case.region, TO), Some(&case.record))
+    }),
     ("libjpeg-turbo, partial", |case, room| {
         let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
-        resize(room, picture, case.region)
+        resize(room, picture, case.region, 0)
     }),
     ("libjpeg-turbo, partial; fast_image_resize", |case, room| {
         let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
         library_resize(room, picture, case.region)
     }),
     ("libjpeg-turbo, partial, scaled", |case, room| {
-        let scale = scale_of(case.region);
-        let picture = room.turbo.partial(&case.bytes, case.region, scale, &mut room.pixels)?;
-        let Region { x, y, width, height } = case.region;
-        resize(
-            room,
-            picture,
-            Region { x: x / scale, y: y / scale, width: width / scale, height: height / scale },
-        )
+        let halvings = halvings(case.region, TO);
+        let picture = room.turbo.partial(&case.bytes, case.region, 1 << halvings, &mut room.pixels)?;
+        resize(room, picture, case.region, halvings)
     }),
     ("libjpeg-turbo, whole", |case, room| {
         let picture = room.turbo.whole(&case.bytes, &case.header, 4, &mut room.pixels)?;
-        resize(room, picture, case.region)
+        resize(room, picture, case.region, 0)
     }),
     ("zune-jpeg, whole", |case, room| {
         let picture = peers::zune(&case.bytes, &case.header, 4, &mut room.pixels)?;
-        resize(room, picture, case.region)
+        resize(room, picture, case.region, 0)
     }),
 ];
 
@@ -130,39 +128,29 @@ fn whole(header: &ImageHeader) -> Region {
     Region { x: 0, y: 0, width: header.width, height: header.height }
 }
 
-/// The largest reduction of 1, 2, 4, 8 that leaves the target covered.
-fn scale_of(region: Region) -> u32 {
-    let covered = region.width.min(region.height) / SIZE;
-    1 << covered.clamp(1, 8).ilog2()
-}
-
 fn decode(case: &Case, region: Region, room: &mut Room) -> Result<(), Failure> {
-    let request = Request { header: &case.header, region, pixel: Pixel::Rgb, checkpoints: None };
+    let request = Request { header: &case.header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints: None };
     room.pixels.resize(3 * (region.width * region.height) as usize, 0);
     let mut rows = Whole { into: &mut room.pixels, stride: 3 * region.width as usize, rows: 0 };
     Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
 }
 
-fn part(region: Region) -> [(f64, f64); 2] {
-    [(0.0, region.width.into()), (0.0, region.height.into())]
-}
-
-fn ours(case: &Case, room: &mut Room, checkpoints: Option<&[u8]>) -> Result<(), Failure> {
-    let region = case.region;
-    let request = Request { header: &case.header, region, pixel: Pixel::Rgbx, checkpoints };
+fn ours(case: &Case, room: &mut Room, halvings: u32, checkpoints: Option<&[u8]>) -> Result<(), Failure> {
+    let (region, part) = halved(case.region, halvings);
+    let request = Request { header: &case.header, halvings, region, pixel: Pixel::Rgbx, checkpoints };
     let size = (region.width, region.height);
-    let mut rows = room.scaler.begin(size, part(region), TO, down_first(size, TO), &mut room.small);
+    let mut rows = room.scaler.begin(size, part, TO, down_first(size, TO), &mut room.small);
     Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
 }
 
 /// Gives the rows of a region of what a peer decoded to our resizer.
-fn resize(room: &mut Room, picture: peers::Picture, region: Region) -> Result<(), Failure> {
+fn resize(room: &mut Room, picture: peers::Picture, region: Region, halvings: u32) -> Result<(), Failure> {
+    let (region, part) = halved(region, halvings);
     let size = (region.width, region.height);
-    let mut rows = room.scaler.begin(size, part(region), TO, down_first(size, TO), &mut room.small);
+    let mut rows = room.scaler.begin(size, part, TO, down_first(size, TO), &mut room.small);
     let (left, top) = (region.x - picture.region.x, region.y - picture.region.y);
-    for row in
-        room.pixels.chunks_exact(4 * picture.region.width as usize).skip(top as usize).take(size.1 as usize)
-    {
+    let stride = 4 * picture.region.width as usize;
+    for row in room.pixels.chunks_exact(stride).take((top + size.1) as usize).skip(top as usize) {
         rows.room().copy_from_slice(&row[4 * left as usize..][..4 * size.0 as usize]);
         rows.done();
     }
@@ -249,13 +237,27 @@ fn seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// The mean difference that a reduced decode makes, of all values.
+fn draft_difference(cases: &[Case]) -> Result<f64, Failure> {
+    let mut room = Room::new()?;
+    let (mut sum, mut n) = (0u64, 0);
+    for case in cases {
+        CROPS[0].1(case, &mut room)?;
+        let whole = room.small.clone();
+        CROPS[2].1(case, &mut room)?;
+        sum += whole.iter().zip(&room.small).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+        n += whole.len();
+    }
+    Ok(sum as f64 / n as f64)
+}
+
 /// Our crops are those of libjpeg-turbo, and checkpoints change nothing: the greatest difference of any value.
 fn difference(cases: &[Case]) -> Result<u8, Failure> {
     let mut room = Room::new()?;
     let mut most = 0;
     for case in cases {
         let mut crops = Vec::new();
-        for (_, contender) in [&CROPS[0], &CROPS[1], &CROPS[5]] {
+        for (_, contender) in [&CROPS[0], &CROPS[1], &CROPS[6]] {
             contender(case, &mut room)?;
             crops.push(room.small.clone());
         }
@@ -301,14 +303,15 @@ fn main() -> Result<(), Failure> {
         let bytes = mean(|case| case.bytes.len());
         println!(
             "\n{name}: {} pictures, mean {bytes} bytes, {:.2} megapixels, checkpoints {:.1} % of that; greatest difference \
-             from libjpeg-turbo: {}\n",
+             from libjpeg-turbo: {}; mean difference of a draft: {:.2}\n",
             cases.len(),
             mean(|case| (case.header.width * case.header.height) as usize) as f64 / 1e6,
             100.0 * mean(|case| case.record.len()) as f64 / bytes as f64,
-            difference(&cases)?
+            difference(&cases)?,
+            draft_difference(&cases)?
         );
         println!("| | images/s | range | times libjpeg-turbo |\n|-|-|-|-|");
-        table(name, "crop", &cases, &CROPS, 2)?;
+        table(name, "crop", &cases, &CROPS, 3)?;
         table(name, "whole", &cases, &WHOLE, 1)?;
         table(name, "checkpoints made", &cases, &RECORDS, 0)?;
     }

@@ -152,9 +152,12 @@ fn decode(bytes: &[u8]) {
         return;
     }
     let mut inner = vec![0; header.inner_bytes() as usize];
-    for pixel in [Pixel::Rgb, Pixel::Rgbx, Pixel::Raw] {
-        let region = Region { x: 0, y: 0, width: header.width, height: header.height.div_ceil(2) };
-        let request = Request { header: &header, region, pixel, checkpoints: None };
+    for (halvings, pixel) in
+        [(0, Pixel::Rgb), (0, Pixel::Raw), (1, Pixel::Rgbx), (2, Pixel::Rgbx), (3, Pixel::Rgbx)]
+    {
+        let width = header.width.div_ceil(1 << halvings);
+        let region = Region { x: 0, y: 0, width, height: header.height.div_ceil(2 << halvings) };
+        let request = Request { header: &header, halvings, region, pixel, checkpoints: None };
         let mut row = Row(vec![0; region.width as usize * pixel.bytes()]);
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);

@@ -95,6 +95,26 @@ pub fn unorient(region: Region, orientation: u8, (width, height): (u32, u32)) ->
     Region { x: sx, y: sy, width: sw, height: sh }
 }
 
+/// How often a box can be halved, up to three times, and still covers (height, width) `to`.
+#[must_use]
+pub fn halvings(region: Region, to: (u32, u32)) -> u32 {
+    let times = (region.width / to.1).min(region.height / to.0);
+    times.clamp(1, 8).ilog2()
+}
+
+/// The pixels of the halved picture that a box touches, and which part of them it is: (start, length) across and down.
+#[must_use]
+pub fn halved(region: Region, halvings: u32) -> (Region, [(f64, f64); 2]) {
+    let span = |start: u32, len: u32| {
+        let (first, end) = (start >> halvings, (start + len).div_ceil(1 << halvings));
+        let times = f64::from(1 << halvings);
+        ((first, end - first), (f64::from(start) / times - f64::from(first), f64::from(len) / times))
+    };
+    let ((x, width), across) = span(region.x, region.width);
+    let ((y, height), down) = span(region.y, region.height);
+    (Region { x, y, width, height }, [across, down])
+}
+
 /// The pixels of a stored `width` × `height` picture as a viewer shows them, `channels` bytes each.
 pub fn orient(from: &[u8], to: &mut [u8], orientation: u8, (width, height): (usize, usize), channels: usize) {
     for (y, row) in from.chunks_exact(width * channels).enumerate() {

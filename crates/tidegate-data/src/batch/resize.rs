@@ -100,8 +100,9 @@ impl<'a> Ring<'a> {
 pub struct Scaler {
     across: Axis,
     down: Axis,
-    /// Groups of the outputs 0 and 1, then of 2 and 3.
+    /// Groups of the outputs 0 and 1, then of 2 and 3; and the bytes of a row at which they begin.
     pairs: Vec<Pair>,
+    starts: Vec<[u32; 2]>,
     /// A row to be resized along, of four bytes a pixel, and room for vectors to read beyond.
     row: Vec<u8>,
     /// Rows to take the mean of: row i is at i modulo `down.most`.
@@ -123,11 +124,12 @@ pub fn library_bytes((width, height): (u32, u32), size: (u32, u32)) -> u64 {
     let (across, down) = (Axis::most(width.into(), size.1) as u64, Axis::most(height.into(), size.0) as u64);
     let (th, tw) = (u64::from(size.0), u64::from(size.1));
     let (groups, pairs) = (across.div_ceil(GROUP as u64), tw.div_ceil(2));
+    let pair = groups * size_of::<Pair>() as u64 + 8;
     let row = 4 * (u64::from(width) + GROUP as u64 * groups);
     let line = stride(size.1 as usize) as u64;
     row + line
         + down * line.max(row.next_multiple_of(32))
-        + pairs * groups * size_of::<Pair>() as u64
+        + pairs * pair
         + tw * (4 * across + 8)
         + th * (4 * down + 8)
 }
@@ -148,7 +150,16 @@ pub fn down_first((width, height): (u32, u32), (to_height, to_width): (u32, u32)
 impl Scaler {
     fn new(simd: bool) -> Self {
         let (across, down) = (Axis::default(), Axis::default());
-        Self { across, down, pairs: Vec::new(), row: Vec::new(), ring: Vec::new(), line: Vec::new(), simd }
+        Self {
+            across,
+            down,
+            pairs: Vec::new(),
+            starts: Vec::new(),
+            row: Vec::new(),
+            ring: Vec::new(),
+            line: Vec::new(),
+            simd,
+        }
     }
 
     /// Begins a picture whose rows come with `width` pixels of four bytes, `height` of them, and of which the part from `x` on
@@ -192,8 +203,12 @@ impl Scaler {
         let outputs = across.spans.len();
         self.pairs.clear();
         self.pairs.reserve_exact(outputs.div_ceil(2) * groups);
+        self.starts.clear();
+        self.starts.reserve_exact(outputs.div_ceil(2));
         for left in (0..outputs).step_by(2) {
-            let weights = [left, (left + 1).min(outputs - 1)].map(|output| across.weights(output));
+            let both = [left, (left + 1).min(outputs - 1)];
+            self.starts.push(both.map(|output| 4 * across.spans[output].0));
+            let weights = both.map(|output| across.weights(output));
             for group in 0..groups {
                 let of = |half: usize, i: usize| weights[half].get(GROUP * group + i).map_or(0, |&w| w);
                 let upper = |i: usize| std::array::from_fn(|at| (of(at / 8, i + at % 2) >> 8) as i16);
@@ -238,9 +253,10 @@ impl Rows for Resizing<'_> {
 
     fn done(&mut self) {
         let (slot, stride) = (self.slot(), self.stride);
-        let Scaler { across, down, pairs, row, ring, line, simd } = &mut *self.scaler;
+        let Scaler { across, down, pairs, starts, row, ring, line, simd } = &mut *self.scaler;
+        let resize = |row: &[u8], to: &mut [u8]| resize_row(across, (starts, pairs), row, to, *simd);
         if !self.down_first {
-            resize_row(across, pairs, row, &mut ring[slot..slot + stride], *simd);
+            resize(row, &mut ring[slot..slot + stride]);
         }
         self.taken += 1;
         while let Some(&(first, n)) = down.spans.get(self.made) {
@@ -252,7 +268,7 @@ impl Rows for Resizing<'_> {
             let (weights, rows) = (&down.weights(self.made)[..n], Ring { bytes: ring, stride, first });
             if self.down_first {
                 mean_of_rows(weights, rows, &mut row[..self.width], *simd);
-                resize_row(across, pairs, row, line, *simd);
+                resize(row, line);
                 to.copy_from_slice(&line[..self.to_width]);
             } else {
                 mean_of_rows(weights, rows, to, *simd);
@@ -270,14 +286,14 @@ impl Resizing<'_> {
 }
 
 /// Resizes along a row: four bytes a pixel become three.
-fn resize_row(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8], simd: bool) {
+fn resize_row(axis: &Axis, (starts, pairs): (&[[u32; 2]], &[Pair]), row: &[u8], to: &mut [u8], simd: bool) {
     #[cfg(target_arch = "x86_64")]
     if simd {
         // SAFETY: `simd` is true only where AVX2 was found.
         #[expect(unsafe_code, reason = "vector instructions that were looked for")]
-        return unsafe { avx2::resize_row(axis, pairs, row, to) };
+        return unsafe { avx2::resize_row(starts, pairs, row, to) };
     }
-    let _scalar = (pairs, simd);
+    let _scalar = (starts, pairs, simd);
     let (pixels, _) = row.as_chunks::<4>();
     for ((output, &(first, n)), to) in axis.spans.iter().enumerate().zip(to.as_chunks_mut::<3>().0) {
         let mut sums = [HALF; 4];
@@ -315,19 +331,12 @@ mod avx2 {
     #![expect(unsafe_code, reason = "vector loads and stores of memory whose bounds were checked")]
     use std::arch::x86_64::*;
 
-    use super::{Axis, HALF, Pair, Ring, WEIGHT_BITS};
+    use super::{HALF, Pair, Ring, WEIGHT_BITS};
 
     /// The sums of both parts, as bytes in 32-bit numbers.
     #[target_feature(enable = "avx2")]
     fn whole(upper: __m256i, lower: __m256i) -> __m256i {
         _mm256_srli_epi32::<{ WEIGHT_BITS as i32 }>(_mm256_add_epi32(_mm256_slli_epi32::<8>(upper), lower))
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn load(bytes: &[u8], at: usize) -> __m128i {
-        assert!(at + 16 <= bytes.len());
-        // SAFETY: sixteen bytes are read, which are there.
-        unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -344,15 +353,19 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn resize_row(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8]) {
-        let groups = pairs.len() / axis.spans.len().div_ceil(2);
+    pub(super) fn resize_row(starts: &[[u32; 2]], pairs: &[Pair], row: &[u8], to: &mut [u8]) {
+        let groups = pairs.len() / starts.len();
         // One is most common by far: then there is no inner loop.
-        if groups == 1 { groups_of::<1>(axis, pairs, row, to) } else { groups_of::<0>(axis, pairs, row, to) }
+        if groups == 1 {
+            groups_of::<1>(starts, pairs, row, to)
+        } else {
+            groups_of::<0>(starts, pairs, row, to)
+        }
     }
 
     /// Two outputs at a time, one in each half of a vector, from `N` times four inputs of four bytes; 0: as many as there are.
     #[target_feature(enable = "avx2")]
-    fn groups_of<const N: usize>(axis: &Axis, pairs: &[Pair], row: &[u8], to: &mut [u8]) {
+    fn groups_of<const N: usize>(starts: &[[u32; 2]], pairs: &[Pair], row: &[u8], to: &mut [u8]) {
         let inputs = |a: i8| {
             let b = a + 4;
             let shuffle =
@@ -362,13 +375,18 @@ mod avx2 {
         let (first_two, last_two) = (inputs(0), inputs(8));
         // Red, green, blue and what means nothing, each in 32 bits, to a byte.
         let gather = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-        let groups = if N > 0 { N } else { pairs.len() / axis.spans.len().div_ceil(2) };
-        for (i, (spans, pairs)) in axis.spans.chunks(2).zip(pairs.chunks_exact(groups)).enumerate() {
-            let (left, right) = (4 * spans[0].0 as usize, 4 * spans[spans.len() - 1].0 as usize);
-            let (mut upper, mut lower) = (_mm256_setzero_si256(), _mm256_set1_epi32(HALF));
+        let groups = if N > 0 { N } else { pairs.len() / starts.len() };
+        assert!(row.len() >= 16 * groups && to.len() > 6 * starts.len());
+        let (last, half) = (row.len() - 16 * groups, _mm256_set1_epi32(HALF));
+        for (i, (starts, pairs)) in starts.iter().zip(pairs.chunks_exact(groups)).enumerate() {
+            let [left, right] = starts.map(|start| start as usize);
+            assert!(left <= last && right <= last);
+            let (mut upper, mut lower) = (_mm256_setzero_si256(), half);
             for (group, Pair(weights)) in pairs.iter().enumerate() {
-                let (left, right) = (load(row, left + 16 * group), load(row, right + 16 * group));
-                let four = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(left), right);
+                // SAFETY: sixteen bytes are read from `start + 16 group` on, and `start + 16 groups` is within the row.
+                let load =
+                    |start: usize| unsafe { _mm_loadu_si128(row.as_ptr().add(start + 16 * group).cast()) };
+                let four = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(left)), load(right));
                 let (a, b) = (_mm256_shuffle_epi8(four, first_two), _mm256_shuffle_epi8(four, last_two));
                 let a_upper = _mm256_madd_epi16(a, load_weights(&weights[0]));
                 let b_upper = _mm256_madd_epi16(b, load_weights(&weights[1]));
@@ -381,9 +399,12 @@ mod avx2 {
             let left = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_castsi256_si128(sums), gather));
             let right = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_extracti128_si256::<1>(sums), gather));
             // Four bytes are written of three: the next pixel writes over the fourth.
-            let to = &mut to[6 * i..6 * i + 7];
-            to[..4].copy_from_slice(&left.to_le_bytes());
-            to[3..].copy_from_slice(&right.to_le_bytes());
+            // SAFETY: seven bytes are written from 6 i on, where i < starts.len() and 6 starts.len() + 1 bytes are there.
+            unsafe {
+                let to = to.as_mut_ptr().add(6 * i);
+                to.cast::<i32>().write_unaligned(left);
+                to.add(3).cast::<i32>().write_unaligned(right);
+            }
         }
     }
 
@@ -502,12 +523,13 @@ mod tests {
             rows.done();
         }
         assert_eq!(rows.made as u32, to.0, "every row");
-        let Scaler { across, down, pairs, row, ring, line, .. } = &scaler;
+        let Scaler { across, down, pairs, starts, row, ring, line, .. } = &scaler;
         let axis = |axis: &Axis| 8 * axis.spans.capacity() + 4 * axis.weights.capacity();
         let bytes = [row, ring, line].map(Vec::capacity).iter().sum::<usize>()
             + axis(across)
             + axis(down)
-            + 128 * pairs.capacity();
+            + 128 * pairs.capacity()
+            + 8 * starts.capacity();
         assert!(
             bytes as u64 <= library_bytes(size, to),
             "{bytes} bytes are more than {}",

@@ -5,12 +5,12 @@
 //! in the batch.
 
 use super::color::{jitter, normalize, normalize_interleaved};
-use super::geometry::{Draw, Geometry, geometry, mirror, orient, orient_row, unorient};
+use super::geometry::{Draw, Geometry, geometry, halved, halvings, mirror, orient, orient_row, unorient};
 use super::layout::{ColumnPlan, Layout};
 use super::planar;
 use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
-use crate::decode::header::{self, ImageHeader};
+use crate::decode::header::{self, Format, ImageHeader};
 use crate::decode::npy::DType;
 use crate::decode::{Decoders, Pixel, Request, Rows, npy};
 use crate::order::random::Purpose;
@@ -173,31 +173,34 @@ impl Tools {
             .split_at_mut_checked(header.inner_bytes() as usize)
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
         let Some((height, width)) = spec.size else {
-            let request = Request { header: &header, region, pixel: Pixel::Rgb, checkpoints };
+            let request = Request { header: &header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints };
             return ragged_image(&mut self.decoders, bytes, &request, inner, place, target);
         };
-        let request = Request { header: &header, region, pixel: Pixel::Rgbx, checkpoints };
+        let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
+        let halvings = if spec.draft && header.format == Format::Jpeg { halvings(region, to) } else { 0 };
+        let (region, part) = halved(region, halvings);
+        let request = Request { header: &header, halvings, region, pixel: Pixel::Rgbx, checkpoints };
         let n = height as usize * width as usize * 3;
         let (small, turned) = rest
             .split_at_mut_checked(n)
             .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
         let target = &mut *target.bytes;
-        let part = [(0.0, f64::from(region.width)), (0.0, f64::from(region.height))];
+        let size = (region.width, region.height);
         // As if the picture had been turned before.
-        let shown = (place.region.width, place.region.height);
-        let down_first = resize::down_first(shown, (height, width)) != (header.orientation >= 5);
+        let turned_before = header.orientation >= 5;
+        let shown = if turned_before { (size.1, size.0) } else { size };
+        let down_first = resize::down_first(shown, (height, width)) != turned_before;
         let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
         if plain && header.orientation == 1 && spec.jitter.is_none() {
-            let mut rows = self.scaler.begin(shown, part, (height, width), down_first, target);
+            let mut rows = self.scaler.begin(size, part, to, down_first, target);
             self.decoders.decode(bytes, &request, inner, &mut rows)?;
             if place.mirror {
                 mirror(target, width as usize, 3);
             }
             return Ok(());
         }
-        let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
-        let mut rows = self.scaler.begin((region.width, region.height), part, to, down_first, small);
+        let mut rows = self.scaler.begin(size, part, to, down_first, small);
         self.decoders.decode(bytes, &request, inner, &mut rows)?;
         let rgb = if header.orientation == 1 {
             small
@@ -329,7 +332,7 @@ fn mask(
     }
     let (inner, rest) = scratch.split_at_mut(inner);
     let region = unorient(place.region, header.orientation, (header.width, header.height));
-    let request = Request { header: &header, region, pixel: Pixel::Raw, checkpoints: None };
+    let request = Request { header: &header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None };
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);
     let to = if header.orientation >= 5 { (width, height) } else { (height, width) };

@@ -73,6 +73,9 @@ pub struct ImageSpec {
     pub flip: f64,
     /// Colour changes.
     pub jitter: Option<Jitter>,
+    /// JPEGs are decoded at a half, a quarter or an eighth of their size where the box still covers the target.
+    #[serde(default)]
+    pub draft: bool,
     /// How values are delivered.
     pub pixels: Pixels,
 }
@@ -86,6 +89,7 @@ impl Default for ImageSpec {
             ratio: (3.0 / 4.0, 4.0 / 3.0),
             flip: 0.0,
             jitter: None,
+            draft: false,
             pixels: Pixels { dtype: DType::Uint8, mean: None, std: None, layout: PixelLayout::Chw },
         }
     }

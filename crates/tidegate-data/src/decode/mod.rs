@@ -58,7 +58,9 @@ impl Pixel {
 pub struct Request<'a> {
     /// The header, as it was probed.
     pub header: &'a ImageHeader,
-    /// The pixels that are wanted, before orientation.
+    /// How often width and height are halved, up to three times, rounded up: only JPEGs can be decoded smaller than they are.
+    pub halvings: u32,
+    /// The pixels that are wanted, before orientation, of the halved picture.
     pub region: Region,
     /// What is wanted of each.
     pub pixel: Pixel,
@@ -86,7 +88,14 @@ impl Request<'_> {
     fn check(&self) -> Result<()> {
         let Region { x, y, width, height } = self.region;
         let (right, bottom) = (x.saturating_add(width), y.saturating_add(height));
-        if right > self.header.width || bottom > self.header.height || width == 0 || height == 0 {
+        if self.halvings > 3 || (self.halvings > 0 && self.header.format != Format::Jpeg) {
+            return Err(Error::Decode(
+                "only a JPEG can be decoded at a half, a quarter or an eighth of its size".into(),
+            ));
+        }
+        let [most_right, most_bottom] =
+            [self.header.width, self.header.height].map(|side| side.div_ceil(1 << self.halvings));
+        if right > most_right || bottom > most_bottom || width == 0 || height == 0 {
             return Err(Error::Decode("a region outside of the picture".into()));
         }
         Ok(())
@@ -244,7 +253,7 @@ pub(crate) mod tests {
         ] {
             let header = header(depth);
             let region = Region { x: 1, y: 1, width: 1, height: 1 };
-            let request = Request { header: &header, region, pixel, checkpoints: None };
+            let request = Request { header: &header, halvings: 0, region, pixel, checkpoints: None };
             // The channels of the last of four pixels are 20 depth and what follows.
             let data: Vec<u8> = (0..4 * depth).map(|i| 17 * depth + i).collect();
             let bytes = [vec![0; header.data_at], data].concat();

@@ -8,6 +8,7 @@
 use super::frame::Color;
 
 /// Twice as wide: each sample three quarters the nearer one and one quarter the further.
+#[inline(always)]
 pub(super) fn wider(from: &[u8], to: &mut [u8]) {
     let n = from.len();
     let nearer = |i: usize| 3 * u16::from(from[i]);
@@ -20,6 +21,7 @@ pub(super) fn wider(from: &[u8], to: &mut [u8]) {
 }
 
 /// Twice as tall: a row between two rows. `upper` says which of the two new rows it is.
+#[inline(always)]
 pub(super) fn taller(near: &[u8], far: &[u8], upper: bool, to: &mut [u8]) {
     let bias = if upper { 1 } else { 2 };
     for ((to, &near), &far) in to.iter_mut().zip(near).zip(far) {
@@ -28,6 +30,7 @@ pub(super) fn taller(near: &[u8], far: &[u8], upper: bool, to: &mut [u8]) {
 }
 
 /// Twice as wide and twice as tall; `sums` is room for as many numbers as `near` has.
+#[inline(always)]
 pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [u16], to: &mut [u8]) {
     let n = near.len();
     let sums = &mut sums[..n];
@@ -50,6 +53,7 @@ pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [u16], to: &mut [u8]) {
 }
 
 /// Each sample `times` times.
+#[inline(always)]
 pub(super) fn repeated(from: &[u8], times: usize, to: &mut [u8]) {
     for (group, &sample) in to.chunks_mut(times).zip(from) {
         group.fill(sample);

@@ -107,12 +107,16 @@ impl<'a> Walk<'a> {
                 for v in 0..part.v {
                     let first = v * plane.blocks_across + mcu * part.h;
                     for i in first..first + part.h {
+                        let difference = self.bits.dc(part.dc).ok_or_else(|| self.bits.wrong())?;
+                        part.predictor = part.predictor.wrapping_add(difference);
                         let block = &mut plane.coefficients[i];
-                        let last = self.bits.dc(part.dc).and_then(|difference| {
-                            part.predictor = part.predictor.wrapping_add(difference);
-                            block[0] = part.predictor as i16;
+                        block[0] = part.predictor as i16;
+                        // Of a block that becomes one sample, only the mean is wanted.
+                        let last = if plane.component.size == 1 {
+                            self.bits.skip_ac(part.ac).map(|()| 0)
+                        } else {
                             self.bits.ac(part.ac, block)
-                        });
+                        };
                         plane.last[i] = last.ok_or_else(|| self.bits.wrong())? as u8;
                     }
                 }

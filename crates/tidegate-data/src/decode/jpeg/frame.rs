@@ -29,6 +29,8 @@ pub(super) struct Component {
     /// Blocks of an MCU down.
     pub(super) v: usize,
     quant: usize,
+    /// Samples of a block across and down: 8, or less of a halved picture.
+    pub(super) size: usize,
     /// Real samples across: what lies beyond in the last block is padding.
     pub(super) width: usize,
     /// Real samples down.
@@ -44,6 +46,8 @@ pub(super) struct Frame {
     pub(super) progressive: bool,
     pub(super) max_h: usize,
     pub(super) max_v: usize,
+    /// Pixels that a block of the component with most samples is across and down: 8, or less of a halved picture.
+    pub(super) unit: usize,
 }
 
 /// A scan: whose coefficients, and which bits of which of them.
@@ -175,14 +179,40 @@ impl<'a> Markers<'a> {
 }
 
 impl Frame {
+    /// The frame of the picture at `unit` eighths of its size: 1, 2, 4 or 8.
+    ///
+    /// A component with fewer samples than another keeps more of them, where that saves interpolation: as libjpeg's
+    /// `jpeg_calc_output_dimensions` has it.
+    pub(super) fn reduced(mut self, unit: usize) -> Self {
+        for c in &mut self.components {
+            let fits = |size: usize| {
+                (self.max_h * unit).is_multiple_of(c.h * size)
+                    && (self.max_v * unit).is_multiple_of(c.v * size)
+            };
+            c.size = unit;
+            while c.size < 8 && fits(2 * c.size) {
+                c.size *= 2;
+            }
+            c.width = (self.width * c.h * c.size).div_ceil(8 * self.max_h);
+            c.height = (self.height * c.v * c.size).div_ceil(8 * self.max_v);
+        }
+        (self.width, self.height) = ((self.width * unit).div_ceil(8), (self.height * unit).div_ceil(8));
+        Self { unit, ..self }
+    }
+
     /// Pixels of an MCU across.
     pub(super) fn mcu_width(&self) -> usize {
-        8 * self.max_h
+        self.unit * self.max_h
     }
 
     /// Pixels of an MCU down.
     pub(super) fn mcu_height(&self) -> usize {
-        8 * self.max_v
+        self.unit * self.max_v
+    }
+
+    /// How many times as many pixels as samples of a component there are, across and down.
+    pub(super) fn times(&self, c: &Component) -> (usize, usize) {
+        (self.mcu_width() / (c.h * c.size), self.mcu_height() / (c.v * c.size))
     }
 
     /// MCUs across.
@@ -236,7 +266,7 @@ impl Markers<'_> {
         }
         let component = |c: &[u8]| {
             let (h, v) = (usize::from(c[1] >> 4), usize::from(c[1] & 15));
-            Component { id: c[0], h, v, quant: usize::from(c[2]), ..Component::default() }
+            Component { id: c[0], h, v, quant: usize::from(c[2]), size: 8, ..Component::default() }
         };
         let mut components: Vec<Component> = parts.chunks_exact(3).map(component).collect();
         if let [gray] = components.as_mut_slice() {
@@ -254,7 +284,7 @@ impl Markers<'_> {
         if !matches!(components.len(), 1 | 3 | 4) {
             return Err(wrong());
         }
-        self.frame = Some(Frame { width, height, components, progressive, max_h, max_v });
+        self.frame = Some(Frame { width, height, components, progressive, max_h, max_v, unit: 8 });
         Ok(())
     }
 

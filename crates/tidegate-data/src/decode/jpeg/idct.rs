@@ -1,10 +1,10 @@
-//! The inverse DCT of libjpeg's ISLOW method, for two neighbouring blocks at once.
+//! The inverse DCT of libjpeg's ISLOW method, for two neighbouring blocks at once; and those of its reduced sizes.
 //!
-//! Flow: coefficients of two blocks + quantization table -> 8 rows of 16 samples.
+//! Flow: coefficients of two blocks + quantization table -> 8 rows of 16 samples; of one block -> 4 × 4, 2 × 2 or 1 sample.
 //! Memory: holds none.
 //!
 //! Source: Loeffler, Ligtenberg, Moschytz, «Practical fast 1-D DCT algorithms with 11 multiplications» (ICASSP 1989), as
-//! arranged in libjpeg's jidctint.c; sums of products are regrouped by pairs, which changes no bit. Intermediate values are
+//! arranged in libjpeg's jidctint.c and jidctred.c; sums of products are regrouped by pairs, which changes no bit. Intermediate values are
 //! 16 bits wide, with wrapping and saturation where libjpeg-turbo's vector code has them; the scalar code does the same.
 
 use super::huffman::Coefficients;
@@ -115,6 +115,76 @@ fn pass(x: [i16; 8]) -> [i32; 8] {
         out[7 - i] = even[i].wrapping_sub(odd[i]);
     }
     out
+}
+
+/// A place of the reduced transforms: inputs 0, 2, 6 and 7, 5, 3, 1, four sums before rounding.
+fn pass_to_four(x: [i32; 8]) -> [i32; 4] {
+    let zero = x[0] << (CONST_BITS + 1);
+    let even = x[2].wrapping_mul(F_1_847).wrapping_sub(x[6].wrapping_mul(F_0_765));
+    let sum = |factors: [i32; 4]| {
+        let inputs = [x[7], x[5], x[3], x[1]];
+        inputs.iter().zip(factors).fold(0i32, |sum, (&x, f)| sum.wrapping_add(x.wrapping_mul(f)))
+    };
+    let (inner, outer) = (sum([-1730, 11_893, -17_799, 8697]), sum([-4176, -4926, F_0_899, F_2_562]));
+    let (first, second) = (zero.wrapping_add(even), zero.wrapping_sub(even));
+    [
+        first.wrapping_add(outer),
+        second.wrapping_add(inner),
+        second.wrapping_sub(inner),
+        first.wrapping_sub(outer),
+    ]
+}
+
+/// The same of inputs 0 and 7, 5, 3, 1, two sums.
+fn pass_to_two(x: [i32; 8]) -> [i32; 2] {
+    let zero = x[0] << (CONST_BITS + 2);
+    let factors = [(x[7], -5906), (x[5], 6967), (x[3], -10_426), (x[1], 29_692)];
+    let odd = factors.iter().fold(0i32, |sum, (x, f)| sum.wrapping_add(x.wrapping_mul(*f)));
+    [zero.wrapping_add(odd), zero.wrapping_sub(odd)]
+}
+
+/// A block to `N` × `N` samples, by `pass` for columns, then for rows, each of which leaves `more` bits.
+#[inline(always)]
+fn reduced<const N: usize>(
+    block: &Coefficients,
+    quant: &[i16; 64],
+    to: &mut Samples<'_>,
+    more: i32,
+    pass: impl Fn([i32; 8]) -> [i32; N],
+) {
+    let rounded = |x: i32, bits: i32| x.wrapping_add(1 << (bits - 1)) >> bits;
+    let mut work = [[0i32; 8]; N];
+    for column in 0..8 {
+        let inputs =
+            std::array::from_fn(|r| i32::from(block[8 * r + column].wrapping_mul(quant[8 * r + column])));
+        for (row, value) in work.iter_mut().zip(pass(inputs)) {
+            row[column] = i32::from(saturate(rounded(value, CONST_BITS - PASS1_BITS + more)));
+        }
+    }
+    for (row, inputs) in work.into_iter().enumerate() {
+        for (sample, value) in to.bytes[row * to.stride..][..N].iter_mut().zip(pass(inputs)) {
+            let value = saturate(rounded(value, CONST_BITS + PASS1_BITS + 3 + more));
+            *sample = (value.clamp(-128, 127) + 128) as u8;
+        }
+    }
+}
+
+/// A block to 4 × 4 samples.
+#[inline(always)]
+pub(super) fn quarter(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
+    reduced(block, quant, to, 1, pass_to_four);
+}
+
+/// A block to 2 × 2 samples.
+#[inline(always)]
+pub(super) fn sixteenth(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
+    reduced(block, quant, to, 2, pass_to_two);
+}
+
+/// A block to its mean.
+#[inline(always)]
+pub(super) fn mean(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
+    to.bytes[0] = level(i32::from(block[0].wrapping_mul(quant[0])), 3);
 }
 
 /// One block, without vectors.

@@ -65,18 +65,19 @@ impl Decode for Jpeg {
             return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
         }
         let color = markers.color(&frame.components);
+        let reduced = frame.clone().reduced(8 >> request.halvings);
         if frame.progressive || scan.parts.len() < frame.components.len() {
             if !header.progressive {
                 return Err(Error::Decode("the JPEG header changes its mind about its scans".into()));
             }
             let stored = Stored::read(bytes, &mut markers, &frame, scan)?;
             let quant: Vec<[i16; 64]> = (0..frame.components.len()).map(|c| stored.quant(c)).collect();
-            return Decoding::new(&frame, color, &quant, request).run(Coding::Stored(&stored), rows);
+            return Decoding::new(&reduced, color, &quant, request).run(Coding::Stored(&stored), rows);
         }
         let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
         let checkpoints = request.checkpoints.and_then(|record| Checkpoints::of(record, bytes));
         let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints)?;
-        Decoding::new(&frame, color, &quant, request).run(Coding::Sequential(walk), rows)
+        Decoding::new(&reduced, color, &quant, request).run(Coding::Sequential(walk), rows)
     }
 }
 
@@ -156,24 +157,24 @@ impl<'a> Decoding<'a> {
             .zip(quant)
             .map(|(component, quant)| {
                 let blocks_across = (columns.len() * component.h).next_multiple_of(2);
-                let stride = 8 * blocks_across;
+                let stride = component.size * blocks_across;
                 let blocks = blocks_across * component.v;
-                let first = columns.start * component.h * 8;
+                let first = columns.start * component.h * component.size;
                 Plane {
                     component,
                     quant,
                     coefficients: vec![[0; 64]; blocks],
                     last: vec![0; blocks],
                     blocks_across,
-                    samples: vec![0; stride * 2 * 8 * component.v],
+                    samples: vec![0; stride * 2 * component.size * component.v],
                     stride,
-                    full: vec![0; stride * frame.max_h / component.h + 8],
-                    real: (component.width - first).min(columns.len() * component.h * 8),
+                    full: vec![0; stride * frame.times(component).0 + 8],
+                    real: (component.width - first).min(columns.len() * component.h * component.size),
                 }
             })
             .collect();
         let sums = vec![0; planes.iter().map(|p| p.stride).max().unwrap_or(0)];
-        let context = frame.components.iter().any(|c| 2 * c.v == frame.max_v);
+        let context = frame.components.iter().any(|c| frame.times(c).1 == 2);
         Self { frame, color, request, planes, columns, rows, sums, context, simd: simd::avx2() }
     }
 
@@ -210,7 +211,11 @@ impl<'a> Decoding<'a> {
                 Coding::Stored(stored) => stored.copy(row, self.columns.clone(), &mut self.planes),
             }
             for plane in &mut self.planes {
-                plane.transform(row, self.simd);
+                if plane.component.size == 8 {
+                    plane.transform(row, self.simd);
+                } else {
+                    plane.transform_reduced(row);
+                }
             }
             // What needs the row below waits for it.
             let lag = if self.context && !last { self.frame.max_v } else { 0 };
@@ -225,6 +230,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// Writes one row of the picture.
+    #[inline(always)]
     fn output(&mut self, y: usize, to: &mut [u8]) {
         let frame = self.frame;
         for plane in &mut self.planes {
@@ -262,16 +268,33 @@ impl Plane<'_> {
         }
     }
 
+    /// The same to fewer samples than coefficients.
+    #[inline(always)]
+    fn transform_reduced(&mut self, mcu_row: usize) {
+        let Component { v, size, .. } = *self.component;
+        for (i, block) in self.coefficients.iter().enumerate() {
+            let (row, column) = (i / self.blocks_across, i % self.blocks_across);
+            let at = ((mcu_row % 2 * v + row) * self.stride + column) * size;
+            let mut to = idct::Samples { bytes: &mut self.samples[at..], stride: self.stride };
+            match size {
+                4 => idct::quarter(block, self.quant, &mut to),
+                2 => idct::sixteenth(block, self.quant, &mut to),
+                _ => idct::mean(block, self.quant, &mut to),
+            }
+        }
+    }
+
     /// A row of samples, of which two MCU rows are held.
     fn samples(&self, row: usize) -> &[u8] {
-        let row = row % (16 * self.component.v);
+        let row = row % (2 * self.component.size * self.component.v);
         &self.samples[row * self.stride..][..self.real]
     }
 
     /// Interpolates the samples of the picture's row `y`, where they are fewer than pixels.
+    #[inline(always)]
     fn expand(&mut self, y: usize, frame: &Frame, sums: &mut [u16]) {
         let component = self.component;
-        let (h, v) = (frame.max_h / component.h, frame.max_v / component.v);
+        let (h, v) = frame.times(component);
         if h == 1 && v == 1 {
             return;
         }
@@ -280,12 +303,13 @@ impl Plane<'_> {
         let far = if upper { row.saturating_sub(1) } else { (row + 1).min(component.height - 1) };
         let mut full = std::mem::take(&mut self.full);
         let (near, far) = (self.samples(row), self.samples(far));
-        // Two columns are too few for libjpeg's interpolation.
-        let wide = component.width > 2;
+        // Two columns, and means of blocks, are too few for libjpeg's interpolation.
+        let fancy = frame.unit > 1;
+        let wide = fancy && component.width > 2;
         match (h, v) {
             (2, 1) if wide => color::wider(near, &mut full),
             (2, 2) if wide => color::both(near, far, sums, &mut full),
-            (1, 2) => color::taller(near, far, upper, &mut full),
+            (1, 2) if fancy => color::taller(near, far, upper, &mut full),
             _ => color::repeated(near, h, &mut full),
         }
         self.full = full;
@@ -293,7 +317,7 @@ impl Plane<'_> {
 
     /// The picture's row `y` of this component, after [`Plane::expand`].
     fn row(&self, y: usize, frame: &Frame) -> &[u8] {
-        if frame.max_h == self.component.h && frame.max_v == self.component.v {
+        if frame.times(self.component) == (1, 1) {
             return self.samples(y);
         }
         &self.full
@@ -334,10 +358,19 @@ mod tests {
     }
 
     fn decode_by(bytes: &[u8], region: Option<Region>, checkpoints: Option<&[u8]>) -> Result<Vec<u8>> {
+        decode_halved(bytes, 0, region, checkpoints)
+    }
+
+    fn decode_halved(
+        bytes: &[u8],
+        halvings: u32,
+        region: Option<Region>,
+        checkpoints: Option<&[u8]>,
+    ) -> Result<Vec<u8>> {
         let header = header::of(bytes)?;
-        let whole = Region { x: 0, y: 0, width: header.width, height: header.height };
-        let region = region.unwrap_or(whole);
-        let request = Request { header: &header, region, pixel: Pixel::Rgb, checkpoints };
+        let [width, height] = [header.width, header.height].map(|side| side.div_ceil(1 << halvings));
+        let region = region.unwrap_or(Region { x: 0, y: 0, width, height });
+        let request = Request { header: &header, halvings, region, pixel: Pixel::Rgb, checkpoints };
         let mut rows = Whole::of(&request);
         Jpeg::default().decode(bytes, &request, &mut [], &mut rows)?;
         Ok(rows.bytes)
@@ -374,25 +407,21 @@ mod tests {
     }
 
     proptest! {
-        /// The pixels of a region are those of the whole picture.
+        /// The pixels of a region are those of the whole picture, at each of its sizes.
         #[test]
         fn a_region_equals_that_of_the_whole(
             width in 1u16..120, height in 1u16..120, sampling in 0usize..7, restart in 0u16..5, progressive: bool,
-            corner in (0u32..120, 0u32..120), size in (1u32..80, 1u32..80),
+            halvings in 0u32..4, corner in (0u32..120, 0u32..120), size in (1u32..80, 1u32..80),
         ) {
             let bytes = encoded(width, height, SAMPLINGS[sampling], restart, progressive);
-            let (x, y) = (corner.0 % u32::from(width), corner.1 % u32::from(height));
-            let region = Region {
-                x,
-                y,
-                width: size.0.min(u32::from(width) - x),
-                height: size.1.min(u32::from(height) - y),
-            };
-            let whole = decode(&bytes, None).unwrap();
-            let part = decode(&bytes, Some(region)).unwrap();
+            let [width, height] = [width, height].map(|side| u32::from(side).div_ceil(1 << halvings));
+            let (x, y) = (corner.0 % width, corner.1 % height);
+            let region = Region { x, y, width: size.0.min(width - x), height: size.1.min(height - y) };
+            let whole = decode_halved(&bytes, halvings, None, None).unwrap();
+            let part = decode_halved(&bytes, halvings, Some(region), None).unwrap();
             let n = 3 * region.width as usize;
             for (row, part) in (y..).zip(part.chunks_exact(n)) {
-                let at = (row * u32::from(width) + x) as usize * 3;
+                let at = (row * width + x) as usize * 3;
                 prop_assert_eq!(part, &whole[at..at + n], "row {}", row);
             }
         }
@@ -412,6 +441,8 @@ mod tests {
             let known = Checkpoints::of(&record, &bytes).is_some();
             prop_assert_eq!(known, room >= 24);
             prop_assert_eq!(decode_by(&bytes, region, Some(&record)).unwrap(), decode(&bytes, region).unwrap());
+            let quarter = decode_halved(&bytes, 2, None, None).unwrap();
+            prop_assert_eq!(decode_halved(&bytes, 2, None, Some(&record)).unwrap(), quarter);
             let at = damaged % bytes.len();
             bytes[at] ^= 16;
             prop_assert!(Checkpoints::of(&record, &bytes).is_none());
