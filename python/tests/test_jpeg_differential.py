@@ -10,7 +10,8 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import encoded
+import simplejpeg
+from conftest import ROUNDING, encoded
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 import tidegate as tg
@@ -30,11 +31,16 @@ def image(rng):
 
 
 def jpeg(rng):
+    picture = image(rng)
+    if picture.mode == "RGB" and rng.random() < 0.25:
+        # What Pillow does not write.
+        sampling = str(rng.choice(["440", "411", "422"]))
+        return simplejpeg.encode_jpeg(np.asarray(picture), int(rng.integers(1, 101)), "RGB", sampling, fastdct=False)
     # Pillow writes progressive files in one block, which noise at full quality does not fit.
     ImageFile.MAXBLOCK = 1 << 22
     restart = {0: {}, 1: {"restart_marker_blocks": int(rng.integers(1, 9))}, 2: {"restart_marker_rows": 1}}
     return encoded(
-        image(rng),
+        picture,
         quality=int(rng.integers(1, 101)),
         subsampling=int(rng.integers(0, 3)),
         optimize=bool(rng.integers(2)),
@@ -60,12 +66,16 @@ def damaged(data, rng):
     return bytes(data)
 
 
-def pillows(data):
-    """What Pillow decodes; None where it refuses."""
+def pillows(data, draft=None):
+    """What Pillow decodes, or drafts and resizes; None where it refuses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            opened = Image.open(io.BytesIO(data))
+            if draft is None:
+                return np.asarray(opened.convert("RGB"))
+            box = (opened.draft(opened.mode, draft) or (None, None))[1]
+            return np.asarray(opened.convert("RGB").resize(draft, Image.Resampling.BILINEAR, box=box))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -82,6 +92,18 @@ def compare(batch, files):
         assert same or id % 2 == 0, f"{id:04}.jpg of this round is whole, and differs"
         agreed, differing = agreed + same, differing + (not same)
     return agreed, differing
+
+
+def drafts(folder, files):
+    """Whole pictures, drafted and resized to 16 x 16 pixels, are those of Pillow."""
+    fields = {"image": tg.Image(16, layout="HWC", draft=True, load_truncated=True)}
+    policy = {"on_error": "skip", "max_failure_rate": 1.0}
+    loader = tg.Loader(folder, batch_size=50, memory=tg.Budget("512MiB"), fields=fields, **policy)
+    for batch in loader:
+        for id, ours in zip(batch.ids.tolist(), batch["image"], strict=True):
+            if id % 2:
+                far = np.abs(ours.astype(int) - pillows(files[id], (16, 16))).max()
+                assert far <= ROUNDING, f"the draft of {id:04}.jpg differs by {far}"
 
 
 @pytest.mark.slow
@@ -111,6 +133,7 @@ def test_whole_files_are_the_same_and_damaged_ones_no_panic(tmp_path):
             seen |= set(batch.ids.tolist())
         refused += FILES - len(seen)
         assert set(range(1, FILES, 2)) <= seen, f"round {rounds}: a whole file was refused"
+        drafts(folder, files)
         for path in folder.iterdir():
             path.unlink()
         rounds += 1

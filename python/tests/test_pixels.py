@@ -6,15 +6,12 @@ import tarfile
 import zlib
 
 import numpy as np
-import PIL
 import pytest
-from conftest import encoded, picture
+import simplejpeg
+from conftest import ROUNDING, encoded, picture
 from PIL import Image, ImageOps
 
 import tidegate as tg
-
-# Until 13, Pillow resized along rows first, even where that is more work: then a value may round the other way.
-ROUNDING = 0 if int(PIL.__version__.split(".")[0]) >= 13 else 1
 
 
 def decoded(tmp_path, files, spec):
@@ -101,6 +98,14 @@ def test_interlaced_png_equals_pillow(tmp_path):
     assert difference(ours, Image.open(io.BytesIO(data)).convert("RGB"))[0] == 0
 
 
+@pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411"])
+def test_all_samplings_equal_libjpeg_turbo(tmp_path, sampling):
+    images = [picture(i, 1 + 23 * i % 80, 70 - 9 * i) for i in range(7)]
+    files = [simplejpeg.encode_jpeg(np.asarray(i), 80, "RGB", sampling, fastdct=False) for i in images]
+    for ours, data in zip(decoded(tmp_path, files, tg.Image()), files, strict=True):
+        assert difference(ours, Image.open(io.BytesIO(data)))[0] == 0
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     image = picture(orientation, 64, 40)
@@ -164,6 +169,37 @@ def test_drafts_are_near_to_what_they_stand_for(tmp_path):
     draft = decoded(tmp_path / "draft", files, tg.Image(40, draft=True, **fields))
     assert (whole != draft).any()
     assert difference(whole, draft)[1] < 2
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpegs_are_filled_as_libjpeg_turbo_does(tmp_path, progressive):
+    rng = np.random.default_rng(3)
+    for i in range(40):
+        options = {"subsampling": i % 3, "restart_marker_blocks": 3 * (i % 2), "progressive": progressive}
+        whole = encoded(picture(i, 60 + 4 * i, 150 - 3 * i), quality=20 + 2 * i, **options)
+        cut = int(rng.integers(whole.index(b"\xff\xda") + 14, len(whole) - 2))
+        data = whole[:cut] + (b"\xff\xd9" if i % 4 == 1 else b"")
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        spec = tg.Image(load_truncated=True, layout="HWC")
+        (ours,) = decoded(folder, [data], spec)
+        if progressive:
+            # libjpeg-turbo smooths what it knows of a progressive file; we do not.
+            assert difference(ours, simplejpeg.decode_jpeg(whole))[1] < 60
+        else:
+            assert difference(ours, simplejpeg.decode_jpeg(data, strict=False))[0] == 0, options
+        with pytest.raises(tg.SampleError, match=r"truncated|restart|scan"):
+            decoded(folder, [data], tg.Image())
+
+
+def test_filled_jpegs_are_counted(tmp_path):
+    data = encoded(picture(1, 90, 70), "JPEG")
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(data[: len(data) // 2] if i % 2 else data)
+    fields = {"image": tg.Image(32, load_truncated=True)}
+    loader = tg.Loader(tmp_path, batch_size=4, memory=tg.Budget("64MiB"), fields=fields)
+    assert len(next(iter(loader))["image"]) == 4
+    assert "2 truncated JPEGs, filled with gray" in str(loader.report())
 
 
 def test_checkpoints_change_no_pixel(tmp_path, folder):

@@ -30,8 +30,10 @@ class Image(Field):
     `size` is a side or (height, width) in pixels; None keeps every picture as it is (a ragged column). `crop` is
     "random" (RandomResizedCrop over `scale` and `ratio`), "center" or None (the whole picture). `flip` mirrors half of
     the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
-    Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a quarter or an
-    eighth of their size where the crop still covers the target: faster for large photographs, and about 1 of 255 off.
+    Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a
+    quarter or an eighth of their size where the crop still covers the target: faster for large photographs, and about
+    1 of 255 off. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them, and
+    counted in the report.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -44,6 +46,7 @@ class Image(Field):
     flip: bool | float = False
     jitter: dict[str, float] | None = None
     draft: bool = False
+    load_truncated: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     dtype: str = "uint8"
@@ -67,6 +70,7 @@ class Image(Field):
             "flip": flip,
             "jitter": self.jitter,
             "draft": self.draft,
+            "load_truncated": self.load_truncated,
             "pixels": pixels,
         }
 

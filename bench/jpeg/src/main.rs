@@ -129,18 +129,28 @@ fn whole(header: &ImageHeader) -> Region {
 }
 
 fn decode(case: &Case, region: Region, room: &mut Room) -> Result<(), Failure> {
-    let request = Request { header: &case.header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints: None };
+    let request = Request {
+        header: &case.header,
+        halvings: 0,
+        region,
+        pixel: Pixel::Rgb,
+        checkpoints: None,
+        fill: false,
+    };
     room.pixels.resize(3 * (region.width * region.height) as usize, 0);
     let mut rows = Whole { into: &mut room.pixels, stride: 3 * region.width as usize, rows: 0 };
-    Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
+    room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?;
+    Ok(())
 }
 
 fn ours(case: &Case, room: &mut Room, halvings: u32, checkpoints: Option<&[u8]>) -> Result<(), Failure> {
     let (region, part) = halved(case.region, halvings);
-    let request = Request { header: &case.header, halvings, region, pixel: Pixel::Rgbx, checkpoints };
+    let request =
+        Request { header: &case.header, halvings, region, pixel: Pixel::Rgbx, checkpoints, fill: false };
     let size = (region.width, region.height);
     let mut rows = room.scaler.begin(size, part, TO, down_first(size, TO), &mut room.small);
-    Ok(room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?)
+    room.decoders.decode(&case.bytes, &request, &mut [], &mut rows)?;
+    Ok(())
 }
 
 /// Gives the rows of a region of what a peer decoded to our resizer.

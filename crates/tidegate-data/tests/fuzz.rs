@@ -157,7 +157,8 @@ fn decode(bytes: &[u8]) {
     {
         let width = header.width.div_ceil(1 << halvings);
         let region = Region { x: 0, y: 0, width, height: header.height.div_ceil(2 << halvings) };
-        let request = Request { header: &header, halvings, region, pixel, checkpoints: None };
+        let request =
+            Request { header: &header, halvings, region, pixel, checkpoints: None, fill: halvings == 0 };
         let mut row = Row(vec![0; region.width as usize * pixel.bytes()]);
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);

@@ -123,6 +123,9 @@ impl fmt::Display for Report {
             if s.checkpoints > 0 {
                 writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
             }
+            if s.filled > 0 {
+                writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
+            }
         }
         let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
         writeln!(

@@ -12,7 +12,7 @@ use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, Format, ImageHeader};
 use crate::decode::npy::DType;
-use crate::decode::{Decoders, Pixel, Request, Rows, npy};
+use crate::decode::{Decoders, Extent, Pixel, Request, Rows, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
@@ -33,6 +33,8 @@ pub struct Target<'a> {
     pub written: usize,
     /// Ragged pictures and arrays: their shape.
     pub shape: Vec<usize>,
+    /// Whether a picture ended too early, and was filled.
+    pub filled: bool,
 }
 
 /// What filling a row takes in scratch memory, for a sample with a picture of this header.
@@ -173,19 +175,28 @@ impl Tools {
             .split_at_mut_checked(header.inner_bytes() as usize)
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
         let Some((height, width)) = spec.size else {
-            let request = Request { header: &header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints };
+            let pixel = Pixel::Rgb;
+            let request = Request {
+                header: &header,
+                halvings: 0,
+                region,
+                pixel,
+                checkpoints,
+                fill: spec.load_truncated,
+            };
             return ragged_image(&mut self.decoders, bytes, &request, inner, place, target);
         };
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
         let halvings = if spec.draft && header.format == Format::Jpeg { halvings(region, to) } else { 0 };
         let (region, part) = halved(region, halvings);
-        let request = Request { header: &header, halvings, region, pixel: Pixel::Rgbx, checkpoints };
+        let (pixel, fill) = (Pixel::Rgbx, spec.load_truncated);
+        let request = Request { header: &header, halvings, region, pixel, checkpoints, fill };
         let n = height as usize * width as usize * 3;
         let (small, turned) = rest
             .split_at_mut_checked(n)
             .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
-        let target = &mut *target.bytes;
+        let Target { bytes: target, filled, .. } = target;
         let size = (region.width, region.height);
         // As if the picture had been turned before.
         let turned_before = header.orientation >= 5;
@@ -194,14 +205,14 @@ impl Tools {
         let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
         if plain && header.orientation == 1 && spec.jitter.is_none() {
             let mut rows = self.scaler.begin(size, part, to, down_first, target);
-            self.decoders.decode(bytes, &request, inner, &mut rows)?;
+            *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Extent::Filled;
             if place.mirror {
                 mirror(target, width as usize, 3);
             }
             return Ok(());
         }
         let mut rows = self.scaler.begin(size, part, to, down_first, small);
-        self.decoders.decode(bytes, &request, inner, &mut rows)?;
+        *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Extent::Filled;
         let rgb = if header.orientation == 1 {
             small
         } else {
@@ -302,7 +313,7 @@ fn ragged_image(
     let row = vec![0; 3 * width];
     let mut rows =
         Oriented { into: &mut *into, orientation: header.orientation, width, height, row, taken: 0 };
-    decoders.decode(bytes, request, inner, &mut rows)?;
+    target.filled = decoders.decode(bytes, request, inner, &mut rows)? == Extent::Filled;
     let (width, height) = header.oriented();
     if place.mirror {
         mirror(into, width as usize, 3);
@@ -332,7 +343,8 @@ fn mask(
     }
     let (inner, rest) = scratch.split_at_mut(inner);
     let region = unorient(place.region, header.orientation, (header.width, header.height));
-    let request = Request { header: &header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None };
+    let request =
+        Request { header: &header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);
     let to = if header.orientation >= 5 { (width, height) } else { (height, width) };

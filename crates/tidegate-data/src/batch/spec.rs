@@ -76,6 +76,9 @@ pub struct ImageSpec {
     /// JPEGs are decoded at a half, a quarter or an eighth of their size where the box still covers the target.
     #[serde(default)]
     pub draft: bool,
+    /// JPEGs that end too early are filled with gray instead of failing.
+    #[serde(default)]
+    pub load_truncated: bool,
     /// How values are delivered.
     pub pixels: Pixels,
 }
@@ -90,6 +93,7 @@ impl Default for ImageSpec {
             flip: 0.0,
             jitter: None,
             draft: false,
+            load_truncated: false,
             pixels: Pixels { dtype: DType::Uint8, mean: None, std: None, layout: PixelLayout::Chw },
         }
     }

@@ -66,6 +66,17 @@ pub struct Request<'a> {
     pub pixel: Pixel,
     /// The side-car record of the sample's checkpoints, which a JPEG decoder uses if it is of these bytes.
     pub checkpoints: Option<&'a [u8]>,
+    /// A JPEG that ends too early is filled with gray, as libjpeg-turbo does it, instead of an error.
+    pub fill: bool,
+}
+
+/// How much of the region was in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// What a truncated file had: the rest is gray.
+    Filled,
 }
 
 impl Request<'_> {
@@ -122,7 +133,7 @@ pub trait Decode: Send + std::fmt::Debug {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<()>;
+    ) -> Result<Extent>;
 }
 
 /// The decoders of one thread, which keep what the next picture may use again.
@@ -148,7 +159,7 @@ impl Decoders {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<()> {
+    ) -> Result<Extent> {
         request.check()?;
         let decoder: &mut dyn Decode = match request.header.format {
             Format::Jpeg => &mut self.jpeg,
@@ -171,7 +182,7 @@ impl Decode for Pixels {
         request: &Request<'_>,
         _: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<()> {
+    ) -> Result<Extent> {
         let h = request.header;
         let depth = h.components as usize;
         let data = bytes.get(h.data_at..).unwrap_or_default();
@@ -183,7 +194,7 @@ impl Decode for Pixels {
             return Err(Error::Decode("a mask must have one channel".into()));
         }
         give_rows(data, depth, request, rows);
-        Ok(())
+        Ok(Extent::Whole)
     }
 }
 
@@ -253,7 +264,8 @@ pub(crate) mod tests {
         ] {
             let header = header(depth);
             let region = Region { x: 1, y: 1, width: 1, height: 1 };
-            let request = Request { header: &header, halvings: 0, region, pixel, checkpoints: None };
+            let request =
+                Request { header: &header, halvings: 0, region, pixel, checkpoints: None, fill: false };
             // The channels of the last of four pixels are 20 depth and what follows.
             let data: Vec<u8> = (0..4 * depth).map(|i| 17 * depth + i).collect();
             let bytes = [vec![0; header.data_at], data].concat();

@@ -7,7 +7,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 
-use super::{Decode, Pixel, Request, Rows, give_row};
+use super::{Decode, Extent, Pixel, Request, Rows, give_row};
 use crate::{Error, Result};
 
 /// What ancillary chunks may take.
@@ -34,7 +34,7 @@ impl Decode for Png {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<()> {
+    ) -> Result<Extent> {
         let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: ANCILLARY_BYTES });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);
@@ -55,7 +55,8 @@ impl Decode for Png {
             return Err(Error::Decode("an animated PNG whose first frame is smaller than its canvas".into()));
         }
         if reader.info().interlaced {
-            return whole(&mut reader, given, request, inner, rows);
+            whole(&mut reader, given, request, inner, rows)?;
+            return Ok(Extent::Whole);
         }
         // Of a file without an end, all is looked at: it may be cut within the picture.
         let ended = bytes.windows(4).rev().any(|word| word == b"IEND");
@@ -67,7 +68,7 @@ impl Decode for Png {
                 give(row.data(), given, request, rows);
             }
         }
-        Ok(())
+        Ok(Extent::Whole)
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Stats {
     pub(super) together: AtomicU64,
     /// Samples whose checkpoints were read.
     pub(super) checkpoints: AtomicU64,
+    /// Pictures that ended too early, and were filled.
+    pub(super) filled: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) read_ns: AtomicU64,
@@ -41,6 +43,8 @@ pub struct StageStats {
     pub together: u64,
     /// Samples whose JPEG checkpoints were read.
     pub checkpoints: u64,
+    /// Truncated pictures that were filled (`load_truncated`).
+    pub filled: u64,
     pub read_bytes: u64,
     pub read_ns: u64,
     pub slot_wait_ns: u64,
@@ -77,6 +81,7 @@ impl Stats {
             reads: read(&self.reads),
             together: read(&self.together),
             checkpoints: read(&self.checkpoints),
+            filled: read(&self.filled),
             read_bytes: read(&self.read_bytes),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),

@@ -142,7 +142,7 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
         let Some(mut piece) = task.filling.piece(c, task.row) else {
             return Err(Error::Config("a row was given out twice: please report this".into()));
         };
-        let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new() };
+        let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
         let plan = &shared.reserved.plan;
         let limits = [(scratch.saturating_add(library), plan.scratch_bytes), (whole, plan.picture_bytes)];
         if let Some((asked, most)) = limits.into_iter().find(|(asked, most)| asked > most) {
@@ -171,7 +171,8 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
             tools.forget();
             filled?;
         }
-        let (written, shape) = (target.written, target.shape);
+        let Target { written, shape, filled, .. } = target;
+        shared.stats.filled.fetch_add(u64::from(filled), Ordering::Relaxed);
         drop(piece);
         task.filling.written(c, task.row, written, shape);
     }

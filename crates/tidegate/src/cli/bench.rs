@@ -86,7 +86,7 @@ impl Bench {
                     scratch.resize(scratch.len().max(wanted), 0);
                 }
                 let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
-                let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new() };
+                let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new(), filled: false };
                 tools.fill(&layout, column, value, record.as_deref(), draw, &mut scratch, &mut target)?;
             }
             rates.push(n as f64 / began.elapsed().as_secs_f64());

@@ -121,7 +121,7 @@ fn found(bytes: &[u8], most: usize) -> Result<Option<(usize, Vec<u64>)>> {
     }
     let mcus = frame.mcus_across() * frame.height.div_ceil(frame.mcu_height());
     let every = mcus.div_ceil(most + 1);
-    let mut walk = Walk::new(bytes, &markers, &frame, &scan, None)?;
+    let mut walk = Walk::new(bytes, &markers, &frame, &scan, None, false)?;
     let mut words = Vec::with_capacity(mcus / every);
     for mcu in (every..mcus).step_by(every) {
         pass_to(&mut walk, mcu)?;

@@ -15,6 +15,10 @@ pub(super) struct Walk<'a> {
     parts: Vec<Part<'a>>,
     bits: Bits<'a>,
     checkpoints: Option<Checkpoints<'a>>,
+    /// MCUs that the file lacks, at its end, are zero.
+    fill: bool,
+    /// Some were.
+    filled: bool,
 }
 
 /// A component's share of an MCU.
@@ -35,6 +39,7 @@ impl<'a> Walk<'a> {
         frame: &Frame,
         scan: &Scan,
         checkpoints: Option<Checkpoints<'a>>,
+        fill: bool,
     ) -> Result<Self> {
         let parts = scan.parts.iter().map(|&[c, dc, ac]| {
             let component = &frame.components[c];
@@ -44,7 +49,8 @@ impl<'a> Walk<'a> {
             Ok(Part { dc, ac, h: component.h, v: component.v, predictor: 0 })
         });
         let parts = parts.collect::<Result<_>>()?;
-        Ok(Self { parts, bits: Bits::new(bytes, scan.at, markers.restart), checkpoints })
+        let bits = Bits::new(bytes, scan.at, markers.restart);
+        Ok(Self { parts, bits, checkpoints, fill, filled: false })
     }
 
     /// Goes to an MCU further on, over the last checkpoint before it.
@@ -68,12 +74,41 @@ impl<'a> Walk<'a> {
         Checkpoint { mcu: self.bits.begun(), bit: self.bits.position(), predictors }
     }
 
-    /// Before each MCU: behind a restart marker, differences begin anew.
+    /// Whether MCUs were missing, and zero.
+    pub(super) fn filled(&self) -> bool {
+        self.filled
+    }
+
+    /// Before each MCU: behind a restart marker, differences begin anew. Nothing if the file lacks this one.
+    ///
+    /// As libjpeg: the one within which a file ends, or that a restart marker is missing for, is read with bits of zero; the
+    /// next are not looked for.
     #[inline(always)]
-    fn begin(&mut self) -> Result<()> {
-        if self.bits.begin_mcu()? {
+    fn begin(&mut self) -> Result<Option<()>> {
+        if self.fill && (self.filled || self.bits.ran_out()) {
+            self.filled = true;
+            return Ok(None);
+        }
+        let restarted = match self.bits.begin_mcu() {
+            Err(_) if self.fill && self.bits.ended() => {
+                self.bits.end();
+                true
+            }
+            begun => begun?,
+        };
+        if restarted {
             self.parts.iter_mut().for_each(|part| part.predictor = 0);
         }
+        Ok(Some(()))
+    }
+
+    /// Refuses bits that are not in the file, or notes them.
+    #[inline(always)]
+    fn check(&mut self) -> Result<()> {
+        if !self.fill {
+            return self.bits.check();
+        }
+        self.filled |= self.bits.ran_out();
         Ok(())
     }
 
@@ -81,7 +116,9 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     pub(super) fn skip(&mut self, n: usize) -> Result<()> {
         for _ in 0..n {
-            self.begin()?;
+            if self.begin()?.is_none() {
+                return Ok(());
+            }
             for part in &mut self.parts {
                 for _ in 0..part.h * part.v {
                     let passed = self.bits.dc(part.dc).and_then(|difference| {
@@ -92,7 +129,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        self.bits.check()
+        self.check()
     }
 
     /// Reads `n` MCUs into the coefficients of the planes.
@@ -100,9 +137,14 @@ impl<'a> Walk<'a> {
     pub(super) fn read(&mut self, planes: &mut [Plane<'_>], n: usize) -> Result<()> {
         for plane in planes.iter_mut() {
             plane.coefficients.as_flattened_mut().fill(0);
+            if self.fill {
+                plane.last.fill(0);
+            }
         }
         for mcu in 0..n {
-            self.begin()?;
+            if self.begin()?.is_none() {
+                return Ok(());
+            }
             for (part, plane) in self.parts.iter_mut().zip(planes.iter_mut()) {
                 for v in 0..part.v {
                     let first = v * plane.blocks_across + mcu * part.h;
@@ -122,6 +164,6 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        self.bits.check()
+        self.check()
     }
 }

@@ -317,8 +317,22 @@ impl<'a> Bits<'a> {
     }
 
     /// Whether bits were used that are not in the file.
-    fn ran_out(&self) -> bool {
+    #[inline(always)]
+    pub(super) fn ran_out(&self) -> bool {
         self.made_up > self.next.count
+    }
+
+    /// Whether no more MCUs are in the file: bits were used that are not, or the next marker is the last, or there is none.
+    pub(super) fn ended(&self) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let marker = || rest.windows(2).find(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF));
+        self.ran_out() || marker().is_none_or(|w| w[1] == 0xD9)
+    }
+
+    /// Begins an MCU behind the end of the file.
+    #[cold]
+    pub(super) fn end(&mut self) {
+        *self = Self { begun: self.begun + 1, ..Self::new(self.bytes, self.bytes.len(), self.interval) };
     }
 
     /// Refuses bits that are not in the file.

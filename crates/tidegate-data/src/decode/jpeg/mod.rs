@@ -8,7 +8,7 @@
 //! Above and beside the region only the lengths of codes are looked at, or nothing where checkpoints lead past; below it
 //! nothing is. Progressive files and those with several scans need all their coefficients first ([`stored`]).
 //!
-//! Not as libjpeg-turbo: files that it decodes with a warning are errors; the first scans of a progressive file that lacks
+//! Not as libjpeg-turbo: files that it decodes with a warning are errors, unless they are truncated and to be filled; the first scans of a progressive file that lacks
 //! its last ones are not smoothed.
 
 pub mod checkpoints;
@@ -24,7 +24,7 @@ use self::entropy::Walk;
 use self::frame::{Color, Component, Frame, Markers, damaged};
 use self::huffman::{Coefficients, Tables};
 use self::stored::Stored;
-use super::{Decode, Pixel, Request, Rows, simd};
+use super::{Decode, Extent, Pixel, Request, Rows, simd};
 use crate::{Error, Result};
 
 /// The decoder of one thread.
@@ -42,7 +42,7 @@ impl Decode for Jpeg {
         request: &Request<'_>,
         _: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<()> {
+    ) -> Result<Extent> {
         let header = request.header;
         if !matches!(header.components, 1 | 3 | 4) || header.bits != 8 {
             return Err(Error::Decode(format!(
@@ -53,7 +53,7 @@ impl Decode for Jpeg {
         if request.pixel == Pixel::Raw && header.components != 1 {
             return Err(Error::Decode("a mask must have one channel; this JPEG has colours".into()));
         }
-        if !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
+        if !request.fill && !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
             return Err(Error::Decode("truncated JPEG: the end marker is missing".into()));
         }
         let mut markers = Markers::new(bytes, &mut self.tables);
@@ -70,13 +70,14 @@ impl Decode for Jpeg {
             if !header.progressive {
                 return Err(Error::Decode("the JPEG header changes its mind about its scans".into()));
             }
-            let stored = Stored::read(bytes, &mut markers, &frame, scan)?;
+            let (stored, extent) = Stored::read(bytes, &mut markers, &frame, scan, request.fill)?;
             let quant: Vec<[i16; 64]> = (0..frame.components.len()).map(|c| stored.quant(c)).collect();
-            return Decoding::new(&reduced, color, &quant, request).run(Coding::Stored(&stored), rows);
+            Decoding::new(&reduced, color, &quant, request).run(Coding::Stored(&stored), rows)?;
+            return Ok(extent);
         }
         let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
         let checkpoints = request.checkpoints.and_then(|record| Checkpoints::of(record, bytes));
-        let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints)?;
+        let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints, request.fill)?;
         Decoding::new(&reduced, color, &quant, request).run(Coding::Sequential(walk), rows)
     }
 }
@@ -179,7 +180,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// Decodes the region.
-    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
+    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
         #[cfg(target_arch = "x86_64")]
         if self.simd {
             // SAFETY: `simd` is true only where all four were found, see `simd::avx2`.
@@ -192,12 +193,12 @@ impl<'a> Decoding<'a> {
     /// The same code with shifts that need no flags: entropy decoding is a chain of them.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
+    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
         self.each_row(coding, to)
     }
 
     #[inline(always)]
-    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<()> {
+    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
         let bottom = self.request.bottom() as usize;
         let mut next = self.request.region.y as usize;
         let across = self.frame.mcus_across();
@@ -226,7 +227,8 @@ impl<'a> Decoding<'a> {
                 next += 1;
             }
         }
-        Ok(())
+        let filled = matches!(&coding, Coding::Sequential(walk) if walk.filled());
+        Ok(if filled { Extent::Filled } else { Extent::Whole })
     }
 
     /// Writes one row of the picture.
@@ -370,7 +372,8 @@ mod tests {
         let header = header::of(bytes)?;
         let [width, height] = [header.width, header.height].map(|side| side.div_ceil(1 << halvings));
         let region = region.unwrap_or(Region { x: 0, y: 0, width, height });
-        let request = Request { header: &header, halvings, region, pixel: Pixel::Rgb, checkpoints };
+        let request =
+            Request { header: &header, halvings, region, pixel: Pixel::Rgb, checkpoints, fill: false };
         let mut rows = Whole::of(&request);
         Jpeg::default().decode(bytes, &request, &mut [], &mut rows)?;
         Ok(rows.bytes)

@@ -5,6 +5,7 @@
 //!
 //! Specification: ITU-T T.81, annex G.
 
+use super::super::Extent;
 use super::Plane;
 use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
 use super::huffman::{AcTable, Bits, Coefficients, Table};
@@ -28,11 +29,17 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// Reads all scans, of which `first` is the first.
+    /// Reads all scans, of which `first` is the first; or, with `fill`, as much of them as a truncated file has.
     ///
     /// # Errors
     /// [`Error::Decode`] for damaged and truncated files.
-    pub(super) fn read(bytes: &[u8], markers: &mut Markers<'_>, frame: &Frame, first: Scan) -> Result<Self> {
+    pub(super) fn read(
+        bytes: &[u8],
+        markers: &mut Markers<'_>,
+        frame: &Frame,
+        first: Scan,
+        fill: bool,
+    ) -> Result<(Self, Extent)> {
         let down = frame.height.div_ceil(frame.mcu_height());
         let component = |c: &super::frame::Component| {
             let across = frame.mcus_across() * c.h;
@@ -41,7 +48,7 @@ impl Stored {
         let mut stored = Self { components: frame.components.iter().map(component).collect() };
         let mut next = Some(first);
         for _ in 0..SCANS_MOST {
-            let Some(scan) = next else { return stored.checked(bytes) };
+            let Some(scan) = next else { return Ok((stored.checked(bytes)?, Extent::Whole)) };
             for &[c, ..] in &scan.parts {
                 // A table may be written anew between scans; a component keeps the one of its first.
                 if stored.components[c].quant.is_none() {
@@ -52,13 +59,19 @@ impl Stored {
                 bits: Bits::new(bytes, scan.at, markers.restart),
                 predictors: [0; 4],
                 run: 0,
+                cut: false,
                 scan: &scan,
                 markers,
             };
-            walk.scan(frame, &mut stored.components)?;
-            let at = walk.bits.at();
+            let read = walk.scan(frame, &mut stored.components);
+            let (at, cut) = (walk.bits.at(), walk.cut || read.is_ok());
             markers.go_on_from(at);
-            next = markers.next_scan()?;
+            let found = read.and_then(|()| markers.next_scan());
+            if fill && cut && found.is_err() {
+                // What is known so far; a component without a scan is gray.
+                return Ok((stored, Extent::Filled));
+            }
+            next = found?;
         }
         Err(Error::Decode(format!("a JPEG of {SCANS_MOST} scans or more: re-encode it")))
     }
@@ -98,6 +111,8 @@ struct Walk<'a, 'b> {
     predictors: [i32; 4],
     /// Blocks that are still to end without another code.
     run: u32,
+    /// The file ends within the scan.
+    cut: bool,
     scan: &'b Scan,
     markers: &'b Markers<'a>,
 }
@@ -113,9 +128,8 @@ impl Walk<'_, '_> {
                     let block = y * components[c].across + x;
                     self.block(0, &mut components[c].blocks[block])?;
                 }
-                self.bits.check()?;
             }
-            return Ok(());
+            return self.end();
         }
         for row in 0..frame.height.div_ceil(frame.mcu_height()) {
             for column in 0..frame.mcus_across() {
@@ -128,13 +142,21 @@ impl Walk<'_, '_> {
                     }
                 }
             }
-            self.bits.check()?;
         }
-        Ok(())
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let ended = self.bits.check();
+        self.cut = ended.is_err();
+        ended
     }
 
     fn begin(&mut self) -> Result<()> {
-        if self.bits.begin_mcu()? {
+        // Bits that were made up end with their MCU.
+        let begun = self.bits.check().and_then(|()| self.bits.begin_mcu());
+        self.cut = begun.is_err() && self.bits.ended();
+        if begun? {
             (self.predictors, self.run) = ([0; 4], 0);
         }
         Ok(())
