@@ -13,6 +13,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tidegate as tg
 
@@ -100,6 +101,36 @@ def test_pictures_of_many_sizes_are_ragged(folder):
     batch = next(iter(tg.Loader(folder, batch_size=4, memory=budget(), fields=["image"])))
     assert isinstance(batch["image"], tg.Ragged)
     assert batch["image"][0].shape == (80, 96, 3)
+
+
+def test_any_picture_of_a_sample_counts_in_the_plan(tmp_path):
+    """The largest of a sample is not the one that is widest."""
+    square, strip = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (600, 600), (1, 2, 3)).save(square, "JPEG")
+    Image.new("RGB", (9000, 20), (4, 5, 6)).save(strip, "PNG")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for i in range(6):
+            for name, data in ((f"{i}.jpg", square.getvalue()), (f"{i}.png", strip.getvalue())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    fields = {"jpg": tg.Image(16), "png": tg.Image((4, 40))}
+    for batch in tg.Loader(tmp_path, batch_size=3, memory=tg.Budget("8MiB"), fields=fields):
+        assert (batch["png"][:, :, 0, 0] == [4, 5, 6]).all()
+
+
+@pytest.mark.parametrize("on_error", ["skip", "replace"])
+def test_a_picture_that_leaves_no_room_for_its_batch_fails_alone(tmp_path, on_error):
+    for i in range(24):
+        side = 2200 if i == 5 else 400
+        Image.new("RGB", (side, side), (i, 0, 0)).save(tmp_path / f"{i:02}.jpg")
+    policy = {"on_error": on_error, "max_failure_rate": 1.0}
+    for memory in ("10MiB", "16MiB", "20MiB", "24MiB", "64MiB"):
+        budget = tg.Budget(memory)
+        loader = tg.Loader(tmp_path, batch_size=4, memory=budget, fields={"image": tg.Image()}, **policy)
+        ids = [i for batch in loader for i in batch.ids]
+        assert len(ids) >= 23, memory
+        assert set(ids) >= set(range(24)) - {5}, memory
 
 
 def test_the_epoch_does_not_depend_on_workers_or_memory(folder):

@@ -32,8 +32,8 @@ class Image(Field):
     the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
     Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a
     quarter or an eighth of their size where the crop still covers the target: faster for large photographs, and about
-    1 of 255 off. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them, and
-    counted in the report.
+    1 of 255 off. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them (but
+    for its smoothing of progressive ones), and counted in the report.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -45,12 +45,12 @@ class Image(Field):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool | float = False
     jitter: dict[str, float] | None = None
-    draft: bool = False
-    load_truncated: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     dtype: str = "uint8"
     layout: Literal["CHW", "HWC"] = "CHW"
+    draft: bool = False
+    load_truncated: bool = False
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the Rust side reads it."""

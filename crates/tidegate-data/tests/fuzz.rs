@@ -152,13 +152,18 @@ fn decode(bytes: &[u8]) {
         return;
     }
     let mut inner = vec![0; header.inner_bytes() as usize];
-    for (halvings, pixel) in
-        [(0, Pixel::Rgb), (0, Pixel::Raw), (1, Pixel::Rgbx), (2, Pixel::Rgbx), (3, Pixel::Rgbx)]
-    {
+    let ways = [
+        (0, Pixel::Rgb, false),
+        (0, Pixel::Rgb, true),
+        (0, Pixel::Raw, true),
+        (1, Pixel::Rgbx, false),
+        (2, Pixel::Rgbx, true),
+        (3, Pixel::Rgbx, true),
+    ];
+    for (halvings, pixel, fill) in ways {
         let width = header.width.div_ceil(1 << halvings);
         let region = Region { x: 0, y: 0, width, height: header.height.div_ceil(2 << halvings) };
-        let request =
-            Request { header: &header, halvings, region, pixel, checkpoints: None, fill: halvings == 0 };
+        let request = Request { header: &header, halvings, region, pixel, checkpoints: None, fill };
         let mut row = Row(vec![0; region.width as usize * pixel.bytes()]);
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);

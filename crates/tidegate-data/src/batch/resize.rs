@@ -15,6 +15,8 @@ const WEIGHT_BITS: u32 = 22;
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 /// Inputs that vectors take at once.
 const GROUP: usize = 4;
+/// What rows may take before they are resized along: where it is more, they are resized first, whatever Pillow does.
+const WIDE_BYTES: u64 = 1 << 20;
 
 /// How the outputs along one axis are made of its inputs.
 #[derive(Debug, Default)]
@@ -39,10 +41,8 @@ impl Axis {
         let support = scale.max(1.0);
         let closeness = 1.0 / support;
         self.most = Self::most(length, outputs);
-        self.spans.clear();
-        self.spans.reserve_exact(outputs as usize);
-        self.weights.clear();
-        self.weights.reserve_exact(self.most * outputs as usize);
+        empty(&mut self.spans, outputs as usize);
+        empty(&mut self.weights, self.most * outputs as usize);
         for out in 0..outputs {
             let center = start + (f64::from(out) + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as u32;
@@ -118,20 +118,19 @@ impl Default for Scaler {
     }
 }
 
-/// What resizing rows of `width` × `height` to (height, width) `size` takes at most.
+/// What resizing rows of `width` × `height` at most to (height, width) `size` takes at most.
 #[must_use]
 pub fn library_bytes((width, height): (u32, u32), size: (u32, u32)) -> u64 {
     let (across, down) = (Axis::most(width.into(), size.1) as u64, Axis::most(height.into(), size.0) as u64);
     let (th, tw) = (u64::from(size.0), u64::from(size.1));
     let (groups, pairs) = (across.div_ceil(GROUP as u64), tw.div_ceil(2));
-    let pair = groups * size_of::<Pair>() as u64 + 8;
     let row = 4 * (u64::from(width) + GROUP as u64 * groups);
     let line = stride(size.1 as usize) as u64;
-    row + line
-        + down * line.max(row.next_multiple_of(32))
-        + pairs * pair
-        + tw * (4 * across + 8)
-        + th * (4 * down + 8)
+    // Headers may claim any size.
+    let ring = down.saturating_mul(line).max(WIDE_BYTES.min(down.saturating_mul(row.next_multiple_of(32))));
+    let weights = |outputs: u64, most: u64| outputs.saturating_mul(4 * most + 8);
+    let vectors = pairs.saturating_mul(groups * size_of::<Pair>() as u64 + 8);
+    [row, line, vectors, weights(tw, across), weights(th, down)].into_iter().fold(ring, u64::saturating_add)
 }
 
 /// Bytes of a row in the ring: pixels are written two at a time, with a byte behind them.
@@ -164,7 +163,7 @@ impl Scaler {
 
     /// Begins a picture whose rows come with `width` pixels of four bytes, `height` of them, and of which the part from `x` on
     /// for a width, and from `y` on for a height, becomes RGB rows of `size` (height, width) in `into`; by the mean of rows first, if
-    /// `down_first`.
+    /// `down_first` and that takes no more than 1 MiB.
     ///
     /// ```
     /// use tidegate_data::{batch::resize::Scaler, decode::Rows};
@@ -188,7 +187,9 @@ impl Scaler {
         self.down.set(height, y, size.0);
         let groups = self.across.groups();
         let (width, to_width) = (4 * width as usize, size.1 as usize);
-        let stride = if down_first { width.next_multiple_of(32) } else { stride(to_width) };
+        let wide = width.next_multiple_of(32);
+        let down_first = down_first && (wide * self.down.most) as u64 <= WIDE_BYTES;
+        let stride = if down_first { wide } else { stride(to_width) };
         grow(&mut self.row, width + 4 * GROUP * groups);
         grow(&mut self.ring, stride * self.down.most);
         grow(&mut self.line, self::stride(to_width));
@@ -201,10 +202,8 @@ impl Scaler {
     fn pair_up(&mut self, groups: usize) {
         let across = &self.across;
         let outputs = across.spans.len();
-        self.pairs.clear();
-        self.pairs.reserve_exact(outputs.div_ceil(2) * groups);
-        self.starts.clear();
-        self.starts.reserve_exact(outputs.div_ceil(2));
+        empty(&mut self.pairs, outputs.div_ceil(2) * groups);
+        empty(&mut self.starts, outputs.div_ceil(2));
         for left in (0..outputs).step_by(2) {
             let both = [left, (left + 1).min(outputs - 1)];
             self.starts.push(both.map(|output| 4 * across.spans[output].0));
@@ -219,9 +218,20 @@ impl Scaler {
     }
 }
 
-/// Room for `len` bytes and no more, whatever they are.
+/// Nothing, with room for `len`: old memory is given back before new is taken.
+fn empty<T>(items: &mut Vec<T>, len: usize) {
+    items.clear();
+    if items.capacity() < len {
+        *items = Vec::new();
+        items.reserve_exact(len);
+    }
+}
+
+/// `len` bytes, whatever they are.
 fn grow(bytes: &mut Vec<u8>, len: usize) {
-    bytes.reserve_exact(len.saturating_sub(bytes.len()));
+    if bytes.capacity() < len {
+        empty(bytes, len);
+    }
     bytes.resize(len, 0);
 }
 

@@ -17,7 +17,7 @@ use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
 
-/// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and up to [`library_bytes`] of the pictures it has made.
+/// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and as much as [`rows_bytes`] of any picture it has made.
 #[derive(Debug, Default)]
 pub struct Tools {
     scaler: Scaler,
@@ -53,23 +53,17 @@ pub fn small_bytes(column: &ColumnPlan) -> u64 {
     }
 }
 
-/// What libraries take at most meanwhile.
+/// What taking the rows of a picture of `size` (width, height) at most takes at most, and what of it is kept.
 #[must_use]
-pub fn library_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
-    header.library_bytes().saturating_add(rows_bytes(column, header.width.max(header.height)))
-}
-
-/// What taking the rows of a picture of this longer side takes at most.
-#[must_use]
-pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
-    match &column.spec {
-        // The stored picture may be turned: its longer side bounds both ways.
-        FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }) => {
-            let to = (*h).max(*w);
-            resize::library_bytes((side, side), (to, to))
+pub fn rows_bytes(column: &ColumnPlan, size: (u32, u32)) -> u64 {
+    let (width, height) = size;
+    match (&column.spec, column.shape.as_deref()) {
+        // A picture that lies on its side is resized to a target that does.
+        (FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }), _) => {
+            resize::library_bytes(size, (*h, *w)).max(resize::library_bytes(size, (*w, *h)))
         }
-        FieldSpec::Image(_) => 3 * u64::from(side),
-        FieldSpec::Mask(_) => u64::from(side) + 8 * column.row_bytes() as u64,
+        (FieldSpec::Image(_), _) => 3 * u64::from(width),
+        (FieldSpec::Mask(_), Some([h, w])) => u64::from(width.max(height)) + 8 * (h + w) as u64,
         _ => 0,
     }
 }
@@ -107,7 +101,7 @@ pub fn is_picture(column: &ColumnPlan) -> bool {
 }
 
 impl Tools {
-    /// Gives back what [`library_bytes`] stands for.
+    /// Gives back what [`rows_bytes`] stands for.
     pub fn forget(&mut self) {
         self.scaler = Scaler::default();
     }

@@ -128,10 +128,48 @@ impl ImageHeader {
     }
 
     /// Writes the shape into an index entry; sizes beyond 65,535 are left out.
-    pub fn write(&self, entry: &mut Entry) {
+    fn write(&self, entry: &mut Entry) {
         let (Ok(width), Ok(height)) = (u16::try_from(self.width), u16::try_from(self.height)) else { return };
-        (entry.width, entry.height, entry.channels) = (width, height, self.components);
+        (entry.width, entry.height) = (width, height);
         entry.flags |= HAS_SHAPE | if self.progressive { PROGRESSIVE } else { 0 };
+    }
+}
+
+/// The images of one sample, as an index has to know them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Images {
+    largest: Option<ImageHeader>,
+    /// What decoding any of them takes at most.
+    pub scratch_bytes: u64,
+    /// The longest side of any of them, in pixels.
+    pub side: u64,
+}
+
+impl Images {
+    /// Adds one.
+    pub fn add(&mut self, header: ImageHeader) {
+        self.scratch_bytes = self.scratch_bytes.max(header.scratch_bytes());
+        self.side = self.side.max(header.width.max(header.height).into());
+        if self.largest.as_ref().is_none_or(|h| h.decoded_bytes() < header.decoded_bytes()) {
+            self.largest = Some(header);
+        }
+    }
+
+    /// Writes the shape of the largest into an index entry.
+    pub fn write(&self, entry: &mut Entry) {
+        if let Some(header) = &self.largest {
+            header.write(entry);
+        }
+    }
+}
+
+impl From<Option<ImageHeader>> for Images {
+    fn from(header: Option<ImageHeader>) -> Self {
+        let mut images = Self::default();
+        if let Some(header) = header {
+            images.add(header);
+        }
+        images
     }
 }
 

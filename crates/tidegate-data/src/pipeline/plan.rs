@@ -4,7 +4,8 @@
 //! Memory: decides it all; `reserve` takes slots (`batch`), staging, one decoder's scratch and library bound, what decoders keep, the index
 //! window, stacks (`telemetry`), decoded groups (`decoded`), and the page cache of a dataset that is kept (`cache.memory`).
 //!
-//! Least plan: two batches, two reads of the largest sample, scratch for the largest picture once. What the budget has
+//! Least plan: two batches, and in one of them the largest picture if it is wanted as large as it is; two reads of the largest
+//! sample; scratch for the largest picture once. What the budget has
 //! beyond goes to scratch for the other workers, more staging, more batches, in this order.
 
 use std::sync::Mutex;
@@ -33,6 +34,8 @@ const LOCATED_BYTES: u64 = 192;
 const SLOTS_MOST: u64 = 64;
 /// Staging that keeps a disk busy.
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
+/// What blocks take beyond what was asked for, all together: whole pages.
+const ROUNDING_BYTES: u64 = 16 * PAGE_BYTES;
 /// Scratch that is kept free for each further worker, unless the largest picture needs less.
 const WORKER_SCRATCH_BYTES: u64 = 4 << 20;
 
@@ -49,8 +52,10 @@ pub struct Plan {
     pub record_bytes: u64,
     /// Scratch for the largest picture, and what libraries take at most meanwhile.
     pub scratch_bytes: u64,
-    /// The largest picture that is delivered as large as it is.
+    /// The largest picture that is delivered as large as it is, and how many columns have such pictures.
     pub picture_bytes: u64,
+    /// See `picture_bytes`.
+    pub whole: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
     /// What the workers' decoders keep between pictures.
@@ -123,10 +128,12 @@ impl Plan {
         let sequential = source.access() != crate::source::Access::Random;
         let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
-        let taking =
-            pictures.iter().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side))).max();
-        // A picture as large as it is takes room in its batch.
-        let whole = pictures.iter().any(|c| c.shape.is_none());
+        let taking = pictures
+            .iter()
+            .map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, (side, side))))
+            .max();
+        // Pictures as large as they are take room in their batch.
+        let whole = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let piece = |record: u64| Buddy::piece_bytes(staging_bytes(extremes.sample_bytes) + record);
         let mut plan = Self {
@@ -136,7 +143,8 @@ impl Plan {
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
             scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
-            picture_bytes: if whole { extremes.decoded_bytes } else { 0 },
+            picture_bytes: if whole > 0 { extremes.decoded_bytes } else { 0 },
+            whole,
             source_bytes: source.library_bytes(),
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
@@ -148,12 +156,19 @@ impl Plan {
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
-        if plan.least() > cap && config.on_error != OnError::Raise && plan.without_scratch() < cap {
-            // Pictures that can never fit fail one by one, as the policy says; the rest goes on. Whatever may take the place
-            // of another must fit in every row.
-            let room = cap - plan.without_scratch();
+        // Pictures that can never fit fail one by one, as the policy says; the rest goes on. Beside the largest there must be
+        // room for the rest of its batch, and whatever may take the place of another must fit in every row of two batches.
+        let pictures = match config.on_error {
+            OnError::Raise => None,
+            OnError::Skip => Some(2 * whole),
+            OnError::Replace => Some(2 * rows * whole),
+        };
+        if let Some(pictures) = pictures
+            && plan.total().saturating_add(plan.picture_bytes.saturating_mul(pictures)) > cap
+            && plan.without_scratch() < cap
+        {
+            let room = (cap - plan.without_scratch()).saturating_sub(ROUNDING_BYTES);
             plan.scratch_bytes = plan.scratch_bytes.min(room / 2);
-            let pictures = if config.on_error == OnError::Replace { rows } else { 1 };
             plan.picture_bytes = plan.picture_bytes.min((room - plan.scratch_bytes) / pictures.max(1));
         }
         if plan.least() > cap {
@@ -235,9 +250,13 @@ impl Plan {
             .fold(Slab::stride_bytes(self.slot_bytes) * self.slots, |sum, &part| sum.saturating_add(part))
     }
 
-    /// What one batch at least takes besides, if it has the largest picture as large as it is.
+    /// With what one batch takes besides, if it has the largest picture as large as it is.
     fn least(&self) -> u64 {
-        self.total().saturating_add(self.picture_bytes)
+        self.total().saturating_add(self.whole_bytes())
+    }
+
+    fn whole_bytes(&self) -> u64 {
+        self.picture_bytes.saturating_mul(self.whole)
     }
 
     fn without_scratch(&self) -> u64 {
@@ -247,7 +266,7 @@ impl Plan {
     fn too_small(&self, source: &dyn Source, cap: u64) -> Error {
         let batches = 2 * Slab::stride_bytes(self.slot_bytes);
         let parts = [
-            (Account::Batch, batches.saturating_add(self.picture_bytes)),
+            (Account::Batch, batches.saturating_add(self.whole_bytes())),
             (Account::Staging, self.staging_bytes),
             (Account::Scratch, self.scratch_bytes),
             (Account::Library, self.source_bytes + self.kept_bytes),
@@ -263,7 +282,7 @@ impl Plan {
                 "the picture that takes most is {}; shrink it, or pass on_error=\"skip\" to leave such pictures out",
                 source.fetch_place(scratch_id)
             ),
-            Account::Batch if self.picture_bytes > batches => format!(
+            Account::Batch if self.whole_bytes() > batches => format!(
                 "the largest picture is {}; give a size, as in tg.Image(224), or pass on_error=\"skip\" to leave such \
                  pictures out",
                 source.fetch_place(decoded_id)

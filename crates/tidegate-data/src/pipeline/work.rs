@@ -39,17 +39,19 @@ pub(super) struct Task {
     pub(super) attempt: u8,
 }
 
-/// What a worker has for itself, where the budget has room: scratch, and what libraries take. Between two tasks it is given
-/// back when a batch lacks memory.
+/// What a worker has for itself: its tools, and where the budget has room, scratch and what libraries take. Between two tasks
+/// it is given back when a batch lacks memory.
 #[derive(Debug, Default)]
 pub(super) struct Own {
+    tools: Tools,
     scratch: Option<Block>,
+    /// What the tools keep of the pictures they have made ([`row::rows_bytes`]), and what a decoder takes besides.
     library: Option<Grant>,
+    kept_bytes: u64,
 }
 
 /// Worker number `number`, which is thread number `thread`.
 pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
-    let mut tools = Tools::default();
     loop {
         shared.watch.note(thread, "waiting for bytes", None);
         let began = Instant::now();
@@ -58,15 +60,14 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
         shared.watch.note(thread, "decoding", Some(&task.at));
         let began = Instant::now();
         let own = &shared.own[number];
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            make(shared, &task, &mut tools, &mut lock(own))
-        }));
+        let made =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(shared, &task, &mut lock(own))));
         match made {
             Ok(Ok(())) => task.filling.complete(task.row, task.at.id),
             Ok(Err(error)) => failed(shared, &task, error),
             Err(panic) => {
-                tools = Tools::default();
                 own.clear_poison();
+                *lock(own) = Own::default();
                 let thread = format!("tg-work-{thread}");
                 failed(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
             }
@@ -74,7 +75,6 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
         if shared.lacks_memory() {
             // Before the batch is delivered: when nothing is in flight, nobody has anything for himself.
             *lock(own) = Own::default();
-            tools.forget();
         }
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
         drop(task);
@@ -112,7 +112,7 @@ fn failed(shared: &Shared, task: &Task, error: Error) {
 }
 
 /// Fills the row of a task.
-fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Result<()> {
+fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     let sample = |field: &str, what: String| Error::Sample {
         place: Box::new(shared.source.place(&task.at)),
         field: field.to_owned(),
@@ -131,20 +131,22 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
             Error::Decode(what) => sample(&column.name, what),
             other => other,
         };
-        let (scratch, library, whole) = match (&column.spec, value) {
+        let (scratch, decoder, rows, whole) = match (&column.spec, value) {
             (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
                 let header = row::picture_header(&column.kind, bytes).map_err(field)?;
                 let whole = if column.shape.is_none() { header.decoded_bytes() } else { 0 };
-                (row::scratch_bytes(column, &header), row::library_bytes(column, &header), whole)
+                let rows = row::rows_bytes(column, (header.width, header.height));
+                (row::scratch_bytes(column, &header), header.library_bytes(), rows, whole)
             }
-            _ => (0, 0, 0),
+            _ => (0, 0, 0, 0),
         };
         let Some(mut piece) = task.filling.piece(c, task.row) else {
             return Err(Error::Config("a row was given out twice: please report this".into()));
         };
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
         let plan = &shared.reserved.plan;
-        let limits = [(scratch.saturating_add(library), plan.scratch_bytes), (whole, plan.picture_bytes)];
+        let asked = scratch.saturating_add(decoder).saturating_add(rows);
+        let limits = [(asked, plan.scratch_bytes), (whole, plan.picture_bytes)];
         if let Some((asked, most)) = limits.into_iter().find(|(asked, most)| asked > most) {
             let mib = tidegate_core::memory::size::mib;
             let text = format!(
@@ -159,16 +161,17 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
         let mut fill = |tools: &mut Tools, scratch: &mut [u8]| {
             tools.fill(&shared.layout, column, value, checkpoints, draw, scratch, &mut target).map_err(field)
         };
-        if scratch == 0 && library == 0 {
-            fill(tools, &mut [])?;
-        } else if own.grow(shared, scratch, library) {
-            fill(tools, own.scratch.as_deref_mut().unwrap_or_default())?;
+        if asked == 0 {
+            fill(&mut own.tools, &mut [])?;
+        } else if own.grow(shared, scratch, decoder, rows) {
+            fill(&mut own.tools, own.scratch.as_deref_mut().unwrap_or_default())?;
         } else {
+            own.forget();
             let began = Instant::now();
             let mut common = lock(&shared.reserved.scratch);
             add(&shared.stats.scratch_wait_ns, began);
-            let filled = fill(tools, common.as_deref_mut().unwrap_or_default());
-            tools.forget();
+            let filled = fill(&mut own.tools, common.as_deref_mut().unwrap_or_default());
+            own.tools.forget();
             filled?;
         }
         let Target { written, shape, filled, .. } = target;
@@ -178,20 +181,30 @@ fn make(shared: &Shared, task: &Task, tools: &mut Tools, own: &mut Own) -> Resul
     }
     Ok(())
 }
+
 impl Own {
     /// Makes it large enough, if the budget has room now.
-    fn grow(&mut self, shared: &Shared, bytes: u64, outside: u64) -> bool {
+    fn grow(&mut self, shared: &Shared, scratch: u64, decoder: u64, rows: u64) -> bool {
         let budget = &shared.reserved.budget;
-        if self.library.as_ref().map_or(0, Grant::bytes) < outside {
-            self.library = None;
-            self.library = budget.try_acquire(Account::Library, outside, Priority::Prefetch).ok();
+        let kept = self.kept_bytes.max(rows);
+        if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(decoder) {
+            self.forget();
+            let needed = rows.saturating_add(decoder);
+            self.library = budget.try_acquire(Account::Library, needed, Priority::Prefetch).ok();
         }
-        if (self.scratch.as_deref().map_or(0, <[u8]>::len) as u64) < bytes {
+        self.kept_bytes = self.kept_bytes.max(rows);
+        if (self.scratch.as_deref().map_or(0, <[u8]>::len) as u64) < scratch {
             self.scratch = None;
             // An eighth more, so that pictures of about one size do not make it grow again and again.
-            let bytes = bytes.saturating_add(bytes / 8);
+            let bytes = scratch.saturating_add(scratch / 8);
             self.scratch = budget.try_block(Account::Scratch, bytes, Priority::Prefetch).ok();
         }
-        self.library.is_some() && (bytes == 0 || self.scratch.is_some())
+        self.library.is_some() && (scratch == 0 || self.scratch.is_some())
+    }
+
+    /// Gives back what the tools keep, and then what stands for it.
+    fn forget(&mut self) {
+        self.tools.forget();
+        (self.library, self.kept_bytes) = (None, 0);
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use super::index::{Builder, Entry, Index, ShardMeta};
 use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Access, Extremes, Field, Located, Schema, Source, Value, kind_of_extension, tar};
-use crate::decode::header::{self, ImageHeader, Probe};
+use crate::decode::header::{self, ImageHeader, Images, Probe};
 use crate::{Error, Place, Result};
 
 /// What is read at each header while indexing: most image headers follow within.
@@ -139,8 +139,7 @@ struct Group {
     start: u64,
     end: u64,
     fields: Vec<String>,
-    image: Option<ImageHeader>,
-    scratch: u64,
+    images: Images,
 }
 
 /// Collects members into samples while a shard is scanned.
@@ -178,10 +177,7 @@ impl Grouping<'_> {
         group.fields.push(field);
         group.end = member.data + member.size;
         if let Some(header) = image {
-            group.scratch = group.scratch.max(header.scratch_bytes());
-            if group.image.as_ref().is_none_or(|h| h.decoded_bytes() < header.decoded_bytes()) {
-                group.image = Some(header);
-            }
+            group.images.add(header);
         }
         Ok(())
     }
@@ -191,11 +187,8 @@ impl Grouping<'_> {
         let len = u32::try_from(group.end - group.start).map_err(|_| {
             Error::format(self.path, group.start, "a sample of 4 GiB or more: split it into several")
         })?;
-        let mut entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
-        if let Some(header) = &group.image {
-            header.write(&mut entry);
-        }
-        self.builder.push(&entry, &group.key, group.scratch)
+        let entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
+        self.builder.push(entry, &group.key, &group.images)
     }
 }
 

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::index::{Builder, Entry, Index};
 use super::read::{Extent, ReadMode, read_file};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value, natural_order};
-use crate::decode::header::{self, ImageHeader};
+use crate::decode::header;
 use crate::{Error, Place, Result};
 
 /// What counts as an image: the formats that can be decoded.
@@ -126,8 +126,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
                 path: root.join(&path),
                 what: "a sample of 4 GiB or more: split it".into(),
             })?;
-            header.as_ref().inspect(|h| h.write(&mut entry));
-            builder.push(&entry, &path, header.as_ref().map_or(0, ImageHeader::scratch_bytes))?;
+            builder.push(entry, &path, &header.into())?;
         }
         let samples = builder.samples() - before;
         if samples > 0 {

@@ -7,7 +7,7 @@
 //! Layout of version 3, in a folder `.tidegate` beside the data (or in the user's cache folder when that is read-only):
 //! `meta.json` (written last), `entries` (24 bytes a sample, little-endian), `keys` (u64 offsets, then UTF-8 text) and perhaps
 //! `checkpoints` (see there).
-//! `entries`: shard u32 | offset u48 | length u32 | height u16 | width u16 | crc32c u32 | channels u8 | flags u8.
+//! `entries`: shard u32 | offset u48 | length u32 | height u16 | width u16 | crc32c u32 | zero u8 | flags u8.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::checkpoints::Checkpoints;
 use super::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
 use super::{Extremes, Located, Schema};
+use crate::decode::header::Images;
 use crate::{Error, Place, Result};
 
 /// Bytes of an entry in the file.
@@ -53,8 +54,6 @@ pub struct Entry {
     pub width: u16,
     /// CRC32C of the bytes.
     pub crc: u32,
-    /// Channels of the largest image, as stored.
-    pub channels: u8,
     /// [`HAS_SHAPE`], [`PROGRESSIVE`], [`HAS_CRC`].
     pub flags: u8,
 }
@@ -70,7 +69,6 @@ impl Entry {
         b[14..16].copy_from_slice(&self.height.to_le_bytes());
         b[16..18].copy_from_slice(&self.width.to_le_bytes());
         b[18..22].copy_from_slice(&self.crc.to_le_bytes());
-        b[22] = self.channels;
         b[23] = self.flags;
         b
     }
@@ -87,7 +85,6 @@ impl Entry {
             height: u16_at(14),
             width: u16_at(16),
             crc: u32_at(18),
-            channels: b[22],
             flags: b[23],
         }
     }
@@ -385,11 +382,12 @@ impl Builder {
         Ok(Self { dir, target, entries, offsets, text, text_bytes: 0, hash: Xxh3::new(), meta })
     }
 
-    /// Adds the next sample. `scratch_bytes` is what decoding it takes at most.
+    /// Adds the next sample, which has these images.
     ///
     /// # Errors
     /// When the disk is full.
-    pub fn push(&mut self, entry: &Entry, key: &str, scratch_bytes: u64) -> Result<()> {
+    pub fn push(&mut self, mut entry: Entry, key: &str, images: &Images) -> Result<()> {
+        images.write(&mut entry);
         let bytes = entry.to_bytes();
         self.hash.update(&bytes);
         self.hash.update(key.as_bytes());
@@ -404,9 +402,9 @@ impl Builder {
         let extremes = &mut self.meta.extremes;
         extremes.total_bytes += u64::from(entry.len);
         extremes.sample_bytes = extremes.sample_bytes.max(u64::from(entry.len));
-        extremes.side = extremes.side.max(u64::from(entry.width.max(entry.height)));
-        if scratch_bytes > extremes.scratch_bytes {
-            (extremes.scratch_bytes, extremes.scratch_id) = (scratch_bytes, self.meta.samples);
+        extremes.side = extremes.side.max(images.side);
+        if images.scratch_bytes > extremes.scratch_bytes {
+            (extremes.scratch_bytes, extremes.scratch_id) = (images.scratch_bytes, self.meta.samples);
         }
         if entry.decoded_bytes() > extremes.decoded_bytes {
             (extremes.decoded_bytes, extremes.decoded_id) = (entry.decoded_bytes(), self.meta.samples);
@@ -517,7 +515,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_entry_survives_its_bytes(shard: u32, offset in 0u64..1 << 48, len: u32, height: u16, width: u16, crc: u32) {
-            let entry = Entry { shard, offset, len, height, width, crc, channels: 3, flags: 5 };
+            let entry = Entry { shard, offset, len, height, width, crc, flags: 5 };
             prop_assert_eq!(Entry::from_bytes(&entry.to_bytes()), entry);
         }
     }
@@ -529,7 +527,9 @@ mod tests {
         let n = 60_000u64;
         let entry = |i: u64| Entry { offset: i * 3, len: i as u32, ..Entry::default() };
         for i in 0..n {
-            builder.push(&entry(i), &format!("key/{i}"), i % 1000).unwrap();
+            let mut images = Images::default();
+            images.scratch_bytes = i % 1000;
+            builder.push(entry(i), &format!("key/{i}"), &images).unwrap();
         }
         let made = builder.finish(Vec::new(), Vec::new(), Vec::new()).unwrap();
         assert!(made.entries.is_none(), "this one is larger than what is held");

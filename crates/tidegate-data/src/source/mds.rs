@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::index::{Builder, Entry, Index, ShardMeta};
 use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value};
-use crate::decode::header;
+use crate::decode::header::{self, Images};
 use crate::{Error, Place, Result};
 
 #[derive(Debug, Deserialize)]
@@ -316,11 +316,10 @@ fn build(
         let offsets = offset_table(path, shard)?;
         for (row, pair) in offsets.windows(2).enumerate() {
             let len = pair[1] - pair[0];
-            let mut entry = Entry { shard: i as u32, offset: u64::from(pair[0]), len, ..Entry::default() };
-            let (image, scratch) = probe_row(files, i as u32, &entry, columns).unwrap_or_default();
-            image.as_ref().inspect(|h| h.write(&mut entry));
+            let entry = Entry { shard: i as u32, offset: u64::from(pair[0]), len, ..Entry::default() };
+            let images = probe_row(files, i as u32, &entry, columns).unwrap_or_default();
             let key = format!("{}:{row}", shard.raw_data.basename);
-            builder.push(&entry, &key, scratch)?;
+            builder.push(entry, &key, &images)?;
         }
         let name = shard.raw_data.basename.clone();
         metas.push(ShardMeta {
@@ -333,13 +332,8 @@ fn build(
     builder.finish(schema, Vec::new(), metas)
 }
 
-/// The header of the largest image in a row, if one of its columns is an image, and what decoding any of them takes at most.
-fn probe_row(
-    files: &Files,
-    shard: u32,
-    entry: &Entry,
-    columns: &[Column],
-) -> Option<(Option<header::ImageHeader>, u64)> {
+/// The images in a row; nothing if no column may be one, or the row cannot be read.
+fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Option<Images> {
     if !columns.iter().any(|c| matches!(c.encoding.as_str(), "jpeg" | "png" | "pil" | "bytes")) {
         return None;
     }
@@ -351,7 +345,7 @@ fn probe_row(
     };
     let head = read(header::LOOK_BYTES)?;
     let spans = spans(columns, &head, u64::from(entry.len)).ok()?;
-    let (mut best, mut scratch): (Option<header::ImageHeader>, u64) = (None, 0);
+    let mut images = Images::default();
     for (column, span) in columns.iter().zip(spans) {
         let size = (span.end - span.start) as u64;
         let found = match column.encoding.as_str() {
@@ -363,13 +357,11 @@ fn probe_row(
             }),
             _ => None,
         };
-        let Some(found) = found else { continue };
-        scratch = scratch.max(found.scratch_bytes());
-        if best.as_ref().is_none_or(|b| b.decoded_bytes() < found.decoded_bytes()) {
-            best = Some(found);
+        if let Some(header) = found {
+            images.add(header);
         }
     }
-    Some((best, scratch))
+    Some(images)
 }
 
 fn offset_table(path: &Path, shard: &ShardJson) -> Result<Vec<u32>> {

@@ -21,7 +21,7 @@ use super::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use super::parquet_file::ParquetFile;
 use super::read::{Files, ReadMode, aligned, staging_bytes};
 use super::{Access, Extremes, Grouped, Located, Schema, Source, Value};
-use crate::decode::header::{self, Probe};
+use crate::decode::header::{self, Images, Probe};
 use crate::{Error, Place, Result};
 
 /// More rows in a group than this are taken for damage: packed, their sizes alone would pass 4 GiB.
@@ -233,8 +233,8 @@ impl Collecting<'_> {
         let len: u64 = values.iter().map(Cell::packed_bytes).sum();
         let too_large = || Error::Decode(format!("row {row} has {len} bytes, more than 4 GiB: split it"));
         let len = u32::try_from(len).map_err(|_| too_large())?;
-        let mut entry = Entry { shard: self.shard, offset: row, len, ..Entry::default() };
-        let (mut scratch, mut largest) = (0, None::<header::ImageHeader>);
+        let entry = Entry { shard: self.shard, offset: row, len, ..Entry::default() };
+        let mut images = Images::default();
         for (c, value) in values.iter().enumerate().filter(|(c, _)| self.columns.may_hold_images(*c)) {
             let Cell::Bytes(bytes) = value else { continue };
             let found = match header::probe(bytes) {
@@ -242,18 +242,12 @@ impl Collecting<'_> {
                 Probe::Short | Probe::Unknown => None,
             };
             self.images[c].get_or_insert(found.is_some());
-            scratch = scratch.max(found.as_ref().map_or(0, header::ImageHeader::scratch_bytes));
-            if found.as_ref().map(header::ImageHeader::decoded_bytes)
-                > largest.as_ref().map(header::ImageHeader::decoded_bytes)
-            {
-                largest = found;
+            if let Some(header) = found {
+                images.add(header);
             }
         }
-        if let Some(header) = largest {
-            header.write(&mut entry);
-        }
         let named = format!("{}:{}", self.file, self.rows_before + row);
-        self.builder.push(&entry, key.filter(|k| !k.is_empty()).unwrap_or(&named), scratch)?;
+        self.builder.push(entry, key.filter(|k| !k.is_empty()).unwrap_or(&named), &images)?;
         Ok(len.into())
     }
 }

@@ -86,7 +86,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn begin(&mut self) -> Result<Option<()>> {
         if self.fill && (self.filled || self.bits.ran_out()) {
-            self.filled = true;
+            self.check()?;
             return Ok(None);
         }
         let restarted = match self.bits.begin_mcu() {
@@ -105,11 +105,11 @@ impl<'a> Walk<'a> {
     /// Refuses bits that are not in the file, or notes them.
     #[inline(always)]
     fn check(&mut self) -> Result<()> {
-        if !self.fill {
-            return self.bits.check();
+        if self.fill && self.bits.cut() {
+            self.filled = true;
+            return Ok(());
         }
-        self.filled |= self.bits.ran_out();
-        Ok(())
+        self.bits.check()
     }
 
     /// Passes over `n` MCUs.
@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
                         part.predictor = part.predictor.wrapping_add(difference);
                         self.bits.skip_ac(part.ac)
                     });
-                    passed.ok_or_else(|| self.bits.wrong())?;
+                    self.bits.found(passed, self.fill, ())?;
                 }
             }
         }
@@ -149,7 +149,10 @@ impl<'a> Walk<'a> {
                 for v in 0..part.v {
                     let first = v * plane.blocks_across + mcu * part.h;
                     for i in first..first + part.h {
-                        let difference = self.bits.dc(part.dc).ok_or_else(|| self.bits.wrong())?;
+                        let difference = {
+                            let difference = self.bits.dc(part.dc);
+                            self.bits.found(difference, self.fill, 0)?
+                        };
                         part.predictor = part.predictor.wrapping_add(difference);
                         let block = &mut plane.coefficients[i];
                         block[0] = part.predictor as i16;
@@ -159,7 +162,7 @@ impl<'a> Walk<'a> {
                         } else {
                             self.bits.ac(part.ac, block)
                         };
-                        plane.last[i] = last.ok_or_else(|| self.bits.wrong())? as u8;
+                        plane.last[i] = self.bits.found(last, self.fill, 63)? as u8;
                     }
                 }
             }

@@ -79,6 +79,8 @@ pub(super) struct Markers<'a> {
     frame: Option<Frame>,
     jfif: bool,
     adobe: Option<u8>,
+    /// The file ended where a marker was looked for.
+    cut: bool,
 }
 
 /// Places of coefficients: zigzag order to natural order; runs that pass the end all lead to the last place.
@@ -112,6 +114,7 @@ impl<'a> Markers<'a> {
             frame: None,
             jfif: false,
             adobe: None,
+            cut: false,
         }
     }
 
@@ -125,6 +128,7 @@ impl<'a> Markers<'a> {
             // Up to the next marker: fill bytes, and what the last scan has left unread.
             let rest = self.bytes.get(at..).unwrap_or_default();
             let skip = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF | 0xD0..=0xD7));
+            self.cut = skip.is_none();
             let Some(skip) = skip else { return Err(truncated(self.bytes.len())) };
             let (at, code) = (at + skip, rest[skip + 1]);
             if matches!(code, 0x01 | 0xD8) {
@@ -136,6 +140,7 @@ impl<'a> Markers<'a> {
             }
             let len = self.bytes.get(at + 2..at + 4).map(|b| usize::from(u16::from_be_bytes([b[0], b[1]])));
             let body = len.and_then(|n| self.bytes.get(at + 4..at + 2 + n.max(2)));
+            self.cut = body.is_none();
             let body = body.ok_or_else(|| truncated(self.bytes.len()))?;
             self.at = at + 4 + body.len();
             let wrong = |what: &str| damaged(at, what);
@@ -170,6 +175,11 @@ impl<'a> Markers<'a> {
     /// The quantization table of a component, as it stands now.
     pub(super) fn quant(&self, component: &Component) -> Result<[i16; 64]> {
         self.quant[component.quant].ok_or_else(|| damaged(self.at, "a quantization table is missing"))
+    }
+
+    /// Whether the file ended where a marker was looked for.
+    pub(super) fn cut(&self) -> bool {
+        self.cut
     }
 
     /// Where the next scan is looked for.

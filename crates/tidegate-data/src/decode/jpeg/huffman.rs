@@ -322,11 +322,28 @@ impl<'a> Bits<'a> {
         self.made_up > self.next.count
     }
 
-    /// Whether no more MCUs are in the file: bits were used that are not, or the next marker is the last, or there is none.
+    /// Whether no more data are in the file: the next marker is the last, or there is none.
+    #[cold]
     pub(super) fn ended(&self) -> bool {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let marker = || rest.windows(2).find(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF));
-        self.ran_out() || marker().is_none_or(|w| w[1] == 0xD9)
+        let marker = rest.windows(2).find(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF));
+        marker.is_none_or(|w| w[1] == 0xD9)
+    }
+
+    /// Whether the file ends where bits were looked for.
+    #[inline(always)]
+    pub(super) fn cut(&self) -> bool {
+        self.ran_out() && self.ended()
+    }
+
+    /// What was read; or `instead`, where the file ends within it and is to be filled.
+    #[inline(always)]
+    pub(super) fn found<T>(&self, read: Option<T>, fill: bool, instead: T) -> Result<T> {
+        match read {
+            Some(read) => Ok(read),
+            None if fill && self.cut() => Ok(instead),
+            None => Err(self.wrong()),
+        }
     }
 
     /// Begins an MCU behind the end of the file.

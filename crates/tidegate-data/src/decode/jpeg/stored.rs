@@ -48,7 +48,13 @@ impl Stored {
         let mut stored = Self { components: frame.components.iter().map(component).collect() };
         let mut next = Some(first);
         for _ in 0..SCANS_MOST {
-            let Some(scan) = next else { return Ok((stored.checked(bytes)?, Extent::Whole)) };
+            let Some(scan) = next else {
+                return if fill && stored.lacks_scans() {
+                    Ok((stored, Extent::Filled))
+                } else {
+                    Ok((stored.checked(bytes)?, Extent::Whole))
+                };
+            };
             for &[c, ..] in &scan.parts {
                 // A table may be written anew between scans; a component keeps the one of its first.
                 if stored.components[c].quant.is_none() {
@@ -64,10 +70,10 @@ impl Stored {
                 markers,
             };
             let read = walk.scan(frame, &mut stored.components);
-            let (at, cut) = (walk.bits.at(), walk.cut || read.is_ok());
+            let (at, cut) = (walk.bits.at(), walk.cut);
             markers.go_on_from(at);
             let found = read.and_then(|()| markers.next_scan());
-            if fill && cut && found.is_err() {
+            if fill && found.is_err() && (cut || markers.cut()) {
                 // What is known so far; a component without a scan is gray.
                 return Ok((stored, Extent::Filled));
             }
@@ -76,8 +82,12 @@ impl Stored {
         Err(Error::Decode(format!("a JPEG of {SCANS_MOST} scans or more: re-encode it")))
     }
 
+    fn lacks_scans(&self) -> bool {
+        self.components.iter().any(|c| c.quant.is_none())
+    }
+
     fn checked(self, bytes: &[u8]) -> Result<Self> {
-        if self.components.iter().any(|c| c.quant.is_none()) {
+        if self.lacks_scans() {
             return Err(damaged(bytes.len(), "a component has no scan"));
         }
         Ok(self)
@@ -147,9 +157,8 @@ impl Walk<'_, '_> {
     }
 
     fn end(&mut self) -> Result<()> {
-        let ended = self.bits.check();
-        self.cut = ended.is_err();
-        ended
+        self.cut = self.bits.cut();
+        self.bits.check()
     }
 
     fn begin(&mut self) -> Result<()> {
@@ -179,7 +188,10 @@ impl Walk<'_, '_> {
             (_, 0) => ac.and_then(|ac| self.ac_first(ac, block)),
             _ => ac.and_then(|ac| self.ac_more(ac, block)),
         };
-        done.ok_or_else(|| self.bits.wrong())
+        done.ok_or_else(|| {
+            self.cut = self.bits.cut();
+            self.bits.wrong()
+        })
     }
 
     fn dc_first(&mut self, part: usize, table: &Table, block: &mut Coefficients) -> Option<()> {
