@@ -80,7 +80,8 @@ def make_shards(peer, folder, out, shards=8):
     elif peer == "tidegate_checkpoints":
         import tidegate as tg
 
-        shutil.copytree(folder, out, copy_function=os.link)
+        if not os.path.exists(out):
+            shutil.copytree(folder, out, copy_function=os.link)
         tg.open(out, checkpoints=True)
     else:
         raise ValueError(f"{peer} reads the image folder itself")

@@ -16,7 +16,8 @@ use super::filling::{Filling, Shape, ragged_columns};
 use super::stats::add;
 use super::work::Task;
 use super::{Shared, Starved, lock, plan};
-use crate::batch::row::ragged_bytes;
+use crate::batch::Layout;
+use crate::batch::row::{is_picture, ragged_bytes};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
@@ -299,11 +300,16 @@ impl Feed {
         let located = self.locate(shared, batch, rows)?;
         let any = (shared.config.on_error == super::OnError::Replace).then(|| shared.source.extremes());
         let picture = shared.reserved.plan.picture_bytes;
-        let room: Vec<Vec<u64>> = ragged_columns(&shared.layout)
+        let mut room: Vec<Vec<u64>> = ragged_columns(&shared.layout)
             .map(|column| {
                 located.iter().map(|at| ragged_bytes(column, &at.entry, any.as_ref(), picture)).collect()
             })
             .collect();
+        if shared.config.on_error == super::OnError::Skip {
+            let plan = &shared.reserved.plan;
+            let most = shared.reserved.budget.cap_bytes().saturating_sub(plan.total());
+            leave_out(&shared.layout, &mut room, most);
+        }
         let Some(blocks) = take_blocks(shared, &room)? else { return Ok(()) };
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
         let shape =
@@ -342,6 +348,17 @@ impl Feed {
             }
         }
         Ok(self.ahead.pop_front().map(|(_, located)| located).unwrap_or_default())
+    }
+}
+
+/// Leaves the largest pictures out of a batch that can never have more than `most` bytes: they will fail.
+fn leave_out(layout: &Layout, room: &mut [Vec<u64>], most: u64) {
+    while room.iter().flatten().sum::<u64>() > most {
+        let columns = ragged_columns(layout).zip(room.iter_mut()).filter(|(column, _)| is_picture(column));
+        match columns.flat_map(|(_, room)| room).max_by_key(|bytes| **bytes) {
+            Some(bytes) if *bytes > 0 => *bytes = 0,
+            _ => return,
+        }
     }
 }
 

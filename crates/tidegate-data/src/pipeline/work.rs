@@ -146,7 +146,8 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
         let plan = &shared.reserved.plan;
         let asked = scratch.saturating_add(decoder).saturating_add(rows);
-        let limits = [(asked, plan.scratch_bytes), (whole, plan.picture_bytes)];
+        let room = if whole > 0 { target.bytes.len() as u64 } else { 0 };
+        let limits = [(asked, plan.scratch_bytes), (whole, plan.picture_bytes), (whole, room)];
         if let Some((asked, most)) = limits.into_iter().find(|(asked, most)| asked > most) {
             let mib = tidegate_core::memory::size::mib;
             let text = format!(
