@@ -118,19 +118,22 @@ impl Default for Scaler {
     }
 }
 
-/// What resizing rows of `width` × `height` at most to (height, width) `size` takes at most.
+/// What a [`Scaler`] holds at most after any pictures whose sides are at most `side`, and which became (height, width) `size` or,
+/// lying on their side, (width, height).
 #[must_use]
-pub fn library_bytes((width, height): (u32, u32), size: (u32, u32)) -> u64 {
-    let (across, down) = (Axis::most(width.into(), size.1) as u64, Axis::most(height.into(), size.0) as u64);
-    let (th, tw) = (u64::from(size.0), u64::from(size.1));
-    let (groups, pairs) = (across.div_ceil(GROUP as u64), tw.div_ceil(2));
-    let row = 4 * (u64::from(width) + GROUP as u64 * groups);
-    let line = stride(size.1 as usize) as u64;
-    // Headers may claim any size.
-    let ring = down.saturating_mul(line).max(WIDE_BYTES.min(down.saturating_mul(row.next_multiple_of(32))));
-    let weights = |outputs: u64, most: u64| outputs.saturating_mul(4 * most + 8);
-    let vectors = pairs.saturating_mul(groups * size_of::<Pair>() as u64 + 8);
-    [row, line, vectors, weights(tw, across), weights(th, down)].into_iter().fold(ring, u64::saturating_add)
+pub fn library_bytes(side: u32, (height, width): (u32, u32)) -> u64 {
+    let most = |outputs: u32| Axis::most(side.into(), outputs) as u64;
+    let groups = |outputs: u32| most(outputs).div_ceil(GROUP as u64);
+    // Each way, and headers may claim any size.
+    let either = |bytes: &dyn Fn(u32, u32) -> u64| bytes(height, width).max(bytes(width, height));
+    let row = 4 * (u64::from(side) + GROUP as u64 * groups(height.min(width)));
+    let line = either(&|_, across| stride(across as usize) as u64);
+    let wide = WIDE_BYTES.min(most(height.min(width)).saturating_mul(row.next_multiple_of(32)));
+    let ring = either(&|down, across| most(down).saturating_mul(stride(across as usize) as u64)).max(wide);
+    let axis = either(&|outputs, _| u64::from(outputs).saturating_mul(4 * most(outputs) + 8));
+    let pair = |outputs: u32| groups(outputs) * size_of::<Pair>() as u64 + 8;
+    let pairs = either(&|_, across| u64::from(across).div_ceil(2).saturating_mul(pair(across)));
+    [row, line, axis, axis, pairs].into_iter().fold(ring, u64::saturating_add)
 }
 
 /// Bytes of a row in the ring: pixels are written two at a time, with a byte behind them.
@@ -513,15 +516,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn resized(
-        simd: bool,
-        size: (u32, u32),
-        part: [(f64, f64); 2],
-        to: (u32, u32),
-        down_first: bool,
-        seed: u32,
-    ) -> Vec<u8> {
-        let mut scaler = Scaler::new(simd);
+    /// A picture to be resized: its size, which part of it, to what, in which order, of which noise (0: none).
+    type Case = ((u32, u32), [(f64, f64); 2], (u32, u32), bool, u32);
+
+    fn resized(scaler: &mut Scaler, (size, part, to, down_first, seed): Case) -> Vec<u8> {
         let mut out = vec![0; (to.0 * to.1 * 3) as usize];
         let mut rows = scaler.begin(size, part, to, down_first, &mut out);
         let mut at = seed;
@@ -533,33 +531,34 @@ mod tests {
             rows.done();
         }
         assert_eq!(rows.made as u32, to.0, "every row");
-        let Scaler { across, down, pairs, starts, row, ring, line, .. } = &scaler;
-        let axis = |axis: &Axis| 8 * axis.spans.capacity() + 4 * axis.weights.capacity();
-        let bytes = [row, ring, line].map(Vec::capacity).iter().sum::<usize>()
-            + axis(across)
-            + axis(down)
-            + 128 * pairs.capacity()
-            + 8 * starts.capacity();
-        assert!(
-            bytes as u64 <= library_bytes(size, to),
-            "{bytes} bytes are more than {}",
-            library_bytes(size, to)
-        );
         out
     }
 
+    fn held(Scaler { across, down, pairs, starts, row, ring, line, .. }: &Scaler) -> usize {
+        let axis = |axis: &Axis| 8 * axis.spans.capacity() + 4 * axis.weights.capacity();
+        let bytes: usize = [row, ring, line].map(Vec::capacity).iter().sum();
+        bytes + axis(across) + axis(down) + 128 * pairs.capacity() + 8 * starts.capacity()
+    }
+
     proptest! {
-        /// Any sizes, and parts that begin and end within a pixel.
+        /// Any sizes, and parts that begin and end within a pixel; and then another picture, which may lie on its side.
         #[test]
         fn vectors_equal_scalars_within_the_bound(
-            size in (1u32..300, 1u32..120), to in (1u32..90, 1u32..90), inset in prop::array::uniform4(0.0f64..0.4),
-            down_first: bool, seed: u32,
+            sizes in [(1u32..300, 1u32..120), (1u32..120, 1u32..300)], to in (1u32..90, 1u32..90),
+            inset in prop::array::uniform4(0.0f64..0.4), down_first: bool, turned: bool, seed: u32,
         ) {
             let part = |len: u32, from: f64, less: f64| (from * f64::from(len), f64::from(len) * (1.0 - from - less));
-            let parts = [part(size.0, inset[0], inset[1]), part(size.1, inset[2], inset[3])];
-            let out = resized(false, size, parts, to, down_first, seed);
-            prop_assert!(resized(simd::avx2(), size, parts, to, down_first, seed) == out);
-            prop_assert!(seed != 0 || out.iter().all(|&value| value == 77));
+            let mut scaler = Scaler::new(simd::avx2());
+            for (i, size) in sizes.into_iter().enumerate() {
+                let parts = [part(size.0, inset[0], inset[1]), part(size.1, inset[2], inset[3])];
+                let to = if turned && i == 1 { (to.1, to.0) } else { to };
+                let case = (size, parts, to, down_first, seed);
+                let out = resized(&mut scaler, case);
+                prop_assert!(resized(&mut Scaler::new(false), case) == out);
+                prop_assert!(seed != 0 || out.iter().all(|&value| value == 77));
+            }
+            let side = sizes.iter().map(|size| size.0.max(size.1)).max().unwrap_or(0);
+            prop_assert!(held(&scaler) as u64 <= library_bytes(side, to), "{} of {}", held(&scaler), library_bytes(side, to));
         }
     }
 
@@ -568,9 +567,8 @@ mod tests {
         for (size, to) in [((97, 61), (31, 47)), ((3, 2), (50, 60)), ((1000, 900), (3, 2))] {
             let part = [(0.0, f64::from(size.0)), (0.0, f64::from(size.1))];
             for down_first in [false, true] {
-                assert!(
-                    resized(simd::avx2(), size, part, to, down_first, 0).iter().all(|&value| value == 77)
-                );
+                let flat = resized(&mut Scaler::default(), (size, part, to, down_first, 0));
+                assert!(flat.iter().all(|&value| value == 77));
             }
         }
     }

@@ -53,17 +53,13 @@ pub fn small_bytes(column: &ColumnPlan) -> u64 {
     }
 }
 
-/// What taking the rows of a picture of `size` (width, height) at most takes at most, and what of it is kept.
+/// What taking the rows of pictures of this longer side takes at most, and what of it is kept.
 #[must_use]
-pub fn rows_bytes(column: &ColumnPlan, size: (u32, u32)) -> u64 {
-    let (width, height) = size;
+pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
     match (&column.spec, column.shape.as_deref()) {
-        // A picture that lies on its side is resized to a target that does.
-        (FieldSpec::Image(ImageSpec { size: Some((h, w)), .. }), _) => {
-            resize::library_bytes(size, (*h, *w)).max(resize::library_bytes(size, (*w, *h)))
-        }
-        (FieldSpec::Image(_), _) => 3 * u64::from(width),
-        (FieldSpec::Mask(_), Some([h, w])) => u64::from(width.max(height)) + 8 * (h + w) as u64,
+        (FieldSpec::Image(ImageSpec { size: Some(size), .. }), _) => resize::library_bytes(side, *size),
+        (FieldSpec::Image(_), _) => 3 * u64::from(side),
+        (FieldSpec::Mask(_), Some([h, w])) => u64::from(side) + 8 * (h + w) as u64,
         _ => 0,
     }
 }

@@ -128,10 +128,8 @@ impl Plan {
         let sequential = source.access() != crate::source::Access::Random;
         let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
-        let taking = pictures
-            .iter()
-            .map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, (side, side))))
-            .max();
+        let taking =
+            pictures.iter().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side))).max();
         // Pictures as large as they are take room in their batch.
         let whole = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };

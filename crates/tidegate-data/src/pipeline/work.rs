@@ -135,7 +135,7 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
             (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
                 let header = row::picture_header(&column.kind, bytes).map_err(field)?;
                 let whole = if column.shape.is_none() { header.decoded_bytes() } else { 0 };
-                let rows = row::rows_bytes(column, (header.width, header.height));
+                let rows = row::rows_bytes(column, header.width.max(header.height));
                 (row::scratch_bytes(column, &header), header.library_bytes(), rows, whole)
             }
             _ => (0, 0, 0, 0),
