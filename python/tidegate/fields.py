@@ -31,9 +31,9 @@ class Image(Field):
     "random" (RandomResizedCrop over `scale` and `ratio`), "center" or None (the whole picture). `flip` mirrors half of
     the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
     Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a
-    quarter or an eighth of their size where the crop still covers the target: faster for large photographs, and about
-    1 of 255 off. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them (but
-    for its smoothing of progressive ones), and counted in the report.
+    quarter or an eighth of their size where the crop still covers the target: faster for large photographs, and not
+    the same pixels. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them
+    (but for its smoothing of progressive ones), and counted in the report.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)

@@ -12,7 +12,7 @@ use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, Format, ImageHeader};
 use crate::decode::npy::DType;
-use crate::decode::{Decoders, Extent, Pixel, Request, Rows, npy};
+use crate::decode::{Decoded, Decoders, Pixel, Request, Rows, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
@@ -37,10 +37,43 @@ pub struct Target<'a> {
     pub filled: bool,
 }
 
-/// What filling a row takes in scratch memory, for a sample with a picture of this header.
-#[must_use]
-pub fn scratch_bytes(column: &ColumnPlan, header: &ImageHeader) -> u64 {
-    header.inner_bytes().saturating_add(small_bytes(column))
+/// What filling a row takes besides the row.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// The header of the picture, if it is one.
+    header: Option<ImageHeader>,
+    /// Scratch memory.
+    pub scratch_bytes: u64,
+    /// What the decoder takes at most.
+    pub decoder_bytes: u64,
+    /// See [`rows_bytes`].
+    pub rows_bytes: u64,
+    /// The picture itself, where it is delivered as large as it is.
+    pub whole_bytes: u64,
+}
+
+impl Needs {
+    /// What a value of this column needs.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for what is no picture, and should be one.
+    pub fn of(column: &ColumnPlan, value: Value<'_>) -> Result<Self> {
+        let (true, Value::Bytes(bytes)) = (is_picture(column), value) else { return Ok(Self::default()) };
+        let header = picture_header(&column.kind, bytes)?;
+        Ok(Self {
+            scratch_bytes: header.inner_bytes().saturating_add(small_bytes(column)),
+            decoder_bytes: header.library_bytes(),
+            rows_bytes: rows_bytes(column, header.width.max(header.height)),
+            whole_bytes: if column.shape.is_none() { header.decoded_bytes() } else { 0 },
+            header: Some(header),
+        })
+    }
+
+    /// All but the picture itself.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.scratch_bytes.saturating_add(self.decoder_bytes).saturating_add(self.rows_bytes)
+    }
 }
 
 /// Scratch for the resized box, and for the same as a viewer shows it.
@@ -65,10 +98,7 @@ pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
 }
 
 /// The header of a picture column's value.
-///
-/// # Errors
-/// [`Error::Decode`] for what is no picture.
-pub fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
+fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     if *kind == Kind::Pixels {
         return header::pixels(bytes).ok_or_else(|| Error::Decode("pixels of an unknown mode".into()));
     }
@@ -102,7 +132,7 @@ impl Tools {
         self.scaler = Scaler::default();
     }
 
-    /// Writes the value of one column into its row. `scratch` holds [`scratch_bytes`]; `checkpoints` is the side-car record of the
+    /// Writes the value of one column into its row. `scratch` holds what it `needs`; `checkpoints` is the side-car record of the
     /// sample's largest JPEG, if there is one.
     ///
     /// # Errors
@@ -113,6 +143,7 @@ impl Tools {
         layout: &Layout,
         column: &ColumnPlan,
         value: Value<'_>,
+        needs: &Needs,
         checkpoints: Option<&[u8]>,
         draw: Draw,
         scratch: &mut [u8],
@@ -121,13 +152,16 @@ impl Tools {
         if value == Value::Missing {
             return Err(Error::Decode("the sample lacks this field".into()));
         }
+        if let (Some(header), Value::Bytes(bytes)) = (&needs.header, value) {
+            return match &column.spec {
+                FieldSpec::Image(spec) => self.image(spec, header, bytes, checkpoints, draw, scratch, target),
+                FieldSpec::Mask(spec) => {
+                    mask(&mut self.decoders, layout, spec, column, header, bytes, draw, scratch, target.bytes)
+                }
+                _ => Err(Error::Decode("a picture in a field of another kind".into())),
+            };
+        }
         match (&column.spec, value) {
-            (FieldSpec::Image(spec), Value::Bytes(bytes)) => {
-                self.image(spec, &column.kind, bytes, checkpoints, draw, scratch, target)
-            }
-            (FieldSpec::Mask(spec), Value::Bytes(bytes)) => {
-                mask(&mut self.decoders, layout, spec, column, bytes, draw, scratch, target.bytes)
-            }
             (FieldSpec::Int, value) => int(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
             (FieldSpec::Float, value) => float(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
             (FieldSpec::Text, Value::Bytes(bytes)) => {
@@ -151,36 +185,27 @@ impl Tools {
     fn image(
         &mut self,
         spec: &ImageSpec,
-        kind: &Kind,
+        header: &ImageHeader,
         bytes: &[u8],
         checkpoints: Option<&[u8]>,
         draw: Draw,
         scratch: &mut [u8],
         target: &mut Target<'_>,
     ) -> Result<()> {
-        let header = picture_header(kind, bytes)?;
         let place = geometry(spec, header.oriented(), draw);
         let region = unorient(place.region, header.orientation, (header.width, header.height));
         let (inner, rest) = scratch
             .split_at_mut_checked(header.inner_bytes() as usize)
             .ok_or_else(|| Error::Decode(CHANGED.into()))?;
+        let fill = spec.load_truncated;
         let Some((height, width)) = spec.size else {
-            let pixel = Pixel::Rgb;
-            let request = Request {
-                header: &header,
-                halvings: 0,
-                region,
-                pixel,
-                checkpoints,
-                fill: spec.load_truncated,
-            };
+            let request = Request { header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints, fill };
             return ragged_image(&mut self.decoders, bytes, &request, inner, place, target);
         };
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
         let halvings = if spec.draft && header.format == Format::Jpeg { halvings(region, to) } else { 0 };
         let (region, part) = halved(region, halvings);
-        let (pixel, fill) = (Pixel::Rgbx, spec.load_truncated);
-        let request = Request { header: &header, halvings, region, pixel, checkpoints, fill };
+        let request = Request { header, halvings, region, pixel: Pixel::Rgbx, checkpoints, fill };
         let n = height as usize * width as usize * 3;
         let (small, turned) = rest
             .split_at_mut_checked(n)
@@ -193,16 +218,16 @@ impl Tools {
         let shown = if turned_before { (size.1, size.0) } else { size };
         let down_first = resize::down_first(shown, (height, width)) != turned_before;
         let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
-        if plain && header.orientation == 1 && spec.jitter.is_none() {
-            let mut rows = self.scaler.begin(size, part, to, down_first, target);
-            *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Extent::Filled;
+        let straight = plain && header.orientation == 1 && spec.jitter.is_none();
+        let resized = if straight { &mut **target } else { &mut *small };
+        let mut rows = self.scaler.begin(size, part, to, down_first, resized);
+        *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Decoded::Filled;
+        if straight {
             if place.mirror {
                 mirror(target, width as usize, 3);
             }
             return Ok(());
         }
-        let mut rows = self.scaler.begin(size, part, to, down_first, small);
-        *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Extent::Filled;
         let rgb = if header.orientation == 1 {
             small
         } else {
@@ -303,7 +328,7 @@ fn ragged_image(
     let row = vec![0; 3 * width];
     let mut rows =
         Oriented { into: &mut *into, orientation: header.orientation, width, height, row, taken: 0 };
-    target.filled = decoders.decode(bytes, request, inner, &mut rows)? == Extent::Filled;
+    target.filled = decoders.decode(bytes, request, inner, &mut rows)? == Decoded::Filled;
     let (width, height) = header.oriented();
     if place.mirror {
         mirror(into, width as usize, 3);
@@ -319,13 +344,13 @@ fn mask(
     layout: &Layout,
     spec: &MaskSpec,
     column: &ColumnPlan,
+    header: &ImageHeader,
     bytes: &[u8],
     draw: Draw,
     scratch: &mut [u8],
     target: &mut [u8],
 ) -> Result<()> {
     let image = layout.image_of(spec).ok_or_else(|| Error::Decode("its image field is missing".into()))?;
-    let header = picture_header(&column.kind, bytes)?;
     let place = geometry(image, header.oriented(), draw);
     let inner = header.inner_bytes() as usize;
     if scratch.len() < inner + target.len() {
@@ -333,8 +358,7 @@ fn mask(
     }
     let (inner, rest) = scratch.split_at_mut(inner);
     let region = unorient(place.region, header.orientation, (header.width, header.height));
-    let request =
-        Request { header: &header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
+    let request = Request { header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
     let shape = column.shape.as_deref().unwrap_or_default();
     let (height, width) = (shape[0] as u32, shape[1] as u32);
     let to = if header.orientation >= 5 { (width, height) } else { (height, width) };

@@ -72,7 +72,7 @@ pub struct Request<'a> {
 
 /// How much of the region was in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub enum Decoded {
     /// All of it.
     Whole,
     /// What a truncated file had: the rest is gray.
@@ -133,7 +133,7 @@ pub trait Decode: Send + std::fmt::Debug {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent>;
+    ) -> Result<Decoded>;
 }
 
 /// The decoders of one thread, which keep what the next picture may use again.
@@ -159,7 +159,7 @@ impl Decoders {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent> {
+    ) -> Result<Decoded> {
         request.check()?;
         let decoder: &mut dyn Decode = match request.header.format {
             Format::Jpeg => &mut self.jpeg,
@@ -182,7 +182,7 @@ impl Decode for Pixels {
         request: &Request<'_>,
         _: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent> {
+    ) -> Result<Decoded> {
         let h = request.header;
         let depth = h.components as usize;
         let data = bytes.get(h.data_at..).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Decode for Pixels {
             return Err(Error::Decode("a mask must have one channel".into()));
         }
         give_rows(data, depth, request, rows);
-        Ok(Extent::Whole)
+        Ok(Decoded::Whole)
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 
-use super::{Decode, Extent, Pixel, Request, Rows, give_row};
+use super::{Decode, Decoded, Pixel, Request, Rows, give_row};
 use crate::{Error, Result};
 
 /// What ancillary chunks may take.
@@ -34,7 +34,7 @@ impl Decode for Png {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent> {
+    ) -> Result<Decoded> {
         let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: ANCILLARY_BYTES });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);
@@ -56,7 +56,7 @@ impl Decode for Png {
         }
         if reader.info().interlaced {
             whole(&mut reader, given, request, inner, rows)?;
-            return Ok(Extent::Whole);
+            return Ok(Decoded::Whole);
         }
         // Of a file without an end, all is looked at: it may be cut within the picture.
         let ended = bytes.windows(4).rev().any(|word| word == b"IEND");
@@ -68,7 +68,7 @@ impl Decode for Png {
                 give(row.data(), given, request, rows);
             }
         }
-        Ok(Extent::Whole)
+        Ok(Decoded::Whole)
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Cursor;
 
 use image_webp::WebPDecoder;
 
-use super::{Decode, Extent, Pixel, Request, Rows, give_rows};
+use super::{Decode, Decoded, Pixel, Request, Rows, give_rows};
 use crate::{Error, Result};
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Decode for Webp {
         request: &Request<'_>,
         inner: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent> {
+    ) -> Result<Decoded> {
         if request.pixel == Pixel::Raw {
             return Err(Error::Decode("a mask must have one channel; WebP has colours".into()));
         }
@@ -40,6 +40,6 @@ impl Decode for Webp {
             .ok_or_else(|| Error::Decode("this WebP needs more bytes than its header promised".into()))?;
         decoder.read_image(&mut inner[..needed]).map_err(words)?;
         give_rows(inner, if decoder.has_alpha() { 4 } else { 3 }, request, rows);
-        Ok(Extent::Whole)
+        Ok(Decoded::Whole)
     }
 }

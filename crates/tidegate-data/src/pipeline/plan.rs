@@ -52,10 +52,10 @@ pub struct Plan {
     pub record_bytes: u64,
     /// Scratch for the largest picture, and what libraries take at most meanwhile.
     pub scratch_bytes: u64,
-    /// The largest picture that is delivered as large as it is, and how many columns have such pictures.
+    /// The largest picture that is delivered as large as it is.
     pub picture_bytes: u64,
-    /// See `picture_bytes`.
-    pub whole: u64,
+    /// Columns of such pictures.
+    pub whole_columns: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
     /// What the workers' decoders keep between pictures.
@@ -131,7 +131,7 @@ impl Plan {
         let taking =
             pictures.iter().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side))).max();
         // Pictures as large as they are take room in their batch.
-        let whole = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
+        let whole_columns = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let piece = |record: u64| Buddy::piece_bytes(staging_bytes(extremes.sample_bytes) + record);
         let mut plan = Self {
@@ -141,8 +141,8 @@ impl Plan {
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
             scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
-            picture_bytes: if whole > 0 { extremes.decoded_bytes } else { 0 },
-            whole,
+            picture_bytes: if whole_columns > 0 { extremes.decoded_bytes } else { 0 },
+            whole_columns,
             source_bytes: source.library_bytes(),
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
@@ -158,8 +158,8 @@ impl Plan {
         // room for the rest of its batch, and whatever may take the place of another must fit in every row of two batches.
         let pictures = match config.on_error {
             OnError::Raise => None,
-            OnError::Skip => Some(2 * whole),
-            OnError::Replace => Some(2 * rows * whole),
+            OnError::Skip => Some(2 * whole_columns),
+            OnError::Replace => Some(2 * rows * whole_columns),
         };
         if let Some(pictures) = pictures
             && plan.total().saturating_add(plan.picture_bytes.saturating_mul(pictures)) > cap
@@ -254,7 +254,7 @@ impl Plan {
     }
 
     fn whole_bytes(&self) -> u64 {
-        self.picture_bytes.saturating_mul(self.whole)
+        self.picture_bytes.saturating_mul(self.whole_columns)
     }
 
     fn without_scratch(&self) -> u64 {

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Grant, Priority, Staged};
 
 use super::feed::Retry;
 use super::filling::Filling;
 use super::stats::add;
 use super::{Failure, OnError, Shared, lock};
-use crate::batch::FieldSpec;
 use crate::batch::geometry::Draw;
-use crate::batch::row::{self, Target, Tools};
+use crate::batch::row::{Needs, Target, Tools};
 use crate::order::random::{Purpose, Stream};
 use crate::source::{Located, Value};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ pub(super) struct Task {
 pub(super) struct Own {
     tools: Tools,
     scratch: Option<Block>,
-    /// What the tools keep of the pictures they have made ([`row::rows_bytes`]), and what a decoder takes besides.
+    /// What the tools keep of the pictures they have made ([`Needs::rows_bytes`]), and what a decoder takes besides.
     library: Option<Grant>,
     kept_bytes: u64,
 }
@@ -131,40 +131,20 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
             Error::Decode(what) => sample(&column.name, what),
             other => other,
         };
-        let (scratch, decoder, rows, whole) = match (&column.spec, value) {
-            (FieldSpec::Image(_) | FieldSpec::Mask(_), Value::Bytes(bytes)) => {
-                let header = row::picture_header(&column.kind, bytes).map_err(field)?;
-                let whole = if column.shape.is_none() { header.decoded_bytes() } else { 0 };
-                let rows = row::rows_bytes(column, header.width.max(header.height));
-                (row::scratch_bytes(column, &header), header.library_bytes(), rows, whole)
-            }
-            _ => (0, 0, 0, 0),
-        };
+        let needs = Needs::of(column, value).map_err(field)?;
         let Some(mut piece) = task.filling.piece(c, task.row) else {
             return Err(Error::Config("a row was given out twice: please report this".into()));
         };
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
-        let plan = &shared.reserved.plan;
-        let asked = scratch.saturating_add(decoder).saturating_add(rows);
-        let room = if whole > 0 { target.bytes.len() as u64 } else { 0 };
-        let limits = [(asked, plan.scratch_bytes), (whole, plan.picture_bytes), (whole, room)];
-        if let Some((asked, most)) = limits.into_iter().find(|(asked, most)| asked > most) {
-            let mib = tidegate_core::memory::size::mib;
-            let text = format!(
-                "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one picture: raise \
-                 memory, or run `tidegate index --force` if the file changed",
-                mib(asked),
-                mib(most),
-                mib(shared.reserved.budget.cap_bytes())
-            );
-            return Err(sample(&column.name, text));
-        }
+        fits(shared, &needs, target.bytes.len()).map_err(field)?;
         let mut fill = |tools: &mut Tools, scratch: &mut [u8]| {
-            tools.fill(&shared.layout, column, value, checkpoints, draw, scratch, &mut target).map_err(field)
+            tools
+                .fill(&shared.layout, column, value, &needs, checkpoints, draw, scratch, &mut target)
+                .map_err(field)
         };
-        if asked == 0 {
+        if needs.total() == 0 {
             fill(&mut own.tools, &mut [])?;
-        } else if own.grow(shared, scratch, decoder, rows) {
+        } else if own.grow(shared, &needs) {
             fill(&mut own.tools, own.scratch.as_deref_mut().unwrap_or_default())?;
         } else {
             own.forget();
@@ -183,14 +163,36 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a picture that takes more than the plan has for one, or than its batch has room for.
+fn fits(shared: &Shared, needs: &Needs, room: usize) -> Result<()> {
+    let plan = &shared.reserved.plan;
+    let room = plan.picture_bytes.min(room as u64);
+    let (asked, most) = if needs.whole_bytes > room {
+        (needs.whole_bytes, room)
+    } else {
+        (needs.total(), plan.scratch_bytes)
+    };
+    if asked <= most {
+        return Ok(());
+    }
+    Err(Error::Decode(format!(
+        "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one picture: raise memory, or run \
+         `tidegate index --force` if the file changed",
+        mib(asked),
+        mib(most),
+        mib(shared.reserved.budget.cap_bytes())
+    )))
+}
+
 impl Own {
     /// Makes it large enough, if the budget has room now.
-    fn grow(&mut self, shared: &Shared, scratch: u64, decoder: u64, rows: u64) -> bool {
+    fn grow(&mut self, shared: &Shared, needs: &Needs) -> bool {
         let budget = &shared.reserved.budget;
+        let (scratch, rows) = (needs.scratch_bytes, needs.rows_bytes);
         let kept = self.kept_bytes.max(rows);
-        if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(decoder) {
+        if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(needs.decoder_bytes) {
             self.forget();
-            let needed = rows.saturating_add(decoder);
+            let needed = rows.saturating_add(needs.decoder_bytes);
             self.library = budget.try_acquire(Account::Library, needed, Priority::Prefetch).ok();
         }
         self.kept_bytes = self.kept_bytes.max(rows);

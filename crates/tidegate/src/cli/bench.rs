@@ -10,11 +10,11 @@ use clap::Args;
 use serde_json::json;
 use tidegate_core::memory::Budget;
 use tidegate_data::batch::geometry::Draw;
-use tidegate_data::batch::row::{self, Target, Tools};
+use tidegate_data::batch::row::{Needs, Target, Tools};
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
 use tidegate_data::order::Shuffle;
 use tidegate_data::source::index::Index;
-use tidegate_data::source::{self, Kind, SourceExt, Value};
+use tidegate_data::source::{self, Kind, SourceExt};
 use tidegate_data::{Error, Result};
 
 use crate::{Loader, Options};
@@ -80,14 +80,12 @@ impl Bench {
             let began = Instant::now();
             for (position, (at, bytes, record)) in samples.iter().enumerate() {
                 let value = source.parse(at, bytes)?.swap_remove(column.field);
-                if let Value::Bytes(picture) = value {
-                    let header = row::picture_header(&column.kind, picture)?;
-                    let wanted = row::scratch_bytes(column, &header) as usize;
-                    scratch.resize(scratch.len().max(wanted), 0);
-                }
+                let needs = Needs::of(column, value)?;
+                scratch.resize(scratch.len().max(needs.scratch_bytes as usize), 0);
                 let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
                 let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new(), filled: false };
-                tools.fill(&layout, column, value, record.as_deref(), draw, &mut scratch, &mut target)?;
+                let record = record.as_deref();
+                tools.fill(&layout, column, value, &needs, record, draw, &mut scratch, &mut target)?;
             }
             rates.push(n as f64 / began.elapsed().as_secs_f64());
         }

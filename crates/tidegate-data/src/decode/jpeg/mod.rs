@@ -24,7 +24,7 @@ use self::entropy::Walk;
 use self::frame::{Color, Component, Frame, Markers, damaged};
 use self::huffman::{Coefficients, Tables};
 use self::stored::Stored;
-use super::{Decode, Extent, Pixel, Request, Rows, simd};
+use super::{Decode, Decoded, Pixel, Request, Rows, simd};
 use crate::{Error, Result};
 
 /// The decoder of one thread.
@@ -42,7 +42,7 @@ impl Decode for Jpeg {
         request: &Request<'_>,
         _: &mut [u8],
         rows: &mut dyn Rows,
-    ) -> Result<Extent> {
+    ) -> Result<Decoded> {
         let header = request.header;
         if !matches!(header.components, 1 | 3 | 4) || header.bits != 8 {
             return Err(Error::Decode(format!(
@@ -180,7 +180,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// Decodes the region.
-    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
+    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
         #[cfg(target_arch = "x86_64")]
         if self.simd {
             // SAFETY: `simd` is true only where all four were found, see `simd::avx2`.
@@ -193,12 +193,12 @@ impl<'a> Decoding<'a> {
     /// The same code with shifts that need no flags: entropy decoding is a chain of them.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
+    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
         self.each_row(coding, to)
     }
 
     #[inline(always)]
-    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<Extent> {
+    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
         let bottom = self.request.bottom() as usize;
         let mut next = self.request.region.y as usize;
         let across = self.frame.mcus_across();
@@ -228,7 +228,7 @@ impl<'a> Decoding<'a> {
             }
         }
         let filled = matches!(&coding, Coding::Sequential(walk) if walk.filled());
-        Ok(if filled { Extent::Filled } else { Extent::Whole })
+        Ok(if filled { Decoded::Filled } else { Decoded::Whole })
     }
 
     /// Writes one row of the picture.

@@ -5,7 +5,7 @@
 //!
 //! Specification: ITU-T T.81, annex G.
 
-use super::super::Extent;
+use super::super::Decoded;
 use super::Plane;
 use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
 use super::huffman::{AcTable, Bits, Coefficients, Table};
@@ -39,7 +39,7 @@ impl Stored {
         frame: &Frame,
         first: Scan,
         fill: bool,
-    ) -> Result<(Self, Extent)> {
+    ) -> Result<(Self, Decoded)> {
         let down = frame.height.div_ceil(frame.mcu_height());
         let component = |c: &super::frame::Component| {
             let across = frame.mcus_across() * c.h;
@@ -50,9 +50,9 @@ impl Stored {
         for _ in 0..SCANS_MOST {
             let Some(scan) = next else {
                 return if fill && stored.lacks_scans() {
-                    Ok((stored, Extent::Filled))
+                    Ok((stored, Decoded::Filled))
                 } else {
-                    Ok((stored.checked(bytes)?, Extent::Whole))
+                    Ok((stored.checked(bytes)?, Decoded::Whole))
                 };
             };
             for &[c, ..] in &scan.parts {
@@ -75,7 +75,7 @@ impl Stored {
             let found = read.and_then(|()| markers.next_scan());
             if fill && found.is_err() && (cut || markers.cut()) {
                 // What is known so far; a component without a scan is gray.
-                return Ok((stored, Extent::Filled));
+                return Ok((stored, Decoded::Filled));
             }
             next = found?;
         }
