@@ -17,7 +17,7 @@ use crate::errors::raise;
 pub(crate) struct Budget(pub(crate) memory::Budget);
 
 /// A size as Python gives it: an int of bytes, a float fraction of the limit, or text such as "2GiB".
-fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
+pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     if let Ok(text) = given.extract::<String>() {
         return text.parse().map_err(|e: tidegate_core::Error| raise(&e.into()));
     }

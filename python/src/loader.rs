@@ -35,6 +35,7 @@ impl Loader {
         options: &str,
         budget: &Budget,
         map: Option<Py<PyAny>>,
+        begin: Option<Py<PyAny>>,
         stop: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let options: Options =
@@ -43,7 +44,7 @@ impl Loader {
         let mut loader =
             py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
         if let Some(function) = map {
-            loader.set_map(Arc::new(PythonMap { function, stop }));
+            loader.set_map(Arc::new(PythonMap { function, begin, stop }));
         }
         Ok(Self(Mutex::new(loader)))
     }
@@ -56,6 +57,12 @@ impl Loader {
     fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
         let epoch = py.detach(|| lock(&self.0).epoch()).map_err(|e| raise(&e))?;
         Ok(Epoch(Mutex::new(Some(epoch))))
+    }
+
+    /// Changes the budget, in the middle of an epoch too.
+    fn set_memory(&self, py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<()> {
+        let size = crate::budget::size(given)?;
+        py.detach(|| lock(&self.0).set_memory(&size)).map_err(|e| raise(&e))
     }
 
     fn set_epoch(&self, epoch: u64) {
@@ -142,14 +149,20 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     Ok((columns, rows, ids, mask, epoch, index, positions).into_pyobject(py)?.into_any())
 }
 
-/// A Python function that is called with each batch off the consumer's thread, and one that ends its waiting.
+/// A Python function that is called with each batch off the consumer's thread, one that is told the number of the first, and one
+/// that ends its waiting.
 #[derive(Debug)]
 struct PythonMap {
     function: Py<PyAny>,
+    begin: Option<Py<PyAny>>,
     stop: Option<Py<PyAny>>,
 }
 
 impl BatchMap for PythonMap {
+    fn begin(&self, first: u64) {
+        call(self.begin.as_ref(), |py, begin| begin.call1(py, (first,)));
+    }
+
     fn map(&self, batch: Batch) -> tidegate::Result<Box<dyn Any + Send>> {
         let made: PyResult<Py<PyAny>> = Python::attach(|py| {
             let batch = presented(py, batch)?;
@@ -166,12 +179,17 @@ impl BatchMap for PythonMap {
     }
 
     fn stop(&self) {
-        if let Some(stop) = &self.stop {
-            Python::attach(|py| {
-                if let Err(error) = stop.call0(py) {
-                    error.write_unraisable(py, None);
-                }
-            });
-        }
+        call(self.stop.as_ref(), |py, stop| stop.call0(py));
+    }
+}
+
+/// Calls what may be there; an exception has nowhere to go but to standard error.
+fn call(function: Option<&Py<PyAny>>, how: impl FnOnce(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>>) {
+    if let Some(function) = function {
+        Python::attach(|py| {
+            if let Err(error) = how(py, function) {
+                error.write_unraisable(py, None);
+            }
+        });
     }
 }

@@ -494,3 +494,50 @@ def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
         assert "done" in process.stdout
         assert lines(log) == lines(whole)
         epochs += 1
+
+
+def test_halving_the_memory_returns_pages_at_once(tmp_path):
+    script = """
+        import io, sys, tarfile
+        import tidegate as tg
+
+        def resident_mib():
+            for line in open("/proc/self/status"):
+                if line.startswith("VmRSS"):
+                    return int(line.split()[1]) >> 10
+
+        with tarfile.open(sys.argv[1] + "/s.tar", "w") as tar:
+            for i in range(120):
+                info = tarfile.TarInfo(f"{i:04}.bin")
+                info.size = 1 << 20
+                tar.addfile(info, io.BytesIO(bytes([i]) * info.size))
+        loader = tg.Loader(sys.argv[1] + "/s.tar", batch_size=4, memory=tg.Budget("128MiB"), shuffle=True)
+        first = [int(i) for batch in loader for i in batch.ids]
+        assert resident_mib() > 100, resident_mib()
+        seen = []
+        for batch in loader:
+            seen += [(int(i), int(data[0]), len(data)) for i, data in zip(batch.ids, batch["bin"])]
+            if len(seen) == 40:
+                before = resident_mib()
+                del batch
+                loader.set_memory("64MiB")
+                assert before > 120 and resident_mib() < before - 60, (before, resident_mib())
+                assert loader.budget.charged_bytes <= 64 << 20
+        assert sorted(seen) == [(i, i, 1 << 20) for i in range(120)]
+        print(loader.report())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from memory" in done.stdout
+
+
+def test_too_little_memory_in_mid_epoch_is_refused(folder):
+    loader = tg.Loader(folder, batch_size=8, memory=budget(), fields={"image": tg.Image(32)})
+    for _ in loader:
+        with pytest.raises(tg.BudgetError, match="needs at least"):
+            loader.set_memory("50KiB")
+        with pytest.raises(tg.ConfigError):
+            loader.set_memory("lots")
+        assert loader.budget.cap_bytes == 64 << 20

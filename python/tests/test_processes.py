@@ -230,3 +230,21 @@ def test_what_cannot_be_sent_is_refused_with_the_fix(folder):
         loader(folder, batch_transform=lambda batch: batch, processes=1, multiprocessing_context="spawn")
     with pytest.raises(tg.ConfigError, match="without a transform"):
         loader(folder, processes=1)
+
+
+@pytest.mark.parametrize("function", ["transform", "batch_transform"])
+def test_memory_changes_in_mid_epoch_and_processes_go_on(folder, function):
+    options = {
+        "fields": {"image": tg.Image(24)},
+        function: {"transform": noisy, "batch_transform": with_first}[function],
+    }
+    with loader(folder, **options) as plain, loader(folder, memory="256MiB", processes=2, **options) as there:
+        for epoch in range(2):
+            for i, (a, b) in enumerate(zip(plain, there, strict=True)):
+                assert (a["image"] == b["image"]).all()
+                there.set_memory(["256MiB", "40MiB", "96MiB"][(i + epoch) % 3])
+
+
+def with_first(batch):
+    batch["image"][:] = batch["image"][:1]
+    return batch

@@ -130,21 +130,21 @@ class Loader:
         present = _presenter(output, ids)
         self._present = None if mapped else present
         self._pool: Pool | None = None
-        hook = stop = None
+        hook = begin = stop = None
         if processes:
             # Without a batch_transform, tensors are made here: a process need not import torch.
             there = output == "torch" and batch_transform is not None
             steps = Steps(transform, batch_transform, seed=seed, torch=there, ids=ids)
             self.budget = self.budget.shared()
             self._pool = Pool(steps, processes, self.budget, multiprocessing_context)
-            stop = self._pool.stop
+            begin, stop = self._pool.begin, self._pool.stop
             weakref.finalize(self, self._pool.close)
             hook = _tensors_of(self._pool) if output == "torch" and not there else self._pool
         elif mapped:
             steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
             hook = partial(steps, empty=partial(_empty, self.budget))
 
-        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook, stop)
+        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook, begin, stop)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
 
@@ -156,8 +156,6 @@ class Loader:
         """Begin the next epoch; an epoch in progress ends."""
         self._check_process()
         self._end()
-        if self._pool is not None:
-            self._pool.begin()
         epoch = self._epoch = self._inner.epoch()
         _open.add(self)
         return self._batches(epoch)
@@ -198,6 +196,23 @@ class Loader:
                 "this loader was made before a fork, and its threads did not come along: make the loader in the "
                 "process that uses it"
             )
+
+    def set_memory(self, memory: int | float | str) -> None:
+        """Change the budget, in the middle of an epoch too: bytes, "2GiB", or a fraction of the limit.
+
+        Caches give way first; if that is not enough, what is being made is made anew with less memory, from the next
+        batch on. Pages beyond the new budget are returned before this does, but those of batches that you hold. Batches
+        and their order stay the same. Raises BudgetError for a size that is too small for this loader, and changes
+        nothing then.
+
+        >>> import tidegate as tg
+        >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=32, memory=tg.Budget("16MiB"))
+        >>> loader.set_memory("8MiB")
+        >>> loader.budget.cap_bytes >> 20
+        8
+        """
+        self._check_process()
+        self._inner.set_memory(memory)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next epoch this one, from its beginning."""

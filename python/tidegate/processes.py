@@ -237,10 +237,10 @@ class Pool:
         for process in self.processes:
             self.idle.put(process)
 
-    def begin(self) -> None:
-        """Begin an epoch."""
+    def begin(self, first: int) -> None:
+        """Begin an epoch, or go on with one, at the batch of this number."""
         self.stopping.clear()
-        self.served, self.turn = set(), 0
+        self.served, self.turn = set(), first
         self.asked_again.clear()
         self.held.clear()
 

@@ -5,6 +5,7 @@
 //! Not here: choosing knobs and configuration from words (`tidegate`).
 
 pub mod batch;
+pub mod cache;
 pub mod decode;
 pub mod error;
 pub mod order;

@@ -3,14 +3,15 @@
 //! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
 //! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_core::memory::size::Size;
 use tidegate_core::memory::{Budget, WeakSlab};
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
+use tidegate_data::cache::Tier;
 use tidegate_data::order::{Order, Shuffle, order, split::Split};
-use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Pipeline, StageStats};
+use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Pipeline, StageStats};
 use tidegate_data::source::{Access, Source, open};
 use tidegate_data::{Error, Result};
 
@@ -36,11 +37,26 @@ pub struct Loader {
     options: Options,
     budget: Budget,
     layout: Arc<Layout>,
-    order: Box<dyn Order>,
+    order: Arc<dyn Order>,
     map: Option<Arc<dyn BatchMap>>,
     progress: Arc<Mutex<Progress>>,
-    /// The slots of the last epoch, as long as the consumer holds a batch of it.
-    slots: WeakSlab,
+    kept: Kept,
+    /// The epoch that was begun last.
+    running: Weak<Mutex<Running>>,
+}
+
+/// An epoch while it runs; shared with the loader, which may have to begin it again with other memory.
+#[derive(Debug)]
+struct Running {
+    pipeline: Option<Pipeline>,
+    config: pipeline::Config,
+    order: Arc<dyn Order>,
+    /// Why it could not go on with other memory.
+    stopped: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Loader {
@@ -59,14 +75,15 @@ impl Loader {
         if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
             return Err(Error::Config(why));
         }
-        let order = order(options.shuffle, options.seed, &source.runs())?;
+        let order: Arc<dyn Order> = order(options.shuffle, options.seed, &source.runs())?.into();
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
-        let slots = WeakSlab::default();
-        let loader = Self { source, options, budget, layout, order, map: None, progress, slots };
+        let kept = Kept::new(&*source, &budget);
+        let loader =
+            Self { source, options, budget, layout, order, map: None, progress, kept, running: Weak::new() };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
         let (config, alone) = (loader.config(0, 0)?, Budget::new(loader.budget.cap_bytes()));
-        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &config, &alone, &loader.slots)?;
+        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &config, &alone, &loader.kept.slots)?;
         Ok(loader)
     }
 
@@ -92,6 +109,7 @@ impl Loader {
             seed: options.seed,
             epoch,
             split: self.split(start)?,
+            first_batch: 0,
             workers: options.workers(),
             prefetch: options.prefetch,
             map_threads: options.map_threads,
@@ -134,8 +152,8 @@ impl Loader {
         &self.layout
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
     }
 
     /// Begins the next epoch, or the one that a loaded state or `set_epoch` names.
@@ -157,25 +175,74 @@ impl Loader {
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
-        let split = config.split;
-        let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
-        let ids = self.order.epoch(epoch);
-        let started =
-            Pipeline::start(source, layout, ids, config, &self.budget, self.map.clone(), &self.slots);
-        let pipeline = match started {
+        let order = Arc::clone(&self.order);
+        let pipeline = match self.start(&config, &*order) {
             Ok(pipeline) => pipeline,
             Err(error) => {
                 self.progress().placed = true;
                 return Err(error);
             }
         };
-        self.slots = pipeline.slots();
-        Ok(Epoch {
-            pipeline: Some(pipeline),
-            split,
-            progress: Arc::clone(&self.progress),
-            began: Instant::now(),
-        })
+        let running =
+            Arc::new(Mutex::new(Running { pipeline: Some(pipeline), config, order, stopped: None }));
+        self.running = Arc::downgrade(&running);
+        Ok(Epoch { running, progress: Arc::clone(&self.progress), began: Instant::now() })
+    }
+
+    fn start(&mut self, config: &pipeline::Config, order: &dyn Order) -> Result<Pipeline> {
+        let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
+        let ids = order.epoch(config.epoch);
+        let (map, config) = (self.map.clone(), config.clone());
+        let pipeline = Pipeline::start(source, layout, ids, config, &self.budget, map, &self.kept)?;
+        self.kept.slots = pipeline.slots();
+        Ok(pipeline)
+    }
+
+    /// Changes the budget, in the middle of an epoch too: pages beyond it are returned before this does, but those of batches
+    /// that the consumer holds. What comes next, and what it holds, stay the same.
+    ///
+    /// Caches give way first. If that is not enough, the epoch begins again at the next batch with less memory: what was being
+    /// made is made anew. Other loaders of the budget give back what they hold beyond it when their epoch ends.
+    ///
+    /// # Errors
+    /// A size that makes no sense, or too small for this loader, which changes nothing; or when the consumer holds so many batches
+    /// that the epoch cannot go on: its next batch is the one it would have been.
+    pub fn set_memory(&mut self, size: &Size) -> Result<()> {
+        let (before, bytes) = (self.budget.cap_bytes(), size.bytes()?);
+        let nothing_held = WeakSlab::default();
+        let config = self.config(0, 0)?;
+        pipeline::plan::Plan::new(&*self.source, &self.layout, &config, &Budget::new(bytes), &nothing_held)?;
+        let limit = (self.kept.cache.limit_bytes() + bytes).saturating_sub(before);
+        self.kept.cache.set_limit(limit);
+        self.budget.set_cap(bytes);
+        let Some(running) = self.running.upgrade() else { return Ok(()) };
+        if self.budget.usage().charged_bytes > bytes {
+            self.begin_again(&mut lock(&running))?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of all that an epoch has, and goes on with it.
+    fn begin_again(&mut self, running: &mut Running) -> Result<()> {
+        let Some(pipeline) = running.pipeline.take() else { return Ok(()) };
+        running.config.first_batch = pipeline.delivered();
+        let failures = pipeline.failures().to_vec();
+        drop(pipeline);
+        if let Some(slots) = self.kept.slots.upgrade() {
+            slots.shrink(0);
+        }
+        match self.start(&running.config, &*running.order) {
+            Ok(mut pipeline) => {
+                pipeline.failed_before(failures);
+                running.pipeline = Some(pipeline);
+                Ok(())
+            }
+            Err(error) => {
+                self.progress().placed = true;
+                running.stopped = Some(error.to_string());
+                Err(error)
+            }
+        }
     }
 
     /// The next epoch will be this one, from its beginning.
@@ -203,7 +270,7 @@ impl Loader {
     /// [`Error::State`] for a state of other data.
     pub fn load_state(&mut self, state: &State) -> Result<()> {
         state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
-        self.order = order(state.shuffle, state.seed, &self.source.runs())?;
+        self.order = order(state.shuffle, state.seed, &self.source.runs())?.into();
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
         let (epoch, position, failed) = (state.epoch, state.position, state.failed());
         *self.progress() = Progress { epoch, position, placed: true, failed, ..Progress::default() };
@@ -221,8 +288,7 @@ impl Loader {
 /// One epoch: an iterator of batches.
 #[derive(Debug)]
 pub struct Epoch {
-    pipeline: Option<Pipeline>,
-    split: Split,
+    running: Arc<Mutex<Running>>,
     progress: Arc<Mutex<Progress>>,
     began: Instant,
 }
@@ -233,16 +299,21 @@ impl Epoch {
     /// # Errors
     /// As [`Pipeline::next`]; the epoch is over afterwards.
     pub fn next_with(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
-        let Some(pipeline) = self.pipeline.as_mut() else { return Ok(None) };
+        let running = &mut *lock(&self.running);
+        if let Some(why) = running.stopped.take() {
+            return Err(Error::Starved(format!("the epoch could not go on with other memory: {why}")));
+        }
+        let Some(pipeline) = running.pipeline.as_mut() else { return Ok(None) };
         let outcome = pipeline.next(interrupted);
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = lock(&self.progress);
+        let split = &running.config.split;
         progress.stats = pipeline.stats();
         progress.elapsed = self.began.elapsed();
         progress.failures = pipeline.failures().to_vec();
         match &outcome {
             Ok(Some(_)) => {
-                let reached = self.split.start + pipeline.delivered() * self.split.global_batch;
-                progress.position = reached.min(self.split.len);
+                let reached = split.start + pipeline.delivered() * split.global_batch;
+                progress.position = reached.min(split.len);
             }
             Ok(None) => {
                 // The end was seen: the state is that of the next epoch's beginning.
@@ -253,16 +324,23 @@ impl Epoch {
             Err(Error::Held { .. } | Error::Starved(_)) => {}
             Err(_) => {
                 drop(progress);
-                self.pipeline = None;
+                running.pipeline = None;
                 return outcome;
             }
         }
         let ended = matches!(outcome, Ok(None));
         drop(progress);
         if ended {
-            self.pipeline = None;
+            running.pipeline = None;
         }
         outcome
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        let pipeline = lock(&self.running).pipeline.take();
+        drop(pipeline);
     }
 }
 

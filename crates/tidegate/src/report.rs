@@ -123,6 +123,19 @@ impl fmt::Display for Report {
             if s.checkpoints > 0 {
                 writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
             }
+            if s.cache_limit_bytes > 0 {
+                let samples = s.samples.max(1);
+                writeln!(
+                    f,
+                    "{} samples of {} from memory ({} MiB; at most {} MiB could be in this epoch); the cache has {} of {} MiB",
+                    s.hits,
+                    samples,
+                    mib(s.hit_bytes),
+                    mib(s.could_hit_bytes),
+                    mib(s.cache_held_bytes),
+                    mib(s.cache_limit_bytes)
+                )?;
+            }
             if s.filled > 0 {
                 writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
             }

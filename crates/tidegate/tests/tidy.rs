@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 const UNSAFE: [&str; 13] = [
     "crates/tidegate-core/src/memory/arena.rs",
     "crates/tidegate-core/src/memory/buddy.rs",
+    "crates/tidegate-core/src/memory/log.rs",
     "crates/tidegate-core/src/memory/pieces.rs",
     "crates/tidegate-core/src/memory/region.rs",
-    "crates/tidegate-core/src/memory/slab.rs",
     "crates/tidegate-data/src/batch/planar.rs",
     "crates/tidegate-data/src/batch/resize.rs",
     "crates/tidegate-data/src/decode/jpeg/color.rs",

@@ -204,8 +204,8 @@ impl Arena {
     }
 
     fn release(&self, state: &mut State, bytes: u64) -> bool {
-        let free = self.ledger.cap_bytes().saturating_sub(self.ledger.usage().charged_bytes);
-        let mut missing = bytes.saturating_sub(free).next_multiple_of(PAGE_BYTES);
+        let wanted = self.ledger.usage().charged_bytes.saturating_add(bytes);
+        let mut missing = wanted.saturating_sub(self.ledger.cap_bytes()).next_multiple_of(PAGE_BYTES);
         let mut any = false;
         while missing > 0
             && let Some((place, len)) = state.warm.largest()
@@ -235,6 +235,10 @@ impl Arena {
         state.used -= bytes;
         state.extents -= extent;
         state.warm.add(place, extent);
+        if self.ledger.usage().charged_bytes > self.ledger.cap_bytes() {
+            // The cap was lowered while this was in use: its pages go now.
+            self.release(&mut state, 0);
+        }
     }
 }
 

@@ -10,11 +10,22 @@ use super::{Account, size::Size};
 use crate::sync::{Arc, lock};
 use crate::{Error, Result};
 
+/// Who holds bytes that can be had again at a price: a cache. It takes them with [`Priority::CacheFill`] and gives them up when
+/// somebody of a higher priority lacks memory.
+pub trait Reclaim: Send + Sync + std::fmt::Debug {
+    /// Bytes that it could give up.
+    fn held_bytes(&self) -> u64;
+
+    /// Gives up at least `bytes` and at least one, or all there are, without taking any.
+    fn reclaim(&self, bytes: u64);
+}
+
 #[derive(Debug)]
 struct Inner {
     ledger: LedgerRef,
     /// Memory of this process alone, and memory that others can map.
     arenas: [Arc<Arena>; 2],
+    reclaimers: std::sync::Mutex<Vec<std::sync::Weak<dyn Reclaim>>>,
 }
 
 /// One hard memory budget; clones share it.
@@ -45,7 +56,8 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let ledger = LedgerRef::new(bytes);
         let arenas = [Backing::Private, Backing::Shared].map(|backing| Arena::new(ledger.clone(), backing));
-        Self { inner: Arc::new(Inner { ledger, arenas }), from: 0 }
+        let reclaimers = std::sync::Mutex::default();
+        Self { inner: Arc::new(Inner { ledger, arenas, reclaimers }), from: 0 }
     }
 
     /// The same budget, whose blocks lie in memory that other processes can map.
@@ -88,6 +100,54 @@ impl Budget {
         self.inner.ledger.cap_bytes()
     }
 
+    /// Makes the cap another from now on. Caches give up what they hold beyond it at once; others give back what they have in use
+    /// when they are done with it, and until then nobody gets more.
+    pub fn set_cap(&self, bytes: u64) {
+        self.inner.ledger.set_cap(bytes);
+        self.make_room(0);
+    }
+
+    /// Asks this cache for memory from now on when others lack it, as long as it lives.
+    pub fn reclaim_from(&self, cache: &Arc<dyn Reclaim>) {
+        lock(&self.inner.reclaimers).push(Arc::downgrade(cache));
+    }
+
+    /// Bytes that caches hold and could give up.
+    #[must_use]
+    pub fn reclaimable_bytes(&self) -> u64 {
+        self.caches().iter().map(|cache| cache.held_bytes()).sum()
+    }
+
+    fn caches(&self) -> Vec<Arc<dyn Reclaim>> {
+        let mut reclaimers = lock(&self.inner.reclaimers);
+        reclaimers.retain(|cache| cache.strong_count() > 0);
+        reclaimers.iter().filter_map(std::sync::Weak::upgrade).collect()
+    }
+
+    /// Takes from caches what is missing to charge `bytes`, and returns pages; says whether there is room now.
+    fn make_room(&self, bytes: u64) -> bool {
+        let missing = || {
+            let Use { charged_bytes, cap_bytes, .. } = self.usage();
+            charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes)
+        };
+        // Holes first: whoever lacks memory may not have found one that is large enough.
+        self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
+        for cache in self.caches() {
+            // What a cache gives up is not free while somebody reads it: then it gives up more.
+            while missing() > 0 && cache.held_bytes() > 0 {
+                cache.reclaim(missing());
+                self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
+            }
+        }
+        missing() == 0
+    }
+
+    /// `attempt`, and again after caches made room.
+    fn attempt<T>(&self, bytes: u64, priority: Priority, attempt: impl Fn() -> Option<T>) -> Option<T> {
+        attempt()
+            .or_else(|| (priority > Priority::CacheFill && self.make_room(bytes)).then(attempt).flatten())
+    }
+
     /// What is charged over all accounts, resident holes included.
     #[must_use]
     pub fn usage(&self) -> Use {
@@ -125,7 +185,8 @@ impl Budget {
         priority: Priority,
         stop: &dyn Fn() -> bool,
     ) -> Result<Grant> {
-        self.inner.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), Some(stop))
+        let attempt = || self.attempt(bytes, priority, || self.attempt_grant(account, bytes));
+        self.inner.ledger.obtain(account, bytes, priority, attempt, Some(stop))
     }
 
     /// Reserves `bytes` for an allocation elsewhere, if they are free now.
@@ -133,7 +194,8 @@ impl Budget {
     /// # Errors
     /// [`Error::TooLarge`] or [`Error::Exhausted`], with the figures.
     pub fn try_acquire(&self, account: Account, bytes: u64, priority: Priority) -> Result<Grant> {
-        self.inner.ledger.obtain(account, bytes, priority, || self.attempt_grant(account, bytes), None)
+        let attempt = || self.attempt(bytes, priority, || self.attempt_grant(account, bytes));
+        self.inner.ledger.obtain(account, bytes, priority, attempt, None)
     }
 
     fn attempt_grant(&self, account: Account, bytes: u64) -> Option<Grant> {
@@ -163,8 +225,9 @@ impl Budget {
         priority: Priority,
         stop: &dyn Fn() -> bool,
     ) -> Result<Block> {
-        let attempt = || self.attempt_block(account, bytes);
-        self.inner.ledger.obtain(account, extent_bytes(bytes), priority, attempt, Some(stop))?
+        let extent = extent_bytes(bytes);
+        let attempt = || self.attempt(extent, priority, || self.attempt_block(account, bytes));
+        self.inner.ledger.obtain(account, extent, priority, attempt, Some(stop))?
     }
 
     /// Reserves `bytes` with their place in the arena, if they are free now.
@@ -172,14 +235,19 @@ impl Budget {
     /// # Errors
     /// As [`Budget::try_acquire`]; [`Error::Map`] when the kernel refuses address space.
     pub fn try_block(&self, account: Account, bytes: u64, priority: Priority) -> Result<Block> {
-        let attempt = || self.attempt_block(account, bytes);
-        self.inner.ledger.obtain(account, extent_bytes(bytes), priority, attempt, None)?
+        let extent = extent_bytes(bytes);
+        let attempt = || self.attempt(extent, priority, || self.attempt_block(account, bytes));
+        self.inner.ledger.obtain(account, extent, priority, attempt, None)?
     }
 
     /// Returns the pages of all holes to the kernel.
     pub fn trim(&self) {
         self.inner.arenas.iter().for_each(|arena| arena.release_all());
     }
+}
+
+fn drop_holes(arena: &Arena, bytes: u64) {
+    let _any_went = arena.reclaim(bytes);
 }
 
 #[cfg(not(loom))]
@@ -240,5 +308,48 @@ mod tests {
         assert_eq!(waiter.join().unwrap().unwrap(), 5 << 12);
         budget.trim();
         assert_eq!(budget.usage().charged_bytes, 0);
+    }
+
+    #[derive(Debug)]
+    struct Kept(std::sync::Mutex<Vec<Block>>);
+
+    impl Reclaim for Kept {
+        fn held_bytes(&self) -> u64 {
+            lock(&self.0).iter().map(|block| block.len() as u64).sum()
+        }
+        fn reclaim(&self, bytes: u64) {
+            let mut left = bytes;
+            while left > 0
+                && let Some(block) = lock(&self.0).pop()
+            {
+                left = left.saturating_sub(block.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn caches_give_way_and_shrink_with_the_cap() {
+        let budget = Budget::new(10 << 12);
+        let fill = |pages: u64| budget.try_block(Account::CacheMemory, pages << 12, Priority::CacheFill);
+        let kept = Arc::new(Kept(std::sync::Mutex::new(vec![fill(4).unwrap(), fill(4).unwrap()])));
+        budget.reclaim_from(&(Arc::clone(&kept) as Arc<dyn Reclaim>));
+        assert_eq!(budget.reclaimable_bytes(), 8 << 12);
+        assert!(fill(3).is_err(), "one cache takes nothing from another");
+        let batch = budget.try_block(Account::Batch, 5 << 12, Priority::NextBatch).unwrap();
+        assert_eq!(kept.held_bytes(), 4 << 12);
+        let grant = budget.try_acquire(Account::Library, 1 << 12, Priority::Prefetch).unwrap();
+        assert_eq!((kept.held_bytes(), budget.usage().charged_bytes), (4 << 12, 10 << 12));
+        budget.set_cap(7 << 12);
+        assert_eq!((kept.held_bytes(), budget.usage().charged_bytes), (0, 7 << 12), "one page is a hole");
+        assert!(budget.try_block(Account::Batch, 2 << 12, Priority::NextBatch).is_err());
+        budget.set_cap(3 << 12);
+        drop(batch);
+        assert_eq!(budget.usage().charged_bytes, 3 << 12, "pages go as soon as nobody uses them");
+        budget.set_cap(7 << 12);
+        drop(grant);
+        assert!(budget.try_block(Account::Batch, 7 << 12, Priority::NextBatch).is_ok());
+        assert!(budget.try_block(Account::Batch, 8 << 12, Priority::NextBatch).is_err());
+        budget.set_cap(8 << 12);
+        assert!(budget.try_block(Account::Batch, 8 << 12, Priority::NextBatch).is_ok());
     }
 }

@@ -74,7 +74,7 @@ impl Queue {
 
 /// Counts bytes against a cap; see the head of this file.
 pub(super) struct Ledger {
-    cap: u64,
+    cap: AtomicU64,
     // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what sharing would cost.
     charged: CachePadded<AtomicU64>,
     peak: CachePadded<AtomicU64>,
@@ -113,7 +113,7 @@ impl LedgerRef {
     /// A ledger of `cap_bytes`.
     pub(super) fn new(cap_bytes: u64) -> Self {
         let ledger = Ledger {
-            cap: cap_bytes,
+            cap: AtomicU64::new(cap_bytes),
             charged: CachePadded::new(AtomicU64::new(0)),
             peak: CachePadded::new(AtomicU64::new(0)),
             top: CachePadded::new(AtomicU64::new(0)),
@@ -133,14 +133,20 @@ impl Ledger {
     /// The cap in bytes.
     #[must_use]
     pub(super) fn cap_bytes(&self) -> u64 {
-        self.cap
+        self.cap.load(Ordering::Relaxed)
+    }
+
+    /// Another cap from now on. What is charged beyond a lower one stays so until its holders give it back.
+    pub(super) fn set_cap(&self, bytes: u64) {
+        self.cap.store(bytes, Ordering::SeqCst);
+        self.wake();
     }
 
     /// What is charged over all accounts, holes included.
     #[must_use]
     pub(super) fn usage(&self) -> Use {
         Use {
-            cap_bytes: self.cap,
+            cap_bytes: self.cap_bytes(),
             charged_bytes: self.charged.load(Ordering::Relaxed),
             peak_bytes: self.peak.load(Ordering::Relaxed),
             waits: self.waits.load(Ordering::Relaxed),
@@ -180,7 +186,9 @@ impl Ledger {
     pub(super) fn charge(&self, bytes: u64) -> bool {
         let mut now = self.charged.load(Ordering::SeqCst);
         loop {
-            let Some(next) = now.checked_add(bytes).filter(|&next| next <= self.cap) else { return false };
+            let Some(next) = now.checked_add(bytes).filter(|&next| next <= self.cap_bytes()) else {
+                return false;
+            };
             match self.charged.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
                     if next > self.peak.load(Ordering::Relaxed) {
@@ -212,7 +220,7 @@ impl Ledger {
             account,
             asked_bytes: bytes,
             held_bytes: self.usage().charged_bytes,
-            cap_bytes: self.cap,
+            cap_bytes: self.cap_bytes(),
             fix: format!("raise memory to at least {} MiB", super::size::mib(bytes)),
         }
     }
@@ -223,7 +231,7 @@ impl Ledger {
             account,
             asked_bytes: bytes,
             held_bytes: self.usage().charged_bytes,
-            cap_bytes: self.cap,
+            cap_bytes: self.cap_bytes(),
             holders: self.holders(),
         }
     }
@@ -263,7 +271,7 @@ impl LedgerRef {
         attempt: impl Fn() -> Option<T>,
         stop: Option<&dyn Fn() -> bool>,
     ) -> Result<T> {
-        if bytes > self.cap {
+        if bytes > self.cap_bytes() {
             return Err(self.too_large(account, bytes));
         }
         if self.top.load(Ordering::SeqCst) < priority as u64

@@ -19,6 +19,8 @@ mod budget;
 mod ledger;
 pub mod limit;
 #[cfg(not(loom))]
+mod log;
+#[cfg(not(loom))]
 mod pieces;
 #[cfg(not(loom))]
 mod region;
@@ -32,8 +34,10 @@ pub use arena::{ArenaStats, Block, Place};
 #[cfg(not(loom))]
 pub use buddy::{Buddy, Staged};
 #[cfg(not(loom))]
-pub use budget::Budget;
+pub use budget::{Budget, Reclaim};
 pub use ledger::{AccountUse, Grant, Priority, Use};
+#[cfg(not(loom))]
+pub use log::{Lease, Log};
 #[cfg(not(loom))]
 pub use pieces::{Piece, Pieces};
 #[cfg(not(loom))]

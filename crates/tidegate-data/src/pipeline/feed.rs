@@ -15,9 +15,10 @@ use tidegate_core::memory::{Account, Block, Buddy, PAGE_BYTES, Priority, SlabIte
 use super::filling::{Filling, Shape, ragged_columns};
 use super::stats::add;
 use super::work::Task;
-use super::{Shared, Starved, lock, plan};
+use super::{Room, Shared, Starved, lock, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
+use crate::cache::{Lease, Tier};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
@@ -212,7 +213,7 @@ fn pass_on(
     let start = read.rows.first().map_or(0, |(_, at)| at.entry.offset);
     let single = read.rows.len() == 1;
     let outcome = outcome.map_err(|e| e.to_string());
-    let staging = Arc::new(staging);
+    let room = Arc::new(Room::Staged(staging));
     for ((row, at), record) in read.rows.into_iter().zip(records) {
         let range = outcome.clone().map(|range| {
             if single {
@@ -221,8 +222,14 @@ fn pass_on(
             let from = range.start + (at.entry.offset - start) as usize;
             from..from + at.entry.len as usize
         });
-        let (filling, staging) = (Arc::clone(&read.filling), Arc::clone(&staging));
-        let task = Task { filling, row, at, staging, range, record, attempt: read.attempt };
+        if let Ok(range) = &range
+            && shared.cache.wants(at.id)
+        {
+            let record = record.clone().map_or(&[][..], |record| &room[record]);
+            let _it_may_be_full = shared.cache.put(at.id, &[&room[range.clone()], record]);
+        }
+        let (filling, room) = (Arc::clone(&read.filling), Arc::clone(&room));
+        let task = Task { filling, row, at, room, range, record, attempt: read.attempt };
         if shared.ring.push(task).is_err() {
             return false;
         }
@@ -231,8 +238,8 @@ fn pass_on(
 }
 
 impl Feed {
-    pub(super) fn new(epoch: Box<dyn Epoch>) -> Self {
-        Self { epoch, next_batch: 0, reads: VecDeque::new(), ahead: VecDeque::new() }
+    pub(super) fn new(epoch: Box<dyn Epoch>, next_batch: u64) -> Self {
+        Self { epoch, next_batch, reads: VecDeque::new(), ahead: VecDeque::new() }
     }
 
     /// The next reads with their staging, none at the end of the epoch: beyond the first those of its batch for which
@@ -322,8 +329,21 @@ impl Feed {
                 filling.skip(row);
             }
         }
-        self.reads = reads(shared, &filling, located);
+        let failed = |row: usize| {
+            let position = filling.start + row as u64;
+            shared.config.failed.binary_search(&position).is_ok()
+        };
+        let rows = located.into_iter().enumerate().filter(|(row, _)| !failed(*row));
+        let (kept, rows): (Vec<_>, Vec<_>) =
+            rows.map(|(row, at)| (row, lent(shared, &at), at)).partition(|(_, lease, _)| lease.is_some());
+        self.reads = reads(shared, &filling, rows.into_iter().map(|(row, _, at)| (row, at)).collect());
         self.next_batch += 1;
+        for (row, lease, at) in kept {
+            let Some(lease) = lease else { continue };
+            if shared.ring.push(kept_task(shared, &filling, row, lease, at)).is_err() {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -332,7 +352,11 @@ impl Feed {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
             // The first batch alone, for a quick start; then whole windows.
-            let count = if batch == 0 { 1 } else { (plan::WINDOW / rows.count.max(1)).max(1) };
+            let count = if batch == shared.config.first_batch {
+                1
+            } else {
+                (plan::WINDOW / rows.count.max(1)).max(1)
+            };
             let split = &shared.config.split;
             let last = (batch + count).min(split.batches());
             let (mut ids, mut counts) = (Vec::new(), Vec::new());
@@ -349,6 +373,22 @@ impl Feed {
         }
         Ok(self.ahead.pop_front().map(|(_, located)| located).unwrap_or_default())
     }
+}
+
+/// The bytes of a sample, then its record, if they are kept as the index says they are.
+fn lent(shared: &Shared, at: &Located) -> Option<Lease> {
+    shared.cache.lend(at.id).filter(|lease| lease.len() as u64 >= u64::from(at.entry.len))
+}
+
+/// The task of a row whose bytes need no reading.
+fn kept_task(shared: &Shared, filling: &Arc<Filling>, row: usize, lease: Lease, at: Located) -> Task {
+    let len = at.entry.len as usize;
+    let record = shared.checkpoints().filter(|_| lease.len() > len).map(|_| len..lease.len());
+    shared.stats.hits.fetch_add(1, Ordering::Relaxed);
+    shared.stats.hit_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    shared.stats.checkpoints.fetch_add(u64::from(record.is_some()), Ordering::Relaxed);
+    let (filling, room) = (Arc::clone(filling), Arc::new(Room::Lent(lease)));
+    Task { filling, row, at, room, range: Ok(0..len), record, attempt: 0 }
 }
 
 /// Leaves the largest pictures out of a batch that can never have more than `most` bytes: they will fail.
@@ -401,12 +441,7 @@ fn take_blocks(shared: &Shared, room: &[Vec<u64>]) -> Result<Option<Vec<Block>>>
 }
 
 /// The reads of a batch: in order of rows where samples lie apart, in order of offsets where they are neighbours.
-fn reads(shared: &Shared, filling: &Arc<Filling>, located: Vec<Located>) -> VecDeque<Read> {
-    let mut rows: Vec<(usize, Located)> = located.into_iter().enumerate().collect();
-    rows.retain(|(row, _)| {
-        let position = filling.start + *row as u64;
-        shared.config.failed.binary_search(&position).is_err()
-    });
+fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)>) -> VecDeque<Read> {
     let joined =
         shared.source.access() == Access::Random && rows.first().is_some_and(|(_, at)| at.path.is_empty());
     if joined {

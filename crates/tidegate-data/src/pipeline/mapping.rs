@@ -28,6 +28,13 @@ struct Waiting {
 }
 
 impl Finished {
+    /// Batches come in order from `next` on.
+    pub(super) fn new(next: u64) -> Self {
+        let finished = Self::default();
+        lock(&finished.waiting).next = next;
+        finished
+    }
+
     /// Puts a batch in, with the samples of it that failed.
     pub(super) fn put(&self, index: u64, batch: Result<Batch>, failures: Vec<Failure>) {
         lock(&self.waiting).batches.insert(index, (batch, failures));

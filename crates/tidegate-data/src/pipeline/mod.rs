@@ -27,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidegate_core::memory::{Budget, WeakSlab};
+use tidegate_core::memory::{Budget, Staged, WeakSlab};
 
 use self::feed::Feed;
 use self::mapping::Finished;
@@ -37,6 +37,7 @@ pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
+use crate::cache::{Lease, Memory, Tier};
 use crate::order::Epoch;
 use crate::order::split::Split;
 use crate::source::checkpoints::Checkpoints;
@@ -64,6 +65,8 @@ pub struct Config {
     pub epoch: u64,
     /// Batches, ranks, where to begin.
     pub split: Split,
+    /// The first batch that is made: those before it were delivered.
+    pub first_batch: u64,
     /// Decoding threads.
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.
@@ -93,8 +96,48 @@ pub struct Failure {
     pub what: String,
 }
 
+/// What stays from one epoch to the next.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The slots of the last epoch, as long as the consumer holds a batch of it.
+    pub slots: WeakSlab,
+    /// Samples in memory.
+    pub cache: Arc<Memory>,
+}
+
+impl Kept {
+    /// Nothing yet, for a source under a budget.
+    #[must_use]
+    pub fn new(source: &dyn Source, budget: &Budget) -> Self {
+        let cache = Memory::new(budget, source.extremes().total_bytes, source.len());
+        Self { slots: WeakSlab::default(), cache }
+    }
+}
+
+/// Where the bytes of a task lie: in staging, or in the cache.
+#[derive(Debug)]
+enum Room {
+    Staged(Staged),
+    Lent(Lease),
+}
+
+impl std::ops::Deref for Room {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Staged(staged) => staged,
+            Self::Lent(lease) => lease,
+        }
+    }
+}
+
 /// Turns a batch into something else, off the consumer's thread: the user's `batch_transform`.
 pub trait BatchMap: Send + Sync + std::fmt::Debug {
+    /// Called when batches are about to come, the first of them numbered so.
+    fn begin(&self, first: u64) {
+        let _any_will_do = first;
+    }
+
     /// Called once a batch; `Batch` may be consumed into what is returned.
     ///
     /// # Errors
@@ -129,6 +172,7 @@ struct Shared {
     config: Config,
     mode: ReadMode,
     reserved: Reserved,
+    cache: Arc<Memory>,
     map: Option<Arc<dyn BatchMap>>,
     ring: Ring<Task>,
     /// Batches for the mapping threads, if there are any.
@@ -237,20 +281,26 @@ impl Pipeline {
         config: Config,
         budget: &Budget,
         map: Option<Arc<dyn BatchMap>>,
-        last: &WeakSlab,
+        kept: &Kept,
     ) -> Result<Self> {
-        let plan = Plan::new(&*source, &layout, &config, budget, last)?;
+        let plan = Plan::new(&*source, &layout, &config, budget, &kept.slots)?;
         let (readers, mode) = (plan.readers, plan.mode);
-        let reserved = plan.reserve(&layout, budget, last)?;
+        kept.cache.set_limit(plan.kept_samples_bytes);
+        let could_hit_bytes = match kept.cache.held_bytes() {
+            0 => 0,
+            _ => plan.kept_samples_bytes.min(source.extremes().total_bytes),
+        };
+        let reserved = plan.reserve(&layout, budget, &kept.slots)?;
         let (workers, map_threads) = (config.workers, config.map_threads);
         let batches = config.split.batches();
-        let failures = Vec::new();
+        let (next, failures) = (config.first_batch, Vec::new());
         let shared = Arc::new(Shared {
             mode,
             reserved,
+            cache: Arc::clone(&kept.cache),
             map,
             ring: Ring::new(1024),
-            finished: Finished::default(),
+            finished: Finished::new(next),
             retries: Mutex::default(),
             done: Mutex::default(),
             fatal: Mutex::default(),
@@ -259,15 +309,18 @@ impl Pipeline {
             in_flight: AtomicU64::new(0),
             starved: AtomicU8::new(Starved::Nothing as u8),
             own: (0..workers).map(|_| Mutex::default()).collect(),
-            stats: Stats::default(),
+            stats: Stats { could_hit_bytes, delivered: AtomicU64::new(next), ..Stats::default() },
             watch: Watch::new(readers + workers + map_threads),
             source,
             layout,
             config,
         });
-        let feed = Arc::new(Mutex::new(Feed::new(epoch)));
+        let feed = Arc::new(Mutex::new(Feed::new(epoch, next)));
+        if let Some(map) = &shared.map {
+            map.begin(next);
+        }
         let process = std::process::id();
-        let mut pipeline = Self { shared, threads: Vec::new(), next: 0, batches, failures, process };
+        let mut pipeline = Self { shared, threads: Vec::new(), next, batches, failures, process };
         for i in 0..readers {
             let (shared, feed) = (Arc::clone(&pipeline.shared), Arc::clone(&feed));
             pipeline.spawn(format!("tg-read-{i}"), move || feed::run(&shared, &feed, i))?;
@@ -370,6 +423,12 @@ impl Pipeline {
     #[must_use]
     pub fn failures(&self) -> &[Failure] {
         &self.failures
+    }
+
+    /// Counts these as failed before the others: what an epoch that goes on here had.
+    pub fn failed_before(&mut self, mut failures: Vec<Failure>) {
+        failures.append(&mut self.failures);
+        self.failures = failures;
     }
 
     /// Batches delivered so far.

@@ -72,6 +72,8 @@ pub struct Plan {
     pub mode: ReadMode,
     /// Page cache of a kept dataset.
     pub cache_bytes: u64,
+    /// What is left for samples that are kept from one epoch to the next: taken as they come, and given up when it is needed.
+    pub kept_samples_bytes: u64,
     /// Reading threads.
     pub readers: usize,
 }
@@ -151,6 +153,7 @@ impl Plan {
             stack_bytes: (config.workers + readers + config.map_threads) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
             cache_bytes: 0,
+            kept_samples_bytes: 0,
             readers: if sequential { 1 } else { readers },
         };
         let cap = budget.cap_bytes();
@@ -178,20 +181,20 @@ impl Plan {
             // Checkpoints are no need.
             (plan.record_bytes, plan.staging_bytes) = (record, plan.staging_bytes + more);
         }
-        let mut held = budget.usage().charged_bytes.saturating_sub(budget.arena().hole_bytes);
+        let free = budget.arena().hole_bytes + budget.reclaimable_bytes();
+        let mut held = budget.usage().charged_bytes.saturating_sub(free);
         let ragged = plan.ragged_bytes(source, layout, rows);
-        if let Some(slab) = plan.slots_of(last) {
-            // The slots of the last epoch, of which the consumer still holds some, are used again.
-            plan.slots = slab.count() as u64;
-            held = held.saturating_sub(Slab::stride_bytes(plan.slot_bytes) * plan.slots);
-        }
-        plan.widen(source, config, cap, held + ragged);
+        let (out, items) = plan.slots_of(last).map_or((0, 0), |slab| slab.out());
+        // The slots of the last epoch, of which the consumer still holds some, are used again.
+        held = held.saturating_sub(Slab::stride_bytes(plan.slot_bytes) * items as u64);
+        plan.slots = plan.slots.max(out as u64);
+        plan.widen(source, config, cap, held + ragged, out as u64);
         Ok(plan)
     }
 
-    /// The slab of the last epoch, if it is still there, its slots fit this one, and not all are with the consumer.
+    /// The slab of the last epoch, if the consumer still holds a slot of it and its slots fit this one.
     fn slots_of(&self, last: &WeakSlab) -> Option<Slab> {
-        last.upgrade().filter(|slab| slab.item_bytes() == self.slot_bytes && slab.free() > 0)
+        last.upgrade().filter(|slab| slab.item_bytes() == self.slot_bytes)
     }
 
     /// What is left free for ragged columns: two batches of samples of twice the mean size, or of the largest.
@@ -206,16 +209,20 @@ impl Plan {
         2 * rows.saturating_mul(bytes.sum())
     }
 
-    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, held: u64) {
+    /// Uses what is left; `out` slots may stay with the consumer.
+    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, held: u64, out: u64) {
         let used = |plan: &Self| plan.total() + held;
-        let extra = (config.workers as u64).saturating_sub(1) * self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
+        let own = self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
+        // A worker takes an eighth more than it needs, in whole pages.
+        let own = if own > 0 { own + own / 8 + 2 * PAGE_BYTES } else { 0 };
+        let extra = (config.workers as u64).saturating_sub(1) * own;
         let room = |plan: &Self| cap.saturating_sub(used(plan)).saturating_sub(extra);
         while self.staging_bytes < STAGING_WANTED_BYTES && room(self) / 2 >= self.staging_bytes {
             self.staging_bytes *= 2;
         }
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
         let small = (room(self) / 8 / Slab::stride_bytes(self.slot_bytes)).min(SLOTS_MOST);
-        let wanted = (2 + config.prefetch as u64 + config.map_threads as u64).max(small);
+        let wanted = (2 + config.prefetch as u64 + config.map_threads as u64).max(small).max(2 + out);
         while self.slots < wanted && room(self) >= Slab::stride_bytes(self.slot_bytes) {
             self.slots += 1;
         }
@@ -226,6 +233,10 @@ impl Plan {
         self.mode = read_mode(dataset, direct, room(self) / 2);
         if self.mode == ReadMode::Plain {
             self.cache_bytes = dataset;
+        }
+        if source.access() == crate::source::Access::Random && source.index().is_some() {
+            // Each worker may have scratch of its own before the cache is full, and the shared one is there besides.
+            self.kept_samples_bytes = room(self).saturating_sub(own + ROUNDING_BYTES + source.kernel_bytes());
         }
     }
 
@@ -298,6 +309,7 @@ impl Plan {
             Account::Decoded | Account::Library if source.grouped().is_some() => {
                 "write the files with smaller groups (row_group_size=100 for images)".to_owned()
             }
+            Account::Telemetry => "use fewer workers".to_owned(),
             _ => "split the largest samples".to_owned(),
         };
         Error::Config(format!(
@@ -330,7 +342,10 @@ impl Plan {
             groups: Groups::new(budget, layout, self.groups, self.group_bytes)?,
             staging: Buddy::new(budget, Account::Staging, self.staging_bytes, urgent)?,
             slots: match self.slots_of(last) {
-                Some(slab) => slab,
+                Some(slab) => {
+                    slab.resize(budget, Account::Batch, self.slots, urgent)?;
+                    slab
+                }
                 None => Slab::new(budget, Account::Batch, self.slot_bytes, self.slots, urgent)?,
             },
             scratch: Mutex::new(scratch),

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
+use crate::cache::Tier;
 use crate::source::ReadMode;
 
 /// Counters of an epoch.
@@ -20,6 +21,11 @@ pub struct Stats {
     pub(super) filled: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) reads: AtomicU64,
+    /// Samples that came from the cache, and their bytes.
+    pub(super) hits: AtomicU64,
+    pub(super) hit_bytes: AtomicU64,
+    /// What a cache of this size could have had at most.
+    pub(super) could_hit_bytes: u64,
     pub(super) read_ns: AtomicU64,
     pub(super) slot_wait_ns: AtomicU64,
     pub(super) staging_wait_ns: AtomicU64,
@@ -46,6 +52,16 @@ pub struct StageStats {
     /// Truncated pictures that were filled (`load_truncated`).
     pub filled: u64,
     pub read_bytes: u64,
+    /// Samples that came from the cache.
+    pub hits: u64,
+    /// Their bytes.
+    pub hit_bytes: u64,
+    /// What any cache of this limit could have given in this epoch: no sample comes twice, so what it held before.
+    pub could_hit_bytes: u64,
+    /// What the cache of samples may take, and takes.
+    pub cache_limit_bytes: u64,
+    /// See `cache_limit_bytes`.
+    pub cache_held_bytes: u64,
     pub read_ns: u64,
     pub slot_wait_ns: u64,
     pub staging_wait_ns: u64,
@@ -83,6 +99,11 @@ impl Stats {
             checkpoints: read(&self.checkpoints),
             filled: read(&self.filled),
             read_bytes: read(&self.read_bytes),
+            hits: read(&self.hits),
+            hit_bytes: read(&self.hit_bytes),
+            could_hit_bytes: self.could_hit_bytes,
+            cache_limit_bytes: shared.cache.limit_bytes(),
+            cache_held_bytes: shared.cache.held_bytes(),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),
             staging_wait_ns: read(&self.staging_wait_ns),

@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::{Account, Block, Grant, Priority, Staged};
+use tidegate_core::memory::{Account, Block, Grant, Priority};
 
 use super::feed::Retry;
 use super::filling::Filling;
 use super::stats::add;
-use super::{Failure, OnError, Shared, lock};
+use super::{Failure, OnError, Room, Shared, lock};
 use crate::batch::geometry::Draw;
 use crate::batch::row::{Needs, Target, Tools};
 use crate::order::random::{Purpose, Stream};
@@ -30,10 +30,10 @@ pub(super) struct Task {
     pub(super) filling: Arc<Filling>,
     pub(super) row: usize,
     pub(super) at: Located,
-    pub(super) staging: Arc<Staged>,
-    /// Where the bytes lie in staging, or why they could not be read.
+    pub(super) room: Arc<Room>,
+    /// Where the bytes lie in the room, or why they could not be read.
     pub(super) range: Result<Range<usize>, String>,
-    /// Where the record of its checkpoints lies in staging, if there is one.
+    /// Where the record of its checkpoints lies in the room, if there is one.
     pub(super) record: Option<Range<usize>>,
     /// 0, or the how-manieth replacement.
     pub(super) attempt: u8,
@@ -119,9 +119,9 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
         what,
     };
     let range = task.range.clone().map_err(|what| sample("", what))?;
-    let bytes = &task.staging[range];
+    let bytes = &task.room[range];
     let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
-    let checkpoints = task.record.clone().map(|range| &task.staging[range]);
+    let checkpoints = task.record.clone().map(|range| &task.room[range]);
     let config = &shared.config;
     let position = (task.filling.start + task.row as u64) % config.split.len.max(1);
     let draw = Draw { seed: config.seed, epoch: config.epoch, position };
@@ -193,14 +193,15 @@ impl Own {
         if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(needs.decoder_bytes) {
             self.forget();
             let needed = rows.saturating_add(needs.decoder_bytes);
-            self.library = budget.try_acquire(Account::Library, needed, Priority::Prefetch).ok();
+            // What nobody else wants: the plan leaves room for it, and there is the shared scratch.
+            self.library = budget.try_acquire(Account::Library, needed, Priority::CacheFill).ok();
         }
         self.kept_bytes = self.kept_bytes.max(rows);
         if (self.scratch.as_deref().map_or(0, <[u8]>::len) as u64) < scratch {
             self.scratch = None;
             // An eighth more, so that pictures of about one size do not make it grow again and again.
             let bytes = scratch.saturating_add(scratch / 8);
-            self.scratch = budget.try_block(Account::Scratch, bytes, Priority::Prefetch).ok();
+            self.scratch = budget.try_block(Account::Scratch, bytes, Priority::CacheFill).ok();
         }
         self.library.is_some() && (scratch == 0 || self.scratch.is_some())
     }

@@ -22,6 +22,9 @@ use crate::{Error, Place, Result};
 /// What counts as an image: the formats that can be decoded.
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
+/// What the kernel keeps of a file that was opened: its inode, its name and its part of the inode table. Measured on ext4.
+const KERNEL_FILE_BYTES: u64 = 1664;
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -180,6 +183,9 @@ impl Source for Folder {
     }
     fn runs(&self) -> Vec<u64> {
         self.runs.clone()
+    }
+    fn kernel_bytes(&self) -> u64 {
+        self.len() * KERNEL_FILE_BYTES
     }
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes

@@ -190,6 +190,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// What the kernel keeps of files that were opened once, if each sample is one: their inodes and names.
+    fn kernel_bytes(&self) -> u64 {
+        0
+    }
+
     /// The groups, where samples can be reached by groups alone ([`Access::Grouped`]).
     fn grouped(&self) -> Option<&dyn Grouped> {
         None

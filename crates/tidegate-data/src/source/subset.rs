@@ -93,6 +93,9 @@ impl Source for Subset {
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
     }
+    fn kernel_bytes(&self) -> u64 {
+        self.base.kernel_bytes()
+    }
     fn grouped(&self) -> Option<&dyn Grouped> {
         self.base.grouped()
     }

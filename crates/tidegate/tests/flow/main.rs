@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod kept;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,66 @@
+//! What is kept from one reading to the next: samples as they are stored, in tiers.
+//!
+//! Flow: the feed asks for a sample by its key -> a [`Lease`] of its bytes, or nothing; readers put what is wanted.
+//! Memory: each tier's own, within its limit; it shrinks when somebody with a better use lacks memory.
+//! Not here: decoded groups of rows that the order has in use (`pipeline::groups`).
+//!
+//! An epoch without replacement reads each sample once, so at most the kept fraction can hit, and a fixed set that never
+//! changes reaches it: no policy that evicts can do better, and the usual ones do far worse (a least recently used cache of
+//! half the data hits 15 %, not 50). Which samples are in the set is a hash of their key, so hits are spread evenly over the
+//! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses.
+
+mod memory;
+
+pub use tidegate_core::memory::Lease;
+
+pub use self::memory::Memory;
+
+/// Objects by key, up to a limit in bytes; object-safe, shared by all threads.
+pub trait Tier: Send + Sync + std::fmt::Debug {
+    /// Whether the tier would keep this object if it were put now.
+    fn wants(&self, key: u64) -> bool;
+
+    /// Copies an object into the beginning of `into` and says how long it is; nothing if it is not here, or does not fit.
+    fn get(&self, key: u64, into: &mut [u8]) -> Option<usize>;
+
+    /// Keeps a copy of an object, which is given in parts; says whether it is here now.
+    fn put(&self, key: u64, parts: &[&[u8]]) -> bool;
+
+    /// The most that the tier may take, all told.
+    fn limit_bytes(&self) -> u64;
+
+    /// Changes the limit; what is beyond a lower one is let go of at once.
+    fn set_limit(&self, bytes: u64);
+
+    /// What the tier takes now.
+    fn held_bytes(&self) -> u64;
+}
+
+/// Which keys are in the fixed set: those whose hash is below a threshold, a given share of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share(u64);
+
+impl Share {
+    /// The share of keys that a tier of `limit_bytes` can hold out of `total_bytes` in `count` objects, and a little more, so
+    /// that it gets full: what comes once it is full is refused.
+    fn fitting(limit_bytes: u64, total_bytes: u64, count: u64) -> Self {
+        let share = limit_bytes as f64 / total_bytes.max(1) as f64;
+        // The bytes of a random set of n objects spread by about 1 / sqrt(n).
+        let spread = 3.0 / (share * count as f64).max(1.0).sqrt();
+        let share = share * (1.01 + spread);
+        // Saturates at all keys.
+        Self((share * u64::MAX as f64) as u64)
+    }
+
+    fn has(self, key: u64) -> bool {
+        mix(key) <= self.0
+    }
+}
+
+/// The finalizer of SplitMix64: every bit of the key changes half of the result's.
+fn mix(key: u64) -> u64 {
+    let x = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

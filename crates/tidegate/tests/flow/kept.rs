@@ -1,0 +1,108 @@
+//! Epochs are the same whatever is kept in memory from one to the next, and however much memory there is.
+
+use tidegate::synth::{self, Form, Recipe};
+use tidegate::{Options, open};
+use tidegate_core::memory::size::Size;
+use tidegate_data::source::{ReadMode, open_with_checkpoints};
+
+use super::{epoch, folder, loader, options, pictures, rows};
+
+#[test]
+fn epochs_are_the_same_with_samples_kept_in_memory_and_hits_are_what_fits() {
+    for (name, form) in [("kept-folder", Form::Folder), ("kept-tar", Form::Tar)] {
+        let dir = folder(name);
+        let recipe = Recipe { samples: 300, classes: 4, seed: 3, width: 200, form, shard: 60 };
+        synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+        let url = dir.to_str().unwrap();
+        let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
+        let total = source.extremes().total_bytes;
+        let mut all = loader(&source, options(16), 256 << 20);
+        let expected: Vec<_> = (0..4).map(|_| epoch(&mut all)).collect();
+        let stages = all.report().stages;
+        assert_eq!(
+            (stages.mode, stages.hits),
+            (Some(ReadMode::Plain), 300),
+            "in memory, once they were read"
+        );
+        for budget in [5 << 20, 7 << 20, 3 * total / 2 + (7 << 20)] {
+            let mut loader = loader(&source, options(16), budget);
+            for (number, expected) in expected.iter().enumerate() {
+                assert!(epoch(&mut loader) == *expected, "{name}, epoch {number}, budget {budget}");
+                let s = loader.report().stages;
+                let limit = s.cache_limit_bytes;
+                assert!(s.cache_held_bytes <= limit && limit > 0, "{s:?}");
+                if number > 0 {
+                    assert_eq!(s.could_hit_bytes, limit.min(total));
+                    // A cache of 40 samples wastes some of it at the ends of pages.
+                    let least = if limit > total * 11 / 10 { 100 } else { 80 };
+                    assert!(s.hit_bytes * 100 >= least * s.could_hit_bytes, "{name}: {s:?}");
+                    assert_eq!((s.checkpoints, s.reads > 0), (300, s.hits < 300), "{s:?}");
+                } else {
+                    assert_eq!((s.hits, s.could_hit_bytes), (0, 0));
+                }
+            }
+            drop(loader);
+        }
+    }
+}
+
+#[test]
+fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
+    for (name, form) in [("resized-folder", Form::Folder), ("resized-tar", Form::Tar)] {
+        let source = open(pictures(name, 240, form).to_str().unwrap(), false).unwrap();
+        let expected: Vec<_> = {
+            let mut loader = loader(&source, options(8), 256 << 20);
+            (0..3).map(|_| epoch(&mut loader)).collect()
+        };
+        for (turn, workers) in [(0usize, 1), (1, 2), (2, 4)] {
+            let sizes = [5u64 << 20, 40 << 20, 6 << 20, 24 << 20, 5 << 20, 9 << 20];
+            let mut loader = loader(&source, Options { workers: Some(workers), ..options(8) }, 64 << 20);
+            for expected in &expected {
+                let mut seen = Vec::new();
+                let mut held = Vec::new();
+                let mut batches = loader.epoch().unwrap();
+                while let Some(batch) = batches.next() {
+                    let batch = batch.unwrap();
+                    seen.extend(rows(&batch));
+                    held.push(batch);
+                    // One batch stays with the consumer, as it does while a step runs.
+                    held.drain(..held.len() - 1);
+                    if (held[0].index as usize + turn).is_multiple_of(4) {
+                        let cap = sizes[(held[0].index as usize / 4 + turn) % sizes.len()];
+                        loader.set_memory(&Size::Bytes(cap)).unwrap();
+                        let charged = loader.budget().usage().charged_bytes;
+                        assert!(charged <= cap, "{charged} of {cap}");
+                    }
+                }
+                assert!(seen == *expected, "{name}, {workers} workers");
+            }
+        }
+    }
+}
+
+#[test]
+fn too_little_memory_is_refused_and_changes_nothing() {
+    let source = open(pictures("resized-badly", 60, Form::Tar).to_str().unwrap(), false).unwrap();
+    let mut loader = loader(&source, options(8), 64 << 20);
+    let mut batches = loader.epoch().unwrap();
+    let first = batches.next().unwrap().unwrap();
+    let error = loader.set_memory(&Size::Bytes(100 << 10)).unwrap_err().to_string();
+    assert!(error.contains("needs at least"), "{error}");
+    assert_eq!(loader.budget().cap_bytes(), 64 << 20);
+    // All slots that there is memory for are with the consumer: it is told so, and nothing is lost.
+    let mut seen = rows(&first);
+    let mut held = vec![first];
+    for batch in batches.by_ref().take(3) {
+        let batch = batch.unwrap();
+        seen.extend(rows(&batch));
+        held.push(batch);
+    }
+    let least = (1..).map(|n| n << 18).find(|&bytes| loader.set_memory(&Size::Bytes(bytes)).is_ok());
+    assert!(least.is_some_and(|bytes| bytes <= 5 << 20), "{least:?}");
+    let error = batches.next().unwrap().unwrap_err();
+    assert!(matches!(error, tidegate_data::Error::Held { .. }), "{error}");
+    held.clear();
+    seen.extend(batches.flat_map(|batch| rows(&batch.unwrap())));
+    let mut whole = self::loader(&source, options(8), 64 << 20);
+    assert!(seen == epoch(&mut whole));
+}
