@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-cache bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -50,7 +50,13 @@ test-slow: install
 
 bench:
 	cargo bench -p tidegate-core
+	cargo bench -p tidegate-data --bench cache
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
+
+# What the plan caches, beside the policies of libCacheSim.
+bench-cache: install
+	$(BIN)/pip install --quiet libcachesim
+	$(BIN)/python bench/cache.py --out bench/results/cache.json
 
 # Builds libjpeg-turbo, which takes cmake and nasm.
 bench-jpeg:

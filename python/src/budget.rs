@@ -27,6 +27,12 @@ pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     Ok(Size::Fraction(given.extract()?))
 }
 
+/// Bytes of a size: an int, a fraction of the limit, or text.
+#[pyfunction]
+pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
+    size(given)?.bytes().map_err(|e| raise(&e.into()))
+}
+
 #[pymethods]
 impl Budget {
     #[new]

@@ -5,6 +5,7 @@
 
 mod array;
 mod budget;
+mod curve;
 mod errors;
 mod loader;
 mod source;
@@ -14,7 +15,9 @@ mod _tidegate {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::budget::Budget;
+    use super::budget::{Budget, size_bytes};
+    #[pymodule_export]
+    use super::curve::cache_curve;
     #[pymodule_export]
     use super::loader::{Epoch, Loader};
     #[pymodule_export]

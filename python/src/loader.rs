@@ -65,6 +65,23 @@ impl Loader {
         py.detach(|| lock(&self.0).set_memory(&size)).map_err(|e| raise(&e))
     }
 
+    /// What these budgets would give, as (JSON, words).
+    fn cache_curve(
+        &self,
+        py: Python<'_>,
+        memories: Vec<Bound<'_, PyAny>>,
+        read_bytes_per_s: Option<f64>,
+        rate: Option<f64>,
+    ) -> PyResult<(String, String)> {
+        let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e.into()));
+        let memories = memories.iter().map(bytes).collect::<PyResult<Vec<u64>>>()?;
+        let curve = py
+            .detach(|| lock(&self.0).cache_curve(&memories, read_bytes_per_s, rate))
+            .map_err(|e| raise(&e))?;
+        let json = serde_json::to_string(&curve).map_err(|e| raise(&Error::Config(e.to_string())))?;
+        Ok((json, curve.to_string()))
+    }
+
     fn set_epoch(&self, epoch: u64) {
         lock(&self.0).set_epoch(epoch);
     }

@@ -541,3 +541,49 @@ def test_too_little_memory_in_mid_epoch_is_refused(folder):
         with pytest.raises(tg.ConfigError):
             loader.set_memory("lots")
         assert loader.budget.cap_bytes == 64 << 20
+
+
+def test_a_curve_over_accesses_is_what_a_cache_would_hit():
+    rng = np.random.default_rng(0)
+    shuffles = np.concatenate([rng.permutation(1000) for _ in range(4)])
+    curve = tg.cache_curve(shuffles, memory=[0, 250, 500, 1000], epoch=1000, sizes=np.ones(1000, int))
+    assert [p["hits"] for p in curve] == [0, 750, 1500, 3000]
+    fixed = tg.cache_curve(shuffles, memory=[250, 500], epoch=1000, policy="fixed", read=1000.0, ahead=20)
+    assert [p["hits"] for p in fixed] == [750, 1500]
+    assert 1100 < fixed[0]["stall_free_per_s"] < fixed[1]["stall_free_per_s"] < 2100
+    repeated = rng.integers(0, 200, 5000)
+    least, most = (tg.cache_curve(repeated, memory=["100B"], policy=p)[0]["hits"] for p in ("fixed", "optimum"))
+    assert 2000 < least < most
+    for wrong, words in [
+        ({"memory": [10], "policy": "lru"}, "policy"),
+        ({"memory": [10], "sizes": [1, 2]}, "has no size"),
+        ({"memory": [10], "read": 0.0}, "positive"),
+        ({"memory": ["x"]}, "size"),
+    ]:
+        with pytest.raises(tg.ConfigError, match=words):
+            tg.cache_curve(repeated, **wrong)
+    with pytest.raises(tg.ConfigError, match="integers"):
+        tg.cache_curve([0.5], memory=[1])
+
+
+def test_a_loaders_curve_is_what_it_then_hits(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i in range(600):
+            info = tarfile.TarInfo(f"{i:04}.bin")
+            info.size = 30_000 + 137 * (i % 50)
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    sizes = ["1KiB", "6MiB", "10MiB", "16MiB", "40MiB"]
+    options = {"batch_size": 8, "shuffle": True, "seed": 2, "workers": 2}
+    curve = tg.cache_curve(
+        tg.Loader(tmp_path / "s.tar", memory=tg.Budget("40MiB"), **options), memory=sizes, read=1e8, rate=3000
+    )
+    assert curve[0]["point"] is None
+    assert "no stall at 3000" in str(curve)
+    assert "too small" in str(curve)
+    for point, size in zip(curve[1:], sizes[1:], strict=True):
+        loader = tg.Loader(tmp_path / "s.tar", memory=tg.Budget(size), **options)
+        for _ in range(2):
+            for batch in loader:
+                del batch
+        stages = loader.report()["stages"]
+        assert abs(stages["hits"] - point["point"]["hits"]) <= 12, (size, stages["hits"], point)

@@ -9,6 +9,7 @@
 from tidegate import errors
 from tidegate._tidegate import Budget, __version__
 from tidegate.batch import Batch, Ragged
+from tidegate.curve import Curve, cache_curve
 from tidegate.errors import (
     BudgetError,
     ConfigError,
@@ -31,6 +32,7 @@ __all__ = [
     "BudgetError",
     "Bytes",
     "ConfigError",
+    "Curve",
     "DataError",
     "Error",
     "Field",
@@ -51,6 +53,7 @@ __all__ = [
     "Text",
     "Window",
     "__version__",
+    "cache_curve",
     "errors",
     "open",
     "synthetic",

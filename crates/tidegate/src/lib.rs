@@ -20,6 +20,7 @@ pub mod pack;
 mod report;
 mod state;
 pub mod synth;
+mod what_if;
 
 pub use loader::{Builder, Epoch, Loader};
 pub use options::Options;
@@ -31,3 +32,4 @@ pub use tidegate_data::order::{Shuffle, split::Remainder};
 pub use tidegate_data::pipeline::OnError;
 pub use tidegate_data::source::{Source, open};
 pub use tidegate_data::{Error, Result};
+pub use what_if::{Curve, MemoryPoint};

@@ -92,7 +92,7 @@ impl Loader {
         self.map = Some(map);
     }
 
-    fn split(&self, start: u64) -> Result<Split> {
+    pub(crate) fn split(&self, start: u64) -> Result<Split> {
         Ok(Split {
             len: self.source.len(),
             start,
@@ -103,7 +103,7 @@ impl Loader {
         })
     }
 
-    fn config(&self, epoch: u64, start: u64) -> Result<pipeline::Config> {
+    pub(crate) fn config(&self, epoch: u64, start: u64) -> Result<pipeline::Config> {
         let options = &self.options;
         Ok(pipeline::Config {
             seed: options.seed,
@@ -120,6 +120,14 @@ impl Loader {
             stall: Duration::try_from_secs_f64(options.stall_seconds)
                 .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,
         })
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn order(&self) -> &dyn Order {
+        &*self.order
     }
 
     /// Batches in an epoch: the same on every rank.

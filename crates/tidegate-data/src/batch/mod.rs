@@ -58,10 +58,10 @@ pub struct Column {
 /// The memory of a batch; dropping it returns the slot to the ring.
 #[derive(Debug)]
 pub struct BatchMemory {
+    /// The values of ragged columns: given back before the slot, for whoever gets the slot will want them.
+    pub ragged: Vec<Block>,
     /// The slot with all fixed columns.
     pub slot: SlabItem,
-    /// The values of ragged columns.
-    pub ragged: Vec<Block>,
 }
 
 /// A batch: writable, and the consumer's alone.

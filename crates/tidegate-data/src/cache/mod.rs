@@ -9,7 +9,9 @@
 //! half the data hits 15 %, not 50). Which samples are in the set is a hash of their key, so hits are spread evenly over the
 //! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses.
 
+pub mod curve;
 mod memory;
+pub mod min;
 
 pub use tidegate_core::memory::Lease;
 
@@ -34,6 +36,30 @@ pub trait Tier: Send + Sync + std::fmt::Debug {
 
     /// What the tier takes now.
     fn held_bytes(&self) -> u64;
+}
+
+/// The sizes of numbered objects; one number is the size of all.
+pub trait Objects {
+    /// Bytes of an object.
+    fn bytes(&self, object: u32) -> u64;
+}
+
+impl Objects for u64 {
+    fn bytes(&self, _: u32) -> u64 {
+        *self
+    }
+}
+
+impl Objects for Vec<u64> {
+    fn bytes(&self, object: u32) -> u64 {
+        self[object as usize]
+    }
+}
+
+impl Objects for Vec<u32> {
+    fn bytes(&self, object: u32) -> u64 {
+        u64::from(self[object as usize])
+    }
 }
 
 /// Which keys are in the fixed set: those whose hash is below a threshold, a given share of all.

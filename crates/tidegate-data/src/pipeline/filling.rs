@@ -256,8 +256,8 @@ impl Drop for Filling {
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         failures.sort_by_key(|f| f.position);
         // The slot, if it is still here, goes back before anyone looks for it.
-        drop(self.slot.take());
         self.ragged.clear();
+        drop(self.slot.take());
         let outcome = match (outcome, &self.shared.map) {
             (batch, Some(_)) if self.shared.config.map_threads > 0 => {
                 return self.shared.finished.put(self.index, batch, failures);

@@ -188,7 +188,7 @@ impl Plan {
         // The slots of the last epoch, of which the consumer still holds some, are used again.
         held = held.saturating_sub(Slab::stride_bytes(plan.slot_bytes) * items as u64);
         plan.slots = plan.slots.max(out as u64);
-        plan.widen(source, config, cap, held + ragged, out as u64);
+        plan.widen(source, config, cap - held.min(cap), ragged, out as u64);
         Ok(plan)
     }
 
@@ -197,7 +197,7 @@ impl Plan {
         last.upgrade().filter(|slab| slab.item_bytes() == self.slot_bytes)
     }
 
-    /// What is left free for ragged columns: two batches of samples of twice the mean size, or of the largest.
+    /// What the ragged columns of a batch take: samples of twice the mean size, or of the largest.
     fn ragged_bytes(&self, source: &dyn Source, layout: &Layout, rows: u64) -> u64 {
         let extremes = source.extremes();
         let mean = extremes.total_bytes / source.len().max(1);
@@ -206,12 +206,12 @@ impl Plan {
             FieldSpec::Image(_) => self.picture_bytes,
             _ => extremes.sample_bytes.min(2 * mean),
         });
-        2 * rows.saturating_mul(bytes.sum())
+        rows.saturating_mul(bytes.sum())
     }
 
-    /// Uses what is left; `out` slots may stay with the consumer.
-    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, held: u64, out: u64) {
-        let used = |plan: &Self| plan.total() + held;
+    /// Uses what is left of `cap`; each slot takes `ragged` bytes besides, and `out` slots may stay with the consumer.
+    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, ragged: u64, out: u64) {
+        let used = |plan: &Self| plan.total().saturating_add(ragged.saturating_mul(plan.slots));
         let own = self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
         // A worker takes an eighth more than it needs, in whole pages.
         let own = if own > 0 { own + own / 8 + 2 * PAGE_BYTES } else { 0 };
@@ -221,9 +221,10 @@ impl Plan {
             self.staging_bytes *= 2;
         }
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
-        let small = (room(self) / 8 / Slab::stride_bytes(self.slot_bytes)).min(SLOTS_MOST);
+        let slot = Slab::stride_bytes(self.slot_bytes).saturating_add(ragged);
+        let small = (room(self) / 8 / slot).min(SLOTS_MOST);
         let wanted = (2 + config.prefetch as u64 + config.map_threads as u64).max(small).max(2 + out);
-        while self.slots < wanted && room(self) >= Slab::stride_bytes(self.slot_bytes) {
+        while self.slots < wanted && room(self) >= slot {
             self.slots += 1;
         }
         // Whole pages are cached, whatever a sample takes of them.

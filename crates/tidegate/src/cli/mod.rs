@@ -1,10 +1,11 @@
 //! The command line: it reads words, calls the library, and prints.
 //!
-//! Flow: arguments -> one of demo, synth, pack, index, inspect, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
+//! Flow: arguments -> one of demo, synth, pack, index, inspect, cache, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
+mod cache;
 mod demo;
 mod inspect;
 
@@ -104,6 +105,9 @@ enum Command {
         #[arg(long, default_value_t = 48)]
         samples: u64,
     },
+    /// What memory would give.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Load a data set as training would and say what limits it.
     #[command(
         after_help = "Example:\n  tidegate bench photos --batch-size 64 --memory 256MiB --size 224 --json"
@@ -191,6 +195,7 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
+        Command::Cache(cache) => cache::run(&cache),
         Command::Bench(bench) => bench.run(),
     }
 }

@@ -60,8 +60,7 @@ fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
             for expected in &expected {
                 let mut seen = Vec::new();
                 let mut held = Vec::new();
-                let mut batches = loader.epoch().unwrap();
-                while let Some(batch) = batches.next() {
+                for batch in loader.epoch().unwrap() {
                     let batch = batch.unwrap();
                     seen.extend(rows(&batch));
                     held.push(batch);

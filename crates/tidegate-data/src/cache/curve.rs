@@ -1,0 +1,252 @@
+//! What a cache would give before there is one: hits, bytes and steadiness for any amount of memory.
+//!
+//! Flow: accesses, sizes and limits -> a [`Point`] for each limit, computed side by side.
+//! Memory: eight bytes an access and thread for Belady's rule, a bit an access for steadiness; the caller's, outside a budget.
+
+use std::num::NonZeroUsize;
+
+use super::min::{Min, Outcome};
+use super::{Objects, Share};
+
+/// Which objects a cache keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// A fixed share of them, the first that come: what epochs without replacement want.
+    Fixed,
+    /// Those that come next soonest, as far as this epoch and the next tell.
+    Min,
+    /// Those that come next soonest, the whole future known: what nobody has, and nobody can beat.
+    Optimum,
+}
+
+/// How fast bytes come and what evens them out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Supply {
+    /// What is read beside the cache, in bytes a second.
+    pub bytes_per_s: f64,
+    /// What may be read ahead.
+    pub ahead_bytes: u64,
+}
+
+/// What a cache of some size gives over the epochs after the first.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Point {
+    /// The limit of the cache.
+    pub cache_bytes: u64,
+    /// Accesses.
+    pub accesses: u64,
+    /// Of which were hits.
+    pub hits: u64,
+    /// Bytes of the others.
+    pub read_bytes: u64,
+    /// The most accesses a second that never wait for a read.
+    pub stall_free_per_s: f64,
+}
+
+/// Windows in which bytes are summed before steadiness is looked at.
+const WINDOW: usize = 64;
+
+/// Runs `accesses`, cut in epochs of `epoch`, through caches of each of `limits`; the first epoch warms them and is not counted,
+/// unless it is the only one.
+///
+/// # Panics
+/// If there are no accesses in an epoch, or an object of `sizes` is missing.
+pub fn curve(
+    accesses: &[u32],
+    epoch: usize,
+    sizes: &(dyn Objects + Sync),
+    policy: Policy,
+    supply: Supply,
+    limits: &[u64],
+) -> Vec<Point> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(limits.len().max(1));
+    let objects = accesses.iter().max().map_or(0, |&most| most + 1);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut points = Vec::new();
+        loop {
+            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(&limit) = limits.get(i) else { return points };
+            points.push((i, point(accesses, epoch, objects, sizes, policy, supply, limit)));
+        }
+    };
+    let mut points = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut points = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => points.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        points
+    });
+    points.sort_by_key(|(i, _)| *i);
+    points.into_iter().map(|(_, point)| point).collect()
+}
+
+fn point(
+    accesses: &[u32],
+    epoch: usize,
+    objects: u32,
+    sizes: &(dyn Objects + Sync),
+    policy: Policy,
+    supply: Supply,
+    limit: u64,
+) -> Point {
+    let counted = if accesses.len() > epoch { epoch } else { 0 };
+    let mut tally = Tally { counted, ..Tally::default() };
+    match policy {
+        Policy::Fixed => fixed(accesses, objects, sizes, limit, &mut tally),
+        Policy::Min => min(accesses, epoch, 2 * epoch, objects, sizes, limit, &mut tally),
+        Policy::Optimum => {
+            min(accesses, accesses.len(), accesses.len(), objects, sizes, limit, &mut tally);
+        }
+    }
+    let counted = accesses.len() - counted;
+    Point {
+        cache_bytes: limit,
+        accesses: counted as u64,
+        hits: tally.hits,
+        read_bytes: tally.windows.iter().sum(),
+        stall_free_per_s: steady(&tally.windows, counted, supply),
+    }
+}
+
+/// Hits, and bytes read in each window of accesses.
+#[derive(Debug, Default)]
+struct Tally {
+    counted: usize,
+    seen: usize,
+    hits: u64,
+    windows: Vec<u64>,
+}
+
+impl Tally {
+    fn add(&mut self, hit: bool, bytes: impl FnOnce() -> u64) {
+        self.seen += 1;
+        if self.seen <= self.counted {
+            return;
+        }
+        if (self.seen - self.counted - 1).is_multiple_of(WINDOW) {
+            self.windows.push(0);
+        }
+        self.hits += u64::from(hit);
+        if !hit && let Some(window) = self.windows.last_mut() {
+            *window += bytes();
+        }
+    }
+}
+
+/// As [`super::Memory`] keeps samples.
+fn fixed(accesses: &[u32], objects: u32, sizes: &dyn Objects, limit: u64, tally: &mut Tally) {
+    let total: u64 = (0..objects).map(|object| sizes.bytes(object)).sum();
+    let share = Share::fitting(limit, total, u64::from(objects));
+    let (mut held, mut here) = (0, vec![false; objects as usize]);
+    for &object in accesses {
+        let hit = here[object as usize];
+        tally.add(hit, || sizes.bytes(object));
+        if !hit && share.has(u64::from(object)) && held + sizes.bytes(object) <= limit {
+            held += sizes.bytes(object);
+            here[object as usize] = true;
+        }
+    }
+}
+
+fn min(
+    accesses: &[u32],
+    epoch: usize,
+    horizon: usize,
+    objects: u32,
+    sizes: &(dyn Objects + Sync),
+    limit: u64,
+    tally: &mut Tally,
+) {
+    let mut min = Min::new(limit);
+    for (i, now) in accesses.chunks(epoch).enumerate() {
+        let known = &accesses[i * epoch..(i * epoch + horizon).min(accesses.len())];
+        min.look_ahead(known.to_vec(), objects);
+        for &object in now {
+            let hit = min.access(sizes, &mut |_| ()) == Outcome::Hit;
+            tally.add(hit, || sizes.bytes(object));
+        }
+    }
+}
+
+/// The most accesses a second at which what is read ahead never runs out: found by halving, since waiting only grows with speed.
+fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
+    let total: u64 = windows.iter().sum();
+    if total == 0 {
+        return f64::INFINITY;
+    }
+    let waits = |per_s: f64| {
+        let (mut behind, came) = (0.0, supply.bytes_per_s * WINDOW as f64 / per_s);
+        windows.iter().any(|&bytes| {
+            behind = f64::max(0.0, behind + bytes as f64 - came);
+            behind > supply.ahead_bytes as f64
+        })
+    };
+    // At this speed everything there is to read takes as long as the accesses.
+    let mean = supply.bytes_per_s * accesses as f64 / total as f64;
+    let (mut slow, mut fast) = (0.0, mean * 2.0);
+    for _ in 0..40 {
+        let half = f64::midpoint(slow, fast);
+        if waits(half) {
+            fast = half;
+        } else {
+            slow = half;
+        }
+    }
+    slow
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::permutation::Permutation;
+
+    const SUPPLY: Supply = Supply { bytes_per_s: 1e6, ahead_bytes: 512 };
+
+    fn shuffles(samples: u64, epochs: u64) -> Vec<u32> {
+        let epoch = |e| {
+            let order = Permutation::new(samples, 3, e, 0);
+            (0..samples).map(move |p| order.apply(p) as u32)
+        };
+        (0..epochs).flat_map(epoch).collect()
+    }
+
+    #[test]
+    fn shuffled_epochs_hit_what_fits_and_evenly() {
+        let accesses = shuffles(20_000, 4);
+        let limits = [0, 5_000, 10_000, 15_000, 20_000];
+        let fixed = curve(&accesses, 20_000, &1u64, Policy::Fixed, SUPPLY, &limits);
+        let min = curve(&accesses, 20_000, &1u64, Policy::Min, SUPPLY, &limits);
+        let optimum = curve(&accesses, 20_000, &1u64, Policy::Optimum, SUPPLY, &limits);
+        for (((limit, fixed), min), optimum) in limits.iter().zip(&fixed).zip(&min).zip(&optimum) {
+            assert_eq!((fixed.accesses, fixed.hits, optimum.hits), (60_000, 3 * limit, 3 * limit));
+            assert_eq!(min.hits, 3 * limit);
+            assert_eq!(fixed.read_bytes, 60_000 - fixed.hits);
+        }
+        // Half of the samples are kept: twice as many a second, or nearly so. Belady's rule has all hits first and then none.
+        assert!(fixed[2].stall_free_per_s > 1.85 * fixed[0].stall_free_per_s, "{fixed:?}");
+        assert!(min[2].stall_free_per_s < 1.2 * min[0].stall_free_per_s, "{min:?}");
+        assert!(fixed[4].stall_free_per_s.is_infinite());
+    }
+
+    #[test]
+    fn with_replacement_the_known_future_beats_a_fixed_set() {
+        let mut stream =
+            crate::order::random::Stream::new(1, 0, 0, 0, crate::order::random::Purpose::Replace);
+        // Zipf over 2,000 objects of several sizes.
+        let mut draw = || {
+            let x = (stream.below(1 << 20) as f64 + 1.0) / f64::from(1 << 20);
+            (2000f64.powf(x) - 1.0) as u32
+        };
+        let accesses: Vec<u32> = (0..60_000).map(|_| draw()).collect();
+        let sizes: Vec<u64> = (0..2000).map(|i| 50 + i * 37 % 100).collect();
+        let limits = [20_000];
+        let point = |policy| curve(&accesses, 10_000, &sizes, policy, SUPPLY, &limits)[0].hits;
+        let (fixed, min, optimum) = (point(Policy::Fixed), point(Policy::Min), point(Policy::Optimum));
+        assert!(fixed < min && min <= optimum && min * 100 >= optimum * 98, "{fixed} {min} {optimum}");
+    }
+}
