@@ -120,25 +120,27 @@ impl fmt::Display for Report {
                 ReadMode::Plain => "through the page cache, kept and charged",
             };
             writeln!(f, "{} reads {how}, {} of them several at once (io_uring)", s.reads, s.together)?;
-            if s.checkpoints > 0 {
-                writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
-            }
-            if s.cache_limit_bytes > 0 {
-                let samples = s.samples.max(1);
-                writeln!(
-                    f,
-                    "{} samples of {} from memory ({} MiB; at most {} MiB could be in this epoch); the cache has {} of {} MiB",
-                    s.hits,
-                    samples,
-                    mib(s.hit_bytes),
-                    mib(s.could_hit_bytes),
-                    mib(s.cache_held_bytes),
-                    mib(s.cache_limit_bytes)
-                )?;
-            }
-            if s.filled > 0 {
-                writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
-            }
+        }
+        if s.remote {
+            writeln!(f, "{} reads of objects over the network, {} MiB", s.reads, mib(s.read_bytes))?;
+        }
+        if s.checkpoints > 0 {
+            writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
+        }
+        if s.cache_limit_bytes > 0 {
+            writeln!(
+                f,
+                "{} samples of {} from memory ({} MiB; at most {} MiB could be in this epoch); the cache has {} of {} MiB",
+                s.hits,
+                s.samples,
+                mib(s.hit_bytes),
+                mib(s.could_hit_bytes),
+                mib(s.cache_held_bytes),
+                mib(s.cache_limit_bytes)
+            )?;
+        }
+        if s.filled > 0 {
+            writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
         }
         let (peak, budget) = (mib(self.peak_bytes), mib(self.budget_bytes));
         writeln!(

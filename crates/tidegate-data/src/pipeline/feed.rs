@@ -27,10 +27,12 @@ use crate::source::uring::{DEPTH, Uring, Wanted};
 use crate::source::{Access, Located, ReadMode};
 use crate::{Error, Result};
 
-/// Neighbours are read together up to this many bytes.
+/// Neighbours are read together up to this many bytes, and over a network up to more.
 const READ_BYTES: u64 = 512 << 10;
+const REMOTE_READ_BYTES: u64 = 4 << 20;
 /// Bytes between neighbours that are read along.
 const GAP_BYTES: u64 = 4 << 10;
+const REMOTE_GAP_BYTES: u64 = 256 << 10;
 
 /// A sample that takes the place of a failed one.
 #[derive(Debug)]
@@ -448,6 +450,11 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
         rows.sort_by_key(|(_, at)| (at.entry.shard, at.entry.offset));
     }
     let record = shared.checkpoints().map_or(0, Checkpoints::room_bytes);
+    let staging = shared.reserved.staging.bytes();
+    let (most, gap) = match shared.source.is_remote() {
+        true => (REMOTE_READ_BYTES.min(staging / 8), REMOTE_GAP_BYTES),
+        false => (READ_BYTES.min(staging / 4), GAP_BYTES),
+    };
     let mut reads: VecDeque<Read> = VecDeque::new();
     for (row, at) in rows {
         let end = at.entry.offset + u64::from(at.entry.len);
@@ -457,8 +464,8 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
             let records = (last.rows.len() as u64 + 1) * record;
             let near = first.shard == at.entry.shard
                 && at.entry.offset >= stop
-                && at.entry.offset - stop <= GAP_BYTES
-                && end - first.offset + records <= READ_BYTES.min(shared.reserved.staging.bytes() / 4);
+                && at.entry.offset - stop <= gap
+                && end - first.offset + records <= most;
             if near {
                 last.len = end - first.offset;
                 last.rows.push((row, at));

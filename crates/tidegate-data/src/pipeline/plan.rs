@@ -34,6 +34,10 @@ const LOCATED_BYTES: u64 = 192;
 const SLOTS_MOST: u64 = 64;
 /// Staging that keeps a disk busy.
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
+/// Requests to a store at once, what the connection of each takes, and staging that keeps them busy.
+const REMOTE_READERS: u64 = 32;
+const REMOTE_BYTES: u64 = 512 << 10;
+const REMOTE_STAGING_BYTES: u64 = 64 << 20;
 /// What blocks take beyond what was asked for, all together: whole pages.
 const ROUNDING_BYTES: u64 = 16 * PAGE_BYTES;
 /// Scratch that is kept free for each further worker, unless the largest picture needs less.
@@ -126,7 +130,14 @@ impl Plan {
     ) -> Result<Self> {
         let extremes = source.extremes();
         let rows = config.split.most_rows();
-        let readers = config.workers.clamp(2, 8);
+        let remote = source.is_remote();
+        let readers =
+            match remote {
+                // As many as take an eighth of the budget with what they read.
+                true => (budget.cap_bytes() / 8 / (REMOTE_BYTES + extremes.sample_bytes))
+                    .clamp(2, REMOTE_READERS) as usize,
+                false => config.workers.clamp(2, 8),
+            };
         let sequential = source.access() != crate::source::Access::Random;
         let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
@@ -145,7 +156,7 @@ impl Plan {
             scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
             picture_bytes: if whole_columns > 0 { extremes.decoded_bytes } else { 0 },
             whole_columns,
-            source_bytes: source.library_bytes(),
+            source_bytes: source.library_bytes() + if remote { readers as u64 * REMOTE_BYTES } else { 0 },
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
@@ -217,7 +228,8 @@ impl Plan {
         let own = if own > 0 { own + own / 8 + 2 * PAGE_BYTES } else { 0 };
         let extra = (config.workers as u64).saturating_sub(1) * own;
         let room = |plan: &Self| cap.saturating_sub(used(plan)).saturating_sub(extra);
-        while self.staging_bytes < STAGING_WANTED_BYTES && room(self) / 2 >= self.staging_bytes {
+        let wanted = if source.is_remote() { REMOTE_STAGING_BYTES } else { STAGING_WANTED_BYTES };
+        while self.staging_bytes < wanted && room(self) / 2 >= self.staging_bytes {
             self.staging_bytes *= 2;
         }
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
@@ -231,7 +243,8 @@ impl Plan {
         let rest = source.len().saturating_mul(PAGE_BYTES + self.record_bytes);
         let dataset = source.extremes().total_bytes.saturating_add(rest);
         let direct = source.shards().first().is_some_and(|p| direct_works(p));
-        self.mode = read_mode(dataset, direct, room(self) / 2);
+        let room_bytes = if source.is_remote() { 0 } else { room(self) / 2 };
+        self.mode = read_mode(dataset, direct, room_bytes);
         if self.mode == ReadMode::Plain {
             self.cache_bytes = dataset;
         }

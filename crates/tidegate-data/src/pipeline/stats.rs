@@ -42,6 +42,8 @@ pub struct Stats {
 pub struct StageStats {
     pub batches: u64,
     pub samples: u64,
+    /// Whether reads go over the network.
+    pub remote: bool,
     /// How files are read, where each read is one of a file.
     pub mode: Option<ReadMode>,
     pub reads: u64,
@@ -89,10 +91,12 @@ impl Stats {
 
     pub(super) fn stages(&self, shared: &Shared) -> StageStats {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        let files = !shared.source.shards().is_empty();
+        let remote = shared.source.is_remote();
+        let files = !shared.source.shards().is_empty() && !remote;
         StageStats {
             batches: read(&self.delivered),
             samples: read(&self.samples),
+            remote,
             mode: (files && shared.source.grouped().is_none()).then_some(shared.mode),
             reads: read(&self.reads),
             together: read(&self.together),

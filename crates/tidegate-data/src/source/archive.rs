@@ -9,17 +9,24 @@
 
 use std::io::Read;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
+use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
 use super::{Access, Extremes, Field, Located, Schema, Source, Value, kind_of_extension, tar};
 use crate::decode::header::{self, ImageHeader, Images, Probe};
 use crate::{Error, Place, Result};
 
 /// What is read at each header while indexing: most image headers follow within.
 const LOOK_BYTES: u64 = 16 << 10;
+/// The same over a network, where a request takes as long as a megabyte; unless the headers lie far apart.
+const REMOTE_LOOK_BYTES: u64 = 1 << 20;
+const REMOTE_GAP_BYTES: u64 = 4 << 20;
+/// Shards that are indexed at once.
+const LOCAL_SHARDS: usize = 4;
+const REMOTE_SHARDS: usize = 16;
 /// The largest window that a zstd stream may ask for: 8 MiB, what the format recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -43,7 +50,7 @@ fn packing(path: &Path) -> Packing {
 pub(super) struct Archive {
     name: String,
     index: Index,
-    files: Files,
+    files: Arc<Files>,
     /// The one compressed shard that is being read: they are read in order.
     cursor: Mutex<Option<Cursor>>,
     access: Access,
@@ -67,17 +74,17 @@ impl Archive {
     ///
     /// # Errors
     /// When an archive is damaged, naming the offset.
-    pub(super) fn open(name: &str, shards: &[PathBuf], force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(shards, "tar")?;
+    pub(super) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = super::open::shard_set(&files, "tar")?;
         if force {
             Index::remove(&beside, set);
         }
-        let files = Files::new(shards.to_vec());
+        let files = Arc::new(files);
         let index = match Index::open(&beside, set, identity) {
             Some(index) => index,
             None => build(&files, Builder::new(&beside, set, identity, "tar")?)?,
         };
-        let packed = shards.iter().any(|s| packing(s) != Packing::Plain);
+        let packed = files.paths().iter().any(|s| packing(s) != Packing::Plain);
         let access = if packed {
             let total = index.meta.extremes.total_bytes / 2 / index.meta.shards.len().max(1) as u64;
             let why = format!(
@@ -94,11 +101,11 @@ impl Archive {
     }
 
     fn read_packed(&self, at: &Entry, len: u64, into: &mut [u8]) -> Result<Range<usize>> {
-        let path = &self.files.paths()[at.shard as usize];
+        let path = self.files.path(at.shard)?;
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         if cursor.as_ref().is_none_or(|c| c.shard != at.shard || c.at > at.offset) {
             *cursor = None;
-            *cursor = Some(Cursor { shard: at.shard, stream: decompress(path)?, at: 0 });
+            *cursor = Some(Cursor { shard: at.shard, stream: decompress(&self.files, at.shard)?, at: 0 });
         }
         let Some(c) = cursor.as_mut() else { return Ok(0..0) };
         let skip = at.offset - c.at;
@@ -119,10 +126,10 @@ impl Archive {
     }
 }
 
-fn decompress(path: &Path) -> Result<Box<dyn Read + Send>> {
-    let file = Passing::open(path)?;
+fn decompress(files: &Arc<Files>, shard: u32) -> Result<Box<dyn Read + Send>> {
+    let (path, file) = (files.path(shard)?, files.stream(shard)?);
     Ok(match packing(path) {
-        Packing::Plain => Box::new(file),
+        Packing::Plain => file,
         Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(file))),
         Packing::Zstd => {
             let mut stream = zstd::stream::read::Decoder::new(file).map_err(Error::io(path))?;
@@ -144,11 +151,12 @@ struct Group {
 
 /// Collects members into samples while a shard is scanned.
 struct Grouping<'a> {
-    builder: &'a mut Builder,
-    schema: &'a mut Schema,
     path: &'a Path,
     shard: u32,
     group: Option<Group>,
+    /// The fields of this shard, in order of appearance.
+    schema: Schema,
+    samples: Vec<(Entry, String, Images)>,
 }
 
 impl Grouping<'_> {
@@ -167,12 +175,8 @@ impl Grouping<'_> {
             ));
         }
         if !self.schema.iter().any(|f| f.name == field) {
-            if self.schema.len() >= 256 {
-                let what = "more than 256 different extensions: the names do not follow the WebDataset convention \
-                            (key.extension), so dots in keys must go";
-                return Err(Error::format(self.path, member.start, what));
-            }
-            self.schema.push(Field { kind: kind_of_extension(&field), name: field.clone() });
+            add_field(&mut self.schema, &field)
+                .map_err(|what| Error::format(self.path, member.start, what))?;
         }
         group.fields.push(field);
         group.end = member.data + member.size;
@@ -188,29 +192,49 @@ impl Grouping<'_> {
             Error::format(self.path, group.start, "a sample of 4 GiB or more: split it into several")
         })?;
         let entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
-        self.builder.push(entry, &group.key, &group.images)
+        self.samples.push((entry, group.key, group.images));
+        Ok(())
     }
 }
 
-fn build(files: &Files, mut builder: Builder) -> Result<Index> {
+fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'static str> {
+    if schema.len() >= 256 {
+        return Err(
+            "more than 256 different extensions: the names do not follow the WebDataset convention (key.extension), so \
+                    dots in keys must go",
+        );
+    }
+    schema.push(Field { kind: kind_of_extension(name), name: name.to_owned() });
+    Ok(())
+}
+
+/// Indexes shards, several at once: what takes time is waiting for the disk or the network.
+fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut schema, mut shards) = (Schema::new(), Vec::new());
-    for (i, path) in files.paths().iter().enumerate() {
-        let before = builder.samples();
-        let shard = i as u32;
-        let mut grouping = Grouping { builder: &mut builder, schema: &mut schema, path, shard, group: None };
-        if packing(path) == Packing::Plain {
-            scan_plain(files, &mut grouping)?
-        } else {
-            scan_packed(&mut grouping)?
-        }
-        grouping.flush()?;
-        let bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        shards.push(ShardMeta {
-            name: super::open::file_name(path),
-            bytes,
-            samples: builder.samples() - before,
-            groups: Vec::new(),
+    let count = files.paths().len() as u32;
+    let at_once = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
+    for first in (0..count).step_by(at_once) {
+        let some = first..count.min(first + at_once as u32);
+        let scanned: Vec<Result<Grouping<'_>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = some.map(|shard| scope.spawn(move || scan(files, shard))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
         });
+        for grouping in scanned {
+            let Grouping { path, shard, schema: fields, samples, .. } = grouping?;
+            for field in fields {
+                if !schema.contains(&field) {
+                    add_field(&mut schema, &field.name).map_err(|what| Error::format(path, 0, what))?;
+                }
+            }
+            for (entry, key, images) in &samples {
+                builder.push(*entry, key, images)?;
+            }
+            let (name, samples) = (super::open::file_name(path), samples.len() as u64);
+            shards.push(ShardMeta { name, bytes: files.bytes(shard)?, samples, groups: Vec::new() });
+        }
     }
     if builder.samples() == 0 {
         return Err(Error::Dataset {
@@ -221,9 +245,22 @@ fn build(files: &Files, mut builder: Builder) -> Result<Index> {
     builder.finish(schema, Vec::new(), shards)
 }
 
+/// The samples of one shard.
+fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
+    let path = files.path(shard)?;
+    let mut grouping = Grouping { path, shard, group: None, schema: Schema::new(), samples: Vec::new() };
+    if packing(path) == Packing::Plain {
+        scan_plain(files, &mut grouping)?;
+    } else {
+        scan_packed(files, &mut grouping)?;
+    }
+    grouping.flush()?;
+    Ok(grouping)
+}
+
 fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
     let path = grouping.path;
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    let size = files.bytes(grouping.shard)?;
     let mut look = Look { files, shard: grouping.shard, size, start: 0, bytes: Vec::new() };
     let mut offset = 0;
     loop {
@@ -271,7 +308,9 @@ impl Look<'_> {
     fn at(&mut self, offset: u64, len: u64) -> std::result::Result<Vec<u8>, String> {
         let len = len.min(self.size.saturating_sub(offset));
         if offset < self.start || offset + len > self.start + self.bytes.len() as u64 {
-            let wide = len.max(LOOK_BYTES).min(self.size.saturating_sub(offset));
+            let far = offset.saturating_sub(self.start + self.bytes.len() as u64) > REMOTE_GAP_BYTES;
+            let look = if self.files.is_remote() && !far { REMOTE_LOOK_BYTES } else { LOOK_BYTES };
+            let wide = len.max(look).min(self.size.saturating_sub(offset));
             let mut staging = aligned(staging_bytes(wide) as usize);
             let got = self
                 .files
@@ -285,9 +324,9 @@ impl Look<'_> {
 }
 
 /// Scans a compressed shard in one pass.
-fn scan_packed(grouping: &mut Grouping<'_>) -> Result<()> {
+fn scan_packed(files: &Arc<Files>, grouping: &mut Grouping<'_>) -> Result<()> {
     let path = grouping.path;
-    let mut stream = decompress(path)?;
+    let mut stream = decompress(files, grouping.shard)?;
     let mut at = 0u64;
     let damaged = |offset: u64, e: &std::io::Error| {
         Error::format(path, offset, format!("{e}: the compressed archive is damaged or truncated"))
@@ -388,6 +427,9 @@ impl Source for Archive {
             Some(_) => 128 << 10,
             None => 0,
         }
+    }
+    fn is_remote(&self) -> bool {
+        self.files.is_remote()
     }
     fn index(&self) -> Option<&Index> {
         (self.access == Access::Random).then_some(&self.index)

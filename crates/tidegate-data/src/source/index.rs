@@ -158,16 +158,22 @@ pub struct Index {
     checkpoints: Option<Checkpoints>,
 }
 
-/// The folder of the side-car for a dataset whose first file lies in `beside`, named by the hash of what it covers.
-fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
+/// The user's cache folder, or what stands for it.
+pub(super) fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_else(std::env::temp_dir);
+    cache.join("tidegate")
+}
+
+/// The folder of the side-car for a dataset whose first file lies in `beside`, named by the hash of what it covers.
+fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
+    let cache = cache_folder();
     let place = xxhash_rust::xxh3::xxh3_64(beside.as_os_str().as_encoded_bytes());
     vec![
         beside.join(".tidegate").join(format!("{name:016x}")),
-        cache.join("tidegate").join(format!("{name:016x}-{place:016x}")),
+        cache.join(format!("{name:016x}-{place:016x}")),
     ]
 }
 

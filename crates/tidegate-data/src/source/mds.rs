@@ -10,12 +10,15 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use md5::Digest;
 use serde::Deserialize;
 
 use super::index::{Builder, Entry, Index, ShardMeta};
 use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
+#[cfg(feature = "remote")]
+use super::remote::{Key, Object, Store};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value};
 use crate::decode::header::{self, Images};
 use crate::{Error, Place, Result};
@@ -52,7 +55,7 @@ struct FileJson {
 pub(super) struct Mds {
     root: PathBuf,
     index: Index,
-    files: Files,
+    files: Arc<Files>,
     columns: Vec<Column>,
 }
 
@@ -70,32 +73,104 @@ impl Mds {
     pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
         let path = root.join("index.json");
         let text = fs::read(&path).map_err(Error::io(&path))?;
-        let json: IndexJson = serde_json::from_slice(&text)
-            .map_err(|e| Error::format(&path, 0, format!("this is no MDS index: {e}")))?;
-        let dataset = |what: String| Error::Dataset { path: path.clone(), what };
-        if json.version != 2 {
-            return Err(dataset(format!("MDS version {}; only version 2 can be read", json.version)));
-        }
-        let Some(first) = json.shards.first() else { return Err(dataset("it lists no shards".into())) };
-        let (schema, columns) = schema(&path, first)?;
+        let json = parse(&path, &text)?;
         for shard in &json.shards {
-            check_shard(root, &path, shard, first)?;
+            check_file(root, &path, shard)?;
         }
-        let name = xxhash_rust::xxh3::xxh3_64(b"mds");
         let identity = xxhash_rust::xxh3::xxh3_64(&text);
-        if force {
-            Index::remove(root, name);
+        let files = Files::new(raw_files(root, identity, &json.shards, force)?);
+        Self::indexed(root, root, &path, &json, identity, files, force)
+    }
+
+    /// Opens the dataset below a key of a store, whose `index.json` is `object`.
+    ///
+    /// # Errors
+    /// As [`Mds::open`]; compressed shards, which would have to be downloaded whole.
+    #[cfg(feature = "remote")]
+    pub(super) fn open_remote(
+        store: &Arc<Store>,
+        folder: &str,
+        object: &Object,
+        force: bool,
+    ) -> Result<Self> {
+        let path = store.name(&object.key);
+        let mut text = vec![0; object.bytes as usize];
+        store.read(object, 0, &mut text)?;
+        let json = parse(&path, &text)?;
+        let listed = if store.lists() { store.list(folder)? } else { Vec::new() };
+        let mut objects = Vec::new();
+        for shard in &json.shards {
+            let raw = &shard.raw_data;
+            let key: Key = [folder, &raw.basename].join("/").trim_start_matches('/').into();
+            let found = listed.binary_search_by(|o| o.key.as_ref().cmp(key.as_ref()));
+            let wrong = |what: String| Error::Dataset { path: store.name(&key), what };
+            match found.map(|i| &listed[i]) {
+                Ok(object) if object.bytes == raw.bytes => objects.push(object.clone()),
+                Ok(object) => {
+                    let what = format!(
+                        "it has {} bytes, its index says {}: upload it again",
+                        object.bytes, raw.bytes
+                    );
+                    return Err(wrong(what));
+                }
+                // What cannot be listed is believed, and its size checked by each read.
+                Err(_) if !store.lists() && shard.zip_data.is_none() => {
+                    objects.push(Object { key, bytes: raw.bytes, tag: None });
+                }
+                Err(_) if shard.zip_data.is_some() => {
+                    return Err(wrong(
+                        "compressed MDS shards have no random access in a store: copy the data set to a local disk, or write it \
+                         without compression"
+                            .into(),
+                    ));
+                }
+                Err(_) => return Err(wrong("the index names this shard, which is not there".into())),
+            }
         }
-        let raw = raw_files(root, identity, &json.shards, force)?;
-        let files = Files::new(raw);
-        let index = match Index::open(root, name, identity) {
+        let files = Files::remote(Arc::clone(store), objects);
+        let beside = super::open::beside(&files);
+        let root = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::indexed(&root, &beside, &path, &json, xxhash_rust::xxh3::xxh3_64(&text), files, force)
+    }
+
+    fn indexed(
+        root: &Path,
+        beside: &Path,
+        path: &Path,
+        json: &IndexJson,
+        identity: u64,
+        files: Files,
+        force: bool,
+    ) -> Result<Self> {
+        let (schema, columns) = schema(path, &json.shards[0])?;
+        let files = Arc::new(files);
+        let name = xxhash_rust::xxh3::xxh3_64(b"mds");
+        if force {
+            Index::remove(beside, name);
+        }
+        let index = match Index::open(beside, name, identity) {
             Some(index) => index,
             None => {
-                build(&files, &json.shards, schema, &columns, Builder::new(root, name, identity, "mds")?)?
+                build(&files, &json.shards, schema, &columns, Builder::new(beside, name, identity, "mds")?)?
             }
         };
         Ok(Self { root: root.to_owned(), index, files, columns })
     }
+}
+
+/// What `index.json` says, if it makes sense.
+fn parse(path: &Path, text: &[u8]) -> Result<IndexJson> {
+    let json: IndexJson = serde_json::from_slice(text)
+        .map_err(|e| Error::format(path, 0, format!("this is no MDS index: {e}")))?;
+    let dataset = |what: String| Error::Dataset { path: path.to_owned(), what };
+    if json.version != 2 {
+        return Err(dataset(format!("MDS version {}; only version 2 can be read", json.version)));
+    }
+    let Some(first) = json.shards.first() else { return Err(dataset("it lists no shards".into())) };
+    for shard in &json.shards {
+        check_shard(path, shard, first)?;
+    }
+    Ok(json)
 }
 
 fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
@@ -156,7 +231,7 @@ fn fixed_size(encoding: &str) -> Option<u32> {
     })
 }
 
-fn check_shard(root: &Path, path: &Path, shard: &ShardJson, first: &ShardJson) -> Result<()> {
+fn check_shard(path: &Path, shard: &ShardJson, first: &ShardJson) -> Result<()> {
     let wrong = |what: String| Err(Error::Dataset { path: path.to_owned(), what });
     let name = &shard.raw_data.basename;
     if shard.format != "mds" {
@@ -173,6 +248,13 @@ fn check_shard(root: &Path, path: &Path, shard: &ShardJson, first: &ShardJson) -
             return wrong(format!("shard {:?} lies outside the dataset", file.basename));
         }
     }
+    Ok(())
+}
+
+/// Checks that a shard is there, and as long as the index says.
+fn check_file(root: &Path, path: &Path, shard: &ShardJson) -> Result<()> {
+    let wrong = |what: String| Err(Error::Dataset { path: path.to_owned(), what });
+    let on_disk = shard.zip_data.as_ref().unwrap_or(&shard.raw_data);
     let present = [on_disk, &shard.raw_data]
         .into_iter()
         .find_map(|f| fs::metadata(root.join(&f.basename)).ok().map(|m| (f, m.len())));
@@ -301,7 +383,7 @@ fn each_chunk<H>(path: &Path, mut hash: H, mut update: impl FnMut(&mut H, &[u8])
 }
 
 fn build(
-    files: &Files,
+    files: &Arc<Files>,
     shards: &[ShardJson],
     schema: Schema,
     columns: &[Column],
@@ -310,10 +392,11 @@ fn build(
     let mut metas = Vec::new();
     for (i, shard) in shards.iter().enumerate() {
         let path = &files.paths()[i];
-        if shard.zip_data.is_none() {
+        // Of objects only what is wanted is read, and each read is of the version that was listed.
+        if shard.zip_data.is_none() && !files.is_remote() {
             check_hashes(path, &shard.raw_data.hashes)?;
         }
-        let offsets = offset_table(path, shard)?;
+        let offsets = offset_table(files, i as u32, shard)?;
         for (row, pair) in offsets.windows(2).enumerate() {
             let len = pair[1] - pair[0];
             let entry = Entry { shard: i as u32, offset: u64::from(pair[0]), len, ..Entry::default() };
@@ -364,10 +447,11 @@ fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Op
     Some(images)
 }
 
-fn offset_table(path: &Path, shard: &ShardJson) -> Result<Vec<u32>> {
+fn offset_table(files: &Arc<Files>, number: u32, shard: &ShardJson) -> Result<Vec<u32>> {
+    let path = files.path(number)?;
     let wrong =
         |offset: u64, what: &str| Error::format(path, offset, format!("{what}: download the shard again"));
-    let mut file = io::BufReader::new(Passing::open(path)?);
+    let mut file = io::BufReader::new(files.stream(number)?);
     let mut word = [0; 4];
     file.read_exact(&mut word).map_err(Error::io(path))?;
     let n = u64::from(u32::from_le_bytes(word));
@@ -451,6 +535,9 @@ impl Source for Mds {
     }
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
+    }
+    fn is_remote(&self) -> bool {
+        self.files.is_remote()
     }
     fn index(&self) -> Option<&Index> {
         Some(&self.index)

@@ -19,6 +19,8 @@ mod parquet_file;
 #[cfg(feature = "parquet")]
 mod parquet_pages;
 pub mod read;
+#[cfg(feature = "remote")]
+mod remote;
 mod subset;
 mod synthetic;
 #[cfg(feature = "parquet")]
@@ -188,6 +190,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Bytes that a library takes for as long as the source is read (decompressors), to be charged by the reader.
     fn library_bytes(&self) -> u64 {
         0
+    }
+
+    /// Whether reading goes over the network ([`read::Files::is_remote`]).
+    fn is_remote(&self) -> bool {
+        false
     }
 
     /// What the kernel keeps of files that were opened once, if each sample is one: their inodes and names.

@@ -1,6 +1,6 @@
 //! From a path or pattern to a source: what lies there decides.
 //!
-//! Flow: "shards/*.tar", "data/train-*.parquet", a folder, an MDS folder -> the reader of that format.
+//! Flow: "shards/*.tar", "data/train-*.parquet", a folder, an MDS folder, "s3://bucket/folder" -> the reader of that format.
 //! Memory: holds none.
 
 use std::fs;
@@ -12,6 +12,9 @@ use super::checkpoints::{self, Checkpoints};
 use super::folder::Folder;
 use super::index::Index;
 use super::mds::Mds;
+use super::read::Files;
+#[cfg(feature = "remote")]
+use super::remote::{Object, Store};
 use super::{Source, natural_order};
 use crate::{Error, Result};
 
@@ -24,11 +27,8 @@ use crate::{Error, Result};
 /// What is missing or damaged, with its place and the fix.
 pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     let plain = url.strip_prefix("file://").unwrap_or(url);
-    if let Some((scheme, _)) = plain.split_once("://") {
-        return Err(Error::Dataset {
-            path: url.into(),
-            what: format!("{scheme}:// cannot be read yet: copy the files to a local disk"),
-        });
+    if plain.contains("://") {
+        return open_remote(url, force);
     }
     let path = Path::new(plain);
     let missing = |what: &str| Error::Dataset { path: path.to_owned(), what: what.into() };
@@ -37,10 +37,10 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
         if files.is_empty() {
             return Err(missing("no file fits this pattern"));
         }
-        return shards(url, files, force);
+        return shards(url, Files::new(files), force);
     }
     if path.is_file() {
-        return shards(url, vec![path.to_owned()], force);
+        return shards(url, Files::new(vec![path.to_owned()]), force);
     }
     if !path.is_dir() {
         return Err(missing("there is no such file or folder"));
@@ -65,7 +65,7 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     one_split(path, &files)?;
-    shards(url, files, force)
+    shards(url, Files::new(files), force)
 }
 
 /// Opens what lies at `url` as [`open`] does, and first makes the checkpoints of its JPEGs where they are not all made:
@@ -126,14 +126,15 @@ fn is_archive(path: &Path) -> bool {
     [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd"].iter().any(|end| name.ends_with(end))
 }
 
-fn shards(url: &str, files: Vec<PathBuf>, force: bool) -> Result<Arc<dyn Source>> {
+fn shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
+    let paths = files.paths();
     #[cfg(feature = "parquet")]
-    if let Some(format) = files.first().and_then(|f| super::table::Format::of(f))
-        && files.iter().all(|f| super::table::Format::of(f) == Some(format))
+    if let Some(format) = paths.first().and_then(|f| super::table::Format::of(f))
+        && paths.iter().all(|f| super::table::Format::of(f) == Some(format))
     {
-        return Ok(Arc::new(super::table::Table::open(url, format, &files, force)?));
+        return Ok(Arc::new(super::table::Table::open(url, format, files, force)?));
     }
-    if let Some(other) = files.iter().find(|f| !is_archive(f)) {
+    if let Some(other) = paths.iter().find(|f| !is_archive(f)) {
         return Err(Error::Dataset {
             path: other.clone(),
             what: "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, .parquet or \
@@ -141,7 +142,98 @@ fn shards(url: &str, files: Vec<PathBuf>, force: bool) -> Result<Arc<dyn Source>
                 .into(),
         });
     }
-    Ok(Arc::new(Archive::open(url, &files, force)?))
+    Ok(Arc::new(Archive::open(url, files, force)?))
+}
+
+#[cfg(not(feature = "remote"))]
+fn open_remote(url: &str, _: bool) -> Result<Arc<dyn Source>> {
+    let what = "this build reads no object stores: build it with the feature `remote`".into();
+    Err(Error::Dataset { path: url.into(), what })
+}
+
+/// Opens what lies at a URL of an object store: shards by their names or a pattern, or a folder of them.
+#[cfg(feature = "remote")]
+fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
+    let (store, key) = Store::open(url)?;
+    let missing = |what: &str| Error::Dataset { path: url.into(), what: what.into() };
+    if key.contains(['*', '{', '?']) {
+        let objects = expand_remote(&store, &key)?;
+        if objects.is_empty() {
+            return Err(missing("no object fits this pattern"));
+        }
+        return shards(url, Files::remote(store, objects), force);
+    }
+    let folder = key.trim_end_matches('/');
+    if (is_archive(Path::new(folder)) || is_table(Path::new(folder)))
+        && let Some(object) = store.find(folder)?
+    {
+        return shards(url, Files::remote(store, vec![object]), force);
+    }
+    let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    if let Some(index) = store.find(&below("index.json"))? {
+        return Ok(Arc::new(Mds::open_remote(&store, folder, &index, force)?));
+    }
+    if !store.lists() {
+        return Err(missing(
+            "plain HTTP has no folders: name the files, as in https://host/train-{000..123}.tar, or the folder of an MDS data \
+             set with its index.json",
+        ));
+    }
+    let listed = store.list(folder)?;
+    for folder in [folder.to_owned(), below("data")] {
+        let depth = if folder.is_empty() { 1 } else { folder.split('/').count() + 1 };
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let mut objects: Vec<Object> =
+            listed.iter().filter(|o| o.key.parts().count() == depth).cloned().collect();
+        objects.retain(|o| {
+            let path = Path::new(o.key.as_ref());
+            o.key.as_ref().starts_with(&prefix) && (is_archive(path) || is_table(path))
+        });
+        if !objects.is_empty() {
+            objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
+            let paths: Vec<PathBuf> = objects.iter().map(|o| o.key.as_ref().into()).collect();
+            one_split(Path::new(&folder), &paths)?;
+            return shards(url, Files::remote(store, objects), force);
+        }
+    }
+    Err(missing(match listed.is_empty() {
+        true => "there is nothing: check the bucket and the prefix",
+        false => {
+            "there are objects, but no .tar, .parquet or .arrow shards and no MDS index.json; single images cost a request \
+             each: `tidegate pack` puts them in shards"
+        }
+    }))
+}
+
+/// Objects that fit a pattern, in natural order.
+#[cfg(feature = "remote")]
+fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for pattern in braces(pattern) {
+        let Some(wild) = pattern.find(['*', '?']) else {
+            let missing = || Error::Dataset {
+                path: store.name(&pattern.as_str().into()),
+                what: "there is no such object".into(),
+            };
+            objects.push(store.find(&pattern)?.ok_or_else(missing)?);
+            continue;
+        };
+        if !store.lists() {
+            let what = "plain HTTP cannot be searched: name the files, as in train-{000..123}.tar".into();
+            return Err(Error::Dataset { path: store.name(&pattern.as_str().into()), what });
+        }
+        let prefix = pattern[..wild].rsplit_once('/').map_or("", |(folder, _)| folder);
+        let parts: Vec<&str> = pattern.split('/').collect();
+        let mut found = store.list(prefix)?;
+        found.retain(|object| {
+            let names: Vec<_> = object.key.as_ref().split('/').collect();
+            names.len() == parts.len()
+                && parts.iter().zip(names).all(|(part, name)| fits(part.as_bytes(), name.as_bytes()))
+        });
+        found.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
+        objects.extend(found);
+    }
+    Ok(objects)
 }
 
 /// Files that fit a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in natural order.
@@ -224,25 +316,41 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
 /// What is hashed of each end of a shard: its first headers, and the end that a rewritten one would change.
 const END_BYTES: u64 = 8 << 10;
 
-/// The folder, name and identity of a set of shards: their names, sizes and ends, never their times or places.
-pub(super) fn shard_set(shards: &[PathBuf], format: &str) -> Result<(PathBuf, u64, u64)> {
+/// The folder, name and identity of a set of shards: their names, sizes and ends, never their times or places; of objects the
+/// tags of their versions rather than their ends, where the server has them.
+pub(super) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u64)> {
     let mut names = xxhash_rust::xxh3::Xxh3::new();
     let mut identity = xxhash_rust::xxh3::Xxh3::new();
     names.update(format.as_bytes());
-    for shard in shards {
-        let size = fs::metadata(shard).map_err(Error::io(shard))?.len();
+    for (i, shard) in files.paths().iter().enumerate() {
+        let size = files.bytes(i as u32)?;
         names.update(file_name(shard).as_bytes());
         identity.update(file_name(shard).as_bytes());
         identity.update(&size.to_le_bytes());
+        #[cfg(feature = "remote")]
+        if let Some(tag) = files.objects().and_then(|objects| objects[i].tag.as_deref()) {
+            identity.update(tag.as_bytes());
+            continue;
+        }
         let len = END_BYTES.min(size);
         let mut staging = super::read::aligned(super::read::staging_bytes(len) as usize);
         for offset in [0, size - len] {
-            let got = super::read::read_file(shard, offset, len, super::ReadMode::Drop, &mut staging)?;
+            let got = files.read(i as u32, offset, len, super::ReadMode::Drop, &mut staging)?;
             identity.update(&staging[got]);
         }
     }
-    let beside = shards.first().and_then(|s| s.parent()).filter(|p| !p.as_os_str().is_empty());
-    Ok((beside.unwrap_or(Path::new(".")).to_owned(), names.digest(), identity.digest()))
+    Ok((beside(files), names.digest(), identity.digest()))
+}
+
+/// Where the index of these shards lies: beside them, or for objects in the user's cache folder, under a hash of where they are.
+pub(super) fn beside(files: &Files) -> PathBuf {
+    let folder = files.paths().first().and_then(|s| s.parent()).filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if files.is_remote() {
+        let place = xxhash_rust::xxh3::xxh3_64(folder.as_os_str().as_encoded_bytes());
+        return super::index::cache_folder().join("remote").join(format!("{place:016x}"));
+    }
+    folder.to_owned()
 }
 
 pub(super) fn file_name(path: &Path) -> String {
@@ -277,7 +385,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        for (url, word) in [("/nowhere", "no such"), ("/nowhere/*.tar", "nowhere"), ("s3://x/y", "s3")] {
+        for (url, word) in
+            [("/nowhere", "no such"), ("/nowhere/*.tar", "nowhere"), ("ftp://x/y", "not known")]
+        {
             assert!(open(url, false).unwrap_err().to_string().contains(word), "{url}");
         }
     }

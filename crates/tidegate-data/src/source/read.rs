@@ -1,4 +1,4 @@
-//! Positional reads that leave no page cache behind, unless the budget holds it.
+//! Positional reads of files, which leave no page cache behind unless the budget holds it, and of objects in stores.
 //!
 //! Flow: (file, offset, length) -> bytes within page-aligned memory of the caller.
 //! Memory: none of its own; page cache only in [`ReadMode::Plain`], whose caller charges the files to `cache.memory`.
@@ -11,11 +11,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use tidegate_core::memory::PAGE_BYTES;
 
+#[cfg(feature = "remote")]
+use super::remote::{Object, Store};
 use crate::{Error, Result};
 
 /// How bytes come from a file.
@@ -278,12 +280,14 @@ impl Drop for Passing {
     }
 }
 
-/// Files that stay open: the shards of a dataset.
+/// The shards of a dataset: files that stay open, or objects of a store.
 #[derive(Debug)]
 pub struct Files {
     paths: Vec<PathBuf>,
     direct: Vec<OnceLock<Option<File>>>,
     plain: Vec<OnceLock<File>>,
+    #[cfg(feature = "remote")]
+    remote: Option<(Arc<Store>, Vec<Object>)>,
 }
 
 impl Files {
@@ -292,18 +296,72 @@ impl Files {
     pub fn new(paths: Vec<PathBuf>) -> Self {
         let direct = paths.iter().map(|_| OnceLock::new()).collect();
         let plain = paths.iter().map(|_| OnceLock::new()).collect();
-        Self { paths, direct, plain }
+        Self {
+            paths,
+            direct,
+            plain,
+            #[cfg(feature = "remote")]
+            remote: None,
+        }
     }
 
-    /// Their paths.
+    /// Objects of a store.
+    #[cfg(feature = "remote")]
+    pub(crate) fn remote(store: Arc<Store>, objects: Vec<Object>) -> Self {
+        let paths = objects.iter().map(|object| store.name(&object.key)).collect();
+        Self { remote: Some((store, objects)), ..Self::new(paths) }
+    }
+
+    /// The objects, where these are no local files.
+    #[cfg(feature = "remote")]
+    pub(crate) fn objects(&self) -> Option<&[Object]> {
+        self.remote.as_ref().map(|(_, objects)| &objects[..])
+    }
+
+    /// Whether reading goes over the network: slow to begin, and many reads at once are as fast as one.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        #[cfg(feature = "remote")]
+        return self.remote.is_some();
+        #[cfg(not(feature = "remote"))]
+        false
+    }
+
+    /// Their paths, or URLs.
     #[must_use]
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
+    /// The path of file number `file`.
+    ///
+    /// # Errors
+    /// A number that is none of theirs.
+    pub fn path(&self, file: u32) -> Result<&Path> {
+        let what =
+            || format!("the index names shard {file} of {}: run `tidegate index --force`", self.paths.len());
+        self.paths.get(file as usize).map(PathBuf::as_path).ok_or_else(|| Error::Config(what()))
+    }
+
+    /// Bytes of file number `file`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn bytes(&self, file: u32) -> Result<u64> {
+        let path = self.path(file)?;
+        #[cfg(feature = "remote")]
+        if let Some(object) = self.objects().and_then(|objects| objects.get(file as usize)) {
+            return Ok(object.bytes);
+        }
+        Ok(std::fs::metadata(path).map_err(Error::io(path))?.len())
+    }
+
     /// An offset of file number `file`; nothing where it cannot be read directly.
     #[must_use]
     pub fn extent(&self, file: u32, offset: u64) -> Option<Extent<'_>> {
+        if self.is_remote() {
+            return None;
+        }
         Some(Extent { file: Opened::Kept(self.direct(file as usize)?), offset })
     }
 
@@ -315,7 +373,7 @@ impl Files {
     /// Reads as [`read_file`] from file number `file`.
     ///
     /// # Errors
-    /// As [`read_file`].
+    /// As [`read_file`]; of objects, what the server says.
     pub fn read(
         &self,
         file: u32,
@@ -324,13 +382,14 @@ impl Files {
         mode: ReadMode,
         into: &mut [u8],
     ) -> Result<Range<usize>> {
-        let i = file as usize;
-        let path = self.paths.get(i).ok_or_else(|| {
-            Error::Config(format!(
-                "the index names shard {i} of {}: run `tidegate index --force`",
-                self.paths.len()
-            ))
-        })?;
+        let (i, path) = (file as usize, self.path(file)?);
+        #[cfg(feature = "remote")]
+        if let Some((store, objects)) = &self.remote {
+            let target = into.get_mut(..len as usize);
+            let target = target.ok_or_else(|| Error::format(path, offset, "no room for what is read"))?;
+            store.read(&objects[i], offset, target)?;
+            return Ok(0..len as usize);
+        }
         if mode == ReadMode::Direct {
             if let Some(file) = self.direct(i) {
                 return read_open(file, path, offset, len, mode, into);
@@ -345,6 +404,51 @@ impl Files {
             }
         };
         read_open(file, path, offset, len, mode, into)
+    }
+
+    /// File number `file` from its beginning to its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn stream(self: &Arc<Self>, file: u32) -> Result<Box<dyn io::Read + Send>> {
+        if !self.is_remote() {
+            return Ok(Box::new(Passing::open(self.path(file)?)?));
+        }
+        let left = self.bytes(file)?;
+        Ok(Box::new(Stream { files: Arc::clone(self), file, at: 0, left, bytes: Vec::new(), used: 0 }))
+    }
+}
+
+/// An object from its beginning to its end, a part at a time.
+struct Stream {
+    files: Arc<Files>,
+    file: u32,
+    at: u64,
+    left: u64,
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+/// What a stream asks for at once.
+pub(crate) const STREAM_BYTES: u64 = 1 << 20;
+
+impl io::Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.bytes.len() {
+            let len = self.left.min(STREAM_BYTES);
+            self.bytes.resize(len as usize, 0);
+            self.used = 0;
+            self.files
+                .read(self.file, self.at, len, ReadMode::Drop, &mut self.bytes)
+                .inspect_err(|_| self.bytes.clear())
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            self.at += len;
+            self.left -= len;
+        }
+        let n = into.len().min(self.bytes.len() - self.used);
+        into[..n].copy_from_slice(&self.bytes[self.used..self.used + n]);
+        self.used += n;
+        Ok(n)
     }
 }
 

@@ -93,6 +93,9 @@ impl Source for Subset {
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
     }
+    fn is_remote(&self) -> bool {
+        self.base.is_remote()
+    }
     fn kernel_bytes(&self) -> u64 {
         self.base.kernel_bytes()
     }

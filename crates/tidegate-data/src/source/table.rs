@@ -90,8 +90,7 @@ pub(super) struct ShardFile {
 
 impl ShardFile {
     fn new(files: &Arc<Files>, shard: u32, mode: ReadMode) -> Result<Self> {
-        let path = &files.paths()[shard as usize];
-        let len = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        let len = files.bytes(shard)?;
         Ok(Self { files: Arc::clone(files), shard, mode, len })
     }
 
@@ -164,12 +163,12 @@ impl Table {
     ///
     /// # Errors
     /// A damaged file, or one with other columns than the first: by name.
-    pub(super) fn open(name: &str, format: Format, shards: &[PathBuf], force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(shards, format.name())?;
+    pub(super) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = super::open::shard_set(&files, format.name())?;
         if force {
             Index::remove(&beside, set);
         }
-        let files = Arc::new(Files::new(shards.to_vec()));
+        let files = Arc::new(files);
         let first = format.open(&ShardFile::new(&files, 0, ReadMode::Drop)?)?;
         let columns = Columns::new(first.schema());
         let index = match Index::open(&beside, set, identity) {
@@ -395,6 +394,9 @@ impl Source for Table {
     }
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
+    }
+    fn is_remote(&self) -> bool {
+        self.files.is_remote()
     }
     fn library_bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.meta.library_bytes).max().unwrap_or(0)

@@ -1,0 +1,398 @@
+//! Objects in stores: S3, Google Cloud, Azure, HTTP, by ranged reads that go on where they broke off.
+//!
+//! Flow: a URL -> [`Store`] -> listed [`Object`]s -> bytes of a range in the caller's memory; called by `read::Files`.
+//! Memory: the caller's for what is read; the plan charges what connections take.
+//!
+//! Everything asynchronous stays in this file: callers block, and several of them make several requests. Credentials and
+//! endpoints come from the environment by each provider's own names. Each read has a deadline that starts anew whenever bytes
+//! come; what may pass (503, a dropped connection, a slow server) is tried again with growing, scattered pauses, what may not
+//! (no permission, no such bucket, another object under the name) is an error at once.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+pub(crate) use object_store::path::Path as Key;
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme,
+    RetryConfig,
+};
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep, timeout};
+use url::Url;
+
+use crate::{Error, Result};
+
+/// How long a read may bring nothing, retries and pauses included.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long one request may bring nothing before it is given up and made again.
+const SILENCE: Duration = Duration::from_secs(15);
+/// The first pause; it doubles up to the longest.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MOST: Duration = Duration::from_secs(5);
+const DENIED: &str = "permission denied: these credentials may not read it";
+const UNKNOWN: &str =
+    "no valid credentials: set them as the provider's own tools want them (AWS_ACCESS_KEY_ID, …)";
+
+/// An object as it was when it was listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object {
+    pub(crate) key: Key,
+    pub(crate) bytes: u64,
+    /// What tells this version from others; not every server has one.
+    pub(crate) tag: Option<String>,
+}
+
+/// A connection to a store: a client, and the threads that drive it.
+#[derive(Debug, Clone)]
+struct Connection {
+    client: Arc<dyn ObjectStore>,
+    runtime: Arc<Runtime>,
+    /// Threads do not come along into a forked process.
+    process: u32,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// What comes before keys in words: "s3://bucket/".
+    root: String,
+    url: Url,
+    http: bool,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// Why a request brought nothing.
+enum Failure {
+    /// It may go well another time.
+    Passing(String),
+    /// It will not.
+    Lasting(String),
+}
+
+impl Store {
+    /// The store of a URL, and the key or prefix in it.
+    ///
+    /// # Errors
+    /// A scheme that is not known, or settings that make no sense, by name. Nothing is asked of the server yet.
+    pub(crate) fn open(url: &str) -> Result<(Arc<Self>, String)> {
+        let wrong = |what: String| Error::Dataset { path: url.into(), what };
+        // Patterns may have characters that URLs may not.
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("this is no URL".into()))?;
+        let (host, key) = rest.split_once('/').unwrap_or((rest, ""));
+        let root = format!("{scheme}://{host}/");
+        let parsed = Url::parse(&root).map_err(|e| wrong(e.to_string()))?;
+        let known = ObjectStoreScheme::parse(&parsed).map(|(scheme, _)| scheme);
+        let http = match known {
+            Ok(ObjectStoreScheme::Http) => true,
+            Ok(
+                ObjectStoreScheme::AmazonS3
+                | ObjectStoreScheme::GoogleCloudStorage
+                | ObjectStoreScheme::MicrosoftAzure,
+            ) => false,
+            _ => {
+                return Err(wrong(format!(
+                    "{scheme}:// is not known: expected s3://, gs://, az://, http(s)://, file:// or a path"
+                )));
+            }
+        };
+        let store = Self { root, url: parsed, http, connection: Mutex::default() };
+        store.connection().map_err(|e| wrong(e.to_string()))?;
+        Ok((Arc::new(store), key.to_owned()))
+    }
+
+    /// A client for this process.
+    fn connection(&self) -> io::Result<Connection> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        if let Some(connection) = connection.as_ref().filter(|c| c.process == process) {
+            return Ok(connection.clone());
+        }
+        if let Some(parents) = connection.take() {
+            // Its threads are the parent's: nothing here could end them.
+            Box::leak(Box::new(parents));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("tg-remote")
+            .enable_all()
+            .build()?;
+        let client = client(&self.url).map_err(|e| io::Error::other(words(&e)))?;
+        let made = Connection { client, runtime: Arc::new(runtime), process };
+        Ok(connection.insert(made).clone())
+    }
+
+    /// The name of a key in words.
+    pub(crate) fn name(&self, key: &Key) -> PathBuf {
+        format!("{}{key}", self.root).into()
+    }
+
+    fn error(&self, key: &str, what: impl Into<String>) -> Error {
+        Error::Io { path: format!("{}{key}", self.root).into(), source: io::Error::other(what.into()) }
+    }
+
+    /// Whether what is there can be listed: not over plain HTTP.
+    pub(crate) fn lists(&self) -> bool {
+        !self.http
+    }
+
+    /// Everything below a prefix, in the order of keys.
+    ///
+    /// # Errors
+    /// What the server says, with the fix.
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let prefix = prefix.trim_matches('/');
+        let key = Key::from(prefix);
+        let found = self.patiently(prefix, async |client| {
+            let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
+            Ok(listed)
+        })?;
+        let mut objects: Vec<Object> = found.into_iter().map(object).collect();
+        objects.sort_by(|a, b| a.key.as_ref().cmp(b.key.as_ref()));
+        Ok(objects)
+    }
+
+    /// One object; nothing if there is none of this name.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
+        let path = Key::from(key);
+        let found = self.patiently(key, async |client| match client.head(&path).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        })?;
+        Ok(found.map(object))
+    }
+
+    /// Asks until there is an answer, within the deadline.
+    fn patiently<T>(
+        &self,
+        key: &str,
+        ask: impl AsyncFn(&dyn ObjectStore) -> object_store::Result<T>,
+    ) -> Result<T> {
+        let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
+        connection.runtime.block_on(async {
+            let mut patience = Patience::new(key);
+            loop {
+                let failure = match timeout(DEADLINE, ask(&*connection.client)).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(error)) => sort(&error),
+                    Err(_) => Failure::Passing("no answer".into()),
+                };
+                patience.pause(failure).await.map_err(|what| self.error(key, what))?;
+            }
+        })
+    }
+
+    /// Reads the bytes of `object` from `offset` on until `into` is full.
+    ///
+    /// # Errors
+    /// What the server says, with the fix; an object that changed or is gone; the deadline.
+    pub(crate) fn read(&self, object: &Object, offset: u64, into: &mut [u8]) -> Result<()> {
+        let key = object.key.as_ref();
+        let end = offset + into.len() as u64;
+        if end > object.bytes {
+            let what = format!(
+                "the object ends after {} bytes, and {end} are wanted: it changed since it was indexed; run `tidegate index \
+                 --force`",
+                object.bytes
+            );
+            return Err(Error::format(self.name(&object.key), offset, what));
+        }
+        if into.is_empty() {
+            return Ok(());
+        }
+        let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
+        connection.runtime.block_on(async {
+            let mut patience = Patience::new(key);
+            let mut done = 0;
+            loop {
+                let before = done;
+                let Err(failure) = request(&*connection.client, object, offset, into, &mut done).await else {
+                    return Ok(());
+                };
+                if done > before {
+                    patience = Patience::new(key);
+                }
+                patience.pause(failure).await.map_err(|what| {
+                    let what = format!("{what} ({done} of {} bytes came)", into.len());
+                    Error::format(self.name(&object.key), offset, what)
+                })?;
+            }
+        })
+    }
+}
+
+fn object(meta: ObjectMeta) -> Object {
+    Object { key: meta.location, bytes: meta.size, tag: meta.e_tag }
+}
+
+/// Requests what is missing of a range, once.
+async fn request(
+    client: &dyn ObjectStore,
+    object: &Object,
+    offset: u64,
+    into: &mut [u8],
+    done: &mut usize,
+) -> std::result::Result<(), Failure> {
+    let asked = offset + *done as u64..offset + into.len() as u64;
+    let options = GetOptions {
+        range: Some(GetRange::Bounded(asked.clone())),
+        if_match: object.tag.clone(),
+        ..GetOptions::default()
+    };
+    let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+    let changed = || {
+        Failure::Lasting(
+            "the object is another one than when it was indexed: restore it, or run `tidegate index --force`"
+                .into(),
+        )
+    };
+    let answer = timeout(SILENCE, client.get_opts(&object.key, options)).await.map_err(silent)?;
+    let answer = answer.map_err(|error| match error {
+        object_store::Error::Precondition { .. } => changed(),
+        error => sort(&error),
+    })?;
+    if answer.meta.size != object.bytes {
+        return Err(changed());
+    }
+    if answer.range != asked {
+        let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
+        return Err(Failure::Passing(what));
+    }
+    let mut stream = answer.into_stream();
+    while *done < into.len() {
+        match timeout(SILENCE, stream.next()).await.map_err(silent)? {
+            Some(Ok(bytes)) => {
+                let target = into.get_mut(*done..*done + bytes.len());
+                let target =
+                    target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
+                target.copy_from_slice(&bytes);
+                *done += bytes.len();
+            }
+            Some(Err(error)) => return Err(sort(&error)),
+            None => return Err(Failure::Passing("the connection ended early".into())),
+        }
+    }
+    Ok(())
+}
+
+/// How often and how long something is tried again.
+struct Patience {
+    until: Instant,
+    attempt: u32,
+    /// Spreads the pauses of those who failed together.
+    scatter: u64,
+}
+
+impl Patience {
+    fn new(key: &str) -> Self {
+        let now = Instant::now();
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos());
+        let scatter = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) ^ u64::from(nanos);
+        Self { until: now + DEADLINE, attempt: 0, scatter }
+    }
+
+    /// Waits before another attempt; says what is wrong if there is to be none.
+    async fn pause(&mut self, failure: Failure) -> std::result::Result<(), String> {
+        let what = match failure {
+            Failure::Lasting(what) => return Err(what),
+            Failure::Passing(what) => what,
+        };
+        let longest = PAUSE.saturating_mul(1 << self.attempt.min(16)).min(PAUSE_MOST);
+        self.scatter = self.scatter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ 0x5851;
+        let pause = longest.mul_f64(0.5 + (self.scatter >> 33) as f64 / f64::from(1u32 << 31) / 2.0);
+        self.attempt += 1;
+        if Instant::now() + pause > self.until {
+            return Err(format!(
+                "{what}; given up after {} attempts in {} s: check the network and the server, then resume",
+                self.attempt,
+                DEADLINE.as_secs()
+            ));
+        }
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// Everything an error and its causes say, once.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        next = cause.source();
+    }
+    // Servers answer with documents.
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
+}
+
+/// Whether an error passes, and what to do if it does not.
+fn sort(error: &object_store::Error) -> Failure {
+    let said = words(error);
+    let lasting = |fix: &str| Failure::Lasting(format!("{fix} ({said})"));
+    let region = [
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "301 Moved",
+        "IllegalLocationConstraint",
+        "configured region",
+    ];
+    if region.iter().any(|word| said.contains(word)) {
+        return lasting("the bucket is in another region: set AWS_REGION to its own");
+    }
+    if said.contains("NoSuchBucket") || said.contains("ContainerNotFound") {
+        return lasting("there is no such bucket");
+    }
+    // Answers to lists have no kind of their own.
+    let answered = |status: &str| said.contains(status);
+    match error {
+        object_store::Error::NotFound { .. } => lasting("there is no such object"),
+        object_store::Error::PermissionDenied { .. } => lasting(DENIED),
+        object_store::Error::Unauthenticated { .. } => lasting(UNKNOWN),
+        _ if answered("403 Forbidden") => lasting(DENIED),
+        _ if answered("401 Unauthorized") => lasting(UNKNOWN),
+        object_store::Error::Precondition { .. } => lasting("the object changed"),
+        object_store::Error::InvalidPath { .. }
+        | object_store::Error::NotSupported { .. }
+        | object_store::Error::NotImplemented { .. }
+        | object_store::Error::UnknownConfigurationKey { .. } => lasting("this cannot be read"),
+        _ => Failure::Passing(said),
+    }
+}
+
+/// A client, with what the environment says of this provider. Retries are ours: one deadline for all of them.
+fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let variables: HashMap<String, String> = std::env::vars().collect();
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    // A server without encryption is asked for by its URL or endpoint.
+    let options = ClientOptions::new()
+        .with_allow_http(true)
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_timeout_disabled();
+    macro_rules! build {
+        ($builder:ty) => {{
+            let mut builder = <$builder>::new().with_client_options(options);
+            for (name, value) in variables {
+                if let Ok(key) = name.to_ascii_lowercase().parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            Ok(Arc::new(builder.with_url(url.to_string()).with_retry(retry).build()?))
+        }};
+    }
+    match ObjectStoreScheme::parse(url)?.0 {
+        ObjectStoreScheme::AmazonS3 => build!(object_store::aws::AmazonS3Builder),
+        ObjectStoreScheme::GoogleCloudStorage => build!(object_store::gcp::GoogleCloudStorageBuilder),
+        ObjectStoreScheme::MicrosoftAzure => build!(object_store::azure::MicrosoftAzureBuilder),
+        _ => build!(object_store::http::HttpBuilder),
+    }
+}
