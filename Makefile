@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+# The interpreter of the peers: an environment with bench/requirements.txt installed.
+PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint bench bench-cache bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -48,6 +50,11 @@ test-slow: install
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000
 
+# An epoch from an S3 server on this machine; PEERS=mosaicml,webdataset beside it, with PEERS_PYTHON.
+PEERS ?=
+test-s3: install
+	$(BIN)/python bench/s3.py --peers "$(PEERS)" --peers-python "$(PEERS_PYTHON)" --out bench/results/s3.json
+
 bench:
 	cargo bench -p tidegate-core
 	cargo bench -p tidegate-data --bench cache
@@ -63,8 +70,6 @@ bench-jpeg:
 	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs>; 'tidegate synth photos' makes one" && exit 2)
 	cargo run --release --locked --manifest-path bench/jpeg/Cargo.toml --target-dir target/bench-jpeg -- "$(DATA)"
 
-# The interpreter of the peers is PEERS_PYTHON: an environment with bench/requirements.txt installed.
-PEERS_PYTHON ?= $(PYTHON)
 bench-peers:
 	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs, one folder a class>; 'tidegate synth photos' makes one" && exit 2)
 	$(PEERS_PYTHON) bench/peers.py --data "$(DATA)"

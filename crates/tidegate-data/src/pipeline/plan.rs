@@ -34,9 +34,10 @@ const LOCATED_BYTES: u64 = 192;
 const SLOTS_MOST: u64 = 64;
 /// Staging that keeps a disk busy.
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
-/// Requests to a store at once, what the connection of each takes, and staging that keeps them busy.
+/// Requests to a store at once, what the connection of each takes, what each may read, and staging that keeps them busy.
 const REMOTE_READERS: u64 = 32;
 const REMOTE_BYTES: u64 = 512 << 10;
+const REMOTE_READ_BYTES: u64 = 1 << 20;
 const REMOTE_STAGING_BYTES: u64 = 64 << 20;
 /// What blocks take beyond what was asked for, all together: whole pages.
 const ROUNDING_BYTES: u64 = 16 * PAGE_BYTES;
@@ -235,7 +236,11 @@ impl Plan {
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
         let slot = Slab::stride_bytes(self.slot_bytes).saturating_add(ragged);
         let small = (room(self) / 8 / slot).min(SLOTS_MOST);
-        let wanted = (2 + config.prefetch as u64 + config.map_threads as u64).max(small).max(2 + out);
+        // Reads are of batches that have their slot: enough of them to have all readers reading.
+        let batch = (config.split.most_rows() * (source.extremes().total_bytes / source.len().max(1))).max(1);
+        let ahead = if source.is_remote() { self.readers as u64 * REMOTE_READ_BYTES / batch } else { 0 };
+        let wanted = 2 + config.prefetch as u64 + config.map_threads as u64 + ahead;
+        let wanted = wanted.max(small).max(2 + out);
         while self.slots < wanted && room(self) >= slot {
             self.slots += 1;
         }
