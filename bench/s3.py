@@ -113,12 +113,7 @@ def mosaicml(args):
             remote="s3://data/mds", local=folder, shuffle=False, batch_size=64, download_timeout=300
         )
         loader = DataLoader(data, batch_size=64, num_workers=2, collate_fn=list)
-        began = time.perf_counter()
-        samples = total = 0
-        for batch in loader:
-            samples += len(batch)
-            total += sum(len(row["bin"]) for row in batch)
-        return samples, total, time.perf_counter() - began
+        return counted(loader)
 
 
 def webdataset(args):
@@ -131,7 +126,10 @@ def webdataset(args):
     data = wds.WebDataset(urls, shardshuffle=False, empty_check=False, handler=wds.warn_and_continue).batched(
         64, collation_fn=None
     )
-    loader = DataLoader(data, batch_size=None, num_workers=2)
+    return counted(DataLoader(data, batch_size=None, num_workers=2))
+
+
+def counted(loader):
     began = time.perf_counter()
     samples = total = 0
     for batch in loader:

@@ -49,8 +49,9 @@ impl Loader {
         Ok(Self(Mutex::new(loader)))
     }
 
-    fn __len__(&self) -> usize {
-        lock(&self.0).len() as usize
+    // Whoever has the loader may be waiting for the interpreter: it is let go of before.
+    fn __len__(&self, py: Python<'_>) -> usize {
+        py.detach(|| lock(&self.0).len() as usize)
     }
 
     /// Begins the next epoch.
@@ -82,23 +83,23 @@ impl Loader {
         Ok((json, curve.to_string()))
     }
 
-    fn set_epoch(&self, epoch: u64) {
-        lock(&self.0).set_epoch(epoch);
+    fn set_epoch(&self, py: Python<'_>, epoch: u64) {
+        py.detach(|| lock(&self.0).set_epoch(epoch));
     }
 
     /// The state as JSON.
-    fn state(&self) -> PyResult<String> {
-        lock(&self.0).state().to_json().map_err(|e| raise(&e))
+    fn state(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| lock(&self.0).state()).to_json().map_err(|e| raise(&e))
     }
 
-    fn load_state(&self, state: &str) -> PyResult<()> {
+    fn load_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
         let state = State::from_json(state).map_err(|e| raise(&e))?;
-        lock(&self.0).load_state(&state).map_err(|e| raise(&e))
+        py.detach(|| lock(&self.0).load_state(&state)).map_err(|e| raise(&e))
     }
 
     /// The report as (JSON, words).
-    fn report(&self) -> PyResult<(String, String)> {
-        let report = lock(&self.0).report();
+    fn report(&self, py: Python<'_>) -> PyResult<(String, String)> {
+        let report = py.detach(|| lock(&self.0).report());
         let json = serde_json::to_string(&report).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, report.to_string()))
     }

@@ -580,6 +580,7 @@ def test_a_loaders_curve_is_what_it_then_hits(tmp_path):
     assert curve[0]["point"] is None
     assert "no stall at 3000" in str(curve)
     assert "too small" in str(curve)
+    assert curve[-1]["point"]["stall_free_per_s"] == float("inf")
     for point, size in zip(curve[1:], sizes[1:], strict=True):
         loader = tg.Loader(tmp_path / "s.tar", memory=tg.Budget(size), **options)
         for _ in range(2):
@@ -587,3 +588,43 @@ def test_a_loaders_curve_is_what_it_then_hits(tmp_path):
                 del batch
         stages = loader.report()["stages"]
         assert abs(stages["hits"] - point["point"]["hits"]) <= 12, (size, stages["hits"], point)
+
+
+def test_a_subset_is_kept_as_well_as_the_whole(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i in range(800):
+            info = tarfile.TarInfo(f"{i:04}.bin")
+            info.size = 40_000
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    part = tg.open(tmp_path / "s.tar").select(range(0, 800, 8))
+    loader = tg.Loader(part, batch_size=4, memory=tg.Budget("12MiB"), shuffle=True, workers=2)
+    for _ in range(2):
+        for batch in loader:
+            del batch
+    stages = loader.report()["stages"]
+    assert stages["hits"] == 100, stages
+    assert stages["could_hit_bytes"] < 5_000_000
+
+
+def test_other_threads_may_ask_while_memory_changes(folder):
+    def slowly(batch):
+        return batch
+
+    loader = tg.Loader(folder, batch_size=4, memory=budget(), fields={"image": tg.Image(16)}, batch_transform=slowly)
+    done = threading.Event()
+
+    def ask():
+        while not done.is_set():
+            loader.report()
+            loader.state_dict()
+            len(loader)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(3):
+            for i, _batch in enumerate(loader):
+                loader.set_memory(["64MiB", "5MiB"][i % 2])
+    finally:
+        done.set()
+        thread.join()

@@ -229,6 +229,41 @@ def test_a_store_that_comes_back_is_waited_for(shards, store):
     batches = iter(loader)
     first = next(batches)
     proxy.rate, proxy.faults = 1.0, ["503", "drop"]
-    proxy.heal_after = proxy.counts["GET"] + 40
+    proxy.heal_after = proxy.counts["GET"] + 6
     rows = [*first.ids.tolist(), *(int(i) for batch in batches for i in batch.ids)]
     assert rows == list(range(120))
+
+
+def test_an_epoch_can_be_ended_in_an_outage(shards, store):
+    proxy = store()
+    loader = tg.Loader(shards, batch_size=16, memory=tg.Budget("64MiB"), shuffle=True)
+    batches = iter(loader)
+    next(batches)
+    proxy.rate, proxy.faults = 1.0, ["503"]
+    began = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began < 30, "less than the deadline of a read"
+
+
+def test_a_forked_child_lets_go_of_a_source(shards, store):
+    store()
+    source = tg.open(shards)
+    child = os.fork()
+    if child == 0:
+        del source
+        os._exit(0)
+    for _ in range(300):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        pytest.fail("the child waits for threads of its parent")
+    assert len(source) == 120
+
+
+def test_what_the_environment_has_for_others_is_not_ours(shards, store, monkeypatch):
+    store()
+    for name in ["TOKEN", "REGION", "ENDPOINT", "TIMEOUT", "BUCKET"]:
+        monkeypatch.setenv(name, "not for us")
+    assert len(tg.open(shards)) == 120

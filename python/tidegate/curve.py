@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -60,6 +61,8 @@ def cache_curve(
     if isinstance(what, Loader):
         text, words = what._inner.cache_curve(list(memory), read, rate)
         curve = Curve(json.loads(text)["points"])
+        for point in curve:
+            _unbounded(point["point"])
         curve.text = words
         return curve
     accesses = _numbers("accesses", what)
@@ -68,7 +71,16 @@ def cache_curve(
     limits = [m if isinstance(m, int) else _tidegate.size_bytes(m) for m in memory]
     supply = (float(1 << 30) if read is None else read, ahead)
     points = _tidegate.cache_curve(accesses, epoch or len(accesses), bytes_of, policy, supply, limits)
-    return Curve(json.loads(points))
+    curve = Curve(json.loads(points))
+    for point in curve:
+        _unbounded(point)
+    return curve
+
+
+def _unbounded(point: dict[str, Any] | None) -> None:
+    """JSON has no infinity: nothing to read means any speed."""
+    if point is not None and point["stall_free_per_s"] is None:
+        point["stall_free_per_s"] = math.inf
 
 
 def _numbers(name: str, given: ArrayLike) -> np.ndarray:

@@ -3,7 +3,7 @@
 //! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
 //! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_core::memory::size::Size;
@@ -53,6 +53,23 @@ struct Running {
     order: Arc<dyn Order>,
     /// Why it could not go on with other memory.
     stopped: Option<String>,
+}
+
+/// The epoch, while nobody waits for a batch of it: a caller who does so himself (from a signal's handler, or the function that
+/// makes the batch) would wait for ever.
+fn between_batches(running: &Mutex<Running>) -> Result<MutexGuard<'_, Running>> {
+    for _ in 0..200 {
+        match running.try_lock() {
+            Ok(running) => return Ok(running),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    Err(Error::Config(
+        "the budget is changed, but a batch is being waited for, so what the epoch holds beyond it goes when it ends: call set_memory \
+         between two batches"
+            .into(),
+    ))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -220,25 +237,38 @@ impl Loader {
         let nothing_held = WeakSlab::default();
         let config = self.config(0, 0)?;
         pipeline::plan::Plan::new(&*self.source, &self.layout, &config, &Budget::new(bytes), &nothing_held)?;
-        let limit = (self.kept.cache.limit_bytes() + bytes).saturating_sub(before);
-        self.kept.cache.set_limit(limit);
+        let limit = self.kept.cache.limit_bytes();
+        if limit > 0 {
+            self.kept.cache.set_limit((limit + bytes).saturating_sub(before));
+        }
         self.budget.set_cap(bytes);
-        let Some(running) = self.running.upgrade() else { return Ok(()) };
+        let Some(running) = self.running.upgrade() else {
+            self.let_go_of_slots();
+            return Ok(());
+        };
         if self.budget.usage().charged_bytes > bytes {
-            self.begin_again(&mut lock(&running))?;
+            self.begin_again(&mut *between_batches(&running)?)?;
         }
         Ok(())
     }
 
-    /// Lets go of all that an epoch has, and goes on with it.
-    fn begin_again(&mut self, running: &mut Running) -> Result<()> {
-        let Some(pipeline) = running.pipeline.take() else { return Ok(()) };
-        running.config.first_batch = pipeline.delivered();
-        let failures = pipeline.failures().to_vec();
-        drop(pipeline);
+    /// Gives back the slots that nobody holds.
+    fn let_go_of_slots(&self) {
         if let Some(slots) = self.kept.slots.upgrade() {
             slots.shrink(0);
         }
+    }
+
+    /// Lets go of all that an epoch has, and goes on with it.
+    fn begin_again(&mut self, running: &mut Running) -> Result<()> {
+        let Some(pipeline) = running.pipeline.take() else {
+            self.let_go_of_slots();
+            return Ok(());
+        };
+        running.config.first_batch = pipeline.delivered();
+        let failures = pipeline.failures().to_vec();
+        drop(pipeline);
+        self.let_go_of_slots();
         match self.start(&running.config, &*running.order) {
             Ok(mut pipeline) => {
                 pipeline.failed_before(failures);

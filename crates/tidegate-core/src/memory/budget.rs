@@ -104,7 +104,7 @@ impl Budget {
     /// when they are done with it, and until then nobody gets more.
     pub fn set_cap(&self, bytes: u64) {
         self.inner.ledger.set_cap(bytes);
-        self.make_room(0);
+        self.reclaim(0);
     }
 
     /// Asks this cache for memory from now on when others lack it, as long as it lives.
@@ -124,13 +124,27 @@ impl Budget {
         reclaimers.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 
+    /// What is missing to charge `bytes`.
+    fn missing(&self, bytes: u64) -> u64 {
+        let Use { charged_bytes, cap_bytes, .. } = self.usage();
+        charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes)
+    }
+
     /// Takes from caches what is missing to charge `bytes`, and returns pages; says whether there is room now.
     fn make_room(&self, bytes: u64) -> bool {
-        let missing = || {
-            let Use { charged_bytes, cap_bytes, .. } = self.usage();
-            charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes)
-        };
+        let missing = || self.missing(bytes);
         // Holes first: whoever lacks memory may not have found one that is large enough.
+        self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
+        // What would not help is not given up.
+        if missing() > 0 && missing() <= self.reclaimable_bytes() {
+            self.reclaim(bytes);
+        }
+        missing() == 0
+    }
+
+    /// Takes from caches what is missing to charge `bytes`, as far as they have it.
+    fn reclaim(&self, bytes: u64) {
+        let missing = || self.missing(bytes);
         self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
         for cache in self.caches() {
             // What a cache gives up is not free while somebody reads it: then it gives up more.
@@ -139,7 +153,6 @@ impl Budget {
                 self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
             }
         }
-        missing() == 0
     }
 
     /// `attempt`, and again after caches made room.

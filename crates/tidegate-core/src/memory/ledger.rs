@@ -301,6 +301,10 @@ impl LedgerRef {
                     continue;
                 }
             }
+            if bytes > self.cap_bytes() {
+                // The cap was lowered meanwhile.
+                break Err(self.too_large(account, bytes));
+            }
             if stop() {
                 break Err(self.exhausted(account, bytes));
             }

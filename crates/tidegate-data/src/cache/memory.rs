@@ -84,6 +84,12 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of all objects.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
     /// The bytes of an object, if it is here.
     #[must_use]
     pub fn lend(&self, key: u64) -> Option<Lease> {

@@ -22,7 +22,7 @@ use crate::cache::{Lease, Tier};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
-use crate::source::read::staging_bytes;
+use crate::source::read::{staging_bytes, stop_reading_when};
 use crate::source::uring::{DEPTH, Uring, Wanted};
 use crate::source::{Access, Located, ReadMode};
 use crate::{Error, Result};
@@ -91,6 +91,7 @@ pub(super) struct Feed {
 /// A reader thread.
 pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
     let body = || {
+        stop_reading_when(&shared.stop);
         let mut uring = if shared.mode == ReadMode::Direct { Uring::new() } else { None };
         while !shared.stopped() {
             let most = if uring.is_some() { DEPTH } else { 1 };

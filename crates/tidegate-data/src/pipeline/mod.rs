@@ -109,7 +109,11 @@ impl Kept {
     /// Nothing yet, for a source under a budget.
     #[must_use]
     pub fn new(source: &dyn Source, budget: &Budget) -> Self {
-        let cache = Memory::new(budget, source.extremes().total_bytes, source.len());
+        let (total, len) = (source.extremes().total_bytes, source.len());
+        // A subset has the sizes of the whole, of which it is a part.
+        let all = source.index().map_or(len, |index| index.meta.samples).max(1);
+        let total = (u128::from(total) * u128::from(len) / u128::from(all)) as u64;
+        let cache = Memory::new(budget, total, len);
         Self { slots: WeakSlab::default(), cache }
     }
 }
@@ -182,7 +186,7 @@ struct Shared {
     /// What ended the epoch, if anything did; set under the lock of `done`.
     fatal: Mutex<Option<Error>>,
     ready: Condvar,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     /// Batches begun and not yet done.
     in_flight: AtomicU64,
     /// What the feed waits for: see [`Starved`].
@@ -288,7 +292,7 @@ impl Pipeline {
         kept.cache.set_limit(plan.kept_samples_bytes);
         let could_hit_bytes = match kept.cache.held_bytes() {
             0 => 0,
-            _ => plan.kept_samples_bytes.min(source.extremes().total_bytes),
+            _ => plan.kept_samples_bytes.min(kept.cache.total_bytes()),
         };
         let reserved = plan.reserve(&layout, budget, &kept.slots)?;
         let (workers, map_threads) = (config.workers, config.map_threads);
@@ -305,7 +309,7 @@ impl Pipeline {
             done: Mutex::default(),
             fatal: Mutex::default(),
             ready: Condvar::new(),
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
             in_flight: AtomicU64::new(0),
             starved: AtomicU8::new(Starved::Nothing as u8),
             own: (0..workers).map(|_| Mutex::default()).collect(),

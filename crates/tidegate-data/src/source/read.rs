@@ -6,11 +6,15 @@
 //! Pages that a process reads into the page cache are charged to its control group, so a loader that reads plainly
 //! fills whatever limit there is. Mapping files is worse: cold random reads run 17–22 times slower than pread.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+#[cfg(feature = "remote")]
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
@@ -278,6 +282,21 @@ impl Drop for Passing {
     fn drop(&mut self) {
         self.drop_behind();
     }
+}
+
+thread_local! {
+    static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Reads of this thread that take long, those over a network, end with an error once `stop` is set.
+pub fn stop_reading_when(stop: &Arc<AtomicBool>) {
+    STOP.with_borrow_mut(|of_thread| *of_thread = Some(Arc::clone(stop)));
+}
+
+/// Whether reads of this thread should end.
+#[cfg(feature = "remote")]
+pub(crate) fn stopped() -> bool {
+    STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.load(Ordering::Acquire)))
 }
 
 /// The shards of a dataset: files that stay open, or objects of a store.

@@ -8,7 +8,6 @@
 //! come; what may pass (503, a dropped connection, a slow server) is tried again with growing, scattered pauses, what may not
 //! (no permission, no such bucket, another object under the name) is an error at once.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +20,7 @@ use object_store::{
     RetryConfig,
 };
 use tokio::runtime::Runtime;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use url::Url;
 
 use crate::{Error, Result};
@@ -33,6 +32,12 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// The first pause; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// What must come for the deadline to start anew.
+const PROGRESS_BYTES: usize = 64 << 10;
+/// How often a read looks whether it is still wanted.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// How long a list may take, which comes in pages.
+const LISTING: Duration = Duration::from_secs(600);
 const DENIED: &str = "permission denied: these credentials may not read it";
 const UNKNOWN: &str =
     "no valid credentials: set them as the provider's own tools want them (AWS_ACCESS_KEY_ID, …)";
@@ -146,7 +151,7 @@ impl Store {
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let prefix = prefix.trim_matches('/');
         let key = Key::from(prefix);
-        let found = self.patiently(prefix, async |client| {
+        let found = self.patiently(prefix, LISTING, async |client| {
             let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
             Ok(listed)
         })?;
@@ -161,7 +166,7 @@ impl Store {
     /// As [`Store::list`].
     pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
         let path = Key::from(key);
-        let found = self.patiently(key, async |client| match client.head(&path).await {
+        let found = self.patiently(key, DEADLINE, async |client| match client.head(&path).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -173,13 +178,14 @@ impl Store {
     fn patiently<T>(
         &self,
         key: &str,
+        longest: Duration,
         ask: impl AsyncFn(&dyn ObjectStore) -> object_store::Result<T>,
     ) -> Result<T> {
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         connection.runtime.block_on(async {
             let mut patience = Patience::new(key);
             loop {
-                let failure = match timeout(DEADLINE, ask(&*connection.client)).await {
+                let failure = match timeout(longest, ask(&*connection.client)).await {
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(error)) => sort(&error),
                     Err(_) => Failure::Passing("no answer".into()),
@@ -208,23 +214,54 @@ impl Store {
             return Ok(());
         }
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
+        let wrong = |what: String| Error::format(self.name(&object.key), offset, what);
         connection.runtime.block_on(async {
-            let mut patience = Patience::new(key);
-            let mut done = 0;
+            let mut work = std::pin::pin!(fetch(&*connection.client, object, offset, into));
             loop {
-                let before = done;
-                let Err(failure) = request(&*connection.client, object, offset, into, &mut done).await else {
-                    return Ok(());
-                };
-                if done > before {
-                    patience = Patience::new(key);
+                match timeout(LOOK_AROUND, &mut work).await {
+                    Ok(outcome) => return outcome.map_err(wrong),
+                    Err(_) if super::read::stopped() => return Err(wrong("the epoch was ended".into())),
+                    Err(_) => {}
                 }
-                patience.pause(failure).await.map_err(|what| {
-                    let what = format!("{what} ({done} of {} bytes came)", into.len());
-                    Error::format(self.name(&object.key), offset, what)
-                })?;
             }
         })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parents) = connection.take_if(|c| c.process != std::process::id()) {
+            // Its threads are the parent's: nobody here could wait for them.
+            Box::leak(Box::new(parents));
+        }
+    }
+}
+
+/// Requests a range until it is there, or the deadline has passed in which too little of it came.
+async fn fetch(
+    client: &dyn ObjectStore,
+    object: &Object,
+    offset: u64,
+    into: &mut [u8],
+) -> std::result::Result<(), String> {
+    let mut patience = Patience::new(object.key.as_ref());
+    let (mut done, mut before) = (0, 0);
+    loop {
+        let attempt = timeout_at(patience.until, request(client, object, offset, into, &mut done)).await;
+        let failure = match attempt {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::Passing("it came too slowly".into()),
+        };
+        // A server that gives a byte now and then makes no progress.
+        if done - before >= PROGRESS_BYTES {
+            (patience, before) = (Patience::new(object.key.as_ref()), done);
+        }
+        patience
+            .pause(failure)
+            .await
+            .map_err(|what| format!("{what} ({done} of {} bytes came)", into.len()))?;
     }
 }
 
@@ -243,7 +280,8 @@ async fn request(
     let asked = offset + *done as u64..offset + into.len() as u64;
     let options = GetOptions {
         range: Some(GetRange::Bounded(asked.clone())),
-        if_match: object.tag.clone(),
+        // Weak tags match nothing (RFC 9110, section 13.1.1).
+        if_match: object.tag.clone().filter(|tag| !tag.starts_with("W/")),
         ..GetOptions::default()
     };
     let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
@@ -371,28 +409,27 @@ fn sort(error: &object_store::Error) -> Failure {
 
 /// A client, with what the environment says of this provider. Retries are ours: one deadline for all of them.
 fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let variables: HashMap<String, String> = std::env::vars().collect();
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     // A server without encryption is asked for by its URL or endpoint.
-    let options = ClientOptions::new()
-        .with_allow_http(true)
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout_disabled();
-    macro_rules! build {
-        ($builder:ty) => {{
-            let mut builder = <$builder>::new().with_client_options(options);
-            for (name, value) in variables {
-                if let Ok(key) = name.to_ascii_lowercase().parse() {
-                    builder = builder.with_config(key, value);
-                }
-            }
-            Ok(Arc::new(builder.with_url(url.to_string()).with_retry(retry).build()?))
-        }};
+    macro_rules! from_env {
+        ($builder:ty) => {
+            Arc::new(
+                <$builder>::from_env()
+                    .with_url(url.to_string())
+                    .with_config("allow_http".parse()?, "true")
+                    .with_retry(retry)
+                    .build()?,
+            )
+        };
     }
-    match ObjectStoreScheme::parse(url)?.0 {
-        ObjectStoreScheme::AmazonS3 => build!(object_store::aws::AmazonS3Builder),
-        ObjectStoreScheme::GoogleCloudStorage => build!(object_store::gcp::GoogleCloudStorageBuilder),
-        ObjectStoreScheme::MicrosoftAzure => build!(object_store::azure::MicrosoftAzureBuilder),
-        _ => build!(object_store::http::HttpBuilder),
-    }
+    Ok(match ObjectStoreScheme::parse(url)?.0 {
+        ObjectStoreScheme::AmazonS3 => from_env!(object_store::aws::AmazonS3Builder),
+        ObjectStoreScheme::GoogleCloudStorage => from_env!(object_store::gcp::GoogleCloudStorageBuilder),
+        ObjectStoreScheme::MicrosoftAzure => from_env!(object_store::azure::MicrosoftAzureBuilder),
+        _ => {
+            let options = ClientOptions::new().with_allow_http(true);
+            let builder = object_store::http::HttpBuilder::new().with_client_options(options);
+            Arc::new(builder.with_url(url.to_string()).with_retry(retry).build()?)
+        }
+    })
 }
