@@ -245,9 +245,9 @@ def main():
                 f"{name:<12} {value / 2**20:8.1f} MiB/s {100 * share:6.1f} % of the downloader {peak / 2**20:8.0f} MiB"
             )
         if args.out:
-            args.out.write_text(
-                json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "runs": runs}, indent=1)
-            )
+            asked = ["shards", "rounds", "memory", "concurrency", "latency", "faults", "peers"]
+            result = {"arguments": {name: getattr(args, name) for name in asked}, "runs": runs}
+            args.out.write_text(json.dumps(result, indent=1))
     finally:
         server.kill()
         shutil.rmtree(args.work)
