@@ -37,7 +37,9 @@ def cache_curve(
     policy: Literal["min", "fixed", "optimum"] = "min",
     ahead: int = 8 << 20,
 ) -> Curve:
-    """Return exact hits, bytes to read and the accesses per second that never stall, for each of `memory`.
+    """Return hits, bytes to read and the accesses per second that never stall, for each of `memory`.
+
+    Of accesses they are exact; of a loader but for the few samples that packing wastes.
 
     Args:
         what: a loader, of which `memory` are budgets; or the objects (integers from 0) in the order in which they are

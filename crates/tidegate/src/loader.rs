@@ -6,12 +6,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
+use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
-use tidegate_core::memory::{Budget, WeakSlab};
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
 use tidegate_data::cache::Tier;
 use tidegate_data::order::{Order, Shuffle, order, split::Split};
-use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Pipeline, StageStats};
+use tidegate_data::pipeline::plan::Plan;
+use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Past, Pipeline, StageStats};
 use tidegate_data::source::{Access, Source, open};
 use tidegate_data::{Error, Result};
 
@@ -99,8 +100,7 @@ impl Loader {
             Self { source, options, budget, layout, order, map: None, progress, kept, running: Weak::new() };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
-        let (config, alone) = (loader.config(0, 0)?, Budget::new(loader.budget.cap_bytes()));
-        pipeline::plan::Plan::new(&*loader.source, &loader.layout, &config, &alone, &loader.kept.slots)?;
+        let _it_fits = loader.plan_alone(loader.budget.cap_bytes())?;
         Ok(loader)
     }
 
@@ -126,7 +126,7 @@ impl Loader {
             seed: options.seed,
             epoch,
             split: self.split(start)?,
-            first_batch: 0,
+            past: Past::default(),
             workers: options.workers(),
             prefetch: options.prefetch,
             map_threads: options.map_threads,
@@ -137,6 +137,11 @@ impl Loader {
             stall: Duration::try_from_secs_f64(options.stall_seconds)
                 .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,
         })
+    }
+
+    /// The plan of an epoch that has `cap_bytes` for itself.
+    pub(crate) fn plan_alone(&self, cap_bytes: u64) -> Result<Plan> {
+        Plan::alone(&*self.source, &self.layout, &self.config(0, 0)?, cap_bytes)
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -234,9 +239,7 @@ impl Loader {
     /// that the epoch cannot go on: its next batch is the one it would have been.
     pub fn set_memory(&mut self, size: &Size) -> Result<()> {
         let (before, bytes) = (self.budget.cap_bytes(), size.bytes()?);
-        let nothing_held = WeakSlab::default();
-        let config = self.config(0, 0)?;
-        pipeline::plan::Plan::new(&*self.source, &self.layout, &config, &Budget::new(bytes), &nothing_held)?;
+        let _it_fits = self.plan_alone(bytes)?;
         let limit = self.kept.cache.limit_bytes();
         if limit > 0 {
             self.kept.cache.set_limit((limit + bytes).saturating_sub(before));
@@ -265,13 +268,10 @@ impl Loader {
             self.let_go_of_slots();
             return Ok(());
         };
-        running.config.first_batch = pipeline.delivered();
-        let failures = pipeline.failures().to_vec();
-        drop(pipeline);
+        running.config.past = pipeline.stop();
         self.let_go_of_slots();
         match self.start(&running.config, &*running.order) {
-            Ok(mut pipeline) => {
-                pipeline.failed_before(failures);
+            Ok(pipeline) => {
                 running.pipeline = Some(pipeline);
                 Ok(())
             }

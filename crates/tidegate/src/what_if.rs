@@ -8,11 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tidegate_core::memory::Budget;
-use tidegate_core::memory::WeakSlab;
 use tidegate_core::memory::size::mib;
 use tidegate_data::cache::curve::{Point, Policy, Supply, curve};
-use tidegate_data::pipeline::plan::Plan;
 use tidegate_data::source::read::{aligned, staging_bytes};
 use tidegate_data::source::{ReadMode, Source};
 use tidegate_data::{Error, Result};
@@ -46,8 +43,8 @@ pub struct Curve {
 }
 
 impl Loader {
-    /// What `memories` would give this loader in each epoch after the first: exact hits, bytes to read, and the samples a second that
-    /// never wait, where `read_bytes_per_s` is how fast bytes come (measured if it is not given).
+    /// What `memories` would give this loader in each epoch after the first: hits (but for the few samples that packing wastes), bytes to
+    /// read, and the samples a second that never wait, where `read_bytes_per_s` is how fast bytes come (measured if it is not given).
     ///
     /// # Errors
     /// More than 2²⁴ samples; an index that cannot be read.
@@ -80,7 +77,7 @@ impl Loader {
         self.ids_of_epoch(1, &mut accesses)?;
         let mut points = Vec::new();
         for memory_bytes in memories {
-            let point = match self.plan(&Budget::new(memory_bytes)) {
+            let point = match self.plan_alone(memory_bytes) {
                 Ok(plan) => {
                     let mean = source.extremes().total_bytes / source.len().max(1);
                     let ready = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean;
@@ -93,11 +90,6 @@ impl Loader {
             points.push(MemoryPoint { memory_bytes, point });
         }
         Ok(Curve { points, read_bytes_per_s: speed, rate })
-    }
-
-    fn plan(&self, budget: &Budget) -> Result<Plan> {
-        let config = self.config(0, 0)?;
-        Plan::new(&**self.source(), self.layout(), &config, budget, &WeakSlab::default())
     }
 
     /// Appends the ids that this rank is given in an epoch, and says how many they are.

@@ -84,12 +84,6 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of all objects.
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.total_bytes
-    }
-
     /// The bytes of an object, if it is here.
     #[must_use]
     pub fn lend(&self, key: u64) -> Option<Lease> {
@@ -101,6 +95,10 @@ impl Memory {
 }
 
 impl State {
+    fn has_room(&self, len: u64) -> bool {
+        self.held + len <= self.limit || self.segments.last().is_some_and(|log| log.left() as u64 >= len)
+    }
+
     /// Room behind the last object, in a new segment if need be.
     fn room(&mut self, budget: &Budget, len: u64) -> Option<&mut Log> {
         if self.segments.last().is_none_or(|log| (log.left() as u64) < len) {
@@ -158,12 +156,6 @@ impl State {
 }
 
 impl Tier for Memory {
-    fn wants(&self, key: u64) -> bool {
-        let state = self.state();
-        let room = state.held < state.limit || state.segments.last().is_some_and(|log| log.left() > 0);
-        room && state.share.has(key) && !state.places.contains_key(&key)
-    }
-
     fn get(&self, key: u64, into: &mut [u8]) -> Option<usize> {
         let lease = self.lend(key)?;
         into.get_mut(..lease.len())?.copy_from_slice(&lease);
@@ -177,7 +169,7 @@ impl Tier for Memory {
         }
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let Ok(short) = u32::try_from(len) else { return false };
-        if !state.share.has(key) || state.grow_table(&self.budget).is_none() {
+        if !state.share.has(key) || !state.has_room(len as u64) || state.grow_table(&self.budget).is_none() {
             return false;
         }
         let range = state.room(&self.budget, len as u64).and_then(|log| log.append(parts));
@@ -226,10 +218,11 @@ mod tests {
         let (count, bytes) = (10_000, 3000);
         let budget = Budget::new(16 << 20);
         let tier = Memory::new(&budget, count * bytes, count);
-        assert!(!tier.wants(1) && !tier.put(1, &[b"x"]));
+        assert!(!tier.put(1, &[b"x"]));
         tier.set_limit(10 << 20);
         let object = |key: u64| vec![key as u8; bytes as usize];
-        let fill = || (0..count).filter(|&key| tier.wants(key) && tier.put(key, &[&object(key)])).count();
+        let fill =
+            || (0..count).filter(|&key| tier.lend(key).is_none() && tier.put(key, &[&object(key)])).count();
         let kept = || (0..count).filter(|&key| tier.lend(key).is_some_and(|l| *l == object(key)[..])).count();
         let put = fill();
         let first = kept();

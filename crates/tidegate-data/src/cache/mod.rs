@@ -17,11 +17,8 @@ pub use tidegate_core::memory::Lease;
 
 pub use self::memory::Memory;
 
-/// Objects by key, up to a limit in bytes; object-safe, shared by all threads.
+/// Objects by key, up to a limit in bytes; object-safe, shared by all threads. `testing::tier` checks its promises.
 pub trait Tier: Send + Sync + std::fmt::Debug {
-    /// Whether the tier would keep this object if it were put now.
-    fn wants(&self, key: u64) -> bool;
-
     /// Copies an object into the beginning of `into` and says how long it is; nothing if it is not here, or does not fit.
     fn get(&self, key: u64, into: &mut [u8]) -> Option<usize>;
 

@@ -225,11 +225,9 @@ fn pass_on(
             let from = range.start + (at.entry.offset - start) as usize;
             from..from + at.entry.len as usize
         });
-        if let Ok(range) = &range
-            && shared.cache.wants(at.id)
-        {
+        if let Ok(range) = &range {
             let record = record.clone().map_or(&[][..], |record| &room[record]);
-            let _it_may_be_full = shared.cache.put(at.id, &[&room[range.clone()], record]);
+            let _it_may_be_full_or_not_want_it = shared.cache.put(at.id, &[&room[range.clone()], record]);
         }
         let (filling, room) = (Arc::clone(&read.filling), Arc::clone(&room));
         let task = Task { filling, row, at, room, range, record, attempt: read.attempt };
@@ -336,14 +334,17 @@ impl Feed {
             let position = filling.start + row as u64;
             shared.config.failed.binary_search(&position).is_ok()
         };
-        let rows = located.into_iter().enumerate().filter(|(row, _)| !failed(*row));
-        let (kept, rows): (Vec<_>, Vec<_>) =
-            rows.map(|(row, at)| (row, lent(shared, &at), at)).partition(|(_, lease, _)| lease.is_some());
-        self.reads = reads(shared, &filling, rows.into_iter().map(|(row, _, at)| (row, at)).collect());
+        let (mut kept, mut missing) = (Vec::new(), Vec::new());
+        for (row, at) in located.into_iter().enumerate().filter(|(row, _)| !failed(*row)) {
+            match lent(shared, &at) {
+                Some(lease) => kept.push(kept_task(shared, &filling, row, lease, at)),
+                None => missing.push((row, at)),
+            }
+        }
+        self.reads = reads(shared, &filling, missing);
         self.next_batch += 1;
-        for (row, lease, at) in kept {
-            let Some(lease) = lease else { continue };
-            if shared.ring.push(kept_task(shared, &filling, row, lease, at)).is_err() {
+        for task in kept {
+            if shared.ring.push(task).is_err() {
                 break;
             }
         }
@@ -355,7 +356,7 @@ impl Feed {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
             // The first batch alone, for a quick start; then whole windows.
-            let count = if batch == shared.config.first_batch {
+            let count = if batch == shared.config.past.delivered {
                 1
             } else {
                 (plan::WINDOW / rows.count.max(1)).max(1)

@@ -65,8 +65,8 @@ pub struct Config {
     pub epoch: u64,
     /// Batches, ranks, where to begin.
     pub split: Split,
-    /// The first batch that is made: those before it were delivered.
-    pub first_batch: u64,
+    /// What the epoch did before, if it goes on with other memory.
+    pub past: Past,
     /// Decoding threads.
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.
@@ -83,6 +83,15 @@ pub struct Config {
     pub failed: Vec<u64>,
     /// After how long without any movement the epoch ends with [`Error::Stalled`].
     pub stall: Duration,
+}
+
+/// What an epoch has done so far: [`Pipeline::stop`] says it, and one that goes on from there is given it.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// Batches that were delivered.
+    delivered: u64,
+    failures: Vec<Failure>,
+    stats: Arc<Stats>,
 }
 
 /// A sample that failed under skip or replace.
@@ -109,11 +118,7 @@ impl Kept {
     /// Nothing yet, for a source under a budget.
     #[must_use]
     pub fn new(source: &dyn Source, budget: &Budget) -> Self {
-        let (total, len) = (source.extremes().total_bytes, source.len());
-        // A subset has the sizes of the whole, of which it is a part.
-        let all = source.index().map_or(len, |index| index.meta.samples).max(1);
-        let total = (u128::from(total) * u128::from(len) / u128::from(all)) as u64;
-        let cache = Memory::new(budget, total, len);
+        let cache = Memory::new(budget, source.extremes().total_bytes, source.len());
         Self { slots: WeakSlab::default(), cache }
     }
 }
@@ -193,7 +198,7 @@ struct Shared {
     starved: AtomicU8,
     /// What each worker has for itself.
     own: Vec<Mutex<Own>>,
-    stats: Stats,
+    stats: Arc<Stats>,
     watch: Watch,
 }
 
@@ -292,12 +297,15 @@ impl Pipeline {
         kept.cache.set_limit(plan.kept_samples_bytes);
         let could_hit_bytes = match kept.cache.held_bytes() {
             0 => 0,
-            _ => plan.kept_samples_bytes.min(kept.cache.total_bytes()),
+            _ => plan.kept_samples_bytes.min(source.extremes().total_bytes),
         };
         let reserved = plan.reserve(&layout, budget, &kept.slots)?;
         let (workers, map_threads) = (config.workers, config.map_threads);
         let batches = config.split.batches();
-        let (next, failures) = (config.first_batch, Vec::new());
+        let Past { delivered: next, failures, stats } = config.past.clone();
+        if next == 0 {
+            stats.could_hit_bytes.store(could_hit_bytes, Ordering::Relaxed);
+        }
         let shared = Arc::new(Shared {
             mode,
             reserved,
@@ -313,7 +321,7 @@ impl Pipeline {
             in_flight: AtomicU64::new(0),
             starved: AtomicU8::new(Starved::Nothing as u8),
             own: (0..workers).map(|_| Mutex::default()).collect(),
-            stats: Stats { could_hit_bytes, delivered: AtomicU64::new(next), ..Stats::default() },
+            stats,
             watch: Watch::new(readers + workers + map_threads),
             source,
             layout,
@@ -429,10 +437,11 @@ impl Pipeline {
         &self.failures
     }
 
-    /// Counts these as failed before the others: what an epoch that goes on here had.
-    pub fn failed_before(&mut self, mut failures: Vec<Failure>) {
-        failures.append(&mut self.failures);
-        self.failures = failures;
+    /// Ends it in the middle: its threads stop and its memory goes back.
+    #[must_use]
+    pub fn stop(mut self) -> Past {
+        let failures = std::mem::take(&mut self.failures);
+        Past { delivered: self.next, failures, stats: Arc::clone(&self.shared.stats) }
     }
 
     /// Batches delivered so far.

@@ -83,6 +83,36 @@ pub struct Plan {
     pub readers: usize,
 }
 
+/// How far ahead a source is read: over a network a request takes long, and many at once are as fast as one.
+struct Reach {
+    readers: usize,
+    /// What their connections take.
+    library_bytes: u64,
+    /// Staging that keeps them busy.
+    staging_bytes: u64,
+    /// What all of them may read at once.
+    ahead_bytes: u64,
+}
+
+impl Reach {
+    fn of(source: &dyn Source, config: &Config, cap: u64) -> Self {
+        let sequential = source.access() != crate::source::Access::Random;
+        if !source.is_remote() {
+            let readers = if sequential { 1 } else { config.workers.clamp(2, 8) };
+            return Self { readers, library_bytes: 0, staging_bytes: STAGING_WANTED_BYTES, ahead_bytes: 0 };
+        }
+        // As many as take an eighth of the budget with what they read.
+        let readers = cap / 8 / (REMOTE_BYTES + source.extremes().sample_bytes);
+        let readers = if sequential { 1 } else { readers.clamp(2, REMOTE_READERS) };
+        Self {
+            readers: readers as usize,
+            library_bytes: readers * REMOTE_BYTES,
+            staging_bytes: REMOTE_STAGING_BYTES,
+            ahead_bytes: readers * REMOTE_READ_BYTES,
+        }
+    }
+}
+
 /// The reserved memory of an epoch.
 #[derive(Debug)]
 pub struct Reserved {
@@ -118,7 +148,7 @@ fn record_bytes(source: &dyn Source, layout: &Layout) -> u64 {
 }
 
 impl Plan {
-    /// Plans an epoch.
+    /// Plans an epoch beside what others hold of the budget.
     ///
     /// # Errors
     /// When the budget cannot hold the least plan, with each part of it.
@@ -129,17 +159,33 @@ impl Plan {
         budget: &Budget,
         last: &WeakSlab,
     ) -> Result<Self> {
+        let cap = budget.cap_bytes();
+        let mut plan = Self::smallest(source, layout, config, cap)?;
+        let free = budget.arena().hole_bytes + budget.reclaimable_bytes();
+        let (out, items) = plan.slots_of(last).map_or((0, 0), |slab| slab.out());
+        // The slots of the last epoch, of which the consumer still holds some, are used again.
+        let again = Slab::stride_bytes(plan.slot_bytes) * items as u64;
+        let held = budget.usage().charged_bytes.saturating_sub(free).saturating_sub(again);
+        plan.slots = plan.slots.max(out as u64);
+        plan.widen(source, layout, config, cap, cap.saturating_sub(held), out as u64);
+        Ok(plan)
+    }
+
+    /// Plans an epoch that has `cap` bytes for itself.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn alone(source: &dyn Source, layout: &Layout, config: &Config, cap: u64) -> Result<Self> {
+        let mut plan = Self::smallest(source, layout, config, cap)?;
+        plan.widen(source, layout, config, cap, cap, 0);
+        Ok(plan)
+    }
+
+    /// The least that an epoch can run in.
+    fn smallest(source: &dyn Source, layout: &Layout, config: &Config, cap: u64) -> Result<Self> {
         let extremes = source.extremes();
         let rows = config.split.most_rows();
-        let remote = source.is_remote();
-        let readers =
-            match remote {
-                // As many as take an eighth of the budget with what they read.
-                true => (budget.cap_bytes() / 8 / (REMOTE_BYTES + extremes.sample_bytes))
-                    .clamp(2, REMOTE_READERS) as usize,
-                false => config.workers.clamp(2, 8),
-            };
-        let sequential = source.access() != crate::source::Access::Random;
+        let reach = Reach::of(source, config, cap);
         let pictures: Vec<_> = layout.columns.iter().filter(|c| row::is_picture(c)).collect();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
         let taking =
@@ -157,18 +203,17 @@ impl Plan {
             scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
             picture_bytes: if whole_columns > 0 { extremes.decoded_bytes } else { 0 },
             whole_columns,
-            source_bytes: source.library_bytes() + if remote { readers as u64 * REMOTE_BYTES } else { 0 },
+            source_bytes: source.library_bytes() + reach.library_bytes,
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
             groups: source.grouped().map_or(0, |_| config.runs_in_use),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
-            stack_bytes: (config.workers + readers + config.map_threads) as u64 * STACK_USED_BYTES,
+            stack_bytes: (config.workers + reach.readers + config.map_threads) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
             cache_bytes: 0,
             kept_samples_bytes: 0,
-            readers: if sequential { 1 } else { readers },
+            readers: reach.readers,
         };
-        let cap = budget.cap_bytes();
         // Pictures that can never fit fail one by one, as the policy says; the rest goes on. Beside the largest there must be
         // room for the rest of its batch, and whatever may take the place of another must fit in every row of two batches.
         let pictures = match config.on_error {
@@ -193,14 +238,6 @@ impl Plan {
             // Checkpoints are no need.
             (plan.record_bytes, plan.staging_bytes) = (record, plan.staging_bytes + more);
         }
-        let free = budget.arena().hole_bytes + budget.reclaimable_bytes();
-        let mut held = budget.usage().charged_bytes.saturating_sub(free);
-        let ragged = plan.ragged_bytes(source, layout, rows);
-        let (out, items) = plan.slots_of(last).map_or((0, 0), |slab| slab.out());
-        // The slots of the last epoch, of which the consumer still holds some, are used again.
-        held = held.saturating_sub(Slab::stride_bytes(plan.slot_bytes) * items as u64);
-        plan.slots = plan.slots.max(out as u64);
-        plan.widen(source, config, cap - held.min(cap), ragged, out as u64);
         Ok(plan)
     }
 
@@ -221,25 +258,35 @@ impl Plan {
         rows.saturating_mul(bytes.sum())
     }
 
-    /// Uses what is left of `cap`; each slot takes `ragged` bytes besides, and `out` slots may stay with the consumer.
-    fn widen(&mut self, source: &dyn Source, config: &Config, cap: u64, ragged: u64, out: u64) {
+    /// Uses `left` of the `cap` bytes; `out` slots may stay with the consumer.
+    fn widen(
+        &mut self,
+        source: &dyn Source,
+        layout: &Layout,
+        config: &Config,
+        cap: u64,
+        left: u64,
+        out: u64,
+    ) {
+        let rows = config.split.most_rows();
+        let reach = Reach::of(source, config, cap);
+        // Each slot comes with the memory of its ragged columns.
+        let ragged = self.ragged_bytes(source, layout, rows);
+        let slot = Slab::stride_bytes(self.slot_bytes).saturating_add(ragged);
         let used = |plan: &Self| plan.total().saturating_add(ragged.saturating_mul(plan.slots));
         let own = self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
         // A worker takes an eighth more than it needs, in whole pages.
         let own = if own > 0 { own + own / 8 + 2 * PAGE_BYTES } else { 0 };
         let extra = (config.workers as u64).saturating_sub(1) * own;
-        let room = |plan: &Self| cap.saturating_sub(used(plan)).saturating_sub(extra);
-        let wanted = if source.is_remote() { REMOTE_STAGING_BYTES } else { STAGING_WANTED_BYTES };
-        while self.staging_bytes < wanted && room(self) / 2 >= self.staging_bytes {
+        let room = |plan: &Self| left.saturating_sub(used(plan)).saturating_sub(extra);
+        while self.staging_bytes < reach.staging_bytes && room(self) / 2 >= self.staging_bytes {
             self.staging_bytes *= 2;
         }
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
-        let slot = Slab::stride_bytes(self.slot_bytes).saturating_add(ragged);
         let small = (room(self) / 8 / slot).min(SLOTS_MOST);
         // Reads are of batches that have their slot: enough of them to have all readers reading.
-        let batch = (config.split.most_rows() * (source.extremes().total_bytes / source.len().max(1))).max(1);
-        let ahead = if source.is_remote() { self.readers as u64 * REMOTE_READ_BYTES / batch } else { 0 };
-        let wanted = 2 + config.prefetch as u64 + config.map_threads as u64 + ahead;
+        let batch = (rows * (source.extremes().total_bytes / source.len().max(1))).max(1);
+        let wanted = 2 + (config.prefetch + config.map_threads) as u64 + reach.ahead_bytes / batch;
         let wanted = wanted.max(small).max(2 + out);
         while self.slots < wanted && room(self) >= slot {
             self.slots += 1;

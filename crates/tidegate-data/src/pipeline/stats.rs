@@ -25,7 +25,7 @@ pub struct Stats {
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
     /// What a cache of this size could have had at most.
-    pub(super) could_hit_bytes: u64,
+    pub(super) could_hit_bytes: AtomicU64,
     pub(super) read_ns: AtomicU64,
     pub(super) slot_wait_ns: AtomicU64,
     pub(super) staging_wait_ns: AtomicU64,
@@ -105,7 +105,7 @@ impl Stats {
             read_bytes: read(&self.read_bytes),
             hits: read(&self.hits),
             hit_bytes: read(&self.hit_bytes),
-            could_hit_bytes: self.could_hit_bytes,
+            could_hit_bytes: read(&self.could_hit_bytes),
             cache_limit_bytes: shared.cache.limit_bytes(),
             cache_held_bytes: shared.cache.held_bytes(),
             read_ns: read(&self.read_ns),

@@ -4,8 +4,8 @@
 //! Memory: the caller's for what is read; the plan charges what connections take.
 //!
 //! Everything asynchronous stays in this file: callers block, and several of them make several requests. Credentials and
-//! endpoints come from the environment by each provider's own names. Each read has a deadline that starts anew whenever bytes
-//! come; what may pass (503, a dropped connection, a slow server) is tried again with growing, scattered pauses, what may not
+//! endpoints come from the environment by each provider's own names. Each read has a deadline that starts anew whenever some
+//! bytes came; what may pass (503, a dropped connection, a slow server) is tried again with growing, scattered pauses, what may not
 //! (no permission, no such bucket, another object under the name) is an error at once.
 
 use std::io;
@@ -51,13 +51,29 @@ pub(crate) struct Object {
     pub(crate) tag: Option<String>,
 }
 
-/// A connection to a store: a client, and the threads that drive it.
-#[derive(Debug, Clone)]
+/// A client of a store, and the threads that drive it.
+#[derive(Debug)]
 struct Connection {
     client: Arc<dyn ObjectStore>,
-    runtime: Arc<Runtime>,
-    /// Threads do not come along into a forked process.
+    /// Always there but while it is dropped.
+    runtime: Option<Runtime>,
     process: u32,
+}
+
+impl Connection {
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+        let gone = || io::Error::other("a connection that is being closed");
+        Ok(self.runtime.as_ref().ok_or_else(gone)?.block_on(work))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // After a fork its threads are the parent's, and nobody here could wait for them.
+            Box::leak(Box::new((Arc::clone(&self.client), self.runtime.take())));
+        }
+    }
 }
 
 /// See the head of this file.
@@ -67,7 +83,7 @@ pub(crate) struct Store {
     root: String,
     url: Url,
     http: bool,
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Arc<Connection>>>,
 }
 
 /// Why a request brought nothing.
@@ -109,16 +125,12 @@ impl Store {
         Ok((Arc::new(store), key.to_owned()))
     }
 
-    /// A client for this process.
-    fn connection(&self) -> io::Result<Connection> {
+    /// A connection of this process.
+    fn connection(&self) -> io::Result<Arc<Connection>> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
         if let Some(connection) = connection.as_ref().filter(|c| c.process == process) {
-            return Ok(connection.clone());
-        }
-        if let Some(parents) = connection.take() {
-            // Its threads are the parent's: nothing here could end them.
-            Box::leak(Box::new(parents));
+            return Ok(Arc::clone(connection));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -126,8 +138,8 @@ impl Store {
             .enable_all()
             .build()?;
         let client = client(&self.url).map_err(|e| io::Error::other(words(&e)))?;
-        let made = Connection { client, runtime: Arc::new(runtime), process };
-        Ok(connection.insert(made).clone())
+        let made = Arc::new(Connection { client, runtime: Some(runtime), process });
+        Ok(Arc::clone(connection.insert(made)))
     }
 
     /// The name of a key in words.
@@ -181,18 +193,21 @@ impl Store {
         longest: Duration,
         ask: impl AsyncFn(&dyn ObjectStore) -> object_store::Result<T>,
     ) -> Result<T> {
-        let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
-        connection.runtime.block_on(async {
+        let work = async |client: &dyn ObjectStore| {
             let mut patience = Patience::new(key);
             loop {
-                let failure = match timeout(longest, ask(&*connection.client)).await {
+                let failure = match timeout(longest, ask(client)).await {
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(error)) => sort(&error),
                     Err(_) => Failure::Passing("no answer".into()),
                 };
-                patience.pause(failure).await.map_err(|what| self.error(key, what))?;
+                patience.pause(failure).await?;
             }
-        })
+        };
+        let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
+        let answer =
+            connection.block_on(work(&*connection.client)).map_err(|e| self.error(key, e.to_string()))?;
+        answer.map_err(|what: String| self.error(key, what))
     }
 
     /// Reads the bytes of `object` from `offset` on until `into` is full.
@@ -215,26 +230,17 @@ impl Store {
         }
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let wrong = |what: String| Error::format(self.name(&object.key), offset, what);
-        connection.runtime.block_on(async {
-            let mut work = std::pin::pin!(fetch(&*connection.client, object, offset, into));
+        let work = async {
+            let mut fetching = std::pin::pin!(fetch(&*connection.client, object, offset, into));
             loop {
-                match timeout(LOOK_AROUND, &mut work).await {
-                    Ok(outcome) => return outcome.map_err(wrong),
-                    Err(_) if super::read::stopped() => return Err(wrong("the epoch was ended".into())),
+                match timeout(LOOK_AROUND, &mut fetching).await {
+                    Ok(outcome) => return outcome,
+                    Err(_) if super::read::stopped() => return Err("the epoch was ended".to_owned()),
                     Err(_) => {}
                 }
             }
-        })
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parents) = connection.take_if(|c| c.process != std::process::id()) {
-            // Its threads are the parent's: nobody here could wait for them.
-            Box::leak(Box::new(parents));
-        }
+        };
+        connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
     }
 }
 

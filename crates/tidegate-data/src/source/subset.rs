@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::index::Index;
 use super::read::Extent;
@@ -20,6 +20,8 @@ pub struct Subset {
     ids: Vec<u64>,
     fingerprint: u64,
     runs: Vec<u64>,
+    /// Bytes of these samples, once somebody asked.
+    total_bytes: OnceLock<u64>,
 }
 
 impl Subset {
@@ -41,7 +43,16 @@ impl Subset {
             hash.update(&id.to_le_bytes());
         }
         let runs = runs_of(&ids, &base.runs());
-        Ok(Self { base, ids, fingerprint: hash.digest(), runs })
+        Ok(Self { base, ids, fingerprint: hash.digest(), runs, total_bytes: OnceLock::new() })
+    }
+}
+
+impl Subset {
+    fn sum_bytes(&self) -> Result<u64> {
+        self.ids.chunks(4096).try_fold(0, |sum, ids| {
+            let found = self.base.locate(ids)?;
+            Ok(sum + found.iter().map(|at| u64::from(at.entry.len)).sum::<u64>())
+        })
     }
 }
 
@@ -88,7 +99,9 @@ impl Source for Subset {
         let extremes = self.base.extremes();
         // Bounds of the base hold here too; the sample they come from may not be among these.
         let own = |id: u64| self.ids.iter().position(|&own| own == id).unwrap_or(0) as u64;
-        Extremes { scratch_id: own(extremes.scratch_id), decoded_id: own(extremes.decoded_id), ..extremes }
+        let total_bytes = *self.total_bytes.get_or_init(|| self.sum_bytes().unwrap_or(extremes.total_bytes));
+        let (scratch_id, decoded_id) = (own(extremes.scratch_id), own(extremes.decoded_id));
+        Extremes { scratch_id, decoded_id, total_bytes, ..extremes }
     }
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()

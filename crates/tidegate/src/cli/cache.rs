@@ -16,7 +16,7 @@ use crate::{Loader, Options};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cache {
-    /// Exact hits, bytes to read and samples a second without a stall, for several amounts of memory.
+    /// Hits, bytes to read and samples a second without a stall, for several amounts of memory.
     #[command(
         after_help = "Example:\n  tidegate cache plan photos --memory 64MiB,128MiB,256MiB,512MiB --rate 2000"
     )]
