@@ -41,14 +41,14 @@ test-python: install
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
 test-memory: install
-	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/memory.py --ranks 64:4
 
 test-slow: install
 	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
 	PROPTEST_CASES=20000 cargo test --release -p tidegate-core -p tidegate-data --lib
 	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
-	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000
+	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4
 
 # An epoch from an S3 server on this machine; PEERS=mosaicml,webdataset beside it, with PEERS_PYTHON.
 PEERS ?=

@@ -6,6 +6,10 @@ limit: it must live and deliver every sample once. The baseline is the same proc
 no loader. A naive loader over np.memmap must fail the first half, which proves that the test can fail.
 Memory: control groups are made below this process's own; skipped aloud where none can be made.
 
+With `--ranks 64:4`, four processes share one budget of 64 MiB and go through two epochs of one dataset in one memory
+group: its peak must stay within four baselines in one group + budget + max(2 %, 8 MiB), and what they keep in common
+must be there once. How long it takes until what one of them holds is free after a SIGKILL is told.
+
 Page cache, heap, stacks and the kernel's own bytes for open files all count. With `--files N` a folder of N pictures is
 read as well, with the kernel's caches dropped: every file that is opened leaves its inode, its name and its part of the
 inode table in the kernel, about 1.6 KiB, and no call takes them back. The kernel does where there is a limit, so there
@@ -170,6 +174,97 @@ def child(kind, data, budget):
     print(json.dumps(result), flush=True)
 
 
+def rank_child(kind, data, budget, rank, ranks):
+    """One of several processes that share a budget; the others are waited for at the beginning and at the end."""
+    import tidegate as tg
+
+    source = tg.open(data)
+    if kind == "baseline":
+        print(json.dumps({"samples": len(source)}), flush=True)
+        sys.stdin.readline()
+        return
+    shared = tg.Budget(budget, scope="node", processes=ranks, name=f"bench-{os.getppid()}")
+    options = {"batch_size": 16, "workers": 2, "rank": rank, "world_size": ranks, "remainder": "uneven"}
+    loader = tg.Loader(source, memory=shared, shuffle=True, seed=1, fields=["bin"], **options)
+    epochs = []
+    for _ in range(2):
+        seen = read_all(loader, "bin")
+        stages = loader.report()["stages"]
+        epochs.append({"seen": [i for i, n in enumerate(seen) for _ in range(n)], "hit_bytes": stages["hit_bytes"]})
+    figures = {"pid": os.getpid(), "samples": len(source), "epochs": epochs, "common": shared.node["common_bytes"]}
+    print(json.dumps(figures | {"peak_charged": shared.node["peak_bytes"]}), flush=True)
+    # Somebody is killed meanwhile: when is what it held free?
+    batches = iter(loader)
+    held = next(batches)
+    for line in sys.stdin:
+        killed, at = json.loads(line)
+        while killed in shared.node["processes"] and time.time() < at + 60:
+            time.sleep(0.0005)
+        print(json.dumps({"ms": 1000 * (time.time() - at), "charged": shared.node["charged_bytes"]}), flush=True)
+    del held
+
+
+def run_ranks(kind, data, budget, ranks, limit=None):
+    """All ranks in one group: their figures, the group's peak, and how long a SIGKILL takes to free memory."""
+    group = Group(kind, limit)
+
+    def enter():
+        group.write("cgroup.procs", os.getpid())
+
+    def start(rank):
+        command = [sys.executable, __file__, "--child", kind, "--data", str(data), "--budgets", str(budget)]
+        command += ["--rank", str(rank), "--ranks", str(ranks)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, preexec_fn=enter, **pipes)
+
+    children = [start(rank) for rank in range(ranks)]
+    lines = [child.stdout.readline() for child in children]
+    result = {"ranks": [json.loads(line) for line in lines if line], "peak": group.peak(), "met": group.failures()}
+    if kind == "ranks" and len(result["ranks"]) == ranks:
+        victim, survivor = children[-1], children[0]
+        victim.kill()
+        survivor.stdin.write(json.dumps([victim.pid, time.time()]) + "\n")
+        survivor.stdin.flush()
+        result["killed"] = json.loads(survivor.stdout.readline())
+    for child in children:
+        child.stdin.close()
+    for child in children:
+        child.wait(60)
+        child.stdout.close()
+    group.close()
+    return result
+
+
+def check_ranks(data, budget_mib, ranks, report):
+    budget = budget_mib * MIB
+    base = run_ranks("baseline", data, budget, ranks)["peak"]
+    allowed = base + budget + max(budget // 50, 8 * MIB)
+    good = True
+    for limit in (None, allowed):
+        result = run_ranks("ranks", data, budget, ranks, limit)
+        figures = result["ranks"]
+        if len(figures) < ranks:
+            report(f"FAIL {ranks} ranks: only {len(figures)} lived; limit met {result['met']}")
+            return False
+        epochs = [[rank["epochs"][i] for rank in figures] for i in range(2)]
+        samples = list(range(figures[0]["samples"]))
+        once = all(sorted(id for rank in epoch for id in rank["seen"]) == samples for epoch in epochs)
+        # What comes from the cache in an epoch without repetition is there for one sample each: if it were there twice,
+        # hits would be half of what is kept.
+        hits, common = sum(rank["hit_bytes"] for rank in epochs[1]), max(rank["common"] for rank in figures)
+        one_copy = hits >= 0.85 * common
+        fits = result["peak"] <= allowed
+        good &= once and one_copy and fits
+        report(
+            f"{'ok  ' if once and one_copy and fits else 'FAIL'} {ranks} ranks, budget {budget_mib} MiB, "
+            f"{'limited to that' if limit else 'without a limit'}: peak {result['peak'] / MIB:.1f} MiB of "
+            f"{allowed / MIB:.1f} allowed ({ranks} baselines {base / MIB:.1f}), every sample once: {once}, "
+            f"kept in common {common / MIB:.1f} MiB, of which {hits / MIB:.1f} hit in one epoch, limit met {result['met']}; "
+            f"freed {result['killed']['ms']:.1f} ms after SIGKILL"
+        )
+    return good
+
+
 def naive(data):
     """What is done without a loader: map the files and touch the pages."""
     import numpy as np
@@ -240,8 +335,12 @@ def main():
     arguments.add_argument("--times", type=int, default=20)
     arguments.add_argument("--data", type=Path)
     arguments.add_argument("--files", type=int, default=0)
+    arguments.add_argument("--ranks", default="", help="budget in MiB : processes, such as 64:4,256:4")
+    arguments.add_argument("--rank", type=int)
     arguments.add_argument("--child")
     given = arguments.parse_args()
+    if given.child and given.rank is not None:
+        return rank_child(given.child, str(given.data), int(given.budgets), given.rank, int(given.ranks))
     if given.child:
         return child(given.child, str(given.data), int(given.budgets))
     try:
@@ -249,10 +348,12 @@ def main():
     except OSError as error:
         print(f"SKIPPED: no memory control group can be made here ({error}); run as root")
         return None
-    budgets = [int(b) for b in given.budgets.split(",")]
+    budgets = [int(b) for b in given.budgets.split(",") if b]
     root = given.data or Path(tempfile.gettempdir()) / "tidegate-memory"
     root.mkdir(parents=True, exist_ok=True)
-    work = [("jpg", budgets[0])] + [(kind, budget) for budget in budgets for kind in ("folder", "bin")]
+    work = [("jpg", budget) for budget in budgets[:1]] + [
+        (kind, budget) for budget in budgets for kind in ("folder", "bin")
+    ]
     ok = True
     for i, (kind, budget) in enumerate(work):
         shards = root / f"{kind}-{budget}"
@@ -272,6 +373,14 @@ def main():
             fails = naive_peak > allowed
             ok &= fails
             print(f"{'ok  ' if fails else 'FAIL'} a naive loader over np.memmap peaks at {naive_peak / MIB:.1f} MiB")
+        shutil.rmtree(shards)
+    for pair in filter(None, given.ranks.split(",")):
+        budget, ranks = map(int, pair.split(":"))
+        shards = root / f"ranks-{budget}"
+        make_shards(shards, given.times * budget * MIB, "bin", payloads(root, "bin"))
+        run("baseline", shards, budget * MIB)  # makes the index
+        print(f"{ranks} ranks, {given.times} times the budget")
+        ok &= check_ranks(shards, budget, ranks, print)
         shutil.rmtree(shards)
     if given.files:
         folder = root / "folder"

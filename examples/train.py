@@ -65,7 +65,9 @@ def main() -> None:
         fields={"image": tg.Image(64, crop="random", scale=(0.5, 1), **norm)},
         output="torch",
     )
-    val = tg.Loader(parts["val"], batch_size=32, memory=budget, fields={"image": tg.Image(64, **norm)}, output="torch")
+    whole = {"rank": 0, "world_size": 1}  # of it on every rank
+    fields = {"image": tg.Image(64, **norm)}
+    val = tg.Loader(parts["val"], batch_size=32, memory=budget, fields=fields, output="torch", **whole)
     model = network(len(source.stats["classes"]))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     step, first = 0, 0

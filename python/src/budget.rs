@@ -12,6 +12,10 @@ use tidegate_data::decode::npy::DType;
 use crate::errors::raise;
 
 /// One hard memory budget; give it to every loader that shares it.
+///
+/// `Budget("2GiB", scope="node")` is shared by all ranks on this machine, each of which has a part of it and all of which keep
+/// one copy of each sample in the rest. How many there are, and which job they belong to, follows from torchrun's, MPI's or
+/// SLURM's variables, unless `processes` and `name` say so.
 #[pyclass(frozen, module = "tidegate")]
 #[derive(Debug)]
 pub(crate) struct Budget(pub(crate) memory::Budget);
@@ -36,9 +40,25 @@ pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
 #[pymethods]
 impl Budget {
     #[new]
-    fn new(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (given, *, scope = "process", processes = None, name = None))]
+    fn new(
+        py: Python<'_>,
+        given: &Bound<'_, PyAny>,
+        scope: &str,
+        processes: Option<u64>,
+        name: Option<String>,
+    ) -> PyResult<Self> {
         let bytes = size(given)?.bytes().map_err(|e| raise(&e.into()))?;
-        Ok(Self(memory::Budget::new(bytes)))
+        let wrong = |what: &str| Err(raise(&tidegate::Error::Config(what.into())));
+        match scope {
+            "process" if processes.is_none() && name.is_none() => Ok(Self(memory::Budget::new(bytes))),
+            "process" => wrong("processes and name are those of a budget with scope=\"node\""),
+            "node" => {
+                let made = py.detach(|| tidegate::ranks::node_budget(bytes, processes, name));
+                made.map(Self).map_err(|e| raise(&e))
+            }
+            _ => wrong("scope must be \"process\" or \"node\""),
+        }
     }
 
     /// The process-wide budget of this size, made or joined.
@@ -47,7 +67,23 @@ impl Budget {
         memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e.into()))
     }
 
-    /// The cap in bytes.
+    /// What all processes that share the budget have charged, with what they keep in common; None if it is this process's alone.
+    #[getter]
+    fn node<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(node) = self.0.shared_by() else { return Ok(None) };
+        let (all, figures, processes) = (node.usage(), PyDict::new(py), PyDict::new(py));
+        for (pid, held) in node.held_by_process() {
+            processes.set_item(pid, held)?;
+        }
+        figures.set_item("cap_bytes", all.cap_bytes)?;
+        figures.set_item("charged_bytes", all.charged_bytes)?;
+        figures.set_item("peak_bytes", all.peak_bytes)?;
+        figures.set_item("common_bytes", node.segments_held_bytes())?;
+        figures.set_item("processes", processes)?;
+        Ok(Some(figures))
+    }
+
+    /// The cap in bytes; of a budget with scope="node", this process's part.
     #[getter]
     fn cap_bytes(&self) -> u64 {
         self.0.cap_bytes()

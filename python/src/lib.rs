@@ -30,6 +30,12 @@ mod _tidegate {
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
+    /// (rank, world size, what says so) of this process, from its starter's variables, or None.
+    #[pyfunction]
+    fn ranks() -> Option<(u64, u64, &'static str)> {
+        tidegate::ranks::from_environment().map(|ranks| (ranks.rank, ranks.world_size, ranks.from))
+    }
+
     /// Runs the command line with these arguments and returns its exit code.
     #[pyfunction]
     fn cli(py: Python<'_>, arguments: Vec<String>) -> i32 {

@@ -10,6 +10,7 @@ from tidegate import errors
 from tidegate._tidegate import Budget, __version__
 from tidegate.batch import Batch, Ragged
 from tidegate.curve import Curve, cache_curve
+from tidegate.disk import DiskCache
 from tidegate.errors import (
     BudgetError,
     ConfigError,
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "Curve",
     "DataError",
+    "DiskCache",
     "Error",
     "Field",
     "Float",

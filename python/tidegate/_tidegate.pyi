@@ -12,20 +12,31 @@ __all__ = [
     "cache_curve",
     "cli",
     "open",
+    "ranks",
     "size_bytes",
     "synthetic",
 ]
 __version__: str
 
 def cli(arguments: list[str]) -> int: ...
+def ranks() -> tuple[int, int, str] | None: ...
 def open(url: str, *, force: bool = False, checkpoints: bool = False) -> Source: ...
 def synthetic(samples: int, sample_bytes: int) -> Source: ...
 
 @final
 class Budget:
-    def __new__(cls, given: int | float | str) -> Budget: ...
+    def __new__(
+        cls,
+        given: int | float | str,
+        *,
+        scope: str = "process",
+        processes: int | None = None,
+        name: str | None = None,
+    ) -> Budget: ...
     @staticmethod
     def process(given: int | float | str) -> Budget: ...
+    @property
+    def node(self) -> dict[str, Any] | None: ...
     @property
     def cap_bytes(self) -> int: ...
     @property

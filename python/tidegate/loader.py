@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from tidegate import _tidegate
 from tidegate.batch import Batch, present
+from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError, Error
 from tidegate.fields import Field, Window
 from tidegate.processes import Pool
@@ -64,8 +66,10 @@ class Loader:
         multiprocessing_context: how they start ("fork", "spawn", "forkserver"); by default as `multiprocessing` does.
             Batches of such a loader lie in shared memory: a process that you fork yourself sees what is written there
             later.
+        disk: a `DiskCache` for samples that come from a store or another slow place.
         ids: adds the samples' ids to the batch as "ids".
-        rank, world_size: this process among those that train together.
+        rank, world_size: this process among those that train together; by default what torch.distributed says if it is
+            in use, else what torchrun, MPI or SLURM left in the environment, else the only one.
         output: "numpy" or "torch".
 
     Iterating gives one epoch; the next `iter()` the next one, unless `set_epoch` or a loaded state says otherwise.
@@ -96,15 +100,17 @@ class Loader:
         batch_transform: Callable[[Batch], Any] | None = None,
         processes: int = 0,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        disk: DiskCache | None = None,
         ids: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         stall_seconds: float = 300.0,
         output: Literal["numpy", "torch"] = "numpy",
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(os.fspath(source))
         if drop_last and remainder not in (None, "drop"):
             raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
+        rank, world_size = _ranks(rank, world_size)
         specs, only = _specs(fields, self.source.schema)
         options = {
             "batch_size": batch_size,
@@ -119,6 +125,7 @@ class Loader:
             "map_threads": processes,
             "on_error": on_error,
             "max_failure_rate": max_failure_rate,
+            "disk": disk and disk.spec(),
             "rank": rank,
             "world_size": world_size,
             "stall_seconds": stall_seconds,
@@ -245,6 +252,18 @@ class Loader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ConfigError("give both rank and world_size, or neither")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    found = _tidegate.ranks()
+    return found[:2] if found else (0, 1)
 
 
 def _empty(budget: _tidegate.Budget, shapes: list[Shape]) -> list[Any]:

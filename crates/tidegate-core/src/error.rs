@@ -59,6 +59,12 @@ pub enum Error {
         /// The size asked for.
         asked_bytes: u64,
     },
+    /// A budget that several processes share cannot be joined.
+    #[error("the budget of this node: {what}")]
+    Node {
+        /// Why, with the fix.
+        what: String,
+    },
     /// A size in words could not be read.
     #[error(
         "{text:?} is no size: write bytes (1048576), a unit (\"512MiB\", \"2GB\") or a fraction of the limit (0.5)"

@@ -17,6 +17,7 @@ pub mod cli;
 mod loader;
 mod options;
 pub mod pack;
+pub mod ranks;
 mod report;
 mod state;
 pub mod synth;

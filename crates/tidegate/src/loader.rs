@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
-use tidegate_data::cache::Tier;
+use tidegate_data::cache::{Records, Tier, disk, node};
 use tidegate_data::order::{Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::plan::Plan;
 use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Past, Pipeline, StageStats};
@@ -42,6 +42,8 @@ pub struct Loader {
     map: Option<Arc<dyn BatchMap>>,
     progress: Arc<Mutex<Progress>>,
     kept: Kept,
+    /// Tiers behind the memory, which other processes may share.
+    stores: Vec<Arc<Records>>,
     /// The epoch that was begun last.
     running: Weak<Mutex<Running>>,
 }
@@ -96,8 +98,21 @@ impl Loader {
         let order: Arc<dyn Order> = order(options.shuffle, options.seed, &source.runs())?.into();
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
         let kept = Kept::new(&*source, &budget);
-        let loader =
-            Self { source, options, budget, layout, order, map: None, progress, kept, running: Weak::new() };
+        let disk = options.disk.as_ref().map(|disk| disk::open(&*source, disk)).transpose()?;
+        let common = budget.shared_by().map(|others| node::open(&*source, others)).transpose()?.flatten();
+        let stores = common.into_iter().chain(disk).map(Arc::new).collect();
+        let loader = Self {
+            source,
+            options,
+            budget,
+            layout,
+            order,
+            map: None,
+            progress,
+            kept,
+            stores,
+            running: Weak::new(),
+        };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
         let _it_fits = loader.plan_alone(loader.budget.cap_bytes())?;
@@ -127,6 +142,7 @@ impl Loader {
             epoch,
             split: self.split(start)?,
             past: Past::default(),
+            stores: self.stores.clone(),
             workers: options.workers(),
             prefetch: options.prefetch,
             map_threads: options.map_threads,
@@ -238,13 +254,14 @@ impl Loader {
     /// A size that makes no sense, or too small for this loader, which changes nothing; or when the consumer holds so many batches
     /// that the epoch cannot go on: its next batch is the one it would have been.
     pub fn set_memory(&mut self, size: &Size) -> Result<()> {
-        let (before, bytes) = (self.budget.cap_bytes(), size.bytes()?);
+        let (before, whole) = (self.budget.cap_bytes(), size.bytes()?);
+        let bytes = self.budget.shared_by().map_or(whole, |node| node.share_of(whole));
         let _it_fits = self.plan_alone(bytes)?;
         let limit = self.kept.cache.limit_bytes();
         if limit > 0 {
             self.kept.cache.set_limit((limit + bytes).saturating_sub(before));
         }
-        self.budget.set_cap(bytes);
+        self.budget.set_cap(whole);
         let Some(running) = self.running.upgrade() else {
             self.let_go_of_slots();
             return Ok(());
@@ -319,7 +336,7 @@ impl Loader {
     #[must_use]
     pub fn report(&self) -> Report {
         let progress = self.progress();
-        Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures)
+        Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_data::batch::FieldSpec;
+use tidegate_data::cache::DiskCache;
 use tidegate_data::order::Shuffle;
 use tidegate_data::order::split::Remainder;
 use tidegate_data::pipeline::OnError;
@@ -38,6 +39,8 @@ pub struct Options {
     pub on_error: OnError,
     /// The share of samples that may fail under skip or replace.
     pub max_failure_rate: f64,
+    /// Where samples are kept on a disk from one epoch and one run to the next.
+    pub disk: Option<DiskCache>,
     /// This rank.
     pub rank: u64,
     /// Ranks.
@@ -61,6 +64,7 @@ impl Default for Options {
             map_threads: 0,
             on_error: OnError::Raise,
             max_failure_rate: 0.01,
+            disk: None,
             rank: 0,
             world_size: 1,
             stall_seconds: 300.0,

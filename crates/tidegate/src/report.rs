@@ -4,11 +4,13 @@
 //! Memory: holds none.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::{Account, Budget, limit};
+use tidegate_core::memory::{Account, Budget, Node, limit};
+use tidegate_data::cache::Records;
 use tidegate_data::pipeline::{Failure, StageStats};
 use tidegate_data::source::ReadMode;
 
@@ -23,17 +25,47 @@ pub struct AccountLine {
     pub peak_bytes: u64,
 }
 
+/// The budget of a node in the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeLine {
+    /// The cap over all processes.
+    pub budget_bytes: u64,
+    /// Charged now by all of them, and by what they keep in common.
+    pub charged_bytes: u64,
+    /// The most ever charged.
+    pub peak_bytes: u64,
+    /// What they keep in common.
+    pub common_bytes: u64,
+    /// Processes that are in it, with the bytes that each holds.
+    pub processes: Vec<(u32, u64)>,
+}
+
+impl NodeLine {
+    fn of(node: &Node) -> Self {
+        let all = node.usage();
+        Self {
+            budget_bytes: all.cap_bytes,
+            charged_bytes: all.charged_bytes,
+            peak_bytes: all.peak_bytes,
+            common_bytes: node.segments_held_bytes(),
+            processes: node.held_by_process(),
+        }
+    }
+}
+
 /// See the head of this file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// One sentence on what limits the flow.
     pub limit: String,
-    /// The budget.
+    /// The budget; of one that several processes share, this one's part.
     pub budget_bytes: u64,
     /// Charged now.
     pub charged_bytes: u64,
     /// The most ever charged.
     pub peak_bytes: u64,
+    /// All processes that share the budget, if there are others.
+    pub node: Option<NodeLine>,
     /// The memory limit of this process.
     pub limit_bytes: u64,
     /// What sets it.
@@ -46,10 +78,18 @@ pub struct Report {
     pub elapsed_s: f64,
     /// Samples that failed in the current epoch.
     pub failures: Vec<String>,
+    /// What is wrong with caches, none of which holds the only copy of anything.
+    pub cache_notes: Vec<String>,
 }
 
 impl Report {
-    pub(crate) fn new(budget: &Budget, stages: StageStats, elapsed: Duration, failures: &[Failure]) -> Self {
+    pub(crate) fn new(
+        budget: &Budget,
+        stages: StageStats,
+        elapsed: Duration,
+        failures: &[Failure],
+        stores: &[Arc<Records>],
+    ) -> Self {
         let found = limit::discover();
         let lines = Account::ALL.iter().map(|&a| {
             let used = budget.account(a);
@@ -60,6 +100,7 @@ impl Report {
             budget_bytes: budget.cap_bytes(),
             charged_bytes: budget.usage().charged_bytes,
             peak_bytes: budget.usage().peak_bytes,
+            node: budget.shared_by().map(|node| NodeLine::of(node)),
             limit_bytes: found.bytes,
             limit_source: found.source,
             accounts: lines.filter(|l| l.peak_bytes > 0).collect(),
@@ -69,8 +110,17 @@ impl Report {
                 .iter()
                 .map(|f| format!("position {}: {}: {}", f.position, f.place, f.what))
                 .collect(),
+            cache_notes: stores.iter().flat_map(|store| notes(store)).collect(),
         }
     }
+}
+
+fn notes(store: &Records) -> Vec<String> {
+    let name = if store.in_memory() { "the shared cache in memory" } else { "the disk cache" };
+    let stopped = store.stopped().map(|why| format!("{name} takes nothing more: {why}"));
+    let damaged = Some(store.tally().damaged).filter(|&n| n > 0 && !store.in_memory());
+    let damaged = damaged.map(|n| format!("{name} had {n} damaged records, which were read from the source"));
+    stopped.into_iter().chain(damaged).collect()
 }
 
 /// What limits the flow, from where threads spent their time.
@@ -139,6 +189,20 @@ impl fmt::Display for Report {
                 mib(s.cache_limit_bytes)
             )?;
         }
+        if s.disk_limit_bytes > 0 {
+            writeln!(
+                f,
+                "{} samples of {} from the disk cache ({} MiB), which takes {} of {} MiB",
+                s.disk_hits,
+                s.samples,
+                mib(s.disk_hit_bytes),
+                mib(s.disk_held_bytes),
+                mib(s.disk_limit_bytes)
+            )?;
+        }
+        for note in &self.cache_notes {
+            writeln!(f, "{note}")?;
+        }
         if s.filled > 0 {
             writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
         }
@@ -149,6 +213,17 @@ impl fmt::Display for Report {
             mib(self.limit_bytes),
             self.limit_source
         )?;
+        if let Some(node) = &self.node {
+            writeln!(
+                f,
+                "budget of the node {} MiB, peak {} MiB; now {} MiB by {} processes, and {} MiB that they keep in common",
+                mib(node.budget_bytes),
+                mib(node.peak_bytes),
+                mib(node.charged_bytes.saturating_sub(node.common_bytes)),
+                node.processes.len(),
+                mib(node.common_bytes)
+            )?;
+        }
         for line in &self.accounts {
             writeln!(
                 f,

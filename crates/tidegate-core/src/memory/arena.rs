@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 
 use super::ledger::{Grant, LedgerRef};
 use super::region::{Backing, Region};
-use super::{Account, PAGE_BYTES};
+use super::{Account, Node, PAGE_BYTES};
 use crate::Result;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -139,11 +139,13 @@ pub(super) struct Arena {
     ledger: LedgerRef,
     backing: Backing,
     state: Mutex<State>,
+    /// A member of a node stays one for as long as it holds a block.
+    _node: Option<Arc<Node>>,
 }
 
 impl Arena {
-    pub(super) fn new(ledger: LedgerRef, backing: Backing) -> Arc<Self> {
-        Arc::new(Self { ledger, backing, state: Mutex::default() })
+    pub(super) fn new(ledger: LedgerRef, backing: Backing, node: Option<Arc<Node>>) -> Arc<Self> {
+        Arc::new(Self { ledger, backing, state: Mutex::default(), _node: node })
     }
 
     /// The file in which an address lies, its length, and where in it, if the arena is shared.

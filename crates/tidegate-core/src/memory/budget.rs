@@ -6,7 +6,7 @@
 use super::arena::{Arena, ArenaStats, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::region::Backing;
-use super::{Account, size::Size};
+use super::{Account, Node, size::Size};
 use crate::sync::{Arc, lock};
 use crate::{Error, Result};
 
@@ -26,6 +26,8 @@ struct Inner {
     /// Memory of this process alone, and memory that others can map.
     arenas: [Arc<Arena>; 2],
     reclaimers: std::sync::Mutex<Vec<std::sync::Weak<dyn Reclaim>>>,
+    /// The processes that share the budget, if it is not this one's alone.
+    node: Option<Arc<Node>>,
 }
 
 /// One hard memory budget; clones share it.
@@ -54,10 +56,38 @@ impl Budget {
     /// A budget of `bytes`, apart from the process-wide one.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
-        let ledger = LedgerRef::new(bytes);
-        let arenas = [Backing::Private, Backing::Shared].map(|backing| Arena::new(ledger.clone(), backing));
+        Self::over(LedgerRef::new(bytes), None)
+    }
+
+    fn over(ledger: LedgerRef, node: Option<Arc<Node>>) -> Self {
+        let arena = |backing| Arena::new(ledger.clone(), backing, node.clone());
+        let arenas = [Backing::Private, Backing::Shared].map(arena);
         let reclaimers = std::sync::Mutex::default();
-        Self { inner: Arc::new(Inner { ledger, arenas, reclaimers }), from: 0 }
+        Self { inner: Arc::new(Inner { ledger, arenas, reclaimers, node }), from: 0 }
+    }
+
+    /// The budget of `bytes` that up to `processes` processes of this machine share, made or joined by its name. Each may hold an
+    /// equal part by itself; what is left of all keeps objects for all of them ([`Node`]).
+    ///
+    /// ```
+    /// use tidegate_core::memory::Budget;
+    /// let budget = Budget::node("example", 64 << 20, 2)?;
+    /// assert!(budget.cap_bytes() <= 32 << 20);
+    /// assert!(Budget::node("example", 65 << 20, 2).is_err());
+    /// # Ok::<(), tidegate_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Node`]: another size than the others', another memory group, or more processes than were said.
+    pub fn node(name: &str, bytes: u64, processes: u64) -> Result<Self> {
+        let node = Node::join(name, bytes, processes)?;
+        Ok(Self::over(LedgerRef::within(&node), Some(node)))
+    }
+
+    /// The processes that share the budget, if there are others.
+    #[must_use]
+    pub fn shared_by(&self) -> Option<&Arc<Node>> {
+        self.inner.node.as_ref()
     }
 
     /// The same budget, whose blocks lie in memory that other processes can map.
@@ -94,16 +124,19 @@ impl Budget {
         Ok(budget)
     }
 
-    /// The cap in bytes.
+    /// The cap in bytes; of a budget that several processes share, this one's part.
     #[must_use]
     pub fn cap_bytes(&self) -> u64 {
         self.inner.ledger.cap_bytes()
     }
 
-    /// Makes the cap another from now on. Caches give up what they hold beyond it at once; others give back what they have in use
+    /// Makes the cap another from now on, for all processes that share it. Caches give up what they hold beyond it at once; others give back what they have in use
     /// when they are done with it, and until then nobody gets more.
     pub fn set_cap(&self, bytes: u64) {
-        self.inner.ledger.set_cap(bytes);
+        match &self.inner.node {
+            Some(node) => node.set_cap(bytes),
+            None => self.inner.ledger.set_cap(bytes),
+        }
         self.reclaim(0);
     }
 
@@ -127,7 +160,8 @@ impl Budget {
     /// What is missing to charge `bytes`.
     fn missing(&self, bytes: u64) -> u64 {
         let Use { charged_bytes, cap_bytes, .. } = self.usage();
-        charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes)
+        let alone = charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes);
+        alone.max(self.inner.node.as_ref().map_or(0, |node| node.missing(bytes)))
     }
 
     /// Takes from caches what is missing to charge `bytes`, and returns pages; says whether there is room now.
@@ -136,6 +170,11 @@ impl Budget {
         // Holes first: whoever lacks memory may not have found one that is large enough.
         self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
         // What would not help is not given up.
+        if let Some(node) = &self.inner.node
+            && (1..=node.evictable_bytes()).contains(&node.missing(bytes))
+        {
+            node.evict(node.missing(bytes));
+        }
         if missing() > 0 && missing() <= self.reclaimable_bytes() {
             self.reclaim(bytes);
         }

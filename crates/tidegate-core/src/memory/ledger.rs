@@ -74,6 +74,9 @@ impl Queue {
 
 /// Counts bytes against a cap; see the head of this file.
 pub(super) struct Ledger {
+    /// Charged as well for every byte, where the budget is one of several processes: the cap is this one's part of it.
+    #[cfg(not(loom))]
+    node: Option<std::sync::Weak<super::Node>>,
     cap: AtomicU64,
     // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what sharing would cost.
     charged: CachePadded<AtomicU64>,
@@ -112,16 +115,16 @@ impl std::ops::Deref for LedgerRef {
 impl LedgerRef {
     /// A ledger of `cap_bytes`.
     pub(super) fn new(cap_bytes: u64) -> Self {
-        let ledger = Ledger {
-            cap: AtomicU64::new(cap_bytes),
-            charged: CachePadded::new(AtomicU64::new(0)),
-            peak: CachePadded::new(AtomicU64::new(0)),
-            top: CachePadded::new(AtomicU64::new(0)),
-            waits: AtomicU64::new(0),
-            accounts: Account::ALL.iter().map(|_| CachePadded::new(Cell::default())).collect(),
-            queue: Mutex::new(Queue::default()),
-            freed: Condvar::new(),
-        };
+        Self::stay(Ledger::of(cap_bytes))
+    }
+
+    /// The ledger of one of several processes that share a budget.
+    #[cfg(not(loom))]
+    pub(super) fn within(node: &std::sync::Arc<super::Node>) -> Self {
+        Self::stay(Ledger { node: Some(std::sync::Arc::downgrade(node)), ..Ledger::of(0) })
+    }
+
+    fn stay(ledger: Ledger) -> Self {
         #[cfg(loom)]
         return Self(Arc::new(ledger));
         #[cfg(not(loom))]
@@ -130,9 +133,50 @@ impl LedgerRef {
 }
 
 impl Ledger {
+    fn of(cap_bytes: u64) -> Self {
+        Self {
+            #[cfg(not(loom))]
+            node: None,
+            cap: AtomicU64::new(cap_bytes),
+            charged: CachePadded::new(AtomicU64::new(0)),
+            peak: CachePadded::new(AtomicU64::new(0)),
+            top: CachePadded::new(AtomicU64::new(0)),
+            waits: AtomicU64::new(0),
+            accounts: Account::ALL.iter().map(|_| CachePadded::new(Cell::default())).collect(),
+            queue: Mutex::new(Queue::default()),
+            freed: Condvar::new(),
+        }
+    }
+
+    #[cfg(not(loom))]
+    fn node(&self) -> Option<std::sync::Arc<super::Node>> {
+        self.node.as_ref()?.upgrade()
+    }
+
+    /// Charges the budget of the node too, if there is one.
+    fn charge_node(&self, bytes: u64) -> bool {
+        #[cfg(not(loom))]
+        return self.node().is_none_or(|node| node.charge(bytes));
+        #[cfg(loom)]
+        return bytes < u64::MAX;
+    }
+
+    fn discharge_node(&self, bytes: u64) {
+        #[cfg(not(loom))]
+        if let Some(node) = self.node() {
+            node.discharge(bytes);
+        }
+        #[cfg(loom)]
+        debug_assert!(bytes < u64::MAX);
+    }
+
     /// The cap in bytes.
     #[must_use]
     pub(super) fn cap_bytes(&self) -> u64 {
+        #[cfg(not(loom))]
+        if let Some(node) = self.node() {
+            return node.share_bytes();
+        }
         self.cap.load(Ordering::Relaxed)
     }
 
@@ -191,6 +235,10 @@ impl Ledger {
             };
             match self.charged.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
+                    if !self.charge_node(bytes) {
+                        self.charged.fetch_sub(bytes, Ordering::SeqCst);
+                        return false;
+                    }
                     if next > self.peak.load(Ordering::Relaxed) {
                         self.peak.fetch_max(next, Ordering::Relaxed);
                     }
@@ -204,6 +252,7 @@ impl Ledger {
     /// Takes `bytes` off what is charged and wakes who waits. Used by the arena for pages it returned.
     pub(super) fn discharge(&self, bytes: u64) {
         self.charged.fetch_sub(bytes, Ordering::SeqCst);
+        self.discharge_node(bytes);
         self.wake();
     }
 
@@ -244,7 +293,14 @@ impl Ledger {
         held.sort_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
         let words: Vec<_> =
             held.iter().map(|&(bytes, a)| format!("{a} {} MiB", super::size::mib(bytes))).collect();
-        if words.is_empty() { "nobody".to_owned() } else { words.join(", ") }
+        let words = if words.is_empty() { "nobody".to_owned() } else { words.join(", ") };
+        #[cfg(not(loom))]
+        if let Some(node) = self.node() {
+            let (all, cap) = (node.usage().charged_bytes, node.cap_bytes());
+            let (all, cap) = (super::size::mib(all), super::size::mib(cap));
+            return format!("{words} here, and {all} of {cap} MiB by all processes of the node");
+        }
+        words
     }
 }
 

@@ -21,6 +21,8 @@ pub mod limit;
 #[cfg(not(loom))]
 mod log;
 #[cfg(not(loom))]
+mod node;
+#[cfg(not(loom))]
 mod pieces;
 #[cfg(not(loom))]
 mod region;
@@ -38,6 +40,8 @@ pub use budget::{Budget, Reclaim};
 pub use ledger::{AccountUse, Grant, Priority, Use};
 #[cfg(not(loom))]
 pub use log::{Lease, Log};
+#[cfg(not(loom))]
+pub use node::Node;
 #[cfg(not(loom))]
 pub use pieces::{Piece, Pieces};
 #[cfg(not(loom))]

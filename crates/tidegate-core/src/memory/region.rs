@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use crate::sync::AtomicU64;
 use crate::{Error, Result};
 
 /// Who can see a region.
@@ -71,6 +72,27 @@ impl Region {
             source: std::io::Error::other("mapped at address zero"),
         })?;
         Ok(Self { base, len, file })
+    }
+
+    /// Maps the beginning of a file that other processes have too.
+    pub(super) fn attach(file: OwnedFd, len: usize) -> Result<Self> {
+        let refused = |errno: rustix::io::Errno| Error::Map { bytes: len as u64, source: errno.into() };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no address is asked for, so no existing mapping can be replaced.
+        let base = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, &file, 0) };
+        let base = NonNull::new(base.map_err(refused)?.cast()).ok_or_else(|| Error::Map {
+            bytes: len as u64,
+            source: std::io::Error::other("mapped at address zero"),
+        })?;
+        Ok(Self { base, len, file: Some(file) })
+    }
+
+    /// Word number `i` of a region of which only words are used.
+    pub(super) fn word(&self, i: usize) -> &AtomicU64 {
+        assert!((i + 1) * 8 <= self.len, "word {i} lies outside a region of {} bytes", self.len);
+        // SAFETY: the word lies within the mapping, which is aligned to pages and lives as long as `self`. Other processes write
+        // it as atomics do; attached regions have no other access, here or there.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u64>().add(i)) }
     }
 
     pub(super) fn len(&self) -> usize {

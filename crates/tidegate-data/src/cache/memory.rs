@@ -255,6 +255,12 @@ mod tests {
     }
 
     #[test]
+    fn it_keeps_the_promises_of_a_tier() {
+        let budget = Budget::new(8 << 20);
+        crate::testing::tier(&*Memory::new(&budget, 64 * 20_000, 64), 40_000, 4 << 20).unwrap();
+    }
+
+    #[test]
     fn objects_of_any_size_are_kept_within_the_limit() {
         let budget = Budget::new(8 << 20);
         let sizes: Vec<u64> = (0..500).map(|i| (i * i * 7919) % 60_000 + i % 3).collect();

@@ -1,6 +1,7 @@
 //! What is kept from one reading to the next: samples as they are stored, in tiers.
 //!
-//! Flow: the feed asks for a sample by its key -> a [`Lease`] of its bytes, or nothing; readers put what is wanted.
+//! Flow: the feed asks for a sample by its key -> a [`Lease`] of its bytes ([`Memory`]), or where they can be read ([`Records`]), or
+//! nothing; readers put what is wanted.
 //! Memory: each tier's own, within its limit; it shrinks when somebody with a better use lacks memory.
 //! Not here: decoded groups of rows that the order has in use (`pipeline::groups`).
 //!
@@ -10,12 +11,20 @@
 //! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses.
 
 pub mod curve;
+pub mod disk;
 mod memory;
 pub mod min;
+pub mod node;
+mod records;
+
+use std::os::unix::fs::MetadataExt;
 
 pub use tidegate_core::memory::Lease;
 
+pub use self::disk::DiskCache;
 pub use self::memory::Memory;
+pub use self::records::{Records, Spot, Tally};
+use crate::source::Source;
 
 /// Objects by key, up to a limit in bytes; object-safe, shared by all threads. `testing::tier` checks its promises.
 pub trait Tier: Send + Sync + std::fmt::Debug {
@@ -59,6 +68,23 @@ impl Objects for Vec<u32> {
     }
 }
 
+/// What tells this content from any other: the index's own hash (tags of objects, names and sizes of files), and when files
+/// were changed.
+fn edition(source: &dyn Source) -> u64 {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    if let Some(index) = source.index() {
+        hash.update(&index.meta.fingerprint.to_le_bytes());
+        hash.update(&index.meta.identity().to_le_bytes());
+    }
+    if !source.is_remote() {
+        for file in source.shards().iter().filter_map(|path| std::fs::metadata(path).ok()) {
+            hash.update(&file.mtime().to_le_bytes());
+            hash.update(&file.mtime_nsec().to_le_bytes());
+        }
+    }
+    hash.digest()
+}
+
 /// Which keys are in the fixed set: those whose hash is below a threshold, a given share of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share(u64);
@@ -77,6 +103,11 @@ impl Share {
 
     fn has(self, key: u64) -> bool {
         mix(key) <= self.0
+    }
+
+    /// Whether the share of as many keys, taken from the other end of the order, has this one.
+    fn has_from_the_end(self, key: u64) -> bool {
+        !mix(key) <= self.0
     }
 }
 

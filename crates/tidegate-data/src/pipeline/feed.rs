@@ -18,11 +18,11 @@ use super::work::Task;
 use super::{Room, Shared, Starved, lock, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
-use crate::cache::{Lease, Tier};
+use crate::cache::{Lease, Records, Spot, Tier};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
-use crate::source::read::{staging_bytes, stop_reading_when};
+use crate::source::read::{Extent, staging_bytes, stop_reading_when};
 use crate::source::uring::{DEPTH, Uring, Wanted};
 use crate::source::{Access, Located, ReadMode};
 use crate::{Error, Result};
@@ -43,20 +43,51 @@ pub(super) struct Retry {
     pub(super) attempt: u8,
 }
 
-/// One read: consecutive bytes of one shard, for one or more rows; and the checkpoints of each row.
+/// One read: consecutive bytes of one shard, for one or more rows, or the one object of a tier; and the checkpoints of each row.
 #[derive(Debug)]
 struct Read {
     filling: Arc<Filling>,
     attempt: u8,
     rows: Vec<(usize, Located)>,
     len: u64,
+    /// Where it is kept: in which of the stores, and where there.
+    kept: Option<(usize, Spot)>,
 }
 
 impl Read {
+    /// The staging of its bytes.
+    fn bytes_room(&self) -> u64 {
+        if self.kept.is_some() { Records::room_bytes(self.len) } else { staging_bytes(self.len) }
+    }
+
     /// The staging that it takes: its bytes, then a record for each row.
     fn room_bytes(&self, shared: &Shared) -> u64 {
         let record = shared.checkpoints().map_or(0, Checkpoints::room_bytes);
-        staging_bytes(self.len) + self.rows.len() as u64 * record
+        self.bytes_room() + self.rows.len() as u64 * record
+    }
+
+    /// What can be read of it together with others: where it lies in a file, and its length there.
+    fn extent<'a>(&self, shared: &'a Shared) -> Option<(Extent<'a>, u64)> {
+        match self.kept {
+            Some((store, spot)) => {
+                Some((shared.config.stores[store].extent(spot)?, Records::record_bytes(self.len)))
+            }
+            None => Some((shared.source.extent(&self.rows.first()?.1)?, self.len)),
+        }
+    }
+
+    /// The object from the tier where it is kept, if it is; `found` is where its record lies if it was read already.
+    fn kept(&self, shared: &Shared, found: Option<Range<usize>>, staging: &mut [u8]) -> Option<Range<usize>> {
+        let ((store, spot), (_, at)) = (self.kept?, self.rows.first()?);
+        let store = &shared.config.stores[store];
+        let range = store.read(at.id, self.len, spot, found, staging)?;
+        let (hits, bytes) = match store.in_memory() {
+            true => (&shared.stats.hits, &shared.stats.hit_bytes),
+            false => (&shared.stats.disk_hits, &shared.stats.disk_hit_bytes),
+        };
+        hits.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(self.len, Ordering::Relaxed);
+        Some(range)
     }
 
     /// Its staging, divided so.
@@ -65,7 +96,7 @@ impl Read {
         shared: &Shared,
         staging: &'a mut [u8],
     ) -> (&'a mut [u8], std::slice::ChunksExactMut<'a, u8>) {
-        let (bytes, records) = staging.split_at_mut(staging_bytes(self.len) as usize);
+        let (bytes, records) = staging.split_at_mut(self.bytes_room() as usize);
         let record = shared.checkpoints().map_or(PAGE_BYTES, Checkpoints::room_bytes);
         (bytes, records.chunks_exact_mut(record as usize))
     }
@@ -122,17 +153,23 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
     );
     let began = Instant::now();
     let found = at_once(shared, &mut reads, uring);
-    let count = reads.len() as u64;
+    let mut count = 0;
     for ((read, mut staging), found) in reads.into_iter().zip(found) {
         let Some((_, first)) = read.rows.first() else { continue };
-        let outcome = match (found.bytes, shared.source.grouped()) {
+        let kept = read.kept(shared, found.bytes.clone(), &mut staging);
+        let from_source = kept.is_none();
+        let came = kept.or(found.bytes.filter(|_| read.kept.is_none()));
+        let outcome = match (came, shared.source.grouped()) {
             (Some(range), _) => Ok(range),
             (None, Some(source)) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
             (None, None) => shared.source.read(first, read.len, shared.mode, &mut staging),
         };
-        shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
+        if from_source {
+            count += 1;
+            shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
+        }
         let records = read_records(shared, &read, found.records, &mut staging);
-        if !pass_on(shared, read, staging, outcome, records) {
+        if !pass_on(shared, read, staging, outcome, records, from_source) {
             return;
         }
     }
@@ -150,7 +187,7 @@ fn read_records(
 ) -> Vec<Option<Range<usize>>> {
     found.resize(read.rows.len(), None);
     let Some(checkpoints) = shared.checkpoints() else { return found };
-    let mut start = staging_bytes(read.len) as usize;
+    let mut start = read.bytes_room() as usize;
     for (((_, at), room), found) in read.rows.iter().zip(read.rooms(shared, staging).1).zip(&mut found) {
         let range = found.take().or_else(|| checkpoints.read(at, shared.mode, room).ok());
         *found = range.map(|range| start + range.start..start + range.end);
@@ -172,10 +209,11 @@ fn at_once(shared: &Shared, reads: &mut [(Read, Staged)], uring: &mut Option<Uri
     let (mut of, mut wanted) = (Vec::new(), Vec::new());
     let (mut of_records, mut records_wanted) = (Vec::new(), Vec::new());
     for (i, (read, staging)) in reads.iter_mut().enumerate() {
+        let extent = read.extent(shared);
         let (bytes, records) = read.rooms(shared, staging);
-        if let Some(extent) = read.rows.first().and_then(|(_, at)| shared.source.extent(at)) {
+        if let Some((extent, len)) = extent {
             of.push((i, None));
-            wanted.push(Wanted { extent, len: read.len, into: bytes, found: None });
+            wanted.push(Wanted { extent, len, into: bytes, found: None });
         }
         found[i].records.resize(read.rows.len(), None);
         for (row, ((_, at), into)) in read.rows.iter().zip(records).enumerate() {
@@ -212,6 +250,7 @@ fn pass_on(
     staging: Staged,
     outcome: Result<Range<usize>>,
     records: Vec<Option<Range<usize>>>,
+    from_source: bool,
 ) -> bool {
     let start = read.rows.first().map_or(0, |(_, at)| at.entry.offset);
     let single = read.rows.len() == 1;
@@ -228,6 +267,10 @@ fn pass_on(
         if let Ok(range) = &range {
             let record = record.clone().map_or(&[][..], |record| &room[record]);
             let _it_may_be_full_or_not_want_it = shared.cache.put(at.id, &[&room[range.clone()], record]);
+            let from = read.kept.map(|(store, _)| store).filter(|_| !from_source);
+            for (_, store) in shared.config.stores.iter().enumerate().filter(|(i, _)| Some(*i) != from) {
+                let _as_well = store.put(at.id, &[&room[range.clone()]]);
+            }
         }
         let (filling, room) = (Arc::clone(&read.filling), Arc::clone(&room));
         let task = Task { filling, row, at, room, range, record, attempt: read.attempt };
@@ -334,16 +377,21 @@ impl Feed {
             let position = filling.start + row as u64;
             shared.config.failed.binary_search(&position).is_ok()
         };
-        let (mut kept, mut missing) = (Vec::new(), Vec::new());
+        let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (row, at) in located.into_iter().enumerate().filter(|(row, _)| !failed(*row)) {
-            match lent(shared, &at) {
-                Some(lease) => kept.push(kept_task(shared, &filling, row, lease, at)),
-                None => missing.push((row, at)),
+            if let Some(lease) = lease(shared, &at) {
+                lent.push(lent_task(shared, &filling, row, lease, at));
+            } else if let Some(place) = find(shared, &at) {
+                kept.push((place, row, at));
+            } else {
+                missing.push((row, at));
             }
         }
-        self.reads = reads(shared, &filling, missing);
+        kept.sort_by_key(|(place, ..)| *place);
+        self.reads = kept.into_iter().map(|(place, row, at)| kept_read(&filling, row, at, place)).collect();
+        self.reads.append(&mut reads(shared, &filling, missing));
         self.next_batch += 1;
-        for task in kept {
+        for task in lent {
             if shared.ring.push(task).is_err() {
                 break;
             }
@@ -379,13 +427,23 @@ impl Feed {
     }
 }
 
+/// Where behind the memory a sample is kept: in which store, and where there.
+fn find(shared: &Shared, at: &Located) -> Option<(usize, Spot)> {
+    shared.config.stores.iter().enumerate().find_map(|(i, store)| Some((i, store.find(at.id)?)))
+}
+
+fn kept_read(filling: &Arc<Filling>, row: usize, at: Located, place: (usize, Spot)) -> Read {
+    let len = u64::from(at.entry.len);
+    Read { filling: Arc::clone(filling), attempt: 0, rows: vec![(row, at)], len, kept: Some(place) }
+}
+
 /// The bytes of a sample, then its record, if they are kept as the index says they are.
-fn lent(shared: &Shared, at: &Located) -> Option<Lease> {
+fn lease(shared: &Shared, at: &Located) -> Option<Lease> {
     shared.cache.lend(at.id).filter(|lease| lease.len() as u64 >= u64::from(at.entry.len))
 }
 
 /// The task of a row whose bytes need no reading.
-fn kept_task(shared: &Shared, filling: &Arc<Filling>, row: usize, lease: Lease, at: Located) -> Task {
+fn lent_task(shared: &Shared, filling: &Arc<Filling>, row: usize, lease: Lease, at: Located) -> Task {
     let len = at.entry.len as usize;
     let record = shared.checkpoints().filter(|_| lease.len() > len).map(|_| len..lease.len());
     shared.stats.hits.fetch_add(1, Ordering::Relaxed);
@@ -475,7 +533,13 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
             }
         }
         let len = u64::from(at.entry.len);
-        reads.push_back(Read { filling: Arc::clone(filling), attempt: 0, rows: vec![(row, at)], len });
+        reads.push_back(Read {
+            filling: Arc::clone(filling),
+            attempt: 0,
+            rows: vec![(row, at)],
+            len,
+            kept: None,
+        });
     }
     reads
 }
@@ -483,5 +547,5 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
 fn replacement(shared: &Shared, retry: Retry) -> Result<Read> {
     let at = shared.source.locate(&[retry.id])?.swap_remove(0);
     let len = u64::from(at.entry.len);
-    Ok(Read { filling: retry.filling, attempt: retry.attempt, rows: vec![(retry.row, at)], len })
+    Ok(Read { filling: retry.filling, attempt: retry.attempt, rows: vec![(retry.row, at)], len, kept: None })
 }

@@ -37,7 +37,7 @@ pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
-use crate::cache::{Lease, Memory, Tier};
+use crate::cache::{Lease, Memory, Records, Tier};
 use crate::order::Epoch;
 use crate::order::split::Split;
 use crate::source::checkpoints::Checkpoints;
@@ -67,6 +67,8 @@ pub struct Config {
     pub split: Split,
     /// What the epoch did before, if it goes on with other memory.
     pub past: Past,
+    /// Tiers behind the cache in memory, the nearest first.
+    pub stores: Vec<Arc<Records>>,
     /// Decoding threads.
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.
@@ -294,10 +296,17 @@ impl Pipeline {
     ) -> Result<Self> {
         let plan = Plan::new(&*source, &layout, &config, budget, &kept.slots)?;
         let (readers, mode) = (plan.readers, plan.mode);
-        kept.cache.set_limit(plan.kept_samples_bytes);
-        let could_hit_bytes = match kept.cache.held_bytes() {
+        let members = budget.shared_by().map_or(1, |node| node.members());
+        let in_memory = plan.kept_samples_bytes * members;
+        let common = config.stores.iter().find(|store| store.in_memory());
+        kept.cache.set_limit(if common.is_some() { 0 } else { in_memory });
+        for store in &config.stores {
+            // Those on disk look for room again.
+            store.set_limit(if store.in_memory() { in_memory } else { store.limit_bytes() });
+        }
+        let could_hit_bytes = match common.map_or(kept.cache.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
-            _ => plan.kept_samples_bytes.min(source.extremes().total_bytes),
+            _ => in_memory.min(source.extremes().total_bytes),
         };
         let reserved = plan.reserve(&layout, budget, &kept.slots)?;
         let (workers, map_threads) = (config.workers, config.map_threads);

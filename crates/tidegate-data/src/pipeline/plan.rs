@@ -16,6 +16,7 @@ use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Pr
 use super::groups::Groups;
 use super::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
+use crate::cache::Records;
 use crate::decode::Decoders;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
@@ -77,6 +78,8 @@ pub struct Plan {
     pub mode: ReadMode,
     /// Page cache of a kept dataset.
     pub cache_bytes: u64,
+    /// What tiers behind the memory take of it: tables, and what is not yet written back.
+    pub stores_bytes: u64,
     /// What is left for samples that are kept from one epoch to the next: taken as they come, and given up when it is needed.
     pub kept_samples_bytes: u64,
     /// Reading threads.
@@ -193,7 +196,11 @@ impl Plan {
         // Pictures as large as they are take room in their batch.
         let whole_columns = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
-        let piece = |record: u64| Buddy::piece_bytes(staging_bytes(extremes.sample_bytes) + record);
+        let sample = match config.stores.is_empty() {
+            true => staging_bytes(extremes.sample_bytes),
+            false => Records::room_bytes(extremes.sample_bytes),
+        };
+        let piece = |record: u64| Buddy::piece_bytes(sample + record);
         let mut plan = Self {
             slot_bytes: layout.slot_bytes(rows as usize),
             slots: 2,
@@ -211,6 +218,7 @@ impl Plan {
             stack_bytes: (config.workers + reach.readers + config.map_threads) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
             cache_bytes: 0,
+            stores_bytes: config.stores.iter().map(|store| store.charged_bytes()).sum(),
             kept_samples_bytes: 0,
             readers: reach.readers,
         };
@@ -318,6 +326,7 @@ impl Plan {
             self.index_bytes,
             self.stack_bytes,
             self.cache_bytes,
+            self.stores_bytes,
         ];
         // Sizes come from headers, which may claim anything.
         parts
@@ -348,6 +357,7 @@ impl Plan {
             (Account::Decoded, self.groups.saturating_mul(self.group_bytes)),
             (Account::Index, self.index_bytes),
             (Account::Telemetry, self.stack_bytes),
+            (Account::CacheMemory, self.stores_bytes),
         ];
         let words: Vec<_> = parts.iter().map(|(a, b)| format!("{a} {}", mib(*b))).collect();
         let (account, most) = parts.into_iter().max_by_key(|p| p.1).unwrap_or((Account::Batch, 0));
@@ -376,6 +386,7 @@ impl Plan {
                 "write the files with smaller groups (row_group_size=100 for images)".to_owned()
             }
             Account::Telemetry => "use fewer workers".to_owned(),
+            Account::CacheMemory => "do without a disk cache".to_owned(),
             _ => "split the largest samples".to_owned(),
         };
         Error::Config(format!(
@@ -398,7 +409,7 @@ impl Plan {
             budget.try_acquire(Account::Library, self.source_bytes + self.kept_bytes, urgent)?,
             budget.try_acquire(Account::Index, self.index_bytes, urgent)?,
             budget.try_acquire(Account::Telemetry, self.stack_bytes, urgent)?,
-            budget.try_acquire(Account::CacheMemory, self.cache_bytes, urgent)?,
+            budget.try_acquire(Account::CacheMemory, self.cache_bytes + self.stores_bytes, urgent)?,
         ];
         let scratch = match self.scratch_bytes {
             0 => None,

@@ -24,6 +24,9 @@ pub struct Stats {
     /// Samples that came from the cache, and their bytes.
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
+    /// Samples that came from a disk cache, and their bytes.
+    pub(super) disk_hits: AtomicU64,
+    pub(super) disk_hit_bytes: AtomicU64,
     /// What a cache of this size could have had at most.
     pub(super) could_hit_bytes: AtomicU64,
     pub(super) read_ns: AtomicU64,
@@ -58,9 +61,17 @@ pub struct StageStats {
     pub hits: u64,
     /// Their bytes.
     pub hit_bytes: u64,
+    /// Samples that came from a disk cache.
+    pub disk_hits: u64,
+    /// Their bytes.
+    pub disk_hit_bytes: u64,
+    /// What disk caches may take, and take.
+    pub disk_limit_bytes: u64,
+    /// See `disk_limit_bytes`.
+    pub disk_held_bytes: u64,
     /// What any cache of this limit could have given in this epoch: no sample comes twice, so what it held before.
     pub could_hit_bytes: u64,
-    /// What the cache of samples may take, and takes.
+    /// What the cache of samples in memory may take, and takes; of all processes together where they share it.
     pub cache_limit_bytes: u64,
     /// See `cache_limit_bytes`.
     pub cache_held_bytes: u64,
@@ -93,6 +104,9 @@ impl Stats {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let remote = shared.source.is_remote();
         let files = !shared.source.shards().is_empty() && !remote;
+        let stores = || shared.config.stores.iter().map(|store| &**store);
+        let disks = || stores().filter(|store| !store.in_memory());
+        let common = || stores().filter(|store| store.in_memory());
         StageStats {
             batches: read(&self.delivered),
             samples: read(&self.samples),
@@ -105,9 +119,13 @@ impl Stats {
             read_bytes: read(&self.read_bytes),
             hits: read(&self.hits),
             hit_bytes: read(&self.hit_bytes),
+            disk_hits: read(&self.disk_hits),
+            disk_hit_bytes: read(&self.disk_hit_bytes),
+            disk_limit_bytes: disks().map(Tier::limit_bytes).sum(),
+            disk_held_bytes: disks().map(Tier::held_bytes).sum(),
             could_hit_bytes: read(&self.could_hit_bytes),
-            cache_limit_bytes: shared.cache.limit_bytes(),
-            cache_held_bytes: shared.cache.held_bytes(),
+            cache_limit_bytes: shared.cache.limit_bytes() + common().map(Tier::limit_bytes).sum::<u64>(),
+            cache_held_bytes: shared.cache.held_bytes() + common().map(Tier::held_bytes).sum::<u64>(),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),
             staging_wait_ns: read(&self.staging_wait_ns),

@@ -146,6 +146,13 @@ pub struct Meta {
     keys_bytes: u64,
 }
 
+impl Meta {
+    /// What must be unchanged for the index to hold.
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
+    }
+}
+
 /// An index that was read or made.
 #[derive(Debug)]
 pub struct Index {

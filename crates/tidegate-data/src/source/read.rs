@@ -112,6 +112,7 @@ pub struct Extent<'a> {
 pub(crate) enum Opened<'a> {
     Kept(&'a File),
     Alone(File),
+    Shared(Arc<File>),
 }
 
 impl std::ops::Deref for Opened<'_> {
@@ -120,6 +121,7 @@ impl std::ops::Deref for Opened<'_> {
         match self {
             Self::Kept(file) => file,
             Self::Alone(file) => file,
+            Self::Shared(file) => file,
         }
     }
 }
@@ -129,6 +131,11 @@ impl Extent<'_> {
     #[must_use]
     pub fn of(path: &Path, offset: u64) -> Option<Self> {
         Some(Self { file: Opened::Alone(open_file(path, ReadMode::Direct).ok()?), offset })
+    }
+
+    /// A place in a file that others have open too.
+    pub(crate) fn shared(file: Arc<File>, offset: u64) -> Self {
+        Self { file: Opened::Shared(file), offset }
     }
 
     /// Reads `len` bytes into `into` and says where in it they lie.
@@ -163,7 +170,7 @@ impl Pages {
     }
 }
 
-fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
+pub(crate) fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let flags = if mode == ReadMode::Direct { flags | OFlags::DIRECT } else { flags };
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
@@ -193,7 +200,7 @@ pub fn read_file(
 /// The number of `EINVAL`, which every Linux shares.
 const EINVAL: i32 = 22;
 
-fn read_open(
+pub(crate) fn read_open(
     file: &File,
     path: &Path,
     offset: u64,

@@ -1,8 +1,9 @@
-//! Epochs are the same whatever is kept in memory from one to the next, and however much memory there is.
+//! Epochs are the same whatever is kept in memory or on disk from one to the next, and however much memory there is.
 
 use tidegate::synth::{self, Form, Recipe};
 use tidegate::{Options, open};
 use tidegate_core::memory::size::Size;
+use tidegate_data::cache::DiskCache;
 use tidegate_data::source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, loader, options, pictures, rows};
@@ -104,4 +105,43 @@ fn too_little_memory_is_refused_and_changes_nothing() {
     seen.extend(batches.flat_map(|batch| rows(&batch.unwrap())));
     let mut whole = self::loader(&source, options(8), 64 << 20);
     assert!(seen == epoch(&mut whole));
+}
+
+#[test]
+fn epochs_are_the_same_with_samples_kept_on_disk_and_the_next_run_reads_nothing_else() {
+    for (name, form) in [("disk-folder", Form::Folder), ("disk-tar", Form::Tar)] {
+        let (dir, cache) = (folder(name), folder(&format!("{name}-cache")));
+        let recipe = Recipe { samples: 240, classes: 4, seed: 3, width: 400, form, shard: 60 };
+        synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+        let source = open(dir.to_str().unwrap(), false).unwrap();
+        let expected: Vec<_> = {
+            let mut loader = loader(&source, options(16), 64 << 20);
+            (0..3).map(|_| epoch(&mut loader)).collect()
+        };
+        // What the memory does not keep: all of it on disk, then a third, then what is there of another run.
+        let total = source.extremes().total_bytes;
+        for (limit, workers, least, most) in
+            [(64 << 20, 1, 240, 240), (4 << 20, 2, 45, 200), (64 << 20, 4, 240, 240)]
+        {
+            let disk = DiskCache { folder: cache.clone(), limit_bytes: limit, leave_free_bytes: 0 };
+            let options = Options { disk: Some(disk), workers: Some(workers), ..options(16) };
+            for run in 0..2 {
+                // The least memory, so that little is kept in it.
+                let mut loader = loader(&source, options.clone(), 7 << 20);
+                for (number, expected) in expected.iter().enumerate() {
+                    assert!(epoch(&mut loader) == *expected, "{name}, epoch {number}, limit {limit}");
+                    let s = loader.report().stages;
+                    assert!(s.disk_held_bytes <= limit, "{s:?}");
+                    if run + number > 0 && limit > total {
+                        assert_eq!((s.reads, s.hits + s.disk_hits), (0, 240), "{name}: {s:?}");
+                    }
+                    if run + number > 0 {
+                        let kept = s.hits + s.disk_hits;
+                        assert!((least..=most).contains(&kept), "{name}, limit {limit}: {s:?}");
+                    }
+                }
+            }
+            std::fs::remove_dir_all(&cache).unwrap();
+        }
+    }
 }

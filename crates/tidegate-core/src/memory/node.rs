@@ -1,0 +1,740 @@
+//! One budget for several processes of a machine: who is in it, what each holds, and what they keep in common.
+//!
+//! Flow: [`Node::join`] -> the memory file that all members have open; `charge` and `discharge` from the ledger; segments of common
+//! memory are claimed, sealed and evicted by whoever lacks memory.
+//! Memory: a memfd: two pages of figures, a table, and segments (of which claimed ones are charged, to nobody in
+//! particular). It has no name in any file system, and is gone with the last member.
+//!
+//! The sum is never stored. Each member has a cell that it alone adds to, each segment a word that says how large it is and who
+//! writes it, and what is charged is the sum of them all: so a process may be killed between any two instructions and no
+//! byte is lost or counted twice. Who adds to a cell does so first and sums up then, and takes it back if there is too much:
+//! of two that add at the same time at least one sees both.
+//!
+//! Survivors notice a death by its pidfd when they lack memory or ask for figures, and clear the cell of the dead, whose pages
+//! the kernel has taken back by then. No thread waits for it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create};
+use rustix::process::{Pid, PidfdFlags, getuid, pidfd_open};
+
+use super::limit::cgroups;
+use super::region::Region;
+use super::size::mib;
+use super::{PAGE_BYTES, Use};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Error, Result};
+
+/// What the file begins with; another layout has another number.
+const MAGIC: u64 = 0x7469_6465_6e6f_6401;
+/// Processes that can be in one budget.
+const MEMBERS: usize = 64;
+const SEGMENTS: usize = 128;
+/// Words of the file, in lines of eight.
+const WORDS: usize = 64 + 8 * MEMBERS + SEGMENTS;
+const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_BYTES);
+/// Bytes of the common memory for each object that the table has room for.
+const OBJECT_BYTES: u64 = 2048;
+const SLOT_BYTES: u64 = 16;
+/// Where the memory group of the members is written, and how much of it.
+const GROUP_WORD: usize = 8;
+const GROUP_BYTES: usize = 8 * (64 - GROUP_WORD - 1);
+/// A member that is there; the rest of the word is its process id.
+const ALIVE: u64 = 1 << 32;
+/// In the word of a segment: its bytes, who writes or frees it (0 for nobody), and that it is being freed.
+const SIZE: u64 = (1 << 48) - 1;
+const OWNER_SHIFT: u32 = 48;
+const FREEING: u64 = 1 << 63;
+
+/// What all members agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Agreed {
+    cap_bytes: u64,
+    members: u64,
+}
+
+/// Nodes of this process, by name.
+static JOINED: Mutex<Option<HashMap<String, Weak<Node>>>> = Mutex::new(None);
+
+/// A dead or living neighbour, as it was met.
+#[derive(Debug)]
+struct Peer {
+    state: u64,
+    start: u64,
+    /// None where the kernel has no such thing.
+    pidfd: Option<OwnedFd>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Node {
+    region: Region,
+    file: File,
+    me: usize,
+    pid: u32,
+    peers: Mutex<HashMap<usize, Peer>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refused(what: impl Into<String>) -> Error {
+    Error::Node { what: what.into() }
+}
+
+/// Keeps others from joining at the same time: a name that the kernel frees with its process.
+fn joining(name: &str) -> Result<UnixListener> {
+    let since = Instant::now();
+    loop {
+        let bound = SocketAddr::from_abstract_name(format!("{name}-joining"));
+        match bound.and_then(|address| UnixListener::bind_addr(&address)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < JOINING => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(refused(format!("cannot be joined: {error}"))),
+        }
+    }
+}
+
+const JOINING: Duration = Duration::from_secs(30);
+
+/// Memory files of this name that processes have open: several paths may be the same one.
+fn found(name: &str) -> Vec<PathBuf> {
+    let link = format!("/memfd:{name} (deleted)");
+    let entries =
+        |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let processes = entries("/proc".into())
+        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()));
+    let files = processes.flat_map(|process| entries(process.join("fd")));
+    files.filter(|path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == &*link)).collect()
+}
+
+/// When a process began, in the kernel's ticks; nothing if there is none.
+fn start_of(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have spaces: the start is the twentieth field behind it.
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The memory groups of this process, in words.
+fn group() -> String {
+    let groups: Vec<String> = cgroups().iter().map(|group| group.dir.display().to_string()).collect();
+    let words = groups.join(", ");
+    // The end tells groups apart.
+    let start = words.len().saturating_sub(GROUP_BYTES);
+    (start..words.len()).find_map(|at| words.get(at..)).unwrap_or_default().to_owned()
+}
+
+impl Node {
+    /// The node budget of this name, made or joined.
+    ///
+    /// # Errors
+    /// [`Error::Node`]: another size or number of members than the others have, another memory group, or more processes than
+    /// were said.
+    pub(super) fn join(name: &str, cap_bytes: u64, members: u64) -> Result<Arc<Self>> {
+        let name = format!("tidegate-{}-{name}", getuid().as_raw());
+        if name.len() > 90 || name.contains(['/', '\0']) {
+            return Err(refused("a name of at most 64 characters without a slash is wanted"));
+        }
+        if members == 0 || members > MEMBERS as u64 {
+            return Err(refused(format!("it can have 1 to {MEMBERS} processes, not {members}")));
+        }
+        let mut joined = lock(&JOINED);
+        let nodes = joined.get_or_insert_default();
+        let agreed = Agreed { cap_bytes, members };
+        if let Some(node) = nodes.get(&name).and_then(Weak::upgrade).filter(|node| node.here()) {
+            node.agrees(&agreed)?;
+            return Ok(node);
+        }
+        let _alone = joining(&name)?;
+        let mut node = None;
+        for path in found(&name) {
+            let open = std::fs::OpenOptions::new().read(true).write(true).open(path);
+            let Some(there) = open.ok().and_then(|file| Self::attach(file).ok()) else { continue };
+            there.reap();
+            // What only children of a dead member have open is nobody's.
+            if there.alive() > 0 {
+                there.agrees(&agreed)?;
+                node = Some(there);
+                break;
+            }
+        }
+        let mut node = match node {
+            Some(node) => node,
+            None => Self::create(&name, &agreed)?,
+        };
+        node.enter(members)?;
+        let node = Arc::new(node);
+        nodes.insert(name, Arc::downgrade(&node));
+        Ok(node)
+    }
+
+    fn create(name: &str, agreed: &Agreed) -> Result<Self> {
+        let io = |error: rustix::io::Errno| refused(format!("the kernel gives no memory file: {error}"));
+        let file = memfd_create(name, MemfdFlags::CLOEXEC).map_err(io)?;
+        let table = (agreed.cap_bytes / OBJECT_BYTES * SLOT_BYTES).next_multiple_of(PAGE_BYTES);
+        // Half of them for a budget that grows.
+        let segment =
+            (2 * agreed.cap_bytes / SEGMENTS as u64).clamp(PAGE_BYTES, 1 << 30) / PAGE_BYTES * PAGE_BYTES;
+        ftruncate(&file, FIGURES_BYTES + table + segment * SEGMENTS as u64).map_err(io)?;
+        if FIGURES_BYTES + table > agreed.cap_bytes / 4 {
+            return Err(refused(format!("{} MiB is too small for it", mib(agreed.cap_bytes))));
+        }
+        let node = Self::over(File::from(file))?;
+        let group = group();
+        for (word, value) in
+            [(1, agreed.cap_bytes), (7, agreed.cap_bytes), (2, agreed.members), (4, table), (5, segment)]
+        {
+            node.word(word).store(value, Ordering::Relaxed);
+        }
+        node.word(GROUP_WORD).store(group.len() as u64, Ordering::Relaxed);
+        for (i, bytes) in group.as_bytes().chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            node.word(GROUP_WORD + 1 + i).store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+        node.word(0).store(MAGIC, Ordering::SeqCst);
+        Ok(node)
+    }
+
+    fn attach(file: File) -> Result<Self> {
+        let len = file.metadata().map_or(0, |file| file.len());
+        if len < FIGURES_BYTES {
+            return Err(refused("another file has its name"));
+        }
+        let node = Self::over(file)?;
+        let whole = FIGURES_BYTES + node.table_bytes() + node.segment_bytes().saturating_mul(SEGMENTS as u64);
+        if node.word(0).load(Ordering::SeqCst) != MAGIC || whole != len {
+            return Err(refused("another version of Tidegate made it"));
+        }
+        Ok(node)
+    }
+
+    fn over(file: File) -> Result<Self> {
+        let fd = file.try_clone().map_err(|e| refused(e.to_string()))?;
+        let region = Region::attach(fd.into(), FIGURES_BYTES as usize)?;
+        Ok(Self { region, file, me: MEMBERS, pid: std::process::id(), peers: Mutex::default() })
+    }
+
+    /// Whether this is still the process that joined, not a child of it.
+    fn here(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    fn agrees(&self, asked: &Agreed) -> Result<()> {
+        // The cap may have been changed since.
+        let have = Agreed { cap_bytes: self.word(7).load(Ordering::Relaxed), members: self.members() };
+        if have != *asked {
+            return Err(refused(format!(
+                "it has {} MiB for {} processes here, and {} MiB for {} are asked for: give all of them the same, or this one \
+                 another name",
+                mib(have.cap_bytes),
+                have.members,
+                mib(asked.cap_bytes),
+                asked.members
+            )));
+        }
+        let (theirs, own) = (self.their_group(), group());
+        if theirs != own {
+            return Err(refused(format!(
+                "this process is in the memory group {own:?} and the others are in {theirs:?}: no budget holds across memory \
+                 groups; start all ranks in one group, or give each its own tidegate.Budget(…)"
+            )));
+        }
+        Ok(())
+    }
+
+    fn their_group(&self) -> String {
+        let len = (self.word(GROUP_WORD).load(Ordering::Relaxed) as usize).min(GROUP_BYTES);
+        let words = (0..len.div_ceil(8)).map(|i| self.word(GROUP_WORD + 1 + i).load(Ordering::Relaxed));
+        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).take(len).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Takes a place among the members.
+    fn enter(&mut self, members: u64) -> Result<()> {
+        self.me = self.take_place(members)?;
+        Ok(())
+    }
+
+    fn take_place(&self, members: u64) -> Result<usize> {
+        let _held = self.held();
+        let there = self.alive();
+        if there >= members {
+            return Err(refused(format!(
+                "it is for {members} processes, and {there} have joined: give all of them the number that there will be"
+            )));
+        }
+        let free = (0..MEMBERS).find(|&m| self.state(m).load(Ordering::SeqCst) == 0);
+        let free = free.ok_or_else(|| refused("all its places are taken"))?;
+        self.cell(free).store(0, Ordering::SeqCst);
+        self.start(free).store(start_of(self.pid).unwrap_or(0), Ordering::SeqCst);
+        self.state(free).store(ALIVE | u64::from(self.pid), Ordering::SeqCst);
+        Ok(free)
+    }
+
+    /// Keeps others from entering and from reaping, until it is dropped.
+    fn held(&self) -> Held<'_> {
+        // Without it nothing worse happens than that two reap the same.
+        let _anyhow = flock(&self.file, FlockOperation::LockExclusive);
+        Held(&self.file)
+    }
+
+    fn word(&self, i: usize) -> &AtomicU64 {
+        self.region.word(i)
+    }
+    fn state(&self, member: usize) -> &AtomicU64 {
+        self.word(64 + 8 * member)
+    }
+    fn start(&self, member: usize) -> &AtomicU64 {
+        self.word(64 + 8 * member + 1)
+    }
+    fn cell(&self, member: usize) -> &AtomicU64 {
+        self.word(64 + 8 * member + 2)
+    }
+    fn segment(&self, i: usize) -> &AtomicU64 {
+        self.word(64 + 8 * MEMBERS + i)
+    }
+
+    fn alive(&self) -> u64 {
+        (0..MEMBERS).filter(|&m| self.state(m).load(Ordering::SeqCst) != 0).count() as u64
+    }
+
+    /// The cap over all members.
+    #[must_use]
+    pub fn cap_bytes(&self) -> u64 {
+        self.word(1).load(Ordering::Relaxed)
+    }
+
+    /// How many processes it is for.
+    #[must_use]
+    pub fn members(&self) -> u64 {
+        self.word(2).load(Ordering::Relaxed).max(1)
+    }
+
+    /// What each member may hold by itself: an equal part of all.
+    #[must_use]
+    pub fn share_bytes(&self) -> u64 {
+        self.share_of(self.cap_bytes())
+    }
+
+    /// What each member could hold by itself of another cap.
+    #[must_use]
+    pub fn share_of(&self, cap_bytes: u64) -> u64 {
+        cap_bytes.saturating_sub(self.fixed_bytes()) / self.members() / PAGE_BYTES * PAGE_BYTES
+    }
+
+    pub(super) fn set_cap(&self, bytes: u64) {
+        self.word(1).store(bytes, Ordering::SeqCst);
+        self.evict(self.missing(0));
+    }
+
+    fn fixed_bytes(&self) -> u64 {
+        FIGURES_BYTES + self.table_bytes()
+    }
+
+    fn total(&self) -> u64 {
+        let cells = (0..MEMBERS).map(|m| self.cell(m).load(Ordering::SeqCst)).fold(0, u64::wrapping_add);
+        self.fixed_bytes().wrapping_add(cells).wrapping_add(self.segments_held_bytes())
+    }
+
+    /// What is charged over all members, and the most that ever was.
+    #[must_use]
+    pub fn usage(&self) -> Use {
+        self.reap();
+        let peak_bytes = self.word(3).load(Ordering::Relaxed);
+        Use { cap_bytes: self.cap_bytes(), charged_bytes: self.total(), peak_bytes, waits: 0 }
+    }
+
+    /// What is missing to charge `bytes`.
+    pub(super) fn missing(&self, bytes: u64) -> u64 {
+        self.total().saturating_add(bytes).saturating_sub(self.cap_bytes())
+    }
+
+    /// Adds with `add`, and takes it back with `undo` if there is too much then.
+    fn try_add(&self, bytes: u64, add: impl Fn(), undo: impl Fn()) -> bool {
+        for attempt in 0..4 {
+            if self.missing(bytes) > 0 && (attempt > 0 || !self.reap() || self.missing(bytes) > 0) {
+                return false;
+            }
+            add();
+            let total = self.total();
+            if total <= self.cap_bytes() {
+                self.word(3).fetch_max(total, Ordering::Relaxed);
+                return true;
+            }
+            undo();
+            // Somebody else tried at the same time, and perhaps took it back as well.
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    /// Charges bytes to this member, unless the cap of all forbids it.
+    pub(super) fn charge(&self, bytes: u64) -> bool {
+        let cell = self.cell(self.me);
+        let add = || {
+            cell.fetch_add(bytes, Ordering::SeqCst);
+        };
+        let undo = || self.discharge(bytes);
+        self.try_add(bytes, add, undo)
+    }
+
+    pub(super) fn discharge(&self, bytes: u64) {
+        self.cell(self.me).fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Clears what dead members held, and says whether there were any.
+    fn reap(&self) -> bool {
+        let others = (0..MEMBERS).filter(|&m| m != self.me && self.state(m).load(Ordering::SeqCst) != 0);
+        let dead: Vec<usize> = others.filter(|&m| self.is_dead(m)).collect();
+        if dead.is_empty() {
+            return false;
+        }
+        let _held = self.held();
+        for member in dead {
+            // Somebody else may have reaped it, and another process have its place.
+            if self.is_dead(member) {
+                self.cell(member).store(0, Ordering::SeqCst);
+                for i in 0..SEGMENTS {
+                    if self.segment(i).load(Ordering::SeqCst) >> OWNER_SHIFT & 0xff == member as u64 + 1 {
+                        self.free(i);
+                    }
+                }
+                self.state(member).store(0, Ordering::SeqCst);
+            }
+        }
+        true
+    }
+
+    fn is_dead(&self, member: usize) -> bool {
+        let state = self.state(member).load(Ordering::SeqCst);
+        let start = self.start(member).load(Ordering::SeqCst);
+        let Some(pid) = Pid::from_raw((state as u32).cast_signed()) else { return false };
+        let mut peers = lock(&self.peers);
+        if peers.get(&member).is_none_or(|peer| peer.state != state || peer.start != start) {
+            let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(pidfd) => Some(pidfd),
+                Err(rustix::io::Errno::SRCH) => return true,
+                Err(_) => None,
+            };
+            // The process that has its number now may be another one.
+            if start_of(state as u32) != Some(start) {
+                return true;
+            }
+            peers.insert(member, Peer { state, start, pidfd });
+        }
+        match peers.get(&member).and_then(|peer| peer.pidfd.as_ref()) {
+            Some(pidfd) => {
+                let mut ended = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+                poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
+            }
+            None => start_of(state as u32) != Some(start),
+        }
+    }
+
+    /// The members' process ids and what each holds.
+    #[must_use]
+    pub fn held_by_process(&self) -> Vec<(u32, u64)> {
+        self.reap();
+        let states = (0..MEMBERS).map(|m| (m, self.state(m).load(Ordering::SeqCst)));
+        states
+            .filter(|(_, s)| *s != 0)
+            .map(|(m, s)| (s as u32, self.cell(m).load(Ordering::SeqCst)))
+            .collect()
+    }
+
+    // The common memory.
+
+    /// A handle on the file, for reading and writing segments and the table.
+    ///
+    /// # Errors
+    /// When this process may have no more open files.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Where the table begins in the file.
+    #[must_use]
+    pub fn table_start(&self) -> u64 {
+        FIGURES_BYTES
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn table_bytes(&self) -> u64 {
+        self.word(4).load(Ordering::Relaxed)
+    }
+
+    /// Bytes of a segment.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.word(5).load(Ordering::Relaxed)
+    }
+
+    /// Where a segment begins in the file.
+    #[must_use]
+    pub fn segment_start(&self, i: u32) -> u64 {
+        FIGURES_BYTES + self.table_bytes() + u64::from(i) * self.segment_bytes()
+    }
+
+    /// What claimed segments take.
+    #[must_use]
+    pub fn segments_held_bytes(&self) -> u64 {
+        (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst) & SIZE).sum()
+    }
+
+    /// The most that segments may take.
+    #[must_use]
+    pub fn segments_limit_bytes(&self) -> u64 {
+        self.word(6).load(Ordering::Relaxed)
+    }
+
+    /// Changes the most that segments may take, and evicts what is beyond.
+    pub fn set_segments_limit(&self, bytes: u64) {
+        self.word(6).store(bytes, Ordering::SeqCst);
+        self.evict(self.segments_held_bytes().saturating_sub(bytes));
+    }
+
+    /// A segment that this process alone writes, charged; nothing if there is no room.
+    #[must_use]
+    pub fn claim_segment(&self) -> Option<u32> {
+        let bytes = self.segment_bytes();
+        if self.segments_held_bytes() + bytes > self.segments_limit_bytes() {
+            return None;
+        }
+        let i = (0..SEGMENTS).find(|&i| self.segment(i).load(Ordering::SeqCst) == 0)?;
+        let (word, mine) = (self.segment(i), bytes | (self.me as u64 + 1) << OWNER_SHIFT);
+        let taken = std::cell::Cell::new(false);
+        let add = || taken.set(word.compare_exchange(0, mine, Ordering::SeqCst, Ordering::SeqCst).is_ok());
+        let undo = || {
+            if taken.take() {
+                word.store(0, Ordering::SeqCst);
+            }
+        };
+        (self.try_add(bytes, add, undo) && taken.get()).then_some(i as u32)
+    }
+
+    /// This process writes a segment no more: whoever lacks memory may evict it.
+    pub fn seal_segment(&self, i: u32) {
+        self.segment(i as usize).fetch_and(SIZE, Ordering::SeqCst);
+    }
+
+    /// Gives back sealed segments until `bytes` have gone, or there are none, the last ones first; they are not filled again before
+    /// the limit is set anew.
+    pub(super) fn evict(&self, bytes: u64) {
+        let mut gone = 0;
+        for i in (0..SEGMENTS).rev() {
+            if gone >= bytes {
+                return;
+            }
+            let (word, now) = (self.segment(i), self.segment(i).load(Ordering::SeqCst));
+            let freeing = now | FREEING | (self.me as u64 + 1) << OWNER_SHIFT;
+            let sealed = now != 0 && now & !SIZE == 0;
+            if sealed && word.compare_exchange(now, freeing, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                self.word(6).fetch_min(self.segments_held_bytes() - now, Ordering::SeqCst);
+                self.free(i);
+                gone += now;
+            }
+        }
+    }
+
+    /// What evicting could give.
+    pub(super) fn evictable_bytes(&self) -> u64 {
+        let words = (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst));
+        words.filter(|word| word & !SIZE == 0).sum()
+    }
+
+    fn free(&self, i: usize) {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punched = fallocate(&self.file, hole, self.segment_start(i as u32), self.segment_bytes());
+        debug_assert!(punched.is_ok(), "a memory file refused a hole");
+        self.segment(i).store(0, Ordering::SeqCst);
+    }
+}
+
+/// The lock of the file.
+struct Held<'a>(&'a File);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let _was_held = flock(self.0, FlockOperation::Unlock);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A child of the member has no place of its own.
+        if self.me < MEMBERS && self.here() {
+            let _held = self.held();
+            self.cell(self.me).store(0, Ordering::SeqCst);
+            self.state(self.me).store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::process::{Child, Command};
+
+    const CAP: u64 = 32 << 20;
+
+    fn agreed(members: u64) -> Agreed {
+        Agreed { cap_bytes: CAP, members }
+    }
+
+    /// A node and its members, each as if it were another process.
+    fn members(n: u64) -> Vec<Node> {
+        let first = Node::create("tidegate-test", &agreed(n)).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&first.file));
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let mut all: Vec<Node> = (1..n).map(|_| Node::attach(open()).unwrap()).collect();
+        all.insert(0, first);
+        all.iter_mut().for_each(|node| node.enter(n).unwrap());
+        all[0].set_segments_limit(CAP);
+        all
+    }
+
+    /// Another process in the place of a member.
+    fn put_child_in_place_of(node: &Node, member: usize) -> Child {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        node.start(member).store(start_of(child.id()).unwrap(), Ordering::SeqCst);
+        node.state(member).store(ALIVE | u64::from(child.id()), Ordering::SeqCst);
+        child
+    }
+
+    #[test]
+    fn what_all_hold_together_is_bounded() {
+        let all = members(4);
+        let fixed = all[0].fixed_bytes();
+        assert!(all[1].charge(10 << 20) && all[2].charge(10 << 20) && !all[3].charge(12 << 20));
+        assert_eq!(all[0].usage().charged_bytes, fixed + (20 << 20));
+        assert!(all[0].claim_segment().is_some());
+        assert!(!all[0].charge(12 << 20), "segments count as well");
+        all[1].discharge(10 << 20);
+        assert!(all[3].charge(12 << 20));
+        let peak = fixed + (22 << 20) + all[0].segment_bytes();
+        assert_eq!((all[2].usage().charged_bytes, all[2].usage().peak_bytes), (peak, peak));
+        drop(all);
+    }
+
+    #[test]
+    fn of_members_that_charge_at_the_same_time_no_two_exceed_the_cap() {
+        let all = members(4);
+        let (room, held) = (CAP - all[0].fixed_bytes(), AtomicU64::new(0));
+        let admitted = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for (i, node) in all.iter().enumerate() {
+                let (held, admitted) = (&held, &admitted);
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || {
+                        for turn in 0..20_000 {
+                            let bytes = (1 + (turn * 7 + i as u64) % 5) << 21;
+                            if node.charge(bytes) {
+                                let now = held.fetch_add(bytes, Ordering::SeqCst) + bytes;
+                                assert!(now <= room, "{now} of {room}");
+                                admitted.fetch_add(1, Ordering::Relaxed);
+                                held.fetch_sub(bytes, Ordering::SeqCst);
+                                node.discharge(bytes);
+                            }
+                        }
+                    })
+                    .unwrap();
+            }
+        });
+        assert!(admitted.load(Ordering::Relaxed) > 10_000);
+        assert_eq!(all[0].total(), all[0].fixed_bytes());
+    }
+
+    #[test]
+    fn what_a_killed_process_held_is_free_at_once() {
+        let all = members(3);
+        assert!(all[1].charge(5 << 20));
+        let (open, sealed) = (all[1].claim_segment().unwrap(), all[1].claim_segment().unwrap());
+        all[1].file.write_all_at(&[7; 4096], all[1].segment_start(open)).unwrap();
+        all[1].seal_segment(sealed);
+        let mut child = put_child_in_place_of(&all[0], 1);
+        let before = all[2].usage().charged_bytes;
+        assert_eq!(before, all[0].fixed_bytes() + (5 << 20) + 2 * all[0].segment_bytes());
+        assert_eq!(all[2].held_by_process().len(), 3);
+        child.kill().unwrap();
+        let began = Instant::now();
+        // The kernel ends a process in its own time; not yet waited for, it is a zombie.
+        while all[2].usage().charged_bytes == before && began.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        assert_eq!(all[2].usage().charged_bytes, all[0].fixed_bytes() + all[0].segment_bytes());
+        let mut page = [1; 4096];
+        all[2].file.read_exact_at(&mut page, all[2].segment_start(open)).unwrap();
+        assert_eq!((page, all[2].held_by_process().len()), ([0; 4096], 2));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn memory_of_others_is_had_by_evicting_what_is_common() {
+        let all = members(2);
+        let bytes = all[0].segment_bytes();
+        let mut segments = Vec::new();
+        while let Some(segment) = all[0].claim_segment() {
+            let at = all[0].segment_start(segment);
+            all[0].file.write_all_at(&vec![7; bytes as usize], at).unwrap();
+            all[0].seal_segment(segment);
+            segments.push(segment);
+        }
+        let resident = || all[0].file.metadata().unwrap().blocks() * 512;
+        let full = resident();
+        assert!(full >= segments.len() as u64 * bytes && segments.len() as u64 * bytes > CAP * 9 / 10);
+        assert!(!all[1].charge(4 << 20));
+        let missing = all[1].missing(4 << 20);
+        assert!(all[1].evictable_bytes() >= missing);
+        all[1].evict(missing);
+        assert!(all[1].charge(4 << 20) && resident() <= full - missing);
+        assert!(all[0].claim_segment().is_none(), "not before the limit is set anew");
+        let mut byte = [0];
+        all[1].file.read_exact_at(&mut byte, all[1].segment_start(segments[0])).unwrap();
+        assert_eq!(byte, [7], "the last ones went");
+        all[1].set_cap(8 << 20);
+        assert!(all[1].usage().charged_bytes <= 8 << 20);
+    }
+
+    #[test]
+    fn who_does_not_fit_is_refused_with_the_reason() {
+        let words = |outcome: Result<()>| outcome.unwrap_err().to_string();
+        let mut all = members(2);
+        let asked = Agreed { cap_bytes: 2 * CAP, ..agreed(2) };
+        assert!(words(all[0].agrees(&asked)).contains("it has 32.0 MiB for 2 processes here"));
+        assert!(all[0].agrees(&agreed(2)).is_ok());
+        assert!(words(all[0].enter(2)).contains("2 have joined"));
+        all[0].word(GROUP_WORD).store(3, Ordering::Relaxed);
+        all[0].word(GROUP_WORD + 1).store(u64::from_le_bytes(*b"/x/\0\0\0\0\0"), Ordering::Relaxed);
+        let said = words(all[1].agrees(&agreed(2)));
+        assert!(said.contains("\"/x/\"") && said.contains("no budget holds across memory groups"), "{said}");
+        all[0].me = MEMBERS;
+        assert!(words(Node::join("a/b", CAP, 2).map(drop)).contains("without a slash"));
+        assert!(words(Node::join("x", CAP, 65).map(drop)).contains("1 to 64"));
+        assert!(words(Node::join("tiny", 20_000, 2).map(drop)).contains("too small"));
+    }
+
+    #[test]
+    fn a_node_is_there_as_long_as_a_member_is() {
+        let first = Node::join("stays", CAP, 2).unwrap();
+        assert!(Arc::ptr_eq(&first, &Node::join("stays", CAP, 2).unwrap()), "one process is one member");
+        let link = found(&format!("tidegate-{}-stays", getuid().as_raw()));
+        assert!(!link.is_empty());
+        drop(first);
+        assert!(Node::join("stays", 2 * CAP, 3).is_ok(), "nothing is left of it");
+    }
+}

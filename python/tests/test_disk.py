@@ -1,0 +1,104 @@
+"""The disk cache: what came over the network comes from the disk next time, and a bad disk costs nothing but time."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+import tidegate as tg
+
+
+def options(cache, limit="64MiB", **more):
+    disk = tg.DiskCache(cache, limit, leave_free=0)
+    return {"batch_size": 8, "memory": tg.Budget("16MiB"), "disk": disk, "workers": 1, "ids": True, **more}
+
+
+def rows(loader):
+    return {int(id): bytes(row) for batch in loader for id, row in zip(batch["ids"], batch["image"], strict=True)}
+
+
+@pytest.fixture
+def fields():
+    return {"image": tg.Image(32, crop="random", flip=True)}
+
+
+def test_a_second_run_reads_nothing_but_the_disk(folder, tmp_path, fields):
+    url = str(folder)
+    plain = tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1)
+    expected = rows(plain)
+    first = tg.Loader(url, fields=fields, seed=1, **options(tmp_path))
+    assert rows(first) == expected
+    assert first.report()["stages"]["disk_hits"] == 0
+    again = tg.Loader(url, fields=fields, seed=1, **options(tmp_path, workers=3))
+    assert rows(again) == expected
+    stages = again.report()["stages"]
+    assert (stages["disk_hits"], stages["reads"]) == (40, 0)
+    assert "40 samples of 40 from the disk cache" in str(again.report())
+    assert stages["disk_held_bytes"] <= stages["disk_limit_bytes"] == 64 << 20
+
+
+def test_damage_is_read_from_the_source_and_told(folder, tmp_path, fields):
+    url = str(folder)
+    expected = rows(tg.Loader(url, fields=fields, seed=1, **options(tmp_path)))
+    for segment in tmp_path.glob("*/0*"):
+        data = np.fromfile(segment, np.uint8)
+        data[2000::4096] ^= 1
+        data.tofile(segment)
+    loader = tg.Loader(url, fields=fields, seed=1, **options(tmp_path))
+    assert rows(loader) == expected
+    report = loader.report()
+    assert any("damaged records" in note for note in report["cache_notes"])
+    assert report["stages"]["reads"] > 0
+    healed = tg.Loader(url, fields=fields, seed=1, **options(tmp_path))
+    assert rows(healed) == expected
+    assert healed.report()["stages"]["reads"] == 0
+
+
+def test_a_folder_that_cannot_be_used_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tg.ConfigError, match=r"file: .*name another folder"):
+        tg.Loader(str(folder), **options(tmp_path / "file"))
+    with pytest.raises(tg.ConfigError, match=r"its limit of 0\.0 MiB is reached"):
+        tg.Loader(str(folder), **options(tmp_path / "small", limit=100))
+    disk = tg.DiskCache(tmp_path / "full", "1MiB", leave_free=1 << 60)
+    with pytest.raises(tg.ConfigError, match=r"must stay so"):
+        tg.Loader(str(folder), **options(tmp_path) | {"disk": disk})
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1.5 MiB, without direct reads on older kernels."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_that_fills_ends_the_filling(folder, small_disk, fields):
+    url = str(folder)
+    expected = rows(tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1))
+    # The limit is far beyond what the disk has.
+    loader = tg.Loader(url, fields=fields, seed=1, **options(small_disk, limit="1GiB"))
+    assert rows(loader) == expected
+    (small_disk / "other").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
+    loader.set_epoch(0)
+    assert rows(loader) == expected
+
+
+def test_a_folder_that_is_lost_or_read_only_costs_nothing_but_time(folder, small_disk, fields):
+    url = str(folder)
+    loader = tg.Loader(url, fields=fields, seed=1, **options(small_disk, limit="1400KiB"))
+    expected = rows(loader)
+    subprocess.run(["umount", "-l", small_disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", small_disk], check=True)
+    loader.set_epoch(0)
+    assert rows(loader) == expected
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    loader.set_epoch(0)
+    assert rows(loader) == expected
+    with pytest.raises(tg.ConfigError, match="Read-only file system"):
+        tg.Loader(url, **options(small_disk))

@@ -1,0 +1,216 @@
+"""One budget for several processes: the same batches, one copy of what is kept, and nothing left of who was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tidegate as tg
+
+RANK = """
+import hashlib, json, sys
+import tidegate as tg
+
+data, rank, ranks, memory, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+shared = tg.Budget(memory, scope="node", processes=ranks, name=name)
+loader = tg.Loader(data, global_batch_size=8, memory=shared, shuffle=True, seed=3, workers=1, rank=rank,
+                   world_size=ranks, ids=True, fields={"image": tg.Image(32, crop="random", flip=True)})
+for epoch in range(3):
+    rows = [[int(id), hashlib.sha256(row.tobytes()).hexdigest()] for batch in loader
+            for id, row, real in zip(batch["ids"], batch["image"], batch.mask) if real]
+    stages = loader.report()["stages"]
+    print(json.dumps({"rows": rows, "hits": stages["hits"], "reads": stages["reads"]}), flush=True)
+    sys.stdin.readline()
+batches = iter(loader)
+held = next(batches)
+print(json.dumps(shared.node | {"held": shared.charged_bytes}), flush=True)
+sys.stdin.readline()
+print(loader.report(), flush=True)
+"""
+
+
+@pytest.fixture
+def name(request):
+    return f"{request.node.name[:40]}-{os.getpid()}"
+
+
+class Rank:
+    def __init__(self, data, rank, ranks, name, memory="48MiB"):
+        arguments = [str(data), str(rank), str(ranks), memory, name]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", RANK, *arguments], **pipes)
+
+    def read(self):
+        line = self.process.stdout.readline()
+        return json.loads(line) if line.startswith("{") else line or self.process.stderr.read()
+
+    def go_on(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def end(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def ranks(folder, name):
+    all = []
+
+    def start(count, name=name):
+        all.extend(Rank(folder, rank, count, name) for rank in range(count))
+        return all
+
+    yield start
+    for rank in all:
+        rank.end()
+
+
+def memory_files(name):
+    """Processes that have the memory file of a budget open."""
+    found = []
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if f"-{name} (deleted)" in os.readlink(fd):
+                found.append(int(fd.parts[2]))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(true, what):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.001)
+
+
+def test_ranks_with_one_budget_deliver_what_one_process_delivers(folder, ranks):
+    import hashlib
+
+    alone = tg.Loader(
+        str(folder),
+        global_batch_size=8,
+        memory=tg.Budget("64MiB"),
+        shuffle=True,
+        seed=3,
+        ids=True,
+        fields={"image": tg.Image(32, crop="random", flip=True)},
+    )
+    epochs = [
+        {
+            int(i): hashlib.sha256(r.tobytes()).hexdigest()
+            for b in alone
+            for i, r in zip(b["ids"], b["image"], strict=True)
+        }
+        for _ in range(3)
+    ]
+    all = ranks(3)
+    for number, expected in enumerate(epochs):
+        told = [rank.read() for rank in all]
+        rows = [row for rank in told for row in rank["rows"]]
+        assert len(rows) == 40, "every sample once"
+        assert dict(map(tuple, rows)) == expected
+        if number:
+            assert [rank["reads"] for rank in told] == [0, 0, 0], "what one process read, the others have"
+            assert sum(rank["hits"] for rank in told) >= 40
+        for rank in all:
+            rank.go_on()
+    node = all[0].read()
+    assert len(node["processes"]) == 3
+    assert node["held"] < node["charged_bytes"] <= node["cap_bytes"]
+    all[0].go_on()
+    report = all[0].process.stdout.read()
+    assert "budget of the node 48.0 MiB" in report
+    assert "by 3 processes" in report
+
+
+def test_what_a_killed_rank_held_is_free_and_nothing_is_left_of_a_killed_job(ranks, name):
+    all = ranks(3)
+    for _ in range(3):
+        for rank in all:
+            rank.read()
+            rank.go_on()
+    nodes = [rank.read() for rank in all]
+    victim = all[2].process
+    before = max(node["charged_bytes"] for node in nodes)
+    mine = nodes[2]["held"]
+    assert mine > 1 << 20
+    victim.send_signal(signal.SIGKILL)
+    # Another process takes its place: it is refused as long as the dead one counts.
+    budget, refused = None, []
+
+    def joined():
+        nonlocal budget
+        try:
+            budget = tg.Budget("48MiB", scope="node", processes=3, name=name)
+        except tg.BudgetError as error:
+            refused.append(str(error))
+        return budget
+
+    wait_until(joined, "the place of the dead is free")
+    assert all("3 have joined" in words for words in refused)
+    assert victim.pid not in budget.node["processes"]
+    assert budget.node["charged_bytes"] <= before - mine
+    assert len(set(memory_files(name))) >= 3
+    for rank in all:
+        rank.end()
+    assert set(budget.node["processes"]) == {os.getpid()}
+    del budget
+    wait_until(lambda: not memory_files(name), "the memory file is gone with the last process")
+
+
+def test_who_cannot_share_is_told_why(folder, name, monkeypatch):
+    budget = tg.Budget("32MiB", scope="node", processes=2, name=name)
+    assert budget.cap_bytes < 16 << 20
+    assert tg.Budget("32MiB", scope="node", processes=2, name=name).node == budget.node
+    with pytest.raises(tg.BudgetError, match=r"it has 32\.0 MiB for 2 processes here, and 64\.0 MiB for 2"):
+        tg.Budget("64MiB", scope="node", processes=2, name=name)
+    with pytest.raises(tg.ConfigError, match="give processes=N"):
+        tg.Budget("32MiB", scope="node")
+    with pytest.raises(tg.ConfigError, match="scope must be"):
+        tg.Budget("32MiB", scope="world")
+    with pytest.raises(tg.ConfigError, match="scope=.node"):
+        tg.Budget("32MiB", processes=2)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+    assert tg.Budget("32MiB", scope="node").node["processes"].keys() == {os.getpid()}
+    with pytest.raises(tg.Error, match="needs at least"):
+        tg.Loader(folder, batch_size=128, memory=budget, fields={"image": tg.Image(224)})
+
+
+def test_a_budget_does_not_reach_into_another_memory_group(name):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+    import memory
+
+    try:
+        group = memory.Group("node-test")
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here ({error}); run as root")
+    budget = tg.Budget("32MiB", scope="node", processes=2, name=name)
+    join = f"import tidegate as tg; tg.Budget('32MiB', scope='node', processes=2, name={name!r})"
+    enter = lambda: group.write("cgroup.procs", os.getpid())  # noqa: E731
+    try:
+        said = subprocess.run([sys.executable, "-c", join], capture_output=True, text=True, preexec_fn=enter).stderr
+    finally:
+        group.close()
+    assert "no budget holds across memory groups" in said
+    assert group.dir.name in said
+    assert len(budget.node["processes"]) == 1
+
+
+def test_ranks_come_from_the_environment(monkeypatch):
+    options = {"global_batch_size": 8, "memory": "16MiB"}
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert [batch.rows for batch in tg.Loader(tg.synthetic(16, 8), **options)] == [2, 2]
+    assert [batch.rows for batch in tg.Loader(tg.synthetic(16, 8), rank=0, world_size=1, **options)] == [8, 8]
+    with pytest.raises(tg.ConfigError, match="both rank and world_size"):
+        tg.Loader(tg.synthetic(16, 8), rank=1, **options)
