@@ -31,9 +31,10 @@ class Proxy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def fault(self, method):
+    def fault(self, method, path):
         with self.lock:
             self.counts[method] += 1
+            self.counts["object"] += method == "GET" and "list-type" not in path
             if self.heal_after is not None and self.counts["GET"] > self.heal_after:
                 self.rate = 0.0
             if method != "GET" or self.random.random() >= self.rate:
@@ -76,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
         if self.server.latency:
             time.sleep(self.server.latency)
-        fault = self.server.fault(self.command)
+        fault = self.server.fault(self.command, self.path)
         if fault == "drop":
             self.close_connection = True
             return

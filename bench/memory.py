@@ -259,8 +259,8 @@ def check_ranks(data, budget_mib, ranks, report):
             f"{'ok  ' if once and one_copy and fits else 'FAIL'} {ranks} ranks, budget {budget_mib} MiB, "
             f"{'limited to that' if limit else 'without a limit'}: peak {result['peak'] / MIB:.1f} MiB of "
             f"{allowed / MIB:.1f} allowed ({ranks} baselines {base / MIB:.1f}), every sample once: {once}, "
-            f"kept in common {common / MIB:.1f} MiB, of which {hits / MIB:.1f} hit in one epoch, limit met {result['met']}; "
-            f"freed {result['killed']['ms']:.1f} ms after SIGKILL"
+            f"kept in common {common / MIB:.1f} MiB, of which {hits / MIB:.1f} hit in one epoch, limit met "
+            f"{result['met']}; freed {result['killed']['ms']:.1f} ms after SIGKILL"
         )
     return good
 

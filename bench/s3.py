@@ -1,5 +1,7 @@
 """An epoch from an S3 server, beside a plain downloader and the peers. `make test-s3`.
 
+Besides, an epoch that fills a disk cache, and one of another process from it.
+
 Flow: 1,000 shards of 1 MiB on moto's server, behind a proxy with 20 ms of latency and 1 % of faults -> bytes a second
 and peak memory of each loader, in processes of their own, one after the other in several rounds; and their requests.
 Memory: children are watched from /proc; the server and the proxy are processes of their own.
@@ -89,11 +91,11 @@ def downloader(args):
     return args.shards * SAMPLES, total, time.perf_counter() - began
 
 
-def tidegate(args):
+def tidegate(args, disk=None):
     import tidegate as tg
 
     source = tg.open("s3://data/train")
-    options = {"batch_size": 64, "memory": tg.Budget(args.memory), "workers": 2}
+    options = {"batch_size": 64, "memory": tg.Budget(args.memory), "workers": 2, "disk": disk}
     loader = tg.Loader(source, fields={"bin": tg.Bytes()}, **options)
     began = time.perf_counter()
     samples = total = 0
@@ -101,6 +103,16 @@ def tidegate(args):
         samples += batch.rows
         total += int(batch["bin"].offsets[-1])
     return samples, total, time.perf_counter() - began
+
+
+def to_disk(args):
+    """An epoch that is kept on disk; and, as `from_disk`, the next one, of another process."""
+    import tidegate as tg
+
+    return tidegate(args, tg.DiskCache(Path(os.environ["XDG_CACHE_HOME"]) / "disk", "4GiB"))
+
+
+from_disk = to_disk
 
 
 def mosaicml(args):
@@ -139,6 +151,8 @@ def counted(loader):
 
 
 CHILDREN = {f.__name__: f for f in (downloader, tidegate, mosaicml, webdataset)}
+CHILDREN |= {"to_disk": to_disk, "from_disk": from_disk}
+OWN = ["downloader", "tidegate", "to_disk", "from_disk"]
 
 
 def tree(pid):
@@ -229,20 +243,23 @@ def main():
         proxy = faulty.Proxy(("127.0.0.1", port), args.latency, args.faults)
         runs = []
         for round in range(args.rounds):
-            for name in ["downloader", "tidegate", *args.peers]:
+            shutil.rmtree(args.work / "cache" / "disk", ignore_errors=True)
+            for name in [*OWN, *args.peers]:
                 python = args.peers_python if name in args.peers else sys.executable
                 proxy.counts.clear()
-                run = measure(name, python, args, proxy.url) | {"round": round, "requests": proxy.counts["GET"]}
+                run = measure(name, python, args, proxy.url) | {"round": round, "requests": proxy.counts["object"]}
                 runs.append(run)
                 print(json.dumps(run), flush=True)
-        names = ["downloader", "tidegate", *args.peers]
+        names = [*OWN, *args.peers]
         good = {n: [r for r in runs if r["name"] == n and "seconds" in r] for n in names}
         rate = {n: statistics.median(r["bytes"] / r["seconds"] for r in rs) for n, rs in good.items() if rs}
         for name, value in rate.items():
             peak = statistics.median(r["peak_bytes"] for r in good[name])
             share = value / rate["downloader"]
+            asked = statistics.median(r["requests"] for r in good[name])
             print(
-                f"{name:<12} {value / 2**20:8.1f} MiB/s {100 * share:6.1f} % of the downloader {peak / 2**20:8.0f} MiB"
+                f"{name:<12} {value / 2**20:8.1f} MiB/s {100 * share:6.1f} % of the downloader {peak / 2**20:8.0f} MiB, "
+                f"{asked:.0f} requests of objects"
             )
         if args.out:
             asked = ["shards", "rounds", "memory", "concurrency", "latency", "faults", "peers"]
