@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -59,6 +59,10 @@ bench:
 	cargo bench -p tidegate-core
 	cargo bench -p tidegate-data --bench cache
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
+
+# What it takes to halve the budget in the middle of an epoch.
+bench-resize: install
+	$(BIN)/python bench/resize.py --out bench/results/resize.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

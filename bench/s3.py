@@ -258,8 +258,8 @@ def main():
             share = value / rate["downloader"]
             asked = statistics.median(r["requests"] for r in good[name])
             print(
-                f"{name:<12} {value / 2**20:8.1f} MiB/s {100 * share:6.1f} % of the downloader {peak / 2**20:8.0f} MiB, "
-                f"{asked:.0f} requests of objects"
+                f"{name:<12} {value / 2**20:8.1f} MiB/s {100 * share:6.1f} % of the downloader "
+                f"{peak / 2**20:8.0f} MiB, {asked:.0f} requests of objects"
             )
         if args.out:
             asked = ["shards", "rounds", "memory", "concurrency", "latency", "faults", "peers"]

@@ -153,6 +153,19 @@ def test_faults_cost_time_and_nothing_else(shards, store):
     assert all(proxy.counts[fault] > 0 for fault in faulty.FAULTS), proxy.counts
 
 
+@pytest.mark.slow
+def test_ten_thousand_faults_lose_and_double_nothing(shards, store, tmp_path):
+    proxy = store(rate=0.6, seed=5)
+    source, epochs = tg.open(shards), 0
+    while sum(proxy.counts[fault] for fault in faulty.FAULTS) < 10_000:
+        # A cache now and then, in the memory or on disk, that is lost in between.
+        disk = tg.DiskCache(tmp_path / str(epochs // 9), "64MiB", leave_free=0) if epochs % 3 == 2 else None
+        rows = epoch(source, shuffle=[False, True, tg.Window(30)][epochs % 3], seed=epochs, disk=disk)
+        assert sorted(rows) == [(i, content(i)) for i in range(120)]
+        epochs += 1
+    print({fault: proxy.counts[fault] for fault in faulty.FAULTS}, "in", epochs, "epochs")
+
+
 def test_an_index_is_kept_and_reads_are_joined(shards, store):
     proxy = store()
     source = tg.open("s3://data/train")

@@ -206,8 +206,7 @@ impl Arena {
     }
 
     fn release(&self, state: &mut State, bytes: u64) -> bool {
-        let wanted = self.ledger.usage().charged_bytes.saturating_add(bytes);
-        let mut missing = wanted.saturating_sub(self.ledger.cap_bytes()).next_multiple_of(PAGE_BYTES);
+        let mut missing = self.ledger.missing(bytes).next_multiple_of(PAGE_BYTES);
         let mut any = false;
         while missing > 0
             && let Some((place, len)) = state.warm.largest()
@@ -237,7 +236,7 @@ impl Arena {
         state.used -= bytes;
         state.extents -= extent;
         state.warm.add(place, extent);
-        if self.ledger.usage().charged_bytes > self.ledger.cap_bytes() {
+        if self.ledger.missing(0) > 0 {
             // The cap was lowered while this was in use: its pages go now.
             self.release(&mut state, 0);
         }

@@ -159,9 +159,7 @@ impl Budget {
 
     /// What is missing to charge `bytes`.
     fn missing(&self, bytes: u64) -> u64 {
-        let Use { charged_bytes, cap_bytes, .. } = self.usage();
-        let alone = charged_bytes.saturating_add(bytes).saturating_sub(cap_bytes);
-        alone.max(self.inner.node.as_ref().map_or(0, |node| node.missing(bytes)))
+        self.inner.ledger.missing(bytes)
     }
 
     /// Takes from caches what is missing to charge `bytes`, and returns pages; says whether there is room now.

@@ -161,6 +161,17 @@ impl Ledger {
         return bytes < u64::MAX;
     }
 
+    /// What is missing to charge `bytes`, here or among all processes.
+    pub(super) fn missing(&self, bytes: u64) -> u64 {
+        let charged = self.charged.load(Ordering::Relaxed);
+        let here = charged.saturating_add(bytes).saturating_sub(self.cap_bytes());
+        #[cfg(not(loom))]
+        if let Some(node) = self.node() {
+            return here.max(node.missing(bytes));
+        }
+        here
+    }
+
     fn discharge_node(&self, bytes: u64) {
         #[cfg(not(loom))]
         if let Some(node) = self.node() {

@@ -38,7 +38,7 @@ use crate::{Error, Result};
 const MAGIC: u64 = 0x7469_6465_6e6f_6401;
 /// Processes that can be in one budget.
 const MEMBERS: usize = 64;
-const SEGMENTS: usize = 128;
+const SEGMENTS: usize = 256;
 /// Words of the file, in lines of eight.
 const WORDS: usize = 64 + 8 * MEMBERS + SEGMENTS;
 const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_BYTES);
@@ -323,7 +323,7 @@ impl Node {
         self.word(2).load(Ordering::Relaxed).max(1)
     }
 
-    /// What each member may hold by itself: an equal part of all.
+    /// What each member may hold by itself: an equal part of all, so that no member can keep another from its own.
     #[must_use]
     pub fn share_bytes(&self) -> u64 {
         self.share_of(self.cap_bytes())
@@ -332,7 +332,9 @@ impl Node {
     /// What each member could hold by itself of another cap.
     #[must_use]
     pub fn share_of(&self, cap_bytes: u64) -> u64 {
-        cap_bytes.saturating_sub(self.fixed_bytes()) / self.members() / PAGE_BYTES * PAGE_BYTES
+        // Segments that are being written cannot be evicted, and each member may write one.
+        let kept = self.fixed_bytes() + self.members() * self.segment_bytes();
+        cap_bytes.saturating_sub(kept) / self.members() / PAGE_BYTES * PAGE_BYTES
     }
 
     pub(super) fn set_cap(&self, bytes: u64) {

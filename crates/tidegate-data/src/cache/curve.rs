@@ -202,6 +202,7 @@ fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Memory, Tier};
     use super::*;
     use crate::order::permutation::Permutation;
 
@@ -231,6 +232,64 @@ mod tests {
         assert!(fixed[2].stall_free_per_s > 1.85 * fixed[0].stall_free_per_s, "{fixed:?}");
         assert!(min[2].stall_free_per_s < 1.2 * min[0].stall_free_per_s, "{min:?}");
         assert!(fixed[4].stall_free_per_s.is_infinite());
+    }
+
+    /// How much longer than without waiting a consumer takes that uses a sample in each unit of time, in a hundred parts, where
+    /// misses come one after the other, each in `miss_time`, and up to 512 samples are read ahead.
+    fn stall(hits: &[bool], miss_time: f64) -> f64 {
+        let (mut used, mut disk) = (Vec::with_capacity(hits.len()), 0f64);
+        for (i, &hit) in hits.iter().enumerate() {
+            let begun = i.checked_sub(512).map_or(0.0, |i| used[i]);
+            if !hit {
+                disk = disk.max(begun) + miss_time;
+            }
+            let before: f64 = used.last().copied().unwrap_or(0.0);
+            used.push((before + 1.0).max(if hit { begun } else { disk }));
+        }
+        100.0 * (used[hits.len() - 1] / hits.len() as f64 - 1.0)
+    }
+
+    #[test]
+    fn in_virtual_time_half_of_the_data_kept_never_stalls_where_lru_does_half_of_the_time() {
+        let (samples, bytes) = (20_000, 128);
+        let accesses = shuffles(samples, 5);
+        let budget = tidegate_core::memory::Budget::new(16 << 20);
+        let tier = Memory::new(&budget, samples * bytes, samples);
+        // About half of the objects, and the table of their places.
+        tier.set_limit(samples / 2 * bytes + (16_384 << 5));
+        let object = vec![7; bytes as usize];
+        let fixed: Vec<bool> = accesses
+            .iter()
+            .map(|&id| {
+                let hit = tier.lend(id.into()).is_some();
+                let _it_may_not_be_of_the_set = hit || tier.put(id.into(), &[&object]);
+                hit
+            })
+            .collect();
+        let (mut last, mut by_use) = (std::collections::HashMap::new(), std::collections::BTreeMap::new());
+        let recent: Vec<bool> = accesses
+            .iter()
+            .enumerate()
+            .map(|(now, &id)| {
+                let before = last.insert(id, now).filter(|before| by_use.remove(before).is_some());
+                by_use.insert(now, id);
+                if by_use.len() as u64 > samples / 2 {
+                    by_use.pop_first();
+                }
+                before.is_some()
+            })
+            .collect();
+        let share =
+            fixed[samples as usize..].iter().filter(|hit| **hit).count() as f64 / (4 * samples) as f64;
+        assert!((0.48..0.53).contains(&share), "{share} of the samples are kept");
+        // The disk gives 1.1 times what is needed beside them.
+        let stalls = |hits: &[bool]| stall(&hits[samples as usize..], 1.0 / (1.1 * (1.0 - share)));
+        assert!(
+            stalls(&fixed) <= 2.0 && stalls(&recent) > 45.0,
+            "{} and {}",
+            stalls(&fixed),
+            stalls(&recent)
+        );
     }
 
     #[test]

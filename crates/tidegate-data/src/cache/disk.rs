@@ -465,6 +465,30 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_flipped_bytes_never_give_a_wrong_object() {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir_in(".").unwrap();
+        // What is damaged keeps its place until the segment goes.
+        let cache = tier(dir.path(), 7, 1 << 30, 0).unwrap();
+        let mut draw = crate::order::random::Stream::new(1, 0, 0, 0, crate::order::random::Purpose::Replace);
+        let mut lost = 0;
+        for round in 0..50 {
+            assert_eq!(fill(&cache), 200, "round {round}");
+            for path in listed(&dir.path().join("0000000000000007-v1")).unwrap() {
+                let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+                let len = file.metadata().unwrap().len();
+                for _ in 0..200 * len / (7 << 20) + 30 {
+                    let (at, mut byte) = (draw.below(len), [0]);
+                    file.read_exact_at(&mut byte, at).unwrap();
+                    file.write_all_at(&[byte[0] ^ 1 << draw.below(8)], at).unwrap();
+                }
+            }
+            lost += 200 - right(&cache);
+        }
+        assert!(lost > 2_000, "{lost} were read from the source again");
+    }
+
+    #[test]
     fn the_limit_counts_all_datasets_and_old_ones_make_room() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let limit = (6 << 20) + (64 << 10);

@@ -1,7 +1,7 @@
 //! Epochs are the same whatever is kept in memory or on disk from one to the next, and however much memory there is.
 
 use tidegate::synth::{self, Form, Recipe};
-use tidegate::{Options, open};
+use tidegate::{Budget, Loader, Options, open};
 use tidegate_core::memory::size::Size;
 use tidegate_data::cache::DiskCache;
 use tidegate_data::source::{ReadMode, open_with_checkpoints};
@@ -143,5 +143,53 @@ fn epochs_are_the_same_with_samples_kept_on_disk_and_the_next_run_reads_nothing_
             }
             std::fs::remove_dir_all(&cache).unwrap();
         }
+    }
+}
+
+#[test]
+fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs() {
+    let dir = folder("combined");
+    let recipe = Recipe { samples: 200, classes: 4, seed: 3, width: 300, form: Form::Tar, shard: 60 };
+    synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let expected: Vec<_> = {
+        let mut loader = loader(&source, options(8), 256 << 20);
+        (0..3).map(|_| epoch(&mut loader)).collect()
+    };
+    let mut draw = 7u64;
+    let mut below = move |n: u64| {
+        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (draw >> 33) % n
+    };
+    for combination in 0..16 {
+        let [disk, node, small, changing] = std::array::from_fn(|bit| combination >> bit & 1 == 1);
+        let cache = folder("combined-cache");
+        let disk = disk.then(|| DiskCache {
+            folder: cache,
+            limit_bytes: if small { 3 << 20 } else { 64 << 20 },
+            leave_free_bytes: 0,
+        });
+        let bytes: u64 = if small { 8 << 20 } else { 64 << 20 };
+        let budget = match node {
+            true => Budget::node(&format!("combined-{combination}"), bytes + (1 << 20), 1).unwrap(),
+            false => Budget::new(bytes),
+        };
+        let fields = options(8).fields.into_iter().filter(|(name, _)| name == "jpg").collect();
+        let options = Options { disk, fields, workers: Some(1 + combination % 3), ..options(8) };
+        let mut loader = Loader::new(std::sync::Arc::clone(&source), options, budget).unwrap();
+        let (mut kept, mut read) = (0, 0);
+        for (number, expected) in expected.iter().enumerate() {
+            let mut seen = Vec::new();
+            for (i, batch) in loader.epoch().unwrap().enumerate() {
+                seen.extend(rows(&batch.unwrap()));
+                if changing && i % 4 == 1 {
+                    loader.set_memory(&Size::Bytes((8 << 20) + (below(56) << 20))).unwrap();
+                }
+            }
+            assert!(seen == *expected, "combination {combination:04b}, epoch {number}");
+            let s = loader.report().stages;
+            (kept, read) = (kept + s.hits + s.disk_hits, read + s.reads);
+        }
+        assert!(kept > 0 && read > 0, "combination {combination:04b}: {kept} kept, {read} read");
     }
 }
