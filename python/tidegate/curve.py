@@ -39,7 +39,7 @@ def cache_curve(
 ) -> Curve:
     """Return hits, bytes to read and the accesses per second that never stall, for each of `memory`.
 
-    Of accesses they are exact; of a loader but for the few samples that packing wastes.
+    Of accesses they are exact; of a loader they are of samples as they are stored: where those pack, more are kept.
 
     Args:
         what: a loader, of which `memory` are budgets; or the objects (integers from 0) in the order in which they are

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use tidegate_core::memory::Budget;
+use tidegate_data::cache::codec::{CANDIDATES, Packer};
 use tidegate_data::cache::min::Min;
 use tidegate_data::cache::{Memory, Tier};
 
@@ -67,4 +68,23 @@ fn main() {
         ns(began, ACCESSES)
     });
     println!("{{\"hot_hit_ns\": {hit:.1}, \"keys\": {keys}}}");
+    codecs();
+}
+
+/// How fast each codec unpacks token ids in words of eight bytes, and what it gains.
+fn codecs() {
+    let mut draw = random(3);
+    let tokens: Vec<u8> = (0..64_000).flat_map(|_| u64::from(draw() % 50_000).to_le_bytes()).collect();
+    let mut unpacked = vec![0; tokens.len()];
+    for codec in CANDIDATES {
+        let mut packer = Packer::default();
+        let packed = packer.pack(codec, &tokens).unwrap();
+        let seconds = median(|| {
+            let began = Instant::now();
+            (0..20).for_each(|_| assert!(codec.unpack(black_box(packed), &mut unpacked)));
+            began.elapsed().as_secs_f64() / 20.0
+        });
+        let (gain, rate) = (tokens.len() as f64 / packed.len() as f64, tokens.len() as f64 / seconds / 1e9);
+        println!("{{\"codec\": \"{codec:?}\", \"gain\": {gain:.2}, \"unpacks_gb_per_s\": {rate:.2}}}");
+    }
 }

@@ -189,6 +189,13 @@ impl fmt::Display for Report {
                 mib(s.cache_limit_bytes)
             )?;
         }
+        if let Some(codec) = s.cache_codec {
+            writeln!(
+                f,
+                "packed by {codec}, {:.1} times as many samples are kept",
+                s.cache_gain_percent as f64 / 100.0
+            )?;
+        }
         if s.disk_limit_bytes > 0 {
             writeln!(
                 f,

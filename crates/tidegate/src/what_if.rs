@@ -43,7 +43,7 @@ pub struct Curve {
 }
 
 impl Loader {
-    /// What `memories` would give this loader in each epoch after the first: hits (but for the few samples that packing wastes), bytes to
+    /// What `memories` would give this loader in each epoch after the first: hits of samples as they are stored (more where they are kept packed), bytes to
     /// read, and the samples a second that never wait, where `read_bytes_per_s` is how fast bytes come (measured if it is not given).
     ///
     /// # Errors

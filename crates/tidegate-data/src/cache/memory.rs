@@ -1,8 +1,11 @@
-//! The first tier: samples in memory, lent without a copy.
+//! The first tier: samples in memory, lent without a copy, or packed where that makes room for more of them.
 //!
 //! Flow: [`Memory::put`] copies an object behind the last one of a segment; [`Memory::lend`] gives it out.
 //! Memory: segments of some MiB ([`Log`]) and the table of places (account `cache.memory`), taken when they are needed at the lowest
-//! priority, given back a segment at a time when the limit falls or others lack memory.
+//! priority, given back a segment at a time when the limit falls or others lack memory. Segments of packed objects and what packing
+//! takes are of account `cache.compressed`, within the same limit.
+//!
+//! Objects are packed only where not all of them fit as they are, and a probe of the first ones says that it gains (`codec`).
 //!
 //! Objects are packed one behind another, since the set that is kept does not change: blocks of whole pages would waste half a
 //! page each, and a heap would fragment. A segment lives as long as any of its objects is lent.
@@ -13,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegate_core::memory::{Account, Budget, Grant, Lease, Log, PAGE_BYTES, Priority, Reclaim};
 
+use super::codec::{Codec, Packer, Probe};
 use super::{Share, Tier, mix};
 
 /// The largest segment; a tier has 16 of them if it is small.
@@ -41,6 +45,48 @@ struct Place {
     segment: u32,
     start: u32,
     len: u32,
+    /// The length of a packed object; 0: it lies there as it is.
+    unpacked: u32,
+}
+
+/// An object that is lent.
+#[derive(Debug, Clone)]
+pub enum Lent {
+    /// As it is.
+    Plain(Lease),
+    /// To be unpacked.
+    Packed(Packed),
+}
+
+/// A packed object.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    lease: Lease,
+    codec: Codec,
+    len: usize,
+}
+
+impl Packed {
+    /// The object's length.
+    #[must_use]
+    pub fn unpacked_len(&self) -> usize {
+        self.len
+    }
+
+    /// Unpacks it into the beginning of `into`; false if there is no room for it, or its bytes are damaged.
+    #[must_use]
+    pub fn unpack(&self, into: &mut [u8]) -> bool {
+        into.get_mut(..self.len).is_some_and(|into| self.codec.unpack(&self.lease, into))
+    }
+}
+
+/// Whether objects are packed.
+#[derive(Debug)]
+enum Packing {
+    Never,
+    /// Not decided yet.
+    Probing(Probe),
+    By(Codec, f64),
 }
 
 #[derive(Debug)]
@@ -52,6 +98,10 @@ struct State {
     /// All but the last are full.
     segments: Vec<Log>,
     table: Option<Grant>,
+    packing: Packing,
+    packer: Packer,
+    /// For the packer, and for what threads that unpack keep.
+    tools: Option<Grant>,
 }
 
 /// See the head of this file.
@@ -60,6 +110,8 @@ pub struct Memory {
     budget: Budget,
     total_bytes: u64,
     count: u64,
+    /// The largest object, and the threads that unpack; none: nothing is packed.
+    packs: Option<(u64, u64)>,
     state: Mutex<State>,
 }
 
@@ -67,6 +119,16 @@ impl Memory {
     /// An empty tier for a source of `count` objects and `total_bytes`; it holds nothing until it has a limit.
     #[must_use]
     pub fn new(budget: &Budget, total_bytes: u64, count: u64) -> Arc<Self> {
+        Self::made(budget, total_bytes, count, None)
+    }
+
+    /// As [`Memory::new`], for objects of up to `largest` bytes that may be packed, and unpacked by so many threads.
+    #[must_use]
+    pub fn packing(budget: &Budget, total_bytes: u64, count: u64, largest: u64, threads: u64) -> Arc<Self> {
+        Self::made(budget, total_bytes, count, Some((largest, threads)))
+    }
+
+    fn made(budget: &Budget, total_bytes: u64, count: u64, packs: Option<(u64, u64)>) -> Arc<Self> {
         let state = State {
             limit: 0,
             held: 0,
@@ -74,8 +136,12 @@ impl Memory {
             places: HashMap::default(),
             segments: Vec::new(),
             table: None,
+            packing: if packs.is_some() { Packing::Probing(Probe::default()) } else { Packing::Never },
+            packer: Packer::default(),
+            tools: None,
         };
-        let tier = Arc::new(Self { budget: budget.clone(), total_bytes, count, state: Mutex::new(state) });
+        let state = Mutex::new(state);
+        let tier = Arc::new(Self { budget: budget.clone(), total_bytes, count, packs, state });
         budget.reclaim_from(&(Arc::clone(&tier) as Arc<dyn Reclaim>));
         tier
     }
@@ -84,13 +150,68 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes of an object, if it is here.
+    /// An object, if it is here.
     #[must_use]
-    pub fn lend(&self, key: u64) -> Option<Lease> {
+    pub fn lend(&self, key: u64) -> Option<Lent> {
         let state = self.state();
         let place = state.places.get(&key)?;
         let (start, len) = (place.start as usize, place.len as usize);
-        Some(state.segments.get(place.segment as usize)?.lend(start..start + len))
+        let lease = state.segments.get(place.segment as usize)?.lend(start..start + len);
+        match (place.unpacked, &state.packing) {
+            (0, _) => Some(Lent::Plain(lease)),
+            (len, &Packing::By(codec, _)) => Some(Lent::Packed(Packed { lease, codec, len: len as usize })),
+            _ => None,
+        }
+    }
+
+    /// How objects are packed and how much smaller that makes them, if it does.
+    #[must_use]
+    pub fn codec(&self) -> Option<(Codec, f64)> {
+        match self.state().packing {
+            Packing::By(codec, gain) => Some((codec, gain)),
+            _ => None,
+        }
+    }
+
+    fn fitting(&self, limit: u64, packing: &Packing) -> Share {
+        let gain = if let Packing::By(_, gain) = packing { *gain } else { 1.0 };
+        Share::fitting(limit, (self.total_bytes as f64 / gain) as u64, self.count)
+    }
+
+    /// Looks at one more of the first objects, where packing could make room for more.
+    fn probe(&self, state: &mut State, object: &[u8]) {
+        let Some((largest, threads)) = self.packs.filter(|_| self.total_bytes > state.limit) else { return };
+        let Packing::Probing(probe) = &mut state.packing else { return };
+        let room = Packer::room_bytes(largest);
+        // What packing takes is not worth it in a small cache.
+        let small = room + threads * Codec::Zstd.thread_bytes(largest) > state.limit / 4;
+        if small || object.len() as u64 > largest {
+            return;
+        }
+        if state.tools.is_none() && state.held + room <= state.limit {
+            state.tools = self.budget.try_acquire(Account::CacheCompressed, room, Priority::CacheFill).ok();
+            state.held += state.tools.as_ref().map_or(0, Grant::bytes);
+        }
+        if state.tools.is_none() {
+            return;
+        }
+        let Some(chosen) = probe.look(&mut state.packer, object) else { return };
+        let packing = chosen.and_then(|(codec, gain)| {
+            let more = threads * codec.thread_bytes(largest);
+            let fits = room + more <= state.limit / 4 && state.held + more <= state.limit;
+            let take =
+                || self.budget.try_acquire(Account::CacheCompressed, room + more, Priority::CacheFill).ok();
+            let tools = fits.then(take).flatten()?;
+            state.held += more;
+            state.tools = Some(tools);
+            Some(Packing::By(codec, gain))
+        });
+        state.packing = packing.unwrap_or_else(|| {
+            (state.packer, state.held) =
+                (Packer::default(), state.held - state.tools.take().map_or(0, |g| g.bytes()));
+            Packing::Never
+        });
+        state.share = self.fitting(state.limit, &state.packing);
     }
 }
 
@@ -110,7 +231,9 @@ impl State {
             if bytes > left {
                 return None;
             }
-            let block = budget.try_block(Account::CacheMemory, bytes, Priority::CacheFill).ok()?;
+            let packed = matches!(self.packing, Packing::By(..));
+            let account = if packed { Account::CacheCompressed } else { Account::CacheMemory };
+            let block = budget.try_block(account, bytes, Priority::CacheFill).ok()?;
             self.held += bytes;
             self.segments.push(Log::new(block));
         }
@@ -151,15 +274,48 @@ impl State {
             self.places = HashMap::default();
             self.held = 0;
             self.table = None;
+            (self.tools, self.packer) = (None, Packer::default());
+            if !matches!(self.packing, Packing::Never) {
+                self.packing = Packing::Probing(Probe::default());
+            }
         }
+    }
+
+    /// Writes an object as it is, or packed.
+    fn append(&mut self, budget: &Budget, parts: &[&[u8]], unpacked: u32) -> Option<Place> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if !self.has_room(len as u64) {
+            return None;
+        }
+        self.grow_table(budget)?;
+        let range = self.room(budget, len as u64)?.append(parts)?;
+        let segment = self.segments.len() as u32 - 1;
+        Some(Place { segment, start: range.start as u32, len: u32::try_from(len).ok()?, unpacked })
+    }
+
+    /// As [`State::append`], after packing the first of `parts` where that makes it smaller.
+    fn append_packed(&mut self, budget: &Budget, parts: &[&[u8]], codec: Codec) -> Option<Place> {
+        let object = *parts.first()?;
+        let mut packer = std::mem::take(&mut self.packer);
+        let packed = packer.pack(codec, object).filter(|packed| packed.len() < object.len());
+        let place = match packed {
+            Some(packed) => self.append(budget, &[packed], u32::try_from(object.len()).ok()?),
+            None => self.append(budget, parts, 0),
+        };
+        self.packer = packer;
+        place
     }
 }
 
 impl Tier for Memory {
     fn get(&self, key: u64, into: &mut [u8]) -> Option<usize> {
-        let lease = self.lend(key)?;
-        into.get_mut(..lease.len())?.copy_from_slice(&lease);
-        Some(lease.len())
+        match self.lend(key)? {
+            Lent::Plain(lease) => {
+                into.get_mut(..lease.len())?.copy_from_slice(&lease);
+                Some(lease.len())
+            }
+            Lent::Packed(packed) => packed.unpack(into).then_some(packed.unpacked_len()),
+        }
     }
 
     fn put(&self, key: u64, parts: &[&[u8]]) -> bool {
@@ -167,14 +323,21 @@ impl Tier for Memory {
         if state.places.contains_key(&key) {
             return true;
         }
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let Ok(short) = u32::try_from(len) else { return false };
-        if !state.share.has(key) || !state.has_room(len as u64) || state.grow_table(&self.budget).is_none() {
+        if !state.share.has(key) {
             return false;
         }
-        let range = state.room(&self.budget, len as u64).and_then(|log| log.append(parts));
-        let Some(range) = range else { return false };
-        let place = Place { segment: state.segments.len() as u32 - 1, start: range.start as u32, len: short };
+        let place = match (&state.packing, parts) {
+            // What comes behind the object can be had elsewhere.
+            (&Packing::By(codec, _), [object, ..]) if !object.is_empty() => {
+                state.append_packed(&self.budget, parts, codec)
+            }
+            (_, [object, ..]) => {
+                self.probe(&mut state, object);
+                state.append(&self.budget, parts, 0)
+            }
+            _ => state.append(&self.budget, parts, 0),
+        };
+        let Some(place) = place else { return false };
         state.places.insert(key, place);
         true
     }
@@ -186,7 +349,7 @@ impl Tier for Memory {
     fn set_limit(&self, bytes: u64) {
         let mut state = self.state();
         state.limit = bytes;
-        state.share = Share::fitting(bytes, self.total_bytes, self.count);
+        state.share = self.fitting(bytes, &state.packing);
         state.shrink(bytes);
     }
 
@@ -213,6 +376,44 @@ impl Reclaim for Memory {
 mod tests {
     use super::*;
 
+    fn is(tier: &Memory, key: u64, object: &[u8]) -> bool {
+        let mut into = vec![0; object.len()];
+        tier.get(key, &mut into) == Some(object.len()) && into == object
+    }
+
+    #[test]
+    fn packed_objects_are_more_and_the_same() {
+        let (count, bytes) = (2_000, 60_000);
+        let object =
+            |key: u64| -> Vec<u8> { (0..bytes).map(|i| (((i / 50) * (key + 3)) >> 4) as u8).collect() };
+        let budget = Budget::new(48 << 20);
+        let fill =
+            |tier: &Memory| (0..count).filter(|&key| tier.put(key, &[&object(key), b"record"])).count();
+        let right = |tier: &Memory| (0..count).filter(|&key| is(tier, key, &object(key))).count();
+        let plain = Memory::new(&budget, count * bytes, count);
+        plain.set_limit(40 << 20);
+        let as_they_are = fill(&plain);
+        plain.set_limit(0);
+        let tier = Memory::packing(&budget, count * bytes, count, bytes, 4);
+        tier.set_limit(40 << 20);
+        // The probe, and then more room in the same bytes; again once more is wanted.
+        let [.., packed] = [(); 3].map(|()| fill(&tier));
+        let (codec, gain) = tier.codec().unwrap();
+        assert!(packed > 2 * as_they_are, "{packed} and {as_they_are}, {codec:?} gains {gain}");
+        // Those of the probe lie there as they are, with what came behind them.
+        assert!(right(&tier) >= packed - 32, "{} of {packed}", right(&tier));
+        let held = |account| budget.account(account).held_bytes;
+        assert_eq!(held(Account::CacheMemory) + held(Account::CacheCompressed), Tier::held_bytes(&*tier));
+        assert!(Tier::held_bytes(&*tier) <= 40 << 20);
+        let batch = budget.try_block(Account::Batch, 40 << 20, Priority::NextBatch).unwrap();
+        assert!(Tier::held_bytes(&*tier) <= 8 << 20);
+        drop(batch);
+        tier.set_limit(0);
+        assert_eq!(held(Account::CacheMemory) + held(Account::CacheCompressed), 0);
+        crate::testing::tier(&*Memory::packing(&budget, 64 * 20_000, 64, 40_000, 1), 40_000, 32 << 20)
+            .unwrap();
+    }
+
     #[test]
     fn a_fixed_share_is_kept_and_lent() {
         let (count, bytes) = (10_000, 3000);
@@ -223,7 +424,7 @@ mod tests {
         let object = |key: u64| vec![key as u8; bytes as usize];
         let fill =
             || (0..count).filter(|&key| tier.lend(key).is_none() && tier.put(key, &[&object(key)])).count();
-        let kept = || (0..count).filter(|&key| tier.lend(key).is_some_and(|l| *l == object(key)[..])).count();
+        let kept = || (0..count).filter(|&key| is(&tier, key, &object(key))).count();
         let put = fill();
         let first = kept();
         assert_eq!(put, first);
@@ -241,7 +442,7 @@ mod tests {
         assert_eq!(kept(), first, "the set does not change");
         // Somebody needs more than is free; what is lent stays.
         let key = (0..count).rev().find(|&key| tier.lend(key).is_some()).unwrap();
-        let lease = tier.lend(key).unwrap();
+        let Some(Lent::Plain(lease)) = tier.lend(key) else { panic!("it is as it was") };
         let batch = budget.try_block(Account::Batch, 14 << 20, Priority::NextBatch).unwrap();
         assert!(Tier::held_bytes(&*tier) <= 2 << 20 && budget.usage().charged_bytes <= 16 << 20);
         assert_eq!(*lease, object(key)[..]);
@@ -270,7 +471,7 @@ mod tests {
             for (key, &len) in sizes.iter().enumerate() {
                 let (a, b) = (vec![1; len as usize / 3], vec![2; len as usize - len as usize / 3]);
                 let put = tier.put(key as u64, &[&a, &b]);
-                assert_eq!(tier.lend(key as u64).map(|l| l.to_vec()), put.then(|| [a, b].concat()));
+                assert_eq!(is(&tier, key as u64, &[a, b].concat()), put);
                 assert!(Tier::held_bytes(&*tier) <= limit);
             }
         }

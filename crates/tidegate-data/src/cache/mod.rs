@@ -10,6 +10,7 @@
 //! half the data hits 15 %, not 50). Which samples are in the set is a hash of their key, so hits are spread evenly over the
 //! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses.
 
+pub mod codec;
 pub mod curve;
 pub mod disk;
 mod memory;
@@ -22,7 +23,7 @@ use std::os::unix::fs::MetadataExt;
 pub use tidegate_core::memory::Lease;
 
 pub use self::disk::DiskCache;
-pub use self::memory::Memory;
+pub use self::memory::{Lent, Memory, Packed};
 pub use self::records::{Records, Spot, Tally};
 use crate::source::Source;
 

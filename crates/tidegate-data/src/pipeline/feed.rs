@@ -18,7 +18,7 @@ use super::work::Task;
 use super::{Room, Shared, Starved, lock, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
-use crate::cache::{Lease, Records, Spot, Tier};
+use crate::cache::{Lease, Lent, Packed, Records, Spot, Tier};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
@@ -50,14 +50,32 @@ struct Read {
     attempt: u8,
     rows: Vec<(usize, Located)>,
     len: u64,
-    /// Where it is kept: in which of the stores, and where there.
-    kept: Option<(usize, Spot)>,
+    kept: Option<Kept>,
+}
+
+/// Where a sample is kept that is not lent as it is.
+#[derive(Debug)]
+enum Kept {
+    /// In which of the stores, and where there.
+    Stored(usize, Spot),
+    /// In memory.
+    Packed(Packed),
+}
+
+impl Kept {
+    /// Reads of one store in the order of places.
+    fn place(&self) -> Option<(usize, Spot)> {
+        if let Self::Stored(store, spot) = self { Some((*store, *spot)) } else { None }
+    }
 }
 
 impl Read {
     /// The staging of its bytes.
     fn bytes_room(&self) -> u64 {
-        if self.kept.is_some() { Records::room_bytes(self.len) } else { staging_bytes(self.len) }
+        match self.kept {
+            Some(Kept::Stored(..)) => Records::room_bytes(self.len),
+            _ => staging_bytes(self.len),
+        }
     }
 
     /// The staging that it takes: its bytes, then a record for each row.
@@ -69,19 +87,24 @@ impl Read {
     /// What can be read of it together with others: where it lies in a file, and its length there.
     fn extent<'a>(&self, shared: &'a Shared) -> Option<(Extent<'a>, u64)> {
         match self.kept {
-            Some((store, spot)) => {
+            Some(Kept::Stored(store, spot)) => {
                 Some((shared.config.stores[store].extent(spot)?, Records::record_bytes(self.len)))
             }
+            Some(Kept::Packed(_)) => None,
             None => Some((shared.source.extent(&self.rows.first()?.1)?, self.len)),
         }
     }
 
     /// The object from the tier where it is kept, if it is; `found` is where its record lies if it was read already.
     fn kept(&self, shared: &Shared, found: Option<Range<usize>>, staging: &mut [u8]) -> Option<Range<usize>> {
-        let ((store, spot), (_, at)) = (self.kept?, self.rows.first()?);
-        let store = &shared.config.stores[store];
-        let range = store.read(at.id, self.len, spot, found, staging)?;
-        let (hits, bytes) = match store.in_memory() {
+        let (range, in_memory) = match (self.kept.as_ref()?, self.rows.first()?) {
+            (Kept::Packed(packed), _) => (packed.unpack(staging).then_some(0..packed.unpacked_len())?, true),
+            (&Kept::Stored(store, spot), (_, at)) => {
+                let store = &shared.config.stores[store];
+                (store.read(at.id, self.len, spot, found, staging)?, store.in_memory())
+            }
+        };
+        let (hits, bytes) = match in_memory {
             true => (&shared.stats.hits, &shared.stats.hit_bytes),
             false => (&shared.stats.disk_hits, &shared.stats.disk_hit_bytes),
         };
@@ -267,7 +290,8 @@ fn pass_on(
         if let Ok(range) = &range {
             let record = record.clone().map_or(&[][..], |record| &room[record]);
             let _it_may_be_full_or_not_want_it = shared.cache.put(at.id, &[&room[range.clone()], record]);
-            let from = read.kept.map(|(store, _)| store).filter(|_| !from_source);
+            let from =
+                read.kept.as_ref().and_then(Kept::place).map(|(store, _)| store).filter(|_| !from_source);
             for (_, store) in shared.config.stores.iter().enumerate().filter(|(i, _)| Some(*i) != from) {
                 let _as_well = store.put(at.id, &[&room[range.clone()]]);
             }
@@ -379,15 +403,16 @@ impl Feed {
         };
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (row, at) in located.into_iter().enumerate().filter(|(row, _)| !failed(*row)) {
-            if let Some(lease) = lease(shared, &at) {
-                lent.push(lent_task(shared, &filling, row, lease, at));
-            } else if let Some(place) = find(shared, &at) {
-                kept.push((place, row, at));
-            } else {
-                missing.push((row, at));
+            match lend(shared, &at) {
+                Some(Lent::Plain(lease)) => lent.push(lent_task(shared, &filling, row, lease, at)),
+                Some(Lent::Packed(packed)) => kept.push((Kept::Packed(packed), row, at)),
+                None => match find(shared, &at) {
+                    Some((store, spot)) => kept.push((Kept::Stored(store, spot), row, at)),
+                    None => missing.push((row, at)),
+                },
             }
         }
-        kept.sort_by_key(|(place, ..)| *place);
+        kept.sort_by_key(|(place, ..): &(Kept, _, _)| place.place());
         self.reads = kept.into_iter().map(|(place, row, at)| kept_read(&filling, row, at, place)).collect();
         self.reads.append(&mut reads(shared, &filling, missing));
         self.next_batch += 1;
@@ -432,14 +457,18 @@ fn find(shared: &Shared, at: &Located) -> Option<(usize, Spot)> {
     shared.config.stores.iter().enumerate().find_map(|(i, store)| Some((i, store.find(at.id)?)))
 }
 
-fn kept_read(filling: &Arc<Filling>, row: usize, at: Located, place: (usize, Spot)) -> Read {
+fn kept_read(filling: &Arc<Filling>, row: usize, at: Located, place: Kept) -> Read {
     let len = u64::from(at.entry.len);
     Read { filling: Arc::clone(filling), attempt: 0, rows: vec![(row, at)], len, kept: Some(place) }
 }
 
-/// The bytes of a sample, then its record, if they are kept as the index says they are.
-fn lease(shared: &Shared, at: &Located) -> Option<Lease> {
-    shared.cache.lend(at.id).filter(|lease| lease.len() as u64 >= u64::from(at.entry.len))
+/// What is kept in memory of a sample: its bytes, then its record, if they are what the index says they are; or its bytes packed.
+fn lend(shared: &Shared, at: &Located) -> Option<Lent> {
+    let len = at.entry.len as usize;
+    shared.cache.lend(at.id).filter(|lent| match lent {
+        Lent::Plain(lease) => lease.len() >= len,
+        Lent::Packed(packed) => packed.unpacked_len() == len,
+    })
 }
 
 /// The task of a row whose bytes need no reading.

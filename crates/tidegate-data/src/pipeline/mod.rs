@@ -41,7 +41,7 @@ use crate::cache::{Lease, Memory, Records, Tier};
 use crate::order::Epoch;
 use crate::order::split::Split;
 use crate::source::checkpoints::Checkpoints;
-use crate::source::{ReadMode, Source};
+use crate::source::{Extremes, ReadMode, Source};
 use crate::{Error, Place, Result};
 
 /// What happens when a sample fails.
@@ -120,7 +120,9 @@ impl Kept {
     /// Nothing yet, for a source under a budget.
     #[must_use]
     pub fn new(source: &dyn Source, budget: &Budget) -> Self {
-        let cache = Memory::new(budget, source.extremes().total_bytes, source.len());
+        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
+        let threads = plan::readers_most(source);
+        let cache = Memory::packing(budget, total_bytes, source.len(), sample_bytes, threads);
         Self { slots: WeakSlab::default(), cache }
     }
 }
@@ -306,7 +308,10 @@ impl Pipeline {
         }
         let could_hit_bytes = match common.map_or(kept.cache.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
-            _ => in_memory.min(source.extremes().total_bytes),
+            _ => {
+                let gain = kept.cache.codec().map_or(1.0, |(_, gain)| gain);
+                ((in_memory as f64 * gain) as u64).min(source.extremes().total_bytes)
+            }
         };
         let reserved = plan.reserve(&layout, budget, &kept.slots)?;
         let (workers, map_threads) = (config.workers, config.map_threads);

@@ -35,6 +35,8 @@ const LOCATED_BYTES: u64 = 192;
 const SLOTS_MOST: u64 = 64;
 /// Staging that keeps a disk busy.
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
+/// Threads that read files at most.
+const LOCAL_READERS: u64 = 8;
 /// Requests to a store at once, what the connection of each takes, what each may read, and staging that keeps them busy.
 const REMOTE_READERS: u64 = 32;
 const REMOTE_BYTES: u64 = 512 << 10;
@@ -86,6 +88,11 @@ pub struct Plan {
     pub readers: usize,
 }
 
+/// The threads that may read a source at once.
+pub(super) fn readers_most(source: &dyn Source) -> u64 {
+    if source.is_remote() { REMOTE_READERS } else { LOCAL_READERS }
+}
+
 /// How far ahead a source is read: over a network a request takes long, and many at once are as fast as one.
 struct Reach {
     readers: usize,
@@ -101,7 +108,7 @@ impl Reach {
     fn of(source: &dyn Source, config: &Config, cap: u64) -> Self {
         let sequential = source.access() != crate::source::Access::Random;
         if !source.is_remote() {
-            let readers = if sequential { 1 } else { config.workers.clamp(2, 8) };
+            let readers = if sequential { 1 } else { config.workers.clamp(2, LOCAL_READERS as usize) };
             return Self { readers, library_bytes: 0, staging_bytes: STAGING_WANTED_BYTES, ahead_bytes: 0 };
         }
         // As many as take an eighth of the budget with what they read.

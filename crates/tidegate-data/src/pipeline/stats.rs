@@ -75,6 +75,10 @@ pub struct StageStats {
     pub cache_limit_bytes: u64,
     /// See `cache_limit_bytes`.
     pub cache_held_bytes: u64,
+    /// How samples in memory are packed, if they are, and how much smaller that makes them in a hundred parts.
+    pub cache_codec: Option<&'static str>,
+    /// See `cache_codec`.
+    pub cache_gain_percent: u64,
     pub read_ns: u64,
     pub slot_wait_ns: u64,
     pub staging_wait_ns: u64,
@@ -107,7 +111,10 @@ impl Stats {
         let stores = || shared.config.stores.iter().map(|store| &**store);
         let disks = || stores().filter(|store| !store.in_memory());
         let common = || stores().filter(|store| store.in_memory());
+        let codec = shared.cache.codec();
         StageStats {
+            cache_codec: codec.map(|(codec, _)| codec.name()),
+            cache_gain_percent: codec.map_or(100, |(_, gain)| (100.0 * gain) as u64),
             batches: read(&self.delivered),
             samples: read(&self.samples),
             remote,

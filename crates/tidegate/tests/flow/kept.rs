@@ -1,9 +1,10 @@
 //! Epochs are the same whatever is kept in memory or on disk from one to the next, and however much memory there is.
 
 use tidegate::synth::{self, Form, Recipe};
-use tidegate::{Budget, Loader, Options, open};
+use tidegate::{Budget, FieldSpec, Loader, Options, open};
 use tidegate_core::memory::size::Size;
 use tidegate_data::cache::DiskCache;
+use tidegate_data::decode::npy::DType;
 use tidegate_data::source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, loader, options, pictures, rows};
@@ -164,7 +165,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
     for combination in 0..16 {
         let [disk, node, small, changing] = std::array::from_fn(|bit| combination >> bit & 1 == 1);
         let cache = folder("combined-cache");
-        let disk = disk.then(|| DiskCache {
+        let disk = disk.then_some(DiskCache {
             folder: cache,
             limit_bytes: if small { 3 << 20 } else { 64 << 20 },
             leave_free_bytes: 0,
@@ -192,4 +193,55 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
         }
         assert!(kept > 0 && read > 0, "combination {combination:04b}: {kept} kept, {read} read");
     }
+}
+
+#[test]
+fn samples_that_pack_are_kept_packed_and_stay_the_same() {
+    // Arrays of eight-byte integers below 50,000, in shards: three times as many fit packed.
+    let dir = folder("packed");
+    let mut draw = 3u64;
+    let mut npy = || {
+        let header = "{'descr': '<i8', 'fortran_order': False, 'shape': (4000,), }";
+        let mut bytes = b"\x93NUMPY\x01\x00v\x00".to_vec();
+        bytes.extend(format!("{header:<117}\n").bytes());
+        bytes.extend((0..4000).flat_map(|_| {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((draw >> 33) as i64 % 50_000).to_le_bytes()
+        }));
+        bytes
+    };
+    let mut tar = Vec::new();
+    for i in 0..1500 {
+        let (bytes, mut header) = (npy(), vec![0u8; 512]);
+        let name = format!("{i:06}.npy");
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar.extend(header);
+        tar.extend(&bytes);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.extend([0; 1024]);
+    std::fs::write(dir.join("a.tar"), tar).unwrap();
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let array = FieldSpec::Array { dtype: Some(DType::parse("int64").unwrap()), shape: Some(vec![4000]) };
+    let options = Options { fields: vec![("npy".into(), array)], ..options(16) };
+    let total = source.extremes().total_bytes;
+    let mut all = loader(&source, options.clone(), total * 3);
+    let mut some = loader(&source, options, total / 2 + (8 << 20));
+    for number in 0..3 {
+        assert!(epoch(&mut some) == epoch(&mut all), "epoch {number}");
+        let s = some.report().stages;
+        assert!(s.cache_held_bytes <= s.cache_limit_bytes, "{s:?}");
+        if number == 2 {
+            assert!(s.cache_codec.is_some() && s.cache_gain_percent > 200, "{s:?}");
+            assert!(s.hits > 1300 && s.hit_bytes > s.cache_limit_bytes, "{s:?}");
+        }
+    }
+    assert_eq!(all.report().stages.cache_codec, None, "what fits is left as it is");
 }
