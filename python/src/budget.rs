@@ -136,6 +136,13 @@ impl Budget {
         py.detach(|| self.0.trim());
     }
 
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(pyo3::exceptions::PyTypeError::new_err(
+            "a Budget belongs to its process: make one in each process; with scope=\"node\" and the same size, processes and name \
+             they are one",
+        ))
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "Budget({} MiB, {} MiB charged)",

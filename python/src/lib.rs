@@ -32,8 +32,9 @@ mod _tidegate {
 
     /// (rank, world size, what says so) of this process, from its starter's variables, or None.
     #[pyfunction]
-    fn ranks() -> Option<(u64, u64, &'static str)> {
-        tidegate::ranks::from_environment().map(|ranks| (ranks.rank, ranks.world_size, ranks.from))
+    fn ranks() -> PyResult<Option<(u64, u64, &'static str)>> {
+        let found = tidegate::ranks::from_environment().map_err(|e| super::errors::raise(&e))?;
+        Ok(found.map(|ranks| (ranks.rank, ranks.world_size, ranks.from)))
     }
 
     /// Runs the command line with these arguments and returns its exit code.

@@ -10,7 +10,15 @@ import pytest
 
 import tidegate
 
-MODULES = ["tidegate", "tidegate.batch", "tidegate.fields", "tidegate.loader", "tidegate.source"]
+MODULES = [
+    "tidegate",
+    "tidegate.batch",
+    "tidegate.curve",
+    "tidegate.disk",
+    "tidegate.fields",
+    "tidegate.loader",
+    "tidegate.source",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -171,6 +172,10 @@ def test_who_cannot_share_is_told_why(folder, name, monkeypatch):
     assert tg.Budget("32MiB", scope="node", processes=2, name=name).node == budget.node
     with pytest.raises(tg.BudgetError, match=r"it has 32\.0 MiB for 2 processes here, and 64\.0 MiB for 2"):
         tg.Budget("64MiB", scope="node", processes=2, name=name)
+    with pytest.raises(tg.ConfigError, match="give name="):
+        tg.Budget("32MiB", scope="node", processes=2)
+    with pytest.raises(TypeError, match="make one in each process"):
+        pickle.dumps(budget)
     with pytest.raises(tg.ConfigError, match="give processes=N"):
         tg.Budget("32MiB", scope="node")
     with pytest.raises(tg.ConfigError, match="scope must be"):
@@ -214,3 +219,76 @@ def test_ranks_come_from_the_environment(monkeypatch):
     assert [batch.rows for batch in tg.Loader(tg.synthetic(16, 8), rank=0, world_size=1, **options)] == [8, 8]
     with pytest.raises(tg.ConfigError, match="both rank and world_size"):
         tg.Loader(tg.synthetic(16, 8), rank=1, **options)
+    with pytest.raises(tg.ConfigError, match="a rank is a number"):
+        tg.Loader(tg.synthetic(16, 8), rank=-1, world_size=4, **options)
+    monkeypatch.setenv("RANK", "4")
+    with pytest.raises(tg.ConfigError, match="RANK=4 and WORLD_SIZE=4 name no rank"):
+        tg.Loader(tg.synthetic(16, 8), **options)
+
+
+def test_a_forked_child_takes_nothing_of_the_budget(folder, name):
+    budget = tg.Budget("48MiB", scope="node", processes=2, name=name)
+    before = budget.node["charged_bytes"]
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            try:
+                tg.Loader(folder, batch_size=8, memory=budget)
+                os._exit(1)
+            except tg.ConfigError as error:
+                os._exit(0 if "made before a fork" in str(error) else 2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert budget.node["charged_bytes"] == before
+    pid = os.fork()
+    if not pid:
+        own = tg.Budget("48MiB", scope="node", processes=2, name=name)
+        os._exit(0 if len(own.node["processes"]) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    wait_until(lambda: len(budget.node["processes"]) == 1, "the child has left")
+
+
+SHRINKING = """
+import json, sys
+import tidegate as tg
+
+data, rank, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+shared = tg.Budget("96MiB", scope="node", processes=2, name=name)
+loader = tg.Loader(data, batch_size=4, memory=shared, shuffle=True, seed=3, workers=1, rank=rank, world_size=2,
+                   ids=True, fields={"image": tg.Image(64)})
+for epoch in range(3):
+    ids = []
+    for number, batch in enumerate(loader):
+        ids += batch["ids"].tolist()
+        if epoch == 1 and number == 2:
+            print("there", flush=True)
+            sys.stdin.readline()
+            if rank == 0:
+                loader.set_memory("24MiB")
+            print(shared.cap_bytes, flush=True)
+            sys.stdin.readline()
+    print(json.dumps(sorted(ids)), flush=True)
+print(json.dumps(shared.node), flush=True)
+"""
+
+
+def test_one_rank_lowers_the_budget_of_all_and_no_epoch_is_lost(folder, name):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", SHRINKING, str(folder), str(rank), name], **pipes) for rank in range(2)
+    ]
+    try:
+        epochs = [[json.loads(rank.stdout.readline()) for rank in ranks]]
+        assert [rank.stdout.readline() for rank in ranks] == ["there\n"] * 2
+        for rank in ranks:
+            print(file=rank.stdin, flush=True)
+            assert int(rank.stdout.readline()) < 12 << 20
+        for rank in ranks:
+            print(file=rank.stdin, flush=True)
+        epochs += [[json.loads(rank.stdout.readline() or rank.stderr.read()) for rank in ranks] for _ in range(2)]
+        assert all(sorted(a + b) == list(range(40)) for a, b in epochs)
+        node = json.loads(ranks[0].stdout.readline())
+        assert node["charged_bytes"] <= node["cap_bytes"] == 24 << 20
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidegate import _tidegate
+from tidegate.errors import ConfigError
 
 __all__ = ["DiskCache"]
 
@@ -17,7 +18,8 @@ class DiskCache:
 
     Args:
         folder: datasets have folders of their own in it; a dataset that changes is another.
-        limit: the most that all of them take, in bytes or as "100GiB". A dataset that nobody has open makes room.
+        limit: the most that all of them take, in bytes or as "100GiB". Datasets that no loader has make room (those
+            of a loader that is closed, but not yet deleted, do not).
         leave_free: what must stay free on the disk. Space is reserved before it is written.
 
     Samples lie there with their checksums: what is damaged, or was not written in full, is read from its source again,
@@ -33,10 +35,19 @@ class DiskCache:
     limit: int | str
     leave_free: int | str = "1GiB"
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a folder or a size that cannot be meant."""
+        folder = os.fspath(self.folder)
+        if not folder or "://" in folder:
+            raise ConfigError(f"{folder!r} is no folder on a local disk")
+        for name, size in [("limit", self.limit), ("leave_free", self.leave_free)]:
+            if not isinstance(size, int | str) or isinstance(size, bool):
+                raise ConfigError(f"{name}={size!r} of a disk cache is no size: write bytes, or a unit as in '100GiB'")
+
     def spec(self) -> dict[str, Any]:
         """Return the cache as the loader's options have it."""
         return {
-            "folder": os.path.abspath(os.fspath(self.folder)),
+            "folder": os.path.abspath(os.path.expanduser(os.fspath(self.folder))),
             "limit_bytes": _tidegate.size_bytes(self.limit),
             "leave_free_bytes": _tidegate.size_bytes(self.leave_free) if self.leave_free else 0,
         }

@@ -111,6 +111,8 @@ class Loader:
         if drop_last and remainder not in (None, "drop"):
             raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
         rank, world_size = _ranks(rank, world_size)
+        if disk is not None and not isinstance(disk, DiskCache):
+            raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
         specs, only = _specs(fields, self.source.schema)
         options = {
             "batch_size": batch_size,
@@ -258,6 +260,10 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ConfigError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
+        if not isinstance(rank, int) or not isinstance(world_size, int) or not 0 <= rank < world_size:
+            raise ConfigError(
+                f"rank={rank!r} of world_size={world_size!r}: a rank is a number from 0 to world_size - 1"
+            )
         return rank, world_size
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

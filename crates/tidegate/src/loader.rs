@@ -92,6 +92,13 @@ impl Loader {
     /// Options that make no sense, by name; a shuffle that the source cannot do, with the fix.
     pub fn new(source: Arc<dyn Source>, options: Options, budget: Budget) -> Result<Self> {
         let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
+        if budget.shared_by().is_some_and(|node| !node.here()) {
+            return Err(Error::Config(
+                "this budget of a node was made before a fork: make it in each process that uses it, with the same size, \
+                 processes and name"
+                    .into(),
+            ));
+        }
         if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
             return Err(Error::Config(why));
         }
@@ -251,10 +258,10 @@ impl Loader {
     /// made is made anew. Other loaders of the budget give back what they hold beyond it when their epoch ends.
     ///
     /// # Errors
-    /// A size that makes no sense, or too small for this loader, which changes nothing; or when the consumer holds so many batches
-    /// that the epoch cannot go on: its next batch is the one it would have been.
+    /// A size that makes no sense, or too small for this loader and the batches that the consumer holds, which changes nothing.
     pub fn set_memory(&mut self, size: &Size) -> Result<()> {
         let (before, whole) = (self.budget.cap_bytes(), size.bytes()?);
+        let whole_before = self.budget.shared_by().map_or(before, |node| node.cap_bytes());
         let bytes = self.budget.shared_by().map_or(whole, |node| node.share_of(whole));
         let _it_fits = self.plan_alone(bytes)?;
         let limit = self.kept.cache.limit_bytes();
@@ -267,7 +274,13 @@ impl Loader {
             return Ok(());
         };
         if self.budget.usage().charged_bytes > bytes {
-            self.begin_again(&mut *between_batches(&running)?)?;
+            let running = &mut *between_batches(&running)?;
+            if let Err(error) = self.begin_again(running) {
+                // What the consumer holds leaves too little: as before, then.
+                self.budget.set_cap(whole_before);
+                self.begin_again(running)?;
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -281,11 +294,14 @@ impl Loader {
 
     /// Lets go of all that an epoch has, and goes on with it.
     fn begin_again(&mut self, running: &mut Running) -> Result<()> {
-        let Some(pipeline) = running.pipeline.take() else {
-            self.let_go_of_slots();
-            return Ok(());
-        };
-        running.config.past = pipeline.stop();
+        match running.pipeline.take() {
+            Some(pipeline) => running.config.past = pipeline.stop(),
+            None if running.stopped.is_none() => {
+                self.let_go_of_slots();
+                return Ok(());
+            }
+            None => running.stopped = None,
+        }
         self.let_go_of_slots();
         match self.start(&running.config, &*running.order) {
             Ok(pipeline) => {

@@ -23,17 +23,49 @@ pub struct Ranks {
     pub from: &'static str,
 }
 
-/// Names of variables: rank, world size, local world size, and what names the job.
-type Names = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+/// Names of variables: rank, world size, processes on this machine, and what names the job.
+struct Starter {
+    rank: &'static str,
+    size: &'static str,
+    local: &'static str,
+    job: &'static [&'static str],
+    from: &'static str,
+}
 
-const STARTERS: [Names; 4] = [
-    ("RANK", "WORLD_SIZE", &["LOCAL_WORLD_SIZE"], &["TORCHELASTIC_RUN_ID", "MASTER_PORT"]),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", &["OMPI_COMM_WORLD_LOCAL_SIZE"], &["PMIX_NAMESPACE"]),
-    ("PMI_RANK", "PMI_SIZE", &["MPI_LOCALNRANKS"], &["PMI_ID"]),
-    ("SLURM_PROCID", "SLURM_NTASKS", &["SLURM_NTASKS_PER_NODE"], &["SLURM_JOB_ID", "SLURM_STEP_ID"]),
+/// The nearest first: torchrun may run within SLURM. A variable of SLURM's that is there without `srun` (in the shell of `sbatch`) is
+/// none of these.
+const STARTERS: [Starter; 4] = [
+    Starter {
+        rank: "RANK",
+        size: "WORLD_SIZE",
+        local: "LOCAL_WORLD_SIZE",
+        job: &["TORCHELASTIC_RUN_ID", "MASTER_PORT"],
+        from: "RANK and WORLD_SIZE",
+    },
+    Starter {
+        rank: "OMPI_COMM_WORLD_RANK",
+        size: "OMPI_COMM_WORLD_SIZE",
+        local: "OMPI_COMM_WORLD_LOCAL_SIZE",
+        job: &["PMIX_NAMESPACE"],
+        from: "OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE",
+    },
+    Starter {
+        rank: "PMI_RANK",
+        size: "PMI_SIZE",
+        local: "MPI_LOCALNRANKS",
+        job: &[],
+        from: "PMI_RANK and PMI_SIZE",
+    },
+    Starter {
+        rank: "SLURM_PROCID",
+        size: "SLURM_STEP_NUM_TASKS",
+        local: "SLURM_STEP_TASKS_PER_NODE",
+        job: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
+        from: "SLURM_PROCID and SLURM_STEP_NUM_TASKS",
+    },
 ];
 
-/// The ranks that the environment names: of the first starter whose rank and size are both there and fit together.
+/// The ranks that the environment names: of the first starter whose rank and size are both there.
 ///
 /// ```
 /// let variables = |name: &str| match name {
@@ -41,34 +73,43 @@ const STARTERS: [Names; 4] = [
 ///     "WORLD_SIZE" => Some("4".to_owned()),
 ///     _ => None,
 /// };
-/// let ranks = tidegate::ranks::detect(&variables).unwrap();
+/// let ranks = tidegate::ranks::detect(&variables)?.unwrap();
 /// assert_eq!((ranks.rank, ranks.world_size, ranks.from), (2, 4, "RANK and WORLD_SIZE"));
+/// # Ok::<(), tidegate::Error>(())
 /// ```
-#[must_use]
-pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Option<Ranks> {
-    let number = |name: &str| variable(name)?.trim().parse::<u64>().ok();
-    STARTERS.iter().find_map(|(rank, size, local, job)| {
-        let (found, world_size) = (number(rank)?, number(size)?);
-        let from = match *rank {
-            "RANK" => "RANK and WORLD_SIZE",
-            "OMPI_COMM_WORLD_RANK" => "OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE",
-            "PMI_RANK" => "PMI_RANK and PMI_SIZE",
-            _ => "SLURM_PROCID and SLURM_NTASKS",
-        };
-        let job: Vec<String> = job.iter().filter_map(|name| variable(name)).collect();
-        (found < world_size).then(|| Ranks {
-            rank: found,
-            world_size,
-            local_world_size: local.iter().find_map(|name| number(name)),
-            job: job.join("-"),
-            from,
-        })
-    })
+///
+/// # Errors
+/// [`Error::Config`] for values that make no sense, by name.
+pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>> {
+    let found = |starter: &&Starter| variable(starter.rank).is_some() && variable(starter.size).is_some();
+    let Some(starter) = STARTERS.iter().find(found) else { return Ok(None) };
+    let text = |name: &str| variable(name).unwrap_or_default();
+    let (rank, size) = (text(starter.rank), text(starter.size));
+    let fit = rank
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .zip(size.trim().parse::<u64>().ok())
+        .filter(|(rank, size)| rank < size);
+    let (rank, world_size) = fit.ok_or_else(|| {
+        Error::Config(format!(
+            "{}={rank} and {}={size} name no rank: correct them, or give rank and world_size",
+            starter.rank, starter.size
+        ))
+    })?;
+    // SLURM says "4(x2)" where two machines have four each, and "4,3" where the first has more.
+    let local = text(starter.local);
+    let alike = local.split_once('(').map_or(&*local, |(each, _)| each);
+    let job: Vec<String> = starter.job.iter().filter_map(|name| variable(name)).collect();
+    let local_world_size = alike.parse().ok();
+    Ok(Some(Ranks { rank, world_size, local_world_size, job: job.join("-"), from: starter.from }))
 }
 
 /// As [`detect`], from the environment of this process.
-#[must_use]
-pub fn from_environment() -> Option<Ranks> {
+///
+/// # Errors
+/// As [`detect`].
+pub fn from_environment() -> Result<Option<Ranks>> {
     detect(&|name| std::env::var(name).ok())
 }
 
@@ -78,7 +119,7 @@ pub fn from_environment() -> Option<Ranks> {
 /// # Errors
 /// When nobody says how many there are; as [`Budget::node`].
 pub fn node_budget(bytes: u64, processes: Option<u64>, name: Option<String>) -> Result<Budget> {
-    let found = from_environment();
+    let found = from_environment()?;
     let local = || {
         let ranks = found.as_ref()?;
         // Without their number on this machine, all of them may be here only if there is no other.
@@ -87,12 +128,20 @@ pub fn node_budget(bytes: u64, processes: Option<u64>, name: Option<String>) -> 
     let processes = processes.or_else(local).ok_or_else(|| {
         Error::Config(
             "a budget of a node is divided among its processes, and no variable says how many there are (LOCAL_WORLD_SIZE, \
-             SLURM_NTASKS_PER_NODE, OMPI_COMM_WORLD_LOCAL_SIZE): give processes=N"
+             SLURM_STEP_TASKS_PER_NODE, OMPI_COMM_WORLD_LOCAL_SIZE): give processes=N"
                 .into(),
         )
     })?;
     let job = || found.as_ref().map(|ranks| ranks.job.clone()).filter(|job| !job.is_empty());
-    let name = name.or_else(job).unwrap_or_else(|| "default".to_owned());
+    let name =
+        name.or_else(job).or_else(|| (processes == 1).then(|| format!("process-{}", std::process::id())));
+    let name = name.ok_or_else(|| {
+        Error::Config(
+            "a budget of a node has the name of its job, and no variable says it (TORCHELASTIC_RUN_ID, MASTER_PORT, SLURM_JOB_ID): \
+             give name=\"…\", the same in all processes of this job and in no other"
+                .into(),
+        )
+    })?;
     Ok(Budget::node(&name, bytes, processes)?)
 }
 
@@ -101,9 +150,11 @@ mod tests {
     use super::*;
 
     fn of(variables: &[(&str, &str)]) -> Option<(u64, u64, Option<u64>, String)> {
-        let find =
-            |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        detect(&find).map(|r| (r.rank, r.world_size, r.local_world_size, r.job))
+        found(variables).unwrap().map(|r| (r.rank, r.world_size, r.local_world_size, r.job))
+    }
+
+    fn found(variables: &[(&str, &str)]) -> Result<Option<Ranks>> {
+        detect(&|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]
@@ -116,28 +167,39 @@ mod tests {
             ("MASTER_PORT", "29500"),
         ];
         assert_eq!(of(&torchrun), Some((5, 8, Some(4), "x-29500".into())));
-        let slurm =
-            [("SLURM_PROCID", "3"), ("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "77"), ("SLURM_STEP_ID", "0")];
-        assert_eq!(of(&slurm), Some((3, 4, None, "77-0".into())));
+        let slurm = [
+            ("SLURM_PROCID", "3"),
+            ("SLURM_NTASKS", "4"),
+            ("SLURM_STEP_NUM_TASKS", "4"),
+            ("SLURM_STEP_TASKS_PER_NODE", "2(x2)"),
+            ("SLURM_JOB_ID", "77"),
+            ("SLURM_STEP_ID", "0"),
+        ];
+        assert_eq!(of(&slurm), Some((3, 4, Some(2), "77-0".into())));
+        assert_eq!(
+            of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]),
+            None,
+            "the shell of sbatch is no rank"
+        );
         let mpi = [
             ("OMPI_COMM_WORLD_RANK", "1"),
             ("OMPI_COMM_WORLD_SIZE", "2"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
         ];
         assert_eq!(of(&mpi), Some((1, 2, Some(2), String::new())));
-        assert_eq!(
-            of(&[("PMI_RANK", "0"), ("PMI_SIZE", "3"), ("MPI_LOCALNRANKS", "3")]),
-            Some((0, 3, Some(3), String::new()))
-        );
+        let mpich = [("PMI_RANK", "0"), ("PMI_SIZE", "3"), ("MPI_LOCALNRANKS", "3"), ("PMI_ID", "0")];
+        assert_eq!(of(&mpich), Some((0, 3, Some(3), String::new())));
         // torchrun within SLURM: the nearer one counts.
         assert_eq!(of(&[&torchrun[..], &slurm[..]].concat()).map(|r| r.0), Some(5));
-        for nonsense in [
-            &[("RANK", "1")][..],
-            &[("RANK", "4"), ("WORLD_SIZE", "4")],
-            &[("RANK", "x"), ("WORLD_SIZE", "4")],
-            &[],
-        ] {
-            assert_eq!(of(nonsense), None, "{nonsense:?}");
+        assert_eq!(of(&[("RANK", "1")]), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for (rank, size) in [("4", "4"), ("x", "4"), ("0", "0"), ("-1", "2"), ("0", "")] {
+            let said = found(&[("RANK", rank), ("WORLD_SIZE", size)]).unwrap_err().to_string();
+            assert!(said.contains(&format!("RANK={rank} and WORLD_SIZE={size}")), "{said}");
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Flow: size -> grants (bytes alone) and blocks (bytes with their place).
 //! Memory: all of it; every byte that Tidegate holds is charged here first.
 
+use std::collections::HashMap;
+
 use super::arena::{Arena, ArenaStats, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::region::Backing;
@@ -52,6 +54,9 @@ pub struct Budget {
 /// The budget that sizes refer to; it lives as long as anyone uses it.
 static PROCESS: std::sync::Mutex<std::sync::Weak<Inner>> = std::sync::Mutex::new(std::sync::Weak::new());
 
+/// Budgets that this process shares with others, by name.
+static NODES: std::sync::Mutex<Option<HashMap<String, std::sync::Weak<Inner>>>> = std::sync::Mutex::new(None);
+
 impl Budget {
     /// A budget of `bytes`, apart from the process-wide one.
     #[must_use]
@@ -80,8 +85,19 @@ impl Budget {
     /// # Errors
     /// [`Error::Node`]: another size than the others', another memory group, or more processes than were said.
     pub fn node(name: &str, bytes: u64, processes: u64) -> Result<Self> {
-        let node = Node::join(name, bytes, processes)?;
-        Ok(Self::over(LedgerRef::within(&node), Some(node)))
+        let mut nodes = lock(&NODES);
+        let nodes = nodes.get_or_insert_default();
+        // One process is one member, however many loaders it has.
+        if let Some(inner) = nodes.get(name).and_then(std::sync::Weak::upgrade)
+            && let Some(node) = &inner.node
+            && node.again(bytes, processes)?
+        {
+            return Ok(Self { inner, from: 0 });
+        }
+        let node = Arc::new(Node::join(name, bytes, processes)?);
+        let budget = Self::over(LedgerRef::within(&node), Some(node));
+        nodes.insert(name.to_owned(), Arc::downgrade(&budget.inner));
+        Ok(budget)
     }
 
     /// The processes that share the budget, if there are others.
@@ -167,12 +183,10 @@ impl Budget {
         let missing = || self.missing(bytes);
         // Holes first: whoever lacks memory may not have found one that is large enough.
         self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
-        // What would not help is not given up.
-        if let Some(node) = &self.inner.node
-            && (1..=node.evictable_bytes()).contains(&node.missing(bytes))
-        {
-            node.evict(node.missing(bytes));
+        if let Some(node) = &self.inner.node {
+            node.make_room(bytes);
         }
+        // What would not help is not given up.
         if missing() > 0 && missing() <= self.reclaimable_bytes() {
             self.reclaim(bytes);
         }

@@ -167,7 +167,7 @@ impl Ledger {
         let here = charged.saturating_add(bytes).saturating_sub(self.cap_bytes());
         #[cfg(not(loom))]
         if let Some(node) = self.node() {
-            return here.max(node.missing(bytes));
+            return here.max(node.lacks(bytes));
         }
         here
     }

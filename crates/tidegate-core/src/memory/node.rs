@@ -3,12 +3,15 @@
 //! Flow: [`Node::join`] -> the memory file that all members have open; `charge` and `discharge` from the ledger; segments of common
 //! memory are claimed, sealed and evicted by whoever lacks memory.
 //! Memory: a memfd: two pages of figures, a table, and segments (of which claimed ones are charged, to nobody in
-//! particular). It has no name in any file system, and is gone with the last member.
+//! particular). It has no name in any file system; the last member empties it, and it is gone with whoever has it open.
 //!
 //! The sum is never stored. Each member has a cell that it alone adds to, each segment a word that says how large it is and who
 //! writes it, and what is charged is the sum of them all: so a process may be killed between any two instructions and no
 //! byte is lost or counted twice. Who adds to a cell does so first and sums up then, and takes it back if there is too much:
 //! of two that add at the same time at least one sees both.
+//!
+//! What a member holds by itself is an equal part of the cap at most, and it always gets that much: only common segments can be in its
+//! way, and those go on request. A forked child of a member is none: it is refused memory, and what it drops stays the parent's.
 //!
 //! Survivors notice a death by its pidfd when they lack memory or ask for figures, and clear the cell of the dead, whose pages
 //! the kernel has taken back by then. No thread waits for it.
@@ -20,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,6 +42,8 @@ const MAGIC: u64 = 0x7469_6465_6e6f_6401;
 /// Processes that can be in one budget.
 const MEMBERS: usize = 64;
 const SEGMENTS: usize = 256;
+/// Segments that a member may write at once: those of two loaders.
+const WRITTEN: u64 = 2;
 /// Words of the file, in lines of eight.
 const WORDS: usize = 64 + 8 * MEMBERS + SEGMENTS;
 const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_BYTES);
@@ -62,9 +67,6 @@ struct Agreed {
     members: u64,
 }
 
-/// Nodes of this process, by name.
-static JOINED: Mutex<Option<HashMap<String, Weak<Node>>>> = Mutex::new(None);
-
 /// A dead or living neighbour, as it was met.
 #[derive(Debug)]
 struct Peer {
@@ -82,6 +84,8 @@ pub struct Node {
     me: usize,
     pid: u32,
     peers: Mutex<HashMap<usize, Peer>>,
+    /// Held beside the lock of the file, which is one for all threads.
+    entry: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -127,10 +131,11 @@ fn start_of(pid: u32) -> Option<u64> {
     text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// The memory groups of this process, in words.
+/// The memory groups of this process, in words, and the space in which its process number counts.
 fn group() -> String {
     let groups: Vec<String> = cgroups().iter().map(|group| group.dir.display().to_string()).collect();
-    let words = groups.join(", ");
+    let numbers = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let words = format!("{}, {}", groups.join(", "), numbers.display());
     // The end tells groups apart.
     let start = words.len().saturating_sub(GROUP_BYTES);
     (start..words.len()).find_map(|at| words.get(at..)).unwrap_or_default().to_owned()
@@ -142,7 +147,7 @@ impl Node {
     /// # Errors
     /// [`Error::Node`]: another size or number of members than the others have, another memory group, or more processes than
     /// were said.
-    pub(super) fn join(name: &str, cap_bytes: u64, members: u64) -> Result<Arc<Self>> {
+    pub(super) fn join(name: &str, cap_bytes: u64, members: u64) -> Result<Self> {
         let name = format!("tidegate-{}-{name}", getuid().as_raw());
         if name.len() > 90 || name.contains(['/', '\0']) {
             return Err(refused("a name of at most 64 characters without a slash is wanted"));
@@ -150,34 +155,38 @@ impl Node {
         if members == 0 || members > MEMBERS as u64 {
             return Err(refused(format!("it can have 1 to {MEMBERS} processes, not {members}")));
         }
-        let mut joined = lock(&JOINED);
-        let nodes = joined.get_or_insert_default();
         let agreed = Agreed { cap_bytes, members };
-        if let Some(node) = nodes.get(&name).and_then(Weak::upgrade).filter(|node| node.here()) {
-            node.agrees(&agreed)?;
-            return Ok(node);
-        }
         let _alone = joining(&name)?;
-        let mut node = None;
         for path in found(&name) {
             let open = std::fs::OpenOptions::new().read(true).write(true).open(path);
-            let Some(there) = open.ok().and_then(|file| Self::attach(file).ok()) else { continue };
+            let Some(mut there) = open.ok().and_then(|file| Self::attach(file).ok()) else { continue };
             there.reap();
-            // What only children of a dead member have open is nobody's.
             if there.alive() > 0 {
                 there.agrees(&agreed)?;
-                node = Some(there);
-                break;
+                if there.enter(members)? {
+                    return Ok(there);
+                }
             }
+            // What only children of dead members have open is nobody's.
+            there.empty();
         }
-        let mut node = match node {
-            Some(node) => node,
-            None => Self::create(&name, &agreed)?,
-        };
-        node.enter(members)?;
-        let node = Arc::new(node);
-        nodes.insert(name, Arc::downgrade(&node));
+        let mut node = Self::create(&name, &agreed)?;
+        let _first = node.enter(members)?;
         Ok(node)
+    }
+
+    /// Whether another loader of this process may use it: not after a fork, and not with other figures.
+    pub(super) fn again(&self, cap_bytes: u64, members: u64) -> Result<bool> {
+        if self.here() {
+            self.agrees(&Agreed { cap_bytes, members })?;
+        }
+        Ok(self.here())
+    }
+
+    /// Gives back all pages.
+    fn empty(&self) {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _anyhow = fallocate(&self.file, hole, 0, self.segment_start(SEGMENTS as u32));
     }
 
     fn create(name: &str, agreed: &Agreed) -> Result<Self> {
@@ -224,11 +233,13 @@ impl Node {
     fn over(file: File) -> Result<Self> {
         let fd = file.try_clone().map_err(|e| refused(e.to_string()))?;
         let region = Region::attach(fd.into(), FIGURES_BYTES as usize)?;
-        Ok(Self { region, file, me: MEMBERS, pid: std::process::id(), peers: Mutex::default() })
+        let (peers, entry) = Default::default();
+        Ok(Self { region, file, me: MEMBERS, pid: std::process::id(), peers, entry })
     }
 
     /// Whether this is still the process that joined, not a child of it.
-    fn here(&self) -> bool {
+    #[must_use]
+    pub fn here(&self) -> bool {
         self.pid == std::process::id()
     }
 
@@ -262,18 +273,25 @@ impl Node {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Takes a place among the members.
-    fn enter(&mut self, members: u64) -> Result<()> {
-        self.me = self.take_place(members)?;
-        Ok(())
+    /// Takes a place among the members; false if the last of them has just left.
+    fn enter(&mut self, members: u64) -> Result<bool> {
+        match self.take_place(members)? {
+            Some(place) => self.me = place,
+            None => return Ok(false),
+        }
+        Ok(true)
     }
 
-    fn take_place(&self, members: u64) -> Result<usize> {
+    fn take_place(&self, members: u64) -> Result<Option<usize>> {
         let _held = self.held();
+        if self.word(0).load(Ordering::SeqCst) != MAGIC {
+            return Ok(None);
+        }
         let there = self.alive();
         if there >= members {
             return Err(refused(format!(
-                "it is for {members} processes, and {there} have joined: give all of them the number that there will be"
+                "it is for {members} processes, and {there} have joined: give all of them the number that there will be, and other \
+                 jobs another name"
             )));
         }
         let free = (0..MEMBERS).find(|&m| self.state(m).load(Ordering::SeqCst) == 0);
@@ -281,14 +299,14 @@ impl Node {
         self.cell(free).store(0, Ordering::SeqCst);
         self.start(free).store(start_of(self.pid).unwrap_or(0), Ordering::SeqCst);
         self.state(free).store(ALIVE | u64::from(self.pid), Ordering::SeqCst);
-        Ok(free)
+        Ok(Some(free))
     }
 
     /// Keeps others from entering and from reaping, until it is dropped.
     fn held(&self) -> Held<'_> {
-        // Without it nothing worse happens than that two reap the same.
-        let _anyhow = flock(&self.file, FlockOperation::LockExclusive);
-        Held(&self.file)
+        let alone = lock(&self.entry);
+        while flock(&self.file, FlockOperation::LockExclusive) == Err(rustix::io::Errno::INTR) {}
+        Held(&self.file, alone)
     }
 
     fn word(&self, i: usize) -> &AtomicU64 {
@@ -332,8 +350,8 @@ impl Node {
     /// What each member could hold by itself of another cap.
     #[must_use]
     pub fn share_of(&self, cap_bytes: u64) -> u64 {
-        // Segments that are being written cannot be evicted, and each member may write one.
-        let kept = self.fixed_bytes() + self.members() * self.segment_bytes();
+        // Segments that are being written cannot be evicted.
+        let kept = self.fixed_bytes() + self.members() * WRITTEN * self.segment_bytes();
         cap_bytes.saturating_sub(kept) / self.members() / PAGE_BYTES * PAGE_BYTES
     }
 
@@ -360,8 +378,26 @@ impl Node {
     }
 
     /// What is missing to charge `bytes`.
-    pub(super) fn missing(&self, bytes: u64) -> u64 {
+    fn missing(&self, bytes: u64) -> u64 {
         self.total().saturating_add(bytes).saturating_sub(self.cap_bytes())
+    }
+
+    /// Whether this member may have `bytes` more by itself, which it then gets as soon as nothing in common is in its way.
+    fn is_due(&self, bytes: u64) -> bool {
+        let held = self.cell(self.me).load(Ordering::SeqCst);
+        self.here() && held.saturating_add(bytes) <= self.share_bytes()
+    }
+
+    /// What is missing for this member to charge `bytes`.
+    pub(super) fn lacks(&self, bytes: u64) -> u64 {
+        if self.is_due(bytes) && self.evictable_bytes() == 0 { 0 } else { self.missing(bytes) }
+    }
+
+    /// Evicts what is missing for this member to charge `bytes`, if they are due to it.
+    pub(super) fn make_room(&self, bytes: u64) {
+        if self.is_due(bytes) {
+            self.evict(self.missing(bytes));
+        }
     }
 
     /// Adds with `add`, and takes it back with `undo` if there is too much then.
@@ -385,37 +421,56 @@ impl Node {
 
     /// Charges bytes to this member, unless the cap of all forbids it.
     pub(super) fn charge(&self, bytes: u64) -> bool {
+        if !self.here() {
+            return false;
+        }
         let cell = self.cell(self.me);
         let add = || {
             cell.fetch_add(bytes, Ordering::SeqCst);
         };
-        let undo = || self.discharge(bytes);
-        self.try_add(bytes, add, undo)
+        if self.try_add(bytes, add, || self.discharge(bytes)) {
+            return true;
+        }
+        // All shares together, with what is being written, are within the cap: where there is nothing to evict, it is exceeded for a
+        // moment by an attempt that will be taken back, or by who has not yet given back what a lower cap takes from him.
+        if self.is_due(bytes) && self.evictable_bytes() == 0 {
+            add();
+            self.word(3).fetch_max(self.total(), Ordering::Relaxed);
+            return true;
+        }
+        false
     }
 
     pub(super) fn discharge(&self, bytes: u64) {
-        self.cell(self.me).fetch_sub(bytes, Ordering::SeqCst);
+        if self.here() {
+            self.cell(self.me).fetch_sub(bytes, Ordering::SeqCst);
+        }
     }
 
     /// Clears what dead members held, and says whether there were any.
     fn reap(&self) -> bool {
         let others = (0..MEMBERS).filter(|&m| m != self.me && self.state(m).load(Ordering::SeqCst) != 0);
         let dead: Vec<usize> = others.filter(|&m| self.is_dead(m)).collect();
-        if dead.is_empty() {
+        if dead.is_empty() || !self.here() {
             return false;
         }
         let _held = self.held();
         for member in dead {
             // Somebody else may have reaped it, and another process have its place.
-            if self.is_dead(member) {
-                self.cell(member).store(0, Ordering::SeqCst);
-                for i in 0..SEGMENTS {
-                    if self.segment(i).load(Ordering::SeqCst) >> OWNER_SHIFT & 0xff == member as u64 + 1 {
-                        self.free(i);
-                    }
-                }
-                self.state(member).store(0, Ordering::SeqCst);
+            let state = self.state(member).load(Ordering::SeqCst);
+            if state == 0 || !self.is_dead(member) {
+                continue;
             }
+            self.cell(member).store(0, Ordering::SeqCst);
+            for i in 0..SEGMENTS {
+                let (word, now) = (self.segment(i), self.segment(i).load(Ordering::SeqCst));
+                let freeing = now & SIZE | FREEING | (self.me as u64 + 1) << OWNER_SHIFT;
+                let its = now >> OWNER_SHIFT & 0xff == member as u64 + 1;
+                if its && word.compare_exchange(now, freeing, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    self.free(i);
+                }
+            }
+            self.state(member).store(0, Ordering::SeqCst);
         }
         true
     }
@@ -512,33 +567,40 @@ impl Node {
     /// A segment that this process alone writes, charged; nothing if there is no room.
     #[must_use]
     pub fn claim_segment(&self) -> Option<u32> {
-        let bytes = self.segment_bytes();
-        if self.segments_held_bytes() + bytes > self.segments_limit_bytes() {
+        let (bytes, owner) = (self.segment_bytes(), (self.me as u64 + 1) << OWNER_SHIFT);
+        let written =
+            (0..SEGMENTS).filter(|&i| self.segment(i).load(Ordering::SeqCst) & !SIZE == owner).count();
+        let full = self.segments_held_bytes() + bytes > self.segments_limit_bytes();
+        if full || !self.here() || written as u64 >= WRITTEN {
             return None;
         }
-        let i = (0..SEGMENTS).find(|&i| self.segment(i).load(Ordering::SeqCst) == 0)?;
-        let (word, mine) = (self.segment(i), bytes | (self.me as u64 + 1) << OWNER_SHIFT);
-        let taken = std::cell::Cell::new(false);
-        let add = || taken.set(word.compare_exchange(0, mine, Ordering::SeqCst, Ordering::SeqCst).is_ok());
+        let taken = std::cell::Cell::new(None);
+        // Another process may be quicker with the same one.
+        let free = |i: &usize| {
+            self.segment(*i).compare_exchange(0, bytes | owner, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        };
+        let add = || taken.set((0..SEGMENTS).find(free));
         let undo = || {
-            if taken.take() {
-                word.store(0, Ordering::SeqCst);
+            if let Some(i) = taken.take() {
+                self.segment(i).store(0, Ordering::SeqCst);
             }
         };
-        (self.try_add(bytes, add, undo) && taken.get()).then_some(i as u32)
+        self.try_add(bytes, add, undo).then(|| taken.get().map(|i| i as u32)).flatten()
     }
 
     /// This process writes a segment no more: whoever lacks memory may evict it.
     pub fn seal_segment(&self, i: u32) {
-        self.segment(i as usize).fetch_and(SIZE, Ordering::SeqCst);
+        if self.here() {
+            self.segment(i as usize).fetch_and(SIZE, Ordering::SeqCst);
+        }
     }
 
     /// Gives back sealed segments until `bytes` have gone, or there are none, the last ones first; they are not filled again before
     /// the limit is set anew.
-    pub(super) fn evict(&self, bytes: u64) {
+    fn evict(&self, bytes: u64) {
         let mut gone = 0;
         for i in (0..SEGMENTS).rev() {
-            if gone >= bytes {
+            if gone >= bytes || !self.here() {
                 return;
             }
             let (word, now) = (self.segment(i), self.segment(i).load(Ordering::SeqCst));
@@ -553,7 +615,7 @@ impl Node {
     }
 
     /// What evicting could give.
-    pub(super) fn evictable_bytes(&self) -> u64 {
+    fn evictable_bytes(&self) -> u64 {
         let words = (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst));
         words.filter(|word| word & !SIZE == 0).sum()
     }
@@ -567,7 +629,7 @@ impl Node {
 }
 
 /// The lock of the file.
-struct Held<'a>(&'a File);
+struct Held<'a>(&'a File, #[expect(dead_code, reason = "is dropped")] MutexGuard<'a, ()>);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
@@ -582,6 +644,9 @@ impl Drop for Node {
             let _held = self.held();
             self.cell(self.me).store(0, Ordering::SeqCst);
             self.state(self.me).store(0, Ordering::SeqCst);
+            if self.alive() == 0 {
+                self.empty();
+            }
         }
     }
 }
@@ -605,7 +670,7 @@ mod tests {
         let open = || File::options().read(true).write(true).open(&path).unwrap();
         let mut all: Vec<Node> = (1..n).map(|_| Node::attach(open()).unwrap()).collect();
         all.insert(0, first);
-        all.iter_mut().for_each(|node| node.enter(n).unwrap());
+        assert!(all.iter_mut().all(|node| node.enter(n).unwrap()));
         all[0].set_segments_limit(CAP);
         all
     }
@@ -713,13 +778,36 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_had_whatever_others_keep_in_common_or_have_not_given_back() {
+        let all = members(2);
+        while let Some(segment) = all[0].claim_segment() {
+            all[0].seal_segment(segment);
+        }
+        let share = all[1].share_bytes();
+        assert!(!all[1].charge(share));
+        assert!(all[1].lacks(share) > 0);
+        all[1].make_room(share);
+        assert!(all[1].charge(share) && all[0].usage().charged_bytes <= CAP);
+        all[0].evict(CAP);
+        all[0].set_segments_limit(CAP);
+        assert!(all[0].charge(share), "all shares fit together");
+        let written: Vec<_> = (0..3).map_while(|_| all[0].claim_segment()).collect();
+        assert_eq!(written.len() as u64, WRITTEN, "and what is being written");
+        // A lower cap: who has given back gets his part at once, the other one nothing more.
+        all[0].set_cap(CAP / 2);
+        let less = all[0].share_bytes();
+        all[0].discharge(share);
+        assert!(all[0].charge(less) && !all[0].charge(PAGE_BYTES) && !all[1].charge(PAGE_BYTES));
+    }
+
+    #[test]
     fn who_does_not_fit_is_refused_with_the_reason() {
         let words = |outcome: Result<()>| outcome.unwrap_err().to_string();
         let mut all = members(2);
         let asked = Agreed { cap_bytes: 2 * CAP, ..agreed(2) };
         assert!(words(all[0].agrees(&asked)).contains("it has 32.0 MiB for 2 processes here"));
         assert!(all[0].agrees(&agreed(2)).is_ok());
-        assert!(words(all[0].enter(2)).contains("2 have joined"));
+        assert!(words(all[0].enter(2).map(drop)).contains("2 have joined"));
         all[0].word(GROUP_WORD).store(3, Ordering::Relaxed);
         all[0].word(GROUP_WORD + 1).store(u64::from_le_bytes(*b"/x/\0\0\0\0\0"), Ordering::Relaxed);
         let said = words(all[1].agrees(&agreed(2)));
@@ -733,10 +821,17 @@ mod tests {
     #[test]
     fn a_node_is_there_as_long_as_a_member_is() {
         let first = Node::join("stays", CAP, 2).unwrap();
-        assert!(Arc::ptr_eq(&first, &Node::join("stays", CAP, 2).unwrap()), "one process is one member");
-        let link = found(&format!("tidegate-{}-stays", getuid().as_raw()));
-        assert!(!link.is_empty());
+        // Found by its file, as another process finds it.
+        let second = Node::join("stays", CAP, 2).unwrap();
+        assert!(first.charge(1 << 20));
+        assert_eq!(second.usage().charged_bytes, second.fixed_bytes() + (1 << 20));
+        assert!(Node::join("stays", CAP, 2).unwrap_err().to_string().contains("2 have joined"));
         drop(first);
-        assert!(Node::join("stays", 2 * CAP, 3).is_ok(), "nothing is left of it");
+        assert_eq!(second.usage().charged_bytes, second.fixed_bytes());
+        let file = second.file().unwrap();
+        drop(second);
+        assert_eq!(file.metadata().unwrap().blocks(), 0, "the last one empties it");
+        let third = Node::join("stays", 2 * CAP, 3).unwrap();
+        assert_eq!(third.alive(), 1, "what has no member is nobody's");
     }
 }

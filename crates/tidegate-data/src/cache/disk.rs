@@ -11,7 +11,7 @@
 //! ends the filling and nothing else. The limit counts all datasets of a folder: one that nobody has open makes room for
 //! another. Locks are the kernel's and end with their process, and time is only asked for which dataset was used last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock, statvfs};
 use rustix::io::Errno;
@@ -30,14 +31,20 @@ use tidegate_core::memory::size::mib;
 use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table};
 use super::{Records, edition};
 use crate::source::read::{ReadMode, direct_works, open_file};
-use crate::source::{Access, Source};
+use crate::source::{Access, Extremes, Source};
 use crate::{Error, Result};
 
 /// A segment is about this part of the limit.
 const SEGMENTS: u64 = 64;
 const SEGMENT_LEAST_BYTES: u64 = 1 << 20;
-/// What may wait in the page cache to be written back.
+/// What may wait in the page cache to be written back, beside the record that is written.
 const UNWRITTEN_BYTES: u64 = 2 << 20;
+/// How long a lock is waited for, where reading can go on without.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longer, where it cannot.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// What the kernel calls file systems that lie in memory.
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// Names the layout: folders of another are other datasets.
 const VERSION: u32 = 1;
 
@@ -66,12 +73,29 @@ pub fn open(source: &dyn Source, options: &DiskCache) -> Result<Records> {
             source.name()
         ))
     })?;
+    apart(source, &options.folder)?;
     let (dataset, samples) = (edition(source), index.meta.samples);
-    let disk = Disk::open(options, dataset, Table::bytes_for(samples), source.extremes().sample_bytes)?;
+    let disk = Disk::open(options, dataset, Table::bytes_for(samples), &source.extremes())?;
     let table = disk.table.try_clone().map_err(Error::io(&disk.folder))?;
     let table = Table::new(table, 0, disk.table_bytes);
     let total = source.extremes().total_bytes + HEAD_BYTES * source.len();
     Ok(Records::new(Box::new(disk), table, dataset, total, source.len()))
+}
+
+/// Refuses a folder within the data, where its files would be taken for samples.
+fn apart(source: &dyn Source, folder: &Path) -> Result<()> {
+    let whole = |path: &Path| path.ancestors().find_map(|path| path.canonicalize().ok());
+    let data = Path::new(source.name());
+    let data = if data.is_file() { data.parent().unwrap_or(data) } else { data };
+    match (data.canonicalize(), whole(folder)) {
+        (Ok(data), Some(folder)) if data.is_dir() && folder.starts_with(&data) => {
+            Err(Error::Config(format!(
+                "the disk cache cannot be kept in {}, which lies within the data: name a folder beside them",
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug)]
@@ -89,12 +113,15 @@ struct Disk {
     files: Mutex<BTreeMap<u32, Arc<File>>>,
     /// From where on the segment that is written is not written back.
     unwritten: AtomicU64,
+    /// What of it takes memory.
+    charged: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Takes the lock of a file, unless another has it.
 fn alone(file: &File) -> bool {
     flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
@@ -111,6 +138,14 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
+/// Whether this is the folder of a dataset: whatever else lies beside them is not ours.
+fn is_dataset(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (hash, version) = name.split_once("-v").unwrap_or_default();
+    let named = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    named && version.parse::<u32>().is_ok() && folder.join("table").is_file()
+}
+
 /// What a file takes of the disk, reserved space included; nothing if it is gone.
 fn taken(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |file| file.blocks() * 512)
@@ -120,8 +155,50 @@ fn taken_in(folder: &Path) -> u64 {
     listed(folder).unwrap_or_default().iter().map(|file| taken(file)).sum()
 }
 
+/// Removes a dataset, unless somebody has it open. With the lock held.
+fn remove(dataset: &Path) -> io::Result<()> {
+    let table = dataset.join("table");
+    if !File::open(&table).is_ok_and(|table| alone(&table)) {
+        return Ok(());
+    }
+    for path in listed(dataset)?.iter().filter(|path| number(path).is_some()) {
+        fs::remove_file(path)?;
+    }
+    fs::remove_file(table)?;
+    // What else may lie there is not ours.
+    let _not_empty = fs::remove_dir(dataset);
+    Ok(())
+}
+
+/// The lock of a folder, until it is dropped: unlocked by hand, since a forked process may have the file open as well.
+struct Locked(File);
+
+impl Locked {
+    fn wait(root: &Path, patience: Duration) -> io::Result<Self> {
+        let (file, since) = (read_write(&root.join("lock"))?, Instant::now());
+        while !alone(&file) {
+            if since.elapsed() > patience {
+                let what = format!(
+                    "{} has been locked for {} s by another process",
+                    root.display(),
+                    patience.as_secs()
+                );
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _was_held = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 impl Disk {
-    fn open(options: &DiskCache, dataset: u64, table_bytes: u64, sample_bytes: u64) -> Result<Self> {
+    fn open(options: &DiskCache, dataset: u64, table_bytes: u64, extremes: &Extremes) -> Result<Self> {
         let root = options.folder.clone();
         let folder = root.join(format!("{dataset:016x}-v{VERSION}"));
         let usable = |error: io::Error| {
@@ -130,30 +207,41 @@ impl Disk {
                 "the disk cache cannot be kept in {at}: {error}; name another folder, or leave the cache out"
             ))
         };
+        fs::create_dir_all(&root).map_err(usable)?;
+        let held = Locked::wait(&root, LONG_PATIENCE).map_err(usable)?;
         fs::create_dir_all(&folder).map_err(usable)?;
-        let held = locked(&root).map_err(usable)?;
         let table = read_write(&folder.join("table")).map_err(usable)?;
         // Before it may be found to be in nobody's use.
         flock(&table, FlockOperation::NonBlockingLockShared).map_err(|e| usable(e.into()))?;
-        let segment = (options.limit_bytes / SEGMENTS).clamp(SEGMENT_LEAST_BYTES, SEGMENT_MOST_BYTES);
-        let segment_bytes = segment.max(sample_bytes + HEAD_BYTES).next_multiple_of(PAGE_BYTES);
+        // A small dataset has small segments, or one of them would reserve more than all of it takes.
+        let usual = (options.limit_bytes / SEGMENTS).min(extremes.total_bytes / (SEGMENTS / 4));
+        let segment = usual.max(SEGMENT_LEAST_BYTES).max(extremes.sample_bytes + HEAD_BYTES);
         let mode = if direct_works(&folder.join("table")) { ReadMode::Direct } else { ReadMode::Drop };
+        let kind = rustix::fs::fstatfs(&table).map_or(0, |system| system.f_type as u32);
+        // Where the files are memory, all of them are charged.
+        let pages = if IN_MEMORY.contains(&kind) { options.limit_bytes } else { 0 };
         let disk = Self {
             root,
             folder,
             table,
             table_bytes,
-            segment_bytes: segment_bytes.min(SEGMENT_MOST_BYTES),
+            segment_bytes: segment.next_multiple_of(PAGE_BYTES).min(SEGMENT_MOST_BYTES),
             limit: AtomicU64::new(options.limit_bytes),
             leave_free: options.leave_free_bytes,
             held: AtomicU64::new(0),
             mode,
             files: Mutex::default(),
             unwritten: AtomicU64::new(0),
+            charged: table_bytes.next_multiple_of(PAGE_BYTES)
+                + UNWRITTEN_BYTES
+                + extremes.sample_bytes
+                + pages,
         };
         if disk.table.metadata().map_err(usable)?.len() != table_bytes {
+            // Without it nothing is found of what may be there.
+            disk.remove_segments(|_| true);
             disk.table.set_len(0).map_err(usable)?;
-            disk.reserve(&disk.table, table_bytes).map_err(usable)?;
+            disk.reserve(&disk.table, table_bytes, table_bytes).map_err(usable)?;
             disk.table.set_len(table_bytes).map_err(usable)?;
         }
         // It was used last.
@@ -163,37 +251,47 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Reserves space of a file within the limit, beside what must stay free, or says what is missing. With the lock held.
-    fn reserve(&self, file: &File, bytes: u64) -> io::Result<()> {
-        let mut missing = self.missing(bytes)?;
+    /// Reserves `len` bytes of a file, of which it lacks `more`, within the limit and beside what must stay free; or says what is
+    /// missing. With the lock held.
+    fn reserve(&self, file: &File, len: u64, more: u64) -> io::Result<()> {
+        let mut missing = self.missing(more)?;
         for other in self.others() {
             if missing.is_none() {
                 break;
             }
             // Whoever opens it meanwhile waits for the lock, and finds nothing.
-            if let Ok(table) = File::open(other.join("table"))
-                && alone(&table)
-            {
-                fs::remove_dir_all(&other)?;
-                missing = self.missing(bytes)?;
-            }
+            remove(&other)?;
+            missing = self.missing(more)?;
         }
         if let Some(missing) = missing {
             return Err(io::Error::new(io::ErrorKind::StorageFull, missing));
         }
-        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-            // A file system that reserves nothing says so.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        loop {
+            return match fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
+                Err(Errno::INTR) => continue,
+                // A file system that reserves nothing says so.
+                Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => {
+                    Err(io::Error::new(io::ErrorKind::StorageFull, errno.to_string()))
+                }
+                Err(errno) => Err(errno.into()),
+            };
         }
+    }
+
+    /// By how much all datasets exceed the limit with `bytes` more.
+    fn beyond(&self, bytes: u64) -> io::Result<u64> {
+        let datasets =
+            listed(&self.root)?.into_iter().filter(|path| is_dataset(path) || *path == self.folder);
+        let taken: u64 = datasets.map(|folder| taken_in(&folder)).sum();
+        Ok((taken + bytes).saturating_sub(self.limit.load(Ordering::Relaxed)))
     }
 
     /// Why `bytes` more may not be taken, if so.
     fn missing(&self, bytes: u64) -> io::Result<Option<String>> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        let taken: u64 = listed(&self.root)?.iter().map(|folder| taken_in(folder)).sum();
-        if taken + bytes > limit {
-            return Ok(Some(format!("its limit of {} MiB is reached", mib(limit))));
+        if self.beyond(bytes)? > 0 {
+            let limit = mib(self.limit.load(Ordering::Relaxed));
+            return Ok(Some(format!("its limit of {limit} MiB is reached")));
         }
         let disk = statvfs(&self.root)?;
         let free = disk.f_bavail * disk.f_frsize;
@@ -206,7 +304,7 @@ impl Disk {
     /// Datasets but this one, the one that was used longest ago first.
     fn others(&self) -> Vec<PathBuf> {
         let mut others = listed(&self.root).unwrap_or_default();
-        others.retain(|path| *path != self.folder && path.join("table").exists());
+        others.retain(|path| *path != self.folder && is_dataset(path));
         others.sort_by_key(|path| fs::metadata(path.join("table")).and_then(|file| file.modified()).ok());
         others
     }
@@ -218,13 +316,10 @@ impl Disk {
         Ok(found)
     }
 
-    /// Removes segments beyond the limit, the last ones first, but those that somebody writes. With the lock held.
-    fn shrink(&self) {
-        let mut left = self.segments().unwrap_or_default();
-        while self.missing(0).is_ok_and(|missing| missing.is_some())
-            && let Some((number, path)) = left.pop()
-        {
-            if File::open(&path).is_ok_and(|file| alone(&file)) {
+    /// Removes segments, the last ones first, as long as `go_on` says so, but those that somebody writes. With the lock held.
+    fn remove_segments(&self, mut go_on: impl FnMut(u32) -> bool) {
+        for (number, path) in self.segments().unwrap_or_default().into_iter().rev() {
+            if go_on(number) && File::open(&path).is_ok_and(|file| alone(&file)) {
                 // Whoever reads it has it open; nobody finds it again.
                 let _gone_already = fs::remove_file(path);
                 lock(&self.files).remove(&number);
@@ -234,13 +329,30 @@ impl Disk {
         self.held.store(held, Ordering::Relaxed);
     }
 
+    /// Removes what is beyond the limit: what nobody has open first. With the lock held.
+    fn shrink(&self) {
+        let beyond = || self.beyond(0).is_ok_and(|bytes| bytes > 0);
+        for other in self.others() {
+            if beyond() {
+                let _anyhow = remove(&other);
+            }
+        }
+        self.remove_segments(|_| beyond());
+    }
+
     /// A segment that nobody writes any more and that has room.
     fn adopt(&self, segments: &[(u32, PathBuf)], bytes: u64) -> Option<Claimed> {
         segments.iter().rev().find_map(|(number, path)| {
             let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
             let at = file.metadata().ok()?.len().next_multiple_of(PAGE_BYTES);
-            let room = at + bytes <= self.segment_bytes && alone(&file);
-            room.then(|| Claimed { number: *number, file: Arc::new(file), base: 0, at })
+            let more = self.segment_bytes.saturating_sub(taken(path));
+            let fits = at + bytes <= self.segment_bytes && alone(&file);
+            (fits && self.reserve(&file, self.segment_bytes, more).is_ok()).then(|| Claimed {
+                number: *number,
+                file: Arc::new(file),
+                base: 0,
+                at,
+            })
         })
     }
 
@@ -255,41 +367,36 @@ impl Disk {
     }
 }
 
-/// The lock of a folder, as long as the file is open.
-fn locked(root: &Path) -> io::Result<File> {
-    let file = read_write(&root.join("lock"))?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
-}
-
 impl Segments for Disk {
     fn segment_bytes(&self) -> u64 {
         self.segment_bytes
     }
 
     fn claim(&self, bytes: u64) -> io::Result<Option<Claimed>> {
-        let _held = locked(&self.root)?;
+        let _held = match Locked::wait(&self.root, PATIENCE) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            held => held?,
+        };
         let segments = self.segments()?;
         if let Some(segment) = self.adopt(&segments, bytes) {
             self.unwritten.store(segment.at, Ordering::Relaxed);
             return Ok(Some(segment));
         }
-        // Numbers are not used again: whoever has a removed segment open would take it for the new one.
         let number = segments.last().map_or(0, |(number, _)| number + 1);
         if number >= SEGMENTS_MOST {
             return Ok(None);
         }
         let path = self.folder.join(format!("{number:06}"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        match self.reserve(&file, self.segment_bytes) {
-            Ok(()) => {}
-            Err(error) => {
-                fs::remove_file(&path)?;
-                // There may be room again in another epoch.
-                let full = error.kind() == io::ErrorKind::StorageFull;
-                return if full { Ok(None) } else { Err(error) };
-            }
+        let reserved = match alone(&file) {
+            true => self.reserve(&file, self.segment_bytes, self.segment_bytes),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        if let Err(error) = reserved {
+            fs::remove_file(&path)?;
+            // There may be room again in another epoch.
+            let full = error.kind() == io::ErrorKind::StorageFull;
+            return if full { Ok(None) } else { Err(error) };
         }
         self.unwritten.store(0, Ordering::Relaxed);
         self.held.fetch_add(self.segment_bytes, Ordering::Relaxed);
@@ -306,12 +413,23 @@ impl Segments for Disk {
     fn finish(&self, segment: Claimed) {
         // What could not be written is found out when it is read.
         let _lost = self.write_back(&segment, segment.at);
+        let _was_held = flock(&segment.file, FlockOperation::Unlock);
+    }
+
+    fn discard(&self, segments: &BTreeSet<u32>) {
+        if let Ok(_held) = Locked::wait(&self.root, PATIENCE) {
+            self.remove_segments(|number| segments.contains(&number));
+        }
     }
 
     fn open(&self, number: u32) -> Option<(Arc<File>, u64)> {
         let mut files = lock(&self.files);
         if let Some(file) = files.get(&number) {
-            return Some((Arc::clone(file), 0));
+            // What another process removed takes its space for as long as it is open, and its number may be another's.
+            if file.metadata().is_ok_and(|file| file.nlink() > 0) {
+                return Some((Arc::clone(file), 0));
+            }
+            files.remove(&number);
         }
         let file = Arc::new(open_file(&self.folder.join(format!("{number:06}")), self.mode).ok()?);
         files.insert(number, Arc::clone(&file));
@@ -323,7 +441,7 @@ impl Segments for Disk {
     }
 
     fn charged_bytes(&self) -> u64 {
-        self.table_bytes.next_multiple_of(PAGE_BYTES) + 2 * UNWRITTEN_BYTES
+        self.charged
     }
 
     fn limit_bytes(&self) -> u64 {
@@ -332,7 +450,7 @@ impl Segments for Disk {
 
     fn set_limit(&self, bytes: u64) {
         self.limit.store(bytes, Ordering::Relaxed);
-        if let Ok(_held) = locked(&self.root) {
+        if let Ok(_held) = Locked::wait(&self.root, PATIENCE) {
             self.shrink();
         }
     }
@@ -357,9 +475,13 @@ mod tests {
 
     fn tier(root: &Path, dataset: u64, limit: u64, leave_free: u64) -> Result<Records> {
         let options = DiskCache { folder: root.to_owned(), limit_bytes: limit, leave_free_bytes: leave_free };
-        let disk = Disk::open(&options, dataset, Table::bytes_for(COUNT), BYTES)?;
+        let disk = Disk::open(&options, dataset, Table::bytes_for(COUNT), &extremes(BYTES))?;
         let table = Table::new(disk.table.try_clone().unwrap(), 0, disk.table_bytes);
         Ok(Records::new(Box::new(disk), table, dataset, COUNT * (BYTES + HEAD_BYTES), COUNT))
+    }
+
+    fn extremes(sample_bytes: u64) -> Extremes {
+        Extremes { sample_bytes, total_bytes: 64 * sample_bytes, ..Extremes::default() }
     }
 
     fn object(key: u64) -> Vec<u8> {
@@ -391,8 +513,12 @@ mod tests {
     fn it_keeps_the_promises_of_a_tier() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let options = DiskCache { folder: dir.path().into(), limit_bytes: 0, leave_free_bytes: 0 };
-        let disk =
-            Disk::open(&DiskCache { limit_bytes: 1 << 20, ..options }, 1, Table::bytes_for(64), 40_000);
+        let disk = Disk::open(
+            &DiskCache { limit_bytes: 1 << 20, ..options },
+            1,
+            Table::bytes_for(64),
+            &extremes(40_000),
+        );
         let disk = disk.unwrap();
         let table = Table::new(disk.table.try_clone().unwrap(), 0, disk.table_bytes);
         let tier = Records::new(Box::new(disk), table, 1, 64 * 20_000, 64);
@@ -468,11 +594,12 @@ mod tests {
     fn ten_thousand_flipped_bytes_never_give_a_wrong_object() {
         use std::os::unix::fs::FileExt;
         let dir = tempfile::tempdir_in(".").unwrap();
-        // What is damaged keeps its place until the segment goes.
-        let cache = tier(dir.path(), 7, 1 << 30, 0).unwrap();
+        let cache = tier(dir.path(), 7, 16 << 20, 0).unwrap();
         let mut draw = crate::order::random::Stream::new(1, 0, 0, 0, crate::order::random::Purpose::Replace);
         let mut lost = 0;
         for round in 0..50 {
+            // Segments with damage go, so that there is room for what is put again.
+            cache.set_limit(16 << 20);
             assert_eq!(fill(&cache), 200, "round {round}");
             for path in listed(&dir.path().join("0000000000000007-v1")).unwrap() {
                 let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
@@ -507,6 +634,33 @@ mod tests {
         second.set_limit(4 << 20);
         let left = right(&second);
         assert!(all() <= 4 << 20 && left < 140 && left > 60, "{left} of 200 in {}", all());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone_and_removed_segments_are_not_met_again() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        for name in ["experiment", "0123456789abcdef", "0123456789abcdef-vx", "a-v1"] {
+            fs::create_dir_all(dir.path().join(name).join("table")).unwrap();
+            fs::write(dir.path().join(name).join("000001"), vec![1; 4 << 20]).unwrap();
+        }
+        let limit = (6 << 20) + (64 << 10);
+        let first = tier(dir.path(), 1, limit, 0).unwrap();
+        assert_eq!(fill(&first), 200);
+        // Another process of the same dataset sees segments come and go.
+        let second = tier(dir.path(), 1, limit, 0).unwrap();
+        assert_eq!(right(&second), 200);
+        for _ in 0..3 {
+            first.set_limit(2 << 20);
+            assert!(right(&second) < 80);
+            first.set_limit(limit);
+            assert_eq!((fill(&first), right(&second), right(&first)), (200, 200, 200));
+        }
+        assert_eq!((first.tally().damaged, second.tally().damaged), (0, 0));
+        drop((first, second));
+        assert_eq!(fill(&tier(dir.path(), 2, limit, 0).unwrap()), 200, "the first one makes room");
+        let left = listed(dir.path()).unwrap().len();
+        assert_eq!(left, 6, "four folders of others, one of ours, and the lock");
+        assert!(dir.path().join("experiment/000001").exists());
     }
 
     #[test]

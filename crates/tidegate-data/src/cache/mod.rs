@@ -18,8 +18,6 @@ pub mod min;
 pub mod node;
 mod records;
 
-use std::os::unix::fs::MetadataExt;
-
 pub use tidegate_core::memory::Lease;
 
 pub use self::disk::DiskCache;
@@ -69,20 +67,11 @@ impl Objects for Vec<u32> {
     }
 }
 
-/// What tells this content from any other: the index's own hash (tags of objects, names and sizes of files), and when files
-/// were changed.
+/// What tells this content from any other, as far as can be told without reading it.
 fn edition(source: &dyn Source) -> u64 {
+    let index = source.index().map_or([0; 2], |index| [index.meta.fingerprint, index.meta.identity()]);
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    if let Some(index) = source.index() {
-        hash.update(&index.meta.fingerprint.to_le_bytes());
-        hash.update(&index.meta.identity().to_le_bytes());
-    }
-    if !source.is_remote() {
-        for file in source.shards().iter().filter_map(|path| std::fs::metadata(path).ok()) {
-            hash.update(&file.mtime().to_le_bytes());
-            hash.update(&file.mtime_nsec().to_le_bytes());
-        }
-    }
+    index.iter().chain([&source.edition()]).for_each(|part| hash.update(&part.to_le_bytes()));
     hash.digest()
 }
 

@@ -9,6 +9,7 @@
 //! right: whatever was torn, damaged, given to another object or never written is a miss, and is read from the source
 //! again. So processes need no lock between them, and may be killed at any time.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -60,6 +61,9 @@ pub(super) trait Segments: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Segments::claim`].
     fn wrote(&self, segment: &Claimed, range: Range<u64>) -> io::Result<()>;
+
+    /// Lets go of segments with damaged records: their other records are misses, too, and their space can be used again.
+    fn discard(&self, segments: &BTreeSet<u32>);
 
     /// This process writes it no more.
     fn finish(&self, segment: Claimed);
@@ -198,6 +202,8 @@ pub struct Records {
     stopped: OnceLock<String>,
     put_bytes: AtomicU64,
     damaged: AtomicU64,
+    /// Segments where records were damaged.
+    bad: Mutex<BTreeSet<u32>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,6 +233,7 @@ impl Records {
             stopped: OnceLock::new(),
             put_bytes,
             damaged,
+            bad: Mutex::default(),
         }
     }
 
@@ -257,6 +264,13 @@ impl Records {
     #[must_use]
     pub fn stopped(&self) -> Option<&str> {
         self.stopped.get().map(String::as_str)
+    }
+
+    /// Nothing is put for some time: others may go on with the segment that is written, or evict it.
+    pub fn rest(&self) {
+        if let Some(segment) = lock(&self.writer).take() {
+            self.segments.finish(segment);
+        }
     }
 
     /// What was done so far.
@@ -318,6 +332,7 @@ impl Records {
         let (head, object) = into.get(record.clone())?.split_at_checked(HEAD_BYTES as usize)?;
         if object.len() as u64 != len || *head != head_of(self.key(id), &[object]) {
             self.damaged.fetch_add(1, Ordering::Relaxed);
+            lock(&self.bad).insert((spot.place >> SEGMENT_SHIFT) as u32);
             self.table.clear(spot.slot);
             return None;
         }
@@ -362,9 +377,7 @@ impl Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
-        if let Some(segment) = lock(&self.writer).take() {
-            self.segments.finish(segment);
-        }
+        self.rest();
     }
 }
 
@@ -403,10 +416,13 @@ impl Tier for Records {
     }
 
     fn set_limit(&self, bytes: u64) {
-        if bytes < self.segments.limit_bytes()
-            && let Some(segment) = lock(&self.writer).take()
-        {
-            self.segments.finish(segment);
+        if bytes < self.segments.limit_bytes() {
+            self.rest();
+        }
+        let bad = std::mem::take(&mut *lock(&self.bad));
+        if !bad.is_empty() {
+            self.rest();
+            self.segments.discard(&bad);
         }
         self.segments.set_limit(bytes);
         *lock(&self.share) = Share::fitting(bytes, self.total_bytes, self.count);

@@ -181,6 +181,7 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
         let Some((_, first)) = read.rows.first() else { continue };
         let kept = read.kept(shared, found.bytes.clone(), &mut staging);
         let from_source = kept.is_none();
+        let at_once = found.bytes.is_some() && read.kept.is_none();
         let came = kept.or(found.bytes.filter(|_| read.kept.is_none()));
         let outcome = match (came, shared.source.grouped()) {
             (Some(range), _) => Ok(range),
@@ -189,6 +190,7 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
         };
         if from_source {
             count += 1;
+            shared.stats.together.fetch_add(u64::from(at_once), Ordering::Relaxed);
             shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
         }
         let records = read_records(shared, &read, found.records, &mut staging);
@@ -252,17 +254,12 @@ fn at_once(shared: &Shared, reads: &mut [(Read, Staged)], uring: &mut Option<Uri
     if ring.read(&mut wanted).is_err() {
         *uring = None;
     }
-    let mut together = 0;
     for ((i, row), wanted) in of.into_iter().zip(wanted) {
         match row {
             Some(row) => found[i].records[row] = wanted.found,
-            None => {
-                together += u64::from(wanted.found.is_some());
-                found[i].bytes = wanted.found;
-            }
+            None => found[i].bytes = wanted.found,
         }
     }
-    shared.stats.together.fetch_add(together, Ordering::Relaxed);
     found
 }
 

@@ -303,8 +303,12 @@ impl Pipeline {
         let common = config.stores.iter().find(|store| store.in_memory());
         kept.cache.set_limit(if common.is_some() { 0 } else { in_memory });
         for store in &config.stores {
-            // Those on disk look for room again.
-            store.set_limit(if store.in_memory() { in_memory } else { store.limit_bytes() });
+            // Those on disk look for room again; what several processes keep goes when somebody lacks it, not before.
+            store.set_limit(if store.in_memory() {
+                in_memory.max(store.held_bytes())
+            } else {
+                store.limit_bytes()
+            });
         }
         let could_hit_bytes = match common.map_or(kept.cache.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
@@ -493,6 +497,7 @@ impl Drop for Pipeline {
             // A panic was caught and delivered where it happened; there is nothing left to tell.
             let _finished = thread.join();
         }
+        self.shared.config.stores.iter().for_each(|store| store.rest());
         // Tasks refer to what is shared, and what is shared to tasks: let go of both.
         lock(&self.shared.retries).clear();
         lock(&self.shared.done).clear();

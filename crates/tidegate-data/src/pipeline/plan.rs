@@ -412,6 +412,10 @@ impl Plan {
     /// When others hold the bytes, naming them.
     pub fn reserve(self, layout: &Layout, budget: &Budget, last: &WeakSlab) -> Result<Reserved> {
         let urgent = Priority::NextBatch;
+        if let Some(slab) = self.slots_of(last) {
+            // Before anything is taken: there may be less memory than in the last epoch.
+            slab.shrink(self.slots);
+        }
         let grants = vec![
             budget.try_acquire(Account::Library, self.source_bytes + self.kept_bytes, urgent)?,
             budget.try_acquire(Account::Index, self.index_bytes, urgent)?,

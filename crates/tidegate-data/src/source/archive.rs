@@ -428,6 +428,9 @@ impl Source for Archive {
             None => 0,
         }
     }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
     fn is_remote(&self) -> bool {
         self.files.is_remote()
     }

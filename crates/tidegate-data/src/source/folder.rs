@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::index::{Builder, Entry, Index};
-use super::read::{Extent, ReadMode, read_file};
+use super::read::{Extent, ReadMode, read_file, touch};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value, natural_order};
 use crate::decode::header;
 use crate::{Error, Place, Result};
@@ -218,6 +218,16 @@ impl Source for Folder {
     }
     fn classes(&self) -> &[String] {
         &self.index.meta.classes
+    }
+    fn edition(&self) -> u64 {
+        // A picture that is changed in place changes no folder.
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let ids: Vec<u64> = (0..self.len()).collect();
+        for ids in ids.chunks(4096) {
+            let keys = self.index.keys(ids).unwrap_or_default();
+            keys.iter().for_each(|key| touch(&mut hash, &self.root.join(key)));
+        }
+        hash.digest()
     }
     fn shards(&self) -> Vec<PathBuf> {
         self.index.keys(&[0]).map(|keys| keys.iter().map(|k| self.root.join(k)).collect()).unwrap_or_default()

@@ -127,10 +127,15 @@ impl Mds {
                 Err(_) => return Err(wrong("the index names this shard, which is not there".into())),
             }
         }
+        let mut identity = xxhash_rust::xxh3::Xxh3::new();
+        identity.update(&text);
+        objects
+            .iter()
+            .for_each(|object| identity.update(object.tag.as_deref().unwrap_or_default().as_bytes()));
         let files = Files::remote(Arc::clone(store), objects);
         let beside = super::open::beside(&files);
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
-        Self::indexed(&root, &beside, &path, &json, xxhash_rust::xxh3::xxh3_64(&text), files, force)
+        Self::indexed(&root, &beside, &path, &json, identity.digest(), files, force)
     }
 
     fn indexed(
@@ -535,6 +540,9 @@ impl Source for Mds {
     }
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
+    }
+    fn edition(&self) -> u64 {
+        self.files.edition()
     }
     fn is_remote(&self) -> bool {
         self.files.is_remote()

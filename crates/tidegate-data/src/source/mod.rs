@@ -176,6 +176,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// A hash over names, sizes and headers: the same data have the same one, wherever they lie.
     fn fingerprint(&self) -> u64;
 
+    /// A hash over what changes with the content, as far as can be told without reading it: tags of objects, sizes and times of
+    /// files. What is kept from one run to the next is kept under it; unlike the fingerprint it may differ for the same data.
+    fn edition(&self) -> u64 {
+        0
+    }
+
     /// Lengths of what is stored together (shards), in id order.
     fn runs(&self) -> Vec<u64>;
 

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 #[cfg(feature = "remote")]
@@ -306,6 +306,15 @@ pub(crate) fn stopped() -> bool {
     STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.load(Ordering::Acquire)))
 }
 
+/// Adds the size of a file, and when it was changed.
+pub(super) fn touch(hash: &mut xxhash_rust::xxh3::Xxh3, path: &Path) {
+    if let Ok(file) = std::fs::metadata(path) {
+        for figure in [file.len().cast_signed(), file.mtime(), file.mtime_nsec()] {
+            hash.update(&figure.to_le_bytes());
+        }
+    }
+}
+
 /// The shards of a dataset: files that stay open, or objects of a store.
 #[derive(Debug)]
 pub struct Files {
@@ -342,6 +351,22 @@ impl Files {
     #[cfg(feature = "remote")]
     pub(crate) fn objects(&self) -> Option<&[Object]> {
         self.remote.as_ref().map(|(_, objects)| &objects[..])
+    }
+
+    /// See [`super::Source::edition`].
+    #[must_use]
+    pub(super) fn edition(&self) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        #[cfg(feature = "remote")]
+        for (object, url) in self.objects().unwrap_or_default().iter().zip(&self.paths) {
+            hash.update(url.as_os_str().as_encoded_bytes());
+            hash.update(&object.bytes.to_le_bytes());
+            hash.update(object.tag.as_deref().unwrap_or_default().as_bytes());
+        }
+        if !self.is_remote() {
+            self.paths.iter().for_each(|path| touch(&mut hash, path));
+        }
+        hash.digest()
     }
 
     /// Whether reading goes over the network: slow to begin, and many reads at once are as fast as one.

@@ -106,6 +106,9 @@ impl Source for Subset {
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
     }
+    fn edition(&self) -> u64 {
+        self.base.edition()
+    }
     fn is_remote(&self) -> bool {
         self.base.is_remote()
     }

@@ -395,6 +395,9 @@ impl Source for Table {
     fn extremes(&self) -> Extremes {
         self.index.meta.extremes
     }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
     fn is_remote(&self) -> bool {
         self.files.is_remote()
     }

@@ -163,9 +163,9 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
         (draw >> 33) % n
     };
     for combination in 0..16 {
-        let [disk, node, small, changing] = std::array::from_fn(|bit| combination >> bit & 1 == 1);
+        let [on_disk, node, small, changing] = std::array::from_fn(|bit| combination >> bit & 1 == 1);
         let cache = folder("combined-cache");
-        let disk = disk.then_some(DiskCache {
+        let disk = on_disk.then_some(DiskCache {
             folder: cache,
             limit_bytes: if small { 3 << 20 } else { 64 << 20 },
             leave_free_bytes: 0,
@@ -178,7 +178,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
         let fields = options(8).fields.into_iter().filter(|(name, _)| name == "jpg").collect();
         let options = Options { disk, fields, workers: Some(1 + combination % 3), ..options(8) };
         let mut loader = Loader::new(std::sync::Arc::clone(&source), options, budget).unwrap();
-        let (mut kept, mut read) = (0, 0);
+        let (mut kept, mut read, mut from_disk) = (0, 0, 0);
         for (number, expected) in expected.iter().enumerate() {
             let mut seen = Vec::new();
             for (i, batch) in loader.epoch().unwrap().enumerate() {
@@ -189,8 +189,13 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
             }
             assert!(seen == *expected, "combination {combination:04b}, epoch {number}");
             let s = loader.report().stages;
-            (kept, read) = (kept + s.hits + s.disk_hits, read + s.reads);
+            (kept, read, from_disk) = (kept + s.hits, read + s.reads, from_disk + s.disk_hits);
+            assert!(s.disk_held_bytes <= s.disk_limit_bytes);
         }
+        let common = loader.budget().shared_by().map(|node| node.segments_held_bytes());
+        assert_eq!(common.is_some_and(|bytes| bytes > 0), node, "combination {combination:04b}");
+        // Where the memory has all, the disk is not asked.
+        assert!(from_disk > 0 || !on_disk || !small, "combination {combination:04b}");
         assert!(kept > 0 && read > 0, "combination {combination:04b}: {kept} kept, {read} read");
     }
 }
