@@ -347,6 +347,12 @@ impl Node {
         self.share_of(self.cap_bytes())
     }
 
+    /// What segments may take where each member leaves so much of its part: those that are being written are no part of any.
+    #[must_use]
+    pub fn left_bytes(&self, by_each: u64) -> u64 {
+        self.members() * (by_each + WRITTEN * self.segment_bytes())
+    }
+
     /// What each member could hold by itself of another cap.
     #[must_use]
     pub fn share_of(&self, cap_bytes: u64) -> u64 {

@@ -298,10 +298,10 @@ impl Pipeline {
     ) -> Result<Self> {
         let plan = Plan::new(&*source, &layout, &config, budget, &kept.slots)?;
         let (readers, mode) = (plan.readers, plan.mode);
-        let members = budget.shared_by().map_or(1, |node| node.members());
-        let in_memory = plan.kept_samples_bytes * members;
+        let alone = plan.kept_samples_bytes;
+        let in_memory = budget.shared_by().map_or(alone, |node| node.left_bytes(alone));
         let common = config.stores.iter().find(|store| store.in_memory());
-        kept.cache.set_limit(if common.is_some() { 0 } else { in_memory });
+        kept.cache.set_limit(if common.is_some() { 0 } else { alone });
         for store in &config.stores {
             // Those on disk look for room again; what several processes keep goes when somebody lacks it, not before.
             store.set_limit(if store.in_memory() {
