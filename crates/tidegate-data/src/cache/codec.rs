@@ -28,8 +28,8 @@ pub enum Codec {
     Shuffled(usize),
 }
 
-/// From the fastest to unpack to the slowest: of two that gain about the same, the first is taken. No clock is asked, so that a
-/// dataset has the same codec in every run; `cargo bench -p tidegate-data --bench cache` tells how fast each is.
+/// From the simplest on: of two that gain about the same, the first is taken. No clock is asked, so that a dataset has the same
+/// codec in every run; `cargo bench -p tidegate-data --bench cache` tells how fast each is.
 pub const CANDIDATES: [Codec; 5] =
     [Codec::Lz4, Codec::Zstd, Codec::Shuffled(2), Codec::Shuffled(4), Codec::Shuffled(8)];
 
