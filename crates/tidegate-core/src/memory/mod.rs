@@ -26,6 +26,8 @@ mod node;
 mod pieces;
 #[cfg(not(loom))]
 mod region;
+#[cfg(not(loom))]
+mod segments;
 pub mod size;
 #[cfg(not(loom))]
 mod slab;

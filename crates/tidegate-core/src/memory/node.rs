@@ -41,12 +41,12 @@ use crate::{Error, Result};
 const MAGIC: u64 = 0x7469_6465_6e6f_6401;
 /// Processes that can be in one budget.
 const MEMBERS: usize = 64;
-const SEGMENTS: usize = 256;
+pub(super) const SEGMENTS: usize = 256;
 /// Segments that a member may write at once: those of two loaders.
-const WRITTEN: u64 = 2;
+pub(super) const WRITTEN: u64 = 2;
 /// Words of the file, in lines of eight.
 const WORDS: usize = 64 + 8 * MEMBERS + SEGMENTS;
-const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_BYTES);
+pub(super) const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_BYTES);
 /// Bytes of the common memory for each object that the table has room for.
 const OBJECT_BYTES: u64 = 2048;
 const SLOT_BYTES: u64 = 16;
@@ -56,9 +56,9 @@ const GROUP_BYTES: usize = 8 * (64 - GROUP_WORD - 1);
 /// A member that is there; the rest of the word is its process id.
 const ALIVE: u64 = 1 << 32;
 /// In the word of a segment: its bytes, who writes or frees it (0 for nobody), and that it is being freed.
-const SIZE: u64 = (1 << 48) - 1;
-const OWNER_SHIFT: u32 = 48;
-const FREEING: u64 = 1 << 63;
+pub(super) const SIZE: u64 = (1 << 48) - 1;
+pub(super) const OWNER_SHIFT: u32 = 48;
+pub(super) const FREEING: u64 = 1 << 63;
 
 /// What all members agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +80,8 @@ struct Peer {
 #[derive(Debug)]
 pub struct Node {
     region: Region,
-    file: File,
-    me: usize,
+    pub(super) file: File,
+    pub(super) me: usize,
     pid: u32,
     peers: Mutex<HashMap<usize, Peer>>,
     /// Held beside the lock of the file, which is one for all threads.
@@ -309,7 +309,7 @@ impl Node {
         Held(&self.file, alone)
     }
 
-    fn word(&self, i: usize) -> &AtomicU64 {
+    pub(super) fn word(&self, i: usize) -> &AtomicU64 {
         self.region.word(i)
     }
     fn state(&self, member: usize) -> &AtomicU64 {
@@ -321,7 +321,7 @@ impl Node {
     fn cell(&self, member: usize) -> &AtomicU64 {
         self.word(64 + 8 * member + 2)
     }
-    fn segment(&self, i: usize) -> &AtomicU64 {
+    pub(super) fn segment(&self, i: usize) -> &AtomicU64 {
         self.word(64 + 8 * MEMBERS + i)
     }
 
@@ -384,7 +384,7 @@ impl Node {
     }
 
     /// What is missing to charge `bytes`.
-    fn missing(&self, bytes: u64) -> u64 {
+    pub(super) fn missing(&self, bytes: u64) -> u64 {
         self.total().saturating_add(bytes).saturating_sub(self.cap_bytes())
     }
 
@@ -407,7 +407,7 @@ impl Node {
     }
 
     /// Adds with `add`, and takes it back with `undo` if there is too much then.
-    fn try_add(&self, bytes: u64, add: impl Fn(), undo: impl Fn()) -> bool {
+    pub(super) fn try_add(&self, bytes: u64, add: impl Fn(), undo: impl Fn()) -> bool {
         for attempt in 0..4 {
             if self.missing(bytes) > 0 && (attempt > 0 || !self.reap() || self.missing(bytes) > 0) {
                 return false;
@@ -516,121 +516,6 @@ impl Node {
             .filter(|(_, s)| *s != 0)
             .map(|(m, s)| (s as u32, self.cell(m).load(Ordering::SeqCst)))
             .collect()
-    }
-
-    // The common memory.
-
-    /// A handle on the file, for reading and writing segments and the table.
-    ///
-    /// # Errors
-    /// When this process may have no more open files.
-    pub fn file(&self) -> io::Result<File> {
-        self.file.try_clone()
-    }
-
-    /// Where the table begins in the file.
-    #[must_use]
-    pub fn table_start(&self) -> u64 {
-        FIGURES_BYTES
-    }
-
-    /// What it takes.
-    #[must_use]
-    pub fn table_bytes(&self) -> u64 {
-        self.word(4).load(Ordering::Relaxed)
-    }
-
-    /// Bytes of a segment.
-    #[must_use]
-    pub fn segment_bytes(&self) -> u64 {
-        self.word(5).load(Ordering::Relaxed)
-    }
-
-    /// Where a segment begins in the file.
-    #[must_use]
-    pub fn segment_start(&self, i: u32) -> u64 {
-        FIGURES_BYTES + self.table_bytes() + u64::from(i) * self.segment_bytes()
-    }
-
-    /// What claimed segments take.
-    #[must_use]
-    pub fn segments_held_bytes(&self) -> u64 {
-        (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst) & SIZE).sum()
-    }
-
-    /// The most that segments may take.
-    #[must_use]
-    pub fn segments_limit_bytes(&self) -> u64 {
-        self.word(6).load(Ordering::Relaxed)
-    }
-
-    /// Changes the most that segments may take, and evicts what is beyond.
-    pub fn set_segments_limit(&self, bytes: u64) {
-        self.word(6).store(bytes, Ordering::SeqCst);
-        self.evict(self.segments_held_bytes().saturating_sub(bytes));
-    }
-
-    /// A segment that this process alone writes, charged; nothing if there is no room.
-    #[must_use]
-    pub fn claim_segment(&self) -> Option<u32> {
-        let (bytes, owner) = (self.segment_bytes(), (self.me as u64 + 1) << OWNER_SHIFT);
-        let written =
-            (0..SEGMENTS).filter(|&i| self.segment(i).load(Ordering::SeqCst) & !SIZE == owner).count();
-        let full = self.segments_held_bytes() + bytes > self.segments_limit_bytes();
-        if full || !self.here() || written as u64 >= WRITTEN {
-            return None;
-        }
-        let taken = std::cell::Cell::new(None);
-        // Another process may be quicker with the same one.
-        let free = |i: &usize| {
-            self.segment(*i).compare_exchange(0, bytes | owner, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-        };
-        let add = || taken.set((0..SEGMENTS).find(free));
-        let undo = || {
-            if let Some(i) = taken.take() {
-                self.segment(i).store(0, Ordering::SeqCst);
-            }
-        };
-        self.try_add(bytes, add, undo).then(|| taken.get().map(|i| i as u32)).flatten()
-    }
-
-    /// This process writes a segment no more: whoever lacks memory may evict it.
-    pub fn seal_segment(&self, i: u32) {
-        if self.here() {
-            self.segment(i as usize).fetch_and(SIZE, Ordering::SeqCst);
-        }
-    }
-
-    /// Gives back sealed segments until `bytes` have gone, or there are none, the last ones first; they are not filled again before
-    /// the limit is set anew.
-    fn evict(&self, bytes: u64) {
-        let mut gone = 0;
-        for i in (0..SEGMENTS).rev() {
-            if gone >= bytes || !self.here() {
-                return;
-            }
-            let (word, now) = (self.segment(i), self.segment(i).load(Ordering::SeqCst));
-            let freeing = now | FREEING | (self.me as u64 + 1) << OWNER_SHIFT;
-            let sealed = now != 0 && now & !SIZE == 0;
-            if sealed && word.compare_exchange(now, freeing, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                self.word(6).fetch_min(self.segments_held_bytes() - now, Ordering::SeqCst);
-                self.free(i);
-                gone += now;
-            }
-        }
-    }
-
-    /// What evicting could give.
-    fn evictable_bytes(&self) -> u64 {
-        let words = (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst));
-        words.filter(|word| word & !SIZE == 0).sum()
-    }
-
-    fn free(&self, i: usize) {
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let punched = fallocate(&self.file, hole, self.segment_start(i as u32), self.segment_bytes());
-        debug_assert!(punched.is_ok(), "a memory file refused a hole");
-        self.segment(i).store(0, Ordering::SeqCst);
     }
 }
 
