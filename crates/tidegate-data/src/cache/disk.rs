@@ -3,9 +3,11 @@
 //! Flow: [`open`] -> [`Records`] over segment files in a folder; called by the loader that is given a [`DiskCache`].
 //! Memory: page cache of what is not yet written back, and of the table (account `cache.memory`, charged by the plan).
 //!
-//!     FOLDER/lock                  held while segments are made and removed
-//!     FOLDER/<dataset>/table       where each object lies; held shared by whoever has the dataset open
-//!     FOLDER/<dataset>/000007      a segment; held by the one process that writes it; as long as what is written
+//! ```text
+//! FOLDER/lock                  held while segments are made and removed
+//! FOLDER/<dataset>/table       where each object lies; held shared by whoever has the dataset open
+//! FOLDER/<dataset>/000007      a segment; held by the one process that writes it; as long as what is written
+//! ```
 //!
 //! All space of a segment is reserved before anything is written to it, so a full disk is met when a segment is made, where it
 //! ends the filling and nothing else. The limit counts all datasets of a folder: one that nobody has open makes room for
