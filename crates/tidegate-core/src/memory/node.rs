@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,7 +34,7 @@ use super::limit::cgroups;
 use super::region::Region;
 use super::size::mib;
 use super::{PAGE_BYTES, Use};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::{Error, Result};
 
 /// What the file begins with; another layout has another number.
@@ -86,10 +86,6 @@ pub struct Node {
     peers: Mutex<HashMap<usize, Peer>>,
     /// Held beside the lock of the file, which is one for all threads.
     entry: Mutex<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(what: impl Into<String>) -> Error {

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock, statvfs};
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::memory::PAGE_BYTES;
 use tidegate_core::memory::size::mib;
 
-use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table};
+use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table, lock};
 use super::{Records, edition};
 use crate::source::read::{ReadMode, direct_works, open_file};
 use crate::source::{Access, Extremes, Source};
@@ -117,10 +117,6 @@ struct Disk {
     unwritten: AtomicU64,
     /// What of it takes memory.
     charged: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the lock of a file, unless another has it.

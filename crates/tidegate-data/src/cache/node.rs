@@ -4,7 +4,7 @@
 //! Memory: the node's: segments are charged when they are claimed, to nobody in particular, and evicted by whoever lacks memory.
 //!
 //! Objects are read out of the memory file by the calls that read files, checked, and only then used: so nobody has to be asked
-//! before a segment goes, and who dies while he reads or writes leaves nothing behind. A copy of 100 KB takes about 10 µs.
+//! before a segment goes, and who dies while he reads or writes leaves nothing behind. The price is a copy.
 
 use std::collections::BTreeSet;
 use std::fs::File;
