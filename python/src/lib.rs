@@ -8,6 +8,7 @@ mod budget;
 mod curve;
 mod errors;
 mod loader;
+mod sampler;
 mod source;
 
 #[pyo3::pymodule(gil_used = false)]

@@ -15,6 +15,7 @@ use tidegate_data::pipeline::{BatchMap, Delivered};
 use crate::array::columns;
 use crate::budget::Budget;
 use crate::errors::raise;
+use crate::sampler::Sampler;
 use crate::source::Source;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -34,17 +35,20 @@ impl Loader {
         source: &Source,
         options: &str,
         budget: &Budget,
-        map: Option<Py<PyAny>>,
-        begin: Option<Py<PyAny>>,
-        stop: Option<Py<PyAny>>,
+        map: Option<PythonMap>,
+        sampler: Option<Sampler<'_>>,
     ) -> PyResult<Self> {
         let options: Options =
             serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
         let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-        let mut loader =
-            py.detach(|| tidegate::Loader::new(source, options, budget)).map_err(|e| raise(&e))?;
-        if let Some(function) = map {
-            loader.set_map(Arc::new(PythonMap { function, begin, stop }));
+        let ids = sampler.map(Sampler::ids).transpose()?;
+        let made = py.detach(|| match ids {
+            Some(ids) => tidegate::Loader::with_sampler(source, options, budget, ids),
+            None => tidegate::Loader::new(source, options, budget),
+        });
+        let mut loader = made.map_err(|e| raise(&e))?;
+        if let Some(map) = map {
+            loader.set_map(Arc::new(map));
         }
         Ok(Self(Mutex::new(loader)))
     }
@@ -169,22 +173,18 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
 
 /// A Python function that is called with each batch off the consumer's thread, one that is told the number of the first, and one
 /// that ends its waiting.
-#[derive(Debug)]
-struct PythonMap {
-    function: Py<PyAny>,
-    begin: Option<Py<PyAny>>,
-    stop: Option<Py<PyAny>>,
-}
+#[derive(Debug, FromPyObject)]
+pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>);
 
 impl BatchMap for PythonMap {
     fn begin(&self, first: u64) {
-        call(self.begin.as_ref(), |py, begin| begin.call1(py, (first,)));
+        call(self.1.as_ref(), |py, begin| begin.call1(py, (first,)));
     }
 
     fn map(&self, batch: Batch) -> tidegate::Result<Box<dyn Any + Send>> {
         let made: PyResult<Py<PyAny>> = Python::attach(|py| {
             let batch = presented(py, batch)?;
-            let made = self.function.bind(py).call1((batch,))?;
+            let made = self.0.bind(py).call1((batch,))?;
             if made.is_none() {
                 // It would read as the end of the epoch.
                 let what = "batch_transform returned None: return the batch";
@@ -197,7 +197,7 @@ impl BatchMap for PythonMap {
     }
 
     fn stop(&self) {
-        call(self.stop.as_ref(), |py, stop| stop.call0(py));
+        call(self.2.as_ref(), |py, stop| stop.call0(py));
     }
 }
 

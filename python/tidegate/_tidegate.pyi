@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "Budget",
@@ -71,9 +72,8 @@ class Loader:
         source: Source,
         options: str,
         budget: Budget,
-        map: Callable[[tuple[Any, ...]], Any] | None,
-        begin: Callable[[int], None] | None,
-        stop: Callable[[], None] | None,
+        map: tuple[Callable[[tuple[Any, ...]], Any], Callable[[int], None] | None, Callable[[], None] | None] | None,
+        sampler: npt.NDArray[np.uint64] | tuple[Callable[[int], Any], int, bool] | None,
     ) -> Loader: ...
     def __len__(self) -> int: ...
     def epoch(self) -> Epoch: ...

@@ -18,6 +18,7 @@ from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError, Error
 from tidegate.fields import Field, Window
 from tidegate.processes import Pool
+from tidegate.sampler import Sampler, prepared
 from tidegate.source import Source
 from tidegate.source import open as open_source
 from tidegate.transform import Shape, Steps
@@ -53,6 +54,10 @@ class Loader:
         memory: bytes, "2GiB", a fraction of the limit (0.5), or a `Budget` that several loaders share.
         fields: {name: spec}; a list of names leaves the others out. What is not named is inferred.
         shuffle: False, True, or `Window(samples)`.
+        sampler: the order instead of `shuffle`, for all ranks together: an array of ids, which may repeat; a function
+            `epoch -> array`, which is asked for the next epoch beforehand; or an iterable with a length, such as
+            torch's samplers, which is asked for no more than `prefetch` + 2 batches ahead. Of arrays what comes next
+            soonest is kept in memory; of an iterable nothing is known, and what came often is.
         seed: of order and augmentation; the same seed gives the same batches whatever the workers.
         remainder: "drop", "pad" or "uneven"; `drop_last=True` is "drop".
         workers: decoding threads; by default the cores this process may use.
@@ -89,6 +94,7 @@ class Loader:
         global_batch_size: int | None = None,
         fields: Mapping[str, Field] | Sequence[str] | None = None,
         shuffle: bool | Window = False,
+        sampler: Sampler | None = None,
         seed: int = 0,
         remainder: Literal["drop", "pad", "uneven"] | None = None,
         drop_last: bool = False,
@@ -153,7 +159,9 @@ class Loader:
             steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
             hook = partial(steps, empty=partial(_empty, self.budget))
 
-        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, hook, begin, stop)
+        mapping = None if hook is None else (hook, begin, stop)
+        given = None if sampler is None else prepared(sampler, len(self.source))
+        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, mapping, given)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tidegate_core::memory::Budget;
 use tidegate_data::cache::codec::{CANDIDATES, Packer};
 use tidegate_data::cache::min::Min;
-use tidegate_data::cache::{Memory, Tier};
+use tidegate_data::cache::{Memory, Near, Tier};
 
 const OBJECTS: u32 = 1_000_000;
 const ACCESSES: usize = 1_000_000;

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::cache::Tier;
-use crate::order::Order;
+use crate::order::{Epoch, Order};
 use crate::source::read::{aligned, staging_bytes};
 use crate::source::{Access, Located, ReadMode, Source, SourceExt};
 
@@ -100,9 +100,11 @@ fn sample(source: &dyn Source, id: u64, at: &Located) -> Result<(), String> {
 /// The first promise that does not hold.
 pub fn order(order: &dyn Order) -> Result<(), String> {
     for number in [0, 1, 7] {
-        let (epoch, again) = (order.epoch(number), order.epoch(number));
-        let mut ids: Vec<u64> = (0..order.len()).map(|p| epoch.id(p)).collect();
-        let same = (0..order.len()).rev().all(|p| again.id(p) == ids[p as usize]);
+        let epoch = || order.epoch(number).map_err(|e| e.to_string());
+        let (epoch, again) = (epoch()?, epoch()?);
+        let id = |epoch: &dyn Epoch, position| epoch.id(position).map_err(|e| e.to_string());
+        let mut ids: Vec<u64> = (0..order.len()).map(|p| id(&*epoch, p)).collect::<Result<_, _>>()?;
+        let same = (0..order.len()).rev().all(|p| id(&*again, p).as_ref() == Ok(&ids[p as usize]));
         must(same, || format!("epoch {number} depends on what was asked before"))?;
         ids.sort_unstable();
         must(ids.iter().copied().eq(0..order.len()), || {

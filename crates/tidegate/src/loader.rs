@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
-use tidegate_data::cache::{Records, Tier, disk, node};
-use tidegate_data::order::{Order, Shuffle, order, split::Split};
+use tidegate_data::cache::{Records, disk, node};
+use tidegate_data::order::given::{Given, Ids};
+use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::plan::Plan;
 use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Past, Pipeline, StageStats};
 use tidegate_data::source::{Access, Source, open};
@@ -53,7 +54,8 @@ pub struct Loader {
 struct Running {
     pipeline: Option<Pipeline>,
     config: pipeline::Config,
-    order: Arc<dyn Order>,
+    /// Its ids; those of a sampler come only once.
+    ids: Arc<dyn order::Epoch>,
     /// Why it could not go on with other memory.
     stopped: Option<String>,
 }
@@ -91,6 +93,32 @@ impl Loader {
     /// # Errors
     /// Options that make no sense, by name; a shuffle that the source cannot do, with the fix.
     pub fn new(source: Arc<dyn Source>, options: Options, budget: Budget) -> Result<Self> {
+        Self::in_order(source, options, budget, None)
+    }
+
+    /// A loader that gives samples in the order of `ids`: the same on every rank, each of which takes its part.
+    ///
+    /// # Errors
+    /// As [`Loader::new`]; ids together with a shuffle, which would have no say.
+    pub fn with_sampler(
+        source: Arc<dyn Source>,
+        mut options: Options,
+        budget: Budget,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Self> {
+        if options.shuffle != Shuffle::None {
+            return Err(Error::Config("give either a shuffle or a sampler: a sampler is an order".into()));
+        }
+        options.shuffle = Shuffle::Given { positions: ids.len() };
+        Self::in_order(source, options, budget, Some(ids))
+    }
+
+    fn in_order(
+        source: Arc<dyn Source>,
+        options: Options,
+        budget: Budget,
+        ids: Option<Arc<dyn Ids>>,
+    ) -> Result<Self> {
         let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
         if budget.shared_by().is_some_and(|node| !node.here()) {
             return Err(Error::Config(
@@ -102,9 +130,12 @@ impl Loader {
         if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
             return Err(Error::Config(why));
         }
-        let order: Arc<dyn Order> = order(options.shuffle, options.seed, &source.runs())?.into();
+        let order: Arc<dyn Order> = match ids {
+            Some(ids) => Arc::new(Given::new(ids, source.len(), source.runs().len() as u64, &budget)?),
+            None => order(options.shuffle, options.seed, &source.runs())?.into(),
+        };
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
-        let kept = Kept::new(&*source, &budget);
+        let kept = Kept::new(&*source, &budget, order.foresight());
         let disk = options.disk.as_ref().map(|disk| disk::open(&*source, disk)).transpose()?;
         let common = budget.shared_by().map(|others| node::open(&*source, others)).transpose()?.flatten();
         let stores = common.into_iter().chain(disk).map(Arc::new).collect();
@@ -133,7 +164,7 @@ impl Loader {
 
     pub(crate) fn split(&self, start: u64) -> Result<Split> {
         Ok(Split {
-            len: self.source.len(),
+            len: self.order.len(),
             start,
             global_batch: self.options.global_batch()?,
             remainder: self.options.remainder(),
@@ -155,7 +186,7 @@ impl Loader {
             map_threads: options.map_threads,
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
-            runs_in_use: self.order.runs_in_use(),
+            order: Arc::clone(&self.order),
             failed: Vec::new(),
             stall: Duration::try_from_secs_f64(options.stall_seconds)
                 .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,
@@ -228,24 +259,24 @@ impl Loader {
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
-        let order = Arc::clone(&self.order);
-        let pipeline = match self.start(&config, &*order) {
+        let ids = self.order.epoch(epoch);
+        let pipeline = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
             Ok(pipeline) => pipeline,
             Err(error) => {
                 self.progress().placed = true;
                 return Err(error);
             }
         };
-        let running =
-            Arc::new(Mutex::new(Running { pipeline: Some(pipeline), config, order, stopped: None }));
+        let (pipeline, ids) = pipeline;
+        let running = Running { pipeline: Some(pipeline), config, ids, stopped: None };
+        let running = Arc::new(Mutex::new(running));
         self.running = Arc::downgrade(&running);
         Ok(Epoch { running, progress: Arc::clone(&self.progress), began: Instant::now() })
     }
 
-    fn start(&mut self, config: &pipeline::Config, order: &dyn Order) -> Result<Pipeline> {
+    fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn order::Epoch>) -> Result<Pipeline> {
         let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
-        let ids = order.epoch(config.epoch);
-        let (map, config) = (self.map.clone(), config.clone());
+        let (map, config, ids) = (self.map.clone(), config.clone(), Arc::clone(ids));
         let pipeline = Pipeline::start(source, layout, ids, config, &self.budget, map, &self.kept)?;
         self.kept.slots = pipeline.slots();
         Ok(pipeline)
@@ -303,7 +334,7 @@ impl Loader {
             None => running.stopped = None,
         }
         self.let_go_of_slots();
-        match self.start(&running.config, &*running.order) {
+        match self.start(&running.config, &running.ids) {
             Ok(pipeline) => {
                 running.pipeline = Some(pipeline);
                 Ok(())
@@ -332,16 +363,22 @@ impl Loader {
             State::new(source.fingerprint(), source.len(), seed, shuffle, progress.epoch, progress.position);
         let failures = progress.failures.iter().map(|f| f.position);
         state.set_failed(failures.chain(progress.failed.iter().copied()).collect());
+        state.set_ids(self.order.print(progress.epoch));
         state
     }
 
     /// Goes on where a state was saved: the next epoch begins at its position. Seed and order are the state's.
     ///
     /// # Errors
-    /// [`Error::State`] for a state of other data.
+    /// [`Error::State`] for a state of other data, of another sampler, or of one where there is none.
     pub fn load_state(&mut self, state: &State) -> Result<()> {
         state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
-        self.order = order(state.shuffle, state.seed, &self.source.runs())?.into();
+        match (state.shuffle, self.options.shuffle) {
+            (Shuffle::Given { .. }, _) | (_, Shuffle::Given { .. }) => {
+                state.check_order(self.options.shuffle, self.order.print(state.epoch))?;
+            }
+            (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),
+        }
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
         let (epoch, position, failed) = (state.epoch, state.position, state.failed());
         *self.progress() = Progress { epoch, position, placed: true, failed, ..Progress::default() };

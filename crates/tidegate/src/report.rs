@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Node, limit};
-use tidegate_data::cache::Records;
+use tidegate_data::cache::{Records, Rule};
 use tidegate_data::pipeline::{Failure, StageStats};
 use tidegate_data::source::ReadMode;
 
@@ -178,13 +178,20 @@ impl fmt::Display for Report {
             writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;
         }
         if s.cache_limit_bytes > 0 {
+            let could = match s.cache_rule {
+                Some(Rule::Adaptive) => "what came often is kept, since the order is not known ahead".into(),
+                Some(Rule::Min) => format!(
+                    "at most {} MiB could be so far: what comes next soonest is kept",
+                    mib(s.could_hit_bytes)
+                ),
+                _ => format!("at most {} MiB could be in this epoch", mib(s.could_hit_bytes)),
+            };
             writeln!(
                 f,
-                "{} samples of {} from memory ({} MiB; at most {} MiB could be in this epoch); the cache has {} of {} MiB",
+                "{} samples of {} from memory ({} MiB; {could}); the cache has {} of {} MiB",
                 s.hits,
                 s.samples,
                 mib(s.hit_bytes),
-                mib(s.could_hit_bytes),
                 mib(s.cache_held_bytes),
                 mib(s.cache_limit_bytes)
             )?;

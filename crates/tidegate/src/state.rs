@@ -28,6 +28,9 @@ pub struct State {
     /// Positions that failed in this epoch, as "3,7-9".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failed: String,
+    /// What tells a sampler's ids of this epoch from others, in hexadecimal, where it lists them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
 }
 
 impl State {
@@ -42,7 +45,17 @@ impl State {
         position: u64,
     ) -> Self {
         let fingerprint = format!("{fingerprint:016x}");
-        Self { version: VERSION, fingerprint, samples, seed, shuffle, epoch, position, failed: String::new() }
+        Self {
+            version: VERSION,
+            fingerprint,
+            samples,
+            seed,
+            shuffle,
+            epoch,
+            position,
+            failed: String::new(),
+            ids: None,
+        }
     }
 
     /// The state as JSON.
@@ -79,13 +92,40 @@ impl State {
                 self.samples, self.fingerprint
             )));
         }
-        if self.position > samples {
+        let positions = if let Shuffle::Given { positions } = self.shuffle { positions } else { samples };
+        if self.position > positions {
             return Err(Error::State(format!(
-                "its position {} lies past the {samples} samples",
+                "its position {} lies past the {positions} of an epoch",
                 self.position
             )));
         }
         parse_positions(&self.failed).map(|_| ())
+    }
+
+    /// Sets what tells a sampler's ids from others.
+    pub fn set_ids(&mut self, print: Option<u64>) {
+        self.ids = print.map(|print| format!("{print:016x}"));
+    }
+
+    /// Checks that it belongs to the order of a loader, which has a sampler or should have one.
+    ///
+    /// # Errors
+    /// [`Error::State`] with what differs.
+    pub fn check_order(&self, order: Shuffle, print: Option<u64>) -> Result<()> {
+        let words = |shuffle| match shuffle {
+            Shuffle::Given { positions } => format!("a sampler of {positions} ids"),
+            _ => "no sampler".into(),
+        };
+        let (saved, here) = (words(self.shuffle), words(order));
+        if self.shuffle != order {
+            return Err(Error::State(format!("it was saved with {saved}, and this loader has {here}")));
+        }
+        let print = print.map(|print| format!("{print:016x}"));
+        if self.ids.is_some() && print.is_some() && self.ids != print {
+            let what = "the sampler gives other ids for epoch";
+            return Err(Error::State(format!("{what} {} than when it was saved", self.epoch)));
+        }
+        Ok(())
     }
 
     /// Sets the failed positions.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_data::cache::curve::{Point, Policy, Supply, curve};
+use tidegate_data::order::Foresight;
 use tidegate_data::source::read::{aligned, staging_bytes};
 use tidegate_data::source::{ReadMode, Source};
 use tidegate_data::{Error, Result};
@@ -47,13 +48,24 @@ impl Loader {
     /// read, and the samples a second that never wait, where `read_bytes_per_s` is how fast bytes come (measured if it is not given).
     ///
     /// # Errors
-    /// More than 2²⁴ samples; an index that cannot be read.
+    /// More than 2²⁴ samples; an index that cannot be read; an order of which nothing is known.
     pub fn cache_curve(
         &self,
         memories: &[u64],
         read_bytes_per_s: Option<f64>,
         rate: Option<f64>,
     ) -> Result<Curve> {
+        let rule = match self.order().foresight() {
+            Foresight::Once => Policy::Fixed,
+            Foresight::Listed => Policy::Min,
+            Foresight::None => {
+                return Err(Error::Config(
+                    "this sampler is asked one id after another, so what a cache would hit is not known beforehand: give an \
+                     array, or a function of the epoch"
+                        .into(),
+                ));
+            }
+        };
         let source = self.source();
         if source.len() > SAMPLES_MOST {
             return Err(Error::Config(format!(
@@ -83,7 +95,7 @@ impl Loader {
                     let ready = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean;
                     let supply = Supply { bytes_per_s: speed, ahead_bytes: plan.staging_bytes + ready };
                     let limits = [plan.kept_samples_bytes];
-                    curve(&accesses, epoch, &sizes, Policy::Fixed, supply, &limits).pop()
+                    curve(&accesses, epoch, &sizes, rule, supply, &limits).pop()
                 }
                 Err(_) => None,
             };
@@ -94,11 +106,13 @@ impl Loader {
 
     /// Appends the ids that this rank is given in an epoch, and says how many they are.
     fn ids_of_epoch(&self, number: u64, ids: &mut Vec<u32>) -> Result<usize> {
-        let (split, order, before) = (self.split(0)?, self.order().epoch(number), ids.len());
+        let (split, order, before) = (self.split(0)?, self.order().epoch(number)?, ids.len());
         for batch in 0..split.batches() {
             let rows = split.rows(batch);
             let positions = (rows.start..rows.start + rows.count).map(|p| p % split.len.max(1));
-            ids.extend(positions.map(|p| order.id(p) as u32));
+            for position in positions {
+                ids.push(order.id(position)? as u32);
+            }
         }
         Ok(ids.len() - before)
     }

@@ -204,6 +204,7 @@ fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
 mod tests {
     use super::super::{Memory, Tier};
     use super::*;
+    use crate::cache::Near;
     use crate::order::permutation::Permutation;
 
     const SUPPLY: Supply = Supply { bytes_per_s: 1e6, ahead_bytes: 512 };

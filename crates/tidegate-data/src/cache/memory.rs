@@ -1,6 +1,6 @@
 //! The first tier: samples in memory, lent without a copy, or packed where that makes room for more of them.
 //!
-//! Flow: [`Memory::put`] copies an object behind the last one of a segment; [`Memory::lend`] gives it out.
+//! Flow: [`Memory::put`] copies an object behind the last one of a segment; [`Near::lend`] gives it out.
 //! Memory: segments of some MiB ([`Log`]) and the table of places (account `cache.memory`), taken when they are needed at the lowest
 //! priority, given back a segment at a time when the limit falls or others lack memory. Segments of packed objects and what packing
 //! takes are of account `cache.compressed`, within the same limit.
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidegate_core::memory::{Account, Budget, Grant, Lease, Log, PAGE_BYTES, Priority, Reclaim};
 
 use super::codec::{Codec, Packer, Probe};
-use super::{Share, Tier, mix};
+use super::{Near, Rule, Share, Tier, mix};
 
 /// The largest segment; a tier has 16 of them if it is small.
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -25,8 +25,8 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 const PLACE_BYTES: u64 = 32;
 
 /// Spreads keys by [`mix`].
-#[derive(Debug, Default)]
-struct Mix(u64);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mix(u64);
 
 impl Hasher for Mix {
     fn finish(&self) -> u64 {
@@ -148,29 +148,6 @@ impl Memory {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An object, if it is here.
-    #[must_use]
-    pub fn lend(&self, key: u64) -> Option<Lent> {
-        let state = self.state();
-        let place = state.places.get(&key)?;
-        let (start, len) = (place.start as usize, place.len as usize);
-        let lease = state.segments.get(place.segment as usize)?.lend(start..start + len);
-        match (place.unpacked, &state.packing) {
-            (0, _) => Some(Lent::Plain(lease)),
-            (len, &Packing::By(codec, _)) => Some(Lent::Packed(Packed { lease, codec, len: len as usize })),
-            _ => None,
-        }
-    }
-
-    /// How objects are packed and how much smaller that makes them, if it does.
-    #[must_use]
-    pub fn codec(&self) -> Option<(Codec, f64)> {
-        match self.state().packing {
-            Packing::By(codec, gain) => Some((codec, gain)),
-            _ => None,
-        }
     }
 
     fn fitting(&self, limit: u64, packing: &Packing) -> Share {
@@ -304,6 +281,31 @@ impl State {
         };
         self.packer = packer;
         place
+    }
+}
+
+impl Near for Memory {
+    fn lend(&self, key: u64) -> Option<Lent> {
+        let state = self.state();
+        let place = state.places.get(&key)?;
+        let (start, len) = (place.start as usize, place.len as usize);
+        let lease = state.segments.get(place.segment as usize)?.lend(start..start + len);
+        match (place.unpacked, &state.packing) {
+            (0, _) => Some(Lent::Plain(lease)),
+            (len, &Packing::By(codec, _)) => Some(Lent::Packed(Packed { lease, codec, len: len as usize })),
+            _ => None,
+        }
+    }
+
+    fn codec(&self) -> Option<(Codec, f64)> {
+        match self.state().packing {
+            Packing::By(codec, gain) => Some((codec, gain)),
+            _ => None,
+        }
+    }
+
+    fn rule(&self) -> Rule {
+        Rule::Fixed
     }
 }
 

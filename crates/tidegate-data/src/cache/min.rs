@@ -174,24 +174,54 @@ impl Min {
         Some(self.accesses[last as usize])
     }
 
+    /// The accesses that were looked at and are still to come.
+    #[must_use]
+    pub fn rest(&self) -> &[u32] {
+        &self.accesses[self.at as usize..]
+    }
+
+    /// Changes the room there is; `gone` is told which objects had to go, those that come last first.
+    pub fn set_limit<S: Objects + ?Sized>(&mut self, limit: u64, sizes: &S, gone: &mut impl FnMut(u32)) {
+        self.limit = limit;
+        while self.held > limit
+            && let Some(object) = self.give_up(0)
+        {
+            self.held -= sizes.bytes(object);
+            gone(object);
+        }
+    }
+
     /// The next access; `gone` is told which objects made room.
     ///
     /// # Panics
     /// If there are no more accesses than were looked at.
     pub fn access<S: Objects + ?Sized>(&mut self, sizes: &S, gone: &mut impl FnMut(u32)) -> Outcome {
+        let at = self.at as usize;
+        if at.is_multiple_of(AHEAD) {
+            let some = self.accesses[at..].iter().zip(&mut self.bytes);
+            some.for_each(|(&object, bytes)| *bytes = sizes.bytes(object));
+        }
+        self.access_of(self.bytes[at % AHEAD], sizes, gone)
+    }
+
+    /// As [`Min::access`], of an object whose size is known; `sizes` is asked for those of what is here.
+    ///
+    /// # Panics
+    /// As [`Min::access`].
+    pub fn access_of<S: Objects + ?Sized>(
+        &mut self,
+        bytes: u64,
+        sizes: &S,
+        gone: &mut impl FnMut(u32),
+    ) -> Outcome {
         let (at, next) = (self.at, self.next[self.at as usize]);
         let object = self.accesses[at as usize];
         self.at += 1;
-        if (at as usize).is_multiple_of(AHEAD) {
-            let some = self.accesses[at as usize..].iter().zip(&mut self.bytes);
-            some.for_each(|(&object, bytes)| *bytes = sizes.bytes(object));
-        }
         if self.here.has(at) {
             self.here.remove(at);
             self.add(object, next);
             return Outcome::Hit;
         }
-        let bytes = self.bytes[at as usize % AHEAD];
         if bytes > self.limit {
             return Outcome::Passed;
         }

@@ -8,7 +8,8 @@
 //! An epoch without replacement reads each sample once, so at most the kept fraction can hit, and a fixed set that never
 //! changes reaches it: no policy that evicts can do better, and the usual ones do far worse (a least recently used cache of
 //! half the data hits 15 %, not 50). Which samples are in the set is a hash of their key, so hits are spread evenly over the
-//! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses.
+//! epoch, whatever the order, and reading never stalls between a stretch of hits and a stretch of misses. Where samples repeat
+//! ([`Repeated`]), what comes next soonest is kept.
 
 pub mod codec;
 pub mod curve;
@@ -17,12 +18,15 @@ mod memory;
 pub mod min;
 pub mod node;
 mod records;
+mod repeated;
 
 pub use tidegate_core::memory::Lease;
 
+use self::codec::Codec;
 pub use self::disk::DiskCache;
 pub use self::memory::{Lent, Memory, Packed};
 pub use self::records::{Records, Spot, Tally};
+pub use self::repeated::Repeated;
 use crate::source::Source;
 
 /// Objects by key, up to a limit in bytes; object-safe, shared by all threads. `testing::tier` checks its promises.
@@ -41,6 +45,46 @@ pub trait Tier: Send + Sync + std::fmt::Debug {
 
     /// What the tier takes now.
     fn held_bytes(&self) -> u64;
+}
+
+/// How it is decided what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// A fixed set, evenly spread: the best where each object comes once an epoch.
+    Fixed,
+    /// Belady's rule: what comes next soonest, where all that comes is known.
+    Min,
+    /// By what came before (S3-FIFO of `quick_cache`), where nothing is known of what comes.
+    Adaptive,
+}
+
+/// The accesses to come, as far as they are known.
+pub type Coming = Box<dyn Iterator<Item = u64> + Send>;
+
+/// The nearest tier: it lends what it has, and is told what is asked for.
+pub trait Near: Tier {
+    /// An object, if it is here.
+    fn lend(&self, key: u64) -> Option<Lent>;
+
+    /// How objects are packed and how much smaller that makes them, if it does.
+    fn codec(&self) -> Option<(Codec, f64)> {
+        None
+    }
+
+    /// How it is decided what is kept.
+    fn rule(&self) -> Rule;
+
+    /// Told what comes from now on, `count` accesses.
+    fn look_ahead(&self, coming: Coming, count: u64) {
+        drop((coming, count));
+    }
+
+    /// Told of each access in turn: whether the best there can be would have had the object.
+    fn meet(&self, key: u64, bytes: u64) -> bool {
+        let _nothing_changes = (key, bytes);
+        false
+    }
 }
 
 /// The sizes of numbered objects; one number is the size of all.

@@ -1,14 +1,18 @@
 //! Which sample comes next: sample order as a function of (seed, epoch, position).
 //!
 //! Flow: [`Shuffle`] + source runs -> [`Order`] -> [`Epoch`] -> id at a position; called by the feed of the pipeline.
-//! Memory: at most 256 KiB for an epoch (a materialized shuffle below 2^16 ids), or a few words a run; never a list of N.
+//! Memory: at most 256 KiB for an epoch (a materialized shuffle below 2^16 ids), or a few words a run; never a list of N, but for
+//! what a user gives ([`given`]).
 //! Not here: which rank takes which position ([`split`]), random draws of a sample ([`random`]).
 
+pub mod given;
 pub mod permutation;
 pub mod quality;
 pub mod random;
 pub mod split;
 mod window;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +35,22 @@ pub enum Shuffle {
         /// Places of the data from which windows are drawn at the same time, interleaved sample by sample.
         canonical_nodes: u64,
     },
+    /// As the user gives them ([`given`]).
+    Given {
+        /// Positions in an epoch.
+        positions: u64,
+    },
+}
+
+/// What is known of an order before it is asked: it decides what is worth keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foresight {
+    /// Each sample comes once an epoch.
+    Once,
+    /// All ids of this epoch and the next, which may repeat.
+    Listed,
+    /// Nothing.
+    None,
 }
 
 /// An order of the ids `0..len`; object-safe, one value serves every epoch.
@@ -44,16 +64,38 @@ pub trait Order: Send + Sync + std::fmt::Debug {
     }
 
     /// The order of one epoch.
-    fn epoch(&self, epoch: u64) -> Box<dyn Epoch>;
+    ///
+    /// # Errors
+    /// Where the ids are the user's: what his function raises, and ids that there are not.
+    fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>>;
 
     /// How many runs have samples left to draw and samples drawn, at most, at any position: what must be near at hand.
     fn runs_in_use(&self) -> u64;
+
+    /// What is known before it is asked.
+    fn foresight(&self) -> Foresight {
+        Foresight::Once
+    }
+
+    /// What tells the ids of an epoch from others, where neither seed nor data do, and if they can be listed.
+    fn print(&self, epoch: u64) -> Option<u64> {
+        let _follows_from_the_seed = epoch;
+        None
+    }
 }
 
 /// The order of one epoch.
 pub trait Epoch: Send + Sync + std::fmt::Debug {
     /// The id at `position`, which must be below the length of the order.
-    fn id(&self, position: u64) -> u64;
+    ///
+    /// # Errors
+    /// Where ids come one after another: as [`Order::epoch`].
+    fn id(&self, position: u64) -> Result<u64>;
+
+    /// Whether asking ahead costs nothing.
+    fn known(&self) -> bool {
+        true
+    }
 }
 
 /// An order by `shuffle` over sources whose ids come in `runs` (lengths of shards or row groups, in id order).
@@ -64,8 +106,8 @@ pub trait Epoch: Send + Sync + std::fmt::Debug {
 /// ```
 /// use tidegate_data::order::{order, Shuffle};
 /// let order = order(Shuffle::Full, 7, &[1_000_000])?;
-/// let epoch = order.epoch(0);
-/// assert_ne!(epoch.id(0), epoch.id(1));
+/// let epoch = order.epoch(0)?;
+/// assert_ne!(epoch.id(0)?, epoch.id(1)?);
 /// # Ok::<(), tidegate_data::Error>(())
 /// ```
 pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>> {
@@ -85,6 +127,9 @@ pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>
                 nodes: canonical_nodes.min(len.max(1)),
             })
         }
+        Shuffle::Given { .. } => {
+            return Err(Error::Config("this order is a sampler's: give the sampler".into()));
+        }
     })
 }
 
@@ -97,8 +142,8 @@ impl Order for Sequential {
     fn len(&self) -> u64 {
         self.len
     }
-    fn epoch(&self, _: u64) -> Box<dyn Epoch> {
-        Box::new(Identity)
+    fn epoch(&self, _: u64) -> Result<Arc<dyn Epoch>> {
+        Ok(Arc::new(Identity))
     }
     fn runs_in_use(&self) -> u64 {
         1
@@ -109,8 +154,8 @@ impl Order for Sequential {
 struct Identity;
 
 impl Epoch for Identity {
-    fn id(&self, position: u64) -> u64 {
-        position
+    fn id(&self, position: u64) -> Result<u64> {
+        Ok(position)
     }
 }
 
@@ -125,8 +170,8 @@ impl Order for Shuffled {
     fn len(&self) -> u64 {
         self.len
     }
-    fn epoch(&self, epoch: u64) -> Box<dyn Epoch> {
-        Box::new(Permutation::new(self.len, self.seed, epoch, 0))
+    fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
+        Ok(Arc::new(Permutation::new(self.len, self.seed, epoch, 0)))
     }
     fn runs_in_use(&self) -> u64 {
         self.runs
@@ -134,14 +179,14 @@ impl Order for Shuffled {
 }
 
 impl Epoch for Permutation {
-    fn id(&self, position: u64) -> u64 {
-        self.apply(position)
+    fn id(&self, position: u64) -> Result<u64> {
+        Ok(self.apply(position))
     }
 }
 
 #[derive(Debug)]
 struct Windowed {
-    runs: std::sync::Arc<[u64]>,
+    runs: Arc<[u64]>,
     len: u64,
     seed: u64,
     samples: u64,
@@ -152,8 +197,8 @@ impl Order for Windowed {
     fn len(&self) -> u64 {
         self.len
     }
-    fn epoch(&self, epoch: u64) -> Box<dyn Epoch> {
-        Box::new(WindowEpoch::new(&self.runs, self.seed, epoch, self.samples, self.nodes))
+    fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
+        Ok(Arc::new(WindowEpoch::new(&self.runs, self.seed, epoch, self.samples, self.nodes)))
     }
     fn runs_in_use(&self) -> u64 {
         window::runs_in_use(&self.runs, self.samples, self.nodes)
@@ -175,8 +220,8 @@ mod tests {
             let len: u64 = runs.iter().sum();
             for shuffle in [Shuffle::None, Shuffle::Full, Shuffle::Window { samples, canonical_nodes: nodes }] {
                 let order = order(shuffle, seed, &runs).unwrap();
-                let epoch = order.epoch(epoch);
-                let mut ids: Vec<_> = (0..len).map(|p| epoch.id(p)).collect();
+                let epoch = order.epoch(epoch).unwrap();
+                let mut ids: Vec<_> = (0..len).map(|p| epoch.id(p).unwrap()).collect();
                 let in_use = runs_in_use(&runs, &ids);
                 prop_assert!(in_use <= order.runs_in_use() as usize, "{:?}: {}", shuffle, in_use);
                 ids.sort_unstable();
@@ -210,8 +255,8 @@ mod tests {
     fn golden_orders() {
         let first = |shuffle, runs: &[u64], epoch| {
             let order = order(shuffle, 42, runs).unwrap();
-            let epoch = order.epoch(epoch);
-            (0..8).map(|p| epoch.id(p)).collect::<Vec<_>>()
+            let epoch = order.epoch(epoch).unwrap();
+            (0..8).map(|p| epoch.id(p).unwrap()).collect::<Vec<_>>()
         };
         let window = Shuffle::Window { samples: 64, canonical_nodes: 2 };
         let golden = [

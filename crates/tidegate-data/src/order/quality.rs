@@ -4,6 +4,7 @@
 //! Memory: two counts a class.
 
 use super::Epoch;
+use crate::Result;
 
 /// Figures of one order, each beside what a true shuffle would give on average.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,8 +18,10 @@ pub struct Quality {
 }
 
 /// Measures `epoch` over `len` ids in `classes` equal sorted classes, by batches of `batch`.
-#[must_use]
-pub fn measure(epoch: &dyn Epoch, len: u64, classes: u64, batch: u64) -> Quality {
+///
+/// # Errors
+/// As [`Epoch::id`].
+pub fn measure(epoch: &dyn Epoch, len: u64, classes: u64, batch: u64) -> Result<Quality> {
     let batches = (len / batch.max(1)).max(1);
     let class = |id: u64| (u128::from(id) * u128::from(classes) / u128::from(len.max(1))) as usize;
     let (mut variation, mut distance, mut pairs) = (0.0, 0.0, 0u64);
@@ -26,7 +29,7 @@ pub fn measure(epoch: &dyn Epoch, len: u64, classes: u64, batch: u64) -> Quality
     for b in 0..batches {
         let mut counts = vec![0u64; classes as usize];
         for position in b * batch..((b + 1) * batch).min(len) {
-            let id = epoch.id(position);
+            let id = epoch.id(position)?;
             counts[class(id)] += 1;
             if let Some(before) = last.replace(id) {
                 distance += id.abs_diff(before) as f64 / len as f64;
@@ -35,11 +38,11 @@ pub fn measure(epoch: &dyn Epoch, len: u64, classes: u64, batch: u64) -> Quality
         }
         variation += total_variation(&counts, batch as f64);
     }
-    Quality {
+    Ok(Quality {
         label_variation: variation / batches as f64,
         label_variation_shuffled: expected_variation(classes, batch),
         pair_distance: distance / pairs.max(1) as f64,
-    }
+    })
 }
 
 fn total_variation(counts: &[u64], batch: f64) -> f64 {
@@ -66,7 +69,7 @@ mod tests {
     fn tells_sorted_windowed_and_full_apart() {
         let n = 200_000;
         let runs = vec![1000; 200];
-        let of = |shuffle| measure(&*order(shuffle, 1, &runs).unwrap().epoch(0), n, 10, 64);
+        let of = |shuffle| measure(&*order(shuffle, 1, &runs).unwrap().epoch(0).unwrap(), n, 10, 64).unwrap();
         let (sorted, full) = (of(Shuffle::None), of(Shuffle::Full));
         let window = of(Shuffle::Window { samples: 16_384, canonical_nodes: 4 });
         assert!((full.label_variation / full.label_variation_shuffled - 1.0).abs() < 0.02, "{full:?}");
@@ -79,10 +82,11 @@ mod tests {
     #[test]
     fn neighbours_of_the_computed_shuffle_are_independent() {
         let n = 1u64 << 20;
-        let epoch = order(Shuffle::Full, 9, &[n]).unwrap().epoch(0);
+        let epoch = order(Shuffle::Full, 9, &[n]).unwrap().epoch(0).unwrap();
         let mut grid = vec![0u64; 256];
         for position in (0..n).step_by(2) {
-            grid[((epoch.id(position) * 16 / n) * 16 + epoch.id(position + 1) * 16 / n) as usize] += 1;
+            let sixteenth = |position| epoch.id(position).unwrap() * 16 / n;
+            grid[(sixteenth(position) * 16 + sixteenth(position + 1)) as usize] += 1;
         }
         let expected = n as f64 / 2.0 / 256.0;
         let chi: f64 = grid.iter().map(|&c| (c as f64 - expected).powi(2) / expected).sum();

@@ -6,6 +6,7 @@
 
 use super::Epoch;
 use super::permutation::Permutation;
+use crate::Result;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -84,7 +85,7 @@ impl WindowEpoch {
 }
 
 impl Epoch for WindowEpoch {
-    fn id(&self, position: u64) -> u64 {
+    fn id(&self, position: u64) -> Result<u64> {
         let (part, place) = self.part_of(position);
         let (start, len) = self.part(part);
         let window = place / self.samples;
@@ -103,6 +104,6 @@ impl Epoch for WindowEpoch {
         };
         let place = start + window * self.samples + inside;
         let run = self.starts.partition_point(|&s| s <= place) - 1;
-        self.ids[run] + (place - self.starts[run])
+        Ok(self.ids[run] + (place - self.starts[run]))
     }
 }

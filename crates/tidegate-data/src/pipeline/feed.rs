@@ -135,7 +135,7 @@ struct Found {
 /// What the readers share.
 #[derive(Debug)]
 pub(super) struct Feed {
-    epoch: Box<dyn Epoch>,
+    epoch: Arc<dyn Epoch>,
     next_batch: u64,
     reads: VecDeque<Read>,
     /// Entries that were looked up ahead, with the batch they belong to.
@@ -303,7 +303,7 @@ fn pass_on(
 }
 
 impl Feed {
-    pub(super) fn new(epoch: Box<dyn Epoch>, next_batch: u64) -> Self {
+    pub(super) fn new(epoch: Arc<dyn Epoch>, next_batch: u64) -> Self {
         Self { epoch, next_batch, reads: VecDeque::new(), ahead: VecDeque::new() }
     }
 
@@ -399,7 +399,11 @@ impl Feed {
             shared.config.failed.binary_search(&position).is_ok()
         };
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, at) in located.into_iter().enumerate().filter(|(row, _)| !failed(*row)) {
+        for (row, at) in located.into_iter().enumerate() {
+            meet(shared, &at);
+            if failed(row) {
+                continue;
+            }
             match lend(shared, &at) {
                 Some(Lent::Plain(lease)) => lent.push(lent_task(shared, &filling, row, lease, at)),
                 Some(Lent::Packed(packed)) => kept.push((Kept::Packed(packed), row, at)),
@@ -425,8 +429,8 @@ impl Feed {
     fn locate(&mut self, shared: &Shared, batch: u64, rows: Rows) -> Result<Vec<Located>> {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
-            // The first batch alone, for a quick start; then whole windows.
-            let count = if batch == shared.config.past.delivered {
+            // The first batch alone, for a quick start, and what is asked one by one; then whole windows.
+            let count = if batch == shared.config.past.delivered || !self.epoch.known() {
                 1
             } else {
                 (plan::WINDOW / rows.count.max(1)).max(1)
@@ -437,7 +441,9 @@ impl Feed {
             for b in batch..last {
                 let rows = split.rows(b);
                 // Padding repeats the epoch from its beginning.
-                ids.extend((0..rows.count).map(|r| self.epoch.id((rows.start + r) % split.len.max(1))));
+                for r in 0..rows.count {
+                    ids.push(self.epoch.id((rows.start + r) % split.len.max(1))?);
+                }
                 counts.push((b, rows.count as usize));
             }
             let mut found = shared.source.locate(&ids)?.into_iter();
@@ -457,6 +463,15 @@ fn find(shared: &Shared, at: &Located) -> Option<(usize, Spot)> {
 fn kept_read(filling: &Arc<Filling>, row: usize, at: Located, place: Kept) -> Read {
     let len = u64::from(at.entry.len);
     Read { filling: Arc::clone(filling), attempt: 0, rows: vec![(row, at)], len, kept: Some(place) }
+}
+
+/// Tells the cache of an access.
+fn meet(shared: &Shared, at: &Located) {
+    let len = u64::from(at.entry.len);
+    let record = shared.checkpoints().map_or(0, Checkpoints::record_bytes);
+    if shared.cache.meet(at.id, len + record) {
+        shared.stats.could_hit_bytes.fetch_add(len, Ordering::Relaxed);
+    }
 }
 
 /// What is kept in memory of a sample: its bytes, then its record, if they are what the index says they are; or its bytes packed.

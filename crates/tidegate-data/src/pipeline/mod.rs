@@ -37,9 +37,9 @@ pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
-use crate::cache::{Lease, Memory, Records, Tier};
-use crate::order::Epoch;
+use crate::cache::{Coming, Lease, Memory, Near, Records, Repeated, Rule, Tier};
 use crate::order::split::Split;
+use crate::order::{Epoch, Foresight, Order};
 use crate::source::checkpoints::Checkpoints;
 use crate::source::{Extremes, ReadMode, Source};
 use crate::{Error, Place, Result};
@@ -79,8 +79,8 @@ pub struct Config {
     pub on_error: OnError,
     /// The share of an epoch's samples that may fail; ten may in any case.
     pub max_failure_rate: f64,
-    /// Runs of the source that the order has in use at once.
-    pub runs_in_use: u64,
+    /// The order of all epochs.
+    pub order: Arc<dyn Order>,
     /// Positions that failed before and stay failed (from a resumed state).
     pub failed: Vec<u64>,
     /// After how long without any movement the epoch ends with [`Error::Stalled`].
@@ -113,18 +113,39 @@ pub struct Kept {
     /// The slots of the last epoch, as long as the consumer holds a batch of it.
     pub slots: WeakSlab,
     /// Samples in memory.
-    pub cache: Arc<Memory>,
+    pub cache: Arc<dyn Near>,
 }
 
 impl Kept {
-    /// Nothing yet, for a source under a budget.
+    /// Nothing yet, for a source under a budget, in an order of which so much is known.
     #[must_use]
-    pub fn new(source: &dyn Source, budget: &Budget) -> Self {
+    pub fn new(source: &dyn Source, budget: &Budget, foresight: Foresight) -> Self {
         let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
         let threads = plan::readers_most(source);
-        let cache = Memory::packing(budget, total_bytes, source.len(), sample_bytes, threads);
+        let cache: Arc<dyn Near> = match foresight {
+            Foresight::Once => Memory::packing(budget, total_bytes, source.len(), sample_bytes, threads),
+            _ => Repeated::new(budget, total_bytes, source.len(), foresight == Foresight::Listed),
+        };
         Self { slots: WeakSlab::default(), cache }
     }
+}
+
+/// What this rank is going to ask for in this epoch and the next, where that is listed, and how many ids these are.
+fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
+    if config.order.foresight() != Foresight::Listed {
+        return (Box::new(std::iter::empty()), 0);
+    }
+    let ids = |epoch: Arc<dyn Epoch>, split: Split, from: u64| {
+        let rows = (from..split.batches()).map(move |batch| split.rows(batch));
+        let positions = rows.flat_map(|rows| rows.start..rows.start + rows.count);
+        positions.map_while(move |position| epoch.id(position % split.len.max(1)).ok())
+    };
+    let this = ids(Arc::clone(epoch), config.split, config.past.delivered);
+    // There may be no next epoch, for all the user's function knows.
+    let whole = Split { start: 0, ..config.split };
+    let next = config.order.epoch(config.epoch + 1).ok().map(|epoch| ids(epoch, whole, 0));
+    let batches = config.split.batches() + whole.batches();
+    (Box::new(this.chain(next.into_iter().flatten())), batches * config.split.most_rows())
 }
 
 /// Where the bytes of a task lie: in staging, or in the cache.
@@ -185,7 +206,7 @@ struct Shared {
     config: Config,
     mode: ReadMode,
     reserved: Reserved,
-    cache: Arc<Memory>,
+    cache: Arc<dyn Near>,
     map: Option<Arc<dyn BatchMap>>,
     ring: Ring<Task>,
     /// Batches for the mapping threads, if there are any.
@@ -290,7 +311,7 @@ impl Pipeline {
     pub fn start(
         source: Arc<dyn Source>,
         layout: Arc<Layout>,
-        epoch: Box<dyn Epoch>,
+        epoch: Arc<dyn Epoch>,
         config: Config,
         budget: &Budget,
         map: Option<Arc<dyn BatchMap>>,
@@ -310,8 +331,12 @@ impl Pipeline {
                 store.limit_bytes()
             });
         }
+        let (coming, count) = coming(&epoch, &config);
+        kept.cache.look_ahead(coming, count);
         let could_hit_bytes = match common.map_or(kept.cache.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
+            // Told access by access.
+            _ if common.is_none() && kept.cache.rule() != Rule::Fixed => 0,
             _ => {
                 let gain = kept.cache.codec().map_or(1.0, |(_, gain)| gain);
                 ((in_memory as f64 * gain) as u64).min(source.extremes().total_bytes)

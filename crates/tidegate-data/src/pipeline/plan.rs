@@ -18,6 +18,7 @@ use super::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
 use crate::cache::Records;
 use crate::decode::Decoders;
+use crate::order::Foresight;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
 use crate::source::read::{direct_works, read_mode, staging_bytes};
@@ -219,7 +220,7 @@ impl Plan {
             whole_columns,
             source_bytes: source.library_bytes() + reach.library_bytes,
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
-            groups: source.grouped().map_or(0, |_| config.runs_in_use),
+            groups: source.grouped().map_or(0, |_| config.order.runs_in_use()),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
             stack_bytes: (config.workers + reach.readers + config.map_threads) as u64 * STACK_USED_BYTES,
@@ -301,8 +302,13 @@ impl Plan {
         let small = (room(self) / 8 / slot).min(SLOTS_MOST);
         // Reads are of batches that have their slot: enough of them to have all readers reading.
         let batch = (rows * (source.extremes().total_bytes / source.len().max(1))).max(1);
-        let wanted = 2 + (config.prefetch + config.map_threads) as u64 + reach.ahead_bytes / batch;
-        let wanted = wanted.max(small).max(2 + out);
+        let least = 2 + (config.prefetch + config.map_threads) as u64;
+        let wanted = match config.order.foresight() {
+            // It may depend on what becomes of the batches before.
+            Foresight::None => least,
+            _ => (least + reach.ahead_bytes / batch).max(small),
+        };
+        let wanted = wanted.max(2 + out);
         while self.slots < wanted && room(self) >= slot {
             self.slots += 1;
         }

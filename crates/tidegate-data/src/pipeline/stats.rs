@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
-use crate::cache::Tier;
+use crate::cache::{Rule, Tier};
 use crate::source::ReadMode;
 
 /// Counters of an epoch.
@@ -69,12 +69,15 @@ pub struct StageStats {
     pub disk_limit_bytes: u64,
     /// See `disk_limit_bytes`.
     pub disk_held_bytes: u64,
-    /// What any cache of this limit could have given in this epoch: no sample comes twice, so what it held before.
+    /// What any cache of this limit could have given in this epoch: where no sample comes twice, what it held before; where they do,
+    /// what Belady's rule would have hit so far, if the order is known.
     pub could_hit_bytes: u64,
     /// What the cache of samples in memory may take, and takes; of all processes together where they share it.
     pub cache_limit_bytes: u64,
     /// See `cache_limit_bytes`.
     pub cache_held_bytes: u64,
+    /// How it is decided which samples are kept in memory.
+    pub cache_rule: Option<Rule>,
     /// How samples in memory are packed, if they are, and how much smaller that makes them in a hundred parts.
     pub cache_codec: Option<&'static str>,
     /// See `cache_codec`.
@@ -114,6 +117,7 @@ impl Stats {
         let codec = shared.cache.codec();
         StageStats {
             cache_codec: codec.map(|(codec, _)| codec.name()),
+            cache_rule: Some(shared.cache.rule()),
             cache_gain_percent: codec.map_or(100, |(_, gain)| (100.0 * gain) as u64),
             batches: read(&self.delivered),
             samples: read(&self.samples),

@@ -4,7 +4,9 @@ use tidegate::synth::{self, Form, Recipe};
 use tidegate::{Budget, FieldSpec, Loader, Options, open};
 use tidegate_core::memory::size::Size;
 use tidegate_data::cache::DiskCache;
+use tidegate_data::cache::Rule;
 use tidegate_data::decode::npy::DType;
+use tidegate_data::order::given::{Ids, List, Listing};
 use tidegate_data::source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, loader, options, pictures, rows};
@@ -249,4 +251,100 @@ fn samples_that_pack_are_kept_packed_and_stay_the_same() {
         }
     }
     assert_eq!(all.report().stages.cache_codec, None, "what fits is left as it is");
+}
+
+/// Ids as a list, or one after another.
+#[derive(Debug)]
+struct Drawn(bool);
+
+impl Ids for Drawn {
+    fn len(&self) -> u64 {
+        700
+    }
+    fn listed(&self) -> bool {
+        self.0
+    }
+    fn epoch(&self, epoch: u64) -> tidegate::Result<Listing> {
+        // The smaller an id, the more often it comes.
+        let mut draw = epoch + 1;
+        let mut next = move || {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (draw >> 33) % 300
+        };
+        let mut ids = (0..700).map(move |_| next() * next() / 300);
+        Ok(if self.0 {
+            Listing::All(ids.collect())
+        } else {
+            Listing::Pulled(Box::new(move || Ok(ids.next())))
+        })
+    }
+}
+
+#[test]
+fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
+    let dir = folder("sampled");
+    let recipe = Recipe { samples: 300, classes: 4, seed: 3, width: 200, form: Form::Tar, shard: 60 };
+    synth::dataset(&dir, &recipe, &|_| ()).unwrap();
+    let source = open(dir.to_str().unwrap(), false).unwrap();
+    let sampled = |listed, budget, workers| {
+        let options = Options { shuffle: tidegate::Shuffle::None, workers: Some(workers), ..options(16) };
+        let known =
+            Options { fields: options.fields.into_iter().filter(|(n, _)| n == "jpg").collect(), ..options };
+        Loader::with_sampler(source.clone(), known, Budget::new(budget), std::sync::Arc::new(Drawn(listed)))
+            .unwrap()
+    };
+    let mut large = sampled(true, 256 << 20, 2);
+    let expected: Vec<_> = (0..3).map(|_| epoch(&mut large)).collect();
+    for (number, expected) in expected.iter().enumerate() {
+        let Listing::All(ids) = Drawn(true).epoch(number as u64).unwrap() else { panic!("it is listed") };
+        assert!(expected.iter().map(|(id, _)| *id).eq(ids.iter().copied()));
+    }
+    let total = source.extremes().total_bytes;
+    for listed in [true, false] {
+        let mut loader = sampled(listed, 7 << 20, 1);
+        for (number, expected) in expected.iter().enumerate() {
+            assert!(epoch(&mut loader) == *expected, "listed {listed}, epoch {number}");
+            let s = loader.report().stages;
+            assert_eq!(s.cache_rule, Some(if listed { Rule::Min } else { Rule::Adaptive }));
+            assert!(
+                s.cache_held_bytes <= s.cache_limit_bytes && s.cache_limit_bytes < 3 * total / 4,
+                "{s:?}"
+            );
+            if listed {
+                assert!(s.hit_bytes * 100 > 90 * s.could_hit_bytes && s.hits > 350, "{s:?}");
+            } else {
+                assert!(s.could_hit_bytes == 0 && s.hits > 200, "{s:?}");
+            }
+        }
+        // In the middle, with other memory: an iterator is not asked again for what came.
+        loader.set_epoch(0);
+        let mut seen = Vec::new();
+        for batch in loader.epoch().unwrap() {
+            let batch = batch.unwrap();
+            seen.extend(rows(&batch));
+            let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
+            drop(batch);
+            loader.set_memory(&Size::Bytes(size)).unwrap();
+        }
+        assert!(seen == expected[0]);
+        // And stopped, and gone on with by another loader.
+        let mut batches = loader.epoch().unwrap();
+        let first: Vec<_> = batches.by_ref().take(9).flat_map(|batch| rows(&batch.unwrap())).collect();
+        let state = loader.state();
+        drop(batches);
+        let mut other = sampled(listed, 64 << 20, 3);
+        other.load_state(&state).unwrap();
+        assert!([first, epoch(&mut other)].concat() == expected[1]);
+        let none = &mut self::loader(&source, options(16), 64 << 20);
+        let error = none.load_state(&state).unwrap_err().to_string();
+        assert!(error.contains("saved with a sampler of 700 ids, and this loader has no sampler"), "{error}");
+    }
+    let mut list = Loader::with_sampler(
+        source,
+        Options { global_batch_size: Some(2), ..Options::default() },
+        Budget::new(64 << 20),
+        std::sync::Arc::new(List([5, 5, 2].into())),
+    )
+    .unwrap();
+    assert!((0..2).all(|_| epoch(&mut list).iter().map(|(id, _)| *id).eq([5, 5, 2])));
 }

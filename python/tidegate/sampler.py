@@ -1,0 +1,78 @@
+"""What may be given as `sampler=`: an array of ids, a function of the epoch, or an iterable, as torch's samplers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.errors import ConfigError
+
+__all__ = ["Sampler", "SizedIterable"]
+
+
+class SizedIterable(Protocol):
+    """An iterable of ids that knows how many there are, as torch's samplers do."""
+
+    def __iter__(self) -> Iterator[int]:
+        """Begin an epoch."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the ids in an epoch."""
+        ...
+
+
+Sampler: TypeAlias = npt.ArrayLike | Sequence[int] | Callable[[int], npt.ArrayLike] | SizedIterable
+
+
+def prepared(sampler: Any, samples: int) -> Any:
+    """Return the ids as an array, or (function of the epoch, length of an epoch, whether it gives arrays)."""
+    if isinstance(sampler, np.ndarray | list | tuple | range) or hasattr(sampler, "__array__"):
+        return _array(sampler, samples, "the sampler")
+    if hasattr(sampler, "num_replicas"):
+        raise ConfigError(
+            f"{type(sampler).__name__} gives each rank its part, which the loader does itself: give the sampler of all "
+            "ids, or shuffle=True"
+        )
+    if hasattr(sampler, "__iter__"):
+        try:
+            length = len(sampler)
+        except TypeError:
+            raise ConfigError(
+                f"sampler={sampler!r} has no length: give an array, or an object with __iter__ and __len__, whose ids "
+                "of an epoch are as many"
+            ) from None
+        return lambda epoch: _begin(sampler, epoch), length, False
+    if callable(sampler):
+        length = len(_array(sampler(0), samples, "the sampler's epoch 0"))
+        return lambda epoch: _array(sampler(epoch), samples, f"the sampler's epoch {epoch}"), length, True
+    raise ConfigError(f"sampler={sampler!r}: give an array of ids, a function of the epoch, or an iterable of ids")
+
+
+def _array(given: Any, samples: int, what: str) -> npt.NDArray[np.uint64]:
+    ids = np.asarray(given)
+    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+        raise ConfigError(f"{what} must be a list of ids, not {ids.dtype} of shape {ids.shape}")
+    wrong = np.flatnonzero((ids < 0) | (ids >= samples))
+    if wrong.size:
+        raise ConfigError(f"{what} gives id {ids[wrong[0]]} at position {wrong[0]}, but there are {samples} samples")
+    return np.ascontiguousarray(ids, np.uint64)
+
+
+def _begin(sampler: Iterable[Any], epoch: int) -> Iterator[int]:
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
+    return map(_id, sampler)
+
+
+def _id(given: Any) -> int:
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise ConfigError(
+            f"{given!r} is no id: a sampler gives one id after another, and the loader makes batches of them"
+        ) from None
