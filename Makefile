@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -63,6 +63,10 @@ bench:
 # What it takes to halve the budget in the middle of an epoch.
 bench-resize: install
 	$(BIN)/python bench/resize.py --out bench/results/resize.json
+
+# What it gives to keep samples decoded.
+bench-keep: install
+	$(BIN)/python bench/keep.py --out bench/results/keep.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

@@ -628,3 +628,29 @@ def test_other_threads_may_ask_while_memory_changes(folder):
     finally:
         done.set()
         thread.join()
+
+
+def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
+    def made(**more):
+        options = {"batch_size": 8, "memory": tg.Budget("16MiB"), "ids": True, "shuffle": True, "seed": 2, **more}
+        return tg.Loader(str(folder), **options)
+
+    def rows(loader):
+        return [bytes(row) for batch in loader for row in batch["image"]]
+
+    center = {"image": tg.Image(32, crop="center")}
+    stored, decoded = made(fields=center, keep="stored"), made(fields=center, keep="decoded")
+    for _ in range(3):
+        assert rows(stored) == rows(decoded)
+    stages = decoded.report()["stages"]
+    assert stages["cache_decoded"]
+    assert (stages["hits"], stages["reads"]) == (40, 0)
+    assert "samples are kept decoded" in str(decoded.report())
+    with pytest.raises(tg.ConfigError, match="flips and colours differ in each epoch"):
+        made(fields={"image": tg.Image(32, flip=True)}, keep="decoded")
+    with pytest.raises(tg.ConfigError, match="a column is ragged"):
+        made(fields={"image": tg.Image()}, keep="decoded")
+    with pytest.raises(tg.ConfigError, match="a sampler repeats samples"):
+        made(fields=center, keep="decoded", sampler=[1, 2], shuffle=False)
+    with pytest.raises(tg.ConfigError, match="unknown variant `rows`"):
+        made(fields=center, keep="rows")

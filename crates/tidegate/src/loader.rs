@@ -13,7 +13,7 @@ use tidegate_data::cache::{Records, disk, node};
 use tidegate_data::order::given::{Given, Ids};
 use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::plan::Plan;
-use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Kept, Past, Pipeline, StageStats};
+use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Keep, Kept, Past, Pipeline, StageStats};
 use tidegate_data::source::{Access, Source, open};
 use tidegate_data::{Error, Result};
 
@@ -135,9 +135,14 @@ impl Loader {
             None => order(options.shuffle, options.seed, &source.runs())?.into(),
         };
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
-        let kept = Kept::new(&*source, &budget, order.foresight());
+        let kept = Kept::new(&*source, &layout, &budget, order.foresight(), options.keep)?;
         let disk = options.disk.as_ref().map(|disk| disk::open(&*source, disk)).transpose()?;
         let common = budget.shared_by().map(|others| node::open(&*source, others)).transpose()?.flatten();
+        if common.is_some() && options.keep == Keep::Decoded {
+            return Err(Error::Config(
+                "keep=\"decoded\", but the ranks of a node keep samples in common as they are stored: leave keep out".into(),
+            ));
+        }
         let stores = common.into_iter().chain(disk).map(Arc::new).collect();
         let loader = Self {
             source,
@@ -295,9 +300,9 @@ impl Loader {
         let whole_before = self.budget.shared_by().map_or(before, |node| node.cap_bytes());
         let bytes = self.budget.shared_by().map_or(whole, |node| node.share_of(whole));
         let _it_fits = self.plan_alone(bytes)?;
-        let limit = self.kept.cache.limit_bytes();
+        let limit = self.kept.limit_bytes();
         if limit > 0 {
-            self.kept.cache.set_limit((limit + bytes).saturating_sub(before));
+            self.kept.set_limit((limit + bytes).saturating_sub(before));
         }
         self.budget.set_cap(whole);
         let Some(running) = self.running.upgrade() else {

@@ -8,7 +8,7 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::cache::DiskCache;
 use tidegate_data::order::Shuffle;
 use tidegate_data::order::split::Remainder;
-use tidegate_data::pipeline::OnError;
+use tidegate_data::pipeline::{Keep, OnError};
 use tidegate_data::{Error, Result};
 
 /// All options of a loader, with the defaults of torch's DataLoader where the words are its own.
@@ -39,6 +39,8 @@ pub struct Options {
     pub on_error: OnError,
     /// The share of samples that may fail under skip or replace.
     pub max_failure_rate: f64,
+    /// What is kept of samples in memory.
+    pub keep: Keep,
     /// Where samples are kept on a disk from one epoch and one run to the next.
     pub disk: Option<DiskCache>,
     /// This rank.
@@ -64,6 +66,7 @@ impl Default for Options {
             map_threads: 0,
             on_error: OnError::Raise,
             max_failure_rate: 0.01,
+            keep: Keep::Auto,
             disk: None,
             rank: 0,
             world_size: 1,

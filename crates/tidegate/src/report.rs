@@ -196,6 +196,12 @@ impl fmt::Display for Report {
                 mib(s.cache_limit_bytes)
             )?;
         }
+        if s.cache_decoded {
+            writeln!(
+                f,
+                "samples are kept decoded, which saves more time here than more of them as they are stored"
+            )?;
+        }
         if let Some(codec) = s.cache_codec {
             writeln!(
                 f,

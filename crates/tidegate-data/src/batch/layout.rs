@@ -3,7 +3,8 @@
 //! Flow: schema + wanted specs -> [`Layout`]; read by the pipeline and by whoever presents batches.
 //! Memory: holds none; says how many bytes a slot has.
 
-use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
+use super::row;
+use super::spec::{Crop, FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::npy::DType;
 use crate::source::{Field, Kind, Schema};
 use crate::{Error, Result};
@@ -86,6 +87,34 @@ impl Layout {
     #[must_use]
     pub fn offset(&self, c: usize, rows: usize) -> usize {
         self.columns[..c].iter().map(|c| (c.row_bytes() * rows).next_multiple_of(ALIGN)).sum()
+    }
+
+    /// Bytes of a row, all columns together.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        self.columns.iter().map(|c| c.row_bytes() as u64).sum()
+    }
+
+    /// Why a sample does not make the same row of fixed size each time, if it does not.
+    #[must_use]
+    pub fn varies(&self) -> Option<&'static str> {
+        let drawn = |spec: &FieldSpec| match spec {
+            FieldSpec::Image(image) => {
+                let mirrored = image.flip > 0.0 && image.flip < 1.0;
+                image.crop == Crop::Random || mirrored || image.jitter.is_some()
+            }
+            _ => false,
+        };
+        if self.columns.iter().any(|c| drawn(&c.spec)) {
+            return Some("random crops, flips and colours differ in each epoch");
+        }
+        self.columns.iter().any(|c| c.shape.is_none()).then_some("a column is ragged: give its size or shape")
+    }
+
+    /// Whether anything has to be decoded.
+    #[must_use]
+    pub fn has_pictures(&self) -> bool {
+        self.columns.iter().any(row::is_picture)
     }
 
     /// The image whose geometry a mask shares.

@@ -18,7 +18,7 @@ use super::work::Task;
 use super::{Room, Shared, Starved, lock, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
-use crate::cache::{Lease, Lent, Packed, Records, Spot, Tier};
+use crate::cache::{Lease, Lent, Near, Packed, Records, Spot, Tier};
 use crate::order::Epoch;
 use crate::order::split::Rows;
 use crate::source::checkpoints::Checkpoints;
@@ -286,7 +286,8 @@ fn pass_on(
         });
         if let Ok(range) = &range {
             let record = record.clone().map_or(&[][..], |record| &room[record]);
-            let _it_may_be_full_or_not_want_it = shared.cache.put(at.id, &[&room[range.clone()], record]);
+            let _it_may_be_full_or_not_want_it =
+                shared.samples.stored.put(at.id, &[&room[range.clone()], record]);
             let from =
                 read.kept.as_ref().and_then(Kept::place).map(|(store, _)| store).filter(|_| !from_source);
             for (_, store) in shared.config.stores.iter().enumerate().filter(|(i, _)| Some(*i) != from) {
@@ -404,6 +405,10 @@ impl Feed {
             if failed(row) {
                 continue;
             }
+            if let Some(Lent::Plain(made)) = shared.samples.rows().and_then(|rows| rows.lend(at.id)) {
+                lent.push(made_task(shared, &filling, row, made, at));
+                continue;
+            }
             match lend(shared, &at) {
                 Some(Lent::Plain(lease)) => lent.push(lent_task(shared, &filling, row, lease, at)),
                 Some(Lent::Packed(packed)) => kept.push((Kept::Packed(packed), row, at)),
@@ -469,7 +474,7 @@ fn kept_read(filling: &Arc<Filling>, row: usize, at: Located, place: Kept) -> Re
 fn meet(shared: &Shared, at: &Located) {
     let len = u64::from(at.entry.len);
     let record = shared.checkpoints().map_or(0, Checkpoints::record_bytes);
-    if shared.cache.meet(at.id, len + record) {
+    if shared.samples.stored.meet(at.id, len + record) {
         shared.stats.could_hit_bytes.fetch_add(len, Ordering::Relaxed);
     }
 }
@@ -477,10 +482,18 @@ fn meet(shared: &Shared, at: &Located) {
 /// What is kept in memory of a sample: its bytes, then its record, if they are what the index says they are; or its bytes packed.
 fn lend(shared: &Shared, at: &Located) -> Option<Lent> {
     let len = at.entry.len as usize;
-    shared.cache.lend(at.id).filter(|lent| match lent {
+    shared.samples.stored.lend(at.id).filter(|lent| match lent {
         Lent::Plain(lease) => lease.len() >= len,
         Lent::Packed(packed) => packed.unpacked_len() == len,
     })
+}
+
+/// The task of a row that was made before.
+fn made_task(shared: &Shared, filling: &Arc<Filling>, row: usize, made: Lease, at: Located) -> Task {
+    shared.stats.hits.fetch_add(1, Ordering::Relaxed);
+    shared.stats.hit_bytes.fetch_add(made.len() as u64, Ordering::Relaxed);
+    let (range, room) = (Ok(0..made.len()), Arc::new(Room::Made(made)));
+    Task { filling: Arc::clone(filling), row, at, room, range, record: None, attempt: 0 }
 }
 
 /// The task of a row whose bytes need no reading.

@@ -13,6 +13,7 @@
 mod feed;
 mod filling;
 mod groups;
+mod kept;
 mod mapping;
 pub mod plan;
 mod ring;
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::{Budget, Staged, WeakSlab};
 
 use self::feed::Feed;
+use self::kept::Samples;
+pub use self::kept::{Keep, Kept};
 use self::mapping::Finished;
 use self::plan::{Plan, Reserved};
 use self::ring::Ring;
@@ -37,11 +40,11 @@ pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
-use crate::cache::{Coming, Lease, Memory, Near, Records, Repeated, Rule, Tier};
+use crate::cache::{Coming, Lease, Records, Rule, Tier};
 use crate::order::split::Split;
 use crate::order::{Epoch, Foresight, Order};
 use crate::source::checkpoints::Checkpoints;
-use crate::source::{Extremes, ReadMode, Source};
+use crate::source::{ReadMode, Source};
 use crate::{Error, Place, Result};
 
 /// What happens when a sample fails.
@@ -107,29 +110,6 @@ pub struct Failure {
     pub what: String,
 }
 
-/// What stays from one epoch to the next.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    /// The slots of the last epoch, as long as the consumer holds a batch of it.
-    pub slots: WeakSlab,
-    /// Samples in memory.
-    pub cache: Arc<dyn Near>,
-}
-
-impl Kept {
-    /// Nothing yet, for a source under a budget, in an order of which so much is known.
-    #[must_use]
-    pub fn new(source: &dyn Source, budget: &Budget, foresight: Foresight) -> Self {
-        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
-        let threads = plan::readers_most(source);
-        let cache: Arc<dyn Near> = match foresight {
-            Foresight::Once => Memory::packing(budget, total_bytes, source.len(), sample_bytes, threads),
-            _ => Repeated::new(budget, total_bytes, source.len(), foresight == Foresight::Listed),
-        };
-        Self { slots: WeakSlab::default(), cache }
-    }
-}
-
 /// What this rank is going to ask for in this epoch and the next, where that is listed, and how many ids these are.
 fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
     if config.order.foresight() != Foresight::Listed {
@@ -148,11 +128,12 @@ fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
     (Box::new(this.chain(next.into_iter().flatten())), batches * config.split.most_rows())
 }
 
-/// Where the bytes of a task lie: in staging, or in the cache.
+/// Where the bytes of a task lie: in staging, or in the cache, or there as the row that is to be made.
 #[derive(Debug)]
 enum Room {
     Staged(Staged),
     Lent(Lease),
+    Made(Lease),
 }
 
 impl std::ops::Deref for Room {
@@ -160,7 +141,7 @@ impl std::ops::Deref for Room {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Staged(staged) => staged,
-            Self::Lent(lease) => lease,
+            Self::Lent(lease) | Self::Made(lease) => lease,
         }
     }
 }
@@ -206,7 +187,7 @@ struct Shared {
     config: Config,
     mode: ReadMode,
     reserved: Reserved,
-    cache: Arc<dyn Near>,
+    samples: Arc<Samples>,
     map: Option<Arc<dyn BatchMap>>,
     ring: Ring<Task>,
     /// Batches for the mapping threads, if there are any.
@@ -322,7 +303,7 @@ impl Pipeline {
         let alone = plan.kept_samples_bytes;
         let in_memory = budget.shared_by().map_or(alone, |node| node.left_bytes(alone));
         let common = config.stores.iter().find(|store| store.in_memory());
-        kept.cache.set_limit(if common.is_some() { 0 } else { alone });
+        kept.set_limit(if common.is_some() { 0 } else { alone });
         for store in &config.stores {
             // Those on disk look for room again; what several processes keep goes when somebody lacks it, not before.
             store.set_limit(if store.in_memory() {
@@ -332,14 +313,15 @@ impl Pipeline {
             });
         }
         let (coming, count) = coming(&epoch, &config);
-        kept.cache.look_ahead(coming, count);
-        let could_hit_bytes = match common.map_or(kept.cache.held_bytes(), |store| store.held_bytes()) {
+        let samples = Arc::clone(&kept.samples);
+        samples.stored.look_ahead(coming, count);
+        let could_hit_bytes = match common.map_or(samples.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
             // Told access by access.
-            _ if common.is_none() && kept.cache.rule() != Rule::Fixed => 0,
+            _ if common.is_none() && samples.stored.rule() != Rule::Fixed => 0,
             _ => {
-                let gain = kept.cache.codec().map_or(1.0, |(_, gain)| gain);
-                ((in_memory as f64 * gain) as u64).min(source.extremes().total_bytes)
+                let gain = samples.stored.codec().map_or(1.0, |(_, gain)| gain);
+                ((in_memory as f64 * gain) as u64).min(samples.total_bytes())
             }
         };
         let reserved = plan.reserve(&layout, budget, &kept.slots)?;
@@ -352,7 +334,7 @@ impl Pipeline {
         let shared = Arc::new(Shared {
             mode,
             reserved,
-            cache: Arc::clone(&kept.cache),
+            samples,
             map,
             ring: Ring::new(1024),
             finished: Finished::new(next),

@@ -78,6 +78,8 @@ pub struct StageStats {
     pub cache_held_bytes: u64,
     /// How it is decided which samples are kept in memory.
     pub cache_rule: Option<Rule>,
+    /// Whether what is kept in memory is decoded.
+    pub cache_decoded: bool,
     /// How samples in memory are packed, if they are, and how much smaller that makes them in a hundred parts.
     pub cache_codec: Option<&'static str>,
     /// See `cache_codec`.
@@ -114,10 +116,12 @@ impl Stats {
         let stores = || shared.config.stores.iter().map(|store| &**store);
         let disks = || stores().filter(|store| !store.in_memory());
         let common = || stores().filter(|store| store.in_memory());
-        let codec = shared.cache.codec();
+        let codec = shared.samples.stored.codec();
+        let decoded = shared.samples.rows().is_some();
         StageStats {
             cache_codec: codec.map(|(codec, _)| codec.name()),
-            cache_rule: Some(shared.cache.rule()),
+            cache_rule: Some(shared.samples.stored.rule()),
+            cache_decoded: decoded,
             cache_gain_percent: codec.map_or(100, |(_, gain)| (100.0 * gain) as u64),
             batches: read(&self.delivered),
             samples: read(&self.samples),
@@ -135,8 +139,8 @@ impl Stats {
             disk_limit_bytes: disks().map(Tier::limit_bytes).sum(),
             disk_held_bytes: disks().map(Tier::held_bytes).sum(),
             could_hit_bytes: read(&self.could_hit_bytes),
-            cache_limit_bytes: shared.cache.limit_bytes() + common().map(Tier::limit_bytes).sum::<u64>(),
-            cache_held_bytes: shared.cache.held_bytes() + common().map(Tier::held_bytes).sum::<u64>(),
+            cache_limit_bytes: shared.samples.limit_bytes() + common().map(Tier::limit_bytes).sum::<u64>(),
+            cache_held_bytes: shared.samples.held_bytes() + common().map(Tier::held_bytes).sum::<u64>(),
             read_ns: read(&self.read_ns),
             slot_wait_ns: read(&self.slot_wait_ns),
             staging_wait_ns: read(&self.staging_wait_ns),

@@ -17,6 +17,7 @@ use super::stats::add;
 use super::{Failure, OnError, Room, Shared, lock};
 use crate::batch::geometry::Draw;
 use crate::batch::row::{Needs, Target, Tools};
+use crate::cache::Tier;
 use crate::order::random::{Purpose, Stream};
 use crate::source::{Located, Value};
 use crate::{Error, Result};
@@ -79,6 +80,7 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
         drop(task);
         add(&shared.stats.work_ns, began);
+        shared.samples.made(&shared.stats, shared.reserved.plan.readers, shared.config.workers);
     }
     shared.watch.note(thread, "done", None);
 }
@@ -120,11 +122,15 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     };
     let range = task.range.clone().map_err(|what| sample("", what))?;
     let bytes = &task.room[range];
+    if let Room::Made(_) = &*task.room {
+        return copy(shared, task, bytes);
+    }
     let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
     let checkpoints = task.record.clone().map(|range| &task.room[range]);
     let config = &shared.config;
     let position = (task.filling.start + task.row as u64) % config.split.len.max(1);
     let draw = Draw { seed: config.seed, epoch: config.epoch, position };
+    let mut made = Vec::new();
     for (c, column) in shared.layout.columns.iter().enumerate() {
         let value = values.get(column.field).copied().unwrap_or(Value::Missing);
         let field = |what: Error| match what {
@@ -132,9 +138,7 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
             other => other,
         };
         let needs = Needs::of(column, value).map_err(field)?;
-        let Some(mut piece) = task.filling.piece(c, task.row) else {
-            return Err(Error::Config("a row was given out twice: please report this".into()));
-        };
+        let mut piece = task.filling.piece(c, task.row).ok_or_else(given_twice)?;
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
         fits(shared, &needs, target.bytes.len()).map_err(field)?;
         let mut fill = |tools: &mut Tools, scratch: &mut [u8]| {
@@ -157,10 +161,29 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
         }
         let Target { written, shape, filled, .. } = target;
         shared.stats.filled.fetch_add(u64::from(filled), Ordering::Relaxed);
-        drop(piece);
         task.filling.written(c, task.row, written, shape);
+        made.push(piece);
+    }
+    if let Some(rows) = shared.samples.rows() {
+        let parts: Vec<&[u8]> = made.iter().map(|piece| &**piece).collect();
+        let _it_may_be_full_or_not_want_it = rows.put(task.at.id, &parts);
     }
     Ok(())
+}
+
+/// Fills the row of a task that was made before.
+fn copy(shared: &Shared, task: &Task, mut row: &[u8]) -> Result<()> {
+    for (c, column) in shared.layout.columns.iter().enumerate() {
+        let (bytes, rest) = row.split_at_checked(column.row_bytes()).ok_or_else(given_twice)?;
+        let mut piece = task.filling.piece(c, task.row).ok_or_else(given_twice)?;
+        piece.copy_from_slice(bytes);
+        row = rest;
+    }
+    Ok(())
+}
+
+fn given_twice() -> Error {
+    Error::Config("a row was given out twice: please report this".into())
 }
 
 /// Refuses a picture that takes more than the plan has for one, or than its batch has room for.

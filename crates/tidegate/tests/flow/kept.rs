@@ -3,10 +3,12 @@
 use tidegate::synth::{self, Form, Recipe};
 use tidegate::{Budget, FieldSpec, Loader, Options, open};
 use tidegate_core::memory::size::Size;
+use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::Rule;
 use tidegate_data::decode::npy::DType;
 use tidegate_data::order::given::{Ids, List, Listing};
+use tidegate_data::pipeline::Keep;
 use tidegate_data::source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, loader, options, pictures, rows};
@@ -347,4 +349,44 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
     )
     .unwrap();
     assert!((0..2).all(|_| epoch(&mut list).iter().map(|(id, _)| *id).eq([5, 5, 2])));
+}
+
+#[test]
+fn rows_that_are_the_same_each_time_are_kept_decoded() {
+    let source = open(pictures("decoded", 240, Form::Tar).to_str().unwrap(), false).unwrap();
+    let image = ImageSpec { size: Some((32, 32)), crop: Crop::Center, ..ImageSpec::default() };
+    let same = Options { fields: vec![("jpg".into(), FieldSpec::Image(image))], ..options(16) };
+    let expected: Vec<_> = {
+        let mut loader = loader(&source, Options { keep: Keep::Stored, ..same.clone() }, 256 << 20);
+        (0..3).map(|_| epoch(&mut loader)).collect()
+    };
+    for (keep, budget) in [(Keep::Decoded, 5 << 20), (Keep::Decoded, 64 << 20), (Keep::Auto, 64 << 20)] {
+        let mut loader = loader(&source, Options { keep, ..same.clone() }, budget);
+        for (number, expected) in expected.iter().enumerate() {
+            assert!(epoch(&mut loader) == *expected, "{keep:?}, epoch {number}, budget {budget}");
+            let s = loader.report().stages;
+            assert!(s.cache_held_bytes <= s.cache_limit_bytes, "{s:?}");
+            // What it keeps by itself depends on what took how long.
+            assert!(keep != Keep::Decoded || s.cache_decoded);
+            if keep == Keep::Decoded && number > 0 {
+                assert!(s.hits > 0 && s.hit_bytes <= s.could_hit_bytes, "{s:?}");
+                assert!(budget < 64 << 20 || (s.hits, s.reads) == (240, 0), "{s:?}");
+            }
+        }
+        // In the middle, with other memory.
+        loader.set_epoch(1);
+        let mut seen = Vec::new();
+        for batch in loader.epoch().unwrap() {
+            let batch = batch.unwrap();
+            seen.extend(rows(&batch));
+            let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
+            drop(batch);
+            loader.set_memory(&Size::Bytes(size)).unwrap();
+        }
+        assert!(seen == expected[1]);
+    }
+    let fields = options(16).fields.split_off(1);
+    let drawn = Options { keep: Keep::Decoded, fields, ..options(16) };
+    let error = Loader::new(source, drawn, Budget::new(64 << 20)).unwrap_err().to_string();
+    assert!(error.contains("random crops, flips and colours differ in each epoch"), "{error}");
 }

@@ -1,0 +1,249 @@
+//! What stays from one epoch to the next: slots that the consumer holds, and samples in memory.
+//!
+//! Flow: plan -> a limit -> samples as they are stored, or the rows that were made of them, whichever saves more time.
+//! Memory: that of the tiers (accounts `cache.memory` and `cache.compressed`), within the one limit.
+//!
+//! A row is larger than the file it came from, so fewer of them fit, but one that is kept needs no decoding either. Rows can be kept
+//! only where a sample is the same in each epoch: no random crop, no mirroring. What decoding and reading take is seen in the
+//! first samples, and until then nothing is kept.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::memory::{Budget, WeakSlab};
+
+use super::plan;
+use super::stats::Stats;
+use crate::batch::Layout;
+use crate::cache::{Memory, Near, Repeated, Tier};
+use crate::order::Foresight;
+use crate::source::{Access, Extremes, Source};
+use crate::{Error, Result};
+
+/// Samples after which it is known what they cost.
+const SEEN_LEAST: u64 = 256;
+
+/// What is kept of samples in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Whichever saves more time.
+    #[default]
+    Auto,
+    /// Their bytes as they are stored.
+    Stored,
+    /// The rows that are made of them.
+    Decoded,
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The slots of the last epoch, as long as the consumer holds a batch of it.
+    pub slots: WeakSlab,
+    pub(super) samples: Arc<Samples>,
+}
+
+impl Kept {
+    /// Nothing yet, for a source under a budget, in an order of which so much is known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if rows are to be kept that differ in each epoch.
+    pub fn new(
+        source: &dyn Source,
+        layout: &Layout,
+        budget: &Budget,
+        foresight: Foresight,
+        keep: Keep,
+    ) -> Result<Self> {
+        let samples = Arc::new(Samples::new(source, layout, budget, foresight, keep)?);
+        Ok(Self { slots: WeakSlab::default(), samples })
+    }
+
+    /// The most that samples may take.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u64 {
+        self.samples.limit_bytes()
+    }
+
+    /// Changes it; what is beyond a lower one is let go of at once.
+    pub fn set_limit(&self, bytes: u64) {
+        self.samples.set_limit(bytes);
+    }
+}
+
+/// Samples in memory, in one of two forms.
+#[derive(Debug)]
+pub(super) struct Samples {
+    /// As they are stored.
+    pub(super) stored: Arc<dyn Near>,
+    /// As rows, where they may be.
+    rows: Option<Arc<Memory>>,
+    sizes: Sizes,
+    /// A [`Keep`].
+    keep: AtomicU8,
+    /// What the chosen form may take.
+    limit: Mutex<u64>,
+    seen: AtomicU64,
+}
+
+/// The samples of a source, all together.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    samples: u64,
+    stored_bytes: u64,
+    rows_bytes: u64,
+}
+
+/// What a sample takes of the time of an epoch, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    reading: f64,
+    decoding: f64,
+}
+
+impl Costs {
+    fn of(stats: &Stats, readers: usize, workers: usize) -> Self {
+        let read = |c: &AtomicU64| c.load(Ordering::Relaxed) as f64;
+        let samples = read(&stats.samples).max(1.0);
+        Self {
+            reading: read(&stats.read_ns) / samples / readers.max(1) as f64,
+            decoding: read(&stats.work_ns) / samples / workers.max(1) as f64,
+        }
+    }
+
+    /// Whether rows in `limit` bytes leave less to do than samples as they are stored: for the slower of reading and decoding, which
+    /// go on at the same time, and if that is the same for both together.
+    fn rows_are_better(self, limit: u64, sizes: Sizes) -> bool {
+        let missing = |bytes: u64| 1.0 - (limit as f64 / bytes.max(1) as f64).min(1.0);
+        let (stored, rows) = (missing(sizes.stored_bytes), missing(sizes.rows_bytes));
+        let left = |reading: f64, decoding: f64| {
+            let (reading, decoding) = (reading * self.reading, decoding * self.decoding);
+            (reading.max(decoding), reading + decoding)
+        };
+        let (stored, rows) = (left(stored, 1.0), left(rows, rows));
+        // Within a twentieth they are the same.
+        rows.0 < 0.95 * stored.0 || (rows.0 < 1.05 * stored.0 && rows.1 < stored.1)
+    }
+}
+
+impl Samples {
+    fn new(
+        source: &dyn Source,
+        layout: &Layout,
+        budget: &Budget,
+        foresight: Foresight,
+        keep: Keep,
+    ) -> Result<Self> {
+        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
+        let count = source.len();
+        let stored: Arc<dyn Near> = match foresight {
+            Foresight::Once => {
+                Memory::packing(budget, total_bytes, count, sample_bytes, plan::readers_most(source))
+            }
+            _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
+        };
+        let why_not = if foresight != Foresight::Once {
+            Some("a sampler repeats samples")
+        } else if source.access() != Access::Random || source.index().is_none() {
+            Some("this source is not read a sample at a time")
+        } else {
+            layout.varies()
+        };
+        let keep = match (keep, why_not) {
+            (Keep::Decoded, Some(why)) => {
+                return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
+            }
+            // What is not decoded is as good as it is stored.
+            (Keep::Auto, _) if why_not.is_some() || !layout.has_pictures() => Keep::Stored,
+            (keep, _) => keep,
+        };
+        let rows_bytes = count.saturating_mul(layout.row_bytes());
+        let rows = (keep != Keep::Stored).then(|| Memory::new(budget, rows_bytes, count));
+        let sizes = Sizes { samples: count, stored_bytes: total_bytes, rows_bytes };
+        let keep = AtomicU8::new(keep as u8);
+        Ok(Self { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) })
+    }
+
+    fn limit(&self) -> MutexGuard<'_, u64> {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is(&self, keep: Keep) -> bool {
+        self.keep.load(Ordering::Acquire) == keep as u8
+    }
+
+    /// Rows, if these are kept.
+    pub(super) fn rows(&self) -> Option<&Memory> {
+        self.rows.as_deref().filter(|_| self.is(Keep::Decoded))
+    }
+
+    /// The tier in use.
+    fn tier(&self) -> Option<&dyn Tier> {
+        match self.rows() {
+            Some(rows) => Some(rows),
+            None => self.is(Keep::Stored).then_some(&*self.stored as &dyn Tier),
+        }
+    }
+
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.tier().map_or_else(|| *self.limit(), Tier::limit_bytes)
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.tier().map_or(0, Tier::held_bytes)
+    }
+
+    /// All of it, in the form in which it is kept.
+    pub(super) fn total_bytes(&self) -> u64 {
+        if self.rows().is_some() { self.sizes.rows_bytes } else { self.sizes.stored_bytes }
+    }
+
+    pub(super) fn set_limit(&self, bytes: u64) {
+        let mut limit = self.limit();
+        *limit = bytes;
+        if let Some(tier) = self.tier() {
+            tier.set_limit(bytes);
+        }
+    }
+
+    /// One more sample was made: after the first ones it is decided what is kept.
+    pub(super) fn made(&self, stats: &Stats, readers: usize, workers: usize) {
+        if !self.is(Keep::Auto) {
+            return;
+        }
+        let seen = 1 + self.seen.fetch_add(1, Ordering::Relaxed);
+        if seen != SEEN_LEAST.min(self.sizes.samples / 8).max(1) {
+            return;
+        }
+        let limit = self.limit();
+        let rows = Costs::of(stats, readers, workers).rows_are_better(*limit, self.sizes);
+        let keep = if rows { Keep::Decoded } else { Keep::Stored };
+        self.keep.store(keep as u8, Ordering::Release);
+        if let Some(tier) = self.tier() {
+            tier.set_limit(*limit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_that_leaves_less_to_do_is_kept() {
+        let sizes = Sizes { samples: 1000, stored_bytes: 100 << 20, rows_bytes: 150 << 20 };
+        let better =
+            |reading, decoding, limit: u64| Costs { reading, decoding }.rows_are_better(limit << 20, sizes);
+        // Decoding is what takes long.
+        assert!(better(50.0, 500.0, 20) && better(50.0, 500.0, 150));
+        // A slow store: two thirds of the rows would leave more to fetch.
+        assert!(!better(5000.0, 500.0, 100) && !better(5000.0, 500.0, 20));
+        // Once all rows fit, nothing is left to do.
+        assert!(better(5000.0, 500.0, 150));
+        // As slow as each other: stored samples would leave the decoding.
+        assert!(better(500.0, 500.0, 75));
+        assert!(!better(500.0, 0.0, 75));
+    }
+}
