@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -67,6 +67,10 @@ bench-resize: install
 # What it gives to keep samples decoded.
 bench-keep: install
 	$(BIN)/python bench/keep.py --out bench/results/keep.json
+
+# A store that is far away, by how many requests the budget allows.
+bench-latency: install
+	$(BIN)/python bench/latency.py --out bench/results/latency.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

@@ -77,11 +77,14 @@ impl Loader {
         memories: Vec<Bound<'_, PyAny>>,
         read_bytes_per_s: Option<f64>,
         rate: Option<f64>,
+        disk_bytes: Option<u64>,
     ) -> PyResult<(String, String)> {
         let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e.into()));
         let memories = memories.iter().map(bytes).collect::<PyResult<Vec<u64>>>()?;
         let curve = py
-            .detach(|| lock(&self.0).cache_curve(&memories, read_bytes_per_s, rate))
+            .detach(|| {
+                lock(&self.0).cache_curve(&tidegate::WhatIf { memories, read_bytes_per_s, rate, disk_bytes })
+            })
             .map_err(|e| raise(&e))?;
         let json = serde_json::to_string(&curve).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, curve.to_string()))

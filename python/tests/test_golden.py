@@ -158,3 +158,26 @@ def test_tables_that_differ_or_are_damaged(golden):
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(tg.DataError, match=name):
             tg.open(path)
+
+
+def test_ranks_with_places_of_their_own_decode_each_group_about_once(golden, tmp_path):
+    for i in range(8):
+        shutil.copy(golden / "tables/snappy.parquet", tmp_path / f"{i}.parquet")
+
+    def ranks(nodes, world=2):
+        seen, read = [], []
+        for rank in range(world):
+            options = {"rank": rank, "world_size": world, "shuffle": tg.Window(80, canonical_nodes=nodes), "ids": True}
+            source, memory = tg.open(tmp_path), tg.Budget("64MiB")
+            loader = tg.Loader(source, global_batch_size=16, memory=memory, fields=["u8"], workers=1, **options)
+            seen.append([batch["ids"].tolist() for batch in loader])
+            read.append(loader.report()["stages"]["amplification_percent"])
+        assert sorted(id for rank in seen for ids in rank for id in ids) == list(range(320))
+        return [sorted(a + b) for a, b in zip(seen[0], seen[-1], strict=True)], read
+
+    together, read = ranks(1)
+    assert all(percent > 150 for percent in read)
+    apart, read = ranks(2)
+    assert all(percent < 130 for percent in read)
+    whole, _ = ranks(2, world=1)
+    assert [sorted(set(ids)) for ids in whole] == apart

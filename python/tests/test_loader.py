@@ -654,3 +654,29 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
         made(fields=center, keep="decoded", sampler=[1, 2], shuffle=False)
     with pytest.raises(tg.ConfigError, match="unknown variant `rows`"):
         made(fields=center, keep="rows")
+
+
+def test_the_what_if_of_a_disk_cache_says_what_the_store_is_asked_for(tmp_path):
+    data = tmp_path / "data" / "s.tar"
+    data.parent.mkdir()
+    with tarfile.open(data, "w") as tar:
+        for i in range(600):
+            info = tarfile.TarInfo(f"{i:04}.bin")
+            info.size = 30_000
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    total, options = 600 * 30_000, {"batch_size": 8, "shuffle": True, "memory": tg.Budget("64MiB")}
+    loader = tg.Loader(data, **options)
+
+    def point(**more):
+        (point,) = tg.cache_curve(loader, memory=["10MiB"], read=1e9, **more)
+        return point["point"]["read_bytes"], point["source_bytes"]
+
+    read, source = point()
+    assert 0.3 * total < read == source
+    # A quarter of all samples is on disk, and none of them in memory too.
+    assert abs(point(disk=total // 4)[1] - (read - total // 4)) < 10
+    assert point(disk=total) == (read, 0)
+    disk = tg.Loader(data, disk=tg.DiskCache(tmp_path / "cache", "64MiB", 0), **options)
+    curve = tg.cache_curve(disk, memory=["10MiB"], read=1e9)
+    assert curve[0]["source_bytes"] == 0
+    assert "not on disk" in str(curve)

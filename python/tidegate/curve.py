@@ -32,6 +32,7 @@ def cache_curve(
     memory: Sequence[int | float | str],
     read: float | None = None,
     rate: float | None = None,
+    disk: int | str | None = None,
     sizes: ArrayLike | None = None,
     epoch: int | None = None,
     policy: Literal["min", "fixed", "optimum"] = "min",
@@ -47,6 +48,7 @@ def cache_curve(
         memory: budgets or bytes.
         read: bytes per second that reading gives; of a loader it is measured if not given, of accesses 1 GiB/s.
         rate: samples per second that training takes; the words of a loader's curve say what memory suffices.
+        disk: bytes or "200GiB" of a disk cache behind the memory of a loader; by default its own.
         sizes: bytes of each object; 1 if not given. For accesses alone, as what follows.
         epoch: accesses in an epoch; all if not given. The first epoch warms the cache and is not counted, unless it is
             the only one.
@@ -55,13 +57,14 @@ def cache_curve(
         ahead: bytes that may be read ahead.
 
     Each point has `cache_bytes`, `accesses`, `hits`, `read_bytes` and `stall_free_per_s`; of a loader `memory_bytes`
-    and `point`, which is None where an epoch cannot run.
+    and `point`, which is None where an epoch cannot run, and `source_bytes`, those that a disk cache does not have.
 
     >>> cache_curve([0, 1, 2, 0, 1, 2], memory=[0, 2, 3])[1]["hits"]
     2
     """
     if isinstance(what, Loader):
-        text, words = what._inner.cache_curve(list(memory), read, rate)
+        disk_bytes = None if disk is None else _tidegate.size_bytes(disk)
+        text, words = what._inner.cache_curve(list(memory), read, rate, disk_bytes)
         curve = Curve(json.loads(text)["points"])
         for point in curve:
             _unbounded(point["point"])

@@ -131,6 +131,8 @@ class Array(Field):
 class Window:
     """A shuffle within windows of `samples`, drawn from `canonical_nodes` places of the data at a time.
 
+    Where the number of ranks divides `canonical_nodes`, and that the global batch, each rank has places of its own.
+
     >>> Window(4096)
     Window(samples=4096, canonical_nodes=1)
     """

@@ -175,6 +175,7 @@ impl Loader {
             remainder: self.options.remainder(),
             rank: self.options.rank,
             world: self.options.world_size,
+            places: self.order.places(),
         })
     }
 

@@ -172,7 +172,21 @@ impl fmt::Display for Report {
             writeln!(f, "{} reads {how}, {} of them several at once (io_uring)", s.reads, s.together)?;
         }
         if s.remote {
-            writeln!(f, "{} reads of objects over the network, {} MiB", s.reads, mib(s.read_bytes))?;
+            let (ms, readers) = (s.latency_us.unwrap_or_default() / 1000, s.readers);
+            let at_once = format!("up to {readers} at once, since a request takes {ms} ms");
+            writeln!(
+                f,
+                "{} reads of objects over the network, {} MiB, {at_once}",
+                s.reads,
+                mib(s.read_bytes)
+            )?;
+        }
+        if s.amplification_percent > 105 {
+            let times = s.amplification_percent as f64 / 100.0;
+            writeln!(
+                f,
+                "{times:.2} times the bytes that these samples are were read (gaps, and groups that others read too)"
+            )?;
         }
         if s.checkpoints > 0 {
             writeln!(f, "{} samples with JPEG checkpoints", s.checkpoints)?;

@@ -30,6 +30,21 @@ pub struct MemoryPoint {
     pub memory_bytes: u64,
     /// What it gives; nothing if no epoch can run in it.
     pub point: Option<Point>,
+    /// Of the bytes to read in an epoch, those that a disk cache does not have.
+    pub source_bytes: Option<u64>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Default)]
+pub struct WhatIf {
+    /// Budgets, in bytes; of all ranks together, where they share one.
+    pub memories: Vec<u64>,
+    /// How fast bytes come that are not kept; measured if it is not given.
+    pub read_bytes_per_s: Option<f64>,
+    /// The samples a second that training takes.
+    pub rate: Option<f64>,
+    /// What a disk cache may take, all told; the loader's own if it is not given.
+    pub disk_bytes: Option<u64>,
 }
 
 /// See the head of this file.
@@ -41,20 +56,17 @@ pub struct Curve {
     pub read_bytes_per_s: f64,
     /// The samples a second that are wanted.
     pub rate: Option<f64>,
+    /// What a disk cache may take, if there is one.
+    pub disk_bytes: Option<u64>,
 }
 
 impl Loader {
-    /// What `memories` would give this loader in each epoch after the first: hits of samples as they are stored (more where they are kept packed), bytes to
-    /// read, and the samples a second that never wait, where `read_bytes_per_s` is how fast bytes come (measured if it is not given).
+    /// What other memory would give this loader in each epoch after the first: hits of samples as they are stored (more where they are
+    /// kept packed), bytes to read, and the samples a second that never wait. Of ranks that share a budget it is what this one gets.
     ///
     /// # Errors
     /// More than 2²⁴ samples; an index that cannot be read; an order of which nothing is known.
-    pub fn cache_curve(
-        &self,
-        memories: &[u64],
-        read_bytes_per_s: Option<f64>,
-        rate: Option<f64>,
-    ) -> Result<Curve> {
+    pub fn cache_curve(&self, asked: &WhatIf) -> Result<Curve> {
         let rule = match self.order().foresight() {
             Foresight::Once => Policy::Fixed,
             Foresight::Listed => Policy::Min,
@@ -73,7 +85,7 @@ impl Loader {
                 source.len()
             )));
         }
-        let speed = match read_bytes_per_s {
+        let speed = match asked.read_bytes_per_s {
             Some(speed) if speed > 0.0 && speed.is_finite() => speed,
             Some(_) => {
                 return Err(Error::Config("a reading speed must be positive, in bytes a second".into()));
@@ -81,7 +93,10 @@ impl Loader {
             None => measure(&**source)?,
         };
         let sizes = sizes(&**source)?;
-        let mut memories = memories.to_vec();
+        let disk_bytes = asked.disk_bytes.or(self.options().disk.as_ref().map(|disk| disk.limit_bytes));
+        let on_disk = disk_bytes.unwrap_or(0) as f64 / source.extremes().total_bytes.max(1) as f64;
+        let node = self.budget().shared_by();
+        let mut memories = asked.memories.clone();
         memories.sort_unstable();
         memories.dedup();
         let mut accesses = Vec::new();
@@ -89,19 +104,22 @@ impl Loader {
         self.ids_of_epoch(1, &mut accesses)?;
         let mut points = Vec::new();
         for memory_bytes in memories {
-            let point = match self.plan_alone(memory_bytes) {
+            let alone = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));
+            let point = match self.plan_alone(alone) {
                 Ok(plan) => {
                     let mean = source.extremes().total_bytes / source.len().max(1);
                     let ready = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean;
                     let supply = Supply { bytes_per_s: speed, ahead_bytes: plan.staging_bytes + ready };
-                    let limits = [plan.kept_samples_bytes];
+                    let kept = plan.kept_samples_bytes;
+                    let limits = [node.map_or(kept, |node| node.left_bytes(kept))];
                     curve(&accesses, epoch, &sizes, rule, supply, &limits).pop()
                 }
                 Err(_) => None,
             };
-            points.push(MemoryPoint { memory_bytes, point });
+            let source_bytes = point.map(|point| missing(&point, on_disk, rule));
+            points.push(MemoryPoint { memory_bytes, point, source_bytes });
         }
-        Ok(Curve { points, read_bytes_per_s: speed, rate })
+        Ok(Curve { points, read_bytes_per_s: speed, rate: asked.rate, disk_bytes })
     }
 
     /// Appends the ids that this rank is given in an epoch, and says how many they are.
@@ -109,13 +127,24 @@ impl Loader {
         let (split, order, before) = (self.split(0)?, self.order().epoch(number)?, ids.len());
         for batch in 0..split.batches() {
             let rows = split.rows(batch);
-            let positions = (rows.start..rows.start + rows.count).map(|p| p % split.len.max(1));
+            let positions = rows.positions().map(|p| p % split.len.max(1));
             for position in positions {
                 ids.push(order.id(position)? as u32);
             }
         }
         Ok(ids.len() - before)
     }
+}
+
+/// The bytes to read that are not on disk, where so large a part of all samples is.
+fn missing(point: &Point, on_disk: f64, rule: Policy) -> u64 {
+    let in_memory = point.hits as f64 / point.accesses.max(1) as f64;
+    let missing = match rule {
+        // The two fixed sets begin at opposite ends.
+        Policy::Fixed => (1.0 - in_memory - on_disk) / (1.0 - in_memory).max(f64::EPSILON),
+        _ => 1.0 - on_disk,
+    };
+    (point.read_bytes as f64 * missing.clamp(0.0, 1.0)) as u64
 }
 
 /// The bytes of every sample.
@@ -160,6 +189,10 @@ fn measure(source: &dyn Source) -> Result<f64> {
 }
 
 impl Curve {
+    fn disk_column(&self, words: &str) -> String {
+        self.disk_bytes.map_or_else(String::new, |_| format!("{words:>12} "))
+    }
+
     /// The least memory that suffices, and the least that no more can better.
     #[must_use]
     pub fn sentence(&self) -> String {
@@ -187,10 +220,15 @@ impl fmt::Display for Curve {
         writeln!(f, "reading at {} MiB/s", mib(self.read_bytes_per_s as u64))?;
         writeln!(
             f,
-            "{:>10} {:>10} {:>7} {:>12} {:>14}",
-            "memory", "cache", "hits", "read/epoch", "without stall"
+            "{:>10} {:>10} {:>7} {:>12} {}{:>14}",
+            "memory",
+            "cache",
+            "hits",
+            "read/epoch",
+            self.disk_column("not on disk"),
+            "without stall"
         )?;
-        for MemoryPoint { memory_bytes, point } in &self.points {
+        for MemoryPoint { memory_bytes, point, source_bytes } in &self.points {
             let Some(p) = point else {
                 writeln!(f, "{:>10} too small for an epoch", mib(*memory_bytes))?;
                 continue;
@@ -203,11 +241,12 @@ impl fmt::Display for Curve {
             let bar = "#".repeat((hits * 40.0).round() as usize);
             writeln!(
                 f,
-                "{:>10} {:>10} {:>6.1}% {:>12} {rate:>14} {bar}",
+                "{:>10} {:>10} {:>6.1}% {:>12} {}{rate:>14} {bar}",
                 mib(*memory_bytes),
                 mib(p.cache_bytes),
                 100.0 * hits,
-                mib(p.read_bytes)
+                mib(p.read_bytes),
+                self.disk_column(&mib(source_bytes.unwrap_or_default()).to_string())
             )?;
         }
         writeln!(f, "{}", self.sentence())

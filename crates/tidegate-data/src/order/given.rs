@@ -151,7 +151,7 @@ impl Order for Given {
         Ok(Arc::new(Pulled { len, samples, state: Mutex::new((Vec::new(), pull)) }))
     }
 
-    fn runs_in_use(&self) -> u64 {
+    fn runs_in_use(&self, _: u64) -> u64 {
         self.runs
     }
 

@@ -69,8 +69,14 @@ pub trait Order: Send + Sync + std::fmt::Debug {
     /// Where the ids are the user's: what his function raises, and ids that there are not.
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>>;
 
-    /// How many runs have samples left to draw and samples drawn, at most, at any position: what must be near at hand.
-    fn runs_in_use(&self) -> u64;
+    /// How many runs have samples left to draw and samples drawn, at most, at any position: what must be near at hand of a rank, where
+    /// so many have places of the data for themselves.
+    fn runs_in_use(&self, ranks: u64) -> u64;
+
+    /// Places of the data that are interleaved, position by position.
+    fn places(&self) -> u64 {
+        1
+    }
 
     /// What is known before it is asked.
     fn foresight(&self) -> Foresight {
@@ -145,7 +151,7 @@ impl Order for Sequential {
     fn epoch(&self, _: u64) -> Result<Arc<dyn Epoch>> {
         Ok(Arc::new(Identity))
     }
-    fn runs_in_use(&self) -> u64 {
+    fn runs_in_use(&self, _: u64) -> u64 {
         1
     }
 }
@@ -173,7 +179,7 @@ impl Order for Shuffled {
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
         Ok(Arc::new(Permutation::new(self.len, self.seed, epoch, 0)))
     }
-    fn runs_in_use(&self) -> u64 {
+    fn runs_in_use(&self, _: u64) -> u64 {
         self.runs
     }
 }
@@ -200,8 +206,11 @@ impl Order for Windowed {
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
         Ok(Arc::new(WindowEpoch::new(&self.runs, self.seed, epoch, self.samples, self.nodes)))
     }
-    fn runs_in_use(&self) -> u64 {
-        window::runs_in_use(&self.runs, self.samples, self.nodes)
+    fn runs_in_use(&self, ranks: u64) -> u64 {
+        window::runs_in_use(&self.runs, self.samples, self.nodes.div_ceil(ranks.max(1)))
+    }
+    fn places(&self) -> u64 {
+        self.nodes
     }
 }
 
@@ -223,7 +232,7 @@ mod tests {
                 let epoch = order.epoch(epoch).unwrap();
                 let mut ids: Vec<_> = (0..len).map(|p| epoch.id(p).unwrap()).collect();
                 let in_use = runs_in_use(&runs, &ids);
-                prop_assert!(in_use <= order.runs_in_use() as usize, "{:?}: {}", shuffle, in_use);
+                prop_assert!(in_use <= order.runs_in_use(1) as usize, "{:?}: {}", shuffle, in_use);
                 ids.sort_unstable();
                 prop_assert_eq!(ids, (0..len).collect::<Vec<_>>(), "{:?}", shuffle);
             }

@@ -4,7 +4,8 @@
 //! Memory: holds none.
 //!
 //! Rank r of W takes [floor(rG/W), floor((r+1)G/W)) of every global batch, so ranks put together give the same global
-//! order for any W, and a run may go on with another number of ranks.
+//! order for any W, and a run may go on with another number of ranks. Where the order interleaves n places of the data and W
+//! divides n, it takes the positions of its own n/W places instead: then no two ranks read the same shard, but for those on a border.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,17 +38,35 @@ pub struct Split {
     pub rank: u64,
     /// Number of ranks.
     pub world: u64,
+    /// Places of the data that the order interleaves, position by position.
+    pub places: u64,
 }
 
 /// The positions of one rank in one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
-    /// First position; counts past the end of the epoch where the batch is padded.
-    pub start: u64,
+    /// First position of all; counts past the end of the epoch where the batch is padded.
+    start: u64,
+    /// Of each round of so many positions, so many belong to the rank.
+    round: u64,
+    of_each: u64,
     /// Rows, padding included.
     pub count: u64,
     /// Rows that are no padding.
     pub real: u64,
+}
+
+impl Rows {
+    /// The position of a row.
+    #[must_use]
+    pub fn position(&self, row: u64) -> u64 {
+        self.start + row / self.of_each * self.round + row % self.of_each
+    }
+
+    /// The positions of all rows.
+    pub fn positions(self) -> impl Iterator<Item = u64> {
+        (0..self.count).map(move |row| self.position(row))
+    }
 }
 
 impl Split {
@@ -88,12 +107,20 @@ impl Split {
     /// The most rows that a batch of this rank has.
     #[must_use]
     pub fn most_rows(&self) -> u64 {
-        // Not the rows of a full batch: a shorter, uneven one may favour another rank.
+        // All ranks have as many, where they have places of their own; else not the rows of a full batch: a shorter, uneven one may favour another rank.
         self.global_batch.div_ceil(self.world)
     }
 
     fn bound(&self, rank: u64, batch: u64) -> u64 {
         (u128::from(rank) * u128::from(batch) / u128::from(self.world)) as u64
+    }
+
+    /// How many ranks have places of the data for themselves: all, or this one has them all.
+    #[must_use]
+    pub fn ranks_apart(&self) -> u64 {
+        let even = |n: u64| n.is_multiple_of(self.places.max(1));
+        let apart = self.places.is_multiple_of(self.world) && even(self.global_batch) && even(self.start);
+        if apart { self.world } else { 1 }
     }
 
     /// The positions of this rank in `batch`, which must be below [`Split::batches`].
@@ -105,8 +132,22 @@ impl Split {
             Remainder::Uneven => left.min(self.global_batch),
             Remainder::Drop | Remainder::Pad => self.global_batch,
         };
+        if self.ranks_apart() > 1 {
+            let (round, of_each) = (self.places, self.places / self.world);
+            let first = self.rank * of_each;
+            // Rows among the first n positions.
+            let rows = |n: u64| n / round * of_each + (n % round).saturating_sub(first).min(of_each);
+            return Rows {
+                start: start + first,
+                round,
+                of_each,
+                count: rows(size),
+                real: rows(left.min(size)),
+            };
+        }
         let (low, high) = (self.bound(self.rank, size), self.bound(self.rank + 1, size));
-        Rows { start: start + low, count: high - low, real: high.min(left) - low.min(left) }
+        let count = high - low;
+        Rows { start: start + low, round: 0, of_each: u64::MAX, count, real: high.min(left) - low.min(left) }
     }
 }
 
@@ -118,17 +159,26 @@ mod tests {
     proptest! {
         /// Ranks put together give every position once, in order within each batch, for every remainder.
         #[test]
-        fn ranks_partition_the_epoch(len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9) {
+        fn ranks_partition_the_epoch(
+            len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9, places in 1u64..17,
+        ) {
             for remainder in [Remainder::Drop, Remainder::Pad, Remainder::Uneven] {
                 let global_batch = world * per + extra;
-                let split = |rank| Split { len, start: 0, global_batch, remainder, rank, world };
+                let split = |rank| Split { len, start: 0, global_batch, remainder, rank, world, places };
+                let apart = split(0).ranks_apart() > 1;
                 let mut seen = Vec::new();
                 for batch in 0..split(0).batches() {
+                    let before = seen.len();
                     for rank in 0..world {
                         let rows = split(rank).rows(batch);
                         prop_assert!(rows.count <= split(rank).most_rows());
                         prop_assert!(remainder == Remainder::Pad || rows.real == rows.count);
-                        seen.extend(rows.start..rows.start + rows.real);
+                        let own = rank * places / world..(rank + 1) * places / world;
+                        prop_assert!(!apart || rows.positions().all(|p| own.contains(&(p % places))));
+                        seen.extend(rows.positions().take(rows.real as usize));
+                    }
+                    if apart {
+                        seen[before..].sort_unstable();
                     }
                 }
                 let whole = if remainder == Remainder::Drop { len / global_batch * global_batch } else { len };
@@ -139,8 +189,15 @@ mod tests {
 
     #[test]
     fn names_what_is_wrong() {
-        let split =
-            Split { len: 10, start: 0, global_batch: 2, remainder: Remainder::Pad, rank: 0, world: 3 };
+        let split = Split {
+            len: 10,
+            start: 0,
+            global_batch: 2,
+            remainder: Remainder::Pad,
+            rank: 0,
+            world: 3,
+            places: 1,
+        };
         assert!(split.check().unwrap_err().to_string().contains("at least 3"));
     }
 }

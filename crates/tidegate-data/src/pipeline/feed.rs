@@ -185,13 +185,18 @@ fn fetch(shared: &Arc<Shared>, mut reads: Vec<(Read, Staged)>, uring: &mut Optio
         let came = kept.or(found.bytes.filter(|_| read.kept.is_none()));
         let outcome = match (came, shared.source.grouped()) {
             (Some(range), _) => Ok(range),
-            (None, Some(source)) => shared.reserved.groups.read(source, first, shared.mode, &mut staging),
+            (None, Some(source)) => {
+                let groups = &shared.reserved.groups;
+                groups.read(source, first, shared.mode, &mut staging, &shared.stats.groups)
+            }
             (None, None) => shared.source.read(first, read.len, shared.mode, &mut staging),
         };
         if from_source {
             count += 1;
             shared.stats.together.fetch_add(u64::from(at_once), Ordering::Relaxed);
             shared.stats.read_bytes.fetch_add(read.len, Ordering::Relaxed);
+            let wanted = read.rows.iter().map(|(_, at)| u64::from(at.entry.len)).sum();
+            shared.stats.wanted_bytes.fetch_add(wanted, Ordering::Relaxed);
         }
         let records = read_records(shared, &read, found.records, &mut staging);
         if !pass_on(shared, read, staging, outcome, records, from_source) {
@@ -385,18 +390,17 @@ impl Feed {
         }
         let Some(blocks) = take_blocks(shared, &room)? else { return Ok(()) };
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
-        let shape =
-            Shape { index: batch, start: rows.start, rows: rows.count as usize, real: rows.real as usize };
+        let shape = Shape { index: batch, at: rows, rows: rows.count as usize, real: rows.real as usize };
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
         let filling = Filling::new(shared, shape, &ids, slot, &room, blocks)?;
         for row in 0..shape.rows {
-            let position = rows.start + row as u64;
+            let position = rows.position(row as u64);
             if shared.config.failed.binary_search(&position).is_ok() {
                 filling.skip(row);
             }
         }
         let failed = |row: usize| {
-            let position = filling.start + row as u64;
+            let position = rows.position(row as u64);
             shared.config.failed.binary_search(&position).is_ok()
         };
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
@@ -446,8 +450,8 @@ impl Feed {
             for b in batch..last {
                 let rows = split.rows(b);
                 // Padding repeats the epoch from its beginning.
-                for r in 0..rows.count {
-                    ids.push(self.epoch.id((rows.start + r) % split.len.max(1))?);
+                for position in rows.positions() {
+                    ids.push(self.epoch.id(position % split.len.max(1))?);
                 }
                 counts.push((b, rows.count as usize));
             }

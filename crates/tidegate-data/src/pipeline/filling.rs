@@ -15,6 +15,7 @@ use super::mapping::apply;
 use super::{Delivered, Done, Failure, OnError, Shared, lock};
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};
+use crate::order::split::Rows;
 use crate::{Error, Result};
 
 /// Row states.
@@ -37,8 +38,8 @@ pub(super) struct Filling {
     shared: Arc<Shared>,
     /// The batch's number within the epoch.
     pub(super) index: u64,
-    /// The global position of the first row.
-    pub(super) start: u64,
+    /// The global positions of the rows.
+    pub(super) at: Rows,
     rows: usize,
     real: usize,
     ids: Vec<AtomicU64>,
@@ -55,7 +56,7 @@ pub(super) struct Filling {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) index: u64,
-    pub(super) start: u64,
+    pub(super) at: Rows,
     pub(super) rows: usize,
     pub(super) real: usize,
 }
@@ -108,7 +109,7 @@ impl Filling {
         Ok(Arc::new(Self {
             shared: Arc::clone(shared),
             index: shape.index,
-            start: shape.start,
+            at: shape.at,
             rows: shape.rows,
             real: shape.real,
             ids: ids.iter().map(|&id| AtomicU64::new(id)).collect(),
@@ -209,7 +210,7 @@ impl Filling {
             columns,
             rows: kept.len(),
             ids: kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect(),
-            positions: kept.iter().map(|&r| self.start + r as u64).collect(),
+            positions: kept.iter().map(|&r| self.at.position(r as u64)).collect(),
             mask: kept.iter().map(|&r| !self.padding(r)).collect(),
             epoch: self.shared.config.epoch,
             index: self.index,

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_core::memory::{Account, Block, Budget, Priority};
 
@@ -34,13 +35,14 @@ impl Groups {
         Ok(Self { wanted, kept: Mutex::new((0..count).map(block).collect::<Result<_>>()?) })
     }
 
-    /// Copies the row of a sample into `into`.
+    /// Copies the row of a sample into `into`; `decoded` counts groups.
     pub(super) fn read(
         &self,
         source: &dyn Grouped,
         at: &Located,
         mode: ReadMode,
         into: &mut [u8],
+        decoded: &AtomicU64,
     ) -> Result<Range<usize>> {
         let group = source.group_of(at);
         let mut kept = lock(&self.kept);
@@ -51,6 +53,7 @@ impl Groups {
             *number = None;
             source.decode(at, &self.wanted, mode, block)?;
             *number = Some(group);
+            decoded.fetch_add(1, Ordering::Relaxed);
         }
         let row = source.row(at, block).and_then(|row| Some((row, into.get_mut(..row.len())?)));
         let (row, target) =

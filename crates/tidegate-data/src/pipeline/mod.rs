@@ -41,7 +41,7 @@ use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
 use crate::cache::{Coming, Lease, Records, Rule, Tier};
-use crate::order::split::Split;
+use crate::order::split::{Rows, Split};
 use crate::order::{Epoch, Foresight, Order};
 use crate::source::checkpoints::Checkpoints;
 use crate::source::{ReadMode, Source};
@@ -117,7 +117,7 @@ fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
     }
     let ids = |epoch: Arc<dyn Epoch>, split: Split, from: u64| {
         let rows = (from..split.batches()).map(move |batch| split.rows(batch));
-        let positions = rows.flat_map(|rows| rows.start..rows.start + rows.count);
+        let positions = rows.flat_map(Rows::positions);
         positions.map_while(move |position| epoch.id(position % split.len.max(1)).ok())
     };
     let this = ids(Arc::clone(epoch), config.split, config.past.delivered);

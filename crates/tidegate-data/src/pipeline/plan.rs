@@ -9,6 +9,7 @@
 //! beyond goes to scratch for the other workers, more staging, more batches, in this order.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, PAGE_BYTES, Priority, Slab, WeakSlab};
@@ -38,8 +39,10 @@ const SLOTS_MOST: u64 = 64;
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
 /// Threads that read files at most.
 const LOCAL_READERS: u64 = 8;
-/// Requests to a store at once, what the connection of each takes, what each may read, and staging that keeps them busy.
-const REMOTE_READERS: u64 = 32;
+/// Requests to a store at once, the fewest and the most; what they are to fill: a line of 10 Gbit/s.
+const REMOTE_READERS: std::ops::RangeInclusive<u64> = 16..=128;
+const LINE_BYTES_PER_S: f64 = 1.25e9;
+/// What the connection of each takes, what each may read, and staging that keeps them busy.
 const REMOTE_BYTES: u64 = 512 << 10;
 const REMOTE_READ_BYTES: u64 = 1 << 20;
 const REMOTE_STAGING_BYTES: u64 = 64 << 20;
@@ -91,7 +94,14 @@ pub struct Plan {
 
 /// The threads that may read a source at once.
 pub(super) fn readers_most(source: &dyn Source) -> u64 {
-    if source.is_remote() { REMOTE_READERS } else { LOCAL_READERS }
+    if source.is_remote() { *REMOTE_READERS.end() } else { LOCAL_READERS }
+}
+
+/// As many requests of `bytes` each as are on their way at once while the line is full, by Little's law; and a few for what a request
+/// takes besides.
+fn requests(latency: Duration, bytes: u64) -> u64 {
+    let at_once = latency.as_secs_f64() * LINE_BYTES_PER_S / bytes.max(1) as f64;
+    (at_once as u64 + 8).clamp(*REMOTE_READERS.start(), *REMOTE_READERS.end())
 }
 
 /// How far ahead a source is read: over a network a request takes long, and many at once are as fast as one.
@@ -108,18 +118,19 @@ struct Reach {
 impl Reach {
     fn of(source: &dyn Source, config: &Config, cap: u64) -> Self {
         let sequential = source.access() != crate::source::Access::Random;
-        if !source.is_remote() {
+        let Some(latency) = source.latency() else {
             let readers = if sequential { 1 } else { config.workers.clamp(2, LOCAL_READERS as usize) };
             return Self { readers, library_bytes: 0, staging_bytes: STAGING_WANTED_BYTES, ahead_bytes: 0 };
-        }
-        // As many as take an eighth of the budget with what they read.
-        let readers = cap / 8 / (REMOTE_BYTES + source.extremes().sample_bytes);
-        let readers = if sequential { 1 } else { readers.clamp(2, REMOTE_READERS) };
+        };
+        // No more than take an eighth of the budget with what they read.
+        let most = cap / 8 / (REMOTE_BYTES + source.extremes().sample_bytes);
+        let wanted = requests(latency, source.extremes().total_bytes / source.len().max(1));
+        let readers = if sequential { 1 } else { wanted.min(most.max(2)) };
         Self {
             readers: readers as usize,
             library_bytes: readers * REMOTE_BYTES,
             staging_bytes: REMOTE_STAGING_BYTES,
-            ahead_bytes: readers * REMOTE_READ_BYTES,
+            ahead_bytes: (readers * REMOTE_READ_BYTES).min(REMOTE_STAGING_BYTES),
         }
     }
 }
@@ -220,7 +231,7 @@ impl Plan {
             whole_columns,
             source_bytes: source.library_bytes() + reach.library_bytes,
             kept_bytes: if pictures.is_empty() { 0 } else { config.workers as u64 * Decoders::KEPT_BYTES },
-            groups: source.grouped().map_or(0, |_| config.order.runs_in_use()),
+            groups: source.grouped().map_or(0, |_| config.order.runs_in_use(config.split.ranks_apart())),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
             stack_bytes: (config.workers + reach.readers + config.map_threads) as u64 * STACK_USED_BYTES,

@@ -21,6 +21,10 @@ pub struct Stats {
     pub(super) filled: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) reads: AtomicU64,
+    /// Of the bytes that were read, those of samples.
+    pub(super) wanted_bytes: AtomicU64,
+    /// Groups that were decoded.
+    pub(super) groups: AtomicU64,
     /// Samples that came from the cache, and their bytes.
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
@@ -47,6 +51,8 @@ pub struct StageStats {
     pub samples: u64,
     /// Whether reads go over the network.
     pub remote: bool,
+    /// Microseconds that a request to the store takes before its first byte.
+    pub latency_us: Option<u64>,
     /// How files are read, where each read is one of a file.
     pub mode: Option<ReadMode>,
     pub reads: u64,
@@ -57,6 +63,8 @@ pub struct StageStats {
     /// Truncated pictures that were filled (`load_truncated`).
     pub filled: u64,
     pub read_bytes: u64,
+    /// Bytes read for each hundred of samples: gaps between neighbours, and groups that this rank reads a part of or again.
+    pub amplification_percent: u64,
     /// Samples that came from the cache.
     pub hits: u64,
     /// Their bytes.
@@ -109,6 +117,19 @@ impl Stats {
         read(&self.reads).wrapping_add(read(&self.samples)).wrapping_add(read(&self.delivered))
     }
 
+    fn amplification_percent(&self, shared: &Shared) -> u64 {
+        let read = |c: &AtomicU64| u128::from(c.load(Ordering::Relaxed));
+        let (whole, part) = match shared.source.grouped() {
+            // Each group once for all of its samples.
+            Some(_) => {
+                let groups = shared.source.runs().len() as u128;
+                (read(&self.groups) * u128::from(shared.source.len()), groups * read(&self.samples))
+            }
+            None => (read(&self.read_bytes), read(&self.wanted_bytes)),
+        };
+        (100 * whole).checked_div(part).unwrap_or(100) as u64
+    }
+
     pub(super) fn stages(&self, shared: &Shared) -> StageStats {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let remote = shared.source.is_remote();
@@ -126,12 +147,14 @@ impl Stats {
             batches: read(&self.delivered),
             samples: read(&self.samples),
             remote,
+            latency_us: shared.source.latency().map(|latency| latency.as_micros() as u64),
             mode: (files && shared.source.grouped().is_none()).then_some(shared.mode),
             reads: read(&self.reads),
             together: read(&self.together),
             checkpoints: read(&self.checkpoints),
             filled: read(&self.filled),
             read_bytes: read(&self.read_bytes),
+            amplification_percent: self.amplification_percent(shared),
             hits: read(&self.hits),
             hit_bytes: read(&self.hit_bytes),
             disk_hits: read(&self.disk_hits),

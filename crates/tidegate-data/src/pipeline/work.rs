@@ -90,7 +90,7 @@ fn failed(shared: &Shared, task: &Task, error: Error) {
     if shared.config.on_error == OnError::Raise {
         return task.filling.raise(task.row, error);
     }
-    let position = task.filling.start + task.row as u64;
+    let position = task.filling.at.position(task.row as u64);
     let what = match error {
         Error::Sample { field, what, .. } if !field.is_empty() => format!("field {field:?}: {what}"),
         Error::Sample { what, .. } => what,
@@ -128,7 +128,7 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
     let checkpoints = task.record.clone().map(|range| &task.room[range]);
     let config = &shared.config;
-    let position = (task.filling.start + task.row as u64) % config.split.len.max(1);
+    let position = task.filling.at.position(task.row as u64) % config.split.len.max(1);
     let draw = Draw { seed: config.seed, epoch: config.epoch, position };
     let mut made = Vec::new();
     for (c, column) in shared.layout.columns.iter().enumerate() {

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::index::{Builder, Entry, Index, ShardMeta};
 use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
@@ -431,8 +432,8 @@ impl Source for Archive {
     fn edition(&self) -> u64 {
         self.files.edition()
     }
-    fn is_remote(&self) -> bool {
-        self.files.is_remote()
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
     }
     fn index(&self) -> Option<&Index> {
         (self.access == Access::Random).then_some(&self.index)

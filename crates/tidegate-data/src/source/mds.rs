@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use md5::Digest;
 use serde::Deserialize;
@@ -544,8 +545,8 @@ impl Source for Mds {
     fn edition(&self) -> u64 {
         self.files.edition()
     }
-    fn is_remote(&self) -> bool {
-        self.files.is_remote()
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
     }
     fn index(&self) -> Option<&Index> {
         Some(&self.index)

@@ -31,6 +31,7 @@ mod unpacking;
 pub(crate) mod uring;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use self::index::Entry;
 pub use self::open::{open, open_with_checkpoints};
@@ -198,9 +199,14 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         0
     }
 
-    /// Whether reading goes over the network ([`read::Files::is_remote`]).
+    /// How long a request to a store takes before its first byte comes, if reading goes over the network.
+    fn latency(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether reading goes over the network.
     fn is_remote(&self) -> bool {
-        false
+        self.latency().is_some()
     }
 
     /// What the kernel keeps of files that were opened once, if each sample is one: their inodes and names.

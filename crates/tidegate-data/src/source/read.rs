@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 #[cfg(feature = "remote")]
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use tidegate_core::memory::PAGE_BYTES;
@@ -369,13 +370,19 @@ impl Files {
         hash.digest()
     }
 
+    /// See [`super::Source::latency`].
+    #[must_use]
+    pub fn latency(&self) -> Option<Duration> {
+        #[cfg(feature = "remote")]
+        return self.remote.as_ref().map(|(store, _)| store.latency());
+        #[cfg(not(feature = "remote"))]
+        None
+    }
+
     /// Whether reading goes over the network: slow to begin, and many reads at once are as fast as one.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        #[cfg(feature = "remote")]
-        return self.remote.is_some();
-        #[cfg(not(feature = "remote"))]
-        false
+        self.latency().is_some()
     }
 
     /// Their paths, or URLs.

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub(crate) struct Store {
     url: Url,
     http: bool,
     connection: Mutex<Option<Arc<Connection>>>,
+    /// Microseconds from a request to its answer, the shortest seen: what is longer waited for something else.
+    latency_us: AtomicU64,
 }
 
 /// Why a request brought nothing.
@@ -120,7 +123,8 @@ impl Store {
                 )));
             }
         };
-        let store = Self { root, url: parsed, http, connection: Mutex::default() };
+        let latency_us = AtomicU64::new(u64::MAX);
+        let store = Self { root, url: parsed, http, connection: Mutex::default(), latency_us };
         store.connection().map_err(|e| wrong(e.to_string()))?;
         Ok((Arc::new(store), key.to_owned()))
     }
@@ -149,6 +153,18 @@ impl Store {
 
     fn error(&self, key: &str, what: impl Into<String>) -> Error {
         Error::Io { path: format!("{}{key}", self.root).into(), source: io::Error::other(what.into()) }
+    }
+
+    /// How long a request takes before its answer begins; some time, as long as none was made.
+    pub(crate) fn latency(&self) -> Duration {
+        match self.latency_us.load(Ordering::Relaxed) {
+            u64::MAX => Duration::from_millis(20),
+            shortest => Duration::from_micros(shortest),
+        }
+    }
+
+    fn answered(&self, asked: Instant) {
+        self.latency_us.fetch_min(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
     /// Whether what is there can be listed: not over plain HTTP.
@@ -231,7 +247,7 @@ impl Store {
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let wrong = |what: String| Error::format(self.name(&object.key), offset, what);
         let work = async {
-            let mut fetching = std::pin::pin!(fetch(&*connection.client, object, offset, into));
+            let mut fetching = std::pin::pin!(self.fetch(&*connection.client, object, offset, into));
             loop {
                 match timeout(LOOK_AROUND, &mut fetching).await {
                     Ok(outcome) => return outcome,
@@ -242,88 +258,93 @@ impl Store {
         };
         connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
     }
-}
 
-/// Requests a range until it is there, or the deadline has passed in which too little of it came.
-async fn fetch(
-    client: &dyn ObjectStore,
-    object: &Object,
-    offset: u64,
-    into: &mut [u8],
-) -> std::result::Result<(), String> {
-    let mut patience = Patience::new(object.key.as_ref());
-    let (mut done, mut before) = (0, 0);
-    loop {
-        let attempt = timeout_at(patience.until, request(client, object, offset, into, &mut done)).await;
-        let failure = match attempt {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(failure)) => failure,
-            Err(_) => Failure::Passing("it came too slowly".into()),
-        };
-        // A server that gives a byte now and then makes no progress.
-        if done - before >= PROGRESS_BYTES {
-            (patience, before) = (Patience::new(object.key.as_ref()), done);
+    /// Requests a range until it is there, or the deadline has passed in which too little of it came.
+    async fn fetch(
+        &self,
+        client: &dyn ObjectStore,
+        object: &Object,
+        offset: u64,
+        into: &mut [u8],
+    ) -> std::result::Result<(), String> {
+        let mut patience = Patience::new(object.key.as_ref());
+        let (mut done, mut before) = (0, 0);
+        loop {
+            let attempt =
+                timeout_at(patience.until, self.request(client, object, offset, into, &mut done)).await;
+            let failure = match attempt {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Passing("it came too slowly".into()),
+            };
+            // A server that gives a byte now and then makes no progress.
+            if done - before >= PROGRESS_BYTES {
+                (patience, before) = (Patience::new(object.key.as_ref()), done);
+            }
+            patience
+                .pause(failure)
+                .await
+                .map_err(|what| format!("{what} ({done} of {} bytes came)", into.len()))?;
         }
-        patience
-            .pause(failure)
-            .await
-            .map_err(|what| format!("{what} ({done} of {} bytes came)", into.len()))?;
+    }
+
+    /// Requests what is missing of a range, once.
+    async fn request(
+        &self,
+        client: &dyn ObjectStore,
+        object: &Object,
+        offset: u64,
+        into: &mut [u8],
+        done: &mut usize,
+    ) -> std::result::Result<(), Failure> {
+        let asked = offset + *done as u64..offset + into.len() as u64;
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(asked.clone())),
+            // Weak tags match nothing (RFC 9110, section 13.1.1).
+            if_match: object.tag.clone().filter(|tag| !tag.starts_with("W/")),
+            ..GetOptions::default()
+        };
+        let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+        let changed = || {
+            Failure::Lasting(
+            "the object is another one than when it was indexed: restore it, or run `tidegate index --force`"
+                .into(),
+        )
+        };
+        let began = Instant::now();
+        let answer = timeout(SILENCE, client.get_opts(&object.key, options)).await.map_err(silent)?;
+        self.answered(began);
+        let answer = answer.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => changed(),
+            error => sort(&error),
+        })?;
+        if answer.meta.size != object.bytes {
+            return Err(changed());
+        }
+        if answer.range != asked {
+            let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
+            return Err(Failure::Passing(what));
+        }
+        let mut stream = answer.into_stream();
+        while *done < into.len() {
+            match timeout(SILENCE, stream.next()).await.map_err(silent)? {
+                Some(Ok(bytes)) => {
+                    let target = into.get_mut(*done..*done + bytes.len());
+                    let target =
+                        target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
+                    target.copy_from_slice(&bytes);
+                    *done += bytes.len();
+                }
+                Some(Err(error)) => return Err(sort(&error)),
+                None => return Err(Failure::Passing("the connection ended early".into())),
+            }
+        }
+        Ok(())
     }
 }
 
 fn object(meta: ObjectMeta) -> Object {
     Object { key: meta.location, bytes: meta.size, tag: meta.e_tag }
-}
-
-/// Requests what is missing of a range, once.
-async fn request(
-    client: &dyn ObjectStore,
-    object: &Object,
-    offset: u64,
-    into: &mut [u8],
-    done: &mut usize,
-) -> std::result::Result<(), Failure> {
-    let asked = offset + *done as u64..offset + into.len() as u64;
-    let options = GetOptions {
-        range: Some(GetRange::Bounded(asked.clone())),
-        // Weak tags match nothing (RFC 9110, section 13.1.1).
-        if_match: object.tag.clone().filter(|tag| !tag.starts_with("W/")),
-        ..GetOptions::default()
-    };
-    let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
-    let changed = || {
-        Failure::Lasting(
-            "the object is another one than when it was indexed: restore it, or run `tidegate index --force`"
-                .into(),
-        )
-    };
-    let answer = timeout(SILENCE, client.get_opts(&object.key, options)).await.map_err(silent)?;
-    let answer = answer.map_err(|error| match error {
-        object_store::Error::Precondition { .. } => changed(),
-        error => sort(&error),
-    })?;
-    if answer.meta.size != object.bytes {
-        return Err(changed());
-    }
-    if answer.range != asked {
-        let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
-        return Err(Failure::Passing(what));
-    }
-    let mut stream = answer.into_stream();
-    while *done < into.len() {
-        match timeout(SILENCE, stream.next()).await.map_err(silent)? {
-            Some(Ok(bytes)) => {
-                let target = into.get_mut(*done..*done + bytes.len());
-                let target =
-                    target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
-                target.copy_from_slice(&bytes);
-                *done += bytes.len();
-            }
-            Some(Err(error)) => return Err(sort(&error)),
-            None => return Err(Failure::Passing("the connection ended early".into())),
-        }
-    }
-    Ok(())
 }
 
 /// How often and how long something is tried again.

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::index::Index;
 use super::read::Extent;
@@ -109,8 +110,8 @@ impl Source for Subset {
     fn edition(&self) -> u64 {
         self.base.edition()
     }
-    fn is_remote(&self) -> bool {
-        self.base.is_remote()
+    fn latency(&self) -> Option<Duration> {
+        self.base.latency()
     }
     fn kernel_bytes(&self) -> u64 {
         self.base.kernel_bytes()

@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
@@ -398,8 +399,8 @@ impl Source for Table {
     fn edition(&self) -> u64 {
         self.files.edition()
     }
-    fn is_remote(&self) -> bool {
-        self.files.is_remote()
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
     }
     fn library_bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.meta.library_bytes).max().unwrap_or(0)

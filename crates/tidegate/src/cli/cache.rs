@@ -12,7 +12,7 @@ use tidegate_data::batch::{Crop, FieldSpec, ImageSpec};
 use tidegate_data::order::Shuffle;
 use tidegate_data::source::{Kind, open};
 
-use crate::{Loader, Options};
+use crate::{Loader, Options, WhatIf};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cache {
@@ -45,6 +45,9 @@ pub(super) struct Plan {
     /// The samples a second that training takes.
     #[arg(long)]
     rate: Option<f64>,
+    /// What a disk cache may take, such as 200GiB.
+    #[arg(long)]
+    disk: Option<String>,
 }
 
 pub(super) fn run(cache: &Cache) -> Result<()> {
@@ -67,6 +70,8 @@ pub(super) fn run(cache: &Cache) -> Result<()> {
     };
     let largest = memories.iter().copied().max().unwrap_or(0);
     let loader = Loader::new(source, options, Budget::new(largest))?;
-    print!("{}", loader.cache_curve(&memories, read.map(|bytes| bytes as f64), plan.rate)?);
+    let disk_bytes = plan.disk.as_ref().map(bytes).transpose()?;
+    let read_bytes_per_s = read.map(|bytes| bytes as f64);
+    print!("{}", loader.cache_curve(&WhatIf { memories, read_bytes_per_s, rate: plan.rate, disk_bytes })?);
     Ok(())
 }
