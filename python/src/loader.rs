@@ -15,7 +15,7 @@ use tidegate_data::pipeline::{BatchMap, Delivered};
 use crate::array::columns;
 use crate::budget::Budget;
 use crate::errors::raise;
-use crate::sampler::Sampler;
+use crate::sampler::{Asker, Sampler};
 use crate::source::Source;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -25,7 +25,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A loader; `tidegate.Loader` gives it its words.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
-pub(crate) struct Loader(Mutex<tidegate::Loader>);
+pub(crate) struct Loader {
+    loader: Mutex<tidegate::Loader>,
+    /// Who it is to its sampler.
+    asker: Asker,
+}
+
+impl Loader {
+    /// Calls `with` the loader, the interpreter released: whoever has the loader may be waiting for it. Its own sampler is refused,
+    /// since whoever has the loader may be waiting for that.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        with: impl FnOnce(&mut tidegate::Loader) -> T + Send,
+    ) -> PyResult<T> {
+        if self.asker.asks() {
+            let what = "a sampler cannot ask the loader that asks it: note what it needs beforehand";
+            return Err(raise(&Error::Config(what.into())));
+        }
+        Ok(py.detach(|| with(&mut lock(&self.loader))))
+    }
+}
 
 #[pymethods]
 impl Loader {
@@ -41,7 +61,8 @@ impl Loader {
         let options: Options =
             serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
         let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-        let ids = sampler.map(Sampler::ids).transpose()?;
+        let asker = Asker::default();
+        let ids = sampler.map(|sampler| sampler.ids(&asker)).transpose()?;
         let made = py.detach(|| match ids {
             Some(ids) => tidegate::Loader::with_sampler(source, options, budget, ids),
             None => tidegate::Loader::new(source, options, budget),
@@ -50,24 +71,23 @@ impl Loader {
         if let Some(map) = map {
             loader.set_map(Arc::new(map));
         }
-        Ok(Self(Mutex::new(loader)))
+        Ok(Self { loader: Mutex::new(loader), asker })
     }
 
-    // Whoever has the loader may be waiting for the interpreter: it is let go of before.
-    fn __len__(&self, py: Python<'_>) -> usize {
-        py.detach(|| lock(&self.0).len() as usize)
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |loader| loader.len() as usize)
     }
 
     /// Begins the next epoch.
     fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
-        let epoch = py.detach(|| lock(&self.0).epoch()).map_err(|e| raise(&e))?;
+        let epoch = self.with(py, tidegate::Loader::epoch)?.map_err(|e| raise(&e))?;
         Ok(Epoch(Mutex::new(Some(epoch))))
     }
 
     /// Changes the budget, in the middle of an epoch too.
     fn set_memory(&self, py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<()> {
         let size = crate::budget::size(given)?;
-        py.detach(|| lock(&self.0).set_memory(&size)).map_err(|e| raise(&e))
+        self.with(py, |loader| loader.set_memory(&size))?.map_err(|e| raise(&e))
     }
 
     /// What these budgets would give, as (JSON, words).
@@ -81,32 +101,29 @@ impl Loader {
     ) -> PyResult<(String, String)> {
         let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e.into()));
         let memories = memories.iter().map(bytes).collect::<PyResult<Vec<u64>>>()?;
-        let curve = py
-            .detach(|| {
-                lock(&self.0).cache_curve(&tidegate::WhatIf { memories, read_bytes_per_s, rate, disk_bytes })
-            })
-            .map_err(|e| raise(&e))?;
+        let asked = tidegate::WhatIf { memories, read_bytes_per_s, rate, disk_bytes };
+        let curve = self.with(py, |loader| loader.cache_curve(&asked))?.map_err(|e| raise(&e))?;
         let json = serde_json::to_string(&curve).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, curve.to_string()))
     }
 
-    fn set_epoch(&self, py: Python<'_>, epoch: u64) {
-        py.detach(|| lock(&self.0).set_epoch(epoch));
+    fn set_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        self.with(py, |loader| loader.set_epoch(epoch))
     }
 
     /// The state as JSON.
     fn state(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| lock(&self.0).state()).to_json().map_err(|e| raise(&e))
+        self.with(py, |loader| loader.state())?.to_json().map_err(|e| raise(&e))
     }
 
     fn load_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
         let state = State::from_json(state).map_err(|e| raise(&e))?;
-        py.detach(|| lock(&self.0).load_state(&state)).map_err(|e| raise(&e))
+        self.with(py, |loader| loader.load_state(&state))?.map_err(|e| raise(&e))
     }
 
     /// The report as (JSON, words).
     fn report(&self, py: Python<'_>) -> PyResult<(String, String)> {
-        let report = py.detach(|| lock(&self.0).report());
+        let report = self.with(py, |loader| loader.report())?;
         let json = serde_json::to_string(&report).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, report.to_string()))
     }

@@ -3,6 +3,7 @@
 //! Flow: what `tidegate/sampler.py` made of it -> [`Ids`]; called when an epoch begins, and by the feed for each id of an iterator.
 //! Memory: the ids of an array, once.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use numpy::PyReadonlyArray1;
@@ -17,12 +18,42 @@ pub(crate) enum Sampler<'py> {
     Function(Py<PyAny>, u64, bool),
 }
 
+thread_local! {
+    /// The loaders whose samplers are being asked on this thread.
+    static ASKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A loader as its sampler sees it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asker(Arc<u8>);
+
+impl Asker {
+    fn number(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    /// Whether its sampler is being asked on this thread.
+    pub(crate) fn asks(&self) -> bool {
+        ASKING.with_borrow(|asking| asking.contains(&self.number()))
+    }
+
+    /// Asks the sampler.
+    fn ask<T>(&self, sampler: impl FnOnce(Python<'_>) -> PyResult<T>) -> tidegate::Result<T> {
+        ASKING.with_borrow_mut(|asking| asking.push(self.number()));
+        let answer = Python::attach(sampler);
+        ASKING.with_borrow_mut(Vec::pop);
+        answer.map_err(|error| Error::Config(format!("the sampler raised {error}")))
+    }
+}
+
 impl Sampler<'_> {
     /// As the loader wants it.
-    pub(crate) fn ids(self) -> PyResult<Arc<dyn Ids>> {
+    pub(crate) fn ids(self, asker: &Asker) -> PyResult<Arc<dyn Ids>> {
         Ok(match self {
             Self::Array(ids) => Arc::new(List(ids.as_slice()?.into())),
-            Self::Function(function, len, listed) => Arc::new(Function { function, len, listed }),
+            Self::Function(function, len, listed) => {
+                Arc::new(Function { function, len, listed, asker: asker.clone() })
+            }
         })
     }
 }
@@ -32,10 +63,7 @@ struct Function {
     function: Py<PyAny>,
     len: u64,
     listed: bool,
-}
-
-fn raised(error: PyErr) -> Error {
-    Error::Config(format!("the sampler raised {error}"))
+    asker: Asker,
 }
 
 impl Ids for Function {
@@ -48,24 +76,22 @@ impl Ids for Function {
     }
 
     fn epoch(&self, epoch: u64) -> tidegate::Result<Listing> {
-        let given = Python::attach(|py| {
+        self.asker.ask(|py| {
             let given = self.function.bind(py).call1((epoch,))?;
-            if !self.listed {
-                let next = given.getattr("__next__")?.unbind();
-                return Ok(Listing::Pulled(Box::new(move || pull(&next))));
+            if self.listed {
+                return Ok(Listing::All(given.extract::<PyReadonlyArray1<'_, u64>>()?.as_slice()?.into()));
             }
-            Ok(Listing::All(given.extract::<PyReadonlyArray1<'_, u64>>()?.as_slice()?.into()))
-        });
-        given.map_err(raised)
+            let (next, asker) = (given.getattr("__next__")?.unbind(), self.asker.clone());
+            Ok(Listing::Pulled(Box::new(move || asker.ask(|py| pull(py, &next)))))
+        })
     }
 }
 
 /// The next id of an iterator.
-fn pull(next: &Py<PyAny>) -> tidegate::Result<Option<u64>> {
-    Python::attach(|py| match next.bind(py).call0() {
+fn pull(py: Python<'_>, next: &Py<PyAny>) -> PyResult<Option<u64>> {
+    match next.bind(py).call0() {
         Ok(id) => id.extract().map(Some),
         Err(end) if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) => Ok(None),
         Err(error) => Err(error),
-    })
-    .map_err(raised)
+    }
 }

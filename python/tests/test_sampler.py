@@ -1,6 +1,10 @@
 """`sampler=`: an array, a function of the epoch, or an iterable gives the order; what cannot be one is named."""
 
+import io
 import json
+import tarfile
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -95,6 +99,25 @@ def test_a_saved_state_goes_on_and_knows_its_sampler(folder):
         second = loader(folder, given(), workers=3)
         second.load_state_dict(state)
         assert seen + ids(second) == ids(loader(folder, given()))
+
+    class Random(Stepping):
+        """As torch's random samplers: others each time."""
+
+        def __iter__(self):
+            yield from np.random.default_rng().integers(0, N, self.length)
+
+    first = loader(folder, Random())
+    next(iter(first))
+    state = json.loads(json.dumps(first.state_dict()))
+    second = loader(folder, Random())
+    second.load_state_dict(state)
+    with pytest.raises(tg.StateError, match="first .* ids that the sampler gives for epoch 0 are others"):
+        ids(second)
+    with pytest.raises(tg.StateError, match="this loader has a sampler that lists its ids"):
+        loader(folder, np.arange(100) % N).load_state_dict(state)
+    listed = loader(folder, np.arange(100) % N).state_dict()
+    with pytest.raises(tg.StateError, match="saved with a sampler that lists its ids"):
+        loader(folder, Stepping()).load_state_dict(listed)
     state = loader(folder, drawn).state_dict()
     with pytest.raises(tg.StateError, match="gives other ids for epoch 0"):
         loader(folder, drawn[::-1]).load_state_dict(state)
@@ -102,6 +125,111 @@ def test_a_saved_state_goes_on_and_knows_its_sampler(folder):
         loader(folder, drawn[1:]).load_state_dict(state)
     with pytest.raises(tg.StateError, match="this loader has no sampler"):
         loader(folder, None, shuffle=True).load_state_dict(state)
+
+
+def test_what_a_sampler_raises_is_the_cause(folder):
+    class Failing(Stepping):
+        def __iter__(self):
+            yield from range(20)
+            raise KeyError("boom")
+
+    def function(epoch):
+        return [1, 2, 3] if epoch == 0 else {}["boom"]
+
+    for given in (Failing(), function):
+        made = loader(folder, given, workers=3)
+        if given is function:
+            ids(made)
+        with pytest.raises(tg.ConfigError, match="the sampler raised KeyError: 'boom'") as raised:
+            ids(made)
+        assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_a_sampler_that_waits_for_training_gets_its_batches_and_one_that_hangs_is_named(folder):
+    ready, asked = threading.Semaphore(3), []
+
+    class Waiting(Stepping):
+        def __iter__(self):
+            for i in range(80):
+                if i % 8 == 0:
+                    ready.acquire()
+                asked.append(i)
+                yield i % N
+
+    made = loader(folder, Waiting(80), prefetch=0, stall_seconds=1)
+    seen = []
+    for batch in made:
+        seen += batch["ids"].tolist()
+        del batch
+        if len(seen) <= 40:
+            ready.release()
+        if len(seen) == 64:
+            break
+    assert seen == [i % N for i in range(64)]
+    began = time.monotonic()
+    with pytest.raises(tg.StalledError, match="the sampler was asked for its next id, and has not answered"):
+        list(loader(folder, Waiting(80), prefetch=0, stall_seconds=1))
+    assert time.monotonic() - began < 60
+    ready.release(1000)
+
+
+def test_a_sampler_may_ask_other_loaders_but_not_its_own(folder):
+    class Asking(Stepping):
+        def __iter__(self):
+            scores = loader(folder, [3, 1, 2])
+            yield from ids(scores) + ids(scores)
+            yield self.own.report() and 3
+
+    sampler = Asking(7)
+    made = sampler.own = loader(folder, sampler)
+    with pytest.raises(tg.ConfigError, match="a sampler cannot ask the loader that asks it"):
+        ids(made)
+    held = []
+    held.append(loader(folder, lambda epoch: [1, 2, len(held and held[0] or "abc")]))
+    assert ids(held[0]) == [1, 2, 3]
+    with pytest.raises(tg.ConfigError, match="a sampler cannot ask the loader that asks it"):
+        ids(held[0])
+
+
+def test_memory_changes_while_an_iterable_is_asked(folder):
+    class Slow(Stepping):
+        def __iter__(self):
+            for i in range(self.length):
+                time.sleep(0.001)
+                yield i % N
+
+    made = loader(folder, Slow(), workers=1)
+    seen = []
+    for batch in made:
+        seen += batch["ids"].tolist()
+        del batch
+        made.set_memory(["6MiB", "16MiB"][len(seen) // 8 % 2])
+    assert seen == [i % N for i in range(100)]
+
+
+def test_what_replaces_a_failed_sample_is_one_of_the_sampler(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i in range(200):
+            info = tarfile.TarInfo(f"{i:04}.json")
+            data = b"{}" if i % 5 else b"{no"
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    for given in (np.arange(100), lambda epoch: np.arange(100), Stepping(100)):
+        source = tg.open(tmp_path / "s.tar")
+        made = loader(source, given, on_error="replace", max_failure_rate=1.0, fields={"json": tg.Json()})
+        seen = ids(made)
+        assert len(seen) == 100
+        assert max(seen) < 100
+        assert all(id % 5 for id in seen)
+
+
+def test_lists_count_when_memory_changes(folder):
+    made = loader(folder, lambda epoch: np.zeros(500_000, int), memory=tg.Budget("32MiB"))
+    with pytest.raises(tg.BudgetError):
+        made.set_memory("10MiB")
+    assert made.budget.cap_bytes == 32 << 20
+    with pytest.raises(tg.BudgetError, match="too small for the sampler's 500000 ids, which take 11.4 MiB"):
+        loader(folder, lambda epoch: np.zeros(500_000, int), memory=tg.Budget("8MiB"))
 
 
 def test_torch_samplers(folder):
@@ -129,7 +257,8 @@ def test_torch_samplers(folder):
     [
         ([1, N], f"the sampler gives id {N} at position 1, but there are {N} samples"),
         ([3, -1], "the sampler gives id -1 at position 1"),
-        ([0.5, 1], "must be a list of ids, not float64"),
+        ([0.5, 1], "must be one row of whole numbers, not float64"),
+        ([True, False], "bool of shape .*np.flatnonzero makes ids of a mask"),
         ([[1, 2]], r"not int64 of shape \(1, 2\)"),
         ((i for i in range(3)), "has no length"),
         (7, "give an array of ids, a function of the epoch, or an iterable"),
@@ -155,7 +284,7 @@ def test_wrong_ids_in_the_middle_and_a_wrong_length_are_named(folder):
     lists = [[1, 2, 3], [1, 2]]
     made = loader(folder, lambda epoch: lists[epoch])
     assert ids(made) == [1, 2, 3]
-    with pytest.raises(tg.ConfigError, match="gives 2 ids for epoch 1, not 3"):
+    with pytest.raises(tg.ConfigError, match="gives 2 ids for epoch 1, not 3 as for others"):
         ids(made)
     with pytest.raises(tg.ConfigError, match="either a shuffle or a sampler"):
         loader(folder, [1, 2], shuffle=True)

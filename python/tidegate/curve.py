@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tidegate import _tidegate
+from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError
 from tidegate.loader import Loader
 
@@ -29,10 +30,10 @@ class Curve(list[dict[str, Any]]):
 def cache_curve(
     what: Loader | ArrayLike,
     *,
-    memory: Sequence[int | float | str],
+    memory: Sequence[int | float | str] | int | float | str,
     read: float | None = None,
     rate: float | None = None,
-    disk: int | str | None = None,
+    disk: int | str | DiskCache | None = None,
     sizes: ArrayLike | None = None,
     epoch: int | None = None,
     policy: Literal["min", "fixed", "optimum"] = "min",
@@ -62,8 +63,13 @@ def cache_curve(
     >>> cache_curve([0, 1, 2, 0, 1, 2], memory=[0, 2, 3])[1]["hits"]
     2
     """
+    if isinstance(memory, int | float | str):
+        memory = [memory]
+    if not len(memory):
+        raise ConfigError("memory=[]: give at least one amount")
     if isinstance(what, Loader):
-        disk_bytes = None if disk is None else _tidegate.size_bytes(disk)
+        limit = disk.limit if isinstance(disk, DiskCache) else disk
+        disk_bytes = None if limit is None else _tidegate.size_bytes(limit)
         text, words = what._inner.cache_curve(list(memory), read, rate, disk_bytes)
         curve = Curve(json.loads(text)["points"])
         for point in curve:

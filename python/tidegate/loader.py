@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -54,10 +55,12 @@ class Loader:
         memory: bytes, "2GiB", a fraction of the limit (0.5), or a `Budget` that several loaders share.
         fields: {name: spec}; a list of names leaves the others out. What is not named is inferred.
         shuffle: False, True, or `Window(samples)`.
-        sampler: the order instead of `shuffle`, for all ranks together: an array of ids, which may repeat; a function
-            `epoch -> array`, which is asked for the next epoch beforehand; or an iterable with a length, such as
-            torch's samplers, which is asked for no more than `prefetch` + 2 batches ahead. Of arrays what comes next
-            soonest is kept in memory; of an iterable nothing is known, and what came often is.
+        sampler: the order instead of `shuffle`, for all ranks together and the same on each: an array of ids, which may
+            repeat; a function `epoch -> array` of one length, which is asked for the next epoch too when one begins;
+            or an iterable with a length, such as torch's samplers, whose `set_epoch` is called if there is one. It is
+            asked no further ahead than `prefetch` + `processes` + 2 batches, and must give the same ids again when a
+            saved state goes on. Of arrays what comes next soonest is kept in memory; of an iterable nothing is known,
+            and what came often is.
         seed: of order and augmentation; the same seed gives the same batches whatever the workers.
         remainder: "drop", "pad" or "uneven"; `drop_last=True` is "drop".
         workers: decoding threads; by default the cores this process may use.
@@ -123,6 +126,8 @@ class Loader:
         rank, world_size = _ranks(rank, world_size)
         if disk is not None and not isinstance(disk, DiskCache):
             raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
+        if keep not in ("auto", "stored", "decoded"):
+            raise ConfigError(f'keep={keep!r} must be "auto", "stored" or "decoded"')
         specs, only = _specs(fields, self.source.schema)
         options = {
             "batch_size": batch_size,
@@ -165,7 +170,8 @@ class Loader:
             hook = partial(steps, empty=partial(_empty, self.budget))
 
         mapping = None if hook is None else (hook, begin, stop)
-        given = None if sampler is None else prepared(sampler, len(self.source))
+        self._raised: list[BaseException] = []
+        given = None if sampler is None else prepared(sampler, len(self.source), self._raised)
         self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, mapping, given)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
@@ -178,7 +184,9 @@ class Loader:
         """Begin the next epoch; an epoch in progress ends."""
         self._check_process()
         self._end()
-        epoch = self._epoch = self._inner.epoch()
+        self._raised.clear()
+        with self._caused():
+            epoch = self._epoch = self._inner.epoch()
         _open.add(self)
         return self._batches(epoch)
 
@@ -193,13 +201,24 @@ class Loader:
             self._end(epoch)
 
     def _next(self, epoch: _tidegate.Epoch) -> Any:
-        if self._pool is None:
-            return epoch.next()
-        self._pool.asked = time.monotonic()
+        with self._caused():
+            if self._pool is None:
+                return epoch.next()
+            self._pool.asked = time.monotonic()
+            try:
+                return epoch.next()
+            finally:
+                self._pool.asked = None
+
+    @contextlib.contextmanager
+    def _caused(self) -> Iterator[None]:
+        """Name what the user's sampler raised as the cause of the error that it led to."""
         try:
-            return epoch.next()
-        finally:
-            self._pool.asked = None
+            yield
+        except ConfigError as error:
+            if not self._raised or not str(error).startswith("the sampler raised"):
+                raise
+            raise error from self._raised[-1]
 
     def _end(self, epoch: _tidegate.Epoch | None = None) -> None:
         """End this epoch, or the one in progress: its threads stop and its memory goes back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -29,8 +30,11 @@ class SizedIterable(Protocol):
 Sampler: TypeAlias = npt.ArrayLike | Sequence[int] | Callable[[int], npt.ArrayLike] | SizedIterable
 
 
-def prepared(sampler: Any, samples: int) -> Any:
-    """Return the ids as an array, or (function of the epoch, length of an epoch, whether it gives arrays)."""
+def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
+    """Return the ids as an array, or (function of the epoch, length of an epoch, whether it gives arrays).
+
+    What the user's code raises on a thread of the loader is appended to `raised`.
+    """
     if isinstance(sampler, np.ndarray | list | tuple | range) or hasattr(sampler, "__array__"):
         return _array(sampler, samples, "the sampler")
     if hasattr(sampler, "num_replicas"):
@@ -46,33 +50,57 @@ def prepared(sampler: Any, samples: int) -> Any:
                 f"sampler={sampler!r} has no length: give an array, or an object with __iter__ and __len__, whose ids "
                 "of an epoch are as many"
             ) from None
-        return lambda epoch: _begin(sampler, epoch), length, False
+        return lambda epoch: _begin(sampler, epoch, raised), length, False
     if callable(sampler):
-        length = len(_array(sampler(0), samples, "the sampler's epoch 0"))
-        return lambda epoch: _array(sampler(epoch), samples, f"the sampler's epoch {epoch}"), length, True
+        first = [_array(sampler(0), samples, "the sampler's epoch 0")]
+
+        def listed(epoch: int) -> npt.NDArray[np.uint64]:
+            if epoch == 0 and first:
+                return first.pop()
+            with _noting(raised):
+                return _array(sampler(epoch), samples, f"the sampler's epoch {epoch}")
+
+        return listed, len(first[0]), True
     raise ConfigError(f"sampler={sampler!r}: give an array of ids, a function of the epoch, or an iterable of ids")
 
 
 def _array(given: Any, samples: int, what: str) -> npt.NDArray[np.uint64]:
     ids = np.asarray(given)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
-        raise ConfigError(f"{what} must be a list of ids, not {ids.dtype} of shape {ids.shape}")
+        fix = "; np.flatnonzero makes ids of a mask" if ids.dtype == bool else ""
+        raise ConfigError(f"{what} must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}{fix}")
     wrong = np.flatnonzero((ids < 0) | (ids >= samples))
     if wrong.size:
         raise ConfigError(f"{what} gives id {ids[wrong[0]]} at position {wrong[0]}, but there are {samples} samples")
     return np.ascontiguousarray(ids, np.uint64)
 
 
-def _begin(sampler: Iterable[Any], epoch: int) -> Iterator[int]:
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
-    return map(_id, sampler)
+def _begin(sampler: Iterable[Any], epoch: int, raised: list[BaseException]) -> Iterator[int]:
+    with _noting(raised):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        for given in sampler:
+            yield _id(given)
 
 
 def _id(given: Any) -> int:
     try:
-        return operator.index(given)
+        id = operator.index(given)
     except TypeError:
+        id = -1
+    if id < 0:
         raise ConfigError(
             f"{given!r} is no id: a sampler gives one id after another, and the loader makes batches of them"
-        ) from None
+        )
+    return id
+
+
+@contextlib.contextmanager
+def _noting(raised: list[BaseException]) -> Iterator[None]:
+    try:
+        yield
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        raised.append(error)
+        raise

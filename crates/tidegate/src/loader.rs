@@ -26,6 +26,8 @@ struct Progress {
     position: u64,
     /// A loaded state or `set_epoch` says where the next epoch begins; else it is the one after this.
     placed: bool,
+    /// How many ids came, and what tells them from others, where a sampler gives them one after another.
+    print: Option<(u64, u64)>,
     failed: Vec<u64>,
     failures: Vec<Failure>,
     stats: StageStats,
@@ -79,6 +81,19 @@ fn between_batches(running: &Mutex<Running>) -> Result<MutexGuard<'_, Running>> 
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Checks that a sampler gives the ids again that came before a state was saved.
+fn check_print(ids: &dyn order::Epoch, epoch: u64, print: Option<(u64, u64)>) -> Result<()> {
+    let Some((count, _)) = print.filter(|(count, _)| *count > 0) else { return Ok(()) };
+    let _it_came_too = ids.id(count - 1)?;
+    if ids.print(count) != print {
+        return Err(Error::State(format!(
+            "the first {count} ids that the sampler gives for epoch {epoch} are others than when it was saved: give it a set_epoch \
+             that seeds it, or give the ids as an array or a function of the epoch"
+        )));
+    }
+    Ok(())
 }
 
 impl Loader {
@@ -201,7 +216,13 @@ impl Loader {
 
     /// The plan of an epoch that has `cap_bytes` for itself.
     pub(crate) fn plan_alone(&self, cap_bytes: u64) -> Result<Plan> {
+        let cap_bytes = cap_bytes.saturating_sub(self.order.held_bytes());
         Plan::alone(&*self.source, &self.layout, &self.config(0, 0)?, cap_bytes)
+    }
+
+    /// The epoch that is begun next, or was last.
+    pub(crate) fn epoch_number(&self) -> u64 {
+        self.progress().epoch
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -251,21 +272,22 @@ impl Loader {
     /// # Errors
     /// When the budget cannot hold the epoch, naming who holds it.
     pub fn epoch(&mut self) -> Result<Epoch> {
-        let (epoch, start, failed) = {
+        let (epoch, start, failed, print) = {
             let mut progress = self.progress();
             if !progress.placed {
                 (progress.epoch, progress.position) = (progress.epoch + 1, 0);
                 progress.failed.clear();
+                progress.print = None;
             }
             progress.placed = false;
             progress.failures.clear();
-            (progress.epoch, progress.position, progress.failed.clone())
+            (progress.epoch, progress.position, progress.failed.clone(), progress.print)
         };
         let mut config = self.config(epoch, start)?;
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
-        let ids = self.order.epoch(epoch);
+        let ids = self.order.epoch(epoch).and_then(|ids| check_print(&*ids, epoch, print).map(|()| ids));
         let pipeline = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
             Ok(pipeline) => pipeline,
             Err(error) => {
@@ -369,7 +391,7 @@ impl Loader {
             State::new(source.fingerprint(), source.len(), seed, shuffle, progress.epoch, progress.position);
         let failures = progress.failures.iter().map(|f| f.position);
         state.set_failed(failures.chain(progress.failed.iter().copied()).collect());
-        state.set_ids(self.order.print(progress.epoch));
+        state.set_ids(progress.print, self.order.print(progress.epoch));
         state
     }
 
@@ -387,7 +409,8 @@ impl Loader {
         }
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
         let (epoch, position, failed) = (state.epoch, state.position, state.failed());
-        *self.progress() = Progress { epoch, position, placed: true, failed, ..Progress::default() };
+        let print = state.came();
+        *self.progress() = Progress { epoch, position, placed: true, print, failed, ..Progress::default() };
         Ok(())
     }
 
@@ -419,20 +442,22 @@ impl Epoch {
         }
         let Some(pipeline) = running.pipeline.as_mut() else { return Ok(None) };
         let outcome = pipeline.next(interrupted);
-        let mut progress = lock(&self.progress);
         let split = &running.config.split;
+        let reached = (split.start + pipeline.delivered() * split.global_batch).min(split.len);
+        let mut progress = lock(&self.progress);
         progress.stats = pipeline.stats();
         progress.elapsed = self.began.elapsed();
         progress.failures = pipeline.failures().to_vec();
         match &outcome {
             Ok(Some(_)) => {
-                let reached = split.start + pipeline.delivered() * split.global_batch;
-                progress.position = reached.min(split.len);
+                progress.position = reached;
+                progress.print = running.ids.print(reached);
             }
             Ok(None) => {
                 // The end was seen: the state is that of the next epoch's beginning.
                 (progress.epoch, progress.position, progress.placed) = (progress.epoch + 1, 0, true);
                 progress.failed.clear();
+                progress.print = None;
             }
             // What is held can be let go, and then the epoch goes on.
             Err(Error::Held { .. } | Error::Starved(_)) => {}

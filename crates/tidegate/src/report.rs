@@ -193,7 +193,13 @@ impl fmt::Display for Report {
         }
         if s.cache_limit_bytes > 0 {
             let could = match s.cache_rule {
-                Some(Rule::Adaptive) => "what came often is kept, since the order is not known ahead".into(),
+                Some(Rule::Adaptive) => match s.could_hit_bytes {
+                    0 => "what came often is kept, since the order is not known ahead".into(),
+                    best => format!(
+                        "what came often is kept, since the order is not known ahead; if it were, {} MiB could be",
+                        mib(best)
+                    ),
+                },
                 Some(Rule::Min) => format!(
                     "at most {} MiB could be so far: what comes next soonest is kept",
                     mib(s.could_hit_bytes)
@@ -211,10 +217,7 @@ impl fmt::Display for Report {
             )?;
         }
         if s.cache_decoded {
-            writeln!(
-                f,
-                "samples are kept decoded, which saves more time here than more of them as they are stored"
-            )?;
+            writeln!(f, "samples are kept decoded: from memory they need no decoding")?;
         }
         if let Some(codec) = s.cache_codec {
             writeln!(

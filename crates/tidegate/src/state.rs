@@ -28,9 +28,12 @@ pub struct State {
     /// Positions that failed in this epoch, as "3,7-9".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failed: String,
-    /// What tells a sampler's ids of this epoch from others, in hexadecimal, where it lists them.
+    /// What tells a sampler's ids from others, in hexadecimal: those of this epoch where it lists them, else those that came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<String>,
+    /// How many ids came, where the sampler gives them one after another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub came: Option<u64>,
 }
 
 impl State {
@@ -55,6 +58,7 @@ impl State {
             position,
             failed: String::new(),
             ids: None,
+            came: None,
         }
     }
 
@@ -102,9 +106,16 @@ impl State {
         parse_positions(&self.failed).map(|_| ())
     }
 
-    /// Sets what tells a sampler's ids from others.
-    pub fn set_ids(&mut self, print: Option<u64>) {
-        self.ids = print.map(|print| format!("{print:016x}"));
+    /// Sets what tells a sampler's ids from others: of those that came, which are so many, or of all of an epoch.
+    pub fn set_ids(&mut self, came: Option<(u64, u64)>, all: Option<u64>) {
+        self.came = came.map(|(count, _)| count);
+        self.ids = came.map(|(_, print)| print).or(all).map(|print| format!("{print:016x}"));
+    }
+
+    /// How many ids came of a sampler that gives them one after another, and what tells them from others.
+    #[must_use]
+    pub fn came(&self) -> Option<(u64, u64)> {
+        Some((self.came?, u64::from_str_radix(self.ids.as_ref()?, 16).ok()?))
     }
 
     /// Checks that it belongs to the order of a loader, which has a sampler or should have one.
@@ -121,7 +132,16 @@ impl State {
             return Err(Error::State(format!("it was saved with {saved}, and this loader has {here}")));
         }
         let print = print.map(|print| format!("{print:016x}"));
-        if self.ids.is_some() && print.is_some() && self.ids != print {
+        if self.ids.is_some() && self.came.is_some() == print.is_some() {
+            let what = "a sampler that lists its ids";
+            return Err(Error::State(match print {
+                None => format!("it was saved with {what}, and this one gives them one after another"),
+                Some(_) => format!(
+                    "this loader has {what}, and it was saved with one that gives them one after another"
+                ),
+            }));
+        }
+        if print.is_some() && self.ids.is_some() && self.ids != print {
             let what = "the sampler gives other ids for epoch";
             return Err(Error::State(format!("{what} {} than when it was saved", self.epoch)));
         }

@@ -100,8 +100,10 @@ impl Loader {
         memories.sort_unstable();
         memories.dedup();
         let mut accesses = Vec::new();
-        let epoch = self.ids_of_epoch(0, &mut accesses)?;
-        self.ids_of_epoch(1, &mut accesses)?;
+        // Those of a sampler may be known already.
+        let number = self.epoch_number();
+        let epoch = self.ids_of_epoch(number, &mut accesses)?;
+        self.ids_of_epoch(number + 1, &mut accesses)?;
         let mut points = Vec::new();
         for memory_bytes in memories {
             let alone = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));

@@ -138,6 +138,8 @@ impl Min {
             self.here.remove(at);
             kept.push(self.accesses[at as usize]);
         }
+        // The old ones go before there are more.
+        (self.accesses, self.next) = (Vec::new(), Vec::new());
         let mut first = vec![NEVER; objects as usize];
         let mut next = vec![NEVER; accesses.len()];
         for (at, &object) in accesses.iter().enumerate().rev() {
@@ -169,7 +171,12 @@ impl Min {
         if let Some(object) = self.unwanted.pop() {
             return Some(object);
         }
-        let last = self.here.largest().filter(|&last| last > than)?;
+        if self.here.largest()? > than { self.last() } else { None }
+    }
+
+    /// The object that comes last.
+    fn last(&mut self) -> Option<u32> {
+        let last = self.here.largest()?;
         self.here.remove(last);
         Some(self.accesses[last as usize])
     }
@@ -184,7 +191,7 @@ impl Min {
     pub fn set_limit<S: Objects + ?Sized>(&mut self, limit: u64, sizes: &S, gone: &mut impl FnMut(u32)) {
         self.limit = limit;
         while self.held > limit
-            && let Some(object) = self.give_up(0)
+            && let Some(object) = self.unwanted.pop().or_else(|| self.last())
         {
             self.held -= sizes.bytes(object);
             gone(object);

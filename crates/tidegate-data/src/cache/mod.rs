@@ -75,9 +75,14 @@ pub trait Near: Tier {
     /// How it is decided what is kept.
     fn rule(&self) -> Rule;
 
-    /// Told what comes from now on, `count` accesses.
+    /// Told what comes from now on, as far as it is known, and how many accesses these are; 0: they are not counted.
     fn look_ahead(&self, coming: Coming, count: u64) {
         drop((coming, count));
+    }
+
+    /// Where nothing is known of what comes: the bytes that the best there can be would have hit in an epoch that has ended.
+    fn optimum_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// Told of each access in turn: whether the best there can be would have had the object.

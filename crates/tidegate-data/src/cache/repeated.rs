@@ -7,7 +7,7 @@
 //!
 //! Where the order is listed, Belady's rule ([`Min`]) decides, over as much of this epoch and the next as an eighth of the memory can list;
 //! where it is not, a library's adaptive policy. The rule is ahead of the bytes: what it keeps may still be being read, or may have
-//! found no memory, and is then read again.
+//! found no memory, and is then read again. What the rule would have hit where nothing was known is worked out when the epoch ends.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -86,7 +86,8 @@ impl Decides {
         if min.rest().len() > *horizon / 2 || coming.peek().is_none() {
             return;
         }
-        let mut accesses = min.rest().to_vec();
+        let mut accesses = Vec::with_capacity(*horizon);
+        accesses.extend_from_slice(min.rest());
         let more = *horizon - accesses.len();
         accesses.extend(coming.by_ref().take(more).map(|key| key as u32));
         min.look_ahead(accesses, objects);
@@ -121,6 +122,36 @@ impl Decides {
     }
 }
 
+/// The accesses of an epoch of which nothing was known, to be judged when it ends.
+struct Trace {
+    /// What was here when it began, then what was asked for: objects and their lengths.
+    accesses: Vec<(u32, u32)>,
+    /// How many of them were here, and how many there will be in all.
+    before: usize,
+    count: usize,
+    memory: Grant,
+}
+
+impl Trace {
+    /// What an access takes, and then its share of the rule's own, and an object's in both.
+    const ACCESS_BYTES: u64 = 8 + ACCESS_BYTES;
+    const OBJECT_BYTES: u64 = 8;
+
+    /// Bytes that Belady's rule would have hit within `limit`.
+    fn optimum(&self, limit: u64, objects: u32) -> u64 {
+        let mut sizes = vec![0u32; objects as usize];
+        self.accesses.iter().for_each(|&(object, len)| sizes[object as usize] = taken(len.into()));
+        let mut min = Min::new(limit);
+        min.look_ahead(self.accesses.iter().map(|&(object, _)| object).collect(), objects);
+        let mut hits = 0;
+        for (i, &(_, len)) in self.accesses.iter().enumerate() {
+            let hit = min.access(&sizes, &mut |_| ()) == Outcome::Hit && i >= self.before;
+            hits += u64::from(len) * u64::from(hit);
+        }
+        hits
+    }
+}
+
 #[derive(Default)]
 struct State {
     limit: u64,
@@ -128,6 +159,9 @@ struct State {
     held: u64,
     decides: Option<Decides>,
     places: Places,
+    trace: Option<Trace>,
+    /// What the rule would have hit in the last epoch of which nothing was known.
+    optimum_bytes: Option<u64>,
 }
 
 /// See the head of this file.
@@ -167,8 +201,31 @@ impl Repeated {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who decides within `limit` bytes; nobody where that is not worth it.
-    fn decides(&self, limit: u64, coming: Coming, count: u64) -> Option<Decides> {
+    /// What it takes to judge an epoch of `count` accesses, unless that is too much.
+    fn trace(&self, state: &mut State, count: u64) -> Option<Trace> {
+        let count = usize::try_from(count).ok().filter(|&count| count > 0)?;
+        let most = state.places.0.len() + count;
+        let bytes = most as u64 * Trace::ACCESS_BYTES + self.objects * Trace::OBJECT_BYTES;
+        if self.objects >= u64::from(u32::MAX) || bytes > state.limit / 8 {
+            return None;
+        }
+        state.fit(state.limit - bytes);
+        let memory = self.budget.try_acquire(Account::CacheMemory, bytes, Priority::CacheFill).ok()?;
+        let mut accesses = Vec::with_capacity(most);
+        let here = state.places.0.iter().filter_map(|(&object, place)| Some((object, place.here.as_ref()?)));
+        accesses.extend(here.map(|(object, (lease, _))| (object, lease.len() as u32)));
+        Some(Trace { before: accesses.len(), accesses, count, memory })
+    }
+
+    /// Who decides, within the limit; nobody where that is not worth it.
+    fn decides(
+        &self,
+        state: &mut State,
+        before: Option<Box<Min>>,
+        coming: Coming,
+        count: u64,
+    ) -> Option<Decides> {
+        let limit = state.limit;
         if self.objects >= u64::from(u32::MAX) || limit < self.mean_bytes {
             return None;
         }
@@ -183,17 +240,27 @@ impl Repeated {
             return None;
         }
         let bytes = 4 * self.objects + horizon * ACCESS_BYTES;
+        let mut min = before.unwrap_or_else(|| Box::new(Min::new(limit)));
+        let mut gone = Vec::new();
+        min.set_limit(limit - bytes, &state.places, &mut |object| gone.push(object));
+        state.remove(&gone);
         let memory = self.budget.try_acquire(Account::CacheMemory, bytes, Priority::CacheFill).ok()?;
-        Some(Decides::Min {
-            min: Box::new(Min::new(limit)),
-            horizon: horizon as usize,
-            coming: coming.peekable(),
-            memory,
-        })
+        Some(Decides::Min { min, horizon: horizon as usize, coming: coming.peekable(), memory })
     }
 }
 
 impl State {
+    /// Notes an access; the last one ends the epoch.
+    fn trace(&mut self, object: u32, len: u64, objects: u32) {
+        let Some(trace) = &mut self.trace else { return };
+        trace.accesses.push((object, len as u32));
+        if trace.accesses.len() == trace.before + trace.count {
+            self.optimum_bytes =
+                Some(trace.optimum(self.limit.saturating_sub(trace.memory.bytes()), objects));
+            self.held -= self.trace.take().map_or(0, |trace| trace.memory.bytes());
+        }
+    }
+
     fn remove(&mut self, gone: &[u32]) {
         for object in gone {
             let place = self.places.0.remove(object).filter(|place| place.here.is_some());
@@ -203,13 +270,20 @@ impl State {
 
     /// Lets go of all.
     fn clear(&mut self) {
-        (self.decides, self.places, self.held) = (None, Places::default(), 0);
+        (self.decides, self.places, self.trace, self.held) = (None, Places::default(), None, 0);
+    }
+
+    /// What is taken besides objects.
+    fn besides(&self) -> u64 {
+        let trace = self.trace.as_ref().map_or(0, |trace| trace.memory.bytes());
+        trace + self.decides.as_ref().map_or(0, Decides::bytes)
     }
 
     /// Makes `bytes` the most that all of it takes.
     fn fit(&mut self, bytes: u64) {
+        let besides = self.besides();
         let Some(decides) = &mut self.decides else { return };
-        let Some(capacity) = bytes.checked_sub(decides.bytes()).filter(|&capacity| capacity > 0) else {
+        let Some(capacity) = bytes.checked_sub(besides).filter(|&capacity| capacity > 0) else {
             return self.clear();
         };
         let mut gone = Vec::new();
@@ -232,34 +306,44 @@ impl Near for Repeated {
 
     fn look_ahead(&self, coming: Coming, count: u64) {
         let state = &mut *self.state();
-        if matches!(state.decides, Some(Decides::Adaptive(_))) {
-            return;
+        if self.rule == Rule::Adaptive {
+            state.held -= state.trace.take().map_or(0, |trace| trace.memory.bytes());
+            state.optimum_bytes = None;
+            state.trace = self.trace(state, count);
+            state.held += state.trace.as_ref().map_or(0, |trace| trace.memory.bytes());
+            if state.decides.is_some() {
+                return state.fit(state.limit);
+            }
         }
         state.held -= state.decides.as_ref().map_or(0, Decides::bytes);
-        let before = state.decides.take();
-        let Some(mut decides) = self.decides(state.limit, coming, count) else { return state.clear() };
+        // Its memory goes before there is more, and what is here stays, as far as it is wanted.
+        let before = match state.decides.take() {
+            Some(Decides::Min { min, .. }) => Some(min),
+            _ => None,
+        };
+        let Some(mut decides) = self.decides(state, before, coming, count) else { return state.clear() };
         if let Decides::Min { min, horizon, coming, .. } = &mut decides {
-            if let Some(Decides::Min { min: before, .. }) = before {
-                // What is here stays, as far as it is wanted.
-                *min = before;
-            }
-            min.look_ahead(
-                coming.by_ref().take(*horizon).map(|key| key as u32).collect(),
-                self.objects as u32,
-            );
+            let mut accesses = Vec::with_capacity(*horizon);
+            accesses.extend(coming.by_ref().take(*horizon).map(|key| key as u32));
+            min.look_ahead(accesses, self.objects as u32);
         }
         state.held += decides.bytes();
         state.decides = Some(decides);
         state.fit(state.limit);
     }
 
-    fn meet(&self, key: u64, bytes: u64) -> bool {
+    fn optimum_bytes(&self) -> Option<u64> {
+        self.state().optimum_bytes
+    }
+
+    fn meet(&self, key: u64, len: u64) -> bool {
         let state = &mut *self.state();
         let (Some(decides), Ok(object)) = (&mut state.decides, u32::try_from(key)) else { return false };
         decides.move_on(self.objects as u32);
-        let (bytes, mut gone) = (taken(bytes), Vec::new());
+        let (bytes, mut gone) = (taken(len), Vec::new());
         let outcome = decides.access(object, bytes, &state.places, &mut gone);
         state.remove(&gone);
+        state.trace(object, len, self.objects as u32);
         if outcome == Outcome::Kept {
             state.places.0.insert(object, Place { bytes, here: None });
         }
@@ -354,18 +438,18 @@ mod tests {
         Repeated::new(budget, (0..OBJECTS).map(bytes).sum(), OBJECTS, listed)
     }
 
-    /// An epoch, as the feed and a reader go through it: (hits, what the rule would have hit).
-    fn epoch(tier: &Repeated, accesses: &[u64], next: &[u64]) -> (usize, usize) {
+    /// An epoch, as the feed and a reader go through it: (hits, those of them that the rule foretold, bytes of hits).
+    fn epoch(tier: &Repeated, accesses: &[u64], next: &[u64]) -> (usize, usize, u64) {
         let coming: Vec<u64> = accesses.iter().chain(next).copied().collect();
-        let count = coming.len() as u64;
-        tier.look_ahead(Box::new(coming.into_iter()), count);
-        let (mut hits, mut could) = (0, 0);
+        let count = if tier.rule == Rule::Min { coming.len() } else { accesses.len() };
+        tier.look_ahead(Box::new(coming.into_iter()), count as u64);
+        let (mut hits, mut could, mut hit_bytes) = (0, 0, 0);
         for &key in accesses {
             could += usize::from(tier.meet(key, bytes(key)));
             match tier.lend(key) {
                 Some(Lent::Plain(lease)) => {
                     assert_eq!(*lease, object(key)[..]);
-                    hits += 1;
+                    (hits, hit_bytes) = (hits + 1, hit_bytes + bytes(key));
                 }
                 _ => {
                     tier.put(key, &[&object(key)]);
@@ -373,7 +457,7 @@ mod tests {
             }
             assert!(Tier::held_bytes(tier) <= tier.limit_bytes());
         }
-        (hits, could)
+        (hits, could, hit_bytes)
     }
 
     #[test]
@@ -381,14 +465,25 @@ mod tests {
         let epochs: Vec<_> = (0..4).map(|seed| accesses(seed + 1, 3000)).collect();
         let limit = 4 << 20;
         let hits = |listed| {
-            let budget = Budget::new(8 << 20);
+            // No more than the tier may have.
+            let budget = Budget::new(limit);
             let tier = tier(&budget, listed);
             assert!(!tier.put(1, &[b"x"]), "nobody asked for it");
             tier.set_limit(limit);
-            let hits: Vec<_> = epochs.windows(2).map(|e| epoch(&tier, &e[0], &e[1])).collect();
+            let run = |e: &[Vec<u64>]| {
+                let (hits, could, hit_bytes) = epoch(&tier, &e[0], &e[1]);
+                // What the rule would have hit is told afterwards, and more than what nobody foretold.
+                let best = tier.optimum_bytes();
+                assert!(
+                    if listed { best.is_none() } else { best.unwrap() * 10 > hit_bytes * 11 },
+                    "{best:?} {hit_bytes}"
+                );
+                (hits, could)
+            };
+            let hits: Vec<_> = epochs.windows(2).map(run).collect();
             let charged = budget.account(Account::CacheMemory).held_bytes;
             assert_eq!(charged, Tier::held_bytes(&*tier));
-            assert!(charged > limit / 2);
+            assert!(charged > limit / 2 && tier.state().trace.is_none());
             tier.set_limit(0);
             assert_eq!(budget.account(Account::CacheMemory).held_bytes, 0);
             hits
@@ -408,7 +503,7 @@ mod tests {
         // An eighth of it lists 600 accesses, of 6,000.
         tier.set_limit(8 * (4 * OBJECTS + 600 * ACCESS_BYTES));
         let (now, next) = (accesses(1, 3000), accesses(2, 3000));
-        let (hits, could) = epoch(&tier, &now, &next);
+        let (hits, could, _) = epoch(&tier, &now, &next);
         assert!(hits == could && hits > 50, "{hits} of {could}");
         // Told of something else than what comes, it keeps nothing of it.
         tier.look_ahead(Box::new([1, 2].into_iter()), 2);

@@ -1,13 +1,14 @@
 //! Orders that the user gives: ids in a list for each epoch, or one after another.
 //!
 //! Flow: [`Ids`] (an array, a function of the epoch, an iterator) -> [`Given`] -> the id at a position.
-//! Memory: eight bytes a position of at most two epochs (account `index`), from the making of the order on.
+//! Memory: eight bytes a position (account `index`), from the making of the order on; of a function's lists those of three epochs.
 //!
 //! A list is known when the epoch begins, so what to keep is planned by Belady's rule. Of an iterator nothing is known before
-//! it is asked, and it is asked no more than a batch ahead: it may depend on what training did.
+//! it is asked, and it is asked no further ahead than there are batches: it may depend on what training did.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
 
 use super::{Epoch, Foresight, Order};
@@ -46,9 +47,9 @@ pub trait Ids: Send + Sync + std::fmt::Debug {
     /// Whether [`Ids::epoch`] lists all ids.
     fn listed(&self) -> bool;
 
-    /// What its lists take at most: by itself those of two epochs.
+    /// What the ids take at most: of lists this epoch's, the next one's, and the last one's until both are there.
     fn bytes(&self) -> u64 {
-        16 * self.len()
+        if self.listed() { 24 * self.len() } else { 8 * self.len() }
     }
 
     /// The ids of an epoch; of listed ones those of the next epoch are asked for too, so that both can be planned.
@@ -85,7 +86,7 @@ pub struct Given {
     runs: u64,
     /// The lists of this epoch and the next, so that each is asked for once.
     lists: Mutex<Vec<(u64, Arc<[u64]>)>>,
-    _memory: Grant,
+    memory: Grant,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,8 +99,14 @@ impl Given {
     /// # Errors
     /// When the budget has no room for the lists.
     pub fn new(ids: Arc<dyn Ids>, samples: u64, runs: u64, budget: &Budget) -> Result<Self> {
-        let memory = budget.try_acquire(Account::Index, ids.bytes(), Priority::NextBatch)?;
-        Ok(Self { ids, samples, runs, lists: Mutex::default(), _memory: memory })
+        let memory =
+            budget.try_acquire(Account::Index, ids.bytes(), Priority::NextBatch).map_err(|error| {
+                let (len, bytes) = (ids.len(), mib(ids.bytes()));
+                Error::Config(format!(
+                    "the budget is too small for the sampler's {len} ids, which take {bytes} MiB: {error}"
+                ))
+            })?;
+        Ok(Self { ids, samples, runs, lists: Mutex::default(), memory })
     }
 
     fn list(&self, epoch: u64) -> Result<Option<Arc<[u64]>>> {
@@ -113,7 +120,7 @@ impl Given {
         let wanted = self.ids.len();
         if list.len() as u64 != wanted {
             return Err(Error::Config(format!(
-                "the sampler gives {} ids for epoch {epoch}, not {wanted}",
+                "the sampler gives {} ids for epoch {epoch}, not {wanted} as for others: give each epoch as many",
                 list.len()
             )));
         }
@@ -148,11 +155,20 @@ impl Order for Given {
             ));
         };
         let (len, samples) = (self.len(), self.samples);
-        Ok(Arc::new(Pulled { len, samples, state: Mutex::new((Vec::new(), pull)) }))
+        Ok(Arc::new(Pulled {
+            len,
+            samples,
+            source: Mutex::new(Ok(pull)),
+            came: Mutex::new(Came { ids: Vec::with_capacity(len as usize), print: (0, 0) }),
+        }))
     }
 
     fn runs_in_use(&self, _: u64) -> u64 {
         self.runs
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.memory.bytes()
     }
 
     fn foresight(&self) -> Foresight {
@@ -178,33 +194,76 @@ impl Epoch for Listed {
     }
 }
 
-/// What came so far stays: an epoch that goes on with other memory asks for it again.
 struct Pulled {
     len: u64,
     samples: u64,
-    state: Mutex<(Vec<u64>, Pull)>,
+    /// Where more come from, or why none do. Whoever has it may be kept waiting, and nobody else is.
+    source: Mutex<std::result::Result<Pull, String>>,
+    came: Mutex<Came>,
+}
+
+/// What came so far stays: an epoch that goes on with other memory asks for it again.
+#[derive(Debug)]
+struct Came {
+    ids: Vec<u64>,
+    /// So many ids, and what tells them from others.
+    print: (usize, u64),
 }
 
 impl std::fmt::Debug for Pulled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pulled({} of {})", lock(&self.state).0.len(), self.len)
+        write!(f, "Pulled({} of {})", lock(&self.came).ids.len(), self.len)
+    }
+}
+
+impl Pulled {
+    fn came(&self, position: u64) -> Option<u64> {
+        lock(&self.came).ids.get(position as usize).copied()
+    }
+
+    /// Asks for the id after those that came, `position` of them.
+    fn pull(&self, pull: &mut Pull, position: u64) -> Result<u64> {
+        let ended = || {
+            Error::Config(format!("the sampler ended after {position} ids, but its length is {}", self.len))
+        };
+        let id = pull()?.ok_or_else(ended)?;
+        if id < self.samples { Ok(id) } else { Err(beyond(id, position, self.samples)) }
     }
 }
 
 impl Epoch for Pulled {
     fn id(&self, position: u64) -> Result<u64> {
-        let (ids, pull) = &mut *lock(&self.state);
-        while ids.len() as u64 <= position {
-            let came = ids.len() as u64;
-            let id = pull()?.ok_or_else(|| {
-                Error::Config(format!("the sampler ended after {came} ids, but its length is {}", self.len))
-            })?;
-            if id >= self.samples {
-                return Err(beyond(id, came, self.samples));
+        loop {
+            if let Some(id) = self.came(position) {
+                return Ok(id);
             }
-            ids.push(id);
+            let source = &mut *lock(&self.source);
+            let next = lock(&self.came).ids.len() as u64;
+            if next > position {
+                continue;
+            }
+            let pull = source.as_mut().map_err(|why| Error::Config(why.clone()))?;
+            match self.pull(pull, next) {
+                Ok(id) => lock(&self.came).ids.push(id),
+                Err(error) => {
+                    // An iterator that failed would say that it has ended.
+                    *source = Err(error.to_string());
+                    return Err(error);
+                }
+            }
         }
-        Ok(ids[position as usize])
+    }
+
+    fn print(&self, most: u64) -> Option<(u64, u64)> {
+        let came = &mut *lock(&self.came);
+        let most = came.ids.len().min(most as usize);
+        let (mut count, mut print) = if came.print.0 <= most { came.print } else { (0, 0) };
+        for id in &came.ids[count..most] {
+            print = xxhash_rust::xxh3::xxh3_64_with_seed(&id.to_le_bytes(), print);
+            count += 1;
+        }
+        came.print = (count, print);
+        Some((count as u64, print))
     }
 
     fn known(&self) -> bool {
@@ -246,11 +305,16 @@ mod tests {
             let ids = Arc::new(Counting { listed, asked: Mutex::default() });
             let budget = Budget::new(1 << 20);
             let order = Given::new(Arc::clone(&ids) as Arc<dyn Ids>, 10, 1, &budget).unwrap();
-            assert_eq!(budget.account(Account::Index).held_bytes, 80);
+            assert_eq!(order.held_bytes(), if listed { 120 } else { 40 });
             let epochs = [0, 1, 1, 2].map(|n| order.epoch(n).unwrap());
             assert_eq!(*lock(&ids.asked), if listed { vec![0, 1, 2] } else { vec![0, 1, 1, 2] });
             assert_eq!([3, 0, 4].map(|p| epochs[1].id(p).unwrap()), [4, 1, 9]);
             assert_eq!(epochs[0].known(), listed);
+            // What came is known by its print, as far as it came.
+            assert_eq!(epochs[1].print(9).map(|(count, _)| count), (!listed).then_some(5));
+            assert!(epochs.iter().all(|epoch| epoch.id(3).is_ok()));
+            assert!(epochs[1].print(4) == epochs[2].print(4) && epochs[1].print(2) == epochs[2].print(2));
+            assert_eq!(epochs[1].print(4) == epochs[3].print(4), listed);
             assert_eq!(order.print(1).is_some(), listed);
             assert_eq!(order.print(1) == order.print(2), !listed);
             // An iterator is asked no further than wanted: the id that is too large has not come yet.
@@ -265,9 +329,13 @@ mod tests {
     #[test]
     fn an_iterator_that_ends_early_is_named() {
         let ids = Arc::new(Counting { listed: false, asked: Mutex::default() });
-        assert!(Given::new(ids.clone(), 10, 1, &Budget::new(64)).is_err());
+        assert!(Given::new(ids.clone(), 10, 1, &Budget::new(32)).is_err());
         let order = Given::new(ids, 10, 1, &Budget::new(1 << 20)).unwrap();
-        let error = order.epoch(0).unwrap().id(5).unwrap_err().to_string();
-        assert!(error.contains("ended after 5 ids"), "{error}");
+        let epoch = order.epoch(0).unwrap();
+        // Whoever asks again is told the same.
+        for _ in 0..2 {
+            let error = epoch.id(5).unwrap_err().to_string();
+            assert!(error.contains("ended after 5 ids"), "{error}");
+        }
     }
 }

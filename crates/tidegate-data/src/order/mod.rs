@@ -78,12 +78,17 @@ pub trait Order: Send + Sync + std::fmt::Debug {
         1
     }
 
+    /// What it holds of the budget by itself.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
     /// What is known before it is asked.
     fn foresight(&self) -> Foresight {
         Foresight::Once
     }
 
-    /// What tells the ids of an epoch from others, where neither seed nor data do, and if they can be listed.
+    /// What tells the ids of an epoch from others, where a user lists them.
     fn print(&self, epoch: u64) -> Option<u64> {
         let _follows_from_the_seed = epoch;
         None
@@ -97,6 +102,12 @@ pub trait Epoch: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Where ids come one after another: as [`Order::epoch`].
     fn id(&self, position: u64) -> Result<u64>;
+
+    /// Where ids come one after another: how many of the first `most` came, and what tells these from others.
+    fn print(&self, most: u64) -> Option<(u64, u64)> {
+        let _known_by_its_order = most;
+        None
+    }
 
     /// Whether asking ahead costs nothing.
     fn known(&self) -> bool {

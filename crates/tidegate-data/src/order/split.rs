@@ -45,11 +45,12 @@ pub struct Split {
 /// The positions of one rank in one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
-    /// First position of all; counts past the end of the epoch where the batch is padded.
-    start: u64,
-    /// Of each round of so many positions, so many belong to the rank.
+    /// Of each round of so many positions, so many belong to the rank, from this one on.
     round: u64,
     of_each: u64,
+    lane: u64,
+    /// Positions of the rank before the first row.
+    before: u64,
     /// Rows, padding included.
     pub count: u64,
     /// Rows that are no padding.
@@ -57,10 +58,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The position of a row.
+    /// The position of a row; counts past the end of the epoch where the batch is padded.
     #[must_use]
     pub fn position(&self, row: u64) -> u64 {
-        self.start + row / self.of_each * self.round + row % self.of_each
+        let nth = self.before + row;
+        nth / self.of_each * self.round + self.lane + nth % self.of_each
     }
 
     /// The positions of all rows.
@@ -119,7 +121,7 @@ impl Split {
     #[must_use]
     pub fn ranks_apart(&self) -> u64 {
         let even = |n: u64| n.is_multiple_of(self.places.max(1));
-        let apart = self.places.is_multiple_of(self.world) && even(self.global_batch) && even(self.start);
+        let apart = self.places.is_multiple_of(self.world) && even(self.global_batch);
         if apart { self.world } else { 1 }
     }
 
@@ -134,20 +136,16 @@ impl Split {
         };
         if self.ranks_apart() > 1 {
             let (round, of_each) = (self.places, self.places / self.world);
-            let first = self.rank * of_each;
-            // Rows among the first n positions.
-            let rows = |n: u64| n / round * of_each + (n % round).saturating_sub(first).min(of_each);
-            return Rows {
-                start: start + first,
-                round,
-                of_each,
-                count: rows(size),
-                real: rows(left.min(size)),
-            };
+            let lane = self.rank * of_each;
+            // Of the first n positions of the epoch.
+            let own = |n: u64| n / round * of_each + (n % round).saturating_sub(lane).min(of_each);
+            let before = own(start);
+            let (count, real) = (own(start + size) - before, own(start + left.min(size)) - before);
+            return Rows { round, of_each, lane, before, count, real };
         }
         let (low, high) = (self.bound(self.rank, size), self.bound(self.rank + 1, size));
-        let count = high - low;
-        Rows { start: start + low, round: 0, of_each: u64::MAX, count, real: high.min(left) - low.min(left) }
+        let (count, real) = (high - low, high.min(left) - low.min(left));
+        Rows { round: 0, of_each: u64::MAX, lane: 0, before: start + low, count, real }
     }
 }
 
@@ -160,11 +158,11 @@ mod tests {
         /// Ranks put together give every position once, in order within each batch, for every remainder.
         #[test]
         fn ranks_partition_the_epoch(
-            len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9, places in 1u64..17,
+            len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9, places in 1u64..17, start in 0u64..20,
         ) {
             for remainder in [Remainder::Drop, Remainder::Pad, Remainder::Uneven] {
                 let global_batch = world * per + extra;
-                let split = |rank| Split { len, start: 0, global_batch, remainder, rank, world, places };
+                let split = |rank| Split { len, start, global_batch, remainder, rank, world, places };
                 let apart = split(0).ranks_apart() > 1;
                 let mut seen = Vec::new();
                 for batch in 0..split(0).batches() {
@@ -181,8 +179,10 @@ mod tests {
                         seen[before..].sort_unstable();
                     }
                 }
-                let whole = if remainder == Remainder::Drop { len / global_batch * global_batch } else { len };
-                prop_assert_eq!(seen, (0..whole).collect::<Vec<_>>());
+                let left = len.saturating_sub(start);
+                let whole =
+                    if remainder == Remainder::Drop { start + left / global_batch * global_batch } else { len };
+                prop_assert_eq!(seen, (start.min(whole)..whole).collect::<Vec<_>>());
             }
         }
     }

@@ -145,7 +145,7 @@ impl Samples {
             _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
         };
         let why_not = if foresight != Foresight::Once {
-            Some("a sampler repeats samples")
+            Some("samples of a sampler are kept as they are stored")
         } else if source.access() != Access::Random || source.index().is_none() {
             Some("this source is not read a sample at a time")
         } else {

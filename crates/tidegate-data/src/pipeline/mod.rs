@@ -16,6 +16,7 @@ mod groups;
 mod kept;
 mod mapping;
 pub mod plan;
+mod reading;
 mod ring;
 mod stats;
 mod watch;
@@ -41,6 +42,7 @@ use self::watch::Watch;
 use self::work::{Own, Task};
 use crate::batch::{Batch, Layout};
 use crate::cache::{Coming, Lease, Records, Rule, Tier};
+use crate::order::random::Stream;
 use crate::order::split::{Rows, Split};
 use crate::order::{Epoch, Foresight, Order};
 use crate::source::checkpoints::Checkpoints;
@@ -113,7 +115,10 @@ pub struct Failure {
 /// What this rank is going to ask for in this epoch and the next, where that is listed, and how many ids these are.
 fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
     if config.order.foresight() != Foresight::Listed {
-        return (Box::new(std::iter::empty()), 0);
+        // One that goes on with other memory is not judged: what came before is not known here.
+        let batches = if config.past.delivered == 0 { config.split.batches() } else { 0 };
+        let count = (0..batches).map(|batch| config.split.rows(batch).count).sum();
+        return (Box::new(std::iter::empty()), count);
     }
     let ids = |epoch: Arc<dyn Epoch>, split: Split, from: u64| {
         let rows = (from..split.batches()).map(move |batch| split.rows(batch));
@@ -189,6 +194,7 @@ struct Shared {
     reserved: Reserved,
     samples: Arc<Samples>,
     map: Option<Arc<dyn BatchMap>>,
+    epoch: Arc<dyn Epoch>,
     ring: Ring<Task>,
     /// Batches for the mapping threads, if there are any.
     finished: Finished,
@@ -198,6 +204,8 @@ struct Shared {
     fatal: Mutex<Option<Error>>,
     ready: Condvar,
     stop: Arc<AtomicBool>,
+    /// A reader is asking the user's sampler, and may be kept waiting.
+    asking: AtomicBool,
     /// Batches begun and not yet done.
     in_flight: AtomicU64,
     /// What the feed waits for: see [`Starved`].
@@ -228,8 +236,22 @@ impl Shared {
         self.source.index().filter(|_| self.reserved.plan.record_bytes > 0)?.checkpoints()
     }
 
+    /// The sample that takes the place of another: any of the source, or of a sampler's, up to those of the same batch.
+    fn replacement(&self, stream: &mut Stream, position: u64) -> Result<u64> {
+        let split = &self.config.split;
+        match self.config.order.foresight() {
+            Foresight::Once => Ok(stream.below(self.source.len())),
+            Foresight::Listed => self.epoch.id(stream.below(split.len.max(1))),
+            Foresight::None => {
+                let batch = position.saturating_sub(split.start) / split.global_batch;
+                let asked = split.start + (batch + 1) * split.global_batch;
+                self.epoch.id(stream.below(asked.min(split.len).max(1)))
+            }
+        }
+    }
+
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.stop.load(Ordering::SeqCst)
     }
 
     fn deliver(&self, batch: u64, done: Done) {
@@ -336,6 +358,7 @@ impl Pipeline {
             reserved,
             samples,
             map,
+            epoch: Arc::clone(&epoch),
             ring: Ring::new(1024),
             finished: Finished::new(next),
             retries: Mutex::default(),
@@ -343,6 +366,7 @@ impl Pipeline {
             fatal: Mutex::default(),
             ready: Condvar::new(),
             stop: Arc::default(),
+            asking: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
             starved: AtomicU8::new(Starved::Nothing as u8),
             own: (0..workers).map(|_| Mutex::default()).collect(),
@@ -424,7 +448,7 @@ impl Pipeline {
                 if now != moved.0 {
                     moved = (now, Instant::now());
                 } else if moved.1.elapsed() > shared.config.stall {
-                    let who = shared.watch.who(&*shared.source);
+                    let who = shared.watch.who(&*shared.source, shared.asking.load(Ordering::Acquire));
                     return Err(Error::Stalled { seconds: moved.1.elapsed().as_secs(), who });
                 }
                 done = lock(&shared.done);
@@ -462,9 +486,14 @@ impl Pipeline {
         &self.failures
     }
 
-    /// Ends it in the middle: its threads stop and its memory goes back.
+    /// Ends it in the middle: its threads stop and its memory goes back, unless the user's sampler does not answer for long.
     #[must_use]
     pub fn stop(mut self) -> Past {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        while self.shared.asking.load(Ordering::SeqCst) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let failures = std::mem::take(&mut self.failures);
         Past { delivered: self.next, failures, stats: Arc::clone(&self.shared.stats) }
     }
@@ -494,13 +523,16 @@ impl Drop for Pipeline {
             // Nobody here could join the threads, or release a lock that one of them held at the fork.
             return self.threads.clear();
         }
-        self.shared.stop.store(true, Ordering::Release);
+        self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.ring.close();
         self.shared.finished.close();
         if let Some(map) = &self.shared.map {
             map.stop();
         }
-        for thread in self.threads.drain(..) {
+        // Whoever asks the user's sampler ends when it answers; others wait for him.
+        let asking = self.shared.asking.load(Ordering::SeqCst);
+        let waiting = if asking { self.shared.reserved.plan.readers } else { 0 };
+        for thread in self.threads.drain(..).skip(waiting) {
             // A panic was caught and delivered where it happened; there is nothing left to tell.
             let _finished = thread.join();
         }

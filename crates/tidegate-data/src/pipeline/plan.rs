@@ -94,7 +94,11 @@ pub struct Plan {
 
 /// The threads that may read a source at once.
 pub(super) fn readers_most(source: &dyn Source) -> u64 {
-    if source.is_remote() { *REMOTE_READERS.end() } else { LOCAL_READERS }
+    source.latency().map_or(LOCAL_READERS, |latency| requests(latency, mean_bytes(source)))
+}
+
+fn mean_bytes(source: &dyn Source) -> u64 {
+    source.extremes().total_bytes / source.len().max(1)
 }
 
 /// As many requests of `bytes` each as are on their way at once while the line is full, by Little's law; and a few for what a request
@@ -124,7 +128,7 @@ impl Reach {
         };
         // No more than take an eighth of the budget with what they read.
         let most = cap / 8 / (REMOTE_BYTES + source.extremes().sample_bytes);
-        let wanted = requests(latency, source.extremes().total_bytes / source.len().max(1));
+        let wanted = requests(latency, mean_bytes(source));
         let readers = if sequential { 1 } else { wanted.min(most.max(2)) };
         Self {
             readers: readers as usize,

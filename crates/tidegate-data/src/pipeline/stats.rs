@@ -78,7 +78,7 @@ pub struct StageStats {
     /// See `disk_limit_bytes`.
     pub disk_held_bytes: u64,
     /// What any cache of this limit could have given in this epoch: where no sample comes twice, what it held before; where they do,
-    /// what Belady's rule would have hit so far, if the order is known.
+    /// what Belady's rule would have hit so far, or, if the order is not known ahead, in the whole epoch once it has ended.
     pub could_hit_bytes: u64,
     /// What the cache of samples in memory may take, and takes; of all processes together where they share it.
     pub cache_limit_bytes: u64,
@@ -120,7 +120,8 @@ impl Stats {
     fn amplification_percent(&self, shared: &Shared) -> u64 {
         let read = |c: &AtomicU64| u128::from(c.load(Ordering::Relaxed));
         let (whole, part) = match shared.source.grouped() {
-            // Each group once for all of its samples.
+            // Each group once for all of its samples, which is known when all were asked for.
+            Some(_) if self.delivered.load(Ordering::Relaxed) < shared.config.split.batches() => (1, 1),
             Some(_) => {
                 let groups = shared.source.runs().len() as u128;
                 (read(&self.groups) * u128::from(shared.source.len()), groups * read(&self.samples))
@@ -141,7 +142,12 @@ impl Stats {
         let decoded = shared.samples.rows().is_some();
         StageStats {
             cache_codec: codec.map(|(codec, _)| codec.name()),
-            cache_rule: Some(shared.samples.stored.rule()),
+            // What ranks keep in common is a fixed set.
+            cache_rule: Some(if common().next().is_some() {
+                Rule::Fixed
+            } else {
+                shared.samples.stored.rule()
+            }),
             cache_decoded: decoded,
             cache_gain_percent: codec.map_or(100, |(_, gain)| (100.0 * gain) as u64),
             batches: read(&self.delivered),
@@ -161,7 +167,11 @@ impl Stats {
             disk_hit_bytes: read(&self.disk_hit_bytes),
             disk_limit_bytes: disks().map(Tier::limit_bytes).sum(),
             disk_held_bytes: disks().map(Tier::held_bytes).sum(),
-            could_hit_bytes: read(&self.could_hit_bytes),
+            could_hit_bytes: shared
+                .samples
+                .stored
+                .optimum_bytes()
+                .unwrap_or_else(|| read(&self.could_hit_bytes)),
             cache_limit_bytes: shared.samples.limit_bytes() + common().map(Tier::limit_bytes).sum::<u64>(),
             cache_held_bytes: shared.samples.held_bytes() + common().map(Tier::held_bytes).sum::<u64>(),
             read_ns: read(&self.read_ns),

@@ -31,12 +31,13 @@ impl Watch {
     }
 
     /// "thread 0: reading sample 5 (a.tar at byte 512) for 12 s; …"
-    pub(super) fn who(&self, source: &dyn Source) -> String {
+    pub(super) fn who(&self, source: &dyn Source, asking: bool) -> String {
         let words = self.notes.iter().enumerate().filter_map(|(i, note)| {
             let note = lock(note).clone()?;
             let what = note.sample.map(|at| format!(" {}", source.place(&at))).unwrap_or_default();
             Some(format!("thread {i}: {}{what} for {} s", note.stage, note.since.elapsed().as_secs()))
         });
-        words.collect::<Vec<_>>().join("; ")
+        let asking = asking.then(|| "the sampler was asked for its next id, and has not answered".to_owned());
+        asking.into_iter().chain(words).collect::<Vec<_>>().join("; ")
     }
 }

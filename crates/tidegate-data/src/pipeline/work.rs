@@ -109,7 +109,10 @@ fn failed(shared: &Shared, task: &Task, error: Error) {
     let attempt = task.attempt + 1;
     let config = &shared.config;
     let mut stream = Stream::new(config.seed, config.epoch, position, attempt, Purpose::Replace);
-    let id = stream.below(shared.source.len());
+    let id = match shared.replacement(&mut stream, position) {
+        Ok(id) => id,
+        Err(error) => return task.filling.raise(task.row, error),
+    };
     lock(&shared.retries).push(Retry { filling: Arc::clone(&task.filling), row: task.row, id, attempt });
 }
 

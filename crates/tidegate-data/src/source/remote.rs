@@ -313,11 +313,11 @@ impl Store {
         };
         let began = Instant::now();
         let answer = timeout(SILENCE, client.get_opts(&object.key, options)).await.map_err(silent)?;
-        self.answered(began);
         let answer = answer.map_err(|error| match error {
             object_store::Error::Precondition { .. } => changed(),
             error => sort(&error),
         })?;
+        self.answered(began);
         if answer.meta.size != object.bytes {
             return Err(changed());
         }

@@ -315,7 +315,7 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
             if listed {
                 assert!(s.hit_bytes * 100 > 90 * s.could_hit_bytes && s.hits > 350, "{s:?}");
             } else {
-                assert!(s.could_hit_bytes == 0 && s.hits > 200, "{s:?}");
+                assert!(s.could_hit_bytes > s.hit_bytes && s.hits > 200, "{s:?}");
             }
         }
         // In the middle, with other memory: an iterator is not asked again for what came.
