@@ -166,16 +166,8 @@ impl Feed {
         let shape = Shape { index: batch, at: rows, rows: rows.count as usize, real: rows.real as usize };
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
         let filling = Filling::new(shared, shape, &ids, slot, &room, blocks)?;
-        for row in 0..shape.rows {
-            let position = rows.position(row as u64);
-            if shared.config.failed.binary_search(&position).is_ok() {
-                filling.skip(row);
-            }
-        }
-        let failed = |row: usize| {
-            let position = rows.position(row as u64);
-            shared.config.failed.binary_search(&position).is_ok()
-        };
+        let failed = |row: usize| shared.config.failed.binary_search(&rows.position(row as u64)).is_ok();
+        (0..shape.rows).filter(|row| failed(*row)).for_each(|row| filling.skip(row));
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (row, at) in located.into_iter().enumerate() {
             meet(shared, &at);

@@ -57,8 +57,35 @@ impl Kept {
         foresight: Foresight,
         keep: Keep,
     ) -> Result<Self> {
-        let samples = Arc::new(Samples::new(source, layout, budget, foresight, keep)?);
-        Ok(Self { slots: WeakSlab::default(), samples })
+        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
+        let count = source.len();
+        let stored: Arc<dyn Near> = match foresight {
+            Foresight::Once => {
+                Memory::packing(budget, total_bytes, count, sample_bytes, plan::readers_most(source))
+            }
+            _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
+        };
+        let why_not = if foresight != Foresight::Once {
+            Some("samples of a sampler are kept as they are stored")
+        } else if source.access() != Access::Random || source.index().is_none() {
+            Some("this source is not read a sample at a time")
+        } else {
+            layout.varies()
+        };
+        let keep = match (keep, why_not) {
+            (Keep::Decoded, Some(why)) => {
+                return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
+            }
+            // What is not decoded is as good as it is stored.
+            (Keep::Auto, _) if why_not.is_some() || !layout.has_pictures() => Keep::Stored,
+            (keep, _) => keep,
+        };
+        let rows_bytes = count.saturating_mul(layout.row_bytes());
+        let rows = (keep != Keep::Stored).then(|| Memory::new(budget, rows_bytes, count));
+        let sizes = Sizes { samples: count, stored_bytes: total_bytes, rows_bytes };
+        let keep = AtomicU8::new(keep as u8);
+        let samples = Samples { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) };
+        Ok(Self { slots: WeakSlab::default(), samples: Arc::new(samples) })
     }
 
     /// The most that samples may take.
@@ -129,43 +156,6 @@ impl Costs {
 }
 
 impl Samples {
-    fn new(
-        source: &dyn Source,
-        layout: &Layout,
-        budget: &Budget,
-        foresight: Foresight,
-        keep: Keep,
-    ) -> Result<Self> {
-        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
-        let count = source.len();
-        let stored: Arc<dyn Near> = match foresight {
-            Foresight::Once => {
-                Memory::packing(budget, total_bytes, count, sample_bytes, plan::readers_most(source))
-            }
-            _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
-        };
-        let why_not = if foresight != Foresight::Once {
-            Some("samples of a sampler are kept as they are stored")
-        } else if source.access() != Access::Random || source.index().is_none() {
-            Some("this source is not read a sample at a time")
-        } else {
-            layout.varies()
-        };
-        let keep = match (keep, why_not) {
-            (Keep::Decoded, Some(why)) => {
-                return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
-            }
-            // What is not decoded is as good as it is stored.
-            (Keep::Auto, _) if why_not.is_some() || !layout.has_pictures() => Keep::Stored,
-            (keep, _) => keep,
-        };
-        let rows_bytes = count.saturating_mul(layout.row_bytes());
-        let rows = (keep != Keep::Stored).then(|| Memory::new(budget, rows_bytes, count));
-        let sizes = Sizes { samples: count, stored_bytes: total_bytes, rows_bytes };
-        let keep = AtomicU8::new(keep as u8);
-        Ok(Self { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) })
-    }
-
     fn limit(&self) -> MutexGuard<'_, u64> {
         self.limit.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -481,3 +481,17 @@ impl<S: SourceExt + ?Sized> FetchPlace for S {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_requests_are_made_as_fill_the_line() {
+        let at_once = |ms, bytes| requests(Duration::from_millis(ms), bytes);
+        assert_eq!(at_once(20, 1 << 20), 8 + 23);
+        assert_eq!(at_once(40, 1 << 20), 8 + 47);
+        // Never too few for what else a request takes, nor more than a store likes.
+        assert_eq!([at_once(1, 1 << 20), at_once(100, 63 << 10), at_once(0, 0)], [16, 128, 16]);
+    }
+}

@@ -133,7 +133,8 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     let config = &shared.config;
     let position = task.filling.at.position(task.row as u64) % config.split.len.max(1);
     let draw = Draw { seed: config.seed, epoch: config.epoch, position };
-    let mut made = Vec::new();
+    // Held until all are there, if the row is to be kept.
+    let (kept, mut made) = (shared.samples.rows(), Vec::new());
     for (c, column) in shared.layout.columns.iter().enumerate() {
         let value = values.get(column.field).copied().unwrap_or(Value::Missing);
         let field = |what: Error| match what {
@@ -165,9 +166,11 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
         let Target { written, shape, filled, .. } = target;
         shared.stats.filled.fetch_add(u64::from(filled), Ordering::Relaxed);
         task.filling.written(c, task.row, written, shape);
-        made.push(piece);
+        if kept.is_some() {
+            made.push(piece);
+        }
     }
-    if let Some(rows) = shared.samples.rows() {
+    if let Some(rows) = kept {
         let parts: Vec<&[u8]> = made.iter().map(|piece| &**piece).collect();
         let _it_may_be_full_or_not_want_it = rows.put(task.at.id, &parts);
     }

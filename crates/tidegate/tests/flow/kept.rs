@@ -282,6 +282,20 @@ impl Ids for Drawn {
     }
 }
 
+/// An epoch whose budget changes after each batch.
+fn epoch_with_other_memory(loader: &mut Loader, number: u64) -> Vec<(u64, Vec<u8>)> {
+    loader.set_epoch(number);
+    let mut seen = Vec::new();
+    for batch in loader.epoch().unwrap() {
+        let batch = batch.unwrap();
+        seen.extend(rows(&batch));
+        let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
+        drop(batch);
+        loader.set_memory(&Size::Bytes(size)).unwrap();
+    }
+    seen
+}
+
 #[test]
 fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
     let dir = folder("sampled");
@@ -319,16 +333,7 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
             }
         }
         // In the middle, with other memory: an iterator is not asked again for what came.
-        loader.set_epoch(0);
-        let mut seen = Vec::new();
-        for batch in loader.epoch().unwrap() {
-            let batch = batch.unwrap();
-            seen.extend(rows(&batch));
-            let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
-            drop(batch);
-            loader.set_memory(&Size::Bytes(size)).unwrap();
-        }
-        assert!(seen == expected[0]);
+        assert!(epoch_with_other_memory(&mut loader, 0) == expected[0]);
         // And stopped, and gone on with by another loader.
         let mut batches = loader.epoch().unwrap();
         let first: Vec<_> = batches.by_ref().take(9).flat_map(|batch| rows(&batch.unwrap())).collect();
@@ -374,16 +379,7 @@ fn rows_that_are_the_same_each_time_are_kept_decoded() {
             }
         }
         // In the middle, with other memory.
-        loader.set_epoch(1);
-        let mut seen = Vec::new();
-        for batch in loader.epoch().unwrap() {
-            let batch = batch.unwrap();
-            seen.extend(rows(&batch));
-            let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
-            drop(batch);
-            loader.set_memory(&Size::Bytes(size)).unwrap();
-        }
-        assert!(seen == expected[1]);
+        assert!(epoch_with_other_memory(&mut loader, 1) == expected[1]);
     }
     let fields = options(16).fields.split_off(1);
     let drawn = Options { keep: Keep::Decoded, fields, ..options(16) };
