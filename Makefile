@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -71,6 +71,11 @@ bench-keep: install
 # A store that is far away, by how many requests the budget allows.
 bench-latency: install
 	$(BIN)/python bench/latency.py --out bench/results/latency.json
+
+# Sketches on one core, beside the Python packages that do the same.
+bench-sketch: install
+	$(BIN)/pip install --quiet river==0.26.1 rensa==0.5.0
+	$(BIN)/python bench/sketch.py --out bench/results/sketch.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

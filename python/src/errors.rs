@@ -6,7 +6,7 @@
 use pyo3::prelude::*;
 use tidegate::Error;
 
-mod classes {
+pub(crate) mod classes {
     //! Imported from Python, where a class can have two bases.
     pyo3::import_exception!(tidegate.errors, BudgetError);
     pyo3::import_exception!(tidegate.errors, HeldError);

@@ -9,6 +9,7 @@ mod curve;
 mod errors;
 mod loader;
 mod sampler;
+mod sketch;
 mod source;
 
 #[pyo3::pymodule(gil_used = false)]
@@ -28,6 +29,7 @@ mod _tidegate {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         // Arrays are NumPy's: say so at import rather than at the first batch.
         module.py().import("numpy")?;
+        super::sketch::register(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 

@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod memory;
+pub mod simd;
 mod sync;
 
 pub use error::{Error, Result};

@@ -13,7 +13,7 @@ pub(super) fn split(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8
     assert!(red.len() == n && green.len() == n && blue.len() == n, "planes of another size than the picture");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if crate::decode::simd::enabled() && std::arch::is_x86_feature_detected!("ssse3") {
+    if tidegate_core::simd::enabled() && std::arch::is_x86_feature_detected!("ssse3") {
         // SAFETY: the processor has SSSE3, and the planes hold n pixels (checked above).
         done = unsafe { split_ssse3(rgb, red, green, blue) };
     }

@@ -8,7 +8,9 @@
 //! Source: Pillow's Resample.c: weights of 22 bits, rounded to 8 bits between the two passes.
 //! Why not a library: none takes rows as they come, and none has Pillow's bits. `make bench-jpeg` has fast_image_resize beside it.
 
-use crate::decode::{Region, Rows, simd};
+use tidegate_core::simd;
+
+use crate::decode::{Region, Rows};
 
 /// Bits of a weight behind the point.
 const WEIGHT_BITS: u32 = 22;

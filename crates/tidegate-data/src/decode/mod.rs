@@ -10,7 +10,6 @@ pub mod header;
 mod jpeg;
 pub mod npy;
 mod png_image;
-pub mod simd;
 mod webp;
 
 use self::header::{Format, ImageHeader};

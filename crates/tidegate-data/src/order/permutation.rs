@@ -6,6 +6,8 @@
 //! Eight rounds with 64-bit keys on the least power of two that holds n, walking cycles until the image is below n
 //! (less than two steps on average). Four rounds are measurably biased for pairs; see `quality`.
 
+use tidegate_sketch::random::mix;
+
 use super::random::{Purpose, Stream};
 
 /// Below this many ids the permutation is listed, and so exactly uniform up to the generator.
@@ -85,13 +87,6 @@ impl Feistel {
         }
         a << b_bits | b
     }
-}
-
-/// The finalizer of SplitMix64 (Stafford's variant 13).
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ x >> 31
 }
 
 #[cfg(test)]

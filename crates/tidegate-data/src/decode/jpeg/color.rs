@@ -245,7 +245,7 @@ mod tests {
         for y in [0u8, 1, 77, 128, 200, 254, 255] {
             let y = vec![y; cb.len()];
             let scalar = converted::<3>([&y, &cb, &cr, &[]], false);
-            let vectors = crate::decode::simd::avx2();
+            let vectors = tidegate_core::simd::avx2();
             assert_eq!(converted::<3>([&y, &cb, &cr, &[]], vectors), scalar);
             let four = converted::<4>([&y, &cb, &cr, &[]], vectors);
             assert!(four.chunks_exact(4).map(|pixel| &pixel[..3]).eq(scalar.chunks_exact(3)));

@@ -354,7 +354,7 @@ mod tests {
                 bytes
             };
             let scalar = run(false);
-            prop_assert_eq!(&run(super::super::super::simd::avx2()), &scalar);
+            prop_assert_eq!(&run(tidegate_core::simd::avx2()), &scalar);
             for (b, block) in blocks.iter().enumerate() {
                 for (i, value) in exact(block, &quant).into_iter().enumerate() {
                     let ours = f64::from(scalar[i / 8 * 16 + 8 * b + i % 8]);
@@ -374,7 +374,7 @@ mod tests {
                 pair(&blocks, last, &quant, &mut Samples { bytes: &mut bytes, stride: 16 }, simd);
                 bytes
             };
-            prop_assert_eq!(run(false, 63), run(super::super::super::simd::avx2(), 63));
+            prop_assert_eq!(run(false, 63), run(tidegate_core::simd::avx2(), 63));
         }
     }
 

@@ -24,7 +24,9 @@ use self::entropy::Walk;
 use self::frame::{Color, Component, Frame, Markers, damaged};
 use self::huffman::{Coefficients, Tables};
 use self::stored::Stored;
-use super::{Decode, Decoded, Pixel, Request, Rows, simd};
+use tidegate_core::simd;
+
+use super::{Decode, Decoded, Pixel, Request, Rows};
 use crate::{Error, Result};
 
 /// The decoder of one thread.

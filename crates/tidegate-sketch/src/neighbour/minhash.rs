@@ -1,0 +1,190 @@
+//! How alike two sets are, from a few words of each: MinHash.
+//!
+//! Flow: text -> [`shingles`] -> hashes -> [`MinHash`] -> [`similarity`], or `lsh` to find the alike without comparing all.
+//! Memory: eight bytes a slot.
+//!
+//! Fast similarity sketching (Dahlgaard, Knudsen and Thorup, FOCS 2017): rounds fill the slots together, so a set of n elements takes about n + t log t
+//! hashes for t slots, where the classical scheme takes n·t, and the estimate is unbiased all the same.
+
+use crate::hash::hash_bytes;
+use crate::random::mix;
+use crate::{Error, Result};
+
+/// A summary of a set of hashes.
+///
+/// ```
+/// use tidegate_sketch::neighbour::minhash::{MinHash, shingles};
+/// let of = |text: &str| MinHash::of(&shingles(text, 2), 256);
+/// let (one, other) = (of("the cat sat on the mat today")?, of("The cat sat on the mat, yesterday.")?);
+/// assert!(one.similarity(&other)? > 0.4);
+/// # Ok::<(), tidegate_sketch::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MinHash(Vec<u64>);
+
+/// What a slot holds of an element in a round: the least stays.
+fn drawn(element: u64, round: u64) -> u64 {
+    let wide = u128::from(element ^ mix(round)) * 0xA076_1D64_78BD_642F;
+    (wide >> 64) as u64 ^ wide as u64
+}
+
+impl MinHash {
+    /// The summary of a set, whose elements are hashes of 64 bits, in so many slots; elements may repeat.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] when there is no slot, or more than 4,096.
+    pub fn of(elements: &[u64], slots: usize) -> Result<Self> {
+        if !(1..=4096).contains(&slots) {
+            return Err(Error::parameter("slots", slots, "a summary has between 1 and 4,096 slots"));
+        }
+        let mut least = vec![u64::MAX; slots];
+        let mut empty = if elements.is_empty() { 0 } else { slots };
+        for round in 0..slots as u64 {
+            if empty == 0 {
+                return Ok(Self(least));
+            }
+            for &element in elements {
+                let hash = drawn(element, round);
+                let slot = (((hash >> 32) * slots as u64) >> 32) as usize;
+                let value = round << 32 | hash & 0xFFFF_FFFF;
+                empty -= usize::from(least[slot] == u64::MAX);
+                least[slot] = least[slot].min(value);
+            }
+        }
+        // A few slots may be left: each is filled by a round of its own.
+        for (round, slot) in (slots as u64..).zip(&mut least).filter(|(_, slot)| **slot == u64::MAX) {
+            *slot = elements
+                .iter()
+                .map(|&e| round << 32 | drawn(e, round) & 0xFFFF_FFFF)
+                .min()
+                .unwrap_or(u64::MAX);
+        }
+        Ok(Self(least))
+    }
+
+    /// Makes it the summary of both sets together.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where the numbers of slots differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        Error::mismatch("MinHash summaries", "the number of slots", self.0.len(), other.0.len())?;
+        self.0.iter_mut().zip(&other.0).for_each(|(one, other)| *one = (*one).min(*other));
+        Ok(())
+    }
+
+    /// An estimate of the Jaccard similarity, |A ∩ B| / |A ∪ B|; its standard deviation is at most that of as many coin throws.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where the numbers of slots differ.
+    pub fn similarity(&self, other: &Self) -> Result<f64> {
+        Error::mismatch("MinHash summaries", "the number of slots", self.0.len(), other.0.len())?;
+        Ok(similarity(&self.words(), &other.words()))
+    }
+
+    /// 32 bits a slot: all that comparing takes.
+    #[must_use]
+    pub fn words(&self) -> Vec<u32> {
+        self.0.iter().map(|&slot| mix(slot) as u32).collect()
+    }
+
+    /// What it takes, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        (size_of::<Self>() + self.0.len() * 8) as u64
+    }
+}
+
+/// The fraction of equal slots of two summaries of the same length.
+#[must_use]
+pub fn similarity(one: &[u32], other: &[u32]) -> f64 {
+    one.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / one.len() as f64
+}
+
+/// The hashes of all runs of `n` words of a text, in lower case and without what is neither letter nor digit; of a shorter one, that of all its words.
+#[must_use]
+pub fn shingles(text: &str, n: usize) -> Vec<u64> {
+    let n = n.max(1);
+    let mut lower = String::new();
+    let words: Vec<u64> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            lower.clear();
+            lower.extend(word.chars().flat_map(char::to_lowercase));
+            hash_bytes(lower.as_bytes()).0
+        })
+        .collect();
+    let together = |run: &[u64]| run.iter().fold(n as u64, |hash, word| mix(hash.rotate_left(5) ^ word));
+    if words.len() < n {
+        return if words.is_empty() { Vec::new() } else { vec![together(&words)] };
+    }
+    words.windows(n).map(together).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two sets of n elements each, a fraction of which is in both.
+    fn pair(seed: u64, n: u64, similarity: f64) -> (Vec<u64>, Vec<u64>) {
+        let both = (2.0 * n as f64 * similarity / (1.0 + similarity)).round() as u64;
+        let element = |i: u64| mix(seed << 32 | i);
+        let one = (0..n).map(element).collect();
+        let other = (0..both).chain(n..2 * n - both).map(element).collect();
+        (one, other)
+    }
+
+    /// No bias, and no more scatter than t independent coins have; small sets and large.
+    #[test]
+    fn is_unbiased() {
+        let (slots, runs) = (128, 1000);
+        for n in [10, 100, 1000] {
+            for similarity in [0.2, 0.5, 0.8] {
+                let (one, other) = pair(0, n, similarity);
+                let both = one.iter().filter(|e| other.contains(e)).count() as f64;
+                let truth = both / (2.0 * n as f64 - both);
+                let errors: Vec<f64> = (0..runs)
+                    .map(|seed| {
+                        let (one, other) = pair(seed + 1, n, similarity);
+                        let of = |set: &[u64]| MinHash::of(set, slots).unwrap();
+                        of(&one).similarity(&of(&other)).unwrap() - truth
+                    })
+                    .collect();
+                let (mean, square) = errors
+                    .iter()
+                    .fold((0.0, 0.0), |(m, s), e| (m + e / runs as f64, s + e * e / runs as f64));
+                let coins = (truth * (1.0 - truth) / slots as f64).sqrt();
+                assert!(mean.abs() < 4.0 * coins / (runs as f64).sqrt(), "bias {mean} for {n}, {truth}");
+                assert!(
+                    square.sqrt() < 1.1 * coins,
+                    "RMSE {} for {n}, {truth}, coins {coins}",
+                    square.sqrt()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn merges_as_if_sketched_together() {
+        for n in [1, 5, 50, 500] {
+            let (one, other) = pair(3, n, 0.3);
+            let of = |set: &[u64]| MinHash::of(set, 64).unwrap();
+            let mut merged = of(&one);
+            merged.merge(&of(&other)).unwrap();
+            assert_eq!(merged, of(&[one.clone(), other, one].concat()));
+        }
+        let mut empty = MinHash::of(&[], 64).unwrap();
+        assert!(empty.merge(&MinHash::of(&[1], 32).unwrap()).is_err());
+        assert!(MinHash::of(&[1], 0).is_err());
+    }
+
+    #[test]
+    fn shingles_are_runs_of_words() {
+        assert_eq!(shingles("One two, three!", 2), shingles("one  TWO three", 2));
+        assert_eq!(
+            (shingles("a b c d", 2).len(), shingles("a b", 5).len(), shingles(" ,", 5).len()),
+            (3, 1, 0)
+        );
+        assert_ne!(shingles("a b", 2), shingles("b a", 2));
+    }
+}

@@ -1,0 +1,347 @@
+//! A fair sample of a stream of unknown length, uniform or by weight, which says how many values it will not look at.
+//!
+//! Flow: ids, weights -> [`Reservoir::skip`], [`Reservoir::offer`] -> a sample without replacement; readers jump over what is skipped.
+//! Memory: 24 bytes an id of the sample.
+//!
+//! Each value has an exponential key with its weight as rate, and the k least stay (Efraimidis and Spirakis, «Weighted random sampling with a
+//! reservoir», 2006). Keys are drawn for those that stay alone: how much weight passes until the next one is exponential too (their A-ExpJ), and with
+//! all weights equal that is a number of values to skip (Li's Algorithm L, 1994). Since keys stay, two samples merge by the k least of both.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use crate::codec::{Kind, Reader, Writer};
+use crate::random::Draws;
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Kept {
+    key: f64,
+    id: u64,
+}
+
+impl Eq for Kept {}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.total_cmp(&other.key).then(self.id.cmp(&other.id))
+    }
+}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// See the head of this file.
+///
+/// ```
+/// use tidegate_sketch::reservoir::Reservoir;
+/// let mut sample = Reservoir::new(10, 7)?;
+/// let (mut at, stream, mut looked_at) = (0, 1_000_000, 0);
+/// while at + sample.skip() < stream {
+///     let skipped = sample.skip();
+///     sample.pass(skipped);
+///     sample.offer(at + skipped, 1.0)?; // only these are read
+///     (at, looked_at) = (at + skipped + 1, looked_at + 1);
+/// }
+/// sample.pass(stream - at);
+/// assert_eq!((sample.ids().len(), sample.seen()), (10, 1_000_000));
+/// assert!(looked_at < 300);
+/// # Ok::<(), tidegate_sketch::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reservoir {
+    k: usize,
+    draws: Draws,
+    /// Greatest key first.
+    kept: BinaryHeap<Kept>,
+    seen: u64,
+    /// Weight that passes before the next value stays.
+    left: f64,
+}
+
+impl PartialEq for Reservoir {
+    fn eq(&self, other: &Self) -> bool {
+        let state = |r: &Self| (r.k, r.draws, r.seen, r.left.to_bits(), r.kept.clone().into_sorted_vec());
+        state(self) == state(other)
+    }
+}
+
+impl Reservoir {
+    const VERSION: u8 = 1;
+
+    /// A sample of `k`, by draws of `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] when k is 0 or past 2^32.
+    pub fn new(k: usize, seed: u64) -> Result<Self> {
+        if k == 0 || k as u64 > 1 << 32 {
+            return Err(Error::parameter("k", k, "a sample has between 1 and 2^32 values"));
+        }
+        Ok(Self { k, draws: Draws::new(seed), kept: BinaryHeap::with_capacity(k), seen: 0, left: 0.0 })
+    }
+
+    fn greatest(&self) -> Option<f64> {
+        self.kept.peek().filter(|_| self.kept.len() == self.k).map(|kept| kept.key)
+    }
+
+    /// How many values of weight one may be passed over, unseen, before one must be offered.
+    #[must_use]
+    pub fn skip(&self) -> u64 {
+        if self.greatest().is_none() { 0 } else { self.left as u64 }
+    }
+
+    /// Passes over so many values of weight one, which must not be more than [`Reservoir::skip`].
+    pub fn pass(&mut self, values: u64) {
+        self.seen += values;
+        self.left -= values as f64;
+    }
+
+    /// Offers the next value; returns the id that leaves, if one does, or `None` where the sample still grows or stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when the weight is negative, infinite or not a number. Weight zero is never taken.
+    pub fn offer(&mut self, id: u64, weight: f64) -> Result<Option<u64>> {
+        if !(weight >= 0.0 && weight.is_finite()) {
+            return Err(Error::value(self.seen as usize, weight, "weights are finite and not negative"));
+        }
+        self.seen += 1;
+        if weight == 0.0 {
+            return Ok(None);
+        }
+        let Some(greatest) = self.greatest() else {
+            let key = self.draws.exponential() / weight;
+            self.kept.push(Kept { key, id });
+            self.draw_next();
+            return Ok(None);
+        };
+        if self.left >= weight {
+            self.left -= weight;
+            return Ok(None);
+        }
+        // A key below the greatest one: exponential, cut off there.
+        let below = -(-greatest * weight).exp_m1();
+        let key = -(-self.draws.positive() * below).ln_1p() / weight;
+        let left = self.kept.pop();
+        self.kept.push(Kept { key, id });
+        self.draw_next();
+        Ok(left.map(|kept| kept.id))
+    }
+
+    /// Offers so many ids of weight one, of which `id` tells those that are looked at by their place.
+    fn offer_places(&mut self, values: u64, id: impl Fn(u64) -> u64) {
+        let mut at = 0;
+        while at < values && self.skip() < values - at {
+            let skipped = self.skip();
+            self.pass(skipped);
+            // Weight one is never refused.
+            let _left = self.offer(id(at + skipped), 1.0);
+            at += skipped + 1;
+        }
+        self.pass(values - at);
+    }
+
+    /// Offers so many ids of weight one, from `first` on.
+    pub fn offer_run(&mut self, first: u64, values: u64) {
+        self.offer_places(values, |place| first + place);
+    }
+
+    /// Offers ids of weight one.
+    pub fn offer_ids(&mut self, ids: &[u64]) {
+        self.offer_places(ids.len() as u64, |place| ids[place as usize]);
+    }
+
+    fn draw_next(&mut self) {
+        self.left = match self.greatest() {
+            Some(greatest) => self.draws.exponential() / greatest,
+            None => 0.0,
+        };
+    }
+
+    /// The sample, in no order that means anything.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        self.kept.clone().into_sorted_vec().into_iter().map(|kept| kept.id).collect()
+    }
+
+    /// Values so far.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Takes the sample of another stream; neither may have seen what the other has, and their seeds must differ.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where they are of different sizes.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        Error::mismatch("reservoirs", "k", self.k, other.k)?;
+        for &kept in &other.kept {
+            self.kept.push(kept);
+            if self.kept.len() > self.k {
+                self.kept.pop();
+            }
+        }
+        self.seen += other.seen;
+        self.draw_next();
+        Ok(())
+    }
+
+    /// What it takes, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        (size_of::<Self>() + self.k * size_of::<Kept>()) as u64
+    }
+
+    /// The state, which goes on as this would.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut to = Writer::new(Kind::Reservoir, Self::VERSION);
+        to.word(self.k as u64).word(self.draws.0).word(self.seen).float(self.left);
+        let kept = self.kept.clone().into_sorted_vec();
+        to.words(kept.iter().map(|kept| kept.id)).words(kept.iter().map(|kept| kept.key.to_bits()));
+        to.finish()
+    }
+
+    /// A state that was stored.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] where they are not such a state.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::new("reservoir", bytes, Kind::Reservoir, Self::VERSION)?;
+        let (k, draws) = (from.word()? as usize, Draws(from.word()?));
+        let (seen, left) = (from.word()?, from.float()?);
+        let (ids, keys) = (from.words()?, from.floats()?);
+        if ids.len() != keys.len() || ids.len() > k {
+            return from.wrong(format!("{} ids and {} keys in a sample of {k}", ids.len(), keys.len()));
+        }
+        let kept = ids.into_iter().zip(keys).map(|(id, key)| Kept { key, id }).collect();
+        from.end(Self { k, draws, kept, seen, left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uniform(n: u64, k: usize, seed: u64) -> Vec<u64> {
+        let mut sample = Reservoir::new(k, seed).unwrap();
+        sample.offer_run(0, n);
+        assert_eq!(sample.seen(), n);
+        let mut ids = sample.ids();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Every subset of 3 of 8 comes equally often: 56 cells.
+    #[test]
+    fn every_subset_is_equally_likely() {
+        let mut counts = std::collections::BTreeMap::new();
+        let runs = 56_000;
+        for seed in 0..runs {
+            *counts.entry(uniform(8, 3, seed)).or_insert(0u32) += 1;
+        }
+        assert_eq!(counts.len(), 56);
+        let expected = f64::from(runs as u32) / 56.0;
+        let chi: f64 = counts.values().map(|&c| (f64::from(c) - expected).powi(2) / expected).sum();
+        assert!(chi < 55.0 + 5.0 * 110f64.sqrt(), "chi-square {chi} over 55 degrees");
+    }
+
+    /// Early and late values stay equally often in a long stream, merged or not.
+    #[test]
+    fn inclusion_is_uniform() {
+        let (n, k, runs) = (1000u64, 20, 4000u64);
+        for merged in [false, true] {
+            let mut counts = [0u32; 10];
+            for seed in 0..runs {
+                let mut sample = Reservoir::new(k, 2 * seed).unwrap();
+                if merged {
+                    sample.offer_run(0, n / 4);
+                    let mut other = Reservoir::new(k, 2 * seed + 1).unwrap();
+                    other.offer_run(n / 4, n / 2);
+                    sample.merge(&other).unwrap();
+                    sample.offer_run(3 * n / 4, n / 4);
+                } else {
+                    sample.offer_run(0, n);
+                }
+                sample.ids().iter().for_each(|id| counts[(id * 10 / n) as usize] += 1);
+            }
+            let expected = (runs * k as u64) as f64 / 10.0;
+            let chi: f64 = counts.iter().map(|&c| (f64::from(c) - expected).powi(2) / expected).sum();
+            assert!(chi < 9.0 + 5.0 * 18f64.sqrt(), "chi-square {chi} over 9 degrees, merged {merged}");
+        }
+    }
+
+    /// A-Res draws a key for every value; A-ExpJ, which jumps, must have the same distribution, and both that of successive draws.
+    #[test]
+    fn jumps_sample_as_keys_of_all_values_do() {
+        let weights = [1.0, 2.0, 3.0, 4.0, 0.5, 0.0];
+        let runs = 60_000;
+        let total: f64 = weights.iter().sum();
+        let pair = |a: usize, b: usize| {
+            let of = |a: usize, b: usize| weights[a] / total * weights[b] / (total - weights[a]);
+            of(a, b) + of(b, a)
+        };
+        let res = |seed| {
+            let mut draws = Draws::new(seed);
+            let mut keys: Vec<(f64, usize)> = (0..5).map(|i| (draws.exponential() / weights[i], i)).collect();
+            keys.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let mut two = [keys[0].1, keys[1].1];
+            two.sort_unstable();
+            two
+        };
+        let jump = |seed| {
+            let mut sample = Reservoir::new(2, seed).unwrap();
+            for (id, weight) in weights.into_iter().enumerate() {
+                sample.offer(id as u64, weight).unwrap();
+            }
+            let mut two: Vec<usize> = sample.ids().into_iter().map(|id| id as usize).collect();
+            two.sort_unstable();
+            [two[0], two[1]]
+        };
+        let chi = |sampled: &dyn Fn(u64) -> [usize; 2]| {
+            let mut counts = std::collections::BTreeMap::new();
+            (0..runs).for_each(|seed| *counts.entry(sampled(seed)).or_insert(0u32) += 1);
+            assert_eq!(counts.len(), 10);
+            counts
+                .into_iter()
+                .map(|([a, b], count)| {
+                    let expected = pair(a, b) * runs as f64;
+                    (f64::from(count) - expected).powi(2) / expected
+                })
+                .sum::<f64>()
+        };
+        for (name, chi) in [("A-Res", chi(&res)), ("A-ExpJ", chi(&jump))] {
+            assert!(chi < 9.0 + 5.0 * 18f64.sqrt(), "{name}: chi-square {chi} over 9 degrees");
+        }
+    }
+
+    #[test]
+    fn goes_on_where_it_was_stored() {
+        let mut whole = Reservoir::new(50, 3).unwrap();
+        whole.offer_run(0, 5000);
+        let mut stored = Reservoir::from_bytes(&whole.to_bytes()).unwrap();
+        assert_eq!(stored, whole);
+        whole.offer_run(5000, 100_000);
+        stored.offer_run(5000, 60_000);
+        stored.offer_run(65_000, 40_000);
+        assert_eq!(stored.seen(), whole.seen());
+        assert_eq!(stored.ids().len(), 50);
+        assert_eq!(stored, whole);
+    }
+
+    #[test]
+    fn refuses_what_makes_no_sense() {
+        assert!(Reservoir::new(0, 1).unwrap_err().to_string().contains("k is 0"));
+        let mut sample = Reservoir::new(2, 1).unwrap();
+        for weight in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(sample.offer(0, weight).unwrap_err().to_string().contains(&weight.to_string()));
+        }
+        sample.offer(3, 0.0).unwrap();
+        assert!(sample.ids().is_empty());
+        let other = Reservoir::new(3, 1).unwrap();
+        assert!(sample.merge(&other).unwrap_err().to_string().contains("k is 2 in one and 3"));
+    }
+}

@@ -1,0 +1,64 @@
+//! The sketches of `tidegate_sketch` as Python classes that take whole arrays.
+//!
+//! Flow: NumPy arrays, Arrow arrays, lists -> `values` -> a sketch, with the interpreter released -> numbers and arrays.
+//! Memory: that of the sketch, outside the budget, as `size_bytes` says; arrays are read in place where their type fits.
+
+mod counts;
+mod near;
+mod numbers;
+mod streams;
+mod values;
+
+use pyo3::prelude::*;
+
+use crate::errors::classes::ConfigError;
+
+/// An error of a sketch as `ConfigError`, which is a `ValueError`.
+fn raised(error: tidegate_sketch::Error) -> PyErr {
+    ConfigError::new_err(error.to_string())
+}
+
+/// A class over a sketch: one lock, taken with the interpreter released, and what all have in common.
+macro_rules! sketch {
+    ($(#[$doc:meta])* $name:ident($inner:ty) { $($methods:tt)* }) => {
+        $(#[$doc])*
+        #[pyclass(frozen, module = "tidegate.sketch")]
+        #[derive(Debug)]
+        pub(crate) struct $name(std::sync::Mutex<$inner>);
+
+        impl $name {
+            fn of(sketch: tidegate_sketch::Result<$inner>) -> PyResult<Self> {
+                sketch.map(|sketch| Self(std::sync::Mutex::new(sketch))).map_err($crate::sketch::raised)
+            }
+
+            fn lock(&self) -> std::sync::MutexGuard<'_, $inner> {
+                self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+            }
+
+            /// Calls `with` the sketch, the interpreter released.
+            fn with<T: Send>(&self, py: Python<'_>, with: impl FnOnce(&mut $inner) -> T + Send) -> T {
+                py.detach(|| with(&mut self.lock()))
+            }
+        }
+
+        #[pymethods]
+        impl $name {
+            $($methods)*
+
+            /// What it takes, in bytes.
+            #[getter]
+            fn size_bytes(&self, py: Python<'_>) -> u64 {
+                self.with(py, |sketch| sketch.size_bytes())
+            }
+        }
+    };
+}
+use sketch;
+
+/// Adds the classes to the module.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    numbers::register(module)?;
+    counts::register(module)?;
+    streams::register(module)?;
+    near::register(module)
+}

@@ -1,0 +1,252 @@
+//! What is near to what: MinHash of texts, LSH, nearest points.
+//!
+//! Flow: texts, rows of words or of numbers -> `tidegate_sketch::neighbour`.
+//! Memory: as `size_bytes` says; signatures are the caller's.
+
+use numpy::{PyArray1, PyArray2, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use tidegate_sketch::neighbour::{lsh, minhash, points};
+
+use super::values::{Slices, Values, given, ids, table};
+use super::{raised, sketch};
+use crate::errors::classes::ConfigError;
+
+fn rows<T: numpy::Element>(py: Python<'_>, values: Vec<T>, width: usize) -> PyResult<Bound<'_, PyArray2<T>>> {
+    let rows = values.len() / width.max(1);
+    given(py, values).call_method1("reshape", ((rows, width),))?.cast_into().map_err(Into::into)
+}
+
+/// The hashes of all runs of `n` words of a text, in lower case and without punctuation.
+#[pyfunction]
+#[pyo3(signature = (text, n = 5))]
+fn shingles<'py>(py: Python<'py>, text: &str, n: usize) -> Bound<'py, PyArray1<u64>> {
+    let hashes = py.detach(|| minhash::shingles(text, n));
+    given(py, hashes)
+}
+
+/// The MinHash signature of a set of hashes (an array of integers), or one row for each text of an array: `slots` words of 32 bits.
+#[pyfunction]
+#[pyo3(name = "minhash", signature = (values, *, n = 5, slots = 112))]
+fn signatures<'py>(
+    py: Python<'py>,
+    values: &Bound<'py, PyAny>,
+    n: usize,
+    slots: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let values = Values::of(values)?;
+    let slices = values.slices()?;
+    match slices {
+        Slices::Words(elements, _) => {
+            let words = py.detach(|| minhash::MinHash::of(elements, slots)).map_err(raised)?.words();
+            Ok(given(py, words).into_any())
+        }
+        Slices::Texts(..) => {
+            let words = py.detach(|| {
+                let (mut words, mut wrong) = (Vec::with_capacity(slices.len() * slots), None);
+                slices.texts(|text| {
+                    match minhash::MinHash::of(&minhash::shingles(&String::from_utf8_lossy(text), n), slots) {
+                        Ok(sketch) => words.extend(sketch.words()),
+                        Err(error) => wrong = Some(error),
+                    }
+                });
+                wrong.map_or(Ok(words), Err)
+            });
+            Ok(rows(py, words.map_err(raised)?, slots)?.into_any())
+        }
+        _ => Err(ConfigError::new_err("a set is an array of integers, or texts")),
+    }
+}
+
+/// The fraction of slots in which two signatures agree: an estimate of the Jaccard similarity.
+#[pyfunction]
+fn similarity(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let (one, other) = (table::<u32>(one, "uint32")?, table::<u32>(other, "uint32")?);
+    if one.shape() != other.shape() || one.is_empty() {
+        return Err(ConfigError::new_err(format!(
+            "signatures of shapes {:?} and {:?}",
+            one.shape(),
+            other.shape()
+        )));
+    }
+    Ok(minhash::similarity(one.as_slice()?, other.as_slice()?))
+}
+
+/// How keys are made of a row.
+#[derive(Debug)]
+enum Family {
+    Bands(lsh::Bands),
+    Planes(lsh::Hyperplanes),
+    Lines(lsh::Projections),
+}
+
+/// Rows of what a family takes.
+enum Rows<'py> {
+    Words(PyReadonlyArray2<'py, u32>),
+    Vectors(PyReadonlyArray2<'py, f32>),
+}
+
+#[derive(Debug)]
+struct Table {
+    family: Family,
+    index: lsh::Index,
+}
+
+impl Table {
+    fn size_bytes(&self) -> u64 {
+        self.index.size_bytes()
+            + match &self.family {
+                Family::Bands(_) => 0,
+                Family::Planes(planes) => planes.size_bytes(),
+                Family::Lines(lines) => lines.size_bytes(),
+            }
+    }
+
+    fn words(&self, row: &[u32]) -> tidegate_sketch::Result<Vec<u64>> {
+        match &self.family {
+            Family::Bands(bands) => bands.keys(row),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn vector(&self, row: &[f32]) -> tidegate_sketch::Result<Vec<u64>> {
+        match &self.family {
+            Family::Planes(planes) => planes.keys(row),
+            Family::Lines(lines) => lines.keys(row),
+            Family::Bands(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+sketch! {
+    /// Finds what is alike without comparing all: signatures by bands, vectors by angle or by distance.
+    Lsh(Table) {
+        #[new]
+        #[pyo3(signature = (bands = 14, rows = 8))]
+        fn new(bands: usize, rows: usize) -> PyResult<Self> {
+            Self::of(lsh::Bands::new(bands, rows).map(|bands| Table { family: Family::Bands(bands), index: lsh::Index::default() }))
+        }
+
+        /// Of vectors at a small angle, by random planes: `bits` for each of `tables` keys.
+        #[staticmethod]
+        #[pyo3(signature = (dimensions, *, bits = 12, tables = 16, seed = 0))]
+        fn angles(dimensions: usize, bits: usize, tables: usize, seed: u64) -> PyResult<Self> {
+            let planes = lsh::Hyperplanes::new(dimensions, bits, tables, seed);
+            Self::of(planes.map(|planes| Table { family: Family::Planes(planes), index: lsh::Index::default() }))
+        }
+
+        /// Of vectors at a small distance, by cells of `width` on random lines: `lines` for each of `tables` keys.
+        #[staticmethod]
+        #[pyo3(signature = (dimensions, width, *, lines = 8, tables = 16, seed = 0))]
+        fn distances(dimensions: usize, width: f64, lines: usize, tables: usize, seed: u64) -> PyResult<Self> {
+            let lines = lsh::Projections::new(dimensions, width, lines, tables, seed);
+            Self::of(lines.map(|lines| Table { family: Family::Lines(lines), index: lsh::Index::default() }))
+        }
+
+        /// Adds ids with a row each: a signature, or a vector.
+        fn add(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
+            let (ids, rows) = (self::ids(ids)?, self.rows(rows)?);
+            let (ids, keys) = (ids.as_slice()?, self.keys(py, &rows)?);
+            if ids.len() != keys.len() {
+                return Err(ConfigError::new_err(format!("{} ids for {} rows", ids.len(), keys.len())));
+            }
+            self.with(py, |table| ids.iter().zip(&keys).for_each(|(&id, keys)| table.index.add(id, keys)));
+            Ok(())
+        }
+
+        /// The ids that may be like each row, in ascending order.
+        fn candidates<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyArray1<u64>>>> {
+            let rows = self.rows(rows)?;
+            let keys = self.keys(py, &rows)?;
+            let found = self.with(py, |table| keys.iter().map(|keys| table.index.candidates(keys)).collect::<Vec<_>>());
+            Ok(found.into_iter().map(|ids| given(py, ids)).collect())
+        }
+
+        /// With what probability two things become candidates: of this similarity, at this angle in radians, at this distance.
+        fn probability(&self, alike: f64) -> f64 {
+            match &self.lock().family {
+                Family::Bands(bands) => bands.probability(alike),
+                Family::Planes(planes) => planes.probability(alike),
+                Family::Lines(lines) => lines.probability(alike),
+            }
+        }
+
+        /// Keys that are held.
+        fn __len__(&self) -> usize {
+            self.lock().index.len()
+        }
+    }
+}
+
+impl Lsh {
+    fn rows<'py>(&self, rows: &Bound<'py, PyAny>) -> PyResult<Rows<'py>> {
+        Ok(match &self.lock().family {
+            Family::Bands(_) => Rows::Words(table(rows, "uint32")?),
+            _ => Rows::Vectors(table(rows, "float32")?),
+        })
+    }
+
+    fn keys(&self, py: Python<'_>, rows: &Rows<'_>) -> PyResult<Vec<Vec<u64>>> {
+        let keys = match rows {
+            Rows::Words(rows) => {
+                let (width, rows) = (rows.shape()[1].max(1), rows.as_slice()?);
+                self.with(py, |table| {
+                    rows.chunks(width).map(|row| table.words(row)).collect::<Result<_, _>>()
+                })
+            }
+            Rows::Vectors(rows) => {
+                let (width, rows) = (rows.shape()[1].max(1), rows.as_slice()?);
+                self.with(py, |table| {
+                    rows.chunks(width).map(|row| table.vector(row)).collect::<Result<_, _>>()
+                })
+            }
+        };
+        keys.map_err(raised)
+    }
+}
+
+/// Rows of ids, and of distances.
+type Neighbours<'py> = (Bound<'py, PyArray2<u64>>, Bound<'py, PyArray2<f64>>);
+
+sketch! {
+    /// The nearest of many points: by a KD-tree up to eight dimensions, by looking at all of them beyond.
+    Points(points::Points) {
+        #[new]
+        fn new(rows: &Bound<'_, PyAny>) -> PyResult<Self> {
+            let rows = table::<f64>(rows, "float64")?;
+            Self::of(points::Points::new(rows.as_slice()?.to_vec(), rows.shape()[1]))
+        }
+
+        /// (ids, distances) of the `k` nearest to each place, nearest first, as rows.
+        #[pyo3(signature = (places, k = 1))]
+        fn nearest<'py>(
+            &self,
+            py: Python<'py>,
+            places: &Bound<'py, PyAny>,
+            k: usize,
+        ) -> PyResult<Neighbours<'py>> {
+            let places = table::<f64>(places, "float64")?;
+            let (width, places) = (places.shape()[1].max(1), places.as_slice()?);
+            let near = self.with(py, |points| {
+                places.chunks(width).map(|place| points.nearest(place, k)).collect::<Result<Vec<_>, _>>()
+            });
+            let near = near.map_err(raised)?;
+            let k = near.first().map_or(k, Vec::len);
+            let near = near.concat();
+            let ids = rows(py, near.iter().map(|n| n.id).collect(), k)?;
+            Ok((ids, rows(py, near.iter().map(|n| n.distance_squared.sqrt()).collect(), k)?))
+        }
+
+        /// How many there are.
+        fn __len__(&self) -> usize {
+            self.lock().len()
+        }
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Lsh>()?;
+    module.add_class::<Points>()?;
+    module.add_function(wrap_pyfunction!(shingles, module)?)?;
+    module.add_function(wrap_pyfunction!(signatures, module)?)?;
+    module.add_function(wrap_pyfunction!(similarity, module)?)
+}

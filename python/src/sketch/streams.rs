@@ -1,0 +1,438 @@
+//! Sketches that mind the order of a stream: samples, windows, drift, events, models.
+//!
+//! Flow: arrays -> `tidegate_sketch::{reservoir,window,drift,event,online}` -> arrays of answers, one a value.
+//! Memory: as `size_bytes` says.
+
+use numpy::{PyArray1, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use tidegate_sketch::{drift, event, online, reservoir, window};
+
+use super::values::{doubles, given, ids, table};
+use super::{raised, sketch};
+use crate::errors::classes::ConfigError;
+
+sketch! {
+    /// A fair sample of `k` ids of a stream of unknown length, uniform or by weight (Algorithm L, A-ExpJ).
+    Reservoir(reservoir::Reservoir) {
+        #[new]
+        #[pyo3(signature = (k, seed = 0))]
+        fn new(k: usize, seed: u64) -> PyResult<Self> {
+            Self::of(reservoir::Reservoir::new(k, seed))
+        }
+
+        /// Offers ids, each with its weight, or 1; weight 0 is never taken.
+        #[pyo3(signature = (ids, weights = None))]
+        fn update(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, weights: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+            let (ids, weights) = (self::ids(ids)?, weights.map(doubles).transpose()?);
+            let (ids, weights) = (ids.as_slice()?, weights.as_ref().map(|weights| weights.as_slice()).transpose()?);
+            if let Some(weights) = weights.filter(|weights| weights.len() != ids.len()) {
+                return Err(ConfigError::new_err(format!("{} weights for {} ids", weights.len(), ids.len())));
+            }
+            self.with(py, |sample| match weights {
+                Some(weights) => {
+                    if let Some(at) = weights.iter().position(|w| !(*w >= 0.0 && w.is_finite())) {
+                        // Nothing is taken of an array that has such a weight.
+                        return sample.clone().offer(ids[at], weights[at]).map(drop);
+                    }
+                    ids.iter().zip(weights).try_for_each(|(&id, &weight)| sample.offer(id, weight).map(drop))
+                }
+                None => {
+                    sample.offer_ids(ids);
+                    Ok(())
+                }
+            })
+            .map_err(raised)
+        }
+
+        /// How many values of weight 1 may be passed over, unread, before one must be offered.
+        #[getter]
+        fn skip(&self) -> u64 {
+            self.lock().skip()
+        }
+
+        /// Passes over so many, at most `skip`.
+        fn pass_over(&self, values: u64) -> PyResult<()> {
+            let mut sample = self.lock();
+            if values > sample.skip() {
+                return Err(ConfigError::new_err(format!("{values} are passed over, but only {} may be", sample.skip())));
+            }
+            sample.pass(values);
+            Ok(())
+        }
+
+        /// The sample, in no order that means anything.
+        #[getter]
+        fn ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+            given(py, self.lock().ids())
+        }
+
+        /// Values so far.
+        #[getter]
+        fn seen(&self) -> u64 {
+            self.lock().seen()
+        }
+
+        /// Takes the sample of another stream, which must have had another seed.
+        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
+            let other = other.lock().clone();
+            self.with(py, |sample| sample.merge(&other)).map_err(raised)
+        }
+
+        /// The state as bytes, which goes on as this would.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(reservoir::Reservoir::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// The least, greatest, sum or mean of the last `len` values, exactly.
+    Window(window::Window) {
+        #[new]
+        fn new(len: usize, aggregate: &str) -> PyResult<Self> {
+            let aggregate = match aggregate {
+                "min" => window::Aggregate::Min,
+                "max" => window::Aggregate::Max,
+                "sum" => window::Aggregate::Sum,
+                "mean" => window::Aggregate::Mean,
+                other => {
+                    return Err(ConfigError::new_err(format!(
+                        "aggregate must be 'min', 'max', 'sum' or 'mean', not {other:?}"
+                    )));
+                }
+            };
+            Self::of(window::Window::new(len, aggregate))
+        }
+
+        /// Takes values and returns the aggregate after each.
+        fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+            let values = doubles(values)?;
+            let values = values.as_slice()?;
+            let after = self.with(py, |window| values.iter().map(|&x| window.push(x)).collect::<Result<Vec<_>, _>>());
+            Ok(given(py, after.map_err(raised)?))
+        }
+
+        /// The aggregate now.
+        #[getter]
+        fn value(&self) -> f64 {
+            self.lock().value()
+        }
+
+        /// Forgets all values.
+        fn reset(&self) {
+            self.lock().reset();
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(window::Window::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// How many of the last `window` values were events, within `epsilon` of the truth (exponential histogram).
+    EventCount(window::EventCount) {
+        #[new]
+        #[pyo3(signature = (window, epsilon = 0.01))]
+        fn new(window: u64, epsilon: f64) -> PyResult<Self> {
+            Self::of(window::EventCount::new(window, epsilon))
+        }
+
+        /// Takes values: whatever is not 0 is an event.
+        fn update(&self, py: Python<'_>, events: &Bound<'_, PyAny>) -> PyResult<()> {
+            let events = doubles(events)?;
+            let events = events.as_slice()?;
+            self.with(py, |count| events.iter().for_each(|&event| count.push(event != 0.0)));
+            Ok(())
+        }
+
+        /// How many events there were in the window.
+        #[getter]
+        fn estimate(&self) -> f64 {
+            self.lock().estimate()
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(window::EventCount::from_bytes(bytes))
+        }
+    }
+}
+
+/// The places of the values that raised an alarm.
+fn alarms<D: Send>(
+    values: &[f64],
+    detector: &mut D,
+    update: impl Fn(&mut D, f64) -> tidegate_sketch::Result<bool>,
+) -> tidegate_sketch::Result<Vec<i64>> {
+    let mut found = Vec::new();
+    for (at, &value) in values.iter().enumerate() {
+        if update(detector, value)? {
+            found.push(at as i64);
+        }
+    }
+    Ok(found)
+}
+
+sketch! {
+    /// Alarms where the mean of a stream has changed, with a bound for false ones (ADWIN), where river raises them.
+    Adwin(drift::Adwin) {
+        #[new]
+        #[pyo3(signature = (delta = 0.002))]
+        fn new(delta: f64) -> PyResult<Self> {
+            Self::of(drift::Adwin::new(delta))
+        }
+
+        /// Takes values and returns the places, in this array, of those that raised an alarm.
+        fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+            let values = doubles(values)?;
+            let values = values.as_slice()?;
+            let found = self.with(py, |adwin| alarms(values, adwin, drift::Adwin::update)).map_err(raised)?;
+            Ok(given(py, found))
+        }
+
+        /// The mean of the window.
+        #[getter]
+        fn mean(&self) -> f64 {
+            self.lock().mean()
+        }
+
+        /// Values in the window.
+        #[getter]
+        fn width(&self) -> u64 {
+            self.lock().width()
+        }
+
+        /// Alarms so far.
+        #[getter]
+        fn alarms(&self) -> u64 {
+            self.lock().alarms()
+        }
+
+        /// Forgets the window.
+        fn reset(&self) {
+            self.lock().reset();
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(drift::Adwin::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// Alarms where the mean of a stream has risen or fallen (Page-Hinkley), where river raises them.
+    PageHinkley(drift::PageHinkley) {
+        #[new]
+        #[pyo3(signature = (delta = 0.005, threshold = 50.0))]
+        fn new(delta: f64, threshold: f64) -> PyResult<Self> {
+            Self::of(drift::PageHinkley::new(delta, threshold))
+        }
+
+        /// Takes values and returns the places, in this array, of those that raised an alarm.
+        fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+            let values = doubles(values)?;
+            let values = values.as_slice()?;
+            let found = self.with(py, |test| alarms(values, test, drift::PageHinkley::update)).map_err(raised)?;
+            Ok(given(py, found))
+        }
+
+        /// Forgets the stream.
+        fn reset(&self) {
+            self.lock().reset();
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(drift::PageHinkley::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// A metric that is sent only when it is off by more than `delta` from what was sent last.
+    SendOnDelta(event::SendOnDelta) {
+        #[new]
+        #[pyo3(signature = (delta, capacity = 1024))]
+        fn new(delta: f64, capacity: usize) -> PyResult<Self> {
+            Self::of(event::SendOnDelta::new(delta, capacity))
+        }
+
+        /// Takes values and returns which of them are events.
+        fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<bool>>> {
+            let values = doubles(values)?;
+            let values = values.as_slice()?;
+            let sent = self.with(py, |metric| values.iter().map(|&x| metric.offer(x)).collect::<Result<Vec<_>, _>>());
+            Ok(given(py, sent.map_err(raised)?))
+        }
+
+        /// Takes the events that wait: (place in the stream, value).
+        fn drain(&self) -> Vec<(u64, f64)> {
+            self.lock().drain()
+        }
+
+        /// (values, events, events that nobody took in time).
+        #[getter]
+        fn counts(&self) -> (u64, u64, u64) {
+            self.lock().counts()
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(event::SendOnDelta::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// Which samples have the bytes that they had, by a hash of 128 bits.
+    Unchanged(event::Unchanged) {
+        #[new]
+        fn new(capacity: usize) -> PyResult<Self> {
+            Self::of(event::Unchanged::new(capacity))
+        }
+
+        /// Whether these are other bytes than `id` had when it was last asked for.
+        fn changed(&self, py: Python<'_>, id: u64, bytes: &[u8]) -> bool {
+            self.with(py, |seen| seen.changed(id, bytes))
+        }
+
+        /// (ids that are remembered, times that nothing had to be done, times that an id found no room).
+        #[getter]
+        fn counts(&self) -> (u64, u64, u64) {
+            self.lock().counts()
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(event::Unchanged::from_bytes(bytes))
+        }
+    }
+}
+
+sketch! {
+    /// A linear model that learns from a stream in one pass, and forgets when the stream changes.
+    Online(online::Online) {
+        #[new]
+        #[pyo3(signature = (features, target = "number", rate = 0.1))]
+        fn new(features: usize, target: &str, rate: f64) -> PyResult<Self> {
+            let target = match target {
+                "number" => online::Target::Number,
+                "class" => online::Target::Class,
+                other => return Err(ConfigError::new_err(format!("target must be 'number' or 'class', not {other:?}"))),
+            };
+            Self::of(online::Online::new(features, target, rate))
+        }
+
+        /// Learns from rows and their targets; returns the mean loss before, and whether the stream has changed.
+        fn learn(&self, py: Python<'_>, rows: &Bound<'_, PyAny>, targets: &Bound<'_, PyAny>) -> PyResult<(f64, bool)> {
+            let (rows, targets) = (self.rows(rows)?, doubles(targets)?);
+            let (rows, targets) = (rows.as_slice()?, targets.as_slice()?);
+            self.with(py, |model| model.learn(rows, targets)).map_err(raised)
+        }
+
+        /// The prediction for each row: a number, or the probability of class 1.
+        fn predict<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+            let rows = self.rows(rows)?;
+            let rows = rows.as_slice()?;
+            Ok(given(py, self.with(py, |model| model.predict(rows)).map_err(raised)?))
+        }
+
+        /// One weight a feature, then the constant.
+        #[getter]
+        fn weights<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+            given(py, self.lock().weights().to_vec())
+        }
+
+        /// How often the stream has changed.
+        #[getter]
+        fn drifts(&self) -> u64 {
+            self.lock().drifts()
+        }
+
+        /// Takes what a model of another part of the stream has learnt.
+        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
+            let other = other.lock().clone();
+            self.with(py, |model| model.merge(&other)).map_err(raised)
+        }
+
+        /// The state as bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.lock().to_bytes()
+        }
+
+        /// A state that was stored.
+        #[staticmethod]
+        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+            Self::of(online::Online::from_bytes(bytes))
+        }
+    }
+}
+
+impl Online {
+    fn rows<'py>(&self, rows: &Bound<'py, PyAny>) -> PyResult<numpy::PyReadonlyArray2<'py, f64>> {
+        let (rows, features) = (table::<f64>(rows, "float64")?, self.lock().weights().len() - 1);
+        if rows.shape()[1] != features {
+            return Err(ConfigError::new_err(format!(
+                "rows have {} features, the model {features}",
+                rows.shape()[1]
+            )));
+        }
+        Ok(rows)
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Reservoir>()?;
+    module.add_class::<Window>()?;
+    module.add_class::<EventCount>()?;
+    module.add_class::<Adwin>()?;
+    module.add_class::<PageHinkley>()?;
+    module.add_class::<SendOnDelta>()?;
+    module.add_class::<Unchanged>()?;
+    module.add_class::<Online>()
+}
