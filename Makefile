@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -58,6 +58,7 @@ test-s3: install
 bench:
 	cargo bench -p tidegate-core
 	cargo bench -p tidegate-data --bench cache
+	cargo bench -p tidegate-data --bench order
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
 
 # What it takes to halve the budget in the middle of an epoch.
@@ -76,6 +77,10 @@ bench-latency: install
 bench-sketch: install
 	$(BIN)/pip install --quiet river==0.26.1 rensa==0.5.0
 	$(BIN)/python bench/sketch.py --out bench/results/sketch.json
+
+# Samplers over 10^8 ids: memory and time; torch's beside them where PEERS_PYTHON has it.
+bench-samplers: install
+	$(BIN)/python bench/samplers.py --peers-python "$(PEERS_PYTHON)" --out bench/results/samplers.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

@@ -48,14 +48,18 @@ def cases():
     random = np.random.default_rng(0)
     singles = random.normal(size=16 << 20).astype(np.float32)
     cached, out = singles[: 1 << 16], np.empty_like(singles)
-    yield "moments", 16.8, {
-        "tidegate": lambda: sketch.Moments().update(singles),
-        "tidegate, with shape": lambda: sketch.Moments(shape=True).update(singles),
-        "tidegate, in cache": lambda: [sketch.Moments().update(cached) for _ in range(256)],
-        "numpy var": lambda: (singles.mean(dtype=np.float64), singles.var(dtype=np.float64)),
-        "numpy max": singles.max,
-        "memcpy": lambda: np.copyto(out, singles),
-    }
+    yield (
+        "moments",
+        16.8,
+        {
+            "tidegate": lambda: sketch.Moments().update(singles),
+            "tidegate, with shape": lambda: sketch.Moments(shape=True).update(singles),
+            "tidegate, in cache": lambda: [sketch.Moments().update(cached) for _ in range(256)],
+            "numpy var": lambda: (singles.mean(dtype=np.float64), singles.var(dtype=np.float64)),
+            "numpy max": singles.max,
+            "memcpy": lambda: np.copyto(out, singles),
+        },
+    )
     keys = random.integers(0, 1 << 40, 1 << 21)
     few = keys[: 1 << 18].tolist()
     yield "hll", 2.1, {"tidegate": lambda: made(sketch.Hll(12), keys)}
@@ -63,21 +67,33 @@ def cases():
     yield "theta", 2.1, {"tidegate": lambda: made(sketch.Theta(12), keys)}
     yield "theta", 0.262, {"datasketches": lambda: each(ds.update_theta_sketch(12), few)}
     values = random.lognormal(size=1 << 20).astype(np.float32)
-    yield "kll", 1.05, {
-        "tidegate": lambda: sketch.Kll(200).update(values),
-        "datasketches": lambda: ds.kll_floats_sketch(200).update(values),
-    }
-    yield "req", 1.05, {
-        "tidegate": lambda: sketch.Req(12).update(values),
-        "datasketches": lambda: ds.req_floats_sketch(12).update(values),
-    }
+    yield (
+        "kll",
+        1.05,
+        {
+            "tidegate": lambda: sketch.Kll(200).update(values),
+            "datasketches": lambda: ds.kll_floats_sketch(200).update(values),
+        },
+    )
+    yield (
+        "req",
+        1.05,
+        {
+            "tidegate": lambda: sketch.Req(12).update(values),
+            "datasketches": lambda: ds.req_floats_sketch(12).update(values),
+        },
+    )
     bits = (random.random(1 << 20) < 0.3).astype(np.float64)
     yield "adwin", 1.05, {"tidegate": lambda: sketch.Adwin().update(bits)}
     yield "adwin", 0.131, {"river": lambda: adwin(bits[: 1 << 17].tolist())}
-    yield "count-min", 2.1, {
-        "tidegate": lambda: made(sketch.CountMin(0.001, 0.02), keys),
-        "tidegate, conservative": lambda: made(sketch.CountMin(0.001, 0.02, conservative=True), keys),
-    }
+    yield (
+        "count-min",
+        2.1,
+        {
+            "tidegate": lambda: made(sketch.CountMin(0.001, 0.02), keys),
+            "tidegate, conservative": lambda: made(sketch.CountMin(0.001, 0.02, conservative=True), keys),
+        },
+    )
     # 300 tokens a document: rensa takes words, ours their hashes.
     hashed = [random.integers(0, 1 << 62, 300) for _ in range(2000)]
     words = [[str(token) for token in tokens] for tokens in hashed]

@@ -6,6 +6,7 @@
 mod array;
 mod budget;
 mod curve;
+mod drawn;
 mod errors;
 mod loader;
 mod sampler;
@@ -20,6 +21,8 @@ mod _tidegate {
     use super::budget::{Budget, size_bytes};
     #[pymodule_export]
     use super::curve::cache_curve;
+    #[pymodule_export]
+    use super::drawn::Drawn;
     #[pymodule_export]
     use super::loader::{Epoch, Loader};
     #[pymodule_export]

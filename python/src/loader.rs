@@ -62,9 +62,10 @@ impl Loader {
             serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
         let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
         let asker = Asker::default();
-        let ids = sampler.map(|sampler| sampler.ids(&asker)).transpose()?;
-        let made = py.detach(|| match ids {
-            Some(ids) => tidegate::Loader::with_sampler(source, options, budget, ids),
+        let order =
+            sampler.map(|sampler| sampler.order(py, &asker, &*source, &options, &budget)).transpose()?;
+        let made = py.detach(|| match order {
+            Some(order) => tidegate::Loader::with_order(source, options, budget, order),
             None => tidegate::Loader::new(source, options, budget),
         });
         let mut loader = made.map_err(|e| raise(&e))?;

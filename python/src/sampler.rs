@@ -8,12 +8,17 @@ use std::sync::Arc;
 
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
-use tidegate::Error;
-use tidegate_data::order::given::{Ids, List, Listing};
+use tidegate::{Budget, Error, Options, Source};
+use tidegate_data::order::Order;
+use tidegate_data::order::given::{Given, Ids, List, Listing};
 
-/// An array of ids, or a function of the epoch with the length of an epoch and whether it gives arrays or iterators.
+use crate::drawn::Drawn;
+use crate::errors::raise;
+
+/// An array of ids, a function of the epoch with the length of an epoch and whether it gives arrays or iterators, or one of `drawn`.
 #[derive(FromPyObject)]
 pub(crate) enum Sampler<'py> {
+    Drawn(PyRef<'py, Drawn>),
     Array(PyReadonlyArray1<'py, u64>),
     Function(Py<PyAny>, u64, bool),
 }
@@ -48,13 +53,24 @@ impl Asker {
 
 impl Sampler<'_> {
     /// As the loader wants it.
-    pub(crate) fn ids(self, asker: &Asker) -> PyResult<Arc<dyn Ids>> {
-        Ok(match self {
+    pub(crate) fn order(
+        self,
+        py: Python<'_>,
+        asker: &Asker,
+        source: &dyn Source,
+        options: &Options,
+        budget: &Budget,
+    ) -> PyResult<Arc<dyn Order>> {
+        let ids: Arc<dyn Ids> = match self {
+            Self::Drawn(drawn) => return drawn.order(py, source, options, budget),
             Self::Array(ids) => Arc::new(List(ids.as_slice()?.into())),
             Self::Function(function, len, listed) => {
                 Arc::new(Function { function, len, listed, asker: asker.clone() })
             }
-        })
+        };
+        let runs = source.runs().len() as u64;
+        let order = py.detach(|| Given::new(ids, source.len(), runs, budget)).map_err(|e| raise(&e))?;
+        Ok(Arc::new(order))
     }
 }
 

@@ -17,6 +17,7 @@ MODULES = [
     "tidegate.disk",
     "tidegate.fields",
     "tidegate.loader",
+    "tidegate.samplers",
     "tidegate.sketch",
     "tidegate.source",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tidegate as tg
+from tidegate import samplers
 
 N = 40
 
@@ -303,3 +304,98 @@ def test_what_is_hit_is_what_was_foretold_and_said_to_be_the_most(folder):
     assert point["point"]["hits"] == stages["hits"] == 400
     with pytest.raises(tg.ConfigError, match="not known beforehand"):
         tg.cache_curve(loader(folder, Stepping()), memory=["16MiB"], read=1e9)
+
+
+LABELS = np.repeat([7, 3, 9], [70, 25, 5])
+
+
+def drawn(sampler, **options):
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=sampler, **options)
+    return [batch.ids.tolist() for batch in loader]
+
+
+def test_classes_have_their_shares():
+    names = np.array(["b", "a", "c"])[np.unique(LABELS, return_inverse=True)[1]]
+    for labels in (LABELS, LABELS.tolist(), names, LABELS.astype(np.float32)):
+        for ids in drawn(samplers.stratified(labels)):
+            counts = [int((LABELS[ids] == label).sum()) for label in (7, 3, 9)]
+            assert counts == [14, 5, 1]
+        over = drawn(samplers.balanced(labels, block=30))
+        assert len(over) == 11
+        assert np.bincount(np.concatenate(over), minlength=100)[95:].tolist() == [14] * 5
+    under = drawn(samplers.balanced(LABELS, "under"))
+    assert len(np.concatenate(under)) == 15
+    effective = np.concatenate(drawn(samplers.balanced(LABELS, "effective", beta=0.99, positions=1000)))
+    share = (LABELS[effective] == 9).mean()
+    assert 0.05 < share < 1 / 3
+
+
+def test_weights_difficulties_and_mixtures():
+    for dtype in (np.float32, np.float64, np.int64):
+        ids = np.concatenate(drawn(samplers.weighted((np.arange(100) % 2).astype(dtype), 2000)))
+        assert len(ids) == 2000
+        assert (ids % 2 == 1).all()
+    first = np.concatenate(drawn(samplers.curriculum(np.arange(100)[::-1], epochs=4, start=0.1, pace=4)))
+    assert first.min() >= 90
+    mixed = drawn(samplers.mixture([80, 20], [1, 1], until=60))
+    assert [sum(id < 80 for id in ids) for ids in mixed] == [10, 10, 10]
+    assert len(np.concatenate(drawn(samplers.replacement(45)))) == 45
+
+
+def test_a_drawn_order_follows_from_the_seed_and_goes_on():
+    sampler = samplers.weighted(np.arange(100), 100)
+    assert drawn(sampler, seed=1) == drawn(sampler, seed=1, workers=3) != drawn(sampler, seed=2)
+    ranks = [drawn(sampler, seed=1, rank=rank, world_size=2) for rank in range(2)]
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=40, memory=tg.Budget("16MiB"), sampler=sampler, seed=1)
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)][:2] == [sorted(b.ids.tolist()) for b in loader][:2]
+    loader = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=sampler, seed=1)
+    batches = iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    other = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=sampler, seed=5)
+    other.load_state_dict(state)
+    assert [b.ids.tolist() for b in other] == drawn(sampler, seed=1)[1:]
+    third = tg.Loader(
+        tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=samplers.weighted(np.ones(100), 100)
+    )
+    with pytest.raises(tg.StateError, match="other ids"):
+        third.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: samplers.weighted([1.0] * 99), "99 weights for 100 samples"),
+        (lambda: samplers.weighted([-1.0] + [1.0] * 99), "the weight of id 0 is -1"),
+        (lambda: samplers.weighted(np.full(100, np.nan)), "the weight of id 0 is NaN"),
+        (lambda: samplers.weighted(np.zeros(100)), "add up to 0"),
+        (lambda: samplers.weighted(["a"] * 100), "one row of numbers"),
+        (lambda: samplers.stratified(LABELS[:50]), "50 labels for 100 samples"),
+        (lambda: samplers.stratified(LABELS, block=0), "a block of 0"),
+        (lambda: samplers.stratified(np.array([np.nan] * 100)), "the label of id 0 is NaN"),
+        (lambda: samplers.balanced(LABELS, "more"), "how='more'"),
+        (lambda: samplers.balanced(LABELS, "effective", beta=1.5), "beta is 1.5"),
+        (lambda: samplers.balanced(LABELS, positions=5), "positions=5 with how='over'"),
+        (lambda: samplers.mixture([50, 40], [1, 1]), "90 samples in all sources for 100 samples"),
+        (lambda: samplers.mixture([50, 50], [1]), "1 proportions for 2"),
+        (lambda: samplers.mixture([50, 50], [1, -1]), "proportion 1 is -1"),
+        (lambda: samplers.mixture([100, 0], [1, 1]), "source 1 of the mixture has no samples"),
+        (lambda: samplers.curriculum(np.arange(100), epochs=0), "a positive number of epochs"),
+        (lambda: samplers.curriculum(np.arange(100), epochs=1, start=0), "above 0 and up to 1"),
+        (lambda: samplers.curriculum(np.full(100, np.nan), epochs=1), "the difficulty of id 0 is NaN"),
+    ],
+)
+def test_a_drawn_order_that_cannot_be(made, says):
+    with pytest.raises(tg.ConfigError) as error:
+        drawn(made())
+    assert says in str(error.value)
+
+
+def test_tables_are_charged():
+    with pytest.raises(tg.BudgetError, match="too small for the table of weights, which takes 76"):
+        tg.Loader(
+            tg.synthetic(10_000_000, 8),
+            batch_size=8,
+            memory=tg.Budget("64MiB"),
+            sampler=samplers.weighted(np.ones(10**7)),
+        )

@@ -9,6 +9,7 @@ __all__ = [
     "Budget",
     "CountMin",
     "Cpc",
+    "Drawn",
     "Epoch",
     "EventCount",
     "FrequentItems",
@@ -88,6 +89,23 @@ class Source:
     def split(self, fractions: list[float], seed: int) -> list[Source]: ...
 
 @final
+class Drawn:
+    @staticmethod
+    def even(positions: int | None) -> Drawn: ...
+    @staticmethod
+    def weighted(weights: npt.NDArray[np.float32] | npt.NDArray[np.float64], positions: int | None) -> Drawn: ...
+    @staticmethod
+    def classes(
+        labels: npt.NDArray[np.uint32], how: str, beta: float, positions: int | None, block: int | None
+    ) -> Drawn: ...
+    @staticmethod
+    def mixture(sizes: list[int], proportions: list[float], until: int | str, block: int | None) -> Drawn: ...
+    @staticmethod
+    def curriculum(
+        difficulty: npt.NDArray[np.float64], start: float, epochs: float, pace: int | str, positions: int | None
+    ) -> Drawn: ...
+
+@final
 class Loader:
     def __new__(
         cls,
@@ -95,7 +113,7 @@ class Loader:
         options: str,
         budget: Budget,
         map: tuple[Callable[[tuple[Any, ...]], Any], Callable[[int], None] | None, Callable[[], None] | None] | None,
-        sampler: npt.NDArray[np.uint64] | tuple[Callable[[int], Any], int, bool] | None,
+        sampler: Drawn | npt.NDArray[np.uint64] | tuple[Callable[[int], Any], int, bool] | None,
     ) -> Loader: ...
     def __len__(self) -> int: ...
     def epoch(self) -> Epoch: ...

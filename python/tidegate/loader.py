@@ -55,12 +55,13 @@ class Loader:
         memory: bytes, "2GiB", a fraction of the limit (0.5), or a `Budget` that several loaders share.
         fields: {name: spec}; a list of names leaves the others out. What is not named is inferred.
         shuffle: False, True, or `Window(samples)`.
-        sampler: the order instead of `shuffle`, for all ranks together and the same on each: an array of ids, which may
-            repeat; a function `epoch -> array` of one length, which is asked for the next epoch too when one begins;
-            or an iterable with a length, such as torch's samplers, whose `set_epoch` is called if there is one. It is
-            asked no further ahead than `prefetch` + `processes` + 2 batches, and must give the same ids again when a
-            saved state goes on. Of arrays what comes next soonest is kept in memory; of an iterable nothing is known,
-            and what came often is.
+        sampler: the order instead of `shuffle`, for all ranks together and the same on each: one of
+            `tidegate.samplers` (by weight, by class, mixed, easier first); an array of ids, which may repeat; a
+            function `epoch -> array` of one length, which is asked for the next epoch too when one begins; or an
+            iterable with a length, such as torch's samplers, whose `set_epoch` is called if there is one. It is asked
+            no further ahead than `prefetch` + `processes` + 2 batches, and must give the same ids again when a saved
+            state goes on. But of an iterable, what comes next soonest is kept in memory; of that nothing is known, and
+            what came often is.
         seed: of order and augmentation; the same seed gives the same batches whatever the workers.
         remainder: "drop", "pad" or "uneven"; `drop_last=True` is "drop".
         workers: decoding threads; by default the cores this process may use.

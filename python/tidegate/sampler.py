@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
 
 __all__ = ["Sampler", "SizedIterable"]
@@ -27,7 +28,7 @@ class SizedIterable(Protocol):
         ...
 
 
-Sampler: TypeAlias = npt.ArrayLike | Sequence[int] | Callable[[int], npt.ArrayLike] | SizedIterable
+Sampler: TypeAlias = Drawn | npt.ArrayLike | Sequence[int] | Callable[[int], npt.ArrayLike] | SizedIterable
 
 
 def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
@@ -35,6 +36,8 @@ def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
 
     What the user's code raises on a thread of the loader is appended to `raised`.
     """
+    if isinstance(sampler, Drawn):
+        return sampler
     if isinstance(sampler, np.ndarray | list | tuple | range) or hasattr(sampler, "__array__"):
         return _array(sampler, samples, "the sampler")
     if hasattr(sampler, "num_replicas"):

@@ -13,6 +13,9 @@ pub const fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
+/// By what the state of a stream grows with each draw: 2^64 over the golden ratio.
+pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// A stream of draws.
 ///
 /// ```
@@ -32,7 +35,7 @@ impl Draws {
 
     /// The next 64 random bits.
     pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 

@@ -117,22 +117,36 @@ impl Loader {
     /// As [`Loader::new`]; ids together with a shuffle, which would have no say.
     pub fn with_sampler(
         source: Arc<dyn Source>,
-        mut options: Options,
+        options: Options,
         budget: Budget,
         ids: Arc<dyn Ids>,
+    ) -> Result<Self> {
+        let order = Given::new(ids, source.len(), source.runs().len() as u64, &budget)?;
+        Self::with_order(source, options, budget, Arc::new(order))
+    }
+
+    /// A loader that gives samples in an order that is no shuffle, such as those of `tidegate_data::order::{drawn, quotas}`; each rank takes its part.
+    ///
+    /// # Errors
+    /// As [`Loader::with_sampler`].
+    pub fn with_order(
+        source: Arc<dyn Source>,
+        mut options: Options,
+        budget: Budget,
+        order: Arc<dyn Order>,
     ) -> Result<Self> {
         if options.shuffle != Shuffle::None {
             return Err(Error::Config("give either a shuffle or a sampler: a sampler is an order".into()));
         }
-        options.shuffle = Shuffle::Given { positions: ids.len() };
-        Self::in_order(source, options, budget, Some(ids))
+        options.shuffle = Shuffle::Given { positions: order.len() };
+        Self::in_order(source, options, budget, Some(order))
     }
 
     fn in_order(
         source: Arc<dyn Source>,
         options: Options,
         budget: Budget,
-        ids: Option<Arc<dyn Ids>>,
+        given: Option<Arc<dyn Order>>,
     ) -> Result<Self> {
         let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
         if budget.shared_by().is_some_and(|node| !node.here()) {
@@ -145,8 +159,8 @@ impl Loader {
         if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
             return Err(Error::Config(why));
         }
-        let order: Arc<dyn Order> = match ids {
-            Some(ids) => Arc::new(Given::new(ids, source.len(), source.runs().len() as u64, &budget)?),
+        let order: Arc<dyn Order> = match given {
+            Some(order) => order,
             None => order(options.shuffle, options.seed, &source.runs())?.into(),
         };
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
@@ -403,6 +417,10 @@ impl Loader {
         state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
         match (state.shuffle, self.options.shuffle) {
             (Shuffle::Given { .. }, _) | (_, Shuffle::Given { .. }) => {
+                let seeded = (state.seed != self.options.seed).then(|| self.order.reseeded(state.seed));
+                if let Some(order) = seeded.flatten() {
+                    self.order = order;
+                }
                 state.check_order(self.options.shuffle, self.order.print(state.epoch))?;
             }
             (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),

@@ -5,9 +5,11 @@
 //! what a user gives ([`given`]).
 //! Not here: which rank takes which position ([`split`]), random draws of a sample ([`random`]).
 
+pub mod drawn;
 pub mod given;
 pub mod permutation;
 pub mod quality;
+pub mod quotas;
 pub mod random;
 pub mod split;
 mod window;
@@ -88,7 +90,13 @@ pub trait Order: Send + Sync + std::fmt::Debug {
         Foresight::Once
     }
 
-    /// What tells the ids of an epoch from others, where a user lists them.
+    /// The same order under another seed, where it is one of a seed that is not the options'.
+    fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
+        let _seeded_by_the_options = seed;
+        None
+    }
+
+    /// What tells the ids of an epoch from others, where they are a sampler's.
     fn print(&self, epoch: u64) -> Option<u64> {
         let _follows_from_the_seed = epoch;
         None

@@ -11,7 +11,7 @@ use tidegate_sketch::random::mix;
 use super::random::{Purpose, Stream};
 
 /// Below this many ids the permutation is listed, and so exactly uniform up to the generator.
-const LISTED_BELOW: u64 = 1 << 16;
+pub(super) const LISTED_BELOW: u64 = 1 << 16;
 const ROUNDS: usize = 8;
 
 /// A permutation of `0..n`.

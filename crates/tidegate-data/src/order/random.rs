@@ -25,6 +25,8 @@ pub enum Purpose {
     Replace = 6,
     /// Made-up data.
     Synthetic = 7,
+    /// Ids that may repeat.
+    Draw = 8,
 }
 
 /// One round of ten of Philox4x32.

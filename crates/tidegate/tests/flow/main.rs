@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod kept;
+mod samplers;
 
 use std::fs;
 use std::path::{Path, PathBuf};

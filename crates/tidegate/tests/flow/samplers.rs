@@ -1,0 +1,147 @@
+//! Every sampler in the loader: the same samples whatever workers, budgets, ranks and interruptions; golden orders.
+
+use std::sync::Arc;
+
+use tidegate::{Budget, Loader, Options};
+use tidegate_data::order::Order;
+use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
+use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
+use tidegate_data::testing;
+
+use super::{Form, epoch, open, options, pictures, rows};
+
+const SAMPLES: u64 = 96;
+
+type Made = Box<dyn Fn(u64, &Budget) -> Arc<dyn Order>>;
+
+/// Each sampler by its name, under a seed and a budget.
+fn samplers() -> Vec<(&'static str, Made)> {
+    let labels: Vec<u32> =
+        (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
+    let weights: Vec<f64> = (0..SAMPLES).map(|id| (id % 5) as f64).collect();
+    let quotas = move |shares: Shares| -> Made {
+        let labels = labels.clone();
+        Box::new(move |seed, budget| {
+            let classes = Classes::labelled(&labels, budget).unwrap();
+            Arc::new(Quotas::new(classes, &shares, 12, 8, seed, budget).unwrap())
+        })
+    };
+    let curriculum = weights.clone();
+    let samplers: Vec<(&'static str, Made)> = vec![
+        ("even", Box::new(|seed, _| Arc::new(Even::new(SAMPLES, 150, 8, seed).unwrap()))),
+        (
+            "weighted",
+            Box::new(move |seed, budget| Arc::new(Weighted::new(&weights, 130, 8, seed, budget).unwrap())),
+        ),
+        (
+            "curriculum",
+            Box::new(move |seed, budget| {
+                Arc::new(Curriculum::new(&curriculum, 0.3, 2.0, Pace::Root, 96, 8, seed, budget).unwrap())
+            }),
+        ),
+        ("stratified", quotas(Shares::Stratified)),
+        ("oversampled", quotas(Shares::Oversampled)),
+        ("undersampled", quotas(Shares::Undersampled)),
+        ("effective", quotas(Shares::Effective { beta: 0.99, positions: 100 })),
+        (
+            "mixture",
+            Box::new(|seed, budget| {
+                let shares = Shares::Proportions { of: vec![1.0, 2.0], until: Until::All };
+                let classes = Classes::ranges(&[60, 36]).unwrap();
+                Arc::new(Quotas::new(classes, &shares, 12, 8, seed, budget).unwrap())
+            }),
+        ),
+    ];
+    samplers
+}
+
+#[test]
+fn every_sampler_is_an_order() {
+    for (name, made) in samplers() {
+        testing::drawn(&*made(1, &Budget::new(1 << 20)), SAMPLES)
+            .unwrap_or_else(|what| panic!("{name}: {what}"));
+    }
+}
+
+#[test]
+fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
+    let source = open(pictures("samplers", SAMPLES, Form::Tar).to_str().unwrap(), false).unwrap();
+    for (name, made) in samplers() {
+        let loader = |seed: u64, workers: usize, memory: u64, ranks: (u64, u64)| {
+            let image = options(12).fields.split_off(1);
+            let options = Options {
+                fields: image,
+                shuffle: tidegate::Shuffle::None,
+                seed,
+                workers: Some(workers),
+                rank: ranks.0,
+                world_size: ranks.1,
+                ..options(12)
+            };
+            let budget = Budget::new(memory);
+            let order = made(seed, &budget);
+            Loader::with_order(source.clone(), options, budget, order).unwrap()
+        };
+        let mut whole = loader(5, 2, 256 << 20, (0, 1));
+        let expected: Vec<_> = (0..3).map(|_| epoch(&mut whole)).collect();
+        assert!(expected[0] != expected[1], "{name}: epochs differ");
+        let mut small = loader(5, 1, 3 << 20, (0, 1));
+        assert!(expected.iter().all(|expected| epoch(&mut small) == *expected), "{name}: other memory");
+        // Stopped, and gone on with by a loader of another seed: the state's counts.
+        let mut batches = small.epoch().unwrap();
+        let first: Vec<_> = batches.by_ref().take(1).flat_map(|batch| rows(&batch.unwrap())).collect();
+        let state = small.state();
+        drop(batches);
+        let mut other = loader(6, 3, 64 << 20, (0, 1));
+        other.load_state(&state).unwrap();
+        let mut whole_fourth = loader(5, 2, 256 << 20, (0, 1));
+        whole_fourth.set_epoch(3);
+        assert!([first, epoch(&mut other)].concat() == epoch(&mut whole_fourth), "{name}: resumed");
+        // Ranks put together.
+        let mut ranks: Vec<_> = (0..3).map(|rank| loader(5, 1, 64 << 20, (rank, 3))).collect();
+        let parts: Vec<Vec<_>> = ranks.iter_mut().map(batches_of).collect();
+        let together: Vec<_> =
+            (0..parts[0].len()).flat_map(|b| parts.iter().flat_map(move |p| p[b].clone())).collect();
+        let padding = together.len() - expected[0].len();
+        assert!(padding == 0 && together == expected[0], "{name}: ranks");
+        // A state of another sampler is refused.
+        let order = Even::new(SAMPLES, expected[0].len() as u64, 8, 5).unwrap();
+        let others = Options { shuffle: tidegate::Shuffle::None, ..options(12) };
+        let others =
+            Options { fields: others.fields.into_iter().filter(|(n, _)| n == "jpg").collect(), ..others };
+        let mut others =
+            Loader::with_order(source.clone(), others, Budget::new(64 << 20), Arc::new(order)).unwrap();
+        let refused = others.load_state(&state).map_err(|e| e.to_string());
+        assert!(name == "even" || refused.unwrap_err().contains("other ids"), "{name}");
+    }
+}
+
+fn batches_of(loader: &mut Loader) -> Vec<Vec<(u64, Vec<u8>)>> {
+    loader.epoch().unwrap().map(|batch| rows(&batch.unwrap())).collect()
+}
+
+/// Frozen: a change here breaks the resume of every run in the field.
+#[test]
+fn golden_samplers() {
+    let budget = Budget::new(1 << 20);
+    let found: Vec<(&str, Vec<u64>)> = samplers()
+        .iter()
+        .map(|(name, made)| {
+            let epoch = made(42, &budget).epoch(1).unwrap();
+            (*name, (0..8).map(|p| epoch.id(p).unwrap()).collect())
+        })
+        .collect();
+    let golden: Vec<(&str, Vec<u64>)> = GOLDEN.iter().map(|(name, ids)| (*name, ids.to_vec())).collect();
+    assert_eq!(found, golden);
+}
+
+const GOLDEN: [(&str, [u64; 8]); 8] = [
+    ("even", [94, 77, 13, 64, 88, 84, 2, 92]),
+    ("weighted", [94, 77, 13, 64, 88, 84, 3, 92]),
+    ("curriculum", [83, 18, 50, 62, 63, 53, 10, 88]),
+    ("stratified", [62, 7, 81, 74, 33, 72, 42, 91]),
+    ("oversampled", [60, 7, 48, 20, 33, 80, 42, 84]),
+    ("undersampled", [40, 2, 0, 20, 39, 64, 43, 76]),
+    ("effective", [36, 55, 44, 28, 41, 64, 38, 92]),
+    ("mixture", [77, 55, 75, 80, 28, 93, 56, 94]),
+];

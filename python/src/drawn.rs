@@ -1,0 +1,170 @@
+//! The samplers of `tidegate.samplers`, which are worked out and not listed.
+//!
+//! Flow: arrays and parameters, kept until a loader is made -> an order of `tidegate_data::order::{drawn,quotas}` under its seed and budget.
+//! Memory: refers to the user's arrays; the order's tables are charged to the loader's budget.
+
+use std::sync::Arc;
+
+use numpy::{PyArray1, PyArrayMethods};
+use pyo3::prelude::*;
+use tidegate::{Budget, Error, Options, Result, Source};
+use tidegate_data::order::Order;
+use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
+use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
+
+use crate::errors::raise;
+
+/// Numbers of either precision.
+#[derive(Debug, FromPyObject)]
+enum Reals {
+    Singles(Py<PyArray1<f32>>),
+    Doubles(Py<PyArray1<f64>>),
+}
+
+/// A word, or a number.
+#[derive(Debug, Clone, FromPyObject)]
+enum WordOr {
+    Number(u64),
+    Word(String),
+}
+
+#[derive(Debug)]
+enum Kind {
+    Even,
+    Weighted(Reals),
+    Classes(Py<PyArray1<u32>>, String, f64),
+    Mixture(Vec<u64>, Vec<f64>, WordOr),
+    Curriculum(Py<PyArray1<f64>>, f64, f64, WordOr),
+}
+
+/// An order to be, without seed and budget; `tidegate.samplers` makes them.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Drawn {
+    kind: Kind,
+    positions: Option<u64>,
+    block: Option<u64>,
+}
+
+#[pymethods]
+impl Drawn {
+    #[staticmethod]
+    fn even(positions: Option<u64>) -> Self {
+        Self { kind: Kind::Even, positions, block: None }
+    }
+
+    #[staticmethod]
+    fn weighted(weights: Reals, positions: Option<u64>) -> Self {
+        Self { kind: Kind::Weighted(weights), positions, block: None }
+    }
+
+    #[staticmethod]
+    fn classes(
+        labels: Py<PyArray1<u32>>,
+        how: String,
+        beta: f64,
+        positions: Option<u64>,
+        block: Option<u64>,
+    ) -> Self {
+        Self { kind: Kind::Classes(labels, how, beta), positions, block }
+    }
+
+    #[staticmethod]
+    fn mixture(sizes: Vec<u64>, proportions: Vec<f64>, until: WordOr, block: Option<u64>) -> Self {
+        Self { kind: Kind::Mixture(sizes, proportions, until), positions: None, block }
+    }
+
+    #[staticmethod]
+    fn curriculum(
+        difficulty: Py<PyArray1<f64>>,
+        start: f64,
+        epochs: f64,
+        pace: WordOr,
+        positions: Option<u64>,
+    ) -> Self {
+        Self { kind: Kind::Curriculum(difficulty, start, epochs, pace), positions, block: None }
+    }
+}
+
+/// Checks that what is given for each sample is given for each.
+fn one_each(what: &str, given: usize, samples: u64) -> PyResult<()> {
+    if given as u64 == samples {
+        return Ok(());
+    }
+    Err(raise(&Error::Config(format!("{given} {what} for {samples} samples: give one for each"))))
+}
+
+fn made<T: Order + 'static>(order: Result<T>) -> PyResult<Arc<dyn Order>> {
+    order.map(|order| Arc::new(order) as Arc<dyn Order>).map_err(|e| raise(&e))
+}
+
+impl Drawn {
+    /// The order over a source, under the seed of these options.
+    pub(crate) fn order(
+        &self,
+        py: Python<'_>,
+        source: &dyn Source,
+        options: &Options,
+        budget: &Budget,
+    ) -> PyResult<Arc<dyn Order>> {
+        let (samples, runs, seed) = (source.len(), source.runs().len() as u64, options.seed);
+        let positions = self.positions.unwrap_or(samples);
+        let block = self.block.map_or_else(|| options.global_batch(), Ok).map_err(|e| raise(&e))?;
+        match &self.kind {
+            Kind::Even => made(Even::new(samples, positions, runs, seed)),
+            Kind::Weighted(Reals::Singles(weights)) => {
+                let weights = weights.bind(py).readonly();
+                let weights = weights.as_slice()?;
+                one_each("weights", weights.len(), samples)?;
+                made(py.detach(|| Weighted::new(weights, positions, runs, seed, budget)))
+            }
+            Kind::Weighted(Reals::Doubles(weights)) => {
+                let weights = weights.bind(py).readonly();
+                let weights = weights.as_slice()?;
+                one_each("weights", weights.len(), samples)?;
+                made(py.detach(|| Weighted::new(weights, positions, runs, seed, budget)))
+            }
+            Kind::Classes(labels, how, beta) => {
+                let labels = labels.bind(py).readonly();
+                let labels = labels.as_slice()?;
+                one_each("labels", labels.len(), samples)?;
+                let shares = match how.as_str() {
+                    "over" => Shares::Oversampled,
+                    "under" => Shares::Undersampled,
+                    "effective" => Shares::Effective { beta: *beta, positions },
+                    _ => Shares::Stratified,
+                };
+                made(py.detach(|| {
+                    Quotas::new(Classes::labelled(labels, budget)?, &shares, block, runs, seed, budget)
+                }))
+            }
+            Kind::Mixture(sizes, proportions, until) => {
+                one_each("samples in all sources", sizes.iter().sum::<u64>() as usize, samples)?;
+                let until = match until {
+                    WordOr::Number(positions) => Until::Positions(*positions),
+                    WordOr::Word(word) if word == "all" => Until::All,
+                    WordOr::Word(_) => Until::First,
+                };
+                let shares = Shares::Proportions { of: proportions.clone(), until };
+                made(
+                    Classes::ranges(sizes)
+                        .and_then(|classes| Quotas::new(classes, &shares, block, runs, seed, budget)),
+                )
+            }
+            Kind::Curriculum(difficulty, start, epochs, pace) => {
+                let difficulty = difficulty.bind(py).readonly();
+                let difficulty = difficulty.as_slice()?;
+                one_each("difficulties", difficulty.len(), samples)?;
+                let pace = match pace {
+                    WordOr::Number(steps) => Pace::Step(u32::try_from(*steps).unwrap_or(u32::MAX)),
+                    WordOr::Word(word) if word == "root" => Pace::Root,
+                    WordOr::Word(_) => Pace::Linear,
+                };
+                let (start, epochs) = (*start, *epochs);
+                made(py.detach(|| {
+                    Curriculum::new(difficulty, start, epochs, pace, positions, runs, seed, budget)
+                }))
+            }
+        }
+    }
+}
