@@ -1,6 +1,6 @@
 //! The samplers of `tidegate.samplers`, which are worked out and not listed.
 //!
-//! Flow: arrays and parameters, kept until a loader is made -> an order of `tidegate_data::order::{drawn,quotas}` under its seed and budget.
+//! Flow: arrays and parameters, kept until a loader is made -> an order of `tidegate_data::order::{drawn,fed,quotas}` under its seed and budget.
 //! Memory: refers to the user's arrays; the order's tables are charged to the loader's budget.
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use tidegate::{Budget, Error, Options, Result, Source};
 use tidegate_data::order::Order;
 use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
+use tidegate_data::order::fed::{Fed, Rule};
 use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
 
 use crate::errors::raise;
@@ -35,6 +36,7 @@ enum Kind {
     Classes(Py<PyArray1<u32>>, String, f64),
     Mixture(Vec<u64>, Vec<f64>, WordOr),
     Curriculum(Py<PyArray1<f64>>, f64, f64, WordOr),
+    Fed(Rule, f64, f64),
 }
 
 /// An order to be, without seed and budget; `tidegate.samplers` makes them.
@@ -72,6 +74,16 @@ impl Drawn {
     #[staticmethod]
     fn mixture(sizes: Vec<u64>, proportions: Vec<f64>, until: WordOr, block: Option<u64>) -> Self {
         Self { kind: Kind::Mixture(sizes, proportions, until), positions: None, block }
+    }
+
+    #[staticmethod]
+    fn fed(how: &str, value: f64, even: f64, newness: f64, positions: Option<u64>) -> Self {
+        let rule = match how {
+            "importance" => Rule::Importance { gain: value },
+            "focal" => Rule::Focal { gamma: value },
+            _ => Rule::Hard { power: value },
+        };
+        Self { kind: Kind::Fed(rule, even, newness), positions, block: None }
     }
 
     #[staticmethod]
@@ -150,6 +162,10 @@ impl Drawn {
                     Classes::ranges(sizes)
                         .and_then(|classes| Quotas::new(classes, &shares, block, runs, seed, budget)),
                 )
+            }
+            Kind::Fed(rule, even, newness) => {
+                let (rule, even, newness) = (*rule, *even, *newness);
+                made(py.detach(|| Fed::new(rule, samples, positions, even, newness, runs, seed, budget)))
             }
             Kind::Curriculum(difficulty, start, epochs, pace) => {
                 let difficulty = difficulty.bind(py).readonly();

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tidegate::{Error, Options, State};
@@ -112,6 +113,26 @@ impl Loader {
         self.with(py, |loader| loader.set_epoch(epoch))
     }
 
+    /// What training says of samples.
+    fn feedback(
+        &self,
+        py: Python<'_>,
+        ids: PyReadonlyArray1<'_, u64>,
+        losses: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<()> {
+        let (ids, losses) = (ids.as_slice()?, losses.as_slice()?);
+        self.with(py, |loader| loader.feedback(ids, losses))?.map_err(|e| raise(&e))
+    }
+
+    /// All that was fed back, or None.
+    fn feedback_state(&self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {
+        self.with(py, |loader| loader.feedback_state())
+    }
+
+    fn load_feedback(&self, py: Python<'_>, state: &[u8]) -> PyResult<()> {
+        self.with(py, |loader| loader.load_feedback(state))?.map_err(|e| raise(&e))
+    }
+
     /// The state as JSON.
     fn state(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |loader| loader.state())?.to_json().map_err(|e| raise(&e))
@@ -144,7 +165,7 @@ impl Drop for Epoch {
 
 #[pymethods]
 impl Epoch {
-    /// (columns, rows, ids, mask, epoch, index, positions) of the next batch, what a batch map made of it, or None at the end.
+    /// (columns, rows, ids, mask, epoch, index, positions, weights) of the next batch, what a batch map made of it, or None at the end.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
@@ -179,17 +200,18 @@ impl Epoch {
     }
 }
 
-/// (columns, rows, ids, mask, epoch, index, positions).
+/// (columns, rows, ids, mask, epoch, index, positions, weights).
 fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
     let ids: Vec<i64> = batch.ids.iter().map(|id| id.cast_signed()).collect();
     let ids = numpy::PyArray1::from_vec(py, ids);
     let mask = numpy::PyArray1::from_slice(py, &batch.mask);
     let positions: Vec<i64> = batch.positions.iter().map(|p| p.cast_signed()).collect();
     let positions = numpy::PyArray1::from_vec(py, positions);
+    let weights = numpy::PyArray1::from_slice(py, &batch.weights);
     let rows = batch.rows;
     let (epoch, index) = (batch.epoch, batch.index);
     let columns: Bound<'py, PyDict> = columns(py, batch)?;
-    Ok((columns, rows, ids, mask, epoch, index, positions).into_pyobject(py)?.into_any())
+    Ok((columns, rows, ids, mask, epoch, index, positions, weights).into_pyobject(py)?.into_any())
 }
 
 /// A Python function that is called with each batch off the consumer's thread, one that is told the number of the first, and one

@@ -391,6 +391,85 @@ def test_a_drawn_order_that_cannot_be(made, says):
     assert says in str(error.value)
 
 
+def learner(how, **options):
+    return tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=how, **options)
+
+
+def losses(ids):
+    return np.where(ids < 10, 9.0, 1.0)
+
+
+@pytest.mark.parametrize("how", [samplers.hard, samplers.focal, samplers.importance])
+def test_feedback_counts_from_the_next_epoch_on(how):
+    loader = learner(how(positions=1000), seed=3)
+    first = []
+    for batch in loader:
+        first.append(batch.ids)
+        loader.feedback(batch.ids, losses(batch.ids))
+        assert (batch.weights == 1).all()
+    assert np.bincount(np.concatenate(first)).tolist() == [10] * 100
+    second, weights = map(np.concatenate, zip(*[(b.ids, b.weights) for b in loader], strict=True))
+    assert (second < 10).mean() > (0.3 if how is not samplers.focal else 0.15)
+    about = loader.report()["feedback"]
+    assert about["drawn"]
+    assert (about["epoch"], about["known"]) == (1, 100)
+    assert "losses of 100 samples were known when epoch 1 began" in str(loader.report())
+    if how is samplers.importance:
+        assert (weights * losses(second)).mean() == pytest.approx(1.8, rel=0.05)
+        assert weights[second < 10].max() < 0.5
+    else:
+        assert (weights == 1).all()
+
+
+def test_feedback_goes_on_where_a_state_was_saved():
+    loader = learner(samplers.hard(), seed=3)
+    for batch in loader:
+        loader.feedback(batch.ids, losses(batch.ids))
+    batches = iter(loader)
+    next(batches)
+    loader.feedback([3], [0.0])
+    state, fed = loader.state_dict(), loader.feedback_state()
+    assert len(str(state)) < 1024
+    rest = [b.ids.tolist() for b in batches]
+    third = [b.ids.tolist() for b in loader]
+    other = learner(samplers.hard(), seed=4)
+    with pytest.raises(tg.StateError, match="load its feedback first"):
+        other.load_state_dict(state)
+    other.load_feedback_state(fed)
+    other.load_state_dict(state)
+    assert [b.ids.tolist() for b in other] == rest
+    assert [b.ids.tolist() for b in other] == third
+    ranks = [learner(samplers.hard(), seed=3, rank=rank, world_size=2) for rank in range(2)]
+    for rank in ranks:
+        rank.load_feedback_state(fed)
+        rank.set_epoch(1)
+    parts = [[b.ids[b.mask].tolist() for b in rank] for rank in ranks]
+    whole = learner(samplers.hard(), seed=3)
+    whole.load_feedback_state(fed)
+    whole.set_epoch(1)
+    together = [id for b in range(len(parts[0])) for part in parts for id in part[b]]
+    assert together == [id for b in whole for id in b.ids.tolist()]
+
+
+def test_feedback_that_makes_no_sense():
+    loader = learner(samplers.hard())
+    for ids, given, says in [
+        ([100], [1.0], "id 100, but there are 100 samples"),
+        ([5], [np.nan], "the loss of id 5 is NaN"),
+        ([5], [-1.0], "the loss of id 5 is -1"),
+        ([5, 6], [1.0], "1 losses for 2 ids"),
+        ([-1], [1.0], "numbers from 0 on"),
+    ]:
+        with pytest.raises(tg.ConfigError, match=says):
+            loader.feedback(ids, given)
+    with pytest.raises(tg.StateError, match="3 bytes are not the losses of 100 samples"):
+        loader.load_feedback_state(b"abc")
+    deaf = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"))
+    with pytest.raises(tg.ConfigError, match="takes no feedback"):
+        deaf.feedback([1], [1.0])
+    assert deaf.feedback_state() is None
+
+
 def test_tables_are_charged():
     with pytest.raises(tg.BudgetError, match="too small for the table of weights, which takes 76"):
         tg.Loader(

@@ -47,15 +47,17 @@ class Ragged:
 class Batch(dict[str, Any]):
     """One batch: {field: array}, writable, yours alone, without a copy.
 
-    `ids` are the samples' ids, `mask` is False for rows that only pad the batch. The memory goes back to the loader
+    `ids` are the samples' ids, `mask` is False for rows that only pad the batch. `weights` are 1, but where an
+    order draws by importance: losses times weights have the mean of all samples. The memory goes back to the loader
     when the last array of the batch is gone; batches that you keep stay charged to the budget.
     """
 
-    __slots__ = ("epoch", "ids", "index", "mask", "positions", "rows")
+    __slots__ = ("epoch", "ids", "index", "mask", "positions", "rows", "weights")
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
     mask: np.ndarray[Any, np.dtype[np.bool_]]
     positions: np.ndarray[Any, np.dtype[np.int64]]
+    weights: np.ndarray[Any, np.dtype[np.float32]]
     rows: int
     epoch: int
     index: int
@@ -63,13 +65,13 @@ class Batch(dict[str, Any]):
 
 def present(raw: tuple[Any, ...], extra: bool) -> Batch:
     """Make a `Batch` of what the Rust side delivers."""
-    columns, rows, ids, mask, epoch, index, positions = raw
+    columns, rows, ids, mask, epoch, index, positions, weights = raw
     batch = Batch(columns)
     for name, column in columns.items():
         if isinstance(column, tuple):
             batch[name] = Ragged(*column)
     batch.rows, batch.ids, batch.mask = rows, ids, mask
-    batch.epoch, batch.index, batch.positions = epoch, index, positions
+    batch.epoch, batch.index, batch.positions, batch.weights = epoch, index, positions, weights
     if extra:
         batch["ids"] = ids
     return batch

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from tidegate import _tidegate
 from tidegate.batch import Batch, present
 from tidegate.disk import DiskCache
@@ -259,6 +262,32 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Make the next epoch this one, from its beginning."""
         self._inner.set_epoch(epoch)
+
+    def feedback(self, ids: ArrayLike, losses: ArrayLike) -> None:
+        """Say how large the loss of each sample is; it counts from the next epoch on. Needs a sampler that listens.
+
+        Of several ranks each must be told the same, in the same order: see `tidegate.torch.gathered`.
+
+        >>> import tidegate as tg
+        >>> from tidegate import samplers
+        >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=50, memory="16MiB", sampler=samplers.hard())
+        >>> for batch in loader:
+        ...     loader.feedback(batch.ids, batch.ids == 7)
+        >>> max(int((batch.ids == 7).sum()) for batch in loader) > 30
+        True
+        """
+        given = np.ascontiguousarray(ids, np.int64)
+        if given.ndim != 1 or (given < 0).any():
+            raise ConfigError(f"ids must be one row of numbers from 0 on, not of shape {given.shape}")
+        self._inner.feedback(given.view(np.uint64), np.ascontiguousarray(losses, np.float32).reshape(-1))
+
+    def feedback_state(self) -> bytes | None:
+        """Return all that was fed back, to be saved beside `state_dict`; None if the sampler does not listen."""
+        return self._inner.feedback_state()
+
+    def load_feedback_state(self, state: bytes) -> None:
+        """Take what was fed back to another loader; before `load_state_dict`."""
+        self._inner.load_feedback(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the consumer is, as JSON-able values of at most 1 KiB (and the list of failed positions)."""

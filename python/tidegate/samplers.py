@@ -24,7 +24,18 @@ import numpy.typing as npt
 from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
 
-__all__ = ["Drawn", "balanced", "curriculum", "mixture", "replacement", "stratified", "weighted"]
+__all__ = [
+    "Drawn",
+    "balanced",
+    "curriculum",
+    "focal",
+    "hard",
+    "importance",
+    "mixture",
+    "replacement",
+    "stratified",
+    "weighted",
+]
 
 
 def replacement(positions: int | None = None) -> Drawn:
@@ -140,6 +151,36 @@ def curriculum(
     if isinstance(pace, str) and pace not in ("linear", "root"):
         raise ConfigError(f"pace={pace!r}: give 'linear', 'root' or a number of steps")
     return Drawn.curriculum(_numbers("difficulty", difficulty).astype(np.float64), start, epochs, pace, positions)
+
+
+def hard(power: float = 1.0, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
+    """Draw samples in proportion to a power of their loss, as `Loader.feedback` told it: online hard-example mining.
+
+    Args:
+        power: 0 draws evenly, 1 in proportion to the loss.
+        even: the fraction that is drawn evenly, so that no sample is lost sight of.
+        newness: what a new loss of a sample counts against the mean of those before; 1 forgets them.
+        positions: ids in an epoch; by default as many as there are samples.
+
+    What is fed back counts from the next epoch on. Until a first loss is known, all come once. Losses and their tables
+    take 28 bytes a sample of the budget. A state names what was fed back; `Loader.feedback_state` holds it.
+    """
+    return Drawn.fed("hard", power, even, newness, positions)
+
+
+def focal(gamma: float = 2.0, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
+    """Draw samples by the focal weight of their cross-entropy, (1 - exp(-loss)) ** gamma; else as `hard`."""
+    return Drawn.fed("focal", gamma, even, newness, positions)
+
+
+def importance(gain: float = 1.5, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
+    """Draw samples in proportion to their loss, or a bound of their gradient's norm, with weights that undo the bias.
+
+    Multiply losses by `batch.weights` before their mean, which is then that of all samples. Only while that is
+    estimated to act as batches `gain` times as large (Katharopoulos and Fleuret 2018); else all come once, with weight
+    1. `Loader.report()["feedback"]` has the gain and the effective sample size. Else as `hard`.
+    """
+    return Drawn.fed("importance", gain, even, newness, positions)
 
 
 def _numbers(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ import torch
 
 from tidegate.batch import Batch
 
-__all__ = ["array_of", "tensor", "tensors"]
+__all__ = ["array_of", "gathered", "tensor", "tensors"]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -47,3 +47,18 @@ def tensors(batch: Batch) -> Batch:
         if isinstance(column, np.ndarray):
             batch[name] = tensor(column)
     return batch
+
+
+def gathered(ids: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids and losses of all ranks, the same on each, for `Loader.feedback`; without ranks they are these.
+
+    >>> gathered(np.array([1, 2]), torch.tensor([0.5, 0.25]))
+    (array([1, 2]), array([0.5 , 0.25], dtype=float32))
+    """
+    if isinstance(losses, torch.Tensor):
+        losses = losses.detach().float().cpu().numpy()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return ids, losses
+    parts: list[tuple[np.ndarray, np.ndarray]] = [(ids, losses)] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (ids, losses))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -73,7 +73,7 @@ def _columns(first: dict[str, Any], batch: Batch, empty: Empty) -> Batch:
     arrays = empty([((batch.rows, *array.shape), array.dtype.name) for array in numbers.values()])
     made.update(zip(numbers, arrays, strict=True))
     made.rows, made.ids, made.mask = batch.rows, batch.ids, batch.mask
-    made.epoch, made.index, made.positions = batch.epoch, batch.index, batch.positions
+    made.epoch, made.index, made.positions, made.weights = batch.epoch, batch.index, batch.positions, batch.weights
     return made
 
 

@@ -10,6 +10,7 @@ use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Batch, FieldSpec, Layout};
 use tidegate_data::cache::{Records, disk, node};
+use tidegate_data::order::fed::Fed;
 use tidegate_data::order::given::{Given, Ids};
 use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::plan::Plan;
@@ -301,7 +302,8 @@ impl Loader {
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
-        let ids = self.order.epoch(epoch).and_then(|ids| check_print(&*ids, epoch, print).map(|()| ids));
+        let ids = self.order.begin(epoch).and_then(|()| self.order.epoch(epoch));
+        let ids = ids.and_then(|ids| check_print(&*ids, epoch, print).map(|()| ids));
         let pipeline = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
             Ok(pipeline) => pipeline,
             Err(error) => {
@@ -432,11 +434,39 @@ impl Loader {
         Ok(())
     }
 
+    /// What training says of samples: a loss for each id. It counts from the next epoch on, and must be the same on every rank.
+    ///
+    /// # Errors
+    /// An order that takes no feedback; ids that there are not; losses that are negative, infinite or no numbers.
+    pub fn feedback(&self, ids: &[u64], losses: &[f32]) -> Result<()> {
+        self.order.feedback(ids, losses)
+    }
+
+    /// All that was fed back, for another loader to go on with a state of this one.
+    #[must_use]
+    pub fn feedback_state(&self) -> Option<Vec<u8>> {
+        self.order.fed().map(Fed::export)
+    }
+
+    /// Takes what was fed back to another loader; before its state.
+    ///
+    /// # Errors
+    /// An order that takes no feedback; bytes of another number of samples.
+    pub fn load_feedback(&self, bytes: &[u8]) -> Result<()> {
+        match self.order.fed() {
+            Some(order) => order.import(bytes),
+            None => self.order.feedback(&[], &[]),
+        }
+    }
+
     /// What limits the flow, and where every byte is.
     #[must_use]
     pub fn report(&self) -> Report {
         let progress = self.progress();
-        Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores)
+        let mut report =
+            Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores);
+        report.feedback = self.order.fed().and_then(Fed::about);
+        report
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Node, limit};
 use tidegate_data::cache::{Records, Rule};
+use tidegate_data::order::fed::About;
 use tidegate_data::pipeline::{Failure, StageStats};
 use tidegate_data::source::ReadMode;
 
@@ -80,6 +81,8 @@ pub struct Report {
     pub failures: Vec<String>,
     /// What is wrong with caches, none of which holds the only copy of anything.
     pub cache_notes: Vec<String>,
+    /// How an order that takes feedback draws.
+    pub feedback: Option<About>,
 }
 
 impl Report {
@@ -111,6 +114,7 @@ impl Report {
                 .map(|f| format!("position {}: {}: {}", f.position, f.place, f.what))
                 .collect(),
             cache_notes: stores.iter().flat_map(|store| notes(store)).collect(),
+            feedback: None,
         }
     }
 }
@@ -239,6 +243,18 @@ impl fmt::Display for Report {
         }
         for note in &self.cache_notes {
             writeln!(f, "{note}")?;
+        }
+        if let Some(about) = &self.feedback {
+            let how =
+                if about.drawn { "drawn by them" } else { "each come once: they would gain too little" };
+            writeln!(
+                f,
+                "losses of {} samples were known when epoch {} began, and samples are {how}; as batches {:.2} times as large, weights worth                  {:.0} % of the samples. What to keep is planned to the end of this epoch: the next one follows from what is fed back",
+                about.known,
+                about.epoch,
+                about.gain,
+                about.effective * 100.0
+            )?;
         }
         if s.filled > 0 {
             writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;

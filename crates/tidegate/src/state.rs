@@ -143,7 +143,10 @@ impl State {
         }
         if print.is_some() && self.ids.is_some() && self.ids != print {
             let what = "the sampler gives other ids for epoch";
-            return Err(Error::State(format!("{what} {} than when it was saved", self.epoch)));
+            return Err(Error::State(format!(
+                "{what} {} than when it was saved: give it the same ids, weights or labels, and load its feedback first if it takes any",
+                self.epoch
+            )));
         }
         Ok(())
     }

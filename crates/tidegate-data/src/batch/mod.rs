@@ -75,6 +75,8 @@ pub struct Batch {
     pub rows: usize,
     /// The id of each row.
     pub ids: Vec<u64>,
+    /// What each row counts in a mean, so that it is that of all samples evenly: 1, but where an order draws by importance.
+    pub weights: Vec<f32>,
     /// The global position of each row.
     pub positions: Vec<u64>,
     /// False for rows that only pad the batch.

@@ -6,6 +6,7 @@
 //! Not here: which rank takes which position ([`split`]), random draws of a sample ([`random`]).
 
 pub mod drawn;
+pub mod fed;
 pub mod given;
 pub mod permutation;
 pub mod quality;
@@ -90,6 +91,32 @@ pub trait Order: Send + Sync + std::fmt::Debug {
         Foresight::Once
     }
 
+    /// An epoch begins: what it follows from is settled.
+    ///
+    /// # Errors
+    /// When the budget has no room for what it takes.
+    fn begin(&self, epoch: u64) -> Result<()> {
+        let _follows_from_nothing_else = epoch;
+        Ok(())
+    }
+
+    /// What training says of samples, from the next epoch on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the order takes none; ids that there are not, losses that are none.
+    fn feedback(&self, ids: &[u64], losses: &[f32]) -> Result<()> {
+        let _nobody_listens = (ids, losses);
+        Err(Error::Config(
+            "this order takes no feedback: give the loader a sampler that does, such as samplers.hard()"
+                .into(),
+        ))
+    }
+
+    /// The order that takes feedback, if it is one.
+    fn fed(&self) -> Option<&fed::Fed> {
+        None
+    }
+
     /// The same order under another seed, where it is one of a seed that is not the options'.
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
         let _seeded_by_the_options = seed;
@@ -115,6 +142,12 @@ pub trait Epoch: Send + Sync + std::fmt::Debug {
     fn print(&self, most: u64) -> Option<(u64, u64)> {
         let _known_by_its_order = most;
         None
+    }
+
+    /// What a sample counts in a mean, so that it is that of all samples evenly.
+    fn weight(&self, id: u64) -> f32 {
+        let _all_alike = id;
+        1.0
     }
 
     /// Whether asking ahead costs nothing.

@@ -205,11 +205,13 @@ impl Filling {
                 columns.push(column(Part::Slot { offset }, shape, Vec::new(), Vec::new()));
             }
         }
+        let ids: Vec<u64> = kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect();
         Ok(Batch {
             memory: BatchMemory { slot, ragged: blocks },
             columns,
             rows: kept.len(),
-            ids: kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect(),
+            weights: ids.iter().map(|&id| self.shared.epoch.weight(id)).collect(),
+            ids,
             positions: kept.iter().map(|&r| self.at.position(r as u64)).collect(),
             mask: kept.iter().map(|&r| !self.padding(r)).collect(),
             epoch: self.shared.config.epoch,

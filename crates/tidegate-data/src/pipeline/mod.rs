@@ -170,6 +170,7 @@ pub trait BatchMap: Send + Sync + std::fmt::Debug {
 
 /// What the consumer gets.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is moved once a batch")]
 pub enum Delivered {
     /// A batch.
     Batch(Batch),
