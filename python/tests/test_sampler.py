@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tidegate as tg
-from tidegate import samplers
+from tidegate import _tidegate, samplers
 
 N = 40
 
@@ -478,3 +478,25 @@ def test_tables_are_charged():
             memory=tg.Budget("64MiB"),
             sampler=samplers.weighted(np.ones(10**7)),
         )
+
+
+def test_shuffle_quality_says_what_windows_are_worth(capfd, tmp_path):
+    page = tmp_path / "quality.html"
+    made = ["tidegate", "shuffle-quality", "--samples", "20000", "--shard", "1000", "--classes", "20"]
+    assert _tidegate.cli([*made, "--windows", "2000", "--json", "--html", str(page)]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [c["reads"] for c in found] == [20, 200, 2000, 20000]
+    variations = [c["quality"]["label_variation"] for c in found]
+    assert variations == sorted(variations, reverse=True)
+    assert "<svg" in page.read_text()
+    assert _tidegate.cli([*made, "--windows", "5000"]) == 0
+    assert "the fewest reads within 1.10x of a true shuffle: shuffle=tg.Window(5000, ranges=10)" in capfd.readouterr().out
+    assert _tidegate.cli(["tidegate", "shuffle-quality"]) == 1
+    assert "give a data set, or --samples and --shard" in capfd.readouterr().err
+    loader = tg.Loader(
+        tg.synthetic(1000, 8), batch_size=50, memory=tg.Budget("16MiB"), shuffle=tg.Window(200, ranges=10), seed=1
+    )
+    ids = np.concatenate([b.ids for b in loader])
+    assert sorted(ids) == list(range(1000))
+    # Of ranges of ten, two hundred in a window: each is whole in its window.
+    assert all(len(set(ids[at : at + 200] // 10)) == 20 for at in range(0, 1000, 200))

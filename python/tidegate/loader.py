@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -372,7 +373,7 @@ def _specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str,
 
 def _shuffle(shuffle: bool | Window) -> dict[str, Any]:
     if isinstance(shuffle, Window):
-        return {"kind": "window", "samples": shuffle.samples, "canonical_nodes": shuffle.canonical_nodes}
+        return {"kind": "window", **dataclasses.asdict(shuffle)}
     return {"kind": "full" if shuffle else "none"}
 
 

@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn survives_json_and_is_small() {
-        let shuffle = Shuffle::Window { samples: u64::MAX, canonical_nodes: u64::MAX };
+        let shuffle = Shuffle::Window { samples: u64::MAX, canonical_nodes: u64::MAX, ranges: 0 };
         let mut state = State::new(u64::MAX, u64::MAX, u64::MAX, shuffle, u64::MAX, u64::MAX - 1);
         state.set_failed(vec![9, 3, 8, 7]);
         assert_eq!(state.failed, "3,7-9");

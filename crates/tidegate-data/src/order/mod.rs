@@ -37,12 +37,20 @@ pub enum Shuffle {
         samples: u64,
         /// Places of the data from which windows are drawn at the same time, interleaved sample by sample.
         canonical_nodes: u64,
+        /// Ids that stay together, or 0 for all of a run: shorter ranges mix better and are more reads.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        ranges: u64,
     },
     /// As the user gives them ([`given`]).
     Given {
         /// Positions in an epoch.
         positions: u64,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What is known of an order before it is asked: it decides what is worth keeping.
@@ -173,7 +181,7 @@ pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>
     Ok(match shuffle {
         Shuffle::None => Box::new(Sequential { len }),
         Shuffle::Full => Box::new(Shuffled { len, seed, runs: runs.len() as u64 }),
-        Shuffle::Window { samples, canonical_nodes } => {
+        Shuffle::Window { samples, canonical_nodes, ranges } => {
             if samples == 0 || canonical_nodes == 0 {
                 return Err(Error::Config("a shuffle window needs at least one sample and one node".into()));
             }
@@ -183,6 +191,7 @@ pub fn order(shuffle: Shuffle, seed: u64, runs: &[u64]) -> Result<Box<dyn Order>
                 seed,
                 samples,
                 nodes: canonical_nodes.min(len.max(1)),
+                ranges,
             })
         }
         Shuffle::Given { .. } => {
@@ -249,6 +258,7 @@ struct Windowed {
     seed: u64,
     samples: u64,
     nodes: u64,
+    ranges: u64,
 }
 
 impl Order for Windowed {
@@ -256,9 +266,14 @@ impl Order for Windowed {
         self.len
     }
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
-        Ok(Arc::new(WindowEpoch::new(&self.runs, self.seed, epoch, self.samples, self.nodes)))
+        let Self { runs, seed, samples, nodes, ranges, .. } = self;
+        Ok(Arc::new(WindowEpoch::new(runs, *seed, epoch, *samples, *nodes, *ranges)))
     }
     fn runs_in_use(&self, ranks: u64) -> u64 {
+        if self.ranges > 0 {
+            // Any run may have a range in any window.
+            return self.runs.len() as u64;
+        }
         window::runs_in_use(&self.runs, self.samples, self.nodes.div_ceil(ranks.max(1)))
     }
     fn places(&self) -> u64 {
@@ -279,7 +294,7 @@ mod tests {
             samples in 1u64..200, nodes in 1u64..6,
         ) {
             let len: u64 = runs.iter().sum();
-            for shuffle in [Shuffle::None, Shuffle::Full, Shuffle::Window { samples, canonical_nodes: nodes }] {
+            for shuffle in [Shuffle::None, Shuffle::Full, Shuffle::Window { samples, canonical_nodes: nodes, ranges: 0 }, Shuffle::Window { samples, canonical_nodes: nodes, ranges: 7 }] {
                 let order = order(shuffle, seed, &runs).unwrap();
                 let epoch = order.epoch(epoch).unwrap();
                 let mut ids: Vec<_> = (0..len).map(|p| epoch.id(p).unwrap()).collect();
@@ -319,7 +334,7 @@ mod tests {
             let epoch = order.epoch(epoch).unwrap();
             (0..8).map(|p| epoch.id(p).unwrap()).collect::<Vec<_>>()
         };
-        let window = Shuffle::Window { samples: 64, canonical_nodes: 2 };
+        let window = Shuffle::Window { samples: 64, canonical_nodes: 2, ranges: 0 };
         let golden = [
             first(Shuffle::Full, &[1000], 0),
             first(Shuffle::Full, &[1000], 1),

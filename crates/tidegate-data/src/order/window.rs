@@ -1,8 +1,8 @@
 //! The windowed shuffle: near neighbours are read together, yet batches are mixed.
 //!
-//! Flow: runs in random order, concatenated; cut in parts (one a canonical node), parts cut in windows; within each
-//! window a permutation; parts interleaved sample by sample.
-//! Memory: 16 bytes a run (shard or row group), and the permutations of the windows in use are computed on the fly.
+//! Flow: runs, or ranges of ids that are shorter, in random order, concatenated; cut in parts (one a canonical node), parts cut in windows;
+//! within each window a permutation; parts interleaved sample by sample.
+//! Memory: 16 bytes a run (shard or row group), nothing for ranges; the permutations of the windows in use are computed on the fly.
 
 use super::Epoch;
 use super::permutation::Permutation;
@@ -12,10 +12,7 @@ use std::sync::PoisonError;
 
 #[derive(Debug)]
 pub(super) struct WindowEpoch {
-    /// First position of each run in the concatenated order; ascending.
-    starts: Vec<u64>,
-    /// First id of the same runs.
-    ids: Vec<u64>,
+    concatenated: Concatenated,
     len: u64,
     seed: u64,
     epoch: u64,
@@ -23,6 +20,52 @@ pub(super) struct WindowEpoch {
     nodes: u64,
     /// The permutations of the windows in use, one a part: windows are entered in order, so each is made once.
     current: Mutex<Vec<Option<(u64, Permutation)>>>,
+}
+
+/// What is concatenated, in random order.
+#[derive(Debug)]
+enum Concatenated {
+    /// Runs: the first place of each in the order, ascending, and its first id.
+    Runs { starts: Vec<u64>, ids: Vec<u64> },
+    /// Ranges of so many ids, but for the last, which is shorter and stays where it is.
+    Ranges { order: Permutation, size: u64, whole: u64 },
+}
+
+impl Concatenated {
+    fn runs(runs: &[u64], seed: u64, epoch: u64) -> Self {
+        let first_id: Vec<u64> = runs
+            .iter()
+            .scan(0, |at, &n| {
+                *at += n;
+                Some(*at - n)
+            })
+            .collect();
+        let order = Permutation::new(runs.len() as u64, seed, epoch, 0);
+        let (mut starts, mut ids, mut at) =
+            (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()), 0);
+        for i in 0..runs.len() as u64 {
+            let run = order.apply(i) as usize;
+            if runs[run] > 0 {
+                starts.push(at);
+                ids.push(first_id[run]);
+                at += runs[run];
+            }
+        }
+        Self::Runs { starts, ids }
+    }
+
+    fn id(&self, place: u64) -> u64 {
+        match self {
+            Self::Runs { starts, ids } => {
+                let run = starts.partition_point(|&start| start <= place) - 1;
+                ids[run] + (place - starts[run])
+            }
+            Self::Ranges { order, size, whole } if place / size < *whole => {
+                order.apply(place / size) * size + place % size
+            }
+            Self::Ranges { .. } => place,
+        }
+    }
 }
 
 /// The most runs from which `nodes` windows of `samples` can draw at once: the smallest ones whole, and one cut at each end.
@@ -42,27 +85,17 @@ pub(super) fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
 }
 
 impl WindowEpoch {
-    pub(super) fn new(runs: &[u64], seed: u64, epoch: u64, samples: u64, nodes: u64) -> Self {
-        let first_id: Vec<u64> = runs
-            .iter()
-            .scan(0, |at, &n| {
-                *at += n;
-                Some(*at - n)
-            })
-            .collect();
-        let order = Permutation::new(runs.len() as u64, seed, epoch, 0);
-        let (mut starts, mut ids, mut at) =
-            (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()), 0);
-        for i in 0..runs.len() as u64 {
-            let run = order.apply(i) as usize;
-            if runs[run] > 0 {
-                starts.push(at);
-                ids.push(first_id[run]);
-                at += runs[run];
+    /// Over runs, or over ranges of so many ids where that is not 0.
+    pub(super) fn new(runs: &[u64], seed: u64, epoch: u64, samples: u64, nodes: u64, ranges: u64) -> Self {
+        let len = runs.iter().sum::<u64>();
+        let concatenated = match len.checked_div(ranges) {
+            Some(whole) => {
+                Concatenated::Ranges { order: Permutation::new(whole, seed, epoch, 0), size: ranges, whole }
             }
-        }
+            None => Concatenated::runs(runs, seed, epoch),
+        };
         let current = Mutex::new((0..nodes).map(|_| None).collect());
-        Self { starts, ids, len: at, seed, epoch, samples, nodes, current }
+        Self { concatenated, len, seed, epoch, samples, nodes, current }
     }
 
     /// (first place, length) of part `k` of the concatenated order.
@@ -103,7 +136,6 @@ impl Epoch for WindowEpoch {
             }
         };
         let place = start + window * self.samples + inside;
-        let run = self.starts.partition_point(|&s| s <= place) - 1;
-        Ok(self.ids[run] + (place - self.starts[run]))
+        Ok(self.concatenated.id(place))
     }
 }

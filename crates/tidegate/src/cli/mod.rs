@@ -1,6 +1,6 @@
 //! The command line: it reads words, calls the library, and prints.
 //!
-//! Flow: arguments -> one of demo, synth, pack, index, inspect, cache, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
+//! Flow: arguments -> one of demo, synth, pack, index, inspect, cache, shuffle-quality, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
@@ -8,6 +8,7 @@ mod bench;
 mod cache;
 mod demo;
 mod inspect;
+mod shuffle;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -108,6 +109,11 @@ enum Command {
     /// What memory would give.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// How well windows mix data that are sorted by class, and what they cost.
+    #[command(
+        after_help = "Examples:\n  tidegate shuffle-quality photos\n  tidegate shuffle-quality --samples 1000000 --shard 1000 --html quality.html"
+    )]
+    ShuffleQuality(shuffle::ShuffleQuality),
     /// Load a data set as training would and say what limits it.
     #[command(
         after_help = "Example:\n  tidegate bench photos --batch-size 64 --memory 256MiB --size 224 --json"
@@ -196,6 +202,7 @@ fn execute(command: Command) -> Result<()> {
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
         Command::Cache(cache) => cache::run(&cache),
+        Command::ShuffleQuality(asked) => asked.run(),
         Command::Bench(bench) => bench.run(),
     }
 }
