@@ -121,7 +121,9 @@ impl Drawn {
     ) -> PyResult<Arc<dyn Order>> {
         let (samples, runs, seed) = (source.len(), source.runs().len() as u64, options.seed);
         let positions = self.positions.unwrap_or(samples);
-        let block = self.block.map_or_else(|| options.global_batch(), Ok).map_err(|e| raise(&e))?;
+        // By default a global batch, as far as blocks go.
+        let global_batch = options.global_batch().map_err(|e| raise(&e))?;
+        let block = self.block.unwrap_or_else(|| global_batch.min(1 << 16));
         match &self.kind {
             Kind::Even => made(Even::new(samples, positions, runs, seed)),
             Kind::Weighted(Reals::Singles(weights)) => {
@@ -151,17 +153,15 @@ impl Drawn {
                 }))
             }
             Kind::Mixture(sizes, proportions, until) => {
-                one_each("samples in all sources", sizes.iter().sum::<u64>() as usize, samples)?;
+                let all = sizes.iter().fold(0u64, |sum, &n| sum.saturating_add(n));
+                one_each("samples in all sources", all as usize, samples)?;
                 let until = match until {
                     WordOr::Number(positions) => Until::Positions(*positions),
                     WordOr::Word(word) if word == "all" => Until::All,
                     WordOr::Word(_) => Until::First,
                 };
                 let shares = Shares::Proportions { of: proportions.clone(), until };
-                made(
-                    Classes::ranges(sizes)
-                        .and_then(|classes| Quotas::new(classes, &shares, block, runs, seed, budget)),
-                )
+                made(py.detach(|| Quotas::new(Classes::ranges(sizes)?, &shares, block, runs, seed, budget)))
             }
             Kind::Fed(rule, even, newness) => {
                 let (rule, even, newness) = (*rule, *even, *newness);

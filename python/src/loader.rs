@@ -165,7 +165,7 @@ impl Drop for Epoch {
 
 #[pymethods]
 impl Epoch {
-    /// (columns, rows, ids, mask, epoch, index, positions, weights) of the next batch, what a batch map made of it, or None at the end.
+    /// (columns, rows, ids, mask, epoch, index, positions, weights, indices) of the next batch, what a batch map made of it, or None at the end.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
@@ -200,7 +200,7 @@ impl Epoch {
     }
 }
 
-/// (columns, rows, ids, mask, epoch, index, positions, weights).
+/// (columns, rows, ids, mask, epoch, index, positions, weights, indices).
 fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
     let ids: Vec<i64> = batch.ids.iter().map(|id| id.cast_signed()).collect();
     let ids = numpy::PyArray1::from_vec(py, ids);
@@ -208,10 +208,12 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     let positions: Vec<i64> = batch.positions.iter().map(|p| p.cast_signed()).collect();
     let positions = numpy::PyArray1::from_vec(py, positions);
     let weights = numpy::PyArray1::from_slice(py, &batch.weights);
+    let indices: Vec<i64> = batch.indices.iter().map(|index| index.cast_signed()).collect();
+    let indices = numpy::PyArray1::from_vec(py, indices);
     let rows = batch.rows;
     let (epoch, index) = (batch.epoch, batch.index);
     let columns: Bound<'py, PyDict> = columns(py, batch)?;
-    Ok((columns, rows, ids, mask, epoch, index, positions, weights).into_pyobject(py)?.into_any())
+    Ok((columns, rows, ids, mask, epoch, index, positions, weights, indices).into_pyobject(py)?.into_any())
 }
 
 /// A Python function that is called with each batch off the consumer's thread, one that is told the number of the first, and one

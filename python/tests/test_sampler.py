@@ -371,7 +371,12 @@ def test_a_drawn_order_follows_from_the_seed_and_goes_on():
         (lambda: samplers.weighted(np.zeros(100)), "add up to 0"),
         (lambda: samplers.weighted(["a"] * 100), "one row of numbers"),
         (lambda: samplers.stratified(LABELS[:50]), "50 labels for 100 samples"),
-        (lambda: samplers.stratified(LABELS, block=0), "a block of 0"),
+        (lambda: samplers.stratified(LABELS, block=0), "block=0"),
+        (lambda: samplers.weighted(np.ones(100), -1), "positions=-1"),
+        (lambda: samplers.mixture([50, 50], [1, 1], until=-1), "until=-1"),
+        (lambda: samplers.mixture([50, 50], [1, 1e-300], until="all"), "at most 2^50"),
+        (lambda: samplers.curriculum(np.arange(100), epochs=1, pace=1.5), "pace=1.5"),
+        (lambda: samplers.stratified(["a", None] * 50), "the label of id 1 is None"),
         (lambda: samplers.stratified(np.array([np.nan] * 100)), "the label of id 0 is NaN"),
         (lambda: samplers.balanced(LABELS, "more"), "how='more'"),
         (lambda: samplers.balanced(LABELS, "effective", beta=1.5), "beta is 1.5"),
@@ -405,7 +410,7 @@ def test_feedback_counts_from_the_next_epoch_on(how):
     first = []
     for batch in loader:
         first.append(batch.ids)
-        loader.feedback(batch.ids, losses(batch.ids))
+        loader.feedback(batch.indices, losses(batch.ids))
         assert (batch.weights == 1).all()
     assert np.bincount(np.concatenate(first)).tolist() == [10] * 100
     second, weights = map(np.concatenate, zip(*[(b.ids, b.weights) for b in loader], strict=True))
@@ -424,7 +429,7 @@ def test_feedback_counts_from_the_next_epoch_on(how):
 def test_feedback_goes_on_where_a_state_was_saved():
     loader = learner(samplers.hard(), seed=3)
     for batch in loader:
-        loader.feedback(batch.ids, losses(batch.ids))
+        loader.feedback(batch.indices, losses(batch.ids))
     batches = iter(loader)
     next(batches)
     loader.feedback([3], [0.0])
@@ -451,6 +456,34 @@ def test_feedback_goes_on_where_a_state_was_saved():
     assert together == [id for b in whole for id in b.ids.tolist()]
 
 
+def test_feedback_of_a_part_speaks_of_its_own_indices():
+    whole = tg.synthetic(1000, 8)
+    part = whole.select(list(range(99, -1, -1)))
+    loader = tg.Loader(part, batch_size=20, memory=tg.Budget("16MiB"), sampler=samplers.importance(), seed=1)
+    for batch in loader:
+        assert (batch.ids == 99 - batch.indices).all()
+        loader.feedback(batch.indices, np.where(batch.ids == 7, 99.0, 1.0))
+    second = list(loader)
+    ids, weights = (np.concatenate([getattr(b, name) for b in second]) for name in ("ids", "weights"))
+    assert (ids == 7).mean() > 0.3
+    assert weights[ids == 7].max() < weights[ids != 7].min()
+
+
+def test_another_rule_is_another_order():
+    loader = learner(samplers.hard(), seed=3)
+    for batch in loader:
+        loader.feedback(batch.indices, losses(batch.ids))
+    next(iter(loader))
+    state, fed = loader.state_dict(), loader.feedback_state()
+    for other in (samplers.hard(2.0), samplers.hard(even=0.9), samplers.focal(), samplers.importance()):
+        loader = learner(other, seed=3)
+        loader.load_feedback_state(fed)
+        before = loader.state_dict()
+        with pytest.raises(tg.StateError, match="other ids"):
+            loader.load_state_dict(state)
+        assert loader.state_dict() == before
+
+
 def test_feedback_that_makes_no_sense():
     loader = learner(samplers.hard())
     for ids, given, says in [
@@ -458,7 +491,9 @@ def test_feedback_that_makes_no_sense():
         ([5], [np.nan], "the loss of id 5 is NaN"),
         ([5], [-1.0], "the loss of id 5 is -1"),
         ([5, 6], [1.0], "1 losses for 2 ids"),
-        ([-1], [1.0], "numbers from 0 on"),
+        ([-1], [1.0], "no sample -1"),
+        (np.array([True]), [1.0], "not bool"),
+        ([5], ["a"], "losses must be numbers"),
     ]:
         with pytest.raises(tg.ConfigError, match=says):
             loader.feedback(ids, given)
@@ -489,8 +524,10 @@ def test_shuffle_quality_says_what_windows_are_worth(capfd, tmp_path):
     variations = [c["quality"]["label_variation"] for c in found]
     assert variations == sorted(variations, reverse=True)
     assert "<svg" in page.read_text()
-    assert _tidegate.cli([*made, "--windows", "5000"]) == 0
-    assert "the fewest reads within 1.10x of a true shuffle: shuffle=tg.Window(5000, ranges=10)" in capfd.readouterr().out
+    assert _tidegate.cli([*made, "--windows", "5000", "--within", "1.3"]) == 0
+    assert (
+        "the fewest reads within 1.30x of a true shuffle: shuffle=tg.Window(5000, ranges=10)" in capfd.readouterr().out
+    )
     assert _tidegate.cli(["tidegate", "shuffle-quality"]) == 1
     assert "give a data set, or --samples and --shard" in capfd.readouterr().err
     loader = tg.Loader(

@@ -47,14 +47,19 @@ class Ragged:
 class Batch(dict[str, Any]):
     """One batch: {field: array}, writable, yours alone, without a copy.
 
-    `ids` are the samples' ids, `mask` is False for rows that only pad the batch. `weights` are 1, but where an
-    order draws by importance: losses times weights have the mean of all samples. The memory goes back to the loader
-    when the last array of the batch is gone; batches that you keep stay charged to the budget.
+    `ids` are the samples' ids; of a subset those of the whole dataset. `indices` are places in the loader's own source,
+    which samplers, labels and feedback speak of (of a replaced sample, that of the one which failed). `mask` is False
+    for rows that only pad the batch. `weights` are 1, but where an order draws by importance, and 0 for padding: losses
+    times weights have the mean of all samples.
+
+    The memory goes back to the loader when the last array of the batch is gone; batches that you keep stay charged to
+    the budget.
     """
 
-    __slots__ = ("epoch", "ids", "index", "mask", "positions", "rows", "weights")
+    __slots__ = ("epoch", "ids", "index", "indices", "mask", "positions", "rows", "weights")
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
+    indices: np.ndarray[Any, np.dtype[np.int64]]
     mask: np.ndarray[Any, np.dtype[np.bool_]]
     positions: np.ndarray[Any, np.dtype[np.int64]]
     weights: np.ndarray[Any, np.dtype[np.float32]]
@@ -65,12 +70,12 @@ class Batch(dict[str, Any]):
 
 def present(raw: tuple[Any, ...], extra: bool) -> Batch:
     """Make a `Batch` of what the Rust side delivers."""
-    columns, rows, ids, mask, epoch, index, positions, weights = raw
+    columns, rows, ids, mask, epoch, index, positions, weights, indices = raw
     batch = Batch(columns)
     for name, column in columns.items():
         if isinstance(column, tuple):
             batch[name] = Ragged(*column)
-    batch.rows, batch.ids, batch.mask = rows, ids, mask
+    batch.rows, batch.ids, batch.indices, batch.mask = rows, ids, indices, mask
     batch.epoch, batch.index, batch.positions, batch.weights = epoch, index, positions, weights
     if extra:
         batch["ids"] = ids

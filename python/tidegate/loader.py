@@ -264,23 +264,32 @@ class Loader:
         """Make the next epoch this one, from its beginning."""
         self._inner.set_epoch(epoch)
 
-    def feedback(self, ids: ArrayLike, losses: ArrayLike) -> None:
+    def feedback(self, indices: ArrayLike, losses: Any) -> None:
         """Say how large the loss of each sample is; it counts from the next epoch on. Needs a sampler that listens.
 
+        `indices` are a batch's (not its ids, which of a subset are those of the whole); `losses` an array or a tensor.
         Of several ranks each must be told the same, in the same order: see `tidegate.torch.gathered`.
 
         >>> import tidegate as tg
         >>> from tidegate import samplers
         >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=50, memory="16MiB", sampler=samplers.hard())
         >>> for batch in loader:
-        ...     loader.feedback(batch.ids, batch.ids == 7)
+        ...     loader.feedback(batch.indices, batch.ids == 7)
         >>> max(int((batch.ids == 7).sum()) for batch in loader) > 30
         True
         """
-        given = np.ascontiguousarray(ids, np.int64)
-        if given.ndim != 1 or (given < 0).any():
-            raise ConfigError(f"ids must be one row of numbers from 0 on, not of shape {given.shape}")
-        self._inner.feedback(given.view(np.uint64), np.ascontiguousarray(losses, np.float32).reshape(-1))
+        given = np.asarray(indices)
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+            raise ConfigError(f"indices must be one row of whole numbers, not {given.dtype} of shape {given.shape}")
+        if given.size and given.min() < 0:
+            raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
+        if hasattr(losses, "detach"):
+            losses = losses.detach().float().cpu()
+        try:
+            of_each = np.ascontiguousarray(losses, np.float32).reshape(-1)
+        except (TypeError, ValueError):
+            raise ConfigError("losses must be numbers, one for each sample") from None
+        self._inner.feedback(np.ascontiguousarray(given, np.uint64), of_each)
 
     def feedback_state(self) -> bytes | None:
         """Return all that was fed back, to be saved beside `state_dict`; None if the sampler does not listen."""

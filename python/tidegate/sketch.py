@@ -5,9 +5,10 @@ What one pass can tell of numbers (`Moments`, `Kll`, `Req`, `ks`), of how many a
 changed (`Adwin`, `PageHinkley`, `SendOnDelta`, `Unchanged`), what is alike (`minhash`, `Lsh`, `Points`), and a model
 that learns as data pass (`Online`).
 
-Those whose order does not matter have `merge`; all have `to_bytes` and `from_bytes`, but for `Lsh` and `Points`. The
-bytes of `Hll`, `Theta`, `Cpc`, `Kll`, `Req` and `FrequentItems` are those of Apache DataSketches; of the others they
-are Tidegate's own. Errors are `tidegate.ConfigError`.
+Those whose order does not matter have `merge`; all have `to_bytes` and `from_bytes`, but for `Lsh` and `Points`, and
+can be pickled and copied, but for these, `Theta` and `FrequentItems`. Arrow arrays with nulls are refused. The bytes of
+`Hll`, `Theta`, `Cpc`, `Kll`, `Req` and `FrequentItems` are those of Apache DataSketches; of the others they are
+Tidegate's own. Errors are `tidegate.ConfigError`.
 
 >>> import numpy as np
 >>> from tidegate import sketch
@@ -28,6 +29,9 @@ True
 >>> sketch.Adwin().update(np.repeat([0.2, 0.9], 1000))
 array([1023])
 """
+
+import copyreg
+from typing import Any
 
 from tidegate._tidegate import (
     Adwin,
@@ -78,3 +82,27 @@ __all__ = [
     "shingles",
     "similarity",
 ]
+
+
+def _stored(sketch: Any) -> tuple[Any, tuple[bytes]]:
+    return type(sketch).from_bytes, (sketch.to_bytes(),)
+
+
+# For pickle and copy, so that sketches of worker processes can be merged.
+for _kind in (
+    Adwin,
+    CountMin,
+    Cpc,
+    EventCount,
+    Hll,
+    Kll,
+    Moments,
+    Online,
+    PageHinkley,
+    Req,
+    Reservoir,
+    SendOnDelta,
+    Unchanged,
+    Window,
+):
+    copyreg.pickle(_kind, _stored)

@@ -42,15 +42,16 @@ def array_of(value: object) -> np.ndarray | None:
 
 
 def tensors(batch: Batch) -> Batch:
-    """Turn the arrays of a batch into tensors in place; ragged columns stay as they are."""
+    """Turn the arrays of a batch, and its weights, into tensors in place; ragged columns stay as they are."""
     for name, column in batch.items():
         if isinstance(column, np.ndarray):
             batch[name] = tensor(column)
+    batch.weights = tensor(batch.weights)
     return batch
 
 
-def gathered(ids: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids and losses of all ranks, the same on each, for `Loader.feedback`; without ranks they are these.
+def gathered(indices: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices and losses of all ranks, the same on each, for `Loader.feedback`; without ranks these.
 
     >>> gathered(np.array([1, 2]), torch.tensor([0.5, 0.25]))
     (array([1, 2]), array([0.5 , 0.25], dtype=float32))
@@ -58,7 +59,7 @@ def gathered(ids: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.nda
     if isinstance(losses, torch.Tensor):
         losses = losses.detach().float().cpu().numpy()
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return ids, losses
-    parts: list[tuple[np.ndarray, np.ndarray]] = [(ids, losses)] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, (ids, losses))
+        return indices, losses
+    parts: list[tuple[np.ndarray, np.ndarray]] = [(indices, losses)] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (indices, losses))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -72,7 +72,7 @@ def _columns(first: dict[str, Any], batch: Batch, empty: Empty) -> Batch:
     numbers = {n: np.asarray(v) for n, v in first.items() if isinstance(v, np.ndarray | np.generic | int | float)}
     arrays = empty([((batch.rows, *array.shape), array.dtype.name) for array in numbers.values()])
     made.update(zip(numbers, arrays, strict=True))
-    made.rows, made.ids, made.mask = batch.rows, batch.ids, batch.mask
+    made.rows, made.ids, made.indices, made.mask = batch.rows, batch.ids, batch.indices, batch.mask
     made.epoch, made.index, made.positions, made.weights = batch.epoch, batch.index, batch.positions, batch.weights
     return made
 

@@ -111,6 +111,11 @@ impl<'a> Reader<'a> {
         Err(Error::bytes(self.what, why))
     }
 
+    /// What parameters that were read make, if they make anything.
+    pub(crate) fn made<T>(&self, made: Result<T>) -> Result<T> {
+        made.map_err(|error| Error::bytes(self.what, error))
+    }
+
     pub(crate) fn byte(&mut self) -> Result<u8> {
         match self.left.split_first() {
             Some((&byte, left)) => {

@@ -80,7 +80,7 @@ pub struct Adwin {
 impl Adwin {
     const VERSION: u8 = 1;
 
-    /// With false alarms of probability `delta` at most, for each look at the window.
+    /// With false alarms of probability `delta` at most, for each look at the window, of values between 0 and 1.
     ///
     /// # Errors
     /// [`Error::Parameter`] where `delta` is not between 0 and 1.
@@ -247,7 +247,8 @@ impl Adwin {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("ADWIN detector", bytes, Kind::Adwin, Self::VERSION)?;
-        let mut adwin = Self::new(from.float()?)?;
+        let delta = from.float()?;
+        let mut adwin = from.made(Self::new(delta))?;
         (adwin.width, adwin.total, adwin.variance) = (from.word()?, from.float()?, from.float()?);
         (adwin.ticks, adwin.seen, adwin.alarms) = (from.word()?, from.word()?, from.word()?);
         adwin.alarmed = from.byte()? != 0;
@@ -263,7 +264,8 @@ impl Adwin {
             width = width.saturating_add((row.len as u64) << level);
             adwin.rows.push(row);
         }
-        if width != adwin.width || adwin.rows.is_empty() {
+        let empty = adwin.rows.last().is_none_or(|row| row.len == 0) && width > 0;
+        if width != adwin.width || adwin.rows.is_empty() || empty {
             return from.wrong(format!("a window of {} values in buckets of {width}", adwin.width));
         }
         from.end(adwin)
@@ -369,7 +371,8 @@ impl PageHinkley {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("Page-Hinkley detector", bytes, Kind::PageHinkley, Self::VERSION)?;
-        let mut test = Self::new(from.float()?, from.float()?)?;
+        let (delta, threshold) = (from.float()?, from.float()?);
+        let mut test = from.made(Self::new(delta, threshold))?;
         (test.count, test.mean, test.rise) = (from.word()?, from.float()?, from.float()?);
         (test.fall, test.least_rise, test.greatest_fall) = (from.float()?, from.float()?, from.float()?);
         test.alarmed = from.byte()? != 0;

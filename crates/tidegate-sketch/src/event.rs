@@ -42,8 +42,8 @@ impl SendOnDelta {
     /// # Errors
     /// [`Error::Parameter`] where `delta` is not positive or nothing may wait.
     pub fn new(delta: f64, capacity: usize) -> Result<Self> {
-        if capacity == 0 {
-            return Err(Error::parameter("capacity", capacity, "at least one event may wait"));
+        if capacity == 0 || capacity > 1 << 40 {
+            return Err(Error::parameter("capacity", capacity, "between 1 and 2^40 events may wait"));
         }
         let delta = positive("delta", delta)?;
         Ok(Self { delta, capacity, last: None, waiting: VecDeque::new(), seen: 0, sent: 0, dropped: 0 })
@@ -65,7 +65,7 @@ impl SendOnDelta {
         }
         self.last = Some(value);
         self.sent += 1;
-        if self.waiting.len() == self.capacity {
+        if self.waiting.len() >= self.capacity {
             self.waiting.pop_front();
             self.dropped += 1;
         }
@@ -106,10 +106,14 @@ impl SendOnDelta {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("send-on-delta", bytes, Kind::Delta, Self::VERSION)?;
-        let mut state = Self::new(from.float()?, from.word()? as usize)?;
+        let (delta, capacity) = (from.float()?, from.word()? as usize);
+        let mut state = from.made(Self::new(delta, capacity))?;
         state.last = Some(from.float()?).filter(|last| !last.is_nan());
         (state.seen, state.sent, state.dropped) = (from.word()?, from.word()?, from.word()?);
         let (places, values) = (from.words()?, from.floats()?);
+        if places.len() != values.len() || places.len() > state.capacity {
+            return from.wrong(format!("{} places and {} values that wait", places.len(), values.len()));
+        }
         state.waiting = places.into_iter().zip(values).collect();
         from.end(state)
     }
@@ -141,8 +145,8 @@ impl Unchanged {
     /// # Errors
     /// [`Error::Parameter`] when nothing may be remembered.
     pub fn new(capacity: usize) -> Result<Self> {
-        if capacity == 0 {
-            return Err(Error::parameter("capacity", capacity, "at least one id is remembered"));
+        if capacity == 0 || capacity > 1 << 40 {
+            return Err(Error::parameter("capacity", capacity, "between 1 and 2^40 ids are remembered"));
         }
         Ok(Self { capacity, hashes: HashMap::new(), skipped: 0, forgotten: 0 })
     }
@@ -194,7 +198,8 @@ impl Unchanged {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("table of hashes", bytes, Kind::Unchanged, Self::VERSION)?;
-        let mut state = Self::new(from.word()? as usize)?;
+        let capacity = from.word()? as usize;
+        let mut state = from.made(Self::new(capacity))?;
         (state.skipped, state.forgotten) = (from.word()?, from.word()?);
         let (ids, low, high) = (from.words()?, from.words()?, from.words()?);
         if ids.len() != low.len() || ids.len() != high.len() || ids.len() > state.capacity {

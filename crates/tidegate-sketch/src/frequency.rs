@@ -64,15 +64,15 @@ impl CountMin {
 
     /// Counts a value `times` more.
     pub fn add(&mut self, key: &Key<'_>, times: u64) {
-        self.total += times;
+        self.total = self.total.saturating_add(times);
         if self.conservative {
-            let least = self.estimate(key) + times;
+            let least = self.estimate(key).saturating_add(times);
             for place in self.places(key.hash.0) {
                 self.counters[place] = self.counters[place].max(least);
             }
         } else {
             for place in self.places(key.hash.0) {
-                self.counters[place] += times;
+                self.counters[place] = self.counters[place].saturating_add(times);
             }
         }
     }
@@ -109,8 +109,11 @@ impl CountMin {
         Error::mismatch("Count-Min sketches", "the width's logarithm", self.lg_width, other.lg_width)?;
         Error::mismatch("Count-Min sketches", "the depth", self.depth, other.depth)?;
         Error::mismatch("Count-Min sketches", "conservative", self.conservative, other.conservative)?;
-        self.total += other.total;
-        self.counters.iter_mut().zip(&other.counters).for_each(|(one, other)| *one += other);
+        self.total = self.total.saturating_add(other.total);
+        self.counters
+            .iter_mut()
+            .zip(&other.counters)
+            .for_each(|(one, other)| *one = one.saturating_add(*other));
         Ok(())
     }
 
@@ -138,7 +141,7 @@ impl CountMin {
         let conservative = from.byte()? != 0;
         let (lg_width, depth, total) = (from.word()?, from.word()?, from.word()?);
         let counters = from.words()?;
-        if lg_width > 29 || depth > 1 << 29 || counters.len() as u64 != depth << lg_width {
+        if lg_width > 29 || depth == 0 || depth > 1 << 29 || counters.len() as u64 != depth << lg_width {
             return from.wrong(format!("{} counters in {depth} rows of 2^{lg_width}", counters.len()));
         }
         let (lg_width, depth) = (lg_width as u32, depth as usize);

@@ -1,7 +1,7 @@
 //! Count, mean, variance, skewness, kurtosis, least and greatest of a stream, and how many of its values are no numbers.
 //!
 //! Flow: slices of f32 or f64 -> blocks of 4,096 values -> a [`Summary`] each -> a fixed tree of them -> [`Moments`].
-//! Memory: 32 KiB for the block that is not full, and 96 bytes for each of at most 54 summaries.
+//! Memory: 32 KiB for the block that is not full, and 80 bytes for each of at most 54 summaries.
 //!
 //! A block's place in the stream alone says where it stands in the tree, so how values are cut in slices changes no bit, and neither do vector
 //! instructions: a block is added up in sixteen lanes around its first value, and squares are added by one fused step everywhere. Summaries are joined by the
@@ -73,8 +73,10 @@ impl Summary {
         let count = self.count + other.count;
         let (a, b, n) = (self.count as f64, other.count as f64, count as f64);
         let ([a2, a3, a4], [b2, b3, b4]) = (self.powers, other.powers);
-        let d = other.mean - self.mean;
-        let (d2, d_n) = (d * d, d / n);
+        // Halves, so that no difference of two doubles is too large for one.
+        let half = other.mean / 2.0 - self.mean / 2.0;
+        let (d, d_n) = (2.0 * half, 2.0 * (half / n));
+        let d2 = d * d;
         let (second, third) = (
             a2 + b2 + d2 * (a * b / n),
             a3 + b3 + d2 * d_n * (a * b / n) * (a - b) + 3.0 * d_n * (a * b2 - b * a2),
@@ -101,7 +103,9 @@ impl Summary {
         if self.count <= ddof {
             return f64::NAN;
         }
-        self.powers[0].max(0.0) / (self.count - ddof) as f64
+        // Squares past what a double holds are infinite, or the difference of two that are.
+        let squares = if self.powers[0].is_nan() { f64::INFINITY } else { self.powers[0].max(0.0) };
+        squares / (self.count - ddof) as f64
     }
 
     /// Its root.
@@ -281,7 +285,12 @@ fn block<T: Real>(values: &[T], shape: bool, vectors: Vectors) -> Summary {
         }
     }
     let infinite = values.len() as u64 - finite.len() as u64 - nan;
-    let known = if finite.is_empty() { Summary::EMPTY } else { of(&finite) };
+    let mut known = if finite.is_empty() { Summary::EMPTY } else { of(&finite) };
+    if known.count > 0 && !known.powers[0].is_finite() {
+        // Too large to be squared: of the mean something can still be said, and of the spread that it is.
+        known.mean = finite.iter().map(|&x| x.into() / finite.len() as f64).sum();
+        known.powers[0] = f64::INFINITY;
+    }
     Summary { nan, infinite, ..known }
 }
 
@@ -546,6 +555,9 @@ mod tests {
         }
         let shaped = Moments::new(true);
         assert!(moments.merge(&shaped).unwrap_err().to_string().contains("shape is false in one and true"));
+        let wide = of(&[1e308, 1e308, -1e308]);
+        assert!((wide.mean / 3.333e307 - 1.0).abs() < 1e-3 && wide.variance(0) == f64::INFINITY, "{wide:?}");
+        assert_eq!((of(&[0.0, 1e160]).variance(0), of(&[0.0, 1e160]).mean), (f64::INFINITY, 5e159));
         assert!(of(&[]).variance(1).is_nan() && of(&[1.0]).variance(1).is_nan());
     }
 }

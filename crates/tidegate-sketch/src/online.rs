@@ -220,8 +220,8 @@ impl Online {
         let (rate, step, seen, drifts) = (from.float()?, from.word()?, from.word()?, from.word()?);
         let weights = from.floats()?;
         let losses = Adwin::from_bytes(from.bytes()?)?;
-        if weights.len() < 2 {
-            return from.wrong(format!("{} weights", weights.len()));
+        if weights.len() < 2 || !(rate > 0.0 && rate.is_finite()) || weights.iter().any(|w| !w.is_finite()) {
+            return from.wrong(format!("{} weights, a rate of {rate}", weights.len()));
         }
         from.end(Self { target, rate, weights, step, seen, losses, drifts })
     }

@@ -1,7 +1,7 @@
 //! A fair sample of a stream of unknown length, uniform or by weight, which says how many values it will not look at.
 //!
 //! Flow: ids, weights -> [`Reservoir::skip`], [`Reservoir::offer`] -> a sample without replacement; readers jump over what is skipped.
-//! Memory: 24 bytes an id of the sample.
+//! Memory: 16 bytes an id of the sample.
 //!
 //! Each value has an exponential key with its weight as rate, and the k least stay (Efraimidis and Spirakis, «Weighted random sampling with a
 //! reservoir», 2006). Keys are drawn for those that stay alone: how much weight passes until the next one is exponential too (their A-ExpJ), and with
@@ -54,6 +54,8 @@ impl PartialOrd for Kept {
 #[derive(Debug, Clone)]
 pub struct Reservoir {
     k: usize,
+    /// Two of one seed draw the same, and so are no two samples.
+    seed: u64,
     draws: Draws,
     /// Greatest key first.
     kept: BinaryHeap<Kept>,
@@ -64,7 +66,8 @@ pub struct Reservoir {
 
 impl PartialEq for Reservoir {
     fn eq(&self, other: &Self) -> bool {
-        let state = |r: &Self| (r.k, r.draws, r.seen, r.left.to_bits(), r.kept.clone().into_sorted_vec());
+        let state =
+            |r: &Self| (r.k, r.seed, r.draws, r.seen, r.left.to_bits(), r.kept.clone().into_sorted_vec());
         state(self) == state(other)
     }
 }
@@ -80,7 +83,7 @@ impl Reservoir {
         if k == 0 || k as u64 > 1 << 32 {
             return Err(Error::parameter("k", k, "a sample has between 1 and 2^32 values"));
         }
-        Ok(Self { k, draws: Draws::new(seed), kept: BinaryHeap::with_capacity(k), seen: 0, left: 0.0 })
+        Ok(Self { k, seed, draws: Draws::new(seed), kept: BinaryHeap::new(), seen: 0, left: 0.0 })
     }
 
     fn greatest(&self) -> Option<f64> {
@@ -113,6 +116,10 @@ impl Reservoir {
         }
         let Some(greatest) = self.greatest() else {
             let key = self.draws.exponential() / weight;
+            if self.kept.len() == self.kept.capacity() {
+                // Never past k, which is what is declared.
+                self.kept.reserve_exact((self.k - self.kept.len()).min(self.kept.len().max(64)));
+            }
             self.kept.push(Kept { key, id });
             self.draw_next();
             return Ok(None);
@@ -175,9 +182,13 @@ impl Reservoir {
     /// Takes the sample of another stream; neither may have seen what the other has, and their seeds must differ.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where they are of different sizes.
+    /// [`Error::Mismatch`] where they are of different sizes or of one seed.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("reservoirs", "k", self.k, other.k)?;
+        if self.seed == other.seed && self.seen > 0 && other.seen > 0 {
+            let why = format!("both have the seed {}, and so the same draws: give each another", self.seed);
+            return Err(Error::Mismatch { what: "reservoirs", why });
+        }
         for &kept in &other.kept {
             self.kept.push(kept);
             if self.kept.len() > self.k {
@@ -199,7 +210,7 @@ impl Reservoir {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Reservoir, Self::VERSION);
-        to.word(self.k as u64).word(self.draws.0).word(self.seen).float(self.left);
+        to.word(self.k as u64).word(self.seed).word(self.draws.0).word(self.seen).float(self.left);
         let kept = self.kept.clone().into_sorted_vec();
         to.words(kept.iter().map(|kept| kept.id)).words(kept.iter().map(|kept| kept.key.to_bits()));
         to.finish()
@@ -211,14 +222,14 @@ impl Reservoir {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("reservoir", bytes, Kind::Reservoir, Self::VERSION)?;
-        let (k, draws) = (from.word()? as usize, Draws(from.word()?));
+        let (k, seed, draws) = (from.word()? as usize, from.word()?, Draws(from.word()?));
         let (seen, left) = (from.word()?, from.float()?);
         let (ids, keys) = (from.words()?, from.floats()?);
-        if ids.len() != keys.len() || ids.len() > k {
+        if ids.len() != keys.len() || ids.len() > k || k == 0 || keys.iter().any(|key| !key.is_finite()) {
             return from.wrong(format!("{} ids and {} keys in a sample of {k}", ids.len(), keys.len()));
         }
         let kept = ids.into_iter().zip(keys).map(|(id, key)| Kept { key, id }).collect();
-        from.end(Self { k, draws, kept, seen, left })
+        from.end(Self { k, seed, draws, kept, seen, left })
     }
 }
 

@@ -74,8 +74,8 @@ impl Window {
     /// # Errors
     /// [`Error::Parameter`] when `len` is 0.
     pub fn new(len: usize, aggregate: Aggregate) -> Result<Self> {
-        if len == 0 {
-            return Err(Error::parameter("len", len, "a window has at least one value"));
+        if len == 0 || len > 1 << 40 {
+            return Err(Error::parameter("len", len, "a window has between 1 and 2^40 values"));
         }
         let new_together = aggregate.neutral();
         Ok(Self { len, aggregate, old: Vec::new(), new: Vec::new(), new_together })
@@ -199,7 +199,8 @@ impl EventCount {
 
     /// Buckets of a size, at most.
     fn most(&self) -> usize {
-        (0.5 / self.epsilon).ceil() as usize + 1
+        // More than there are values in a window are never needed.
+        (0.5 / self.epsilon).ceil().min(self.window as f64) as usize + 1
     }
 
     /// Takes the next value: whether it is an event.
@@ -207,7 +208,7 @@ impl EventCount {
         self.now += 1;
         while let Some(oldest) = self.levels.last() {
             match oldest.back() {
-                Some(&at) if at + self.window <= self.now => {
+                Some(&at) if self.now - at >= self.window => {
                     self.total -= 1 << (self.levels.len() - 1);
                     if let Some(oldest) = self.levels.last_mut() {
                         oldest.pop_back();
@@ -272,10 +273,14 @@ impl EventCount {
     /// [`Error::Bytes`] where they are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("event count", bytes, Kind::Histogram, Self::VERSION)?;
-        let mut count = Self::new(from.word()?, from.float()?)?;
+        let (window, epsilon) = (from.word()?, from.float()?);
+        let mut count = from.made(Self::new(window, epsilon))?;
         count.now = from.word()?;
         for level in 0..from.word()?.min(63) {
             let buckets: VecDeque<u64> = from.words()?.into();
+            if buckets.len() > count.most() || buckets.iter().any(|&at| at > count.now) {
+                return from.wrong(format!("{} buckets of one size", buckets.len()));
+            }
             count.total += (buckets.len() as u64) << level;
             count.levels.push(buckets);
         }

@@ -420,10 +420,9 @@ impl Loader {
         match (state.shuffle, self.options.shuffle) {
             (Shuffle::Given { .. }, _) | (_, Shuffle::Given { .. }) => {
                 let seeded = (state.seed != self.options.seed).then(|| self.order.reseeded(state.seed));
-                if let Some(order) = seeded.flatten() {
-                    self.order = order;
-                }
-                state.check_order(self.options.shuffle, self.order.print(state.epoch))?;
+                let order = seeded.flatten().unwrap_or_else(|| Arc::clone(&self.order));
+                state.check_order(self.options.shuffle, order.print(state.epoch))?;
+                self.order = order;
             }
             (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),
         }

@@ -245,14 +245,17 @@ impl fmt::Display for Report {
             writeln!(f, "{note}")?;
         }
         if let Some(about) = &self.feedback {
-            let how =
-                if about.drawn { "drawn by them" } else { "each come once: they would gain too little" };
+            let how = match (about.drawn, about.known) {
+                (true, _) => "samples are drawn by them",
+                (false, 0) => "so each sample comes once",
+                (false, _) => "each sample comes once, since drawing by them would gain too little",
+            };
+            let (known, epoch, gain) = (about.known, about.epoch, about.gain);
+            writeln!(f, "losses of {known} samples were known when epoch {epoch} began: {how}")?;
             writeln!(
                 f,
-                "losses of {} samples were known when epoch {} began, and samples are {how}; as batches {:.2} times as large, weights worth                  {:.0} % of the samples. What to keep is planned to the end of this epoch: the next one follows from what is fed back",
-                about.known,
-                about.epoch,
-                about.gain,
+                "that is worth batches {gain:.2} times as large, and the weights are worth {:.0} % of the samples; what to keep is planned to \
+                 the end of this epoch, since the next one follows from what is fed back",
                 about.effective * 100.0
             )?;
         }

@@ -144,7 +144,8 @@ impl State {
         if print.is_some() && self.ids.is_some() && self.ids != print {
             let what = "the sampler gives other ids for epoch";
             return Err(Error::State(format!(
-                "{what} {} than when it was saved: give it the same ids, weights or labels, and load its feedback first if it takes any",
+                "{what} {} than when it was saved: give it the same ids, weights or labels, with the same parameters and block (by default the global batch), and load its \
+                 feedback first if it takes any",
                 self.epoch
             )));
         }

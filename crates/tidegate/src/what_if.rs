@@ -103,7 +103,9 @@ impl Loader {
         // Those of a sampler may be known already.
         let number = self.epoch_number();
         let epoch = self.ids_of_epoch(number, &mut accesses)?;
-        self.ids_of_epoch(number + 1, &mut accesses)?;
+        if self.order().fed().is_none() {
+            self.ids_of_epoch(number + 1, &mut accesses)?;
+        }
         let mut points = Vec::new();
         for memory_bytes in memories {
             let alone = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));

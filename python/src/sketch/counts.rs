@@ -267,11 +267,13 @@ sketch! {
 
         /// (value, at least, at most) of all that may have come more often than `error`, most frequent first.
         fn top<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-            match &*self.lock() {
-                Items::None(_) => Ok(Vec::new()),
-                Items::Words(items) => rows(py, items.top()),
-                Items::Texts(items) => rows(py, items.top()),
-            }
+            // Objects are not made under the lock: that may run Python, and another thread.
+            let (words, texts) = self.with(py, |items| match items {
+                Items::None(_) => (Vec::new(), Vec::new()),
+                Items::Words(items) => (items.top(), Vec::new()),
+                Items::Texts(items) => (Vec::new(), items.top()),
+            });
+            Ok([rows(py, words)?, rows(py, texts)?].concat())
         }
 
         /// How far the bounds of any value lie apart.
@@ -344,7 +346,12 @@ fn counted(items: &mut Items, slices: Slices<'_>) -> PyResult<()> {
     if let Items::None(lg_size) = *items {
         *items = match slices {
             Slices::Texts(..) => Items::Texts(frequency::FrequentItems::new(lg_size).map_err(raised)?),
-            _ => Items::Words(frequency::FrequentItems::new(lg_size).map_err(raised)?),
+            Slices::Words(..) => Items::Words(frequency::FrequentItems::new(lg_size).map_err(raised)?),
+            _ => {
+                return Err(ConfigError::new_err(
+                    "frequent items are whole numbers or texts: round floats first",
+                ));
+            }
         };
     }
     match (items, slices) {
@@ -358,6 +365,11 @@ fn counted(items: &mut Items, slices: Slices<'_>) -> PyResult<()> {
             Ok(())
         }
         (Items::Texts(items), slices @ Slices::Texts(..)) => {
+            let mut wrong = None;
+            slices.texts(|text| wrong = wrong.take().or(std::str::from_utf8(text).err()));
+            if let Some(error) = wrong {
+                return Err(ConfigError::new_err(format!("frequent items are texts in UTF-8: {error}")));
+            }
             slices.texts(|text| items.add(String::from_utf8_lossy(text).into_owned(), 1));
             Ok(())
         }

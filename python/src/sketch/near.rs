@@ -42,7 +42,7 @@ fn signatures<'py>(
         }
         Slices::Texts(..) => {
             let words = py.detach(|| {
-                let (mut words, mut wrong) = (Vec::with_capacity(slices.len() * slots), None);
+                let (mut words, mut wrong) = (Vec::new(), None);
                 slices.texts(|text| {
                     match minhash::MinHash::of(&minhash::shingles(&String::from_utf8_lossy(text), n), slots) {
                         Ok(sketch) => words.extend(sketch.words()),
@@ -179,10 +179,9 @@ sketch! {
 
 impl Lsh {
     fn rows<'py>(&self, rows: &Bound<'py, PyAny>) -> PyResult<Rows<'py>> {
-        Ok(match &self.lock().family {
-            Family::Bands(_) => Rows::Words(table(rows, "uint32")?),
-            _ => Rows::Vectors(table(rows, "float32")?),
-        })
+        // Not under the lock: making an array may run Python, and another thread.
+        let bands = matches!(self.lock().family, Family::Bands(_));
+        Ok(if bands { Rows::Words(table(rows, "uint32")?) } else { Rows::Vectors(table(rows, "float32")?) })
     }
 
     fn keys(&self, py: Python<'_>, rows: &Rows<'_>) -> PyResult<Vec<Vec<u64>>> {

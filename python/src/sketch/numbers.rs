@@ -200,7 +200,7 @@ quantiles! {
     }
 }
 
-/// The Kolmogorov-Smirnov test of two KLL sketches: (statistic, threshold, whether it is passed).
+/// The Kolmogorov-Smirnov test of two KLL sketches: (statistic, threshold, whether the streams differ).
 #[pyfunction]
 #[pyo3(signature = (one, other, *, delta = 0.01))]
 fn ks(py: Python<'_>, one: &Kll, other: &Kll, delta: f64) -> PyResult<(f64, f64, bool)> {

@@ -178,12 +178,25 @@ sketch! {
     }
 }
 
+/// Nothing is taken of an array of which a value cannot be.
+fn numbers(values: &[f64], fits: impl Fn(f64) -> bool) -> tidegate_sketch::Result<()> {
+    match values.iter().position(|&x| !fits(x)) {
+        None => Ok(()),
+        Some(at) => Err(tidegate_sketch::Error::Value {
+            at,
+            value: values[at].to_string(),
+            expected: "give finite numbers".into(),
+        }),
+    }
+}
+
 /// The places of the values that raised an alarm.
 fn alarms<D: Send>(
     values: &[f64],
     detector: &mut D,
     update: impl Fn(&mut D, f64) -> tidegate_sketch::Result<bool>,
 ) -> tidegate_sketch::Result<Vec<i64>> {
+    numbers(values, |x| x.is_finite())?;
     let mut found = Vec::new();
     for (at, &value) in values.iter().enumerate() {
         if update(detector, value)? {

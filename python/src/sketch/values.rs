@@ -36,10 +36,23 @@ fn wrong(what: String) -> PyErr {
     ConfigError::new_err(what)
 }
 
-/// The array that NumPy makes of something.
+/// The array that NumPy makes of something; nulls of Arrow would become other values.
 fn array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    without_nulls(given)?;
     let array = given.py().import("numpy")?.call_method1("asarray", (given,))?;
     Ok(array.cast_into::<PyUntypedArray>()?)
+}
+
+fn without_nulls(given: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Ok(nulls) = given.getattr("null_count").and_then(|nulls| nulls.extract::<u64>()) else {
+        return Ok(());
+    };
+    if nulls > 0 {
+        return Err(wrong(format!(
+            "an Arrow array with {nulls} nulls: drop_null() or fill_null(...) them first"
+        )));
+    }
+    Ok(())
 }
 
 /// As one row of a type, copied only where it is not so already.
@@ -92,10 +105,14 @@ fn arrow<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Values<'py>>> {
     {
         return Ok(None);
     }
+    without_nulls(given)?;
     let whole =
         if given.hasattr("combine_chunks")? { given.call_method0("combine_chunks")? } else { given.clone() };
-    let large = whole.call_method1("drop_null", ())?.call_method1("cast", ("large_binary",))?;
+    let large = whole.call_method1("cast", ("large_binary",))?;
     let (offset, len): (usize, usize) = (large.getattr("offset")?.extract()?, large.len()?);
+    if len == 0 {
+        return Ok(Some(Values::Texts(vec![0], Vec::new())));
+    }
     let buffers = large.call_method0("buffers")?;
     let numpy = given.py().import("numpy")?;
     let buffer = |at: usize, dtype: &str, named: &Bound<'py, PyDict>| {
@@ -106,10 +123,8 @@ fn arrow<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Values<'py>>> {
         numpy.call_method("frombuffer", (buffer, dtype), Some(named))
     };
     let ends = PyDict::new(given.py());
-    if len > 0 {
-        ends.set_item("count", len + 1)?;
-        ends.set_item("offset", 8 * offset)?;
-    }
+    ends.set_item("count", len + 1)?;
+    ends.set_item("offset", 8 * offset)?;
     let bytes = buffer(2, "uint8", &PyDict::new(given.py()))?;
     Ok(Some(Values::Arrow(buffer(1, "int64", &ends)?.extract()?, bytes.extract()?)))
 }
@@ -124,7 +139,7 @@ fn listed<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Values<'py>> {
             bytes.extend(raw.as_bytes());
         } else {
             return Err(wrong(format!(
-                "the value at {at} is {item}: give numbers, strings or bytes, not a mixture"
+                "the value at {at} is {item}, in an array of Python objects: give an array of numbers (astype), or strings and bytes alone"
             )));
         }
         ends.push(bytes.len() as i64);

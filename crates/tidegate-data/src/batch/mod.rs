@@ -73,9 +73,11 @@ pub struct Batch {
     pub columns: Vec<Column>,
     /// Rows.
     pub rows: usize,
-    /// The id of each row.
+    /// The id of each row; of a subset that of the whole source.
     pub ids: Vec<u64>,
-    /// What each row counts in a mean, so that it is that of all samples evenly: 1, but where an order draws by importance.
+    /// The index of each row in the source of the loader, which is what samplers and feedback speak of; of a subset not its id.
+    pub indices: Vec<u64>,
+    /// What each row counts in a mean, so that it is that of all samples evenly: 1, but where an order draws by importance; 0 for padding.
     pub weights: Vec<f32>,
     /// The global position of each row.
     pub positions: Vec<u64>,

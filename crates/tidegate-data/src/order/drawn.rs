@@ -300,10 +300,21 @@ impl Epoch for WeightedEpoch {
 pub enum Pace {
     /// In proportion to what has passed.
     Linear,
-    /// To its square root: harder samples come sooner, since each stays long enough to be drawn as often (Platanios et al., 2019).
+    /// To the square root of what has passed, from the square of the start on: harder samples come sooner, since each stays long enough to be drawn as
+    /// often (Platanios et al., «Competence-based curriculum learning», 2019).
     Root,
     /// In so many equal steps.
     Step(u32),
+}
+
+impl Pace {
+    fn print(self) -> u64 {
+        match self {
+            Self::Linear => 0,
+            Self::Root => mix(1),
+            Self::Step(steps) => mix(2 + u64::from(steps)),
+        }
+    }
 }
 
 /// From the easier part of the data first: the easiest fraction `start` at the beginning, all of it after so many epochs (Bengio et al., «Curriculum
@@ -311,7 +322,7 @@ pub enum Pace {
 #[derive(Debug, Clone)]
 pub struct Curriculum {
     /// The easiest first.
-    ids: Arc<[u32]>,
+    ids: Arc<Box<[u32]>>,
     print: u64,
     start: f64,
     epochs: f64,
@@ -363,8 +374,10 @@ impl Curriculum {
         });
         let print = ids
             .iter()
-            .fold(start.to_bits() ^ epochs.to_bits().rotate_left(9), |print, &id| mix(print ^ u64::from(id)));
-        Ok(Self { ids: ids.into(), print, start, epochs, pace, positions, runs, seed, memory })
+            .fold(start.to_bits() ^ epochs.to_bits().rotate_left(9) ^ pace.print(), |print, &id| {
+                mix(print ^ u64::from(id))
+            });
+        Ok(Self { ids: Arc::new(ids.into()), print, start, epochs, pace, positions, runs, seed, memory })
     }
 
     /// How many of the easiest samples may be drawn once so many epochs have passed.
@@ -373,7 +386,11 @@ impl Curriculum {
         let t = (passed / self.epochs).min(1.0);
         let done = match self.pace {
             Pace::Linear => t,
-            Pace::Root => t.sqrt(),
+            Pace::Root => {
+                let squared = self.start * self.start;
+                let open = ((1.0 - squared) * t + squared).sqrt();
+                (open - self.start) / (1.0 - self.start).max(f64::MIN_POSITIVE)
+            }
             Pace::Step(steps) => (t * f64::from(steps)).floor() / f64::from(steps),
         };
         let all = self.ids.len() as f64;
@@ -492,7 +509,7 @@ mod tests {
     fn a_curriculum_opens_as_it_goes_on() {
         let budget = Budget::new(1 << 20);
         let difficulty: Vec<f64> = (0..1000).map(|i| f64::from((i * 7919) % 1000)).collect();
-        for (pace, half) in [(Pace::Linear, 600), (Pace::Root, 766), (Pace::Step(4), 600)] {
+        for (pace, half) in [(Pace::Linear, 600), (Pace::Root, 721), (Pace::Step(4), 600)] {
             let order = Curriculum::new(&difficulty, 0.2, 2.0, pace, 5000, 1, 0, &budget).unwrap();
             assert_eq!((order.open(0.0), order.open(2.0), order.open(9.0)), (200, 1000, 1000));
             assert_eq!(order.open(1.0), half);

@@ -49,7 +49,7 @@ pub struct About {
     pub known: u64,
     /// Whether they are drawn by it; else all come once.
     pub drawn: bool,
-    /// How much larger a batch would have to be for the same variance, were all drawn evenly.
+    /// How much larger a batch would have to be for the same second moment of its gradient, were all drawn evenly and what is fed back their norms.
     pub gain: f64,
     /// The effective sample size of the weights, as a fraction.
     pub effective: f64,
@@ -98,8 +98,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn print_of(losses: &[f32], epoch: u64) -> u64 {
-    losses.iter().fold(mix(epoch), |print, loss| mix(print.rotate_left(1) ^ u64::from(loss.to_bits())))
+/// What tells losses at the beginning of an epoch, and what a rule makes of them, from others.
+fn print_of(losses: &[f32], epoch: u64, rule: u64) -> u64 {
+    losses.iter().fold(mix(epoch ^ rule), |print, loss| mix(print.rotate_left(1) ^ u64::from(loss.to_bits())))
 }
 
 impl Rule {
@@ -229,7 +230,7 @@ impl Fed {
         // What is not known is as hard as the others on average.
         let mean = if known > 0 { sum / known as f64 } else { 1.0 };
         let sum = mean * n;
-        let print = print_of(&losses, epoch);
+        let print = print_of(&losses, epoch, self.rule_print());
         let mut snapshot = Snapshot {
             epoch,
             losses,
@@ -239,16 +240,22 @@ impl Fed {
             mean,
             sum,
         };
-        if known == 0 || !(sum > 0.0 && sum.is_finite()) {
+        if !sum.is_finite() {
+            let what = "the scores of the losses add up to more than a number holds: give a smaller power";
+            return Err(Error::Config(what.into()));
+        }
+        if known == 0 || sum <= 0.0 {
             return Ok(snapshot);
         }
-        let (mut squares, mut inverse) = (0.0, 0.0);
+        // Second moments of what a draw contributes to the mean: drawn evenly, and by p with the weight 1 / (N p).
+        let (mut evenly, mut weighted, mut inverse) = (0.0, 0.0, 0.0);
         for id in 0..snapshot.losses.len() {
-            let p = self.probability(&snapshot, id);
-            squares += p * p;
+            let (p, score) = (self.probability(&snapshot, id), self.score_of(&snapshot, id) / snapshot.mean);
+            evenly += score * score / n;
+            weighted += score * score / (n * n * p);
             inverse += 1.0 / p;
         }
-        snapshot.about.gain = (n * squares).sqrt();
+        snapshot.about.gain = evenly / weighted;
         snapshot.about.effective = n * n / inverse;
         if matches!(self.rule, Rule::Importance { gain } if snapshot.about.gain < gain) {
             snapshot.about.effective = 1.0;
@@ -260,10 +267,24 @@ impl Fed {
         Ok(snapshot)
     }
 
+    fn rule_print(&self) -> u64 {
+        let (kind, value) = match self.rule {
+            Rule::Hard { power } => (1, power),
+            Rule::Focal { gamma } => (2, gamma),
+            Rule::Importance { gain } => (3, gain),
+        };
+        [kind, value.to_bits(), self.even.to_bits(), self.newness.to_bits()]
+            .into_iter()
+            .fold(0, |print, word| mix(print ^ word))
+    }
+
     fn probability(&self, snapshot: &Snapshot, id: usize) -> f64 {
+        (1.0 - self.even) * self.score_of(snapshot, id) / snapshot.sum + self.even / self.samples as f64
+    }
+
+    fn score_of(&self, snapshot: &Snapshot, id: usize) -> f64 {
         let loss = snapshot.losses[id];
-        let score = if loss.is_nan() { snapshot.mean } else { self.rule.score(f64::from(loss)) };
-        (1.0 - self.even) * score / snapshot.sum + self.even / self.samples as f64
+        if loss.is_nan() { snapshot.mean } else { self.rule.score(f64::from(loss)) }
     }
 }
 
@@ -339,7 +360,8 @@ impl Order for Fed {
     fn print(&self, epoch: u64) -> Option<u64> {
         let known = lock(&self.known);
         let begun = known.snapshot.as_ref().filter(|snapshot| snapshot.epoch == epoch);
-        let print = begun.map_or_else(|| print_of(&known.losses, epoch), |snapshot| snapshot.print);
+        let print = begun
+            .map_or_else(|| print_of(&known.losses, epoch, self.rule_print()), |snapshot| snapshot.print);
         Some(mix(print ^ mix(self.seed)))
     }
 
@@ -371,10 +393,10 @@ impl Epoch for FedEpoch {
         })
     }
 
-    fn weight(&self, id: u64) -> f32 {
+    fn weight(&self, index: u64) -> f32 {
         match (self.order.rule, &self.draws) {
             (Rule::Importance { .. }, Draws::ByWeight(..)) => {
-                (1.0 / (self.order.samples as f64 * self.order.probability(&self.snapshot, id as usize)))
+                (1.0 / (self.order.samples as f64 * self.order.probability(&self.snapshot, index as usize)))
                     as f32
             }
             _ => 1.0,

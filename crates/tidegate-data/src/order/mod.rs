@@ -152,9 +152,9 @@ pub trait Epoch: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// What a sample counts in a mean, so that it is that of all samples evenly.
-    fn weight(&self, id: u64) -> f32 {
-        let _all_alike = id;
+    /// What the sample at an index of the source counts in a mean, so that it is that of all samples evenly.
+    fn weight(&self, index: u64) -> f32 {
+        let _all_alike = index;
         1.0
     }
 

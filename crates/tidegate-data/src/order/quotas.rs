@@ -1,19 +1,22 @@
 //! Orders that give each class, or each source, its exact share of every block of positions: stratified, class-balanced, mixtures.
 //!
 //! Flow: members of classes, how many of each an epoch has -> blocks with exact quotas -> the id at a position.
-//! Memory: four bytes a sample for the lists of members (none where classes are ranges of ids), and eight for permutations of classes below 2^16
-//! (account `index`), charged before they are made.
+//! Memory: four bytes a sample for the lists of members (none where classes are ranges of ids), and for each class of more than one sample its
+//! permutation, eight bytes a sample below 2^16 (account `index`), charged before they are made.
 //!
-//! The j-th of m samples of a class stands at the time (2j + 1) / 2m of the epoch; positions are these times in order, of equal ones the lower class
-//! first. So of any stretch a class has its share within one sample, and exactly its share where that is whole. Within a block the order is shuffled. A class is
-//! gone through by one permutation after another, from one epoch to the next: oversampled samples come equally often, undersampled ones take turns.
+//! Classes, in an order drawn for the epoch, are the leaves of a binary tree. Of the first n positions of a node the smaller side has its share of n, rounded
+//! at a place that is drawn for each unit; the larger side has the rest. So sums are exact at any position, a class has exactly its share where the shares
+//! of all are whole, and is off by little elsewhere; which classes meet in a batch differs from batch to batch and from epoch to epoch. Within a block the
+//! order is shuffled. A class is gone through by one permutation after another, from one epoch to the next: oversampled samples come equally often,
+//! undersampled ones take turns.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_core::memory::{Budget, Grant};
-use tidegate_sketch::random::mix;
+use tidegate_sketch::random::{GOLDEN, mix};
 
-use super::drawn::{drawn, reserve};
+use super::drawn::{Words, drawn, reserve};
 use super::permutation::{LISTED_BELOW, Permutation};
 use super::{Epoch, Foresight, Order};
 use crate::{Error, Result};
@@ -64,6 +67,9 @@ impl Classes {
     /// # Errors
     /// A source without samples, by its number.
     pub fn ranges(lengths: &[u64]) -> Result<Self> {
+        if lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len)).is_none() {
+            return Err(Error::Config("the sources of the mixture have more than 2^64 samples".into()));
+        }
         if let Some(source) = lengths.iter().position(|&len| len == 0) {
             return Err(Error::Config(format!("source {source} of the mixture has no samples")));
         }
@@ -93,9 +99,13 @@ impl Classes {
         self.ids.as_ref().map_or(place, |ids| u64::from(ids[place as usize]))
     }
 
-    /// What permutations of small classes take, while two epochs are planned.
-    fn listed_bytes(&self) -> u64 {
-        8 * self.sizes().into_iter().filter(|&n| n < LISTED_BELOW).sum::<u64>()
+    /// What the permutations of classes take, and the tree, while two epochs are planned.
+    fn epochs_bytes(&self) -> u64 {
+        let permutation = |n: u64| match n {
+            0 | 1 => 0,
+            _ => PASS_BYTES + if n < LISTED_BELOW { 8 * n } else { 0 },
+        };
+        self.sizes().into_iter().map(|n| 64 + permutation(n)).sum()
     }
 }
 
@@ -158,7 +168,7 @@ impl Shares {
                 }
                 // A sample of a class of n weighs 1 / E(n), so a class n / E(n).
                 let weight = |&n: &u64| n as f64 * (1.0 - beta) / -(n as f64 * beta.ln()).exp_m1();
-                apportioned(&sizes.iter().map(weight).collect::<Vec<_>>(), *positions)
+                apportioned(&sizes.iter().map(weight).collect::<Vec<_>>(), fits(*positions)?)
             }
             Self::Proportions { of, until } => {
                 let wrong = of.iter().position(|p| !(*p >= 0.0 && p.is_finite()));
@@ -181,10 +191,17 @@ impl Shares {
                     Until::All => once.fold(0.0, f64::max).ceil() as u64,
                     Until::Positions(positions) => *positions,
                 };
-                apportioned(of, positions)
+                apportioned(of, fits(positions)?)
             }
         })
     }
+}
+
+fn fits(positions: u64) -> Result<u64> {
+    if positions > POSITIONS_MOST {
+        return Err(Error::Config(format!("an epoch of {positions} positions: at most 2^50")));
+    }
+    Ok(positions)
 }
 
 /// Whole parts of `positions` in proportion to the weights: by largest remainders, of equal ones the first.
@@ -198,6 +215,11 @@ fn apportioned(weights: &[f64], positions: u64) -> Vec<u64> {
     by.iter().cycle().take(missing as usize).for_each(|&class| parts[class] += 1);
     parts
 }
+
+/// What the permutation of a class takes besides what it lists, in a table, for two epochs.
+const PASS_BYTES: u64 = 512;
+/// The longest epoch.
+const POSITIONS_MOST: u64 = 1 << 50;
 
 /// See the head of this file.
 ///
@@ -242,11 +264,9 @@ impl Quotas {
             )));
         }
         let quotas = shares.quotas(&classes.sizes())?;
-        let positions = quotas.iter().sum();
-        if positions > 1 << 50 {
-            return Err(Error::Config(format!("an epoch of {positions} positions: at most 2^50")));
-        }
-        let listed = reserve(budget, classes.listed_bytes() + 32 * block, "the permutations of classes")?;
+        let positions = quotas.iter().fold(0u64, |sum, &quota| sum.saturating_add(quota));
+        fits(positions)?;
+        let listed = reserve(budget, classes.epochs_bytes() + 32 * block, "the permutations of classes")?;
         Ok(Self {
             classes: Arc::new(classes),
             quotas: quotas.into(),
@@ -269,9 +289,13 @@ impl Order for Quotas {
     drawn!();
 
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
-        let passes = vec![None; self.classes.count()];
-        let blocks = Mutex::new(Blocks { at: None, after: Vec::new(), ids: Vec::new(), passes });
-        Ok(Arc::new(QuotasEpoch { order: self.clone(), epoch, blocks }))
+        let blocks = Mutex::new(Blocks::default());
+        Ok(Arc::new(QuotasEpoch {
+            tree: Tree::new(&self.quotas, self.seed, epoch),
+            order: self.clone(),
+            epoch,
+            blocks,
+        }))
     }
 
     fn held_bytes(&self) -> u64 {
@@ -288,75 +312,113 @@ impl Order for Quotas {
     }
 }
 
+/// How positions are parted among classes: see the head of this file.
+#[derive(Debug)]
+struct Tree {
+    /// The class of each leaf.
+    classes: Vec<u32>,
+    /// What all leaves before have of the epoch; one more at the end.
+    before: Vec<u64>,
+    key: u64,
+}
+
+impl Tree {
+    fn new(quotas: &[u64], seed: u64, epoch: u64) -> Self {
+        let order = Permutation::new(quotas.len() as u64, seed, epoch, TREE_LANE);
+        let classes: Vec<u32> = (0..quotas.len() as u64).map(|leaf| order.apply(leaf) as u32).collect();
+        let mut before = vec![0];
+        let mut sum = 0;
+        before.extend(classes.iter().map(|&class| {
+            sum += quotas[class as usize];
+            sum
+        }));
+        Self { classes, before, key: Words::new(seed, epoch, TREE_LANE).at(0) }
+    }
+
+    /// How many of the first `position` positions each class has.
+    fn counts(&self, position: u64) -> Vec<u64> {
+        let mut counts = vec![0; self.classes.len()];
+        let mut nodes = vec![(0, self.classes.len(), position)];
+        while let Some((from, to, n)) = nodes.pop() {
+            if n == 0 || from == to {
+                continue;
+            }
+            if to - from == 1 {
+                counts[self.classes[from] as usize] = n;
+                continue;
+            }
+            let middle = from + (to - from) / 2;
+            let (left, all) = (self.before[middle] - self.before[from], self.before[to] - self.before[from]);
+            let key = mix(self.key ^ mix((from as u64) << 32 | to as u64));
+            let of_left = match 2 * left <= all {
+                true => of_smaller(n, left, all, key),
+                false => n - of_smaller(n, all - left, all, key),
+            };
+            nodes.push((from, middle, of_left));
+            nodes.push((middle, to, n - of_left));
+        }
+        counts
+    }
+}
+
+/// How many of the first `n` of `all` positions the smaller side has, which has so many of all: unit j stands between j and j + 1/2 of its share, so two
+/// are never at one position.
+fn of_smaller(n: u64, smaller: u64, all: u64, key: u64) -> u64 {
+    let whole = (u128::from(n) * u128::from(smaller) / u128::from(all)) as u64;
+    if whole == smaller {
+        return whole;
+    }
+    let drawn = mix(key.wrapping_add(whole.wrapping_mul(GOLDEN))) >> 33;
+    let unit = u128::from(whole) << 32 | u128::from(drawn);
+    let place = (unit * u128::from(all) / u128::from(smaller)) >> 32;
+    whole + u64::from(place < u128::from(n))
+}
+
 #[derive(Debug)]
 struct QuotasEpoch {
     order: Quotas,
+    tree: Tree,
     epoch: u64,
     blocks: Mutex<Blocks>,
 }
 
 /// The block that was asked for last, and the permutations that its classes are in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Blocks {
     at: Option<u64>,
     /// What each class has until its end.
     after: Vec<u64>,
     ids: Vec<u64>,
-    passes: Vec<Option<(u64, Permutation)>>,
+    passes: HashMap<usize, (u64, Permutation)>,
 }
 
 impl QuotasEpoch {
-    /// How many of the first `position` positions each class has.
-    fn counts(&self, position: u64) -> Vec<u64> {
-        let quotas = &self.order.quotas;
-        let total = |at: f64| quotas.iter().map(|&quota| until(quota, at)).sum::<u64>();
-        // A class is off its share by one sample at most.
-        let (all, slack) = (self.order.positions as f64, quotas.len() as f64 + 1.0);
-        let (mut low, mut high) = ((position as f64 - slack) / all, (position as f64 + slack) / all);
-        let (mut below, mut above) = (total(low), total(high));
-        // Until few are left between the two: as many as there are classes may have the same time.
-        while above - below > quotas.len() as u64 + 32 {
-            let middle = low + (high - low) / 2.0;
-            if middle <= low || middle >= high {
-                break;
-            }
-            let come = total(middle);
-            if come < position { (low, below) = (middle, come) } else { (high, above) = (middle, come) }
-        }
-        let mut counts: Vec<u64> = quotas.iter().map(|&quota| until(quota, low)).collect();
-        let missing = position.saturating_sub(counts.iter().sum()) as usize;
-        let mut between: Vec<(f64, usize)> = Vec::new();
-        for (class, &quota) in quotas.iter().enumerate() {
-            between.extend((counts[class]..until(quota, high)).map(|nth| (time(quota, nth), class)));
-        }
-        between.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        between.iter().take(missing).for_each(|&(_, class)| counts[class] += 1);
-        counts
-    }
-
     fn make(&self, block: u64, blocks: &mut Blocks) {
         let Quotas { classes, quotas, block: size, positions, seed, .. } = &self.order;
         let (first, end) = (block * size, ((block + 1) * size).min(*positions));
         let before = match &blocks.at {
             Some(at) if at + 1 == block => std::mem::take(&mut blocks.after),
-            _ => self.counts(first),
+            _ => self.tree.counts(first),
         };
-        let after = self.counts(end);
+        let after = self.tree.counts(end);
         let mut members = Vec::with_capacity((end - first) as usize);
         for class in 0..classes.count() {
             let n = classes.starts[class + 1] - classes.starts[class];
             for nth in before[class]..after[class] {
                 let nth = self.epoch * quotas[class] + nth;
                 let pass = nth / n;
-                let permutation = match &mut blocks.passes[class] {
-                    Some((of, permutation)) if *of == pass => permutation,
-                    other => {
-                        // A lane for each class, beside that of blocks.
-                        let made = Permutation::new(n, *seed, pass, CLASS_LANE | class as u64);
-                        &mut other.insert((pass, made)).1
+                let member = match n {
+                    1 => 0,
+                    _ => {
+                        let made = || (pass, Permutation::new(n, *seed, pass, CLASS_LANE | class as u64));
+                        let current = blocks.passes.entry(class).or_insert_with(made);
+                        if current.0 != pass {
+                            *current = made();
+                        }
+                        current.1.apply(nth % n)
                     }
                 };
-                members.push(classes.id(class, permutation.apply(nth % n)));
+                members.push(classes.id(class, member));
             }
         }
         let shuffled = Permutation::new(members.len() as u64, *seed, self.epoch, block);
@@ -366,31 +428,9 @@ impl QuotasEpoch {
     }
 }
 
-/// When the `nth` sample of a class comes that has so many: a fraction of the epoch.
-fn time(quota: u64, nth: u64) -> f64 {
-    (2 * nth + 1) as f64 / (2 * quota) as f64
-}
-
-/// How many of a class have come by a time, exactly as [`time`] tells.
-fn until(quota: u64, at: f64) -> u64 {
-    let exact = at * quota as f64 + 0.5;
-    let mut count = (exact.max(0.0) as u64).min(quota);
-    // Unless it is so near to a whole number that rounding may decide.
-    let (near, off) = (exact.abs() * 1e-15, exact - exact.floor());
-    if off > near && off < 1.0 - near {
-        return count;
-    }
-    while count < quota && time(quota, count) <= at {
-        count += 1;
-    }
-    while count > 0 && time(quota, count - 1) > at {
-        count -= 1;
-    }
-    count
-}
-
-/// Lanes of permutations: of blocks below, of classes above.
+/// Lanes of permutations: of blocks below, of classes and of the tree above.
 const CLASS_LANE: u64 = 1 << 63;
+const TREE_LANE: u64 = 1 << 62;
 
 impl Epoch for QuotasEpoch {
     fn id(&self, position: u64) -> Result<u64> {
@@ -433,39 +473,65 @@ mod tests {
                 for part in epoch.chunks(block as usize) {
                     let came = part.iter().filter(|&&id| labels[id as usize] == class).count() as u64;
                     let share = part.len() as f64 * size as f64 / n as f64;
-                    prop_assert!((came as f64 - share).abs() < 2.0, "{came} of {share}");
+                    prop_assert!((came as f64 - share).abs() < 3.0, "{came} of {share}");
                     before += came;
                 }
                 prop_assert_eq!(before, size);
             }
         }
 
-        /// The oracle sorts the times of all samples.
+        /// Prefixes grow by one sample of one class at a time, and stay near the shares of all.
         #[test]
-        fn counts_are_those_of_sorted_times(quotas in prop::collection::vec(0u64..40, 1..60)) {
+        fn counts_grow_one_by_one(quotas in prop::collection::vec(0u64..40, 1..60), seed: u64) {
             let positions: u64 = quotas.iter().sum();
-            prop_assume!(positions > 0);
-            let sizes: Vec<u64> = quotas.iter().map(|_| 7).collect();
-            let shares = Shares::Proportions { of: quotas.iter().map(|&q| q as f64).collect(), until: Until::Positions(positions) };
-            let order = Quotas::new(Classes::ranges(&sizes).unwrap(), &shares, 16, 1, 0, &Budget::new(1 << 20)).unwrap();
-            prop_assert_eq!(order.quotas(), &quotas[..]);
-            let mut times: Vec<(f64, usize)> = Vec::new();
-            for (class, &m) in quotas.iter().enumerate() {
-                times.extend((0..m).map(|j| (time(m, j), class)));
+            let tree = Tree::new(&quotas, seed, 3);
+            let mut before = vec![0; quotas.len()];
+            for position in 0..=positions {
+                let counts = tree.counts(position);
+                prop_assert_eq!(counts.iter().sum::<u64>(), position);
+                prop_assert!(counts.iter().zip(&before).all(|(now, before)| now >= before));
+                for (&count, &quota) in counts.iter().zip(&quotas) {
+                    let share = position as f64 * quota as f64 / positions.max(1) as f64;
+                    prop_assert!((count as f64 - share).abs() < 2.5, "{count} of {share}");
+                }
+                before = counts;
             }
-            times.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let epoch = |order: Quotas| QuotasEpoch {
-                order,
-                epoch: 0,
-                blocks: Mutex::new(Blocks { at: None, after: vec![], ids: vec![], passes: vec![] }),
-            };
-            let epoch = epoch(order);
-            for position in 0..=positions as usize {
-                let mut expected = vec![0u64; quotas.len()];
-                times[..position].iter().for_each(|t| expected[t.1] += 1);
-                prop_assert_eq!(epoch.counts(position as u64), expected);
-            }
+            prop_assert_eq!(before, quotas);
         }
+    }
+
+    /// One large class beside many small ones has its share of every block, and the small ones meet in ever other batches.
+    #[test]
+    fn small_classes_are_spread() {
+        let budget = Budget::new(1 << 24);
+        let labels: Vec<u32> = (0..1000).map(|id| if id < 500 { 0 } else { id - 499 }).collect();
+        let order =
+            Quotas::new(Classes::labelled(&labels, &budget).unwrap(), &Shares::Stratified, 20, 1, 1, &budget)
+                .unwrap();
+        let first = ids(&order, 0);
+        for part in first.chunks(20) {
+            let large = part.iter().filter(|&&id| id < 500).count();
+            assert!((8..=12).contains(&large), "{large}");
+        }
+        let second = ids(&order, 1);
+        let singles = |epoch: &[u64]| {
+            epoch[..20].iter().copied().filter(|&id| id >= 500).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_ne!(singles(&first), singles(&second));
+
+        let labels: Vec<u32> = (0..1000).map(|id| id / 10).collect();
+        let order =
+            Quotas::new(Classes::labelled(&labels, &budget).unwrap(), &Shares::Stratified, 20, 1, 1, &budget)
+                .unwrap();
+        let sets: std::collections::BTreeSet<Vec<u32>> = ids(&order, 0)
+            .chunks(20)
+            .map(|part| {
+                let mut classes: Vec<u32> = part.iter().map(|&id| labels[id as usize]).collect();
+                classes.sort_unstable();
+                classes
+            })
+            .collect();
+        assert!(sets.len() > 40, "{} sets of classes in 50 batches", sets.len());
     }
 
     #[test]
@@ -498,7 +564,10 @@ mod tests {
         assert_eq!(near_none.quotas(), [900, 90, 10]);
         let strong = order(&Shares::Effective { beta: 0.9999, positions: 1000 });
         assert!(strong.quotas().iter().all(|&quota| (300..370).contains(&quota)), "{:?}", strong.quotas());
-        assert_eq!(order(&Shares::Stratified).held_bytes(), 4 * 1000 + 16 * 3 + 8 * 1000 + 32 * 30);
+        assert_eq!(
+            order(&Shares::Stratified).held_bytes(),
+            4 * 1000 + 16 * 3 + 3 * (64 + 512) + 8 * 1000 + 32 * 30
+        );
     }
 
     #[test]
@@ -543,6 +612,8 @@ mod tests {
             (proportions(&[1.0, -1.0]), "proportion 1 is -1"),
             (proportions(&[f64::NAN, 1.0]), "proportion 0 is NaN"),
             (Shares::Effective { beta: 1.0, positions: 5 }, "beta is 1"),
+            (Shares::Effective { beta: 0.5, positions: u64::MAX }, "at most 2^50"),
+            (Shares::Proportions { of: vec![1.0, 1e-300], until: Until::All }, "at most 2^50"),
         ] {
             assert!(with(shares, 4).unwrap_err().contains(says), "{says}");
         }

@@ -205,13 +205,17 @@ impl Filling {
                 columns.push(column(Part::Slot { offset }, shape, Vec::new(), Vec::new()));
             }
         }
-        let ids: Vec<u64> = kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect();
+        let split = &self.shared.config.split;
+        let index = |&r: &usize| self.shared.epoch.id(self.at.position(r as u64) % split.len.max(1));
+        let indices: Vec<u64> = kept.iter().map(index).collect::<Result<_>>()?;
+        let weight = |(&r, &index)| if self.padding(r) { 0.0 } else { self.shared.epoch.weight(index) };
         Ok(Batch {
             memory: BatchMemory { slot, ragged: blocks },
             columns,
             rows: kept.len(),
-            weights: ids.iter().map(|&id| self.shared.epoch.weight(id)).collect(),
-            ids,
+            weights: kept.iter().zip(&indices).map(weight).collect(),
+            ids: kept.iter().map(|&r| self.ids[r].load(Ordering::Acquire)).collect(),
+            indices,
             positions: kept.iter().map(|&r| self.at.position(r as u64)).collect(),
             mask: kept.iter().map(|&r| !self.padding(r)).collect(),
             epoch: self.shared.config.epoch,

@@ -113,7 +113,7 @@ impl Points {
         &self.rows[at..at + self.dimensions]
     }
 
-    /// The `k` nearest to a place, or all if there are fewer; nearest first, of equally near ones those of lower rows.
+    /// The `k` nearest to a place, or all if there are fewer; nearest first; which of equally near ones come is not said.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a place of other dimensions or k = 0; [`Error::Value`] for what is not finite.
