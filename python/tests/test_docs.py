@@ -40,3 +40,10 @@ def test_readme(folder, shards, monkeypatch, tmp_path):
     for block in blocks:
         if "torch" not in block:
             exec(compile(textwrap.dedent(block), "README.md", "exec"), {"step": lambda *_: None})
+
+
+def test_orders():
+    text = (Path(__file__).parents[2] / "docs" / "orders.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "orders.md", "exec"), names)

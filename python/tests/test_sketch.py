@@ -207,6 +207,19 @@ def test_neighbours():
     assert distances.shape == (5, 2)
 
 
+def test_synthetic_rows_lie_between_neighbours():
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    made = sketch.smote(rows, 1000, k=3, seed=1)
+    assert made.shape == (1000, 3)
+    assert np.array_equal(made[:10], sketch.smote(rows, 10, k=3, seed=1))
+    assert not np.array_equal(made, sketch.smote(rows, 1000, k=3, seed=2))
+    # Nowhere further from a row than half of the way to a third neighbour.
+    _, third = sketch.Points(rows).nearest(rows, k=4)
+    _, off = sketch.Points(rows).nearest(made)
+    assert off.max() <= third[:, 3].max() / 2 + 1e-9
+    assert np.abs(made.mean(axis=0) - rows.mean(axis=0)).max() < 0.2
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -237,6 +250,7 @@ def test_neighbours():
         (lambda: sketch.Online(2).learn([[1.0]], [1.0]), "rows have 1 features, the model 2"),
         (lambda: sketch.Points([[1.0, np.inf]]), "the value at 0 is inf"),
         (lambda: sketch.Lsh(0, 4), "bands is 0 x 4"),
+        (lambda: sketch.smote([[1.0], [2.0]], 3), "less than the 2 rows"),
         (lambda: of(sketch.FrequentItems(), [1]).update(["a"]), "these frequent items are of whole numbers"),
     ],
 )

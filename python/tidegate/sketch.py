@@ -2,8 +2,8 @@
 
 What one pass can tell of numbers (`Moments`, `Kll`, `Req`, `ks`), of how many and how often (`Hll`, `Theta`, `Cpc`,
 `CountMin`, `FrequentItems`), a fair sample (`Reservoir`), the last values (`Window`, `EventCount`), whether anything
-changed (`Adwin`, `PageHinkley`, `SendOnDelta`, `Unchanged`), what is alike (`minhash`, `Lsh`, `Points`), and a model
-that learns as data pass (`Online`).
+changed (`Adwin`, `PageHinkley`, `SendOnDelta`, `Unchanged`), what is alike (`minhash`, `Lsh`, `Points`), new rows of
+a rare class (`smote`), and a model that learns as data pass (`Online`).
 
 Those whose order does not matter have `merge`; all have `to_bytes` and `from_bytes`, but for `Lsh` and `Points`, and
 can be pickled and copied, but for these, `Theta` and `FrequentItems`. Arrow arrays with nulls are refused. The bytes of
@@ -56,6 +56,7 @@ from tidegate._tidegate import (
     minhash,
     shingles,
     similarity,
+    smote,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "minhash",
     "shingles",
     "similarity",
+    "smote",
 ]
 
 

@@ -5,7 +5,7 @@
 
 use numpy::{PyArray1, PyArray2, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use tidegate_sketch::neighbour::{lsh, minhash, points};
+use tidegate_sketch::neighbour::{lsh, minhash, points, smote};
 
 use super::values::{Slices, Values, given, ids, table};
 use super::{raised, sketch};
@@ -242,9 +242,29 @@ sketch! {
     }
 }
 
+/// `count` synthetic rows between rows of a rare class and their `k` nearest (SMOTE); of one seed always the same.
+#[pyfunction]
+#[pyo3(name = "smote", signature = (rows, count, *, k = 5, seed = 0))]
+fn synthetic<'py>(
+    py: Python<'py>,
+    rows: &Bound<'py, PyAny>,
+    count: u64,
+    k: usize,
+    seed: u64,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let given = table::<f64>(rows, "float64")?;
+    let (features, given) = (given.shape()[1], given.as_slice()?.to_vec());
+    let made = py.detach(|| {
+        let smote = smote::Smote::new(given, features, k, seed)?;
+        Ok((0..count).flat_map(|n| smote.row(n)).collect::<Vec<f64>>())
+    });
+    self::rows(py, made.map_err(raised)?, features)
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Lsh>()?;
     module.add_class::<Points>()?;
+    module.add_function(wrap_pyfunction!(synthetic, module)?)?;
     module.add_function(wrap_pyfunction!(shingles, module)?)?;
     module.add_function(wrap_pyfunction!(signatures, module)?)?;
     module.add_function(wrap_pyfunction!(similarity, module)?)

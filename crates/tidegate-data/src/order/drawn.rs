@@ -233,7 +233,7 @@ fn swept(samples: usize, scaled: impl Fn(usize) -> f64) -> Box<[(u32, u32)]> {
 /// use tidegate_data::order::{Order, drawn::Weighted};
 /// let order = Weighted::new(&[0.0, 1.0, 3.0], 1000, 1, 0, &Budget::new(1 << 20))?;
 /// let epoch = order.epoch(0)?;
-/// let twos = (0..1000).filter(|&p| epoch.id(p) == Ok(2)).count();
+/// let twos = (0..1000).filter(|&p| epoch.id(p).is_ok_and(|id| id == 2)).count();
 /// assert!((700..800).contains(&twos));
 /// # Ok::<(), tidegate_data::Error>(())
 /// ```
