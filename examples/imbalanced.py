@@ -66,12 +66,12 @@ class Network:
 def trained(data, test, sampler, seed):
     """Train, and return the accuracy on each class of the test data."""
     loader = tg.Loader(data, batch_size=64, memory=tg.Budget("32MiB"), seed=seed, drop_last=True, **sampler)
-    network = Network(seed)
+    network, listens = Network(seed), loader.feedback_state() is not None
     for epoch in range(EPOCHS):
         for batch in loader:
             x = np.stack([batch[f"x{i}"] for i in range(FEATURES)], axis=1)
             losses = network.learn(x, batch["label"], batch.weights, 0.3 * 0.8**epoch)
-            if loader.feedback_state() is not None:
+            if listens:
                 loader.feedback(batch.indices, losses)
     x, labels = test
     right = (network.predict(x) > 0.5) == (labels == 1)

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tidegate as tg
 from tidegate import _tidegate, samplers
@@ -306,6 +307,13 @@ def test_what_is_hit_is_what_was_foretold_and_said_to_be_the_most(folder):
         tg.cache_curve(loader(folder, Stepping()), memory=["16MiB"], read=1e9)
 
 
+def _jpeg():
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 99, 199)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+JPEG = _jpeg()
 LABELS = np.repeat([7, 3, 9], [70, 25, 5])
 
 
@@ -537,3 +545,16 @@ def test_shuffle_quality_says_what_windows_are_worth(capfd, tmp_path):
     assert sorted(ids) == list(range(1000))
     # Of ranges of ten, two hundred in a window: each is whole in its window.
     assert all(len(set(ids[at : at + 200] // 10)) == 20 for at in range(0, 1000, 200))
+
+
+def test_indices_are_of_what_took_a_row(tmp_path):
+    """Of a sample that failed and was replaced, the index is the other's, as the id is."""
+    for label in range(2):
+        (tmp_path / str(label)).mkdir()
+        for i in range(20):
+            (tmp_path / str(label) / f"{i}.jpg").write_bytes(b"broken" if i % 10 == 3 else JPEG)
+    part = tg.open(str(tmp_path)).select(list(range(39, -1, -1)))
+    loader = tg.Loader(part, batch_size=8, memory=tg.Budget("32MiB"), on_error="replace", max_failure_rate=1.0)
+    batches = list(loader)
+    assert all((batch.ids == 39 - batch.indices).all() for batch in batches)
+    assert any((batch.indices != batch.positions).any() for batch in batches)

@@ -48,7 +48,7 @@ class Batch(dict[str, Any]):
     """One batch: {field: array}, writable, yours alone, without a copy.
 
     `ids` are the samples' ids; of a subset those of the whole dataset. `indices` are places in the loader's own source,
-    which samplers, labels and feedback speak of (of a replaced sample, that of the one which failed). `mask` is False
+    which samplers, labels and feedback speak of. `mask` is False
     for rows that only pad the batch. `weights` are 1, but where an order draws by importance, and 0 for padding: losses
     times weights have the mean of all samples.
 

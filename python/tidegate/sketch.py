@@ -30,9 +30,6 @@ True
 array([1023])
 """
 
-import copyreg
-from typing import Any
-
 from tidegate._tidegate import (
     Adwin,
     CountMin,
@@ -84,27 +81,3 @@ __all__ = [
     "similarity",
     "smote",
 ]
-
-
-def _stored(sketch: Any) -> tuple[Any, tuple[bytes]]:
-    return type(sketch).from_bytes, (sketch.to_bytes(),)
-
-
-# For pickle and copy, so that sketches of worker processes can be merged.
-for _kind in (
-    Adwin,
-    CountMin,
-    Cpc,
-    EventCount,
-    Hll,
-    Kll,
-    Moments,
-    Online,
-    PageHinkley,
-    Req,
-    Reservoir,
-    SendOnDelta,
-    Unchanged,
-    Window,
-):
-    copyreg.pickle(_kind, _stored)

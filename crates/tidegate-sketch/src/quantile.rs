@@ -351,14 +351,9 @@ pub fn ks(one: &Kll, other: &Kll, delta: f64) -> Result<Distance> {
 mod tests {
     use super::*;
 
-    fn normal(draws: &mut Draws) -> f32 {
-        let (radius, angle) = ((2.0 * draws.exponential()).sqrt(), draws.positive() * std::f64::consts::TAU);
-        (radius * angle.cos()) as f32
-    }
-
     fn values(seed: u64, n: usize, shift: f32) -> Vec<f32> {
         let mut draws = Draws::new(seed);
-        (0..n).map(|_| normal(&mut draws) + shift).collect()
+        (0..n).map(|_| draws.normal() as f32 + shift).collect()
     }
 
     fn true_rank(sorted: &[f32], value: f32) -> f64 {

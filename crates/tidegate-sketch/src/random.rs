@@ -44,6 +44,12 @@ impl Draws {
         ((self.word() >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
+    /// Standard normal (Box and Muller, 1958).
+    pub fn normal(&mut self) -> f64 {
+        let (radius, angle) = ((2.0 * self.exponential()).sqrt(), self.positive() * std::f64::consts::TAU);
+        radius * angle.cos()
+    }
+
     /// Exponential with mean one.
     pub fn exponential(&mut self) -> f64 {
         -self.positive().ln()

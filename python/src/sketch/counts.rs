@@ -17,10 +17,10 @@ fn estimate(estimate: tidegate_sketch::Result<Estimate>) -> PyResult<(f64, f64, 
 }
 
 macro_rules! distinct {
-    ($(#[$doc:meta])* $name:ident, $inner:ty, { $($methods:tt)* }) => {
+    ($(#[$doc:meta])* $name:ident, $inner:ty, $($has:ident)*, { $($methods:tt)* }) => {
         sketch! {
             $(#[$doc])*
-            $name($inner) {
+            $name($inner) $($has)* {
                 $($methods)*
 
                 /// Counts the values of an array: numbers, strings or bytes.
@@ -43,63 +43,29 @@ macro_rules! distinct {
 
 distinct! {
     /// How many values differ (HyperLogLog), in the bytes of Apache DataSketches.
-    Hll, distinct::Hll, {
+    Hll, distinct::Hll, stored merged, {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
         fn new(lg_k: u8) -> PyResult<Self> {
             Self::of(distinct::Hll::new(lg_k))
-        }
-
-        /// Takes what another stream had.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |sketch| sketch.merge(&other)).map_err(raised)
-        }
-
-        /// The bytes of Apache DataSketches.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A sketch from the bytes of Apache DataSketches.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(distinct::Hll::from_bytes(bytes))
         }
     }
 }
 
 distinct! {
     /// How many values differ (CPC), in fewer bytes once stored, those of Apache DataSketches.
-    Cpc, distinct::Cpc, {
+    Cpc, distinct::Cpc, stored merged, {
         #[new]
         #[pyo3(signature = (lg_k = 11))]
         fn new(lg_k: u8) -> PyResult<Self> {
             Self::of(distinct::Cpc::new(lg_k))
-        }
-
-        /// Takes what another stream had.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |sketch| sketch.merge(&other)).map_err(raised)
-        }
-
-        /// The bytes of Apache DataSketches.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A sketch from the bytes of Apache DataSketches.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(distinct::Cpc::from_bytes(bytes))
         }
     }
 }
 
 distinct! {
     /// How many values differ, and how many two streams have in common (Theta), in the bytes of Apache DataSketches.
-    Theta, distinct::Theta, {
+    Theta, distinct::Theta, , {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
         fn new(lg_k: u8) -> PyResult<Self> {
@@ -154,7 +120,7 @@ impl Theta {
 
 sketch! {
     /// Counts of any values that are never too small, and at most `epsilon` of all counts too large but for a fraction `delta` of values (Count-Min).
-    CountMin(frequency::CountMin) {
+    CountMin(frequency::CountMin) stored merged {
         #[new]
         #[pyo3(signature = (epsilon = 0.001, delta = 0.01, *, conservative = false))]
         fn new(epsilon: f64, delta: f64, conservative: bool) -> PyResult<Self> {
@@ -202,23 +168,6 @@ sketch! {
         #[getter]
         fn error_bound(&self) -> f64 {
             self.lock().error_bound()
-        }
-
-        /// Takes the counts of another stream.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |sketch| sketch.merge(&other)).map_err(raised)
-        }
-
-        /// The state as bytes, our own.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(frequency::CountMin::from_bytes(bytes))
         }
     }
 }

@@ -19,7 +19,47 @@ fn raised(error: tidegate_sketch::Error) -> PyErr {
 }
 
 /// A class over a sketch: one lock, taken with the interpreter released, and what all have in common.
+///
+/// `stored` adds its bytes, by which it is also pickled and copied; `merged` that it takes another one.
 macro_rules! sketch {
+    ($(#[$doc:meta])* $name:ident($inner:ty) stored $($has:ident)* { $($methods:tt)* }) => {
+        sketch! {
+            $(#[$doc])*
+            $name($inner) $($has)* {
+                $($methods)*
+
+                /// The state as bytes.
+                fn to_bytes(&self) -> Vec<u8> {
+                    self.lock().to_bytes()
+                }
+
+                /// A state that was stored.
+                #[staticmethod]
+                fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
+                    Self::of(<$inner>::from_bytes(bytes))
+                }
+
+                fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Vec<u8>,))> {
+                    Ok((slf.get_type().getattr("from_bytes")?, (slf.get().to_bytes(),)))
+                }
+            }
+        }
+    };
+    ($(#[$doc:meta])* $name:ident($inner:ty) merged { $($methods:tt)* }) => {
+        sketch! {
+            $(#[$doc])*
+            $name($inner) {
+                $($methods)*
+
+                /// Takes another stream, of a sketch with the same parameters.
+                fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
+                    // A copy, so that two locks are never held together.
+                    let other = other.lock().clone();
+                    self.with(py, |sketch| sketch.merge(&other)).map_err($crate::sketch::raised)
+                }
+            }
+        }
+    };
     ($(#[$doc:meta])* $name:ident($inner:ty) { $($methods:tt)* }) => {
         $(#[$doc])*
         #[pyclass(frozen, module = "tidegate.sketch")]

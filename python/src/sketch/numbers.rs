@@ -12,7 +12,7 @@ use super::{raised, sketch};
 
 sketch! {
     /// Count, mean, variance, extremes and, with `shape`, skewness and kurtosis; bit for bit the same however a stream is cut.
-    Moments(moments::Moments) {
+    Moments(moments::Moments) stored merged {
         #[new]
         #[pyo3(signature = (*, shape = false))]
         fn new(shape: bool) -> PyResult<Self> {
@@ -30,12 +30,6 @@ sketch! {
             let values = values.as_slice()?;
             self.with(py, |sketch| sketch.update(values));
             Ok(())
-        }
-
-        /// Takes another stream, as if it followed.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |sketch| sketch.merge(&other)).map_err(raised)
         }
 
         /// The count of finite values.
@@ -100,17 +94,6 @@ sketch! {
             let sketch = self.lock();
             if sketch.has_shape() { sketch.summary().kurtosis() } else { f64::NAN }
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(moments::Moments::from_bytes(bytes))
-        }
     }
 }
 
@@ -118,7 +101,7 @@ macro_rules! quantiles {
     ($(#[$doc:meta])* $name:ident, $inner:ty, { $($methods:tt)* }) => {
         sketch! {
             $(#[$doc])*
-            $name($inner) {
+            $name($inner) stored merged {
                 $($methods)*
 
                 /// Takes an array of numbers, as singles; NaN is an error.
@@ -144,23 +127,6 @@ macro_rules! quantiles {
                 #[getter]
                 fn count(&self) -> u64 {
                     self.lock().count()
-                }
-
-                /// Takes the values of another stream.
-                fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-                    let other = other.lock().clone();
-                    self.with(py, |sketch| sketch.merge(&other)).map_err(raised)
-                }
-
-                /// The bytes of Apache DataSketches.
-                fn to_bytes(&self) -> Vec<u8> {
-                    self.lock().to_bytes()
-                }
-
-                /// A sketch from the bytes of Apache DataSketches.
-                #[staticmethod]
-                fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-                    Self::of(<$inner>::from_bytes(bytes))
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::errors::classes::ConfigError;
 
 sketch! {
     /// A fair sample of `k` ids of a stream of unknown length, uniform or by weight (Algorithm L, A-ExpJ).
-    Reservoir(reservoir::Reservoir) {
+    Reservoir(reservoir::Reservoir) stored merged {
         #[new]
         #[pyo3(signature = (k, seed = 0))]
         fn new(k: usize, seed: u64) -> PyResult<Self> {
@@ -71,29 +71,12 @@ sketch! {
         fn seen(&self) -> u64 {
             self.lock().seen()
         }
-
-        /// Takes the sample of another stream, which must have had another seed.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |sample| sample.merge(&other)).map_err(raised)
-        }
-
-        /// The state as bytes, which goes on as this would.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(reservoir::Reservoir::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// The least, greatest, sum or mean of the last `len` values, exactly.
-    Window(window::Window) {
+    Window(window::Window) stored {
         #[new]
         fn new(len: usize, aggregate: &str) -> PyResult<Self> {
             let aggregate = match aggregate {
@@ -128,23 +111,12 @@ sketch! {
         fn reset(&self) {
             self.lock().reset();
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(window::Window::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// How many of the last `window` values were events, within `epsilon` of the truth (exponential histogram).
-    EventCount(window::EventCount) {
+    EventCount(window::EventCount) stored {
         #[new]
         #[pyo3(signature = (window, epsilon = 0.01))]
         fn new(window: u64, epsilon: f64) -> PyResult<Self> {
@@ -163,17 +135,6 @@ sketch! {
         #[getter]
         fn estimate(&self) -> f64 {
             self.lock().estimate()
-        }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(window::EventCount::from_bytes(bytes))
         }
     }
 }
@@ -208,7 +169,7 @@ fn alarms<D: Send>(
 
 sketch! {
     /// Alarms where the mean of a stream has changed, with a bound for false ones (ADWIN), where river raises them.
-    Adwin(drift::Adwin) {
+    Adwin(drift::Adwin) stored {
         #[new]
         #[pyo3(signature = (delta = 0.002))]
         fn new(delta: f64) -> PyResult<Self> {
@@ -245,23 +206,12 @@ sketch! {
         fn reset(&self) {
             self.lock().reset();
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(drift::Adwin::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// Alarms where the mean of a stream has risen or fallen (Page-Hinkley), where river raises them.
-    PageHinkley(drift::PageHinkley) {
+    PageHinkley(drift::PageHinkley) stored {
         #[new]
         #[pyo3(signature = (delta = 0.005, threshold = 50.0))]
         fn new(delta: f64, threshold: f64) -> PyResult<Self> {
@@ -280,23 +230,12 @@ sketch! {
         fn reset(&self) {
             self.lock().reset();
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(drift::PageHinkley::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// A metric that is sent only when it is off by more than `delta` from what was sent last.
-    SendOnDelta(event::SendOnDelta) {
+    SendOnDelta(event::SendOnDelta) stored {
         #[new]
         #[pyo3(signature = (delta, capacity = 1024))]
         fn new(delta: f64, capacity: usize) -> PyResult<Self> {
@@ -321,23 +260,12 @@ sketch! {
         fn counts(&self) -> (u64, u64, u64) {
             self.lock().counts()
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(event::SendOnDelta::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// Which samples have the bytes that they had, by a hash of 128 bits.
-    Unchanged(event::Unchanged) {
+    Unchanged(event::Unchanged) stored {
         #[new]
         fn new(capacity: usize) -> PyResult<Self> {
             Self::of(event::Unchanged::new(capacity))
@@ -353,23 +281,12 @@ sketch! {
         fn counts(&self) -> (u64, u64, u64) {
             self.lock().counts()
         }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(event::Unchanged::from_bytes(bytes))
-        }
     }
 }
 
 sketch! {
     /// A linear model that learns from a stream in one pass, and forgets when the stream changes.
-    Online(online::Online) {
+    Online(online::Online) stored merged {
         #[new]
         #[pyo3(signature = (features, target = "number", rate = 0.1))]
         fn new(features: usize, target: &str, rate: f64) -> PyResult<Self> {
@@ -405,23 +322,6 @@ sketch! {
         #[getter]
         fn drifts(&self) -> u64 {
             self.lock().drifts()
-        }
-
-        /// Takes what a model of another part of the stream has learnt.
-        fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-            let other = other.lock().clone();
-            self.with(py, |model| model.merge(&other)).map_err(raised)
-        }
-
-        /// The state as bytes.
-        fn to_bytes(&self) -> Vec<u8> {
-            self.lock().to_bytes()
-        }
-
-        /// A state that was stored.
-        #[staticmethod]
-        fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-            Self::of(online::Online::from_bytes(bytes))
         }
     }
 }

@@ -49,8 +49,8 @@ pub(super) struct Feed {
     epoch: Arc<dyn Epoch>,
     next_batch: u64,
     reads: VecDeque<Read>,
-    /// Entries that were looked up ahead, with the batch they belong to.
-    ahead: VecDeque<(u64, Vec<Located>)>,
+    /// Entries that were looked up ahead and their indices, with the batch they belong to.
+    ahead: VecDeque<(u64, Found)>,
 }
 
 /// A reader thread.
@@ -145,7 +145,7 @@ impl Feed {
         let batch = self.next_batch;
         let Some(slot) = take_slot(shared) else { return Ok(()) };
         let rows = shared.config.split.rows(batch);
-        let located = self.locate(shared, batch, rows)?;
+        let (located, indices) = self.locate(shared, batch, rows)?;
         if shared.stopped() {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Feed {
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
         let shape = Shape { index: batch, at: rows, rows: rows.count as usize, real: rows.real as usize };
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        let filling = Filling::new(shared, shape, &ids, slot, &room, blocks)?;
+        let filling = Filling::new(shared, shape, &ids, &indices, slot, &room, blocks)?;
         let failed = |row: usize| shared.config.failed.binary_search(&rows.position(row as u64)).is_ok();
         (0..shape.rows).filter(|row| failed(*row)).for_each(|row| filling.skip(row));
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
@@ -200,7 +200,7 @@ impl Feed {
     }
 
     /// The entries of a batch; looks up several batches at once, so that the index is read in order.
-    fn locate(&mut self, shared: &Shared, batch: u64, rows: Rows) -> Result<Vec<Located>> {
+    fn locate(&mut self, shared: &Shared, batch: u64, rows: Rows) -> Result<Found> {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
             // The first batch alone, for a quick start, and what is asked one by one; then whole windows.
@@ -218,7 +218,7 @@ impl Feed {
                 let positions = rows.positions().map(|position| position % split.len.max(1));
                 let asking = Asking::new(shared, &*self.epoch);
                 if shared.stopped() {
-                    return Ok(Vec::new());
+                    return Ok(Found::default());
                 }
                 for position in positions {
                     ids.push(self.epoch.id(position)?);
@@ -227,13 +227,18 @@ impl Feed {
                 counts.push((b, rows.count as usize));
             }
             let mut found = shared.source.locate(&ids)?.into_iter();
+            let mut ids = ids.into_iter();
             for (b, n) in counts {
-                self.ahead.push_back((b, found.by_ref().take(n).collect()));
+                let of_batch = (found.by_ref().take(n).collect(), ids.by_ref().take(n).collect());
+                self.ahead.push_back((b, of_batch));
             }
         }
-        Ok(self.ahead.pop_front().map(|(_, located)| located).unwrap_or_default())
+        Ok(self.ahead.pop_front().map(|(_, found)| found).unwrap_or_default())
     }
 }
+
+/// Entries of a batch, and their indices in the source.
+type Found = (Vec<Located>, Vec<u64>);
 
 /// While a reader asks the user's sampler: whoever stops the epoch does not wait for him, or he sees that it is stopped.
 struct Asking<'a>(&'a Shared);
@@ -390,6 +395,7 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
 }
 
 fn replacement(shared: &Shared, retry: Retry) -> Result<Read> {
+    retry.filling.replaced(retry.row, retry.id);
     let at = shared.source.locate(&[retry.id])?.swap_remove(0);
     let len = u64::from(at.entry.len);
     Ok(Read { filling: retry.filling, attempt: retry.attempt, rows: vec![(retry.row, at)], len, kept: None })

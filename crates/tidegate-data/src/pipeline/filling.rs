@@ -43,6 +43,8 @@ pub(super) struct Filling {
     rows: usize,
     real: usize,
     ids: Vec<AtomicU64>,
+    /// What the order said: of a subset not the ids.
+    indices: Vec<AtomicU64>,
     slot: Option<Pieces<SlabItem>>,
     ragged: Vec<Ragged>,
     /// For each column of the layout: which ragged one it is.
@@ -67,6 +69,7 @@ impl Filling {
         shared: &Arc<Shared>,
         shape: Shape,
         ids: &[u64],
+        indices: &[u64],
         slot: SlabItem,
         room: &[Vec<u64>],
         blocks: Vec<Block>,
@@ -113,6 +116,7 @@ impl Filling {
             rows: shape.rows,
             real: shape.real,
             ids: ids.iter().map(|&id| AtomicU64::new(id)).collect(),
+            indices: indices.iter().map(|&index| AtomicU64::new(index)).collect(),
             slot: Some(slot),
             ragged,
             ragged_of,
@@ -142,6 +146,11 @@ impl Filling {
     pub(super) fn complete(&self, row: usize, id: u64) {
         self.ids[row].store(id, Ordering::Release);
         self.state[row].store(WRITTEN, Ordering::Release);
+    }
+
+    /// Another sample takes the row.
+    pub(super) fn replaced(&self, row: usize, index: u64) {
+        self.indices[row].store(index, Ordering::Release);
     }
 
     /// The row stays empty under the policy; the failure is listed.
@@ -205,9 +214,7 @@ impl Filling {
                 columns.push(column(Part::Slot { offset }, shape, Vec::new(), Vec::new()));
             }
         }
-        let split = &self.shared.config.split;
-        let index = |&r: &usize| self.shared.epoch.id(self.at.position(r as u64) % split.len.max(1));
-        let indices: Vec<u64> = kept.iter().map(index).collect::<Result<_>>()?;
+        let indices: Vec<u64> = kept.iter().map(|&r| self.indices[r].load(Ordering::Acquire)).collect();
         let weight = |(&r, &index)| if self.padding(r) { 0.0 } else { self.shared.epoch.weight(index) };
         Ok(Batch {
             memory: BatchMemory { slot, ragged: blocks },

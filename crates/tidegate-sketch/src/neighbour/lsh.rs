@@ -78,12 +78,7 @@ impl Directions {
             return Err(Error::parameter("dimensions", given, "give between 1 and 2^28 numbers in all"));
         };
         let mut draws = Draws::new(seed);
-        let mut normal = || {
-            let (radius, angle) =
-                ((2.0 * draws.exponential()).sqrt(), draws.positive() * std::f64::consts::TAU);
-            (radius * angle.cos()) as f32
-        };
-        Ok(Self { dimensions, parts, tables, normals: (0..all).map(|_| normal()).collect() })
+        Ok(Self { dimensions, parts, tables, normals: (0..all).map(|_| draws.normal() as f32).collect() })
     }
 
     fn keys(&self, vector: &[f32], part: impl Fn(usize, f32) -> u64) -> Result<Vec<u64>> {
