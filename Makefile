@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -81,6 +81,15 @@ bench-sketch: install
 # Samplers over 10^8 ids: memory and time; torch's beside them where PEERS_PYTHON has it.
 bench-samplers: install
 	$(BIN)/python bench/samplers.py --peers-python "$(PEERS_PYTHON)" --out bench/results/samplers.json
+
+# What a profile costs, of 2 GiB of pictures, text, labels and embeddings; and whether it is the same for any workers.
+bench-profile: install
+	$(BIN)/python bench/profiles.py --out bench/results/profile.json
+
+# Duplicates planted in 10^5 documents; rensa and datatrove beside.
+bench-dedup: install
+	$(BIN)/pip install --quiet rensa==0.5.0 datatrove==0.10.1 tokenizers spacy xxhash==3.5.0
+	$(BIN)/python bench/dedup.py --out bench/results/dedup.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

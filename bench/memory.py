@@ -74,6 +74,23 @@ class Group:
                 time.sleep(0.1)
 
 
+def in_group(name, command):
+    """Runs a command in a group of its own: what became of it, and the group's peak in MiB, none if it has none."""
+    try:
+        group = Group(name)
+    except OSError as error:
+        print(f"SKIPPED: no memory group can be made: {error}", file=sys.stderr)
+        return subprocess.run(command, check=False, capture_output=True, text=True), None
+
+    def enter():
+        group.write("cgroup.procs", os.getpid())
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=enter)
+    peak = round(group.peak() / MIB, 1)
+    group.close()
+    return done, peak
+
+
 def drop_cache(path):
     """Writes a file back and drops it from the page cache."""
     fd = os.open(path, os.O_RDONLY)

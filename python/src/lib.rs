@@ -6,9 +6,11 @@
 mod array;
 mod budget;
 mod curve;
+mod dedup;
 mod drawn;
 mod errors;
 mod loader;
+mod profile;
 mod sampler;
 mod sketch;
 mod source;
@@ -22,9 +24,13 @@ mod _tidegate {
     #[pymodule_export]
     use super::curve::cache_curve;
     #[pymodule_export]
+    use super::dedup::dedup;
+    #[pymodule_export]
     use super::drawn::Drawn;
     #[pymodule_export]
     use super::loader::{Epoch, Loader};
+    #[pymodule_export]
+    use super::profile::{Profile, made};
     #[pymodule_export]
     use super::source::{Source, open, synthetic};
 

@@ -16,6 +16,7 @@ use tidegate_data::pipeline::{BatchMap, Delivered};
 use crate::array::columns;
 use crate::budget::Budget;
 use crate::errors::raise;
+use crate::profile::Profile;
 use crate::sampler::{Asker, Sampler};
 use crate::source::Source;
 
@@ -141,6 +142,12 @@ impl Loader {
     fn load_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
         let state = State::from_json(state).map_err(|e| raise(&e))?;
         self.with(py, |loader| loader.load_state(&state))?.map_err(|e| raise(&e))
+    }
+
+    /// What was seen of the first epoch, if it was asked for.
+    fn profile(&self, py: Python<'_>) -> PyResult<Option<Profile>> {
+        let found = self.with(py, |loader| loader.profile())?.transpose().map_err(|e| raise(&e))?;
+        Ok(found.map(Profile::from))
     }
 
     /// The report as (JSON, words).

@@ -15,8 +15,10 @@ MODULES = [
     "tidegate.batch",
     "tidegate.curve",
     "tidegate.disk",
+    "tidegate.duplicates",
     "tidegate.fields",
     "tidegate.loader",
+    "tidegate.profiling",
     "tidegate.samplers",
     "tidegate.sketch",
     "tidegate.source",
@@ -42,8 +44,18 @@ def test_readme(folder, shards, monkeypatch, tmp_path):
             exec(compile(textwrap.dedent(block), "README.md", "exec"), {"step": lambda *_: None})
 
 
+def test_data(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(folder)
+    run("data.md")
+
+
 def test_orders():
-    text = (Path(__file__).parents[2] / "docs" / "orders.md").read_text()
+    run("orders.md")
+
+
+def run(name):
+    text = (Path(__file__).parents[2] / "docs" / name).read_text()
     names = {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "orders.md", "exec"), names)
+        exec(compile(block, name, "exec"), names)

@@ -11,6 +11,7 @@ from tidegate._tidegate import Budget, __version__
 from tidegate.batch import Batch, Ragged
 from tidegate.curve import Curve, cache_curve
 from tidegate.disk import DiskCache
+from tidegate.duplicates import Duplicates, dedup
 from tidegate.errors import (
     BudgetError,
     ConfigError,
@@ -24,6 +25,7 @@ from tidegate.errors import (
 )
 from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Text, Window
 from tidegate.loader import Loader, Report
+from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Curve",
     "DataError",
     "DiskCache",
+    "Duplicates",
     "Error",
     "Field",
     "Float",
@@ -46,6 +49,7 @@ __all__ = [
     "Json",
     "Loader",
     "Mask",
+    "Profile",
     "Ragged",
     "Report",
     "SampleError",
@@ -56,7 +60,9 @@ __all__ = [
     "Window",
     "__version__",
     "cache_curve",
+    "dedup",
     "errors",
     "open",
+    "profile",
     "synthetic",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tidegate.errors import ConfigError
 
 __all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Text", "Window"]
 
@@ -142,3 +144,30 @@ class Window:
     samples: int
     canonical_nodes: int = 1
     ranges: int = 0
+
+
+def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:
+    """Return fields as the Rust side reads them, and whether the others are left out."""
+    if fields is None:
+        return [], False
+    if isinstance(fields, str):
+        raise ConfigError(f"fields={fields!r}: give a list of names")
+    if isinstance(fields, Mapping):
+        for name, spec in fields.items():
+            if not isinstance(spec, Field):
+                raise ConfigError(f"field {name!r}: expected a spec such as tg.Image(224), not {spec!r}")
+        return [(name, spec.spec()) for name, spec in fields.items()], False
+    unknown = [name for name in fields if name not in schema]
+    if unknown:
+        raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
+    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array"}
+    specs: list[Any] = []
+    for name in fields:
+        kind = inferred.get(schema[name], schema[name])
+        if kind == "image":
+            specs.append((name, Image().spec()))
+        elif kind == "array":
+            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
+        else:
+            specs.append((name, {"kind": kind}))
+    return specs, True

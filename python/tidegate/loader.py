@@ -21,8 +21,9 @@ from tidegate import _tidegate
 from tidegate.batch import Batch, present
 from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError, Error
-from tidegate.fields import Field, Window
+from tidegate.fields import Field, Window, specs
 from tidegate.processes import Pool
+from tidegate.profiling import Profile
 from tidegate.sampler import Sampler, prepared
 from tidegate.source import Source
 from tidegate.source import open as open_source
@@ -57,7 +58,8 @@ class Loader:
         source: a path or pattern ("shards/*.tar"), or what `tidegate.open` returned.
         batch_size: samples in a batch of this rank; or `global_batch_size`, over all ranks.
         memory: bytes, "2GiB", a fraction of the limit (0.5), or a `Budget` that several loaders share.
-        fields: {name: spec}; a list of names leaves the others out. What is not named is inferred.
+        fields: {name: spec}; a list of names leaves the others out. What is not named is inferred. A `Profile` stands
+            for what follows from it: pictures normalized by their own constants, arrays of one shape as such.
         shuffle: False, True, or `Window(samples)`.
         sampler: the order instead of `shuffle`, for all ranks together and the same on each: one of
             `tidegate.samplers` (by weight, by class, mixed, easier first); an array of ids, which may repeat; a
@@ -83,6 +85,7 @@ class Loader:
             saves more time, as the first samples tell. Rows can stay decoded where they are the same in each epoch: no
             random crop, flip or colour, and no ragged column. Ranks that share a budget keep samples as stored.
         disk: a `DiskCache` for samples that come from a store or another slow place.
+        profile: profiles the first epoch while it is delivered, as it is delivered: see `Loader.profile`.
         ids: adds the samples' ids to the batch as "ids".
         rank, world_size: this process among those that train together; by default what torch.distributed says if it is
             in use, else what torchrun, MPI or SLURM left in the environment, else the only one.
@@ -103,7 +106,7 @@ class Loader:
         memory: int | float | str | _tidegate.Budget,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
-        fields: Mapping[str, Field] | Sequence[str] | None = None,
+        fields: Mapping[str, Field] | Sequence[str] | Profile | None = None,
         shuffle: bool | Window = False,
         sampler: Sampler | None = None,
         seed: int = 0,
@@ -119,6 +122,7 @@ class Loader:
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         keep: Literal["auto", "stored", "decoded"] = "auto",
         disk: DiskCache | None = None,
+        profile: bool = False,
         ids: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -133,11 +137,12 @@ class Loader:
             raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
         if keep not in ("auto", "stored", "decoded"):
             raise ConfigError(f'keep={keep!r} must be "auto", "stored" or "decoded"')
-        specs, only = _specs(fields, self.source.schema)
+        wanted = fields.fields() if isinstance(fields, Profile) else fields
+        fields_, only = specs(wanted, self.source.schema)
         options = {
             "batch_size": batch_size,
             "global_batch_size": global_batch_size,
-            "fields": specs,
+            "fields": fields_,
             "only": only,
             "shuffle": _shuffle(shuffle),
             "seed": seed,
@@ -147,6 +152,7 @@ class Loader:
             "map_threads": processes,
             "on_error": on_error,
             "max_failure_rate": max_failure_rate,
+            "profile": profile,
             "keep": keep,
             "disk": disk and disk.spec(),
             "rank": rank,
@@ -308,6 +314,22 @@ class Loader:
         self._end()
         self._inner.load_state(json.dumps(dict(state)))
 
+    def profile(self) -> Profile:
+        """Return what the first epoch has shown of the data, so far or to its end; needs `profile=True`.
+
+        It is of what this rank was given: pictures as they were cropped (uint8, or float32 in CHW), stored sizes of all
+        fields. `Profile.merge` puts those of several ranks together. An epoch that is left begins it anew.
+
+        >>> import tidegate as tg
+        >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=50, memory="32MiB", profile=True)
+        >>> [batch.rows for batch in loader], loader.profile().summary["samples"]
+        ([50, 50], 100)
+        """
+        found = self._inner.profile()
+        if found is None:
+            raise ConfigError("this loader profiles nothing: give profile=True")
+        return Profile(found)
+
     def report(self) -> Report:
         """Return what limits the flow, where every byte is, and what failed."""
         text, words = self._inner.report()
@@ -352,32 +374,6 @@ def _tensors_of(hook: Callable[[tuple[Any, ...]], Batch]) -> Callable[[tuple[Any
     from tidegate.torch import tensors
 
     return lambda raw: tensors(hook(raw))
-
-
-def _specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:
-    if fields is None:
-        return [], False
-    if isinstance(fields, Mapping):
-        for name, spec in fields.items():
-            if not isinstance(spec, Field):
-                raise ConfigError(f"field {name!r}: expected a spec such as tg.Image(224), not {spec!r}")
-        return [(name, spec.spec()) for name, spec in fields.items()], False
-    unknown = [name for name in fields if name not in schema]
-    if unknown:
-        raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
-    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array"}
-    specs: list[Any] = []
-    for name in fields:
-        kind = inferred.get(schema[name], schema[name])
-        if kind == "image":
-            from tidegate.fields import Image
-
-            specs.append((name, Image().spec()))
-        elif kind == "array":
-            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
-        else:
-            specs.append((name, {"kind": kind}))
-    return specs, True
 
 
 def _shuffle(shuffle: bool | Window) -> dict[str, Any]:

@@ -13,18 +13,24 @@
 //! # Ok::<(), tidegate::Error>(())
 //! ```
 
+mod builder;
 pub mod cli;
+pub mod dedup;
 mod loader;
 mod options;
 pub mod pack;
+pub mod pass;
+pub mod profile;
 pub mod ranks;
 mod report;
 mod state;
 pub mod synth;
 mod what_if;
 
-pub use loader::{Builder, Epoch, Loader};
+pub use builder::Builder;
+pub use loader::{Epoch, Loader};
 pub use options::Options;
+pub use profile::Profile;
 pub use report::Report;
 pub use state::State;
 pub use tidegate_core::memory::Budget;

@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
-use tidegate_data::batch::{Batch, FieldSpec, Layout};
+use tidegate_data::batch::{Batch, Layout};
 use tidegate_data::cache::{Records, disk, node};
 use tidegate_data::order::fed::Fed;
 use tidegate_data::order::given::{Given, Ids};
 use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
+use tidegate_data::pipeline::observing::Observer;
 use tidegate_data::pipeline::plan::Plan;
 use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Keep, Kept, Past, Pipeline, StageStats};
-use tidegate_data::source::{Access, Source, open};
+use tidegate_data::source::{Access, Source};
 use tidegate_data::{Error, Result};
 
-use crate::{Options, Report, State};
+use crate::pass::{self, Failed};
+use crate::profile::Collector;
+use crate::{Builder, Options, Profile, Report, State};
 
 /// Where the consumer is; shared by a loader and its epoch.
 #[derive(Debug, Default)]
@@ -48,6 +51,11 @@ pub struct Loader {
     kept: Kept,
     /// Tiers behind the memory, which other processes may share.
     stores: Vec<Arc<Records>>,
+    collector: Option<Arc<Collector>>,
+    /// Who looks on besides; in place of the collector.
+    observer: Option<Arc<dyn Observer>>,
+    /// See [`pipeline::Config::partial`].
+    partial: bool,
     /// The epoch that was begun last.
     running: Weak<Mutex<Running>>,
 }
@@ -84,6 +92,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many samples failed, and the first of them.
+fn failed_of(progress: &Progress) -> (u64, Vec<Failed>) {
+    (progress.failures.len() as u64, pass::named(&progress.failures))
+}
+
 /// Checks that a sampler gives the ids again that came before a state was saved.
 fn check_print(ids: &dyn order::Epoch, epoch: u64, print: Option<(u64, u64)>) -> Result<()> {
     let Some((count, _)) = print.filter(|(count, _)| *count > 0) else { return Ok(()) };
@@ -101,7 +114,7 @@ impl Loader {
     /// A loader over what lies at `url`, to be configured.
     #[must_use]
     pub fn builder(url: &str) -> Builder {
-        Builder { url: url.to_owned(), options: Options::default(), memory: None, error: None }
+        Builder::new(url)
     }
 
     /// A loader over an open source.
@@ -174,13 +187,18 @@ impl Loader {
             ));
         }
         let stores = common.into_iter().chain(disk).map(Arc::new).collect();
+        let profiled =
+            options.profile.then(|| Collector::new(Arc::clone(&source), &layout, &budget)).transpose()?;
         let loader = Self {
+            collector: profiled.map(Arc::new),
             source,
             options,
             budget,
             layout,
             order,
             map: None,
+            observer: None,
+            partial: false,
             progress,
             kept,
             stores,
@@ -195,6 +213,26 @@ impl Loader {
     /// Turns each batch into something else on a worker thread.
     pub fn set_map(&mut self, map: Arc<dyn BatchMap>) {
         self.map = Some(map);
+    }
+
+    /// Has somebody look on while samples are made.
+    pub(crate) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// Fields that a sample lacks stay empty.
+    pub(crate) fn allow_partial(&mut self) {
+        self.partial = true;
+    }
+
+    /// How many samples failed in the epoch, and the first of them.
+    pub(crate) fn failed(&self) -> (u64, Vec<Failed>) {
+        failed_of(&self.progress())
+    }
+
+    /// The position of the consumer.
+    pub(crate) fn position(&self) -> u64 {
+        self.progress().position
     }
 
     pub(crate) fn split(&self, start: u64) -> Result<Split> {
@@ -223,6 +261,11 @@ impl Loader {
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
             order: Arc::clone(&self.order),
+            observer: self
+                .observer
+                .clone()
+                .or_else(|| self.collecting(start).map(|collector| collector as _)),
+            partial: self.partial,
             failed: Vec::new(),
             stall: Duration::try_from_secs_f64(options.stall_seconds)
                 .map_err(|_| Error::Config("stall_seconds must be a positive number".into()))?,
@@ -231,8 +274,14 @@ impl Loader {
 
     /// The plan of an epoch that has `cap_bytes` for itself.
     pub(crate) fn plan_alone(&self, cap_bytes: u64) -> Result<Plan> {
-        let cap_bytes = cap_bytes.saturating_sub(self.order.held_bytes());
+        let collected = self.collector.as_ref().map_or(0, |collector| collector.held_bytes());
+        let cap_bytes = cap_bytes.saturating_sub(self.order.held_bytes() + collected);
         Plan::alone(&*self.source, &self.layout, &self.config(0, 0)?, cap_bytes)
+    }
+
+    /// Who profiles an epoch that begins here, unless one was profiled to its end: a part of one would pass for the whole.
+    fn collecting(&self, start: u64) -> Option<Arc<Collector>> {
+        self.collector.clone().filter(|collector| start == 0 && !collector.finished())
     }
 
     /// The epoch that is begun next, or was last.
@@ -299,6 +348,10 @@ impl Loader {
             (progress.epoch, progress.position, progress.failed.clone(), progress.print)
         };
         let mut config = self.config(epoch, start)?;
+        let collector = self.collecting(start);
+        if let Some(collector) = &collector {
+            collector.begin()?;
+        }
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
@@ -315,7 +368,7 @@ impl Loader {
         let running = Running { pipeline: Some(pipeline), config, ids, stopped: None };
         let running = Arc::new(Mutex::new(running));
         self.running = Arc::downgrade(&running);
-        Ok(Epoch { running, progress: Arc::clone(&self.progress), began: Instant::now() })
+        Ok(Epoch { running, progress: Arc::clone(&self.progress), collector, began: Instant::now() })
     }
 
     fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn order::Epoch>) -> Result<Pipeline> {
@@ -458,6 +511,21 @@ impl Loader {
         }
     }
 
+    /// The profile itself, where nobody else asks for it again.
+    pub(crate) fn take_profile(self) -> Option<Result<Profile>> {
+        self.collector.as_ref().map(|collector| collector.take_away())
+    }
+
+    /// What was seen of the first epoch, so far or to its end, if [`Options::profile`] asked for it.
+    #[must_use]
+    pub fn profile(&self) -> Option<Result<Profile>> {
+        let collector = self.collector.as_ref()?;
+        if !collector.finished() {
+            collector.note_failed(self.failed());
+        }
+        Some(collector.copy())
+    }
+
     /// What limits the flow, and where every byte is.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -474,6 +542,7 @@ impl Loader {
 pub struct Epoch {
     running: Arc<Mutex<Running>>,
     progress: Arc<Mutex<Progress>>,
+    collector: Option<Arc<Collector>>,
     began: Instant,
 }
 
@@ -494,13 +563,19 @@ impl Epoch {
         let mut progress = lock(&self.progress);
         progress.stats = pipeline.stats();
         progress.elapsed = self.began.elapsed();
-        progress.failures = pipeline.failures().to_vec();
+        // They grow at their end.
+        let known = progress.failures.len();
+        progress.failures.extend_from_slice(pipeline.failures().get(known..).unwrap_or_default());
         match &outcome {
             Ok(Some(_)) => {
                 progress.position = reached;
                 progress.print = running.ids.print(reached);
             }
             Ok(None) => {
+                if let Some(collector) = &self.collector {
+                    collector.note_failed(failed_of(&progress));
+                    collector.finish();
+                }
                 // The end was seen: the state is that of the next epoch's beginning.
                 (progress.epoch, progress.position, progress.placed) = (progress.epoch + 1, 0, true);
                 progress.failed.clear();
@@ -542,73 +617,5 @@ impl Iterator for Epoch {
             Ok(None) => None,
             Err(error) => Some(Err(error)),
         }
-    }
-}
-
-/// Configures a [`Loader`].
-#[derive(Debug)]
-pub struct Builder {
-    url: String,
-    options: Options,
-    memory: Option<Size>,
-    error: Option<Error>,
-}
-
-impl Builder {
-    /// Samples in a batch of one rank.
-    #[must_use]
-    pub fn batch_size(mut self, samples: u64) -> Self {
-        self.options.batch_size = Some(samples);
-        self
-    }
-
-    /// The memory of the process-wide budget: "2GiB", "0.5" of the limit.
-    #[must_use]
-    pub fn memory(mut self, size: &str) -> Self {
-        match size.parse() {
-            Ok(size) => self.memory = Some(size),
-            Err(error) => self.error = Some(tidegate_core::Error::into(error)),
-        }
-        self
-    }
-
-    /// How an epoch is shuffled.
-    #[must_use]
-    pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
-        self.options.shuffle = shuffle;
-        self
-    }
-
-    /// The seed.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.options.seed = seed;
-        self
-    }
-
-    /// What is wanted of a field.
-    #[must_use]
-    pub fn field(mut self, name: &str, spec: FieldSpec) -> Self {
-        self.options.fields.push((name.to_owned(), spec));
-        self
-    }
-
-    /// All other options.
-    #[must_use]
-    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
-        change(&mut self.options);
-        self
-    }
-
-    /// Opens the source and joins the process-wide budget.
-    ///
-    /// # Errors
-    /// As [`open`], [`Budget::process`] and [`Loader::new`].
-    pub fn build(self) -> Result<Loader> {
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        let memory = self.memory.ok_or_else(|| Error::Config("give memory, such as \"2GiB\"".into()))?;
-        Loader::new(open(&self.url, false)?, self.options, Budget::process(&memory)?)
     }
 }

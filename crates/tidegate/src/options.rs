@@ -39,6 +39,8 @@ pub struct Options {
     pub on_error: OnError,
     /// The share of samples that may fail under skip or replace.
     pub max_failure_rate: f64,
+    /// Whether the first epoch is profiled.
+    pub profile: bool,
     /// What is kept of samples in memory.
     pub keep: Keep,
     /// Where samples are kept on a disk from one epoch and one run to the next.
@@ -66,6 +68,7 @@ impl Default for Options {
             map_threads: 0,
             on_error: OnError::Raise,
             max_failure_rate: 0.01,
+            profile: false,
             keep: Keep::Auto,
             disk: None,
             rank: 0,

@@ -144,7 +144,8 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     /// What it takes at most for samples of up to `largest` bytes.
-    pub(super) fn room_bytes(largest: u64) -> u64 {
+    #[must_use]
+    pub fn room_bytes(largest: u64) -> u64 {
         PACKING_BYTES + 2 * largest + Self::bound(largest)
     }
 

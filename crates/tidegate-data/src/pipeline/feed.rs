@@ -143,6 +143,9 @@ impl Feed {
     /// Takes a slot and queues the reads of the next batch; does nothing if a retry has to go first.
     fn begin_batch(&mut self, shared: &Arc<Shared>) -> Result<()> {
         let batch = self.next_batch;
+        if !wait_for_consumer(shared, batch) {
+            return Ok(());
+        }
         let Some(slot) = take_slot(shared) else { return Ok(()) };
         let rows = shared.config.split.rows(batch);
         let (located, indices) = self.locate(shared, batch, rows)?;
@@ -174,7 +177,9 @@ impl Feed {
             if failed(row) {
                 continue;
             }
-            if let Some(Lent::Plain(made)) = shared.samples.rows().and_then(|rows| rows.lend(at.id)) {
+            // Who looks on wants to see it made.
+            let rows = shared.samples.rows().filter(|_| shared.config.observer.is_none());
+            if let Some(Lent::Plain(made)) = rows.and_then(|rows| rows.lend(at.id)) {
                 lent.push(made_task(shared, &filling, row, made, at));
                 continue;
             }
@@ -312,6 +317,22 @@ fn leave_out(layout: &Layout, room: &mut [Vec<u64>], most: u64) {
             _ => return,
         }
     }
+}
+
+/// Waits until the consumer is near: what a map makes of batches, and what is noted of them, lies in no slot. False if the epoch was stopped, or a
+/// retry has to go first.
+fn wait_for_consumer(shared: &Shared, batch: u64) -> bool {
+    let far =
+        || batch.saturating_sub(shared.stats.delivered.load(Ordering::Acquire)) >= shared.reserved.plan.slots;
+    let began = Instant::now();
+    while shared.map.is_some() && shared.config.observer.is_some() && far() {
+        if shared.stopped() || !lock(&shared.retries).is_empty() {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    add(&shared.stats.slot_wait_ns, began);
+    true
 }
 
 fn take_slot(shared: &Shared) -> Option<SlabItem> {

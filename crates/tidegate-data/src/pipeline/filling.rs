@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use tidegate_core::memory::{Block, Piece, Pieces, SlabItem};
 
 use super::mapping::apply;
-use super::{Delivered, Done, Failure, OnError, Shared, lock};
+use super::observing::Note;
+use super::{Beside, Delivered, Done, Failure, OnError, Shared, lock};
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};
 use crate::order::split::Rows;
@@ -52,6 +53,8 @@ pub(super) struct Filling {
     state: Vec<AtomicU64>,
     errors: Mutex<Vec<(usize, Error)>>,
     failures: Mutex<Vec<Failure>>,
+    /// What an observer noted of rows.
+    notes: Mutex<Vec<(usize, Note)>>,
 }
 
 /// The rows of a batch: how many, and which are no padding.
@@ -123,6 +126,7 @@ impl Filling {
             state: (0..shape.rows).map(|_| AtomicU64::new(EMPTY)).collect(),
             errors: Mutex::default(),
             failures: Mutex::default(),
+            notes: Mutex::default(),
         }))
     }
 
@@ -142,10 +146,20 @@ impl Filling {
         }
     }
 
+    /// What the order said of a row.
+    pub(super) fn index_of(&self, row: usize) -> u64 {
+        self.indices[row].load(Ordering::Acquire)
+    }
+
     /// The row is complete.
     pub(super) fn complete(&self, row: usize, id: u64) {
         self.ids[row].store(id, Ordering::Release);
         self.state[row].store(WRITTEN, Ordering::Release);
+    }
+
+    /// Keeps what was noted of a row.
+    pub(super) fn note(&self, row: usize, note: Note) {
+        lock(&self.notes).push((row, note));
     }
 
     /// Another sample takes the row.
@@ -214,7 +228,7 @@ impl Filling {
                 columns.push(column(Part::Slot { offset }, shape, Vec::new(), Vec::new()));
             }
         }
-        let indices: Vec<u64> = kept.iter().map(|&r| self.indices[r].load(Ordering::Acquire)).collect();
+        let indices: Vec<u64> = kept.iter().map(|&r| self.index_of(r)).collect();
         let weight = |(&r, &index)| if self.padding(r) { 0.0 } else { self.shared.epoch.weight(index) };
         Ok(Batch {
             memory: BatchMemory { slot, ragged: blocks },
@@ -269,17 +283,20 @@ impl Drop for Filling {
         });
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         failures.sort_by_key(|f| f.position);
+        let mut notes = std::mem::take(&mut *lock(&self.notes));
+        notes.sort_by_key(|(row, _)| *row);
+        let beside = Beside { failures, notes: notes.into_iter().map(|(_, note)| note).collect() };
         // The slot, if it is still here, goes back before anyone looks for it.
         self.ragged.clear();
         drop(self.slot.take());
         let outcome = match (outcome, &self.shared.map) {
             (batch, Some(_)) if self.shared.config.map_threads > 0 => {
-                return self.shared.finished.put(self.index, batch, failures);
+                return self.shared.finished.put(self.index, batch, beside);
             }
             (Ok(batch), Some(map)) => apply(&**map, batch),
             (outcome, _) => outcome.map(Delivered::Batch),
         };
-        self.shared.deliver(self.index, Done { outcome, failures });
+        self.shared.deliver(self.index, Done { outcome, beside });
     }
 }
 

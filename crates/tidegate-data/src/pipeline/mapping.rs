@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::{BatchMap, Delivered, Done, Failure, Shared, lock};
+use super::{BatchMap, Beside, Delivered, Done, Shared, lock};
 use crate::batch::Batch;
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ pub(super) struct Finished {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    batches: BTreeMap<u64, (Result<Batch>, Vec<Failure>)>,
+    batches: BTreeMap<u64, (Result<Batch>, Beside)>,
     closed: bool,
 }
 
@@ -35,22 +35,22 @@ impl Finished {
         finished
     }
 
-    /// Puts a batch in, with the samples of it that failed.
-    pub(super) fn put(&self, index: u64, batch: Result<Batch>, failures: Vec<Failure>) {
-        lock(&self.waiting).batches.insert(index, (batch, failures));
+    /// Puts a batch in, with what comes of it besides.
+    pub(super) fn put(&self, index: u64, batch: Result<Batch>, beside: Beside) {
+        lock(&self.waiting).batches.insert(index, (batch, beside));
         self.changed.notify_all();
     }
 
     /// The next batch in order; nothing once it is closed.
-    fn take(&self) -> Option<(u64, Result<Batch>, Vec<Failure>)> {
+    fn take(&self) -> Option<(u64, Result<Batch>, Beside)> {
         let mut waiting = lock(&self.waiting);
         while !waiting.closed {
             let next = waiting.next;
-            if let Some((batch, failures)) = waiting.batches.remove(&next) {
+            if let Some((batch, beside)) = waiting.batches.remove(&next) {
                 waiting.next += 1;
                 // Another thread may wait for the one that is next now.
                 self.changed.notify_all();
-                return Some((next, batch, failures));
+                return Some((next, batch, beside));
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
@@ -70,10 +70,10 @@ impl Finished {
 pub(super) fn run(shared: &Arc<Shared>, map: &dyn BatchMap, thread: usize) {
     loop {
         shared.watch.note(thread, "waiting for batches", None);
-        let Some((index, batch, failures)) = shared.finished.take() else { break };
+        let Some((index, batch, beside)) = shared.finished.take() else { break };
         shared.watch.note(thread, "transforming a batch", None);
         let outcome = batch.and_then(|batch| apply(map, batch));
-        shared.deliver(index, Done { outcome, failures });
+        shared.deliver(index, Done { outcome, beside });
     }
     shared.watch.note(thread, "done", None);
 }

@@ -15,6 +15,7 @@ mod filling;
 mod groups;
 mod kept;
 mod mapping;
+pub mod observing;
 pub mod plan;
 mod reading;
 mod ring;
@@ -35,6 +36,7 @@ use self::feed::Feed;
 use self::kept::Samples;
 pub use self::kept::{Keep, Kept};
 use self::mapping::Finished;
+use self::observing::{Note, Observer};
 use self::plan::{Plan, Reserved};
 use self::ring::Ring;
 pub use self::stats::{StageStats, Stats};
@@ -86,6 +88,10 @@ pub struct Config {
     pub max_failure_rate: f64,
     /// The order of all epochs.
     pub order: Arc<dyn Order>,
+    /// Who looks on while samples are made.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Fields that a sample lacks stay empty: for who looks on, and nobody else gets the batches.
+    pub partial: bool,
     /// Positions that failed before and stay failed (from a resumed state).
     pub failed: Vec<u64>,
     /// After how long without any movement the epoch ends with [`Error::Stalled`].
@@ -182,7 +188,15 @@ pub enum Delivered {
 #[derive(Debug)]
 struct Done {
     outcome: Result<Delivered>,
+    beside: Beside,
+}
+
+/// What comes of a batch besides.
+#[derive(Debug, Default)]
+struct Beside {
     failures: Vec<Failure>,
+    /// What an [`Observer`] noted, in the order of rows.
+    notes: Vec<Note>,
 }
 
 /// What all threads of an epoch share.
@@ -460,21 +474,27 @@ impl Pipeline {
         let stats = &self.shared.stats;
         stats.delivered.store(self.next, Ordering::Release);
         stats.consumer_wait_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        self.failures.extend(found.failures);
+        self.failures.extend(found.beside.failures);
         self.check_rate()?;
+        if let (Some(observer), Ok(_)) = (&self.shared.config.observer, &found.outcome) {
+            observer.take(found.beside.notes)?;
+        }
         found.outcome.map(Some)
     }
 
     fn check_rate(&self) -> Result<()> {
         let config = &self.shared.config;
+        let allowed =
+            (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
+        if (self.failures.len() + config.failed.len()) as f64 <= allowed {
+            return Ok(());
+        }
         // A position counts once, however many samples failed in its place.
         let mut positions: Vec<u64> =
             self.failures.iter().map(|f| f.position).chain(config.failed.clone()).collect();
         positions.sort_unstable();
         positions.dedup();
         let failed = positions.len() as u64;
-        let allowed =
-            (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
         let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
         let seen = self.next * config.split.most_rows();
         let last = format!("{}: {}", last.place, last.what);

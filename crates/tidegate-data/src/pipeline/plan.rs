@@ -80,6 +80,8 @@ pub struct Plan {
     pub index_bytes: u64,
     /// Stacks.
     pub stack_bytes: u64,
+    /// What an observer notes of a batch.
+    pub notes_bytes: u64,
     /// How files are read.
     pub mode: ReadMode,
     /// Page cache of a kept dataset.
@@ -238,6 +240,7 @@ impl Plan {
             groups: source.grouped().map_or(0, |_| config.order.runs_in_use(config.split.ranks_apart())),
             group_bytes: source.grouped().map_or(0, Grouped::group_bytes),
             index_bytes: WINDOW.min(source.len()) * LOCATED_BYTES,
+            notes_bytes: config.observer.as_ref().map_or(0, |observer| rows * observer.note_bytes()),
             stack_bytes: (config.workers + reach.readers + config.map_threads) as u64 * STACK_USED_BYTES,
             mode: ReadMode::Plain,
             cache_bytes: 0,
@@ -303,7 +306,7 @@ impl Plan {
         let reach = Reach::of(source, config, cap);
         // Each slot comes with the memory of its ragged columns.
         let ragged = self.ragged_bytes(source, layout, rows);
-        let slot = Slab::stride_bytes(self.slot_bytes).saturating_add(ragged);
+        let slot = (Slab::stride_bytes(self.slot_bytes) + self.notes_bytes).saturating_add(ragged);
         let used = |plan: &Self| plan.total().saturating_add(ragged.saturating_mul(plan.slots));
         let own = self.scratch_bytes.min(WORKER_SCRATCH_BYTES);
         // A worker takes an eighth more than it needs, in whole pages.
@@ -359,7 +362,14 @@ impl Plan {
         // Sizes come from headers, which may claim anything.
         parts
             .iter()
-            .fold(Slab::stride_bytes(self.slot_bytes) * self.slots, |sum, &part| sum.saturating_add(part))
+            .fold((Slab::stride_bytes(self.slot_bytes) + self.notes_bytes) * self.slots, |sum, &part| {
+                sum.saturating_add(part)
+            })
+    }
+
+    /// Stacks, and what is noted of the batches.
+    fn telemetry_bytes(&self) -> u64 {
+        self.stack_bytes + self.notes_bytes * self.slots
     }
 
     /// With what one batch takes besides, if it has the largest picture as large as it is.
@@ -384,7 +394,7 @@ impl Plan {
             (Account::Library, self.source_bytes + self.kept_bytes),
             (Account::Decoded, self.groups.saturating_mul(self.group_bytes)),
             (Account::Index, self.index_bytes),
-            (Account::Telemetry, self.stack_bytes),
+            (Account::Telemetry, self.telemetry_bytes()),
             (Account::CacheMemory, self.stores_bytes),
         ];
         let words: Vec<_> = parts.iter().map(|(a, b)| format!("{a} {}", mib(*b))).collect();
@@ -413,7 +423,7 @@ impl Plan {
             Account::Decoded | Account::Library if source.grouped().is_some() => {
                 "write the files with smaller groups (row_group_size=100 for images)".to_owned()
             }
-            Account::Telemetry => "use fewer workers".to_owned(),
+            Account::Telemetry => "use fewer workers, or smaller batches".to_owned(),
             Account::CacheMemory => "do without a disk cache".to_owned(),
             _ => "split the largest samples".to_owned(),
         };
@@ -440,7 +450,7 @@ impl Plan {
         let grants = vec![
             budget.try_acquire(Account::Library, self.source_bytes + self.kept_bytes, urgent)?,
             budget.try_acquire(Account::Index, self.index_bytes, urgent)?,
-            budget.try_acquire(Account::Telemetry, self.stack_bytes, urgent)?,
+            budget.try_acquire(Account::Telemetry, self.telemetry_bytes(), urgent)?,
             budget.try_acquire(Account::CacheMemory, self.cache_bytes + self.stores_bytes, urgent)?,
         ];
         let scratch = match self.scratch_bytes {

@@ -13,6 +13,7 @@ use tidegate_core::memory::{Account, Block, Grant, Priority};
 
 use super::feed::Retry;
 use super::filling::Filling;
+use super::observing::{Made, Sample};
 use super::stats::add;
 use super::{Failure, OnError, Room, Shared, lock};
 use crate::batch::geometry::Draw;
@@ -133,14 +134,18 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     let config = &shared.config;
     let position = task.filling.at.position(task.row as u64) % config.split.len.max(1);
     let draw = Draw { seed: config.seed, epoch: config.epoch, position };
-    // Held until all are there, if the row is to be kept.
-    let (kept, mut made) = (shared.samples.rows(), Vec::new());
+    // Held until all are there, if the row is to be kept, or somebody looks on.
+    let (kept, observer, mut made) = (shared.samples.rows(), config.observer.as_deref(), Vec::new());
     for (c, column) in shared.layout.columns.iter().enumerate() {
         let value = values.get(column.field).copied().unwrap_or(Value::Missing);
         let field = |what: Error| match what {
             Error::Decode(what) => sample(&column.name, what),
             other => other,
         };
+        if value == Value::Missing && config.partial {
+            made.extend(task.filling.piece(c, task.row).map(|piece| (piece, 0, Vec::new())));
+            continue;
+        }
         let needs = Needs::of(column, value).map_err(field)?;
         let mut piece = task.filling.piece(c, task.row).ok_or_else(given_twice)?;
         let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
@@ -165,13 +170,21 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
         }
         let Target { written, shape, filled, .. } = target;
         shared.stats.filled.fetch_add(u64::from(filled), Ordering::Relaxed);
-        task.filling.written(c, task.row, written, shape);
-        if kept.is_some() {
-            made.push(piece);
+        if kept.is_some() || observer.is_some() {
+            let len = if column.shape.is_some() { piece.len() } else { written };
+            made.push((piece, len, shape.clone()));
         }
+        task.filling.written(c, task.row, written, shape);
+    }
+    if let Some(observer) = observer.filter(|_| !task.filling.padding(task.row)) {
+        let made: Vec<Made<'_>> =
+            made.iter().map(|(piece, len, shape)| Made { bytes: &piece[..*len], shape }).collect();
+        let index = task.filling.index_of(task.row);
+        let sample = Sample { id: task.at.id, index, stored: bytes, values: &values, made: &made };
+        task.filling.note(task.row, observer.see(&sample));
     }
     if let Some(rows) = kept {
-        let parts: Vec<&[u8]> = made.iter().map(|piece| &**piece).collect();
+        let parts: Vec<&[u8]> = made.iter().map(|(piece, ..)| &**piece).collect();
         let _it_may_be_full_or_not_want_it = rows.put(task.at.id, &parts);
     }
     Ok(())

@@ -30,7 +30,7 @@ pub mod tar;
 mod unpacking;
 pub(crate) mod uring;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::index::Entry;
@@ -222,6 +222,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// The side-car index of samples that are read one by one.
     fn index(&self) -> Option<&index::Index> {
         None
+    }
+
+    /// The folder of the index, where what is known of the data is kept besides.
+    fn side_car(&self) -> Option<&Path> {
+        self.index().map(index::Index::dir)
     }
 
     /// Finds `ids` in the index, in the order given.

@@ -4,7 +4,7 @@
 //! Memory: 8 bytes an id, for as long as the subset is open.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -118,6 +118,9 @@ impl Source for Subset {
     }
     fn grouped(&self) -> Option<&dyn Grouped> {
         self.base.grouped()
+    }
+    fn side_car(&self) -> Option<&Path> {
+        self.base.side_car()
     }
     fn index(&self) -> Option<&Index> {
         self.base.index()

@@ -399,6 +399,9 @@ impl Source for Table {
     fn edition(&self) -> u64 {
         self.files.edition()
     }
+    fn side_car(&self) -> Option<&Path> {
+        Some(self.index.dir())
+    }
     fn latency(&self) -> Option<Duration> {
         self.files.latency()
     }

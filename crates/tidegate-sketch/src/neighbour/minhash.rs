@@ -102,20 +102,38 @@ pub fn similarity(one: &[u32], other: &[u32]) -> f64 {
     one.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / one.len() as f64
 }
 
+/// Whether words are not parted by spaces in the script of this character: it counts as one.
+fn alone(c: char) -> bool {
+    // Thai to Burmese, Khmer, kana, and the ideographs with their extensions.
+    matches!(c as u32, 0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0xF900..=0xFAFF | 0x2_0000..=0x3_FFFF)
+}
+
 /// The hashes of all runs of `n` words of a text, in lower case and without what is neither letter nor digit; of a shorter one, that of all its words.
+/// Where a script does not part its words, each character is one.
 #[must_use]
 pub fn shingles(text: &str, n: usize) -> Vec<u64> {
     let n = n.max(1);
-    let mut lower = String::new();
-    let words: Vec<u64> = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(|word| {
-            lower.clear();
-            lower.extend(word.chars().flat_map(char::to_lowercase));
-            hash_bytes(lower.as_bytes()).0
-        })
-        .collect();
+    let (mut word, mut words) = (String::new(), Vec::new());
+    let mut end = |word: &mut String| {
+        if !word.is_empty() {
+            words.push(hash_bytes(word.as_bytes()).0);
+            word.clear();
+        }
+    };
+    for c in text.chars() {
+        if !c.is_alphanumeric() {
+            end(&mut word);
+        } else if alone(c) {
+            end(&mut word);
+            word.push(c);
+            end(&mut word);
+        } else if c.is_ascii() {
+            word.push(c.to_ascii_lowercase());
+        } else {
+            word.extend(c.to_lowercase());
+        }
+    }
+    end(&mut word);
     let together = |run: &[u64]| run.iter().fold(n as u64, |hash, word| mix(hash.rotate_left(5) ^ word));
     if words.len() < n {
         return if words.is_empty() { Vec::new() } else { vec![together(&words)] };
@@ -199,5 +217,6 @@ mod tests {
             (3, 1, 0)
         );
         assert_ne!(shingles("a b", 2), shingles("b a", 2));
+        assert_eq!(shingles("abc漢字かな", 1), shingles("ABC 漢 字 か な", 1));
     }
 }

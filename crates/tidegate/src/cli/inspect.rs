@@ -42,7 +42,7 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
 }
 
 /// Text that is safe within HTML.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

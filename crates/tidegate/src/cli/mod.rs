@@ -1,13 +1,15 @@
 //! The command line: it reads words, calls the library, and prints.
 //!
-//! Flow: arguments -> one of demo, synth, pack, index, inspect, cache, shuffle-quality, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
+//! Flow: arguments -> one of demo, synth, pack, index, inspect, profile, dedup, cache, shuffle-quality, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
 mod cache;
+mod dedup;
 mod demo;
 mod inspect;
+mod profile;
 mod shuffle;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +21,8 @@ use tidegate_data::{Error, Result, source};
 
 use crate::pack::{self, Format};
 use crate::synth::{self, Form, Recipe};
+
+pub(crate) use self::inspect::escape;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -106,6 +110,16 @@ enum Command {
         #[arg(long, default_value_t = 48)]
         samples: u64,
     },
+    /// What is in a data set: distributions, distinct values, classes, what follows for training.
+    #[command(
+        after_help = "Examples:\n  tidegate profile photos --html profile.html\n  tidegate profile diff train val"
+    )]
+    Profile(profile::ProfileArgs),
+    /// Find samples that are the same, or nearly so; write what to keep. Nothing is deleted.
+    #[command(
+        after_help = "Examples:\n  tidegate dedup photos --by picture --out duplicates\n  tidegate dedup 'docs/*.parquet' --by text --threshold 0.7"
+    )]
+    Dedup(dedup::Dedup),
     /// What memory would give.
     #[command(subcommand)]
     Cache(cache::Cache),
@@ -201,6 +215,8 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
+        Command::Profile(asked) => asked.run(),
+        Command::Dedup(asked) => asked.run(),
         Command::Cache(cache) => cache::run(&cache),
         Command::ShuffleQuality(asked) => asked.run(),
         Command::Bench(bench) => bench.run(),

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod dedup;
 mod kept;
+mod profile;
 mod samplers;
 
 use std::fs;

@@ -1,0 +1,85 @@
+//! A loader, configured option by option.
+//!
+//! Flow: a path, options -> [`Builder`] -> [`Loader`].
+//! Memory: holds none.
+
+use tidegate_core::memory::Budget;
+use tidegate_core::memory::size::Size;
+use tidegate_data::batch::FieldSpec;
+use tidegate_data::order::Shuffle;
+use tidegate_data::source::open;
+use tidegate_data::{Error, Result};
+
+use crate::{Loader, Options};
+
+/// Configures a [`Loader`].
+#[derive(Debug)]
+pub struct Builder {
+    url: String,
+    options: Options,
+    memory: Option<Size>,
+    error: Option<Error>,
+}
+
+impl Builder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), options: Options::default(), memory: None, error: None }
+    }
+
+    /// Samples in a batch of one rank.
+    #[must_use]
+    pub fn batch_size(mut self, samples: u64) -> Self {
+        self.options.batch_size = Some(samples);
+        self
+    }
+
+    /// The memory of the process-wide budget: "2GiB", "0.5" of the limit.
+    #[must_use]
+    pub fn memory(mut self, size: &str) -> Self {
+        match size.parse() {
+            Ok(size) => self.memory = Some(size),
+            Err(error) => self.error = Some(tidegate_core::Error::into(error)),
+        }
+        self
+    }
+
+    /// How an epoch is shuffled.
+    #[must_use]
+    pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
+        self.options.shuffle = shuffle;
+        self
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// What is wanted of a field.
+    #[must_use]
+    pub fn field(mut self, name: &str, spec: FieldSpec) -> Self {
+        self.options.fields.push((name.to_owned(), spec));
+        self
+    }
+
+    /// All other options.
+    #[must_use]
+    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// Opens the source and joins the process-wide budget.
+    ///
+    /// # Errors
+    /// As [`open`], [`Budget::process`] and [`Loader::new`].
+    pub fn build(self) -> Result<Loader> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let memory = self.memory.ok_or_else(|| Error::Config("give memory, such as \"2GiB\"".into()))?;
+        Loader::new(open(&self.url, false)?, self.options, Budget::process(&memory)?)
+    }
+}
