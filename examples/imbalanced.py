@@ -1,6 +1,7 @@
 """Which order learns a rare class best, over five seeds; and data on which none of them helps.
 
-Run with `pip install tidegate pyarrow`; a small network in NumPy learns from a Parquet file in batches of 64.
+Run with `pip install tidegate pyarrow`; a small network in NumPy learns from a Parquet file: of the rare class in
+few steps of small batches, where it matters most what they are made of.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import tidegate as tg
 from tidegate import samplers
 
-SAMPLES, FEATURES, HIDDEN, EPOCHS = 20_000, 16, 32, 8
+SAMPLES, FEATURES, HIDDEN = 20_000, 16, 32
 
 
 def rare(seed):
@@ -51,7 +52,7 @@ class Network:
         return 1 / (1 + np.exp(-self.hidden(x)[1] @ self.weights[1]))
 
     def learn(self, x, y, weights, rate):
-        """Make a step, and return the loss of each sample before."""
+        """Make a step; return the loss of each sample before, and a bound of its gradient's norm up to a factor."""
         inputs, hidden = self.hidden(x)
         p = np.clip(1 / (1 + np.exp(-hidden @ self.weights[1])), 1e-7, 1 - 1e-7)
         slope = (p - y) * weights / len(y)
@@ -60,19 +61,19 @@ class Network:
             speed *= 0.9
             speed -= rate * gradient
             weight += speed
-        return -np.where(y == 1, np.log(p), np.log(1 - p))
+        return -np.where(y == 1, np.log(p), np.log(1 - p)), np.abs(p - y) * np.linalg.norm(inputs, axis=1)
 
 
-def trained(data, test, sampler, seed):
+def trained(data, test, sampler, seed, feeds, batch_size, epochs, rate, decay):
     """Train, and return the accuracy on each class of the test data."""
-    loader = tg.Loader(data, batch_size=64, memory=tg.Budget("32MiB"), seed=seed, drop_last=True, **sampler)
+    loader = tg.Loader(data, batch_size=batch_size, memory=tg.Budget("32MiB"), seed=seed, drop_last=True, **sampler)
     network, listens = Network(seed), loader.feedback_state() is not None
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         for batch in loader:
             x = np.stack([batch[f"x{i}"] for i in range(FEATURES)], axis=1)
-            losses = network.learn(x, batch["label"], batch.weights, 0.3 * 0.8**epoch)
+            losses, bounds = network.learn(x, batch["label"], batch.weights, rate * decay**epoch)
             if listens:
-                loader.feedback(batch.indices, losses)
+                loader.feedback(batch.indices, bounds if feeds == "bounds" else losses)
     x, labels = test
     right = (network.predict(x) > 0.5) == (labels == 1)
     return [right[labels == c].mean() for c in (0, 1)]
@@ -90,9 +91,11 @@ def main():
     arguments.add_argument("--seeds", type=int, default=5)
     seeds = range(arguments.parse_args().seeds)
     with tempfile.TemporaryDirectory() as folder:
-        for make in (rare, noisy):
-            print(f"\n{make.__name__}: {make.__doc__}")
-            print(f"{'order':<12} {'class 0':>16} {'class 1':>16} {'mean of both':>16}")
+        for make, regime in ((rare, (8, 4, 0.1, 0.7)), (noisy, (64, 8, 0.3, 0.8))):
+            print(f"\n{make.__name__}: {make.__doc__} Batches of {regime[0]}, {regime[1]} epochs.")
+            print(
+                f"{'order':<12} {'class 0':>16} {'class 1':>16} {'mean of both':>16}   class 1 better than uniform in"
+            )
             found = {}
             for seed in seeds:
                 data, test = make(seed), make(1000 + seed)
@@ -100,15 +103,18 @@ def main():
                 for name, sampler in {
                     "uniform": {"shuffle": True},
                     "balanced": {"sampler": samplers.balanced(data[1], "effective", beta=0.9999)},
-                    "importance": {"sampler": samplers.importance(gain=1.0, newness=1.0, even=0.2)},
+                    "importance": {"sampler": samplers.importance(gain=1.0, newness=1.0, even=0.5)},
                     "hard": {"sampler": samplers.hard()},
                     "focal": {"sampler": samplers.focal()},
                 }.items():
-                    found.setdefault(name, []).append(trained(path, test, sampler, seed))
+                    feeds = "bounds" if name == "importance" else "losses"
+                    found.setdefault(name, []).append(trained(path, test, sampler, seed, feeds, *regime))
+            uniform = np.array(found["uniform"])[:, 1]
             for name, runs in found.items():
                 runs = np.array(runs)
                 columns = [*runs.T, runs.mean(axis=1)]
-                print(f"{name:<12}", *[f"{100 * c.mean():>8.1f} +-{100 * c.std():>5.1f}" for c in columns])
+                means = [f"{100 * c.mean():>8.1f} +-{100 * c.std():>5.1f}" for c in columns]
+                print(f"{name:<12}", *means, f"  {(runs[:, 1] > uniform).sum()} of {len(runs)} seeds")
 
 
 if __name__ == "__main__":

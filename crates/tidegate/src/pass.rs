@@ -19,7 +19,7 @@ use crate::{Error, Loader, Options, Result};
 /// Samples in a batch, if the budget has room for so many: twice as many as KLL takes whole.
 const ROWS: u64 = 3072;
 /// What is noted of a value, about.
-const NOTE_BYTES: u64 = 256;
+const NOTE_BYTES: u64 = 64;
 /// Samples that are looked at for the type of an array.
 const LOOKED_AT: u64 = 16;
 /// Failed samples that are named.

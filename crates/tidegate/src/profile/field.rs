@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_sketch::distinct::{Estimate, Hll, Theta};
+use tidegate_sketch::hash::float_key;
 
 use super::measure::{self, Measure};
-use super::seen::{Bytes, Exact, Histogram, Label, Scaled, Seen, Sort, Watched};
+use super::seen::{Bytes, Content, Exact, Histogram, Label, Scaled, Seen, Sort, Watched};
 use super::stored::{base64, broken, bytes_of, sketch};
 use crate::{Error, Result};
 
@@ -178,10 +179,49 @@ impl Field {
     }
 
     /// Takes what was noted of some samples, in their order.
-    pub(super) fn add(&mut self, notes: Vec<Option<Seen>>) -> Result<()> {
-        self.missing += notes.iter().filter(|seen| seen.is_none()).count() as u64;
-        let mut notes: Vec<Seen> = notes.into_iter().flatten().collect();
-        if !matches!(self.sort, Sort::Float | Sort::Bytes | Sort::Mask) {
+    pub(super) fn add(&mut self, notes: Vec<Seen>) -> Result<()> {
+        let (mut ints, mut floats, mut contents) = (Vec::new(), Vec::new(), Vec::new());
+        for seen in notes {
+            match seen {
+                Seen::Missing => self.missing += 1,
+                Seen::Int(value) => ints.push(value),
+                Seen::Float(value) => floats.push(value),
+                Seen::Content(content) => contents.push(*content),
+            }
+        }
+        match self.sort {
+            Sort::Int => self.add_ints(ints),
+            Sort::Float => self.add_floats(&floats),
+            _ => self.add_contents(contents)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, key: u64) {
+        let key = key.into();
+        self.distinct.add(&key);
+        self.contents.add(&key);
+    }
+
+    fn add_ints(&mut self, mut values: Vec<i64>) {
+        self.measures[0].add(&values.iter().map(|&x| x as f64).collect::<Vec<_>>());
+        values.iter().for_each(|&value| self.tell(value.cast_unsigned()));
+        if !self.tally.beyond {
+            values.sort_unstable();
+            values
+                .chunk_by(|a, b| a == b)
+                .for_each(|alike| self.tally.add(Label::Int(alike[0]), alike.len() as u64));
+        }
+    }
+
+    fn add_floats(&mut self, values: &[f64]) {
+        self.measures[0].add(values);
+        self.exact.look(values);
+        values.iter().for_each(|&value| self.tell(float_key(value)));
+    }
+
+    fn add_contents(&mut self, mut notes: Vec<Content>) -> Result<()> {
+        if !matches!(self.sort, Sort::Bytes | Sort::Mask) {
             self.tally.add_all(notes.iter_mut().map(|seen| seen.label.take()));
         }
         // Of an array all values have their moments, and some their place in the order.
@@ -191,9 +231,7 @@ impl Field {
         }
         for seen in notes {
             self.exact.merge(&seen.exact);
-            let key = seen.key.into();
-            self.distinct.add(&key);
-            self.contents.add(&key);
+            self.tell(seen.key);
             self.count(&seen.bytes);
             if self.sort == Sort::Array {
                 self.measures[of_values].add_some(&seen.sampled);

@@ -194,7 +194,7 @@ impl Profile {
 /// What is noted of a sample.
 struct Noted {
     bytes: u64,
-    seen: Vec<Option<Seen>>,
+    seen: Vec<Seen>,
     /// Of each column that was packed: its bytes, and what each codec made of them.
     packed: Vec<(usize, u64, [u64; CANDIDATES.len()])>,
 }
@@ -326,7 +326,7 @@ impl Observer for Collector {
 
     fn take(&self, notes: Vec<Note>) -> Result<()> {
         let mut profile = self.profile();
-        let mut columns: Vec<Vec<Option<Seen>>> =
+        let mut columns: Vec<Vec<Seen>> =
             self.watched.iter().map(|_| Vec::with_capacity(notes.len())).collect();
         let mut bytes = Vec::with_capacity(notes.len());
         for noted in notes.into_iter().filter_map(|note| note.downcast::<Noted>().ok()) {

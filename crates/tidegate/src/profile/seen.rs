@@ -10,7 +10,6 @@ use tidegate_data::decode::header;
 use tidegate_data::decode::npy::DType;
 use tidegate_data::pipeline::observing::Made;
 use tidegate_data::source::Value;
-use tidegate_sketch::hash::float_key;
 use tidegate_sketch::moments::Moments;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -123,13 +122,18 @@ impl Exact {
         }
         let mut all = Self::default();
         widened(dtype, bytes, &mut |block| {
-            let holds = |x: f64, narrow: f64| narrow == x || x.is_nan();
-            all.whole &= block.iter().all(|x| x.fract() == 0.0);
-            all.single &= dtype.size() <= 4 || block.iter().all(|&x| holds(x, f64::from(x as f32)));
-            all.half &= block.iter().all(|&x| holds(x, half::f16::from_f64(x).to_f64()));
+            all.look(block);
             all.whole || all.half || (all.single && dtype.size() > 4)
         });
         all
+    }
+
+    /// Looks at floats.
+    pub(super) fn look(&mut self, block: &[f64]) {
+        let holds = |x: f64, narrow: f64| narrow == x || x.is_nan();
+        self.whole = self.whole && block.iter().all(|x| x.fract() == 0.0);
+        self.single = self.single && block.iter().all(|&x| holds(x, f64::from(x as f32)));
+        self.half = self.half && block.iter().all(|&x| holds(x, half::f16::from_f64(x).to_f64()));
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
@@ -139,9 +143,19 @@ impl Exact {
     }
 }
 
-/// What is noted of a value.
+/// What is noted of a value: of numbers, of which rows may have hundreds, no more than they are.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) enum Seen {
+    /// The sample lacks it.
+    Missing,
+    Int(i64),
+    Float(f64),
+    Content(Box<Content>),
+}
+
+/// What is noted of a value that has bytes.
+#[derive(Debug)]
+pub(super) struct Content {
     /// A number for each of [`Sort::measures`].
     pub(super) numbers: [f64; 3],
     /// What tells it from others.
@@ -216,35 +230,28 @@ impl Watched {
             Sort::Picture => 3 * 1024,
             Sort::Array => 4 * SAMPLED + LABEL_BYTES + 4 * 128,
         };
-        (size_of::<Seen>() + more) as u64
+        let content = if more > 0 { size_of::<Content>() } else { 0 };
+        (size_of::<Seen>() + content + more) as u64
     }
 
-    /// What is noted of its value; nothing where the sample lacks it.
-    pub(super) fn see(&self, values: &[Value<'_>], made: Made<'_>) -> Option<Seen> {
-        let value = values.get(self.field).copied().filter(|value| *value != Value::Missing)?;
-        let stored = if let Value::Bytes(bytes) = value { bytes } else { &[] };
-        let mut seen = Seen {
+    /// What is noted of its value.
+    pub(super) fn see(&self, values: &[Value<'_>], made: Made<'_>) -> Seen {
+        let stored = match (self.sort, values.get(self.field)) {
+            (_, None | Some(Value::Missing)) => return Seen::Missing,
+            (Sort::Int, _) => return Seen::Int(word(made.bytes).cast_signed()),
+            (Sort::Float, _) => return Seen::Float(f64::from_bits(word(made.bytes))),
+            (_, Some(Value::Bytes(bytes))) => bytes,
+            _ => &[][..],
+        };
+        let mut seen = Box::new(Content {
             numbers: [stored.len() as f64, 0.0, 0.0],
-            key: 0,
+            key: xxh3_64(stored),
             label: None,
             bytes: Bytes::None,
             moments: Vec::new(),
             exact: Exact::default(),
             sampled: Vec::new(),
-        };
-        match self.sort {
-            Sort::Int => {
-                let number = word(made.bytes).cast_signed();
-                (seen.numbers[0], seen.key) = (number as f64, number.cast_unsigned());
-                seen.label = Some(Label::Int(number));
-            }
-            Sort::Float => {
-                let number = f64::from_bits(word(made.bytes));
-                (seen.numbers[0], seen.key) = (number, float_key(number));
-                seen.exact = Exact::of(DType::Float64, made.bytes);
-            }
-            _ => seen.key = xxh3_64(stored),
-        }
+        });
         match self.sort {
             Sort::Int | Sort::Float => {}
             Sort::Text => {
@@ -258,10 +265,10 @@ impl Watched {
             Sort::Picture => self.picture(stored, made, &mut seen),
             Sort::Array => self.array(made, &mut seen),
         }
-        Some(seen)
+        Seen::Content(seen)
     }
 
-    fn picture(&self, stored: &[u8], made: Made<'_>, seen: &mut Seen) {
+    fn picture(&self, stored: &[u8], made: Made<'_>, seen: &mut Content) {
         // What was decoded has a header; but of pixels that are stored as they are the picture tells the size.
         let header = if self.kind == "pixels" { header::pixels(stored) } else { header::of(stored).ok() };
         if let Some(header) = header {
@@ -290,7 +297,7 @@ impl Watched {
         if made.shape.is_empty() { &self.shape } else { made.shape }
     }
 
-    fn array(&self, made: Made<'_>, seen: &mut Seen) {
+    fn array(&self, made: Made<'_>, seen: &mut Content) {
         let shape = self.shape(&made);
         seen.numbers[1] = shape.first().copied().unwrap_or(1) as f64;
         let words = format!("{} {shape:?}", self.dtype.name());
