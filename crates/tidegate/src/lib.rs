@@ -16,6 +16,7 @@
 mod builder;
 pub mod cli;
 pub mod dedup;
+mod epoch;
 mod loader;
 mod options;
 pub mod pack;
@@ -28,7 +29,8 @@ pub mod synth;
 mod what_if;
 
 pub use builder::Builder;
-pub use loader::{Epoch, Loader};
+pub use epoch::Epoch;
+pub use loader::Loader;
 pub use options::Options;
 pub use profile::Profile;
 pub use report::Report;

@@ -3,40 +3,26 @@
 //! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
 //! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
-use tidegate_data::batch::{Batch, Layout};
+use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
 use tidegate_data::order::fed::Fed;
 use tidegate_data::order::given::{Given, Ids};
 use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::observing::Observer;
 use tidegate_data::pipeline::plan::Plan;
-use tidegate_data::pipeline::{self, BatchMap, Delivered, Failure, Keep, Kept, Past, Pipeline, StageStats};
+use tidegate_data::pipeline::{self, BatchMap, Keep, Kept, Past, Pipeline};
 use tidegate_data::source::{Access, Source};
 use tidegate_data::{Error, Result};
 
-use crate::pass::{self, Failed};
+use crate::epoch::{Epoch, Progress, Running, between_batches, failed_of, lock};
+use crate::pass::Failed;
 use crate::profile::Collector;
 use crate::{Builder, Options, Profile, Report, State};
-
-/// Where the consumer is; shared by a loader and its epoch.
-#[derive(Debug, Default)]
-struct Progress {
-    epoch: u64,
-    position: u64,
-    /// A loaded state or `set_epoch` says where the next epoch begins; else it is the one after this.
-    placed: bool,
-    /// How many ids came, and what tells them from others, where a sampler gives them one after another.
-    print: Option<(u64, u64)>,
-    failed: Vec<u64>,
-    failures: Vec<Failure>,
-    stats: StageStats,
-    elapsed: Duration,
-}
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -58,43 +44,6 @@ pub struct Loader {
     partial: bool,
     /// The epoch that was begun last.
     running: Weak<Mutex<Running>>,
-}
-
-/// An epoch while it runs; shared with the loader, which may have to begin it again with other memory.
-#[derive(Debug)]
-struct Running {
-    pipeline: Option<Pipeline>,
-    config: pipeline::Config,
-    /// Its ids; those of a sampler come only once.
-    ids: Arc<dyn order::Epoch>,
-    /// Why it could not go on with other memory.
-    stopped: Option<String>,
-}
-
-/// The epoch, while nobody waits for a batch of it: a caller who does so himself (from a signal's handler, or the function that
-/// makes the batch) would wait for ever.
-fn between_batches(running: &Mutex<Running>) -> Result<MutexGuard<'_, Running>> {
-    for _ in 0..200 {
-        match running.try_lock() {
-            Ok(running) => return Ok(running),
-            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-        }
-    }
-    Err(Error::Config(
-        "the budget is changed, but a batch is being waited for, so what the epoch holds beyond it goes when it ends: call set_memory \
-         between two batches"
-            .into(),
-    ))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How many samples failed, and the first of them.
-fn failed_of(progress: &Progress) -> (u64, Vec<Failed>) {
-    (progress.failures.len() as u64, pass::named(&progress.failures))
 }
 
 /// Checks that a sampler gives the ids again that came before a state was saved.
@@ -534,88 +483,5 @@ impl Loader {
             Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores);
         report.feedback = self.order.fed().and_then(Fed::about);
         report
-    }
-}
-
-/// One epoch: an iterator of batches.
-#[derive(Debug)]
-pub struct Epoch {
-    running: Arc<Mutex<Running>>,
-    progress: Arc<Mutex<Progress>>,
-    collector: Option<Arc<Collector>>,
-    began: Instant,
-}
-
-impl Epoch {
-    /// The next batch; `interrupted` is asked while waiting, and its error ends the epoch.
-    ///
-    /// # Errors
-    /// As [`Pipeline::next`]; the epoch is over afterwards.
-    pub fn next_with(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
-        let running = &mut *lock(&self.running);
-        if let Some(why) = running.stopped.take() {
-            return Err(Error::Starved(format!("the epoch could not go on with other memory: {why}")));
-        }
-        let Some(pipeline) = running.pipeline.as_mut() else { return Ok(None) };
-        let outcome = pipeline.next(interrupted);
-        let split = &running.config.split;
-        let reached = (split.start + pipeline.delivered() * split.global_batch).min(split.len);
-        let mut progress = lock(&self.progress);
-        progress.stats = pipeline.stats();
-        progress.elapsed = self.began.elapsed();
-        // They grow at their end.
-        let known = progress.failures.len();
-        progress.failures.extend_from_slice(pipeline.failures().get(known..).unwrap_or_default());
-        match &outcome {
-            Ok(Some(_)) => {
-                progress.position = reached;
-                progress.print = running.ids.print(reached);
-            }
-            Ok(None) => {
-                if let Some(collector) = &self.collector {
-                    collector.note_failed(failed_of(&progress));
-                    collector.finish();
-                }
-                // The end was seen: the state is that of the next epoch's beginning.
-                (progress.epoch, progress.position, progress.placed) = (progress.epoch + 1, 0, true);
-                progress.failed.clear();
-                progress.print = None;
-            }
-            // What is held can be let go, and then the epoch goes on.
-            Err(Error::Held { .. } | Error::Starved(_)) => {}
-            Err(_) => {
-                drop(progress);
-                running.pipeline = None;
-                return outcome;
-            }
-        }
-        let ended = matches!(outcome, Ok(None));
-        drop(progress);
-        if ended {
-            running.pipeline = None;
-        }
-        outcome
-    }
-}
-
-impl Drop for Epoch {
-    fn drop(&mut self) {
-        let pipeline = lock(&self.running).pipeline.take();
-        drop(pipeline);
-    }
-}
-
-impl Iterator for Epoch {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.next_with(&|| Ok(())) {
-            Ok(Some(Delivered::Batch(batch))) => Some(Ok(batch)),
-            Ok(Some(Delivered::Mapped(_))) => {
-                Some(Err(Error::Config("a loader with a batch map delivers through next_with".into())))
-            }
-            Ok(None) => None,
-            Err(error) => Some(Err(error)),
-        }
     }
 }
