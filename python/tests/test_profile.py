@@ -228,6 +228,22 @@ def test_the_type_that_is_told_loses_nothing(array, dtype, tmp_path):
     assert (array.astype(told) == array).all()
 
 
+def test_what_is_noted_of_mapped_batches_waits_for_the_consumer():
+    import time
+
+    made = []
+    loader = tg.Loader(
+        tg.synthetic(4000, 8), batch_size=2, memory="32MiB", profile=True, batch_transform=lambda b: made.append(1) or 1
+    )
+    batches = iter(loader)
+    next(batches)
+    # Long enough for all 2,000, if nothing held them back: there are at most 64 slots.
+    time.sleep(1)
+    assert len(made) <= 70
+    assert 1 + sum(1 for _ in batches) == 2000
+    assert loader.profile().summary["samples"] == 4000
+
+
 def test_rows_that_were_kept_are_seen_again(folder):
     fields = {"image": tg.Image(32)}
     loader = tg.Loader(folder, batch_size=8, memory="64MiB", fields=fields, keep="decoded", profile=True)

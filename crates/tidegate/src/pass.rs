@@ -65,7 +65,9 @@ pub(crate) fn loader(source: &Arc<dyn Source>, options: &Options, budget: &Budge
     }
     let layout = Layout::new(source.schema(), &options.fields, options.only)?;
     let extremes = source.extremes();
-    let decoded = if layout.columns.iter().any(|c| c.shape.is_none()) { extremes.decoded_bytes } else { 0 };
+    // Only pictures that are delivered as large as they are take that room.
+    let whole = layout.columns.iter().any(|c| c.shape.is_none() && matches!(c.spec, FieldSpec::Image(_)));
+    let decoded = if whole { extremes.decoded_bytes } else { 0 };
     let notes = NOTE_BYTES * layout.columns.len() as u64;
     let each = extremes.sample_bytes + decoded + layout.row_bytes() + notes;
     let mut rows = (budget.cap_bytes() / 8 / each.max(1)).clamp(1, ROWS);

@@ -39,7 +39,7 @@ pub struct Sample<'a> {
 
 /// Who looks on; see the head of this file.
 ///
-/// Samples that fail, and those whose rows were kept from an earlier epoch, are not seen.
+/// Samples that fail are not seen; while somebody looks on, rows that were kept from an earlier epoch are made again.
 pub trait Observer: Send + Sync + std::fmt::Debug {
     /// What the note of a sample takes at most, in bytes.
     fn note_bytes(&self) -> u64;

@@ -1,7 +1,7 @@
 //! What is known of one field: its measures, how many values differ, the few values it has, its bytes.
 //!
 //! Flow: [`Seen`] of a batch, in the order of samples -> [`Field`] -> what `advice`, `diff` and `page` read.
-//! Memory: the sketches (about 100 KiB, and 64 KiB a measure), and a tally of at most 32,768 values.
+//! Memory: the sketches (about 100 KiB, and at most 80 KiB a measure), and a tally of at most 32,768 values.
 
 use std::collections::BTreeMap;
 

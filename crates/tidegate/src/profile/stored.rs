@@ -1,7 +1,7 @@
 //! A profile at rest: one JSON document with the figures for people and the sketches for merging.
 //!
 //! Flow: [`Profile`] <-> JSON <-> a file beside the data's index.
-//! Memory: the document, about 200 KiB a field.
+//! Memory: the document, and once more as text.
 
 use std::fs::File;
 use std::io::Read as _;
