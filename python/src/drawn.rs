@@ -11,7 +11,11 @@ use tidegate::{Budget, Error, Options, Result, Source};
 use tidegate_data::order::Order;
 use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
 use tidegate_data::order::fed::{Fed, Rule};
+use tidegate_data::order::near::Near;
+use tidegate_data::order::patches::{Boxes, Patches};
 use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
+
+use tidegate_data::source::volume::Volume;
 
 use crate::errors::raise;
 
@@ -37,6 +41,54 @@ enum Kind {
     Mixture(Vec<u64>, Vec<f64>, WordOr),
     Curriculum(Py<PyArray1<f64>>, f64, f64, WordOr),
     Fed(Rule, f64, f64),
+    Patches(Patching),
+}
+
+/// Boxes that patches are drawn around, by the weights of their classes.
+#[derive(Debug)]
+struct Around {
+    boxes: Arc<Boxes>,
+    /// The field whose voxels they are in.
+    field: usize,
+    classes: Vec<(i64, f64)>,
+}
+
+/// Patches of a volume: evenly or around boxes, and near one another in windows.
+#[derive(Debug)]
+struct Patching {
+    volume: Arc<Volume>,
+    around: Option<Around>,
+    /// Positions, and places that are gone through at once.
+    window: Option<(u64, u64)>,
+}
+
+impl Patching {
+    fn order(
+        &self,
+        source: &dyn Source,
+        positions: u64,
+        seed: u64,
+        budget: &Budget,
+    ) -> Result<Arc<dyn Order>> {
+        if source.fingerprint() != self.volume.fingerprint() {
+            return Err(Error::Config(
+                "this sampler is of another volume than the loader's: make it of the same".into(),
+            ));
+        }
+        let patches: Arc<dyn Order> = match &self.around {
+            None => Arc::new(Even::new(source.len(), positions, 1, seed)?),
+            Some(Around { boxes, field, classes }) => {
+                let lattice = self.volume.lattice(*field);
+                Arc::new(Patches::new(Arc::clone(boxes), lattice, classes, positions, seed, budget)?)
+            }
+        };
+        Ok(match self.window {
+            None => patches,
+            Some((window, places)) => {
+                Arc::new(Near::new(patches, self.volume.grid(), window, places, budget)?)
+            }
+        })
+    }
 }
 
 /// An order to be, without seed and budget; `tidegate.samplers` makes them.
@@ -87,6 +139,23 @@ impl Drawn {
     }
 
     #[staticmethod]
+    fn patches(
+        volume: PyRef<'_, crate::volume::Volume>,
+        boxes: Option<PyRef<'_, crate::volume::Boxes>>,
+        classes: Vec<(i64, f64)>,
+        positions: u64,
+        window: Option<(u64, u64)>,
+    ) -> Self {
+        let around = |boxes: PyRef<'_, crate::volume::Boxes>| Around {
+            boxes: Arc::clone(&boxes.boxes),
+            field: boxes.field,
+            classes,
+        };
+        let patching = Patching { volume: Arc::clone(&volume.0), around: boxes.map(around), window };
+        Self { kind: Kind::Patches(patching), positions: Some(positions), block: None }
+    }
+
+    #[staticmethod]
     fn curriculum(
         difficulty: Py<PyArray1<f64>>,
         start: f64,
@@ -125,6 +194,9 @@ impl Drawn {
         let global_batch = options.global_batch().map_err(|e| raise(&e))?;
         let block = self.block.unwrap_or_else(|| global_batch.min(1 << 16));
         match &self.kind {
+            Kind::Patches(patching) => {
+                py.detach(|| patching.order(source, positions, seed, budget)).map_err(|e| raise(&e))
+            }
             Kind::Even => made(Even::new(samples, positions, runs, seed)),
             Kind::Weighted(Reals::Singles(weights)) => {
                 let weights = weights.bind(py).readonly();

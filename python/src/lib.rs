@@ -14,6 +14,7 @@ mod profile;
 mod sampler;
 mod sketch;
 mod source;
+mod volume;
 
 #[pyo3::pymodule(gil_used = false)]
 mod _tidegate {
@@ -33,6 +34,8 @@ mod _tidegate {
     use super::profile::{Profile, made};
     #[pymodule_export]
     use super::source::{Source, open, synthetic};
+    #[pymodule_export]
+    use super::volume::{Boxes, Volume, volume};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

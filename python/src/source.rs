@@ -27,19 +27,30 @@ pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) ->
         return py.detach(|| source::open(url, force)).map(Source).map_err(|e| raise(&e));
     }
     // All files are read, on other threads, so that Ctrl-C is seen here.
-    let stop = AtomicBool::new(false);
-    let progress = |_, _| match stop.load(Ordering::Relaxed) {
+    interruptible(py, |stop| source::open_with_checkpoints(url, force, &|_, _| stopped(stop))).map(Source)
+}
+
+pub(crate) fn stopped(stop: &AtomicBool) -> tidegate::Result<()> {
+    match stop.load(Ordering::Relaxed) {
         true => Err(tidegate::Error::Config("interrupted".into())),
         false => Ok(()),
-    };
+    }
+}
+
+/// Does what takes long on another thread, which is told if the user does not want to wait.
+pub(crate) fn interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&AtomicBool) -> tidegate::Result<T> + Send,
+) -> PyResult<T> {
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let work = scope.spawn(|| source::open_with_checkpoints(url, force, &progress));
+        let work = scope.spawn(|| work(&stop));
         while !work.is_finished() {
             py.detach(|| std::thread::sleep(Duration::from_millis(20)));
             py.check_signals().inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
         }
         match py.detach(|| work.join()) {
-            Ok(opened) => opened.map(Source).map_err(|e| raise(&e)),
+            Ok(done) => done.map_err(|e| raise(&e)),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })

@@ -6,7 +6,9 @@ import re
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 import tidegate
 
@@ -22,6 +24,7 @@ MODULES = [
     "tidegate.samplers",
     "tidegate.sketch",
     "tidegate.source",
+    "tidegate.volumes",
 ]
 
 
@@ -52,6 +55,16 @@ def test_data(folder, monkeypatch, tmp_path):
 
 def test_orders():
     run("orders.md")
+
+
+def test_volumes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    root = zarr.open_group("cells.zarr", mode="w")
+    labels = np.zeros((96, 96, 96), "uint16")
+    labels[20:40, 30:50, 60:90], labels[70:80, 70:80, 70:80] = 1, 2
+    for path, array in (("em", (labels * 80).astype("uint8")), ("labels/nuclei", labels)):
+        root.create_array(path, shape=array.shape, chunks=(32, 32, 32), dtype=array.dtype)[:] = array
+    run("volumes.md")
 
 
 def run(name):

@@ -27,10 +27,12 @@ from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, 
 from tidegate.loader import Loader, Report
 from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic
+from tidegate.volumes import Boxes, Volume, volume
 
 __all__ = [
     "Array",
     "Batch",
+    "Boxes",
     "Budget",
     "BudgetError",
     "Bytes",
@@ -57,6 +59,7 @@ __all__ = [
     "StalledError",
     "StateError",
     "Text",
+    "Volume",
     "Window",
     "__version__",
     "cache_curve",
@@ -65,4 +68,5 @@ __all__ = [
     "open",
     "profile",
     "synthetic",
+    "volume",
 ]

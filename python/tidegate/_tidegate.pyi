@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Adwin",
+    "Boxes",
     "Budget",
     "CountMin",
     "Cpc",
@@ -28,6 +29,7 @@ __all__ = [
     "Source",
     "Theta",
     "Unchanged",
+    "Volume",
     "Window",
     "__version__",
     "cache_curve",
@@ -43,6 +45,7 @@ __all__ = [
     "smote",
     "size_bytes",
     "synthetic",
+    "volume",
 ]
 __version__: str
 
@@ -50,6 +53,7 @@ def cli(arguments: list[str]) -> int: ...
 def ranks() -> tuple[int, int, str] | None: ...
 def open(url: str, *, force: bool = False, checkpoints: bool = False) -> Source: ...
 def synthetic(samples: int, sample_bytes: int) -> Source: ...
+def volume(url: str, options: str) -> Volume: ...
 def profile(source: Source, options: str, budget: Budget, progress: Callable[[int, int], object] | None) -> Profile: ...
 def dedup(
     source: Source,
@@ -130,6 +134,28 @@ class Source:
     def split(self, fractions: list[float], seed: int) -> list[Source]: ...
 
 @final
+class Volume:
+    def source(self) -> Source: ...
+    def fields(self) -> list[tuple[str, str, list[int]]]: ...
+    def origin(self, id: int) -> list[int]: ...
+    def boxes(self, options: str, budget: Budget, threads: int) -> Boxes: ...
+    def nearest(self, origin: Sequence[int]) -> int: ...
+
+@final
+class Boxes:
+    def __new__(
+        cls,
+        classes: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32],
+        low: npt.NDArray[np.int32],
+        sizes: npt.NDArray[np.uint32],
+        field: int,
+    ) -> Boxes: ...
+    def __len__(self) -> int: ...
+    def classes(self) -> list[tuple[int, int, float]]: ...
+    def get(self, i: int) -> tuple[int, float, list[tuple[int, int]]]: ...
+
+@final
 class Drawn:
     @staticmethod
     def even(positions: int | None) -> Drawn: ...
@@ -143,6 +169,14 @@ class Drawn:
     def mixture(sizes: list[int], proportions: list[float], until: int | str, block: int | None) -> Drawn: ...
     @staticmethod
     def fed(how: str, value: float, even: float, newness: float, positions: int | None) -> Drawn: ...
+    @staticmethod
+    def patches(
+        volume: Volume,
+        boxes: Boxes | None,
+        classes: list[tuple[int, float]],
+        positions: int,
+        window: tuple[int, int] | None,
+    ) -> Drawn: ...
     @staticmethod
     def curriculum(
         difficulty: npt.NDArray[np.float64], start: float, epochs: float, pace: int | str, positions: int | None

@@ -120,7 +120,7 @@ class Loader:
         batch_transform: Callable[[Batch], Any] | None = None,
         processes: int = 0,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
-        keep: Literal["auto", "stored", "decoded"] = "auto",
+        keep: Literal["auto", "stored", "decoded", "nothing"] = "auto",
         disk: DiskCache | None = None,
         profile: bool = False,
         ids: bool = False,
@@ -135,8 +135,8 @@ class Loader:
         rank, world_size = _ranks(rank, world_size)
         if disk is not None and not isinstance(disk, DiskCache):
             raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
-        if keep not in ("auto", "stored", "decoded"):
-            raise ConfigError(f'keep={keep!r} must be "auto", "stored" or "decoded"')
+        if keep not in ("auto", "stored", "decoded", "nothing"):
+            raise ConfigError(f'keep={keep!r} must be "auto", "stored", "decoded" or "nothing"')
         wanted = fields.fields() if isinstance(fields, Profile) else fields
         fields_, only = specs(wanted, self.source.schema)
         options = {

@@ -15,7 +15,7 @@ over this epoch and the next. Their tables are charged to the budget: 8 bytes a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
+from tidegate.volumes import Boxes, Volume
 
 __all__ = [
     "Drawn",
@@ -32,6 +33,7 @@ __all__ = [
     "hard",
     "importance",
     "mixture",
+    "patches",
     "replacement",
     "stratified",
     "weighted",
@@ -132,6 +134,38 @@ def mixture(
     if until not in ("first", "all") and not _whole(until, 0):
         raise ConfigError(f"until={until!r}: give 'first', 'all' or a number of positions")
     return Drawn.mixture([int(n) for n in sizes], [float(p) for p in proportions], until, _block(block))
+
+
+def patches(
+    volume: Volume,
+    positions: int,
+    *,
+    boxes: Boxes | None = None,
+    classes: Sequence[int] | Mapping[int, float] | None = None,
+    window: int | None = None,
+    places: int = 8,
+) -> Drawn:
+    """Draw patches of a volume, with replacement: evenly, or around boxes so that classes come as often as wanted.
+
+    Args:
+        volume: that of the loader.
+        positions: patches in an epoch.
+        boxes: where classes are, as `Volume.boxes` found them or as you know them: a patch holds the box that it is
+            drawn for, or lies in it, and boxes of a class come by their weights.
+        classes: those that are wanted, equally often, or {class: weight}; by default all.
+        window: positions that are sorted so that patches near one another follow one another, which share chunks.
+        places: of the window, gone through at once: more of them mix batches better and want a larger cache.
+
+    The loader's report says how much worse batches of a window mix.
+    """
+    if classes is not None and boxes is None:
+        raise ConfigError('classes without boxes: give boxes=volume.boxes("labels"), which say where classes are')
+    shares = classes if isinstance(classes, Mapping) else dict.fromkeys(classes or (), 1.0)
+    weights = [(int(label), float(share)) for label, share in shares.items()]
+    if not _whole(positions, 1):
+        raise ConfigError(f"positions={positions!r}: give a whole number, at least 1")
+    near = None if window is None else (int(window), int(places))
+    return Drawn.patches(volume._volume, boxes and boxes._boxes, weights, positions, near)
 
 
 def curriculum(

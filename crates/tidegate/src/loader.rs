@@ -3,7 +3,7 @@
 //! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
 //! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_core::memory::Budget;
@@ -12,6 +12,7 @@ use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
 use tidegate_data::order::fed::Fed;
 use tidegate_data::order::given::{Given, Ids};
+use tidegate_data::order::quality::Quality;
 use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::observing::Observer;
 use tidegate_data::pipeline::plan::Plan;
@@ -20,7 +21,7 @@ use tidegate_data::source::{Access, Source};
 use tidegate_data::{Error, Result};
 
 use crate::epoch::{Epoch, Progress, Running, between_batches, failed_of, lock};
-use crate::pass::Failed;
+use crate::pass::{Failed, no_patches};
 use crate::profile::Collector;
 use crate::{Builder, Options, Profile, Report, State};
 
@@ -44,6 +45,8 @@ pub struct Loader {
     partial: bool,
     /// The epoch that was begun last.
     running: Weak<Mutex<Running>>,
+    /// What the order costs in randomness, once somebody asked.
+    mixing: OnceLock<Option<[Quality; 2]>>,
 }
 
 /// Checks that a sampler gives the ids again that came before a state was saved.
@@ -136,6 +139,9 @@ impl Loader {
             ));
         }
         let stores = common.into_iter().chain(disk).map(Arc::new).collect();
+        if options.profile {
+            no_patches(&*source)?;
+        }
         let profiled =
             options.profile.then(|| Collector::new(Arc::clone(&source), &layout, &budget)).transpose()?;
         let loader = Self {
@@ -152,6 +158,7 @@ impl Loader {
             kept,
             stores,
             running: Weak::new(),
+            mixing: OnceLock::new(),
         };
         loader.split(0)?.check()?;
         // Planned here as well, so that a budget that is too small is told before the first epoch.
@@ -224,7 +231,8 @@ impl Loader {
     /// The plan of an epoch that has `cap_bytes` for itself.
     pub(crate) fn plan_alone(&self, cap_bytes: u64) -> Result<Plan> {
         let collected = self.collector.as_ref().map_or(0, |collector| collector.held_bytes());
-        let cap_bytes = cap_bytes.saturating_sub(self.order.held_bytes() + collected);
+        let cap_bytes =
+            cap_bytes.saturating_sub(self.order.held_bytes() + collected + self.kept.index_bytes());
         Plan::alone(&*self.source, &self.layout, &self.config(0, 0)?, cap_bytes)
     }
 
@@ -482,6 +490,8 @@ impl Loader {
         let mut report =
             Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores);
         report.feedback = self.order.fed().and_then(Fed::about);
+        let batch = self.options.global_batch().unwrap_or(1);
+        report.mixing = *self.mixing.get_or_init(|| self.order.mixing(batch).ok().flatten());
         report
     }
 }

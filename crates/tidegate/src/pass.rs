@@ -49,8 +49,20 @@ pub(crate) fn joined(one: &mut Vec<Failed>, other: &[Failed]) {
     one.truncate(NAMED);
 }
 
+/// Refuses a source whose samples overlap: what is in them would be counted many times.
+pub(crate) fn no_patches(source: &dyn Source) -> Result<()> {
+    match source.chunked() {
+        Some(_) => Err(Error::Config(format!(
+            "{}: patches of a volume overlap, so nothing can be counted in them; `Volume.boxes` counts the voxels of labels",
+            source.name()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// A loader that leaves out samples that cannot be made.
 pub(crate) fn loader(source: &Arc<dyn Source>, options: &Options, budget: &Budget) -> Result<Loader> {
+    no_patches(&**source)?;
     let fields = with_arrays(&**source, options)?;
     // Nothing comes twice, and each sample is to be seen.
     let keep = Keep::Stored;

@@ -12,6 +12,7 @@ use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Node, limit};
 use tidegate_data::cache::{Records, Rule};
 use tidegate_data::order::fed::About;
+use tidegate_data::order::quality::Quality;
 use tidegate_data::pipeline::{Failure, StageStats};
 use tidegate_data::source::ReadMode;
 
@@ -83,6 +84,8 @@ pub struct Report {
     pub cache_notes: Vec<String>,
     /// How an order that takes feedback draws.
     pub feedback: Option<About>,
+    /// How well batches mix, and how well they would without a window, where patches of a window are brought near one another.
+    pub mixing: Option<[Quality; 2]>,
 }
 
 impl Report {
@@ -115,6 +118,7 @@ impl Report {
                 .collect(),
             cache_notes: stores.iter().flat_map(|store| notes(store)).collect(),
             feedback: None,
+            mixing: None,
         }
     }
 }
@@ -210,14 +214,30 @@ impl fmt::Display for Report {
                 ),
                 _ => format!("at most {} MiB could be in this epoch", mib(s.could_hit_bytes)),
             };
+            let of = match s.wanted_chunks {
+                0 => format!("samples of {}", s.samples),
+                wanted => format!("chunks of {wanted}"),
+            };
             writeln!(
                 f,
-                "{} samples of {} from memory ({} MiB; {could}); the cache has {} of {} MiB",
+                "{} {of} from memory ({} MiB; {could}); the cache has {} of {} MiB",
                 s.hits,
-                s.samples,
                 mib(s.hit_bytes),
                 mib(s.cache_held_bytes),
                 mib(s.cache_limit_bytes)
+            )?;
+        }
+        if s.wanted_chunks > 0 {
+            let per_patch = s.wanted_chunks as f64 / s.samples.max(1) as f64;
+            writeln!(f, "{} chunks were decoded; a patch lies in {per_patch:.1}", s.decoded_chunks)?;
+        }
+        if let Some([own, without]) = &self.mixing {
+            writeln!(
+                f,
+                "patches near one another follow one another: batches are {:.2} times as far from the whole volume as they would be by chance, and \
+                 {:.2} times without a window",
+                own.ratio(),
+                without.ratio()
             )?;
         }
         if s.cache_decoded {

@@ -79,6 +79,13 @@ impl Loader {
             }
         };
         let source = self.source();
+        if source.chunked().is_some() {
+            return Err(Error::Config(
+                "what other memory would give is told of samples, not of the chunks that patches share: the report of an epoch says \
+                 how many were decoded, and how many could have been kept"
+                    .into(),
+            ));
+        }
         if source.len() > SAMPLES_MOST {
             return Err(Error::Config(format!(
                 "{} samples are too many for an exact curve (at most {SAMPLES_MOST}): select a part of them; hits scale with it",

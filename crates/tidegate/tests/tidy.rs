@@ -25,12 +25,13 @@ const UNSAFE: [&str; 14] = [
 ];
 
 /// What a crate may use of the others.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("crates/tidegate-array", &["tidegate-core"]),
     ("crates/tidegate-core", &[]),
     ("crates/tidegate-sketch", &["tidegate-core"]),
-    ("crates/tidegate-data", &["tidegate-core", "tidegate-sketch"]),
-    ("crates/tidegate", &["tidegate-core", "tidegate-sketch", "tidegate-data"]),
-    ("python", &["tidegate", "tidegate-core", "tidegate-sketch", "tidegate-data"]),
+    ("crates/tidegate-data", &["tidegate-array", "tidegate-core", "tidegate-sketch"]),
+    ("crates/tidegate", &["tidegate-array", "tidegate-core", "tidegate-sketch", "tidegate-data"]),
+    ("python", &["tidegate", "tidegate-array", "tidegate-core", "tidegate-sketch", "tidegate-data"]),
 ];
 
 fn root() -> PathBuf {

@@ -136,9 +136,9 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         )))
     };
     let picture = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
-    let array = matches!(field.kind, Kind::Npy | Kind::NdArray { .. } | Kind::Bytes);
+    let array = matches!(field.kind, Kind::Npy | Kind::NdArray { .. } | Kind::Patch { .. } | Kind::Bytes);
     let number = matches!(field.kind, Kind::Int | Kind::Float | Kind::Text | Kind::Bytes | Kind::Json);
-    let encoded = !matches!(field.kind, Kind::Int | Kind::Float);
+    let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
     let (dtype, shape) = match &spec {
         FieldSpec::Image(_) if !picture => return misfit("an image"),
         FieldSpec::Image(image) => {
@@ -153,6 +153,19 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json if !encoded => return misfit("text or bytes"),
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json => (DType::Uint8, None),
         FieldSpec::Array { .. } if !array => return misfit("an array"),
+        FieldSpec::Array { dtype: wanted, shape: wanted_shape }
+            if let Kind::Patch { dtype, shape } = &field.kind =>
+        {
+            if wanted.is_some_and(|wanted| wanted != *dtype)
+                || wanted_shape.as_ref().is_some_and(|s| s != shape)
+            {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds patches of {} {shape:?}, as they are stored: ask for these, or leave the field out",
+                    dtype.name()
+                )));
+            }
+            (*dtype, Some(shape.clone()))
+        }
         FieldSpec::Array { dtype: Some(dtype), shape } => (*dtype, shape.clone()),
         FieldSpec::Array { dtype: None, .. } => {
             return Err(Error::Config(format!(

@@ -69,6 +69,12 @@ impl Needs {
         })
     }
 
+    /// What decoding something else than a picture needs.
+    #[must_use]
+    pub fn plain(scratch_bytes: u64, decoder_bytes: u64) -> Self {
+        Self { scratch_bytes, decoder_bytes, ..Self::default() }
+    }
+
     /// All but the picture itself.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -414,6 +420,7 @@ fn array(
     target: &mut Target<'_>,
 ) -> Result<()> {
     let found = match kind {
+        Kind::Patch { dtype, shape } => npy::mds(bytes, Some(dtype.name()), Some(shape))?,
         Kind::NdArray { dtype, shape } => npy::mds(bytes, dtype.as_deref(), shape.as_deref())?,
         _ => npy::npy(bytes)?,
     };

@@ -147,6 +147,9 @@ impl FieldSpec {
             Kind::Int => FieldSpec::Int,
             Kind::Float => FieldSpec::Float,
             Kind::Npy => FieldSpec::Array { dtype: None, shape: None },
+            Kind::Patch { dtype, shape } => {
+                FieldSpec::Array { dtype: Some(*dtype), shape: Some(shape.clone()) }
+            }
             Kind::NdArray { dtype, shape } => FieldSpec::Array {
                 dtype: dtype.as_deref().and_then(|d| DType::parse(d).ok()),
                 shape: shape.clone(),

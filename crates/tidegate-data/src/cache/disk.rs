@@ -67,6 +67,10 @@ pub struct DiskCache {
 /// # Errors
 /// A folder that cannot be used, with the fix; a source whose samples cannot be read one by one.
 pub fn open(source: &dyn Source, options: &DiskCache) -> Result<Records> {
+    if source.access() == Access::Chunked {
+        let what = "a disk cache keeps samples, not the chunks of volumes: leave it out";
+        return Err(Error::Config(format!("{}: {what}", source.name())));
+    }
     let index = source.index().filter(|_| source.access() == Access::Random);
     let index = index.ok_or_else(|| {
         Error::Config(format!(

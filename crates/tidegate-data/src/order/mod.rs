@@ -8,6 +8,8 @@
 pub mod drawn;
 pub mod fed;
 pub mod given;
+pub mod near;
+pub mod patches;
 pub mod permutation;
 pub mod quality;
 pub mod quotas;
@@ -129,6 +131,15 @@ pub trait Order: Send + Sync + std::fmt::Debug {
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
         let _seeded_by_the_options = seed;
         None
+    }
+
+    /// How well batches of so many mix, and how well they would if nothing were brought near: where an order does that ([`near`]).
+    ///
+    /// # Errors
+    /// As [`Epoch::id`].
+    fn mixing(&self, batch: u64) -> Result<Option<[quality::Quality; 2]>> {
+        let _as_well_as_it_can = batch;
+        Ok(None)
     }
 
     /// What tells the ids of an epoch from others, where they are a sampler's.

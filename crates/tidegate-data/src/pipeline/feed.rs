@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
 
+use super::chunks::{Chunks, LentRow};
 use super::filling::{Filling, Shape, ragged_columns};
 use super::reading::{Kept, Read, fetch};
 use super::stats::add;
-use super::work::Task;
+use super::work::{Job, Task};
 use super::{Room, Shared, Starved, lock, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
@@ -34,6 +35,24 @@ const REMOTE_READ_BYTES: u64 = 4 << 20;
 const GAP_BYTES: u64 = 4 << 10;
 const REMOTE_GAP_BYTES: u64 = 256 << 10;
 
+/// What a reader takes next.
+#[derive(Debug)]
+pub(super) enum Queued {
+    Read(Read),
+    /// A chunk that rows wait for.
+    Chunk(u64),
+}
+
+impl Queued {
+    /// The staging that it takes.
+    fn room_bytes(&self, shared: &Shared) -> u64 {
+        match self {
+            Self::Read(read) => read.room_bytes(shared),
+            Self::Chunk(_) => plan::sample_room(&*shared.source, false),
+        }
+    }
+}
+
 /// A sample that takes the place of a failed one.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -48,7 +67,7 @@ pub(super) struct Retry {
 pub(super) struct Feed {
     epoch: Arc<dyn Epoch>,
     next_batch: u64,
-    reads: VecDeque<Read>,
+    reads: VecDeque<Queued>,
     /// Entries that were looked up ahead and their indices, with the batch they belong to.
     ahead: VecDeque<(u64, Found)>,
 }
@@ -58,6 +77,9 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
     let body = || {
         stop_reading_when(&shared.stop);
         let mut uring = if shared.mode == ReadMode::Direct { Uring::new() } else { None };
+        if shared.workers_read() {
+            return pass_chunks(shared, feed, thread);
+        }
         while !shared.stopped() {
             let most = if uring.is_some() { DEPTH } else { 1 };
             let next = {
@@ -78,6 +100,26 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
     shared.watch.note(thread, "done", None);
 }
 
+/// Has workers read chunks as well as decode them: what is in the page cache takes no time to come.
+fn pass_chunks(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
+    while !shared.stopped() {
+        let next = {
+            let mut feed = lock(feed);
+            shared.watch.note(thread, "waiting for memory", None);
+            feed.next_queued(shared)
+        };
+        match next {
+            Ok(Some(Queued::Chunk(chunk))) => {
+                if shared.ring.push(Job::Unread(chunk)).is_err() {
+                    return;
+                }
+            }
+            Ok(_) => return,
+            Err(error) => return shared.fail(error),
+        }
+    }
+}
+
 impl Feed {
     pub(super) fn new(epoch: Arc<dyn Epoch>, next_batch: u64) -> Self {
         Self { epoch, next_batch, reads: VecDeque::new(), ahead: VecDeque::new() }
@@ -85,10 +127,10 @@ impl Feed {
 
     /// The next reads with their staging, none at the end of the epoch: beyond the first those of its batch for which
     /// there is staging now, up to a quarter of it.
-    fn take(&mut self, shared: &Arc<Shared>, most: usize) -> Result<Vec<(Read, Staged)>> {
+    fn take(&mut self, shared: &Arc<Shared>, most: usize) -> Result<Vec<(Queued, Staged)>> {
         let mut taken: Vec<_> = self.next(shared)?.into_iter().collect();
         let staging = &shared.reserved.staging;
-        let piece = |read: &Read| Buddy::piece_bytes(read.room_bytes(shared));
+        let piece = |read: &Queued| Buddy::piece_bytes(read.room_bytes(shared));
         let mut bytes: u64 = taken.iter().map(|(read, _)| piece(read)).sum();
         while !taken.is_empty() && taken.len() < most {
             let Some(read) = self.reads.front() else { break };
@@ -102,18 +144,21 @@ impl Feed {
         Ok(taken)
     }
 
-    /// The next read with its staging; nothing at the end of the epoch.
-    fn next(&mut self, shared: &Arc<Shared>) -> Result<Option<(Read, Staged)>> {
-        let read = loop {
+    /// The next read; nothing at the end of the epoch.
+    fn next_queued(&mut self, shared: &Arc<Shared>) -> Result<Option<Queued>> {
+        loop {
             if shared.stopped() {
                 return Ok(None);
             }
             let retry = lock(&shared.retries).pop();
             if let Some(retry) = retry {
-                break replacement(shared, retry)?;
+                match self.replace(shared, retry)? {
+                    Some(read) => return Ok(Some(read)),
+                    None => continue,
+                }
             }
             if let Some(read) = self.reads.pop_front() {
-                break read;
+                return Ok(Some(read));
             }
             if self.next_batch < shared.config.split.batches() {
                 self.begin_batch(shared)?;
@@ -125,7 +170,12 @@ impl Feed {
                 // A batch in flight may still ask for a replacement.
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-        };
+        }
+    }
+
+    /// The next read with its staging; nothing at the end of the epoch.
+    fn next(&mut self, shared: &Arc<Shared>) -> Result<Option<(Queued, Staged)>> {
+        let Some(read) = self.next_queued(shared)? else { return Ok(None) };
         let began = Instant::now();
         let staging = shared.reserved.staging.take(read.room_bytes(shared), &|| shared.stopped());
         add(&shared.stats.staging_wait_ns, began);
@@ -135,7 +185,7 @@ impl Feed {
             None => Err(Error::Config(format!(
                 "{}: a sample of {} bytes is larger than when it was indexed: run `tidegate index --force`",
                 shared.source.name(),
-                read.len
+                read.room_bytes(shared)
             ))),
         }
     }
@@ -171,6 +221,19 @@ impl Feed {
         let filling = Filling::new(shared, shape, &ids, &indices, slot, &room, blocks)?;
         let failed = |row: usize| shared.config.failed.binary_search(&rows.position(row as u64)).is_ok();
         (0..shape.rows).filter(|row| failed(*row)).for_each(|row| filling.skip(row));
+        if shared.source.chunked().is_some() {
+            let begin = |(row, at): (usize, Located)| {
+                if failed(row) {
+                    Chunks::pass(shared, &at);
+                    return None;
+                }
+                shared.chunks.begin(shared, (Arc::clone(&filling), row, at, 0), &mut self.reads)
+            };
+            let lent: Vec<LentRow> = located.into_iter().enumerate().filter_map(begin).collect();
+            self.next_batch += 1;
+            lent.into_iter().for_each(|row| pass_on(shared, row));
+            return Ok(());
+        }
         let (mut lent, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (row, at) in located.into_iter().enumerate() {
             meet(shared, &at);
@@ -193,15 +256,31 @@ impl Feed {
             }
         }
         kept.sort_by_key(|(place, ..): &(Kept, _, _)| place.place());
-        self.reads = kept.into_iter().map(|(place, row, at)| kept_read(&filling, row, at, place)).collect();
-        self.reads.append(&mut reads(shared, &filling, missing));
+        let kept = kept.into_iter().map(|(place, row, at)| kept_read(&filling, row, at, place));
+        self.reads = kept.chain(reads(shared, &filling, missing)).map(Queued::Read).collect();
         self.next_batch += 1;
         for task in lent {
-            if shared.ring.push(task).is_err() {
+            if shared.ring.push(Job::Sample(task)).is_err() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Another sample in the place of a failed one: its read, unless it is made of chunks, which are read next.
+    fn replace(&mut self, shared: &Shared, retry: Retry) -> Result<Option<Queued>> {
+        let Retry { filling, row, id, attempt } = retry;
+        filling.replaced(row, id);
+        let at = shared.source.locate(&[id])?.swap_remove(0);
+        if shared.source.chunked().is_none() {
+            let len = u64::from(at.entry.len);
+            return Ok(Some(Queued::Read(Read { filling, attempt, rows: vec![(row, at)], len, kept: None })));
+        }
+        let mut reads = VecDeque::new();
+        let lent = shared.chunks.begin(shared, (filling, row, at, attempt), &mut reads);
+        reads.into_iter().rev().for_each(|read| self.reads.push_front(read));
+        lent.into_iter().for_each(|row| pass_on(shared, row));
+        Ok(None)
     }
 
     /// The entries of a batch; looks up several batches at once, so that the index is read in order.
@@ -258,6 +337,15 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.0.asking.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Has a worker copy what a row is lent, if it is anything.
+fn pass_on(shared: &Shared, row: LentRow) {
+    if row.is_empty() {
+        row.run(shared);
+    } else if shared.ring.push(Job::Lent(row)).is_err() {
+        // The epoch was stopped.
     }
 }
 
@@ -413,11 +501,4 @@ fn reads(shared: &Shared, filling: &Arc<Filling>, mut rows: Vec<(usize, Located)
         });
     }
     reads
-}
-
-fn replacement(shared: &Shared, retry: Retry) -> Result<Read> {
-    retry.filling.replaced(retry.row, retry.id);
-    let at = shared.source.locate(&[retry.id])?.swap_remove(0);
-    let len = u64::from(at.entry.len);
-    Ok(Read { filling: retry.filling, attempt: retry.attempt, rows: vec![(retry.row, at)], len, kept: None })
 }

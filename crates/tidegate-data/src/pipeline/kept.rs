@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::memory::{Budget, WeakSlab};
+use tidegate_core::memory::{Account, Budget, Grant, Priority, WeakSlab};
 
 use super::plan;
 use super::stats::Stats;
 use crate::batch::Layout;
 use crate::cache::{Memory, Near, Repeated, Tier};
 use crate::order::Foresight;
-use crate::source::{Access, Extremes, Source};
+use crate::source::{Access, Chunked, Extremes, Source};
 use crate::{Error, Result};
 
 /// Samples after which it is known what they cost.
@@ -35,6 +35,8 @@ pub enum Keep {
     Stored,
     /// The rows that are made of them.
     Decoded,
+    /// Nothing: each is read again.
+    Nothing,
 }
 
 /// See the head of this file.
@@ -43,6 +45,17 @@ pub struct Kept {
     /// The slots of the last epoch, as long as the consumer holds a batch of it.
     pub slots: WeakSlab,
     pub(super) samples: Arc<Samples>,
+    /// Pays for where chunks lie.
+    indexes: Option<Arc<Grant>>,
+}
+
+/// Room for where chunks lie: for all of it, if that is no more than a sixteenth of the budget.
+fn index_room(chunked: &dyn Chunked, budget: &Budget) -> Result<Grant> {
+    let sizes = chunked.sizes();
+    let bytes = sizes.index_bytes.min((budget.cap_bytes() / 16).max(sizes.index_least_bytes));
+    let grant = budget.try_acquire(Account::Index, bytes, Priority::NextBatch)?;
+    chunked.set_index_bytes(bytes);
+    Ok(grant)
 }
 
 impl Kept {
@@ -58,8 +71,12 @@ impl Kept {
         keep: Keep,
     ) -> Result<Self> {
         let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
-        let count = source.len();
+        let chunked = source.chunked();
+        let count = chunked.map_or(source.len(), Chunked::chunks);
+        let indexes = chunked.map(|chunked| index_room(chunked, budget)).transpose()?;
         let stored: Arc<dyn Near> = match foresight {
+            // Chunks come again, in whatever order patches do.
+            Foresight::Once if chunked.is_some() => Repeated::new(budget, total_bytes, count, true),
             Foresight::Once => {
                 Memory::packing(budget, total_bytes, count, sample_bytes, plan::readers_most(source))
             }
@@ -81,11 +98,17 @@ impl Kept {
             (keep, _) => keep,
         };
         let rows_bytes = count.saturating_mul(layout.row_bytes());
-        let rows = (keep != Keep::Stored).then(|| Memory::new(budget, rows_bytes, count));
+        let rows = matches!(keep, Keep::Auto | Keep::Decoded).then(|| Memory::new(budget, rows_bytes, count));
         let sizes = Sizes { samples: count, stored_bytes: total_bytes, rows_bytes };
         let keep = AtomicU8::new(keep as u8);
         let samples = Samples { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) };
-        Ok(Self { slots: WeakSlab::default(), samples: Arc::new(samples) })
+        Ok(Self { slots: WeakSlab::default(), samples: Arc::new(samples), indexes: indexes.map(Arc::new) })
+    }
+
+    /// What it holds of the budget whatever is kept.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        self.indexes.as_ref().map_or(0, |grant| grant.bytes())
     }
 
     /// The most that samples may take.

@@ -10,6 +10,7 @@
 //! except scratch, of which one share is always there. What waits is therefore the consumer's turn; if it keeps every
 //! slot, it gets [`Error::Held`].
 
+mod chunks;
 mod feed;
 mod filling;
 mod groups;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_core::memory::{Budget, Staged, WeakSlab};
 
+use self::chunks::Chunks;
 use self::feed::Feed;
 use self::kept::Samples;
 pub use self::kept::{Keep, Kept};
@@ -41,14 +43,14 @@ use self::plan::{Plan, Reserved};
 use self::ring::Ring;
 pub use self::stats::{StageStats, Stats};
 use self::watch::Watch;
-use self::work::{Own, Task};
+use self::work::{Job, Own};
 use crate::batch::{Batch, Layout};
 use crate::cache::{Coming, Lease, Records, Rule, Tier};
 use crate::order::random::Stream;
 use crate::order::split::{Rows, Split};
 use crate::order::{Epoch, Foresight, Order};
 use crate::source::checkpoints::Checkpoints;
-use crate::source::{ReadMode, Source};
+use crate::source::{ChunkSizes, ReadMode, Source};
 use crate::{Error, Place, Result};
 
 /// What happens when a sample fails.
@@ -118,13 +120,29 @@ pub struct Failure {
     pub what: String,
 }
 
-/// What this rank is going to ask for in this epoch and the next, where that is listed, and how many ids these are.
-fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
-    if config.order.foresight() != Foresight::Listed {
+/// What this rank is going to ask for in this epoch and the next, where that is listed, and how many ids these are; of volumes the
+/// chunks of their patches.
+fn coming(
+    source: &Arc<dyn Source>,
+    layout: &Layout,
+    epoch: &Arc<dyn Epoch>,
+    config: &Config,
+) -> (Coming, u64) {
+    let chunked = source.chunked();
+    let listed = match config.order.foresight() {
+        Foresight::Listed => true,
+        Foresight::Once => chunked.is_some(),
+        Foresight::None => false,
+    };
+    let per_sample = chunked.map_or(1, |chunked| {
+        let ChunkSizes { patch_bytes, chunk_bytes, .. } = chunked.sizes();
+        patch_bytes.div_ceil(chunk_bytes.max(1)).max(1)
+    });
+    if !listed {
         // One that goes on with other memory is not judged: what came before is not known here.
         let batches = if config.past.delivered == 0 { config.split.batches() } else { 0 };
-        let count = (0..batches).map(|batch| config.split.rows(batch).count).sum();
-        return (Box::new(std::iter::empty()), count);
+        let count: u64 = (0..batches).map(|batch| config.split.rows(batch).count).sum();
+        return (Box::new(std::iter::empty()), count * per_sample);
     }
     let ids = |epoch: Arc<dyn Epoch>, split: Split, from: u64| {
         let rows = (from..split.batches()).map(move |batch| split.rows(batch));
@@ -136,7 +154,22 @@ fn coming(epoch: &Arc<dyn Epoch>, config: &Config) -> (Coming, u64) {
     let whole = Split { start: 0, ..config.split };
     let next = config.order.epoch(config.epoch + 1).ok().map(|epoch| ids(epoch, whole, 0));
     let batches = config.split.batches() + whole.batches();
-    (Box::new(this.chain(next.into_iter().flatten())), batches * config.split.most_rows())
+    let (all, count) = (this.chain(next.into_iter().flatten()), batches * config.split.most_rows());
+    if chunked.is_none() {
+        return (Box::new(all), count);
+    }
+    let fields: Vec<usize> = layout.columns.iter().map(|column| column.field).collect();
+    let source = Arc::clone(source);
+    let chunks = all.flat_map(move |id| {
+        let mut chunks = Vec::new();
+        // A part of a source has numbers of its own.
+        let at = source.locate(&[id]).ok().and_then(|mut found| found.pop());
+        if let (Some(chunked), Some(at)) = (source.chunked(), at) {
+            fields.iter().for_each(|&field| chunked.chunks_of(at.id, field, &mut |chunk| chunks.push(chunk)));
+        }
+        chunks
+    });
+    (Box::new(chunks), count * per_sample)
 }
 
 /// Where the bytes of a task lie: in staging, or in the cache, or there as the row that is to be made.
@@ -210,7 +243,9 @@ struct Shared {
     samples: Arc<Samples>,
     map: Option<Arc<dyn BatchMap>>,
     epoch: Arc<dyn Epoch>,
-    ring: Ring<Task>,
+    ring: Ring<Job>,
+    /// Where samples are made of chunks: who waits for which.
+    chunks: Chunks,
     /// Batches for the mapping threads, if there are any.
     finished: Finished,
     retries: Mutex<Vec<feed::Retry>>,
@@ -263,6 +298,11 @@ impl Shared {
                 self.epoch.id(stream.below(asked.min(split.len).max(1)))
             }
         }
+    }
+
+    /// Whether workers read what they decode.
+    fn workers_read(&self) -> bool {
+        self.source.chunked().is_some() && self.mode == ReadMode::Plain && !self.source.is_remote()
     }
 
     fn stopped(&self) -> bool {
@@ -349,7 +389,7 @@ impl Pipeline {
                 store.limit_bytes()
             });
         }
-        let (coming, count) = coming(&epoch, &config);
+        let (coming, count) = coming(&source, &layout, &epoch, &config);
         let samples = Arc::clone(&kept.samples);
         samples.stored.look_ahead(coming, count);
         let could_hit_bytes = match common.map_or(samples.held_bytes(), |store| store.held_bytes()) {
@@ -375,6 +415,7 @@ impl Pipeline {
             map,
             epoch: Arc::clone(&epoch),
             ring: Ring::new(1024),
+            chunks: Chunks::default(),
             finished: Finished::new(next),
             retries: Mutex::default(),
             done: Mutex::default(),
@@ -559,6 +600,7 @@ impl Drop for Pipeline {
         }
         self.shared.config.stores.iter().for_each(|store| store.rest());
         // Tasks refer to what is shared, and what is shared to tasks: let go of both.
+        self.shared.chunks.clear();
         lock(&self.shared.retries).clear();
         lock(&self.shared.done).clear();
     }

@@ -23,7 +23,7 @@ use crate::order::Foresight;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
 use crate::source::read::{direct_works, read_mode, staging_bytes};
-use crate::source::{Extremes, Grouped, ReadMode, Source, SourceExt};
+use crate::source::{Access, Chunked, Extremes, Grouped, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
@@ -100,7 +100,15 @@ pub(super) fn readers_most(source: &dyn Source) -> u64 {
 }
 
 fn mean_bytes(source: &dyn Source) -> u64 {
-    source.extremes().total_bytes / source.len().max(1)
+    let whole = || source.extremes().total_bytes / source.len().max(1);
+    // As much as it would be without compression, which is not known.
+    source.chunked().map_or_else(whole, |chunked| chunked.sizes().patch_bytes)
+}
+
+/// The staging of the largest thing that is read: a sample, or a chunk.
+pub(super) fn sample_room(source: &dyn Source, stores: bool) -> u64 {
+    let bytes = source.extremes().sample_bytes;
+    if stores { Records::room_bytes(bytes) } else { staging_bytes(bytes) }
 }
 
 /// As many requests of `bytes` each as are on their way at once while the line is full, by Little's law; and a few for what a request
@@ -123,14 +131,20 @@ struct Reach {
 
 impl Reach {
     fn of(source: &dyn Source, config: &Config, cap: u64) -> Self {
-        let sequential = source.access() != crate::source::Access::Random;
+        let sequential = !matches!(source.access(), Access::Random | Access::Chunked);
         let Some(latency) = source.latency() else {
-            let readers = if sequential { 1 } else { config.workers.clamp(2, LOCAL_READERS as usize) };
+            let readers = match source.access() {
+                _ if sequential => 1,
+                // Files of a chunk each cannot be read ahead: several reads at once make up for it.
+                Access::Chunked => LOCAL_READERS as usize,
+                _ => config.workers.clamp(2, LOCAL_READERS as usize),
+            };
             return Self { readers, library_bytes: 0, staging_bytes: STAGING_WANTED_BYTES, ahead_bytes: 0 };
         };
         // No more than take an eighth of the budget with what they read.
         let most = cap / 8 / (REMOTE_BYTES + source.extremes().sample_bytes);
-        let wanted = requests(latency, mean_bytes(source));
+        let chunk = source.chunked().map(|chunked| chunked.sizes().chunk_bytes / 2);
+        let wanted = requests(latency, chunk.unwrap_or_else(|| mean_bytes(source)));
         let readers = if sequential { 1 } else { wanted.min(most.max(2)) };
         Self {
             readers: readers as usize,
@@ -221,10 +235,9 @@ impl Plan {
         // Pictures as large as they are take room in their batch.
         let whole_columns = pictures.iter().filter(|c| c.shape.is_none()).count() as u64;
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
-        let sample = match config.stores.is_empty() {
-            true => staging_bytes(extremes.sample_bytes),
-            false => Records::room_bytes(extremes.sample_bytes),
-        };
+        let chunk =
+            source.chunked().map_or(0, |c| c.sizes().chunk_bytes.saturating_add(c.sizes().library_bytes));
+        let sample = sample_room(source, !config.stores.is_empty());
         let piece = |record: u64| Buddy::piece_bytes(sample + record);
         let mut plan = Self {
             slot_bytes: layout.slot_bytes(rows as usize),
@@ -232,7 +245,7 @@ impl Plan {
             // Two pieces of the largest size: one is read while the other is decoded.
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
-            scratch_bytes: picture.saturating_add(taking.unwrap_or(0)),
+            scratch_bytes: picture.saturating_add(taking.unwrap_or(0)).max(chunk),
             picture_bytes: if whole_columns > 0 { extremes.decoded_bytes } else { 0 },
             whole_columns,
             source_bytes: source.library_bytes() + reach.library_bytes,
@@ -283,7 +296,7 @@ impl Plan {
     /// What the ragged columns of a batch take: samples of twice the mean size, or of the largest.
     fn ragged_bytes(&self, source: &dyn Source, layout: &Layout, rows: u64) -> u64 {
         let extremes = source.extremes();
-        let mean = extremes.total_bytes / source.len().max(1);
+        let mean = mean_bytes(source);
         let columns = layout.columns.iter().filter(|c| c.shape.is_none());
         let bytes = columns.map(|c| match c.spec {
             FieldSpec::Image(_) => self.picture_bytes,
@@ -319,7 +332,7 @@ impl Plan {
         // Small batches may as well be many: an eighth of what is left, so that a few can be kept.
         let small = (room(self) / 8 / slot).min(SLOTS_MOST);
         // Reads are of batches that have their slot: enough of them to have all readers reading.
-        let batch = (rows * (source.extremes().total_bytes / source.len().max(1))).max(1);
+        let batch = (rows * mean_bytes(source)).max(1);
         let least = 2 + (config.prefetch + config.map_threads) as u64;
         let wanted = match config.order.foresight() {
             // It may depend on what becomes of the batches before.
@@ -331,7 +344,8 @@ impl Plan {
             self.slots += 1;
         }
         // Whole pages are cached, whatever a sample takes of them.
-        let rest = source.len().saturating_mul(PAGE_BYTES + self.record_bytes);
+        let objects = source.chunked().map_or(source.len(), Chunked::chunks);
+        let rest = objects.saturating_mul(PAGE_BYTES + self.record_bytes);
         let dataset = source.extremes().total_bytes.saturating_add(rest);
         let direct = source.shards().first().is_some_and(|p| direct_works(p));
         let room_bytes = if source.is_remote() { 0 } else { room(self) / 2 };
@@ -339,7 +353,8 @@ impl Plan {
         if self.mode == ReadMode::Plain {
             self.cache_bytes = dataset;
         }
-        if source.access() == crate::source::Access::Random && source.index().is_some() {
+        let one_by_one = source.access() == Access::Random && source.index().is_some();
+        if one_by_one || source.chunked().is_some() {
             // Each worker may have scratch of its own before the cache is full, and the shared one is there besides.
             self.kept_samples_bytes = room(self).saturating_sub(own + ROUNDING_BYTES + source.kernel_bytes());
         }
@@ -401,6 +416,9 @@ impl Plan {
         let (account, most) = parts.into_iter().max_by_key(|p| p.1).unwrap_or((Account::Batch, 0));
         let Extremes { scratch_id, decoded_id, .. } = source.extremes();
         let fix = match account {
+            Account::Scratch if source.chunked().is_some() => {
+                "write the arrays again with smaller chunks: one has to be decoded as a whole".to_owned()
+            }
             Account::Scratch => format!(
                 "the picture that takes most is {}; shrink it, or pass on_error=\"skip\" to leave such pictures out",
                 source.fetch_place(scratch_id)
@@ -410,6 +428,9 @@ impl Plan {
                  pictures out",
                 source.fetch_place(decoded_id)
             ),
+            Account::Batch if source.chunked().is_some() => {
+                "lower batch_size, or use a smaller patch".to_owned()
+            }
             Account::Batch => "lower batch_size".to_owned(),
             Account::Decoded if self.groups > 1 => format!(
                 "shuffle less widely: a row can only be read by decoding its whole group, {} MiB for {} rows on average, and \
@@ -425,6 +446,7 @@ impl Plan {
             }
             Account::Telemetry => "use fewer workers, or smaller batches".to_owned(),
             Account::CacheMemory => "do without a disk cache".to_owned(),
+            _ if source.chunked().is_some() => "write the arrays again with smaller chunks".to_owned(),
             _ => "split the largest samples".to_owned(),
         };
         Error::Config(format!(

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use tidegate_core::memory::{PAGE_BYTES, Staged};
 
+use super::feed::Queued;
 use super::filling::Filling;
 use super::stats::add;
-use super::work::Task;
-use super::{Room, Shared};
+use super::work::{Job, Task};
+use super::{Room, Shared, chunks};
 use crate::Result;
 use crate::cache::{Packed, Records, Spot, Tier};
 use crate::source::Located;
@@ -113,10 +114,26 @@ struct Found {
 /// Reads, and passes a task for each row on to the workers.
 pub(super) fn fetch(
     shared: &Arc<Shared>,
-    mut reads: Vec<(Read, Staged)>,
+    queued: Vec<(Queued, Staged)>,
     uring: &mut Option<Uring>,
     thread: usize,
 ) {
+    let mut reads = Vec::with_capacity(queued.len());
+    for (queued, staging) in queued {
+        match queued {
+            Queued::Read(read) => reads.push((read, staging)),
+            Queued::Chunk(chunk) => {
+                shared.watch.note(thread, "reading a chunk", None);
+                let stored = chunks::fetch(shared, chunk, staging);
+                if shared.ring.push(Job::Chunk(stored)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    if reads.is_empty() {
+        return;
+    }
     shared.watch.note(
         thread,
         "reading",
@@ -249,7 +266,7 @@ fn pass_on(
         }
         let (filling, room) = (Arc::clone(&read.filling), Arc::clone(&room));
         let task = Task { filling, row, at, room, range, record, attempt: read.attempt };
-        if shared.ring.push(task).is_err() {
+        if shared.ring.push(Job::Sample(task)).is_err() {
             return false;
         }
     }

@@ -48,7 +48,8 @@ impl<T> Ring<T> {
                 }
                 Err(back) => item = back,
             }
-            self.sleep(|| self.items.is_full());
+            // Until half of it is free, so that who fills it is not woken for each item.
+            self.sleep(|| self.items.len() > self.items.capacity() / 2);
         }
     }
 
@@ -61,7 +62,9 @@ impl<T> Ring<T> {
                 return None;
             }
             if let Some(item) = self.items.pop() {
-                self.wake();
+                if self.items.len() <= self.items.capacity() / 2 {
+                    self.wake();
+                }
                 return Some(item);
             }
             self.sleep(|| self.items.is_empty());

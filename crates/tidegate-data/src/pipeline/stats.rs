@@ -25,7 +25,10 @@ pub struct Stats {
     pub(super) wanted_bytes: AtomicU64,
     /// Groups that were decoded.
     pub(super) groups: AtomicU64,
-    /// Samples that came from the cache, and their bytes.
+    /// Chunks that were decoded, and how often rows wanted one.
+    pub(super) chunks: AtomicU64,
+    pub(super) wanted_chunks: AtomicU64,
+    /// Samples that came from the cache, and their bytes; of volumes chunks that needed no decoding.
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
     /// Samples that came from a disk cache, and their bytes.
@@ -65,7 +68,11 @@ pub struct StageStats {
     pub read_bytes: u64,
     /// Bytes read for each hundred of samples: gaps between neighbours, and groups that this rank reads a part of or again.
     pub amplification_percent: u64,
-    /// Samples that came from the cache.
+    /// Of volumes: how often a row wanted a chunk, and how many were decoded.
+    pub wanted_chunks: u64,
+    /// See `wanted_chunks`.
+    pub decoded_chunks: u64,
+    /// Samples that came from the cache; of volumes chunks that did, or were on their way for another row.
     pub hits: u64,
     /// Their bytes.
     pub hit_bytes: u64,
@@ -161,6 +168,8 @@ impl Stats {
             filled: read(&self.filled),
             read_bytes: read(&self.read_bytes),
             amplification_percent: self.amplification_percent(shared),
+            wanted_chunks: read(&self.wanted_chunks),
+            decoded_chunks: read(&self.chunks),
             hits: read(&self.hits),
             hit_bytes: read(&self.hit_bytes),
             disk_hits: read(&self.disk_hits),

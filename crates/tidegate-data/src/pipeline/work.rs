@@ -4,18 +4,20 @@
 //! Memory: a worker's own scratch block, grown where the budget has room; else the shared one, one worker at a time.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Grant, Priority};
 
+use super::chunks::{LentRow, Stored};
 use super::feed::Retry;
 use super::filling::Filling;
 use super::observing::{Made, Sample};
+use super::plan::sample_room;
 use super::stats::add;
-use super::{Failure, OnError, Room, Shared, lock};
+use super::{Failure, OnError, Room, Shared, chunks, lock};
 use crate::batch::geometry::Draw;
 use crate::batch::row::{Needs, Target, Tools};
 use crate::cache::Tier;
@@ -41,6 +43,19 @@ pub(super) struct Task {
     pub(super) attempt: u8,
 }
 
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A sample that is made from its own bytes.
+    Sample(Task),
+    /// A chunk that rows wait for, as it is stored.
+    Chunk(Stored),
+    /// One that is to be read first.
+    Unread(u64),
+    /// What of a row needs no decoding.
+    Lent(LentRow),
+}
+
 /// What a worker has for itself: its tools, and where the budget has room, scratch and what libraries take. Between two tasks
 /// it is given back when a batch lacks memory.
 #[derive(Debug, Default)]
@@ -57,27 +72,37 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
     loop {
         shared.watch.note(thread, "waiting for bytes", None);
         let began = Instant::now();
-        let Some(task) = shared.ring.pop() else { break };
+        let Some(job) = shared.ring.pop() else { break };
         add(&shared.stats.idle_ns, began);
-        shared.watch.note(thread, "decoding", Some(&task.at));
         let began = Instant::now();
         let own = &shared.own[number];
+        let task = match job {
+            Job::Sample(task) => task,
+            job => {
+                shared.watch.note(thread, "at a chunk", None);
+                let done = || run_chunk(shared, job, own);
+                if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(done)) {
+                    let thread = format!("tg-work-{thread}");
+                    shared.fail(Error::Panic { thread, what: Error::words(&*panic) });
+                }
+                add(&shared.stats.work_ns, began);
+                continue;
+            }
+        };
+        shared.watch.note(thread, "decoding", Some(&task.at));
         let made =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(shared, &task, &mut lock(own))));
         match made {
             Ok(Ok(())) => task.filling.complete(task.row, task.at.id),
-            Ok(Err(error)) => failed(shared, &task, error),
+            Ok(Err(error)) => fail(shared, &task, error),
             Err(panic) => {
                 own.clear_poison();
                 *lock(own) = Own::default();
                 let thread = format!("tg-work-{thread}");
-                failed(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
+                fail(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
             }
         }
-        if shared.lacks_memory() {
-            // Before the batch is delivered: when nothing is in flight, nobody has anything for himself.
-            *lock(own) = Own::default();
-        }
+        give_back_what_is_lacked(shared, own);
         shared.stats.samples.fetch_add(1, Ordering::Relaxed);
         drop(task);
         add(&shared.stats.work_ns, began);
@@ -86,35 +111,70 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
     shared.watch.note(thread, "done", None);
 }
 
-fn failed(shared: &Shared, task: &Task, error: Error) {
-    let place = shared.source.place(&task.at);
-    if shared.config.on_error == OnError::Raise {
-        return task.filling.raise(task.row, error);
+/// Decodes a chunk for those who wait, or copies those that a row is lent.
+fn run_chunk(shared: &Shared, job: Job, own: &Mutex<Own>) {
+    match job {
+        Job::Chunk(stored) => stored.run(shared, &mut lock(own)),
+        Job::Unread(chunk) => {
+            // There is as much staging as there are workers, or one waits for another.
+            let room =
+                shared.reserved.staging.take(sample_room(&*shared.source, false), &|| shared.stopped());
+            if let Some(room) = room {
+                chunks::fetch(shared, chunk, room).run(shared, &mut lock(own));
+            }
+        }
+        Job::Lent(row) => row.run(shared),
+        Job::Sample(_) => {}
     }
-    let position = task.filling.at.position(task.row as u64);
+    give_back_what_is_lacked(shared, own);
+}
+
+/// Before the batch is delivered: when nothing is in flight, nobody has anything for himself.
+fn give_back_what_is_lacked(shared: &Shared, own: &Mutex<Own>) {
+    if shared.lacks_memory() {
+        *lock(own) = Own::default();
+    }
+}
+
+fn fail(shared: &Shared, task: &Task, error: Error) {
+    failed(shared, &task.filling, task.row, &task.at, task.attempt, error);
+}
+
+/// What becomes of a row whose sample failed.
+pub(super) fn failed(
+    shared: &Shared,
+    filling: &Arc<Filling>,
+    row: usize,
+    at: &Located,
+    attempt: u8,
+    error: Error,
+) {
+    let place = shared.source.place(at);
+    if shared.config.on_error == OnError::Raise {
+        return filling.raise(row, error);
+    }
+    let position = filling.at.position(row as u64);
     let what = match error {
         Error::Sample { field, what, .. } if !field.is_empty() => format!("field {field:?}: {what}"),
         Error::Sample { what, .. } => what,
         other => other.to_string(),
     };
-    task.filling.list(Failure { position, place: place.clone(), what: what.clone() });
+    filling.list(Failure { position, place: place.clone(), what: what.clone() });
     if shared.config.on_error == OnError::Skip || shared.stopped() {
-        return task.filling.skip(task.row);
+        return filling.skip(row);
     }
-    if task.attempt >= ATTEMPTS {
+    if attempt >= ATTEMPTS {
         let what = format!("{what}; and {ATTEMPTS} other samples in its place failed too");
-        return task
-            .filling
-            .raise(task.row, Error::Sample { place: Box::new(place), field: String::new(), what });
+        return filling.raise(row, Error::Sample { place: Box::new(place), field: String::new(), what });
     }
-    let attempt = task.attempt + 1;
+    let attempt = attempt + 1;
     let config = &shared.config;
     let mut stream = Stream::new(config.seed, config.epoch, position, attempt, Purpose::Replace);
     let id = match shared.replacement(&mut stream, position) {
         Ok(id) => id,
-        Err(error) => return task.filling.raise(task.row, error),
+        Err(error) => return filling.raise(row, error),
     };
-    lock(&shared.retries).push(Retry { filling: Arc::clone(&task.filling), row: task.row, id, attempt });
+    lock(&shared.retries).push(Retry { filling: Arc::clone(filling), row, id, attempt });
 }
 
 /// Fills the row of a task.
@@ -201,7 +261,7 @@ fn copy(shared: &Shared, task: &Task, mut row: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn given_twice() -> Error {
+pub(super) fn given_twice() -> Error {
     Error::Config("a row was given out twice: please report this".into())
 }
 
@@ -227,8 +287,12 @@ fn fits(shared: &Shared, needs: &Needs, room: usize) -> Result<()> {
 }
 
 impl Own {
+    pub(super) fn scratch(&mut self) -> &mut [u8] {
+        self.scratch.as_deref_mut().unwrap_or_default()
+    }
+
     /// Makes it large enough, if the budget has room now.
-    fn grow(&mut self, shared: &Shared, needs: &Needs) -> bool {
+    pub(super) fn grow(&mut self, shared: &Shared, needs: &Needs) -> bool {
         let budget = &shared.reserved.budget;
         let (scratch, rows) = (needs.scratch_bytes, needs.rows_bytes);
         let kept = self.kept_bytes.max(rows);
@@ -249,7 +313,7 @@ impl Own {
     }
 
     /// Gives back what the tools keep, and then what stands for it.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.tools.forget();
         (self.library, self.kept_bytes) = (None, 0);
     }

@@ -23,7 +23,7 @@ use crate::{Error, Place, Result};
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// What the kernel keeps of a file that was opened: its inode, its name and its part of the inode table. Measured on ext4.
-const KERNEL_FILE_BYTES: u64 = 1664;
+pub(super) const KERNEL_FILE_BYTES: u64 = 1664;
 
 /// See the head of this file.
 #[derive(Debug)]

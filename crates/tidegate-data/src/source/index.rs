@@ -175,7 +175,7 @@ pub(super) fn cache_folder() -> PathBuf {
 }
 
 /// The folder of the side-car for a dataset whose first file lies in `beside`, named by the hash of what it covers.
-fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
+pub(crate) fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
     let cache = cache_folder();
     let place = xxhash_rust::xxh3::xxh3_64(beside.as_os_str().as_encoded_bytes());
     vec![

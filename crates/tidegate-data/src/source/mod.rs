@@ -12,6 +12,8 @@ pub mod checkpoints;
 mod columns;
 mod folder;
 pub mod index;
+#[cfg(feature = "zarr")]
+mod keyed;
 mod mds;
 mod open;
 #[cfg(feature = "parquet")]
@@ -29,6 +31,10 @@ pub mod tar;
 #[cfg(feature = "parquet")]
 mod unpacking;
 pub(crate) mod uring;
+#[cfg(feature = "zarr")]
+pub mod volume;
+#[cfg(feature = "zarr")]
+mod zarr;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +44,7 @@ pub use self::open::{open, open_with_checkpoints};
 pub use self::read::ReadMode;
 pub use self::subset::{Subset, split};
 pub use self::synthetic::Synthetic;
+use crate::decode::npy::DType;
 use crate::{Place, Result};
 
 /// What a field holds at rest.
@@ -65,6 +72,13 @@ pub enum Kind {
         /// The shape of every sample, if declared.
         shape: Option<Vec<usize>>,
     },
+    /// A patch of an array that lies in chunks: always of this type and shape.
+    Patch {
+        /// Element type.
+        dtype: DType,
+        /// Shape.
+        shape: Vec<usize>,
+    },
     /// An uncompressed image as MDS' `pil` writes it: width, height, mode, pixels.
     Pixels,
 }
@@ -82,6 +96,7 @@ impl Kind {
             Kind::Float => "float",
             Kind::Npy => "npy",
             Kind::NdArray { .. } => "ndarray",
+            Kind::Patch { .. } => "patch",
             Kind::Pixels => "pixels",
         }
     }
@@ -119,6 +134,8 @@ pub enum Access {
     Random,
     /// A sample by decoding the whole group of rows that it is stored with: see [`Grouped`].
     Grouped,
+    /// A sample by decoding the chunks that it lies in: see [`Chunked`].
+    Chunked,
     /// Only in ascending order within a shard.
     Sequential {
         /// Why, and what a random read would cost.
@@ -219,6 +236,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// The chunks, where samples are patches of arrays that lie in chunks ([`Access::Chunked`]).
+    fn chunked(&self) -> Option<&dyn Chunked> {
+        None
+    }
+
     /// The side-car index of samples that are read one by one.
     fn index(&self) -> Option<&index::Index> {
         None
@@ -293,6 +315,71 @@ pub trait Grouped: Send + Sync {
 
     /// Where the sample `at` lies in its decoded group.
     fn row<'a>(&self, at: &Located, group: &'a [u8]) -> Option<&'a [u8]>;
+}
+
+/// Sizes of the chunks of a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChunkSizes {
+    /// Elements of all chunks.
+    pub total_bytes: u64,
+    /// Elements of the largest chunk.
+    pub chunk_bytes: u64,
+    /// What a chunk takes at most as it is stored.
+    pub stored_bytes: u64,
+    /// What decoding one takes at most besides.
+    pub library_bytes: u64,
+    /// What where chunks lie takes in memory, all of it, and the least that is of use.
+    pub index_bytes: u64,
+    /// See `index_bytes`.
+    pub index_least_bytes: u64,
+    /// Elements of all chunks of a sample, on average.
+    pub patch_bytes: u64,
+}
+
+/// A source whose samples are patches of arrays that lie in chunks, which several samples have in common: of volumes. Chunks of all
+/// arrays have one numbering.
+pub trait Chunked: Send + Sync {
+    /// Chunks.
+    fn chunks(&self) -> u64;
+
+    /// Their sizes.
+    fn sizes(&self) -> ChunkSizes;
+
+    /// Keeps where chunks lie in at most so many bytes, which the caller has charged.
+    fn set_index_bytes(&self, bytes: u64);
+
+    /// Bytes of the elements of a chunk.
+    fn chunk_bytes(&self, chunk: u64) -> u64;
+
+    /// Names the chunks of a field of a sample.
+    fn chunks_of(&self, id: u64, field: usize, each: &mut dyn FnMut(u64));
+
+    /// Reads a chunk as it is stored into `into`, which has room for [`read::staging_bytes`] of the most that it may take, and says where
+    /// in it it lies; nothing where none is stored, and all its elements are alike.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is longer than it may be.
+    fn read_chunk(
+        &self,
+        chunk: u64,
+        mode: ReadMode,
+        into: &mut [u8],
+    ) -> Result<Option<std::ops::Range<usize>>>;
+
+    /// Decodes a chunk, or what stands for one that is not stored, into `into`, which has its length.
+    ///
+    /// # Errors
+    /// When it is damaged, naming it.
+    fn decode_chunk(&self, chunk: u64, stored: Option<&[u8]>, into: &mut [u8]) -> Result<()>;
+
+    /// Copies what the elements of a chunk have in common with a field of a sample to its place there.
+    fn copy(&self, id: u64, field: usize, chunk: u64, elements: &[u8], row: &mut [u8]);
+
+    /// Fills what of a field of a sample lies in no chunk, once all were copied.
+    fn finish(&self, id: u64, field: usize, row: &mut [u8]);
+
+    /// A chunk in words.
+    fn describe(&self, chunk: u64) -> String;
 }
 
 /// Conveniences on top of [`Source`].

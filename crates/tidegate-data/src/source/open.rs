@@ -45,6 +45,9 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if !path.is_dir() {
         return Err(missing("there is no such file or folder"));
     }
+    if ["zarr.json", ".zarray", ".zgroup"].iter().any(|name| path.join(name).is_file()) {
+        return Err(missing("this is a Zarr store: open patches of its arrays with tg.volume"));
+    }
     if path.join("index.json").is_file() {
         return Ok(Arc::new(Mds::open(path, force)?));
     }

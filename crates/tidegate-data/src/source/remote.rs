@@ -246,17 +246,61 @@ impl Store {
         }
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let wrong = |what: String| Error::format(self.name(&object.key), offset, what);
+        let work = unless_stopped(self.fetch(&*connection.client, object, offset, into));
+        connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
+    }
+
+    /// Reads an object of any length up to that of `into`, by one request where it goes well, and says how long it is; nothing if
+    /// there is none of this name.
+    ///
+    /// # Errors
+    /// As [`Store::read`]; an object that is longer.
+    #[cfg(feature = "zarr")]
+    pub(crate) fn whole(&self, key: &str, into: &mut [u8]) -> Result<Option<usize>> {
+        let path = Key::from(key);
+        let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let work = async {
-            let mut fetching = std::pin::pin!(self.fetch(&*connection.client, object, offset, into));
+            let mut patience = Patience::new(key);
             loop {
-                match timeout(LOOK_AROUND, &mut fetching).await {
-                    Ok(outcome) => return outcome,
-                    Err(_) if super::read::stopped() => return Err("the epoch was ended".to_owned()),
-                    Err(_) => {}
-                }
+                let request = self.request_whole(&*connection.client, &path, into);
+                let failure = match timeout_at(patience.until, request).await {
+                    Ok(Ok(came)) => return Ok(came),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => Failure::Passing("it came too slowly".into()),
+                };
+                patience.pause(failure).await?;
             }
         };
-        connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
+        let came = connection.block_on(unless_stopped(work)).unwrap_or_else(|e| Err(e.to_string()));
+        came.map_err(|what| Error::format(self.name(&path), 0, what))
+    }
+
+    /// Requests an object, once.
+    #[cfg(feature = "zarr")]
+    async fn request_whole(
+        &self,
+        client: &dyn ObjectStore,
+        key: &Key,
+        into: &mut [u8],
+    ) -> std::result::Result<Option<usize>, Failure> {
+        let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+        let began = Instant::now();
+        let answer = match timeout(SILENCE, client.get(key)).await.map_err(silent)? {
+            Ok(answer) => answer,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(sort(&error)),
+        };
+        self.answered(began);
+        let (len, most) = (answer.meta.size, into.len());
+        let longer = || {
+            Failure::Lasting(format!(
+                "an object of {len} bytes, where its codecs make at most {most}: restore it, or check the array's metadata"
+            ))
+        };
+        let into = into.get_mut(..len as usize).ok_or_else(longer)?;
+        let mut done = 0;
+        receive(&mut answer.into_stream(), into, &mut done).await?;
+        Ok(Some(len as usize))
     }
 
     /// Requests a range until it is there, or the deadline has passed in which too little of it came.
@@ -325,21 +369,44 @@ impl Store {
             let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
             return Err(Failure::Passing(what));
         }
-        let mut stream = answer.into_stream();
-        while *done < into.len() {
-            match timeout(SILENCE, stream.next()).await.map_err(silent)? {
-                Some(Ok(bytes)) => {
-                    let target = into.get_mut(*done..*done + bytes.len());
-                    let target =
-                        target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
-                    target.copy_from_slice(&bytes);
-                    *done += bytes.len();
-                }
-                Some(Err(error)) => return Err(sort(&error)),
-                None => return Err(Failure::Passing("the connection ended early".into())),
+        receive(&mut answer.into_stream(), into, done).await
+    }
+}
+
+/// Takes what comes until `into` is full; `done` of it are there.
+async fn receive(
+    stream: &mut (impl futures_util::Stream<Item = object_store::Result<bytes::Bytes>> + Unpin),
+    into: &mut [u8],
+    done: &mut usize,
+) -> std::result::Result<(), Failure> {
+    let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+    while *done < into.len() {
+        match timeout(SILENCE, stream.next()).await.map_err(silent)? {
+            Some(Ok(bytes)) => {
+                let target = into.get_mut(*done..*done + bytes.len());
+                let target =
+                    target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
+                target.copy_from_slice(&bytes);
+                *done += bytes.len();
             }
+            Some(Err(error)) => return Err(sort(&error)),
+            None => return Err(Failure::Passing("the connection ended early".into())),
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// Waits for work of this thread, unless its epoch is ended.
+async fn unless_stopped<T>(
+    work: impl Future<Output = std::result::Result<T, String>>,
+) -> std::result::Result<T, String> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match timeout(LOOK_AROUND, &mut work).await {
+            Ok(outcome) => return outcome,
+            Err(_) if super::read::stopped() => return Err("the epoch was ended".to_owned()),
+            Err(_) => {}
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::index::Index;
 use super::read::Extent;
-use super::{Access, Extremes, Grouped, Located, ReadMode, Schema, Source, Value};
+use super::{Access, Chunked, Extremes, Grouped, Located, ReadMode, Schema, Source, Value};
 use crate::order::permutation::Permutation;
 use crate::{Error, Place, Result};
 
@@ -118,6 +118,9 @@ impl Source for Subset {
     }
     fn grouped(&self) -> Option<&dyn Grouped> {
         self.base.grouped()
+    }
+    fn chunked(&self) -> Option<&dyn Chunked> {
+        self.base.chunked()
     }
     fn side_car(&self) -> Option<&Path> {
         self.base.side_car()

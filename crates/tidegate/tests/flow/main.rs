@@ -6,6 +6,7 @@ mod dedup;
 mod kept;
 mod profile;
 mod samplers;
+mod volume;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,193 @@
+"""Patches of a chunked volume: Tidegate beside TensorStore, zarr-python and the decoding alone. `make bench-volumes`.
+
+Flow: a synthetic 512^3 uint16 volume, once in chunks of 64^3 and once in shards of 256^3 with chunks of 32^3, zstd-3
+-> the same number of patches from each, uncached, interleaved, the median of the rounds; then a cache of a tenth of it.
+Memory: the budgets that are named; peers have what they take.
+
+The floor is what two threads decode of the same chunks from memory into memory, without reading and making patches.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import struct
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+import tidegate as tg
+from tidegate import samplers
+
+SIDE = 512
+LAYOUTS = {"chunks": {"chunks": (64,) * 3}, "shards": {"chunks": (32,) * 3, "shards": (256,) * 3}}
+THREADS = 2
+
+
+def make(folder, side, names):
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    rng = np.random.default_rng(0)
+    # Smooth structures and the noise of a camera: zstd-3 makes them about 1.8 times smaller.
+    z, y, x = np.ogrid[:side, :side, :side]
+    waves = np.sin(z / 17) * np.cos(y / 23) * np.sin(x / 31)
+    volume = (2000 + 1500 * waves).astype("u2") + rng.integers(0, 128, (side,) * 3, "u2")
+    for name in names:
+        kwargs = LAYOUTS[name]
+        array = zarr.create_array(
+            f"{folder}/{name}", shape=volume.shape, dtype="u2", compressors=ZstdCodec(level=3), **kwargs
+        )
+        array[:] = volume
+    return volume
+
+
+def origins(count, patch, step, side, seed):
+    places = (side - patch) // step + 1
+    return np.random.default_rng(seed).integers(0, places, (count, 3)) * step
+
+
+class Stored:
+    """The stored chunks of a layout, in memory."""
+
+    def __init__(self, folder, layout):
+        self.side = LAYOUTS[layout]["chunks"][0]
+        self.chunks = {}
+        root = Path(folder) / layout / "c"
+        for file in root.rglob("*"):
+            if file.is_dir():
+                continue
+            at = [int(n) for n in file.relative_to(root).parts]
+            data = file.read_bytes()
+            if "shards" not in LAYOUTS[layout]:
+                self.chunks[tuple(at)] = data
+                continue
+            per = LAYOUTS[layout]["shards"][0] // self.side
+            index = struct.unpack(f"<{2 * per**3}Q", data[-16 * per**3 - 4 : -4])
+            for i in range(per**3):
+                inner = (i // per**2, i // per % per, i % per)
+                place = tuple(a * per + b for a, b in zip(at, inner, strict=True))
+                self.chunks[place] = data[index[2 * i] : index[2 * i] + index[2 * i + 1]]
+
+    def of(self, origin, patch):
+        spans = [range(a // self.side, (a + patch - 1) // self.side + 1) for a in origin]
+        return [self.chunks[z, y, x] for z in spans[0] for y in spans[1] for x in spans[2]]
+
+
+def floor(stored, places, patch):
+    from numcodecs.zstd import Zstd
+
+    work = [stored.of(at, patch) for at in places]
+    began = time.perf_counter()
+
+    def run(part):
+        codec, out = Zstd(), np.empty(stored.side**3, "u2")
+        for chunks in part:
+            for chunk in chunks:
+                codec.decode(chunk, out)
+
+    threads = [threading.Thread(target=run, args=(work[i::THREADS],)) for i in range(THREADS)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return len(places) / (time.perf_counter() - began)
+
+
+def ours(folder, layout, patch, step, count, memory, keep="nothing"):
+    volume = tg.volume(f"{folder}/{layout}", patch=(patch,) * 3, stride=step)
+    loader = tg.Loader(
+        volume, batch_size=8, memory=tg.Budget(memory), sampler=samplers.replacement(count), keep=keep, workers=THREADS
+    )
+    began, rows = time.perf_counter(), 0
+    for batch in loader:
+        rows += batch.rows
+    return rows / (time.perf_counter() - began), loader.report()
+
+
+def tensorstore(folder, layout, places, patch, cache=0):
+    import tensorstore as ts
+
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/{layout}/"}}
+    context = ts.Context({"cache_pool": {"total_bytes_limit": cache}, "data_copy_concurrency": {"limit": THREADS}})
+    array = ts.open(spec, context=context, open=True).result()
+    began, flying = time.perf_counter(), []
+    for z, y, x in places:
+        flying.append(array[z : z + patch, y : y + patch, x : x + patch].read())
+        if len(flying) == 16:
+            flying.pop(0).result()
+    [read.result() for read in flying]
+    return len(places) / (time.perf_counter() - began)
+
+
+def zarr_python(folder, layout, places, patch):
+    import zarr
+
+    array = zarr.open_array(f"{folder}/{layout}", mode="r")
+
+    def read(at):
+        z, y, x = at
+        return array[z : z + patch, y : y + patch, x : x + patch].shape
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(read, places))
+    return len(places) / (time.perf_counter() - began)
+
+
+def uncached(folder, layout, patch, aligned, arguments):
+    side = LAYOUTS[layout]["chunks"][0]
+    step = side if aligned else 1
+    stored = Stored(folder, layout)
+    probe = origins(64, patch, step, arguments.side, 1)
+    chunks = statistics.mean(len(stored.of(at, patch)) for at in probe)
+    count = int(max(64, min(4000, arguments.chunks / chunks)))
+    rates = {"tidegate": [], "tensorstore": [], "zarr_python": [], "floor": []}
+    for number in range(arguments.rounds):
+        places = origins(count, patch, step, arguments.side, number)
+        rates["floor"].append(floor(stored, places, patch))
+        rates["tidegate"].append(ours(folder, layout, patch, step, count, arguments.memory)[0])
+        rates["tensorstore"].append(tensorstore(folder, layout, places, patch))
+        rates["zarr_python"].append(zarr_python(folder, layout, places[: max(16, count // 8)], patch))
+    medians = {name: round(statistics.median(all), 1) for name, all in rates.items()}
+    return {
+        "layout": layout,
+        "patch": patch,
+        "aligned": aligned,
+        "chunks_per_patch": round(chunks, 2),
+        "patches_per_s": medians,
+        "of_floor": round(medians["tidegate"] / medians["floor"], 3),
+        "over_tensorstore": round(medians["tidegate"] / medians["tensorstore"], 2),
+        "raw": {name: [round(rate, 1) for rate in all] for name, all in rates.items()},
+    }
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--side", type=int, default=SIDE)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--chunks", type=int, default=12000, help="decoded in a round, about")
+    arguments.add_argument("--memory", default="1GiB")
+    arguments.add_argument("--layouts", nargs="*", default=list(LAYOUTS))
+    arguments.add_argument("--out", type=Path)
+    arguments = arguments.parse_args()
+    lines = []
+
+    def say(line):
+        lines.append(json.dumps(line))
+        print(lines[-1], flush=True)
+
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TIDEGATE_BENCH_DIR")) as folder:
+        make(folder, arguments.side, arguments.layouts)
+        for layout in arguments.layouts:
+            for patch in (64, 96):
+                for aligned in (True, False):
+                    say(uncached(folder, layout, patch, aligned, arguments))
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+//! Kernels: elements from one place to another.
+//!
+//! Flow: slices of bytes and shapes in, slices of bytes out; called by sources and batches.
+//! Memory: the caller's.
+
+pub mod boxes;

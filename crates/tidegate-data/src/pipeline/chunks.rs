@@ -1,0 +1,271 @@
+//! Chunks that rows wait for: each is read and decoded once while it is in flight, whoever wants it.
+//!
+//! Flow: a row -> its chunks, which are lent by the cache, on their way already, or to be read -> a worker decodes one -> its part is copied
+//! into every row that waits -> a row that waits for nothing more is complete.
+//! Memory: a worker's scratch for the elements of a chunk; what is kept of them is the cache's (`cache.memory`); a few words for each
+//! chunk in flight.
+//!
+//! Nobody waits with a thread: who needs a chunk leaves word where it is noted, so that the order of decoding cannot lock anybody out.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tidegate_core::memory::Staged;
+
+use super::Shared;
+use super::feed::Queued;
+use super::filling::Filling;
+use super::lock;
+use super::stats::add;
+use super::work::{Own, failed, given_twice};
+use crate::batch::row::Needs;
+use crate::cache::{Lease, Lent};
+use crate::source::{Chunked, Located};
+use crate::{Error, Result};
+
+/// A row, while its chunks come.
+#[derive(Debug)]
+pub(super) struct Row {
+    filling: Arc<Filling>,
+    row: usize,
+    at: Located,
+    attempt: u8,
+    /// What it waits for: chunks, and that what it is lent is copied.
+    left: AtomicUsize,
+    /// The first thing that went wrong.
+    error: Mutex<Option<Error>>,
+    /// Held by who writes.
+    writing: Mutex<()>,
+}
+
+/// A column of a row that wants a chunk.
+#[derive(Debug)]
+struct Waiter {
+    row: Arc<Row>,
+    column: usize,
+}
+
+/// The chunks of a row that need no decoding.
+#[derive(Debug)]
+pub(super) struct LentRow {
+    row: Arc<Row>,
+    lent: Vec<(usize, u64, Lease)>,
+}
+
+/// A chunk as it is stored.
+#[derive(Debug)]
+pub(super) struct Stored {
+    chunk: u64,
+    room: Staged,
+    /// Where it lies in its room, if it is stored at all; or why it could not be read.
+    range: Result<Option<Range<usize>>, String>,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Chunks(Mutex<HashMap<u64, Vec<Waiter>>>);
+
+impl Chunks {
+    /// Tells the cache of the chunks of a row that is left out.
+    pub(super) fn pass(shared: &Shared, at: &Located) {
+        let Some(source) = shared.source.chunked() else { return };
+        for plan in &shared.layout.columns {
+            source.chunks_of(at.id, plan.field, &mut |chunk| {
+                let _nobody_wants_it = shared.samples.stored.meet(chunk, source.chunk_bytes(chunk));
+            });
+        }
+    }
+
+    /// Begins a row: reads of what has to be read go behind `reads`; what is lent is a job for a worker.
+    pub(super) fn begin(
+        &self,
+        shared: &Shared,
+        task: (Arc<Filling>, usize, Located, u8),
+        reads: &mut VecDeque<Queued>,
+    ) -> Option<LentRow> {
+        let source = shared.source.chunked()?;
+        let (filling, row, at, attempt) = task;
+        let row = Arc::new(Row {
+            filling,
+            row,
+            at,
+            attempt,
+            left: AtomicUsize::new(1),
+            error: Mutex::default(),
+            writing: Mutex::default(),
+        });
+        let (stored, stats) = (&shared.samples.stored, &shared.stats);
+        let mut lent = Vec::new();
+        for (column, plan) in shared.layout.columns.iter().enumerate() {
+            source.chunks_of(row.at.id, plan.field, &mut |chunk| {
+                let bytes = source.chunk_bytes(chunk);
+                stats.wanted_chunks.fetch_add(1, Ordering::Relaxed);
+                if stored.meet(chunk, bytes) {
+                    stats.could_hit_bytes.fetch_add(bytes, Ordering::Relaxed);
+                }
+                let hit = || {
+                    stats.hits.fetch_add(1, Ordering::Relaxed);
+                    stats.hit_bytes.fetch_add(bytes, Ordering::Relaxed);
+                };
+                let mut flying = lock(&self.0);
+                let waiting = flying.get_mut(&chunk);
+                if waiting.is_none()
+                    && let Some(Lent::Plain(lease)) = stored.lend(chunk)
+                {
+                    lent.push((column, chunk, lease));
+                    return hit();
+                }
+                // Before anybody can see that it waits.
+                row.left.fetch_add(1, Ordering::AcqRel);
+                let waiter = Waiter { row: Arc::clone(&row), column };
+                if let Some(waiting) = waiting {
+                    waiting.push(waiter);
+                    hit();
+                } else {
+                    flying.insert(chunk, vec![waiter]);
+                    reads.push_back(Queued::Chunk(chunk));
+                }
+            });
+        }
+        Some(LentRow { row, lent })
+    }
+
+    /// Lets go of all who wait.
+    pub(super) fn clear(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        drop(waiting);
+    }
+
+    fn take(&self, chunk: u64) -> Vec<Waiter> {
+        lock(&self.0).remove(&chunk).unwrap_or_default()
+    }
+
+    /// Gives what came of a chunk to all who wait for it.
+    fn give(&self, shared: &Shared, chunk: u64, elements: &Result<&[u8], String>) {
+        for Waiter { row, column } in self.take(chunk) {
+            row.take(shared, column, chunk, elements);
+            row.done(shared);
+        }
+    }
+}
+
+/// Reads a chunk.
+pub(super) fn fetch(shared: &Shared, chunk: u64, mut room: Staged) -> Stored {
+    let began = Instant::now();
+    let range = match shared.source.chunked() {
+        Some(source) => source.read_chunk(chunk, shared.mode, &mut room).map_err(|e| e.to_string()),
+        None => Ok(None),
+    };
+    let bytes = range.as_ref().ok().and_then(|r| r.as_ref()).map_or(0, |range| range.len() as u64);
+    shared.stats.reads.fetch_add(1, Ordering::Relaxed);
+    shared.stats.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    add(&shared.stats.read_ns, began);
+    Stored { chunk, room, range }
+}
+
+impl Row {
+    /// Copies what a chunk has for a column.
+    fn take(&self, shared: &Shared, column: usize, chunk: u64, elements: &Result<&[u8], String>) {
+        let (Some(source), Some(plan)) = (shared.source.chunked(), shared.layout.columns.get(column)) else {
+            return;
+        };
+        let outcome = match elements {
+            Ok(elements) => {
+                let _alone = lock(&self.writing);
+                match self.filling.piece(column, self.row) {
+                    Some(mut piece) => {
+                        source.copy(self.at.id, plan.field, chunk, elements, &mut piece);
+                        Ok(())
+                    }
+                    None => Err(given_twice()),
+                }
+            }
+            Err(what) => Err(Error::Sample {
+                place: Box::new(shared.source.place(&self.at)),
+                field: plan.name.clone(),
+                what: what.clone(),
+            }),
+        };
+        if let Err(error) = outcome {
+            lock(&self.error).get_or_insert(error);
+        }
+    }
+
+    /// It waits for one thing less.
+    fn done(&self, shared: &Shared) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let error = lock(&self.error).take();
+        if let Some(error) = error.or_else(|| self.finish(shared).err()) {
+            return failed(shared, &self.filling, self.row, &self.at, self.attempt, error);
+        }
+        self.filling.complete(self.row, self.at.id);
+        shared.stats.samples.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn finish(&self, shared: &Shared) -> Result<()> {
+        let Some(source) = shared.source.chunked() else { return Ok(()) };
+        for (column, plan) in shared.layout.columns.iter().enumerate() {
+            let mut piece = self.filling.piece(column, self.row).ok_or_else(given_twice)?;
+            source.finish(self.at.id, plan.field, &mut piece);
+        }
+        Ok(())
+    }
+}
+
+impl LentRow {
+    /// Copies what is lent.
+    pub(super) fn run(self, shared: &Shared) {
+        for (column, chunk, lease) in &self.lent {
+            self.row.take(shared, *column, *chunk, &Ok(lease));
+        }
+        drop(self.lent);
+        self.row.done(shared);
+    }
+
+    /// Whether there is nothing to copy.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lent.is_empty()
+    }
+}
+
+impl Stored {
+    /// Decodes it, keeps what is wanted, and gives it to all who wait.
+    pub(super) fn run(self, shared: &Shared, own: &mut Own) {
+        let Some(source) = shared.source.chunked() else { return };
+        let bytes = source.chunk_bytes(self.chunk);
+        let needs = Needs::plain(bytes, source.sizes().library_bytes);
+        let decode = |scratch: &mut [u8]| self.decode(shared, source, &mut scratch[..bytes as usize]);
+        if own.grow(shared, &needs) {
+            decode(own.scratch());
+        } else {
+            own.forget();
+            let began = Instant::now();
+            let mut common = lock(&shared.reserved.scratch);
+            add(&shared.stats.scratch_wait_ns, began);
+            decode(common.as_deref_mut().unwrap_or_default());
+        }
+    }
+
+    fn decode(&self, shared: &Shared, source: &dyn Chunked, elements: &mut [u8]) {
+        let outcome = self.range.clone().and_then(|range| {
+            let stored = range.map(|range| &self.room[range]);
+            let began = std::panic::AssertUnwindSafe(|| source.decode_chunk(self.chunk, stored, elements));
+            match std::panic::catch_unwind(began) {
+                Ok(outcome) => outcome.map_err(|e| e.to_string()),
+                Err(panic) => Err(format!("{}: {}", source.describe(self.chunk), Error::words(&*panic))),
+            }
+        });
+        shared.stats.chunks.fetch_add(1, Ordering::Relaxed);
+        let outcome = outcome.map(|()| &*elements);
+        if let Ok(elements) = outcome {
+            // Before word is taken from those who wait: whoever comes then finds it there.
+            let _it_may_not_be_wanted = shared.samples.stored.put(self.chunk, &[elements]);
+        }
+        shared.chunks.give(shared, self.chunk, &outcome);
+    }
+}

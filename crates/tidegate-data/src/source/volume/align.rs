@@ -1,0 +1,288 @@
+//! Where a patch lies in several arrays: by physical units, to the voxel.
+//!
+//! Flow: scale and translation of each array + the patch in voxels of the first -> for each array where its patch begins, and the lattice
+//! of places at which all of them begin at a voxel.
+//! Memory: a few words an axis.
+//!
+//! The corner of a patch is one point in space; of each array it must be the corner of a voxel. Where an array is coarser than the
+//! first by a factor, every so many voxels of the first are such a place.
+
+use super::ngff::metres;
+use crate::{Error, Result};
+
+/// How far two lengths may differ and be the same.
+const SAME: f64 = 1e-3;
+/// The largest numerator or denominator of a ratio, and the largest of the smaller of both: with two large ones anything is a ratio.
+const RATIO_MOST: u64 = 64;
+const SMALLER_MOST: f64 = 8.0;
+
+/// Voxels in space, along the axes of the patch.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Space {
+    /// The length of a voxel.
+    pub(super) scale: Vec<f64>,
+    /// Where the centre of the first voxel lies.
+    pub(super) translation: Vec<f64>,
+    /// The units of both, as far as they are said.
+    pub(super) units: Vec<Option<String>>,
+}
+
+/// Voxels of an array along one axis, as a function of those of the first: `num / den * origin + offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Along {
+    num: i64,
+    den: i64,
+    offset: i64,
+    /// Voxels of the patch, and of the array.
+    pub(super) patch: u64,
+    shape: u64,
+    /// How many voxels the patch is wider on each side than that of the first.
+    wider: i64,
+}
+
+fn divide_up(a: i64, b: i64) -> i64 {
+    a.div_euclid(b) + i64::from(a.rem_euclid(b) != 0)
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// A ratio of small numbers, if it is one.
+fn ratio(x: f64) -> Option<(i64, i64)> {
+    (1..=RATIO_MOST).find_map(|den| {
+        let num = (x * den as f64).round();
+        let small = num >= 1.0 && num <= RATIO_MOST as f64 && num.min(den as f64) <= SMALLER_MOST;
+        let near = small && (x * den as f64 - num).abs() <= SAME * num;
+        near.then_some((num as i64, den as i64))
+    })
+}
+
+impl Space {
+    /// How much coarser it is than another along each axis in all: what is compared to choose a level. Nothing where they cannot be
+    /// aligned.
+    pub(super) fn distance(&self, first: &Self) -> Option<f64> {
+        let each = (0..self.scale.len()).map(|axis| {
+            let x = first.metre(axis)? * first.scale[axis] / (self.metre(axis)? * self.scale[axis]);
+            ratio(x).map(|_| x.ln().abs())
+        });
+        each.sum()
+    }
+
+    /// Its unit along an axis in metres; what has none is 1.
+    fn metre(&self, axis: usize) -> Option<f64> {
+        self.units[axis].as_deref().map_or(Some(1.0), metres)
+    }
+}
+
+impl Along {
+    /// The first array itself.
+    pub(super) fn first(patch: u64, shape: u64) -> Self {
+        Self { num: 1, den: 1, offset: 0, patch, shape, wider: 0 }
+    }
+
+    /// An axis of another array than the first, whose patch has so many voxels, or as many as cover that of the first.
+    ///
+    /// # Errors
+    /// In words, why it cannot be aligned.
+    pub(super) fn aligned(
+        axis: usize,
+        (space, first): (&Space, &Space),
+        first_patch: u64,
+        patch: Option<u64>,
+        shape: u64,
+    ) -> Result<Self, String> {
+        let (unit, first_unit) = (&space.units[axis], &first.units[axis]);
+        let words = |unit: &Option<String>| unit.clone().unwrap_or_else(|| "none".into());
+        let metre = match (unit, first_unit) {
+            (a, b) if a == b => 1.0,
+            (Some(a), Some(b)) if let (Some(a), Some(b)) = (metres(a), metres(b)) => a / b,
+            (a, b) => {
+                return Err(format!("its unit is {} where the first array's is {}", words(a), words(b)));
+            }
+        };
+        let (scale, first_scale) = (space.scale[axis] * metre, first.scale[axis]);
+        let Some((num, den)) = ratio(first_scale / scale) else {
+            return Err(format!(
+                "its voxels are {scale} long where the first array's are {first_scale}: no ratio of small numbers"
+            ));
+        };
+        // From the corner of the first voxel to the corner of the other's.
+        let corner = |translation: f64, scale: f64| translation - scale / 2.0;
+        let apart =
+            corner(first.translation[axis], first_scale) - corner(space.translation[axis] * metre, scale);
+        let offset = (apart / scale).round() as i64;
+        let covers = first_patch as i64 * num;
+        if covers % den != 0 {
+            return Err(format!(
+                "a patch of {first_patch} voxels is {} of its own: make the patch a multiple of {den}",
+                covers as f64 / den as f64
+            ));
+        }
+        let covers = covers / den;
+        let patch = patch.map_or(covers, u64::cast_signed);
+        if (patch - covers) % 2 != 0 {
+            return Err(format!(
+                "a patch of {patch} voxels cannot have the centre of one of {covers}: make both even or odd"
+            ));
+        }
+        Ok(Self { num, den, offset, patch: patch.cast_unsigned(), shape, wider: (patch - covers) / 2 })
+    }
+
+    /// Where its patch begins.
+    pub(super) fn begin(&self, origin: i64) -> i64 {
+        origin * self.num / self.den + self.offset - self.wider
+    }
+
+    /// The first and the last origin at which its patch lies inside the array.
+    fn inside(&self) -> (i64, i64) {
+        let low = divide_up((self.wider - self.offset) * self.den, self.num);
+        let room = self.shape as i64 - self.patch as i64 - self.offset + self.wider;
+        (low, (room * self.den).div_euclid(self.num))
+    }
+
+    /// The voxels of the first array that it covers.
+    fn covers(&self) -> (i64, i64) {
+        let at = |voxel: i64| (voxel - self.offset) * self.den;
+        (divide_up(at(0), self.num), at(self.shape as i64).div_euclid(self.num))
+    }
+}
+
+/// The places at which patches begin, along one axis: voxels of the first array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Places {
+    pub(super) low: i64,
+    pub(super) stride: u64,
+    pub(super) count: u64,
+}
+
+impl Places {
+    /// The places along an axis of arrays that are aligned there: those at which all patches lie inside, or, where they may go `over`
+    /// the border, those at which more than half of the first does.
+    ///
+    /// # Errors
+    /// In words: a stride that is no multiple of what alignment needs, and which of the arrays leaves no place.
+    pub(super) fn of(
+        arrays: &[Along],
+        stride: Option<u64>,
+        over: bool,
+    ) -> Result<Self, (Option<usize>, String)> {
+        let aligned = arrays.iter().fold(1, |all, along| {
+            let den = along.den / gcd(along.num, along.den);
+            all / gcd(all, den) * den
+        });
+        let stride = stride.map_or(aligned, u64::cast_signed);
+        if stride < 1 || stride % aligned != 0 {
+            return Err((
+                None,
+                format!(
+                    "a stride of {stride} where a voxel of the coarsest array is {aligned}: make it a multiple"
+                ),
+            ));
+        }
+        let patch = arrays.first().map_or(1, |first| first.patch.cast_signed());
+        let range = |along: &Along| match over {
+            false => along.inside(),
+            true => {
+                // Less than half of it beyond the border, so that what is mirrored there is in the patch.
+                let ((low, end), beyond) = (along.covers(), (patch - 1) / 2);
+                (low - beyond, end - patch + beyond)
+            }
+        };
+        let (mut low, mut high) = (i64::MIN, i64::MAX);
+        for (i, along) in arrays.iter().enumerate() {
+            let (from, to) = range(along);
+            (low, high) = (low.max(from), high.min(to));
+            if divide_up(low, aligned) * aligned > high {
+                let what = if to < from {
+                    format!("it has {} voxels, fewer than the patch of {}", along.shape, along.patch)
+                } else {
+                    "it does not cover a patch together with the arrays before it".to_owned()
+                };
+                return Err((Some(i), what));
+            }
+        }
+        let low = divide_up(low, aligned) * aligned;
+        Ok(Self { low, stride: stride.cast_unsigned(), count: ((high - low) / stride).cast_unsigned() + 1 })
+    }
+
+    /// Where number `at` begins.
+    pub(super) fn origin(&self, at: u64) -> i64 {
+        self.low + (at * self.stride).cast_signed()
+    }
+}
+
+/// Names an axis of a patch in an error.
+pub(super) fn on_axis(array: &str, axis: usize, what: &str) -> Error {
+    Error::Config(format!("array {array:?}, axis {axis} of the patch: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(scale: f64, translation: f64, unit: &str) -> Space {
+        Space {
+            scale: vec![scale],
+            translation: vec![translation],
+            units: vec![(!unit.is_empty()).then(|| unit.into())],
+        }
+    }
+
+    fn aligned(
+        other: &Space,
+        first: &Space,
+        patch: u64,
+        wanted: Option<u64>,
+        shape: u64,
+    ) -> Result<Along, String> {
+        Along::aligned(0, (other, first), patch, wanted, shape)
+    }
+
+    #[test]
+    fn voxels_are_found_in_arrays_of_other_resolutions() {
+        let first = space(4.0, 2.0, "nanometer");
+        // Twice as coarse, with the translation that averaging makes and with the one that many writers leave out.
+        for translation in [4.0, 2.0] {
+            let coarse = aligned(&space(8.0, translation, "nanometer"), &first, 64, None, 100).unwrap();
+            assert_eq!((coarse.patch, coarse.begin(0), coarse.begin(10)), (32, 0, 5));
+        }
+        // Finer, in another unit, beginning elsewhere: its voxel 0 is at the first's 10.
+        let fine = aligned(&space(0.002, 0.0415, "micrometer"), &first, 10, None, 100).unwrap();
+        assert_eq!((fine.patch, fine.begin(10), fine.begin(12)), (20, 0, 4));
+        // A wider one around the same centre.
+        let wide = aligned(&space(8.0, 4.0, "nanometer"), &first, 64, Some(64), 100).unwrap();
+        assert_eq!((wide.patch, wide.begin(32)), (64, 0));
+        for (other, patch, wanted, word) in [
+            (space(8.0, 4.0, ""), 64, None, "unit is none"),
+            (space(8.0, 4.0, "second"), 64, None, "second"),
+            (space(8.0, 4.0, "nanometer"), 63, None, "multiple of 2"),
+            (space(8.0, 4.0, "nanometer"), 64, Some(33), "even or odd"),
+            (space(4.0 * 1.237, 4.0, "nanometer"), 64, None, "small numbers"),
+        ] {
+            assert!(aligned(&other, &first, patch, wanted, 100).unwrap_err().contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn places_are_those_where_all_arrays_have_a_patch() {
+        let first = Along::first(8, 100);
+        let of = |arrays: &[Along], stride, over| Places::of(arrays, stride, over);
+        assert_eq!(of(&[first], None, false).unwrap(), Places { low: 0, stride: 1, count: 93 });
+        assert_eq!(of(&[first], Some(40), false).unwrap(), Places { low: 0, stride: 40, count: 3 });
+        // Less than half of it is beyond the border.
+        assert_eq!(of(&[first], None, true).unwrap(), Places { low: -3, stride: 1, count: 99 });
+        // Half as many voxels from the first's 21 on, which is none of its corners.
+        let space = |scale, translation| space(scale, translation, "");
+        let coarse = aligned(&space(2.0, 22.5), &space(1.0, 0.0), 8, None, 20).unwrap();
+        let places = of(&[first, coarse], None, false).unwrap();
+        assert_eq!((places.low, places.stride, coarse.begin(places.low)), (22, 2, 0));
+        assert_eq!(places.origin(places.count - 1) + 8, 62);
+        assert!(of(&[first, coarse], Some(3), false).unwrap_err().1.contains("multiple"));
+        let small = Along::first(8, 7);
+        assert!(of(&[first, small], None, false).unwrap_err().1.contains("7 voxels, fewer"));
+        assert_eq!(of(&[small], None, true).unwrap().count, 6);
+        let apart = Along { offset: -200, ..Along::first(8, 100) };
+        assert_eq!(of(&[first, apart], None, false).unwrap_err().0, Some(1));
+    }
+}

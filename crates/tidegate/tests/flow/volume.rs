@@ -1,0 +1,181 @@
+//! Volumes end to end: patches that are right, chunks that are decoded once, and the promises of any other source.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use tidegate::{Budget, Loader, Options, Remainder, Source};
+use tidegate_data::cache::min::{Min, Outcome};
+use tidegate_data::order::Order;
+use tidegate_data::order::drawn::Even;
+use tidegate_data::source::Chunked;
+use tidegate_data::source::volume::{self, Volume};
+
+use super::{epoch, folder, rows};
+
+/// The element at a place.
+fn element(at: [usize; 3]) -> u16 {
+    (at[0] * 7919 + at[1] * 104_729 + at[2] * 1_299_709) as u16
+}
+
+/// An array of version 2 without compression, of chunks that do not divide it; `missing` ones are not written.
+fn array(folder: &Path, shape: [usize; 3], chunk: [usize; 3], missing: &[&str]) {
+    fs::create_dir_all(folder).unwrap();
+    let text = format!(
+        r#"{{"zarr_format": 2, "shape": {shape:?}, "chunks": {chunk:?}, "dtype": "<u2", "compressor": null, "fill_value": 7, "order": "C", "filters": null}}"#
+    );
+    fs::write(folder.join(".zarray"), text).unwrap();
+    let counts: Vec<usize> = (0..3).map(|d| shape[d].div_ceil(chunk[d])).collect();
+    for z in 0..counts[0] {
+        for y in 0..counts[1] {
+            for x in 0..counts[2] {
+                let name = format!("{z}.{y}.{x}");
+                if missing.contains(&&*name) {
+                    continue;
+                }
+                let mut bytes = Vec::new();
+                for k in 0..chunk[0] {
+                    for j in 0..chunk[1] {
+                        for i in 0..chunk[2] {
+                            let at = [z * chunk[0] + k, y * chunk[1] + j, x * chunk[2] + i];
+                            bytes.extend(element(at).to_le_bytes());
+                        }
+                    }
+                }
+                fs::write(folder.join(name), bytes).unwrap();
+            }
+        }
+    }
+}
+
+const SHAPE: [usize; 3] = [50, 40, 60];
+
+fn open(folder: &Path, patch: [u64; 3]) -> Arc<Volume> {
+    let options = format!(r#"{{"arrays": [{{"name": "data", "path": "a"}}], "patch": {patch:?}}}"#);
+    let options: volume::Options = serde_json::from_str(&options).unwrap();
+    Volume::open(folder.to_str().unwrap(), &options).unwrap()
+}
+
+fn loader(volume: &Arc<Volume>, options: Options, memory: u64, positions: u64) -> Loader {
+    let order = Arc::new(Even::new(volume.len(), positions, 1, 3).unwrap());
+    let source = Arc::clone(volume) as Arc<dyn Source>;
+    Loader::with_order(source, options, Budget::new(memory), order).unwrap()
+}
+
+fn options(batch: u64) -> Options {
+    Options { global_batch_size: Some(batch), ..Options::default() }
+}
+
+fn patch_at(origin: &[i64], patch: [usize; 3]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for k in 0..patch[0] {
+        for j in 0..patch[1] {
+            for i in 0..patch[2] {
+                let at = [k, j, i];
+                bytes.extend(element([0, 1, 2].map(|d| origin[d] as usize + at[d])).to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn patches_are_right_and_the_same_whatever_the_workers_budget_and_ranks() {
+    let dir = folder("volume");
+    array(&dir.join("a"), SHAPE, [16, 12, 32], &[]);
+    let volume = open(&dir, [9, 16, 20]);
+    assert_eq!(volume.len(), 42 * 25 * 41);
+    let mut whole = Vec::new();
+    for (workers, memory) in [(1, 4 << 20), (2, 4 << 20), (3, 64 << 20)] {
+        let mut loader = loader(&volume, Options { workers: Some(workers), ..options(7) }, memory, 300);
+        let epoch = epoch(&mut loader);
+        assert_eq!(epoch.len(), 300);
+        for (id, bytes) in &epoch {
+            assert_eq!(*bytes, patch_at(&volume.origin(*id), [9, 16, 20]), "patch {id}");
+        }
+        whole.push(epoch);
+    }
+    assert!(whole.windows(2).all(|pair| pair[0] == pair[1]));
+    let mut ranked: Vec<Vec<_>> = Vec::new();
+    for rank in 0..2 {
+        let options = Options { rank, world_size: 2, remainder: Some(Remainder::Uneven), ..options(7) };
+        let mut loader = loader(&volume, options, 8 << 20, 300);
+        ranked.push(loader.epoch().unwrap().map(|batch| rows(&batch.unwrap())).collect());
+    }
+    let put_together: Vec<_> =
+        (0..ranked[0].len()).flat_map(|b| [ranked[0][b].clone(), ranked[1][b].clone()].concat()).collect();
+    assert_eq!(put_together, whole[0]);
+}
+
+#[test]
+fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
+    let dir = folder("volume-cache");
+    array(&dir.join("a"), SHAPE, [8, 8, 8], &["0.0.0", "3.2.1"]);
+    let volume = open(&dir, [12, 12, 12]);
+    let positions = 400;
+    let order = Even::new(volume.len(), positions, 1, 3).unwrap();
+    let chunks_of = |epoch: u64| {
+        let ids = order.epoch(epoch).unwrap();
+        let mut chunks = Vec::new();
+        for position in 0..positions {
+            volume.chunks_of(ids.id(position).unwrap(), 0, &mut |chunk| chunks.push(chunk as u32));
+        }
+        chunks
+    };
+    for memory in [3 << 20, 4 << 20, 5 << 20] {
+        // One batch in flight, so that what is decoded is what the cache lacks.
+        let mut loader = loader(&volume, Options { workers: Some(1), ..options(1) }, memory, positions);
+        for number in 0..2 {
+            let decoded_before = loader.report().stages.decoded_chunks;
+            assert!(number == 0 || decoded_before > 0);
+            for (id, bytes) in epoch(&mut loader) {
+                if id % 50 == 0 {
+                    let origin = volume.origin(id);
+                    let expected = patch_at(&origin, [12; 3]);
+                    let zero = |bytes: &[u8]| bytes.chunks(2).filter(|e| e == &[7, 0]).count();
+                    assert!(
+                        bytes == expected || zero(&bytes) > zero(&expected),
+                        "only what is missing differs"
+                    );
+                }
+            }
+            let stages = loader.report().stages;
+            let accesses = chunks_of(number);
+            let horizon: Vec<u32> = accesses.iter().copied().chain(chunks_of(number + 1)).collect();
+            assert_eq!(stages.wanted_chunks, accesses.len() as u64);
+            let mut min = Min::new(stages.cache_limit_bytes);
+            min.look_ahead(horizon, volume.chunks() as u32);
+            // A chunk takes a page and its place in the tables.
+            let misses =
+                accesses.iter().filter(|_| min.access(&(4096 + 256u64), &mut |_| ()) != Outcome::Hit).count();
+            if number == 0 {
+                let (decoded, least) = (stages.decoded_chunks as f64, misses as f64);
+                assert!(
+                    decoded <= 1.1 * least,
+                    "{decoded} decoded of {} where MIN decodes {least}",
+                    accesses.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn volumes_are_no_place_for_what_counts_samples() {
+    let dir = folder("volume-refused");
+    array(&dir.join("a"), SHAPE, [16, 16, 16], &[]);
+    let volume = open(&dir, [8, 8, 8]) as Arc<dyn Source>;
+    let budget = Budget::new(16 << 20);
+    let with = |options: Options| Loader::new(Arc::clone(&volume), options, budget.clone());
+    let words = |error: tidegate::Error| error.to_string();
+    assert!(words(with(Options { profile: true, ..options(1) }).unwrap_err()).contains("overlap"));
+    let disk = tidegate_data::cache::disk::DiskCache {
+        folder: dir.join("cache"),
+        limit_bytes: 1 << 30,
+        leave_free_bytes: 0,
+    };
+    assert!(words(with(Options { disk: Some(disk), ..options(1) }).unwrap_err()).contains("not the chunks"));
+    let loader = with(options(1)).unwrap();
+    assert!(words(loader.cache_curve(&tidegate::WhatIf::default()).unwrap_err()).contains("chunks"));
+    assert!(words(tidegate::open(dir.join("a").to_str().unwrap(), false).unwrap_err()).contains("tg.volume"));
+}

@@ -1,0 +1,128 @@
+//! `tidegate.volume`: patches of arrays that lie in chunks, and boxes that say where classes are.
+//!
+//! Flow: options as JSON -> a volume, which is a source -> boxes for `tidegate.samplers.patches`.
+//! Memory: what `tidegate_data::source::volume` says.
+
+use std::sync::Arc;
+
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use tidegate_data::order::patches;
+use tidegate_data::source::volume as volumes;
+use tidegate_data::source::volume::labels::Wanted;
+use tidegate_data::source::{self, Kind};
+
+use crate::budget::Budget;
+use crate::errors::raise;
+use crate::source::{Source, interruptible, stopped};
+
+/// Class, weight, and (first voxel, voxels) along each axis.
+type Found = (i64, f32, Vec<(i32, u32)>);
+
+/// Boxes with classes, in the voxels of a field of a volume.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Boxes {
+    pub(crate) boxes: Arc<patches::Boxes>,
+    pub(crate) field: usize,
+}
+
+#[pymethods]
+impl Boxes {
+    /// `classes` and `weights` have one number a box; `low` and `sizes` one for each axis of it besides.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        classes: PyReadonlyArray1<'_, i64>,
+        weights: PyReadonlyArray1<'_, f32>,
+        low: PyReadonlyArray2<'_, i32>,
+        sizes: PyReadonlyArray2<'_, u32>,
+        field: usize,
+    ) -> PyResult<Self> {
+        let axes = low.shape().get(1).copied().unwrap_or(0);
+        let (classes, weights) = (classes.as_slice()?, weights.as_slice()?);
+        let (low, sizes) = (low.as_slice()?, sizes.as_slice()?);
+        let boxes: Vec<(i64, f32)> = classes.iter().copied().zip(weights.iter().copied()).collect();
+        let spans: Vec<(i32, u32)> = low.iter().copied().zip(sizes.iter().copied()).collect();
+        let boxes = py.detach(|| patches::Boxes::new(axes, &boxes, &spans)).map_err(|e| raise(&e))?;
+        Ok(Self { boxes: Arc::new(boxes), field })
+    }
+
+    fn __len__(&self) -> usize {
+        self.boxes.len()
+    }
+
+    /// (class, boxes, sum of weights) of each class.
+    fn classes(&self) -> Vec<(i64, usize, f64)> {
+        self.boxes.classes()
+    }
+
+    /// Class, weight, first voxels and sizes of a box.
+    fn get(&self, i: usize) -> PyResult<Found> {
+        if i >= self.boxes.len() {
+            return Err(PyIndexError::new_err(format!("box {i} of {}", self.boxes.len())));
+        }
+        let (class, weight, spans) = self.boxes.get(i);
+        Ok((class, weight, spans.to_vec()))
+    }
+}
+
+/// Patches of the arrays at `url`; `options` is JSON.
+#[pyfunction]
+pub(crate) fn volume(py: Python<'_>, url: &str, options: &str) -> PyResult<Volume> {
+    let options = serde_json::from_str(options)
+        .map_err(|e| raise(&tidegate::Error::Config(format!("the options of a volume: {e}"))))?;
+    py.detach(|| volumes::Volume::open(url, &options)).map(Volume).map_err(|e| raise(&e))
+}
+
+/// Arrays whose patches are samples; see `tidegate.volume`.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Volume(pub(crate) Arc<volumes::Volume>);
+
+#[pymethods]
+impl Volume {
+    /// The same as a source.
+    fn source(&self) -> Source {
+        Source(Arc::clone(&self.0) as Arc<dyn source::Source>)
+    }
+
+    /// (name, dtype, shape of a patch) of each field.
+    fn fields(&self) -> Vec<(String, &'static str, Vec<usize>)> {
+        let schema = source::Source::schema(&*self.0).iter();
+        let field = |field: &source::Field| match &field.kind {
+            Kind::Patch { dtype, shape } => Some((field.name.clone(), dtype.name(), shape.clone())),
+            _ => None,
+        };
+        schema.filter_map(field).collect()
+    }
+
+    /// Where patch `id` begins, in voxels of the first array.
+    fn origin(&self, id: u64) -> PyResult<Vec<i64>> {
+        let len = source::Source::len(&*self.0);
+        if id >= len {
+            return Err(PyIndexError::new_err(format!("patch {id} of {len}")));
+        }
+        Ok(self.0.origin(id))
+    }
+
+    /// Where the labels of a field are; `options` is JSON.
+    fn boxes(&self, py: Python<'_>, options: &str, budget: &Budget, threads: usize) -> PyResult<Boxes> {
+        let wanted: Wanted = serde_json::from_str(options)
+            .map_err(|e| raise(&tidegate::Error::Config(format!("the options of boxes: {e}"))))?;
+        let budget = budget.0.clone();
+        let field = self.0.field(&wanted.field).map_err(|e| raise(&e))?;
+        // All chunks are read, on other threads, so that Ctrl-C is seen here.
+        let made = interruptible(py, |stop| {
+            let progress = |_, _| stopped(stop);
+            self.0.labels(&wanted, &budget, threads, &progress)
+        })?;
+        Ok(Boxes { boxes: Arc::new(made), field })
+    }
+
+    /// The id of the patch that begins nearest to a place.
+    fn nearest(&self, origin: Vec<i64>) -> u64 {
+        self.0.nearest(&origin)
+    }
+}
