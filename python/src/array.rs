@@ -6,11 +6,13 @@
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use tidegate_array::mmap::{Mapped, Mode};
 use tidegate_core::memory::Block;
 use tidegate_data::batch::{Batch, BatchMemory, Column, Part};
 use tidegate_data::decode::npy::DType;
@@ -29,6 +31,7 @@ struct Lease {
 enum Held {
     Batch(BatchMemory),
     Block(Block),
+    Mapped(Arc<Mapped>),
 }
 
 /// Where an array's data lie.
@@ -62,7 +65,7 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
     for (column, view) in columns.iter().zip(views) {
         let descr = descr(py, view.dtype)?;
         // SAFETY: the view lies in memory that `lease` owns and nobody else refers to.
-        let array = unsafe { array(lease.as_any(), &view, descr)? };
+        let array = unsafe { array(lease.as_any(), &view, descr, true)? };
         if let Part::Slot { .. } = column.part {
             out.set_item(&column.name, array)?;
         } else {
@@ -85,7 +88,25 @@ pub(crate) fn over_block<'py>(
     // Moving the block into the lease moves the owner; its bytes are an extent of the arena and stay where they are.
     let lease = Bound::new(py, Lease { memory: Held::Block(block) })?;
     // SAFETY: the block has as many bytes as the shape needs (the caller took it so), and only `lease` refers to it.
-    unsafe { array(lease.as_any(), &view, descr(py, dtype)?) }
+    unsafe { array(lease.as_any(), &view, descr(py, dtype)?, true) }
+}
+
+/// An array over a mapped one, which stays mapped for as long as there is a view of it; of Fortran order with its axes reversed.
+pub(crate) fn over_mapped<'py>(py: Python<'py>, mapped: &Arc<Mapped>) -> PyResult<Bound<'py, PyAny>> {
+    let stored = mapped.stored();
+    let mut shape = stored.shape.clone();
+    if stored.fortran {
+        shape.reverse();
+    }
+    let view = View { start: mapped.start(), shape, dtype: stored.dtype };
+    let descr = match stored.big_endian && stored.dtype.size() > 1 {
+        true => descr(py, stored.dtype)?.call_method1("newbyteorder", (">",))?.cast_into()?,
+        false => descr(py, stored.dtype)?,
+    };
+    let lease = Bound::new(py, Lease { memory: Held::Mapped(Arc::clone(mapped)) })?;
+    // SAFETY: the mapping has as many bytes as the shape needs and lives as long as `lease`. Who else may write to the file is NumPy's
+    // contract for memory maps, as documented there and in `tidegate.mapped`.
+    unsafe { array(lease.as_any(), &view, descr, mapped.mode() != Mode::Read) }
 }
 
 fn view(batch: &mut Batch, column: &Column, rows: usize) -> View {
@@ -105,6 +126,7 @@ unsafe fn array<'py>(
     owner: &Bound<'py, PyAny>,
     view: &View,
     descr: Bound<'py, PyArrayDescr>,
+    writable: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = owner.py();
     let mut dims: Vec<npy_intp> = view.shape.iter().map(|&d| d.cast_signed()).collect();
@@ -119,7 +141,7 @@ unsafe fn array<'py>(
             dims.as_mut_ptr(),
             std::ptr::null_mut(),
             view.start.as_ptr().cast(),
-            npyffi::NPY_ARRAY_WRITEABLE,
+            if writable { npyffi::NPY_ARRAY_WRITEABLE } else { 0 },
             std::ptr::null_mut(),
         );
         let made = Bound::from_owned_ptr_or_err(py, made)?;

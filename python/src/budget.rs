@@ -112,7 +112,7 @@ impl Budget {
 
     /// An array charged to the account `user` until the last view of it is gone.
     fn empty<'py>(&self, py: Python<'py>, shape: Vec<usize>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
-        let dtype = DType::parse(dtype).map_err(|e| raise(&e))?;
+        let dtype = DType::parse(dtype).map_err(|e| raise(&tidegate::Error::Config(e)))?;
         let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64));
         let bytes = bytes
             .ok_or_else(|| raise(&tidegate::Error::Config(format!("a shape of {shape:?} is absurd"))))?;

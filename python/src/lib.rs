@@ -10,6 +10,7 @@ mod dedup;
 mod drawn;
 mod errors;
 mod loader;
+mod mapped;
 mod profile;
 mod sampler;
 mod sketch;
@@ -30,6 +31,8 @@ mod _tidegate {
     use super::drawn::Drawn;
     #[pymodule_export]
     use super::loader::{Epoch, Loader};
+    #[pymodule_export]
+    use super::mapped::Mapped;
     #[pymodule_export]
     use super::profile::{Profile, made};
     #[pymodule_export]

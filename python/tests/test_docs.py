@@ -14,6 +14,7 @@ import tidegate
 
 MODULES = [
     "tidegate",
+    "tidegate.arrays",
     "tidegate.batch",
     "tidegate.curve",
     "tidegate.disk",

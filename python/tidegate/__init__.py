@@ -8,6 +8,7 @@
 
 from tidegate import errors
 from tidegate._tidegate import Budget, __version__
+from tidegate.arrays import MappedArray, mapped
 from tidegate.batch import Batch, Ragged
 from tidegate.curve import Curve, cache_curve
 from tidegate.disk import DiskCache
@@ -50,6 +51,7 @@ __all__ = [
     "InternalError",
     "Json",
     "Loader",
+    "MappedArray",
     "Mask",
     "Profile",
     "Ragged",
@@ -65,6 +67,7 @@ __all__ = [
     "cache_curve",
     "dedup",
     "errors",
+    "mapped",
     "open",
     "profile",
     "synthetic",

@@ -5,79 +5,10 @@
 //!
 //! Specification: NumPy, «numpy.lib.format». Object arrays are refused: they are pickles.
 
+pub use tidegate_array::DType;
+use tidegate_array::npy::{Header, header};
+
 use crate::{Error, Result};
-
-/// Element types that a batch can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum DType {
-    Bool,
-    Uint8,
-    Int8,
-    Uint16,
-    Int16,
-    Uint32,
-    Int32,
-    Uint64,
-    Int64,
-    Float16,
-    Bfloat16,
-    Float32,
-    Float64,
-}
-
-impl DType {
-    /// NumPy's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            DType::Bool => "bool",
-            DType::Uint8 => "uint8",
-            DType::Int8 => "int8",
-            DType::Uint16 => "uint16",
-            DType::Int16 => "int16",
-            DType::Uint32 => "uint32",
-            DType::Int32 => "int32",
-            DType::Uint64 => "uint64",
-            DType::Int64 => "int64",
-            DType::Float16 => "float16",
-            DType::Bfloat16 => "bfloat16",
-            DType::Float32 => "float32",
-            DType::Float64 => "float64",
-        }
-    }
-
-    /// The type of that name.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the known ones.
-    pub fn parse(name: &str) -> Result<Self> {
-        use DType::{
-            Bfloat16, Bool, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32,
-            Uint64,
-        };
-        let all = [
-            Bool, Uint8, Int8, Uint16, Int16, Uint32, Int32, Uint64, Int64, Float16, Bfloat16, Float32,
-            Float64,
-        ];
-        all.into_iter().find(|d| d.name() == name).ok_or_else(|| {
-            let names: Vec<_> = all.iter().map(|d| d.name()).collect();
-            Error::Config(format!("unknown dtype {name:?}; known are {}", names.join(", ")))
-        })
-    }
-
-    /// Bytes an element.
-    #[must_use]
-    pub fn size(self) -> usize {
-        match self {
-            DType::Bool | DType::Uint8 | DType::Int8 => 1,
-            DType::Uint16 | DType::Int16 | DType::Float16 | DType::Bfloat16 => 2,
-            DType::Uint32 | DType::Int32 | DType::Float32 => 4,
-            DType::Uint64 | DType::Int64 | DType::Float64 => 8,
-        }
-    }
-}
 
 /// An array within encoded bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,51 +26,14 @@ pub struct ArrayRef<'a> {
 /// # Errors
 /// [`Error::Decode`] for what is no .npy, big-endian, in Fortran order or of objects.
 pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
-    let wrong = |what: &str| Error::Decode(format!("npy: {what}"));
-    if !bytes.starts_with(b"\x93NUMPY") {
-        return Err(wrong("it does not begin with \\x93NUMPY"));
+    let Header { dtype, big_endian, fortran, shape, offset } = header(bytes).map_err(Error::Decode)?;
+    if big_endian {
+        return Err(Error::Decode("npy: big-endian elements: save them little-endian".into()));
     }
-    let (start, len): (usize, Option<usize>) = match bytes.get(6) {
-        Some(1) => (10, bytes.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
-        Some(2 | 3) => (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)),
-        _ => return Err(wrong("an unknown version")),
-    };
-    let header =
-        len.and_then(|n| bytes.get(start..start.checked_add(n)?)).ok_or_else(|| wrong("truncated header"))?;
-    let text = std::str::from_utf8(header).map_err(|_| wrong("the header is not text"))?;
-    let value = |key: &str| {
-        let at = text.find(&format!("'{key}'"))?;
-        Some(text[at..].split_once(':')?.1.trim_start())
-    };
-    let descr = value("descr").and_then(|v| v.strip_prefix('\'')?.split('\'').next());
-    let dtype = match descr.ok_or_else(|| wrong("a structured dtype cannot be read"))? {
-        "|b1" => DType::Bool,
-        "|u1" => DType::Uint8,
-        "|i1" => DType::Int8,
-        "<u2" => DType::Uint16,
-        "<i2" => DType::Int16,
-        "<u4" => DType::Uint32,
-        "<i4" => DType::Int32,
-        "<u8" => DType::Uint64,
-        "<i8" => DType::Int64,
-        "<f2" => DType::Float16,
-        "<f4" => DType::Float32,
-        "<f8" => DType::Float64,
-        "|O" => return Err(wrong("an array of Python objects, which only unpickling could read")),
-        other => {
-            return Err(wrong(&format!("dtype {other} cannot be read: save it little-endian and numeric")));
-        }
-    };
-    if value("fortran_order").is_none_or(|v| !v.starts_with("False")) {
-        return Err(wrong("Fortran order: save np.ascontiguousarray(x)"));
+    if fortran {
+        return Err(Error::Decode("npy: Fortran order: save np.ascontiguousarray(x)".into()));
     }
-    let inside = value("shape").and_then(|v| v.strip_prefix('(')?.split(')').next());
-    let shape: Option<Vec<usize>> = inside
-        .map(|s| s.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect())
-        .ok_or_else(|| wrong("no shape"))?;
-    let shape = shape.ok_or_else(|| wrong("a shape that is no list of numbers"))?;
-    let data = &bytes[start + header.len()..];
-    check_size(dtype, &shape, data).map(|data| ArrayRef { dtype, shape, data })
+    check_size(dtype, &shape, &bytes[offset..]).map(|data| ArrayRef { dtype, shape, data })
 }
 
 /// Reads an array of MDS: \[dtype\] \[ndim | shape dtype\] \[shape\] values; what the column fixes is left out.
@@ -150,7 +44,7 @@ pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) ->
     let cut = || Error::Decode("ndarray: truncated header".into());
     let mut at = 0;
     let dtype = match dtype {
-        Some(name) => DType::parse(name)?,
+        Some(name) => DType::parse(name).map_err(Error::Decode)?,
         None => {
             at += 1;
             match bytes.first().ok_or_else(cut)? {

@@ -23,6 +23,7 @@ mod parquet_pages;
 pub mod read;
 #[cfg(feature = "remote")]
 mod remote;
+pub mod rows;
 mod subset;
 mod synthetic;
 #[cfg(feature = "parquet")]

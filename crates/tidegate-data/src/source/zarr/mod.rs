@@ -106,7 +106,7 @@ impl Array {
     fn of(store: &Arc<Keyed>, path: &str, metadata: Metadata<()>, text: Vec<u8>) -> Result<Self> {
         let (dtype, fill) = (metadata.data_type().clone(), metadata.fill_value().clone());
         let name = zarrs::plugin::ExtensionName::name_v3(&dtype).unwrap_or_default().into_owned();
-        let own = DType::parse(&name).map_err(|e| Error::Decode(e.to_string()))?;
+        let own = DType::parse(&name).map_err(Error::Decode)?;
         let shape = metadata.shape().to_vec();
         if shape.len() > tidegate_array::kernels::boxes::MOST_AXES {
             return Err(Error::Decode(format!("an array of {} axes: at most 8 can be read", shape.len())));

@@ -1,0 +1,79 @@
+//! The header of NumPy's .npy files, versions 1 to 3.
+//!
+//! Flow: the first bytes of a file -> [`Header`]: type, order, shape, and where the elements begin.
+//! Memory: holds none.
+//!
+//! Specification: NumPy, «numpy.lib.format». Object arrays are refused: they are pickles.
+
+use crate::DType;
+
+/// Bytes of which a header is read at most.
+pub const HEADER_BYTES: usize = 64 << 10;
+
+/// What a file says of its array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Element type.
+    pub dtype: DType,
+    /// Whether elements are big-endian.
+    pub big_endian: bool,
+    /// Whether the first axis is the one whose elements are neighbours.
+    pub fortran: bool,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Where the elements begin.
+    pub offset: usize,
+}
+
+/// Reads the header.
+///
+/// # Errors
+/// In words, for what is no .npy, and for arrays of objects or records.
+pub fn header(bytes: &[u8]) -> Result<Header, String> {
+    let wrong = |what: &str| format!("npy: {what}");
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err(wrong("it does not begin with \\x93NUMPY"));
+    }
+    let (start, len): (usize, Option<usize>) = match bytes.get(6) {
+        Some(1) => (10, bytes.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
+        Some(2 | 3) => (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)),
+        _ => return Err(wrong("an unknown version")),
+    };
+    let header =
+        len.and_then(|n| bytes.get(start..start.checked_add(n)?)).ok_or_else(|| wrong("truncated header"))?;
+    let text = std::str::from_utf8(header).map_err(|_| wrong("the header is not text"))?;
+    let value = |key: &str| {
+        let at = text.find(&format!("'{key}'"))?;
+        Some(text[at..].split_once(':')?.1.trim_start())
+    };
+    let descr = value("descr").and_then(|v| v.strip_prefix('\'')?.split('\'').next());
+    let descr = descr.ok_or_else(|| wrong("a structured dtype cannot be read"))?;
+    let (order, code) = descr.split_at_checked(1).ok_or_else(|| wrong("an empty dtype"))?;
+    let dtype = match (order, code) {
+        ("|", "O") => return Err(wrong("an array of Python objects, which only unpickling could read")),
+        ("|", "b1") => DType::Bool,
+        ("|", "u1") => DType::Uint8,
+        ("|", "i1") => DType::Int8,
+        ("<" | ">", "u2") => DType::Uint16,
+        ("<" | ">", "i2") => DType::Int16,
+        ("<" | ">", "u4") => DType::Uint32,
+        ("<" | ">", "i4") => DType::Int32,
+        ("<" | ">", "u8") => DType::Uint64,
+        ("<" | ">", "i8") => DType::Int64,
+        ("<" | ">", "f2") => DType::Float16,
+        ("<" | ">", "f4") => DType::Float32,
+        ("<" | ">", "f8") => DType::Float64,
+        _ => return Err(wrong(&format!("dtype {descr} cannot be read: save it as numbers"))),
+    };
+    let fortran = match value("fortran_order") {
+        Some(v) if v.starts_with("False") => false,
+        Some(v) if v.starts_with("True") => true,
+        _ => return Err(wrong("no fortran_order")),
+    };
+    let inside = value("shape").and_then(|v| v.strip_prefix('(')?.split(')').next());
+    let shape: Option<Vec<usize>> = inside
+        .map(|s| s.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect())
+        .ok_or_else(|| wrong("no shape"))?;
+    let shape = shape.ok_or_else(|| wrong("a shape that is no list of numbers"))?;
+    Ok(Header { dtype, big_endian: order == ">", fortran, shape, offset: start + header.len() })
+}

@@ -1,0 +1,236 @@
+//! Where an array lies in a file: .npy, a member of a stored .npz, a tensor of safetensors, or raw bytes.
+//!
+//! Flow: a path, and a name where a file has several -> [`Stored`], checked against the length of the file.
+//! Memory: headers while they are read.
+//!
+//! Specifications: NumPy's format; ZIP, whose members must be stored, since what is deflated cannot be found; safetensors.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+
+use crate::npy::{self, HEADER_BYTES};
+use crate::{DType, Error, Result};
+
+/// What safetensors' header has at most.
+const TENSORS_HEADER_BYTES: u64 = 100 << 20;
+
+/// See the head of this file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The file.
+    pub path: PathBuf,
+    /// Element type.
+    pub dtype: DType,
+    /// Whether elements are big-endian.
+    pub big_endian: bool,
+    /// Whether the first axis is the one whose elements are neighbours.
+    pub fortran: bool,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Where the elements begin in the file.
+    pub offset: u64,
+}
+
+impl Stored {
+    /// The array in a file, by its extension; `name` is needed where there are several.
+    ///
+    /// # Errors
+    /// A file that is not what it says, is too short, or has no array of this name, with those that it has.
+    pub fn open(path: &Path, name: Option<&str>) -> Result<Self> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("npz") => Self::npz(path, name),
+            Some("safetensors") => Self::safetensors(path, name),
+            _ if name.is_some() => {
+                let what = "a file of one array, which has no name: leave the name out";
+                Err(Error::misuse(path, what))
+            }
+            _ => Self::npy(path),
+        }
+    }
+
+    /// Elements that lie in a file as they are, from a byte on.
+    ///
+    /// # Errors
+    /// A file of another length than type and shape make.
+    pub fn raw(path: &Path, dtype: DType, shape: Vec<usize>, offset: u64) -> Result<Self> {
+        let stored = Self { path: path.to_owned(), dtype, big_endian: false, fortran: false, shape, offset };
+        let file = File::open(path).map_err(Error::io(path))?;
+        let len = file.metadata().map_err(Error::io(path))?.len();
+        let bytes = stored.checked_bytes()?;
+        if offset.checked_add(bytes) != Some(len) {
+            let what = format!(
+                "{} of {:?} is {bytes} bytes, and the file has {} from here: give the shape that it has, or the offset",
+                dtype.name(),
+                stored.shape,
+                len.saturating_sub(offset)
+            );
+            return Err(Error::format(path, offset, what));
+        }
+        Ok(stored)
+    }
+
+    fn npy(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        Self::member(path, &file, 0)
+    }
+
+    /// An .npy that begins at a byte of a file.
+    fn member(path: &Path, file: &File, start: u64) -> Result<Self> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        let mut read = 0;
+        while read < bytes.len() {
+            match file.read_at(&mut bytes[read..], start + read as u64).map_err(Error::io(path))? {
+                0 => break,
+                n => read += n,
+            }
+        }
+        let header = npy::header(&bytes[..read]).map_err(|what| Error::format(path, start, what))?;
+        let npy::Header { dtype, big_endian, fortran, shape, offset } = header;
+        let offset = start + offset as u64;
+        Self { path: path.to_owned(), dtype, big_endian, fortran, shape, offset }.inside(file)
+    }
+
+    fn npz(path: &Path, name: Option<&str>) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let damaged = |e: zip::result::ZipError| {
+            Error::format(path, 0, format!("npz: {e}: it is truncated or damaged"))
+        };
+        let mut archive = zip::ZipArchive::new(&file).map_err(damaged)?;
+        let files = archive.file_names().collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        let names: Vec<String> = files.iter().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
+        let name = chosen(path, name, &names)?;
+        let file_name =
+            names.iter().zip(&files).find(|(known, _)| **known == name).map(|(_, file)| file.to_string());
+        let at = file_name.and_then(|file| archive.index_for_name(&file)).unwrap_or(0);
+        let member = archive.by_index_raw(at).map_err(damaged)?;
+        if member.compression() != zip::CompressionMethod::Stored {
+            let what = format!(
+                "array {name:?} is compressed, so its elements cannot be found: save it with np.savez"
+            );
+            return Err(Error::misuse(path, what));
+        }
+        let start =
+            member.data_start().ok_or_else(|| Error::format(path, 0, "npz: a member without a place"))?;
+        let end = start + member.size();
+        drop(member);
+        let stored = Self::member(path, &file, start)?;
+        if stored.offset + stored.bytes() != end {
+            let what = format!("npz: array {name:?} does not fill its member: it is damaged");
+            return Err(Error::format(path, start, what));
+        }
+        Ok(stored)
+    }
+
+    fn safetensors(path: &Path, name: Option<&str>) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let wrong = |what: String| Error::format(path, 0, format!("safetensors: {what}"));
+        let mut len = [0; 8];
+        file.read_exact(&mut len).map_err(|_| wrong("it ends before its header".into()))?;
+        let len = u64::from_le_bytes(len);
+        let whole = file.metadata().map_err(Error::io(path))?.len();
+        if len > TENSORS_HEADER_BYTES || len + 8 > whole {
+            return Err(wrong(format!(
+                "a header of {len} bytes in a file of {whole}: it is truncated or damaged"
+            )));
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, 8).map_err(Error::io(path))?;
+        let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        // That there are no gaps and overlaps was checked with it.
+        let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
+        if (8 + len).checked_add(end) != Some(whole) {
+            return Err(wrong(format!(
+                "its tensors end at byte {end} behind a header of {len}, in a file of {whole}: it is truncated or damaged"
+            )));
+        }
+        let mut names: Vec<String> = metadata.tensors().keys().cloned().collect();
+        names.sort_unstable();
+        let name = chosen(path, name, &names)?;
+        let info = metadata.info(&name).ok_or_else(|| wrong("no tensors".into()))?;
+        let dtype = match info.dtype {
+            Dtype::BOOL => DType::Bool,
+            Dtype::U8 => DType::Uint8,
+            Dtype::I8 => DType::Int8,
+            Dtype::U16 => DType::Uint16,
+            Dtype::I16 => DType::Int16,
+            Dtype::U32 => DType::Uint32,
+            Dtype::I32 => DType::Int32,
+            Dtype::U64 => DType::Uint64,
+            Dtype::I64 => DType::Int64,
+            Dtype::F16 => DType::Float16,
+            Dtype::BF16 => DType::Bfloat16,
+            Dtype::F32 => DType::Float32,
+            Dtype::F64 => DType::Float64,
+            other => {
+                return Err(wrong(format!(
+                    "tensor {name:?} has elements of {other:?}, which cannot be read"
+                )));
+            }
+        };
+        let (from, to) = info.data_offsets;
+        let shape = info.shape.clone();
+        let offset = 8 + len + from as u64;
+        let stored = Self { path: path.to_owned(), dtype, big_endian: false, fortran: false, shape, offset };
+        if stored.checked_bytes()? != (to - from) as u64 {
+            return Err(wrong(format!(
+                "tensor {name:?} of {:?} does not have {} bytes",
+                stored.shape,
+                to - from
+            )));
+        }
+        stored.inside(&file)
+    }
+
+    /// Bytes of all elements.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().fold(self.dtype.size() as u64, |n, &side| n.saturating_mul(side as u64))
+    }
+
+    fn checked_bytes(&self) -> Result<u64> {
+        let bytes =
+            self.shape.iter().try_fold(self.dtype.size() as u64, |n, &side| n.checked_mul(side as u64));
+        bytes.ok_or_else(|| {
+            Error::format(
+                &self.path,
+                self.offset,
+                format!("a shape of {:?}, of more than 2^64 bytes", self.shape),
+            )
+        })
+    }
+
+    /// Itself, if the file has all of it.
+    fn inside(self, file: &File) -> Result<Self> {
+        let len = file.metadata().map_err(Error::io(&self.path))?.len();
+        let bytes = self.checked_bytes()?;
+        if self.offset.checked_add(bytes).is_none_or(|end| end > len) {
+            let what = format!(
+                "{} of {:?} is {bytes} bytes, and the file has {} from here: it is truncated, or its header lies",
+                self.dtype.name(),
+                self.shape,
+                len.saturating_sub(self.offset)
+            );
+            return Err(Error::format(&self.path, self.offset, what));
+        }
+        Ok(self)
+    }
+}
+
+/// The name that is given, or the only one.
+fn chosen(path: &Path, name: Option<&str>, names: &[String]) -> Result<String> {
+    let known = || names.join(", ");
+    match (name, names) {
+        (Some(name), _) if names.iter().any(|known| known == name) => Ok(name.to_owned()),
+        (Some(name), _) => {
+            Err(Error::misuse(path, format!("there is no array {name:?}: it has {}", known())))
+        }
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err(Error::misuse(path, "it has no arrays")),
+        (None, _) => Err(Error::misuse(path, format!("it has several arrays: name one of {}", known()))),
+    }
+}
