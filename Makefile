@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-volumes bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -41,14 +41,14 @@ test-python: install
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
 test-memory: install
-	$(BIN)/python bench/memory.py --ranks 64:4
+	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
 
 test-slow: install
 	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
 	PROPTEST_CASES=20000 cargo test --release -p tidegate-core -p tidegate-data --lib
 	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
-	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4
+	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
 
 # An epoch from an S3 server on this machine; PEERS=mosaicml,webdataset beside it, with PEERS_PYTHON.
 PEERS ?=
@@ -90,6 +90,11 @@ bench-profile: install
 bench-dedup: install
 	$(BIN)/pip install --quiet rensa==0.5.0 datatrove==0.10.1 tokenizers spacy xxhash==3.5.0
 	$(BIN)/python bench/dedup.py --out bench/results/dedup.json
+
+# Patches of a volume, beside TensorStore and zarr-python.
+bench-volumes: install
+	$(BIN)/pip install --quiet tensorstore==0.1.86
+	$(BIN)/python bench/volumes.py --out bench/results/volumes.json
 
 # What the plan caches, beside the policies of libCacheSim.
 bench-cache: install

@@ -10,6 +10,9 @@ With `--ranks 64:4`, four processes share one budget of 64 MiB and go through tw
 group: its peak must stay within four baselines in one group + budget + max(2 %, 8 MiB), and what they keep in common
 must be there once. How long it takes until what one of them holds is free after a SIGKILL is told.
 
+With `--arrays 64`, the same for the patches of a Zarr volume and the rows of an .npy, each 20 times that budget, beside
+what zarr-python and np.memmap take to read the same.
+
 Page cache, heap, stacks and the kernel's own bytes for open files all count. With `--files N` a folder of N pictures is
 read as well, with the kernel's caches dropped: every file that is opened leaves its inode, its name and its part of the
 inode table in the kernel, about 1.6 KiB, and no call takes them back. The kernel does where there is a limit, so there
@@ -173,12 +176,46 @@ def read_all(loader, field):
     return seen
 
 
+def make_volume(path, total):
+    """A Zarr volume of noise, in chunks of 64^3."""
+    import numpy as np
+    import zarr
+
+    depth = total // 512**2 // 64 * 64
+    rng = np.random.default_rng(0)
+    array = zarr.create_array(path, shape=(depth, 512, 512), chunks=(64, 64, 64), dtype="u1")
+    for z in range(0, depth, 64):
+        array[z : z + 64] = rng.integers(0, 256, (64, 512, 512), "u1")
+
+
+def make_npy(path, total):
+    """An array of noise with rows of 64 KiB."""
+    import numpy as np
+
+    array = np.lib.format.open_memmap(path, "w+", "u1", (total >> 16, 1 << 16))
+    rng = np.random.default_rng(0)
+    for start in range(0, len(array), 256):
+        array[start : start + 256] = rng.integers(0, 256, array[start : start + 256].shape, "u1")
+    array.flush()
+
+
+def opened(data):
+    """The source of a data set of any kind."""
+    import tidegate as tg
+
+    if data.endswith(".zarr"):
+        return tg.volume(data, patch=(64, 64, 64), stride=64)
+    if data.endswith(".npy"):
+        return tg.mapped(data).rows()
+    return tg.open(data)
+
+
 def child(kind, data, budget):
     import tidegate as tg
 
-    source = tg.open(data)
-    field = next(name for name in ("jpg", "image", "bin") if name in source.schema)
-    image = field != "bin"
+    source = opened(data)
+    field = next(name for name in ("jpg", "image", "bin", "data") if name in source.schema)
+    image = field in ("jpg", "image")
     if kind == "baseline":
         result = {"samples": len(source)}
     elif kind == "memmap":
@@ -283,9 +320,22 @@ def check_ranks(data, budget_mib, ranks, report):
 
 
 def naive(data):
-    """What is done without a loader: map the files and touch the pages."""
+    """What is done without a loader: map the files and touch the pages; of a volume read patches anywhere."""
     import numpy as np
 
+    if data.endswith(".npy"):
+        array = np.load(data, mmap_mode="r")
+        order = np.random.default_rng(1).permutation(len(array))
+        return sum(int(array[i].sum()) & 1 for i in order)
+    if data.endswith(".zarr"):
+        import zarr
+
+        array = zarr.open_array(data, mode="r")
+        corners = [
+            (z, y, x) for z in range(0, array.shape[0], 64) for y in range(0, 512, 64) for x in range(0, 512, 64)
+        ]
+        np.random.default_rng(1).shuffle(corners)
+        return sum(int(array[z : z + 64, y : y + 64, x : x + 64].sum()) & 1 for z, y, x in corners)
     maps = [np.memmap(path, np.uint8, "r") for path in sorted(Path(data).glob("*.tar"))]
     return int(sum(int(m[::4096].sum()) & 1 for m in maps))
 
@@ -327,6 +377,24 @@ def check(data, budget_mib, report):
     return ok, allowed
 
 
+def check_arrays(root, budget_mib, times, report):
+    """`check` of a volume and of an .npy, and what others take beside it."""
+    ok = True
+    for name, make, peer in (("volume.zarr", make_volume, "zarr-python"), ("rows.npy", make_npy, "np.memmap")):
+        data = root / name
+        make(str(data), times * budget_mib * MIB)
+        drop_kernel_caches()
+        run("baseline", data, budget_mib * MIB)  # brings back what every process needs
+        report(f"{name}, {times} times the budget")
+        good, allowed = check(data, budget_mib, report)
+        ok &= good
+        drop_kernel_caches()
+        peak = run("memmap", data, budget_mib * MIB)["peak"]
+        report(f"     {peer} peaks at {peak / MIB:.1f} MiB, where {allowed / MIB:.1f} are allowed")
+        shutil.rmtree(data) if data.is_dir() else data.unlink()
+    return ok
+
+
 def check_folder(folder, budget_mib, report):
     """The second half of `check` over cold files; the first is told and does not decide: see the head of this file."""
     budget = budget_mib * MIB
@@ -353,6 +421,7 @@ def main():
     arguments.add_argument("--data", type=Path)
     arguments.add_argument("--files", type=int, default=0)
     arguments.add_argument("--ranks", default="", help="budget in MiB : processes, such as 64:4,256:4")
+    arguments.add_argument("--arrays", type=int, default=0, help="budget in MiB, for a volume and an .npy")
     arguments.add_argument("--rank", type=int)
     arguments.add_argument("--child")
     given = arguments.parse_args()
@@ -391,6 +460,8 @@ def main():
             ok &= fails
             print(f"{'ok  ' if fails else 'FAIL'} a naive loader over np.memmap peaks at {naive_peak / MIB:.1f} MiB")
         shutil.rmtree(shards)
+    if given.arrays:
+        ok &= check_arrays(root, given.arrays, given.times, print)
     for pair in filter(None, given.ranks.split(",")):
         budget, ranks = map(int, pair.split(":"))
         shards = root / f"ranks-{budget}"

@@ -164,6 +164,105 @@ def uncached(folder, layout, patch, aligned, arguments):
     }
 
 
+def label(folder, side):
+    """Labels of the volume: balls of ten classes, the later ones rarer."""
+    import zarr
+
+    rng = np.random.default_rng(1)
+    labels = np.zeros((side,) * 3, "u1")
+    for kind in range(1, 11):
+        for _ in range(200 // kind):
+            radius = int(rng.integers(3, 12))
+            at = rng.integers(radius, side - radius, 3)
+            box = tuple(slice(a - radius, a + radius + 1) for a in at)
+            ball = sum(n**2 for n in np.ogrid[-radius : radius + 1, -radius : radius + 1, -radius : radius + 1])
+            labels[box][ball <= radius**2] = kind
+    zarr.create_array(f"{folder}/labels", shape=labels.shape, chunks=(64,) * 3, dtype="u1")[:] = labels
+
+
+def belady(accesses, horizon, capacity):
+    """Chunks that are decoded when what comes next soonest is kept; the horizon goes on behind."""
+    import heapq
+
+    coming, after = accesses + horizon, {}
+    follows = [0] * len(coming)
+    for i in range(len(coming) - 1, -1, -1):
+        follows[i] = after.get(coming[i], len(coming))
+        after[coming[i]] = i
+    here, farthest, decoded = {}, [], 0
+    for i, chunk in enumerate(accesses):
+        decoded += chunk not in here
+        here[chunk] = follows[i]
+        heapq.heappush(farthest, (-follows[i], chunk))
+        while len(here) > capacity:
+            at, gone = heapq.heappop(farthest)
+            if here.get(gone) == -at:
+                del here[gone]
+    return decoded
+
+
+def cached(folder, layout, patch, count, share):
+    """Class-balanced patches with a cache of a share of the volume: chunks that we, MIN and TensorStore decode."""
+    import tensorstore as ts
+
+    volume = tg.volume(folder, array={"data": layout, "labels": "labels"}, patch=(patch,) * 3)
+    sampler = samplers.patches(volume, count, boxes=volume.boxes("labels"))
+    whole = SIDE**3 * 2
+
+    def loader(memory):
+        options = {"sampler": sampler, "fields": ["data"], "workers": THREADS, "seed": 3, "ids": True}
+        return tg.Loader(volume, batch_size=8, memory=tg.Budget(memory), **options)
+
+    def limit(memory):
+        begun = loader(memory)
+        next(iter(begun))
+        return begun.report()["stages"]["cache_limit_bytes"]
+
+    low, high = 8 << 20, 2 << 30
+    while high - low > 1 << 18:
+        middle = (low + high) // 2
+        try:
+            low, high = (middle, high) if limit(middle) < share * whole else (low, middle)
+        except tg.BudgetError:
+            low = middle
+    ours = loader(high)
+    began = time.perf_counter()
+    ids = [int(id) for batch in ours for id in batch.ids]
+    seconds = time.perf_counter() - began
+    stages = ours.report()["stages"]
+    ours.set_epoch(1)
+    following = [int(id) for batch in ours for id in batch.ids]
+    side = LAYOUTS[layout]["chunks"][0]
+
+    def accesses(ids):
+        for id in ids:
+            spans = [range(a // side, (a + patch - 1) // side + 1) for a in volume.origin(id)]
+            yield from ((z, y, x) for z in spans[0] for y in spans[1] for x in spans[2])
+
+    capacity = stages["cache_limit_bytes"] // (side**3 * 2)
+    least = belady(list(accesses(ids)), list(accesses(following)), capacity)
+
+    def counted():
+        found = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/file/batch_read", True)
+        return sum(value["value"] for metric in found for value in metric["values"])
+
+    before = counted()
+    corners = np.array([volume.origin(id) for id in ids])
+    rate = tensorstore(folder, layout, corners, patch, cache=stages["cache_limit_bytes"])
+    return {
+        "layout": layout,
+        "patch": patch,
+        "patches": count,
+        "cache_mib": round(stages["cache_limit_bytes"] / 2**20, 1),
+        "wanted": stages["wanted_chunks"],
+        "decoded": stages["decoded_chunks"],
+        "min": least,
+        "over_min": round(stages["decoded_chunks"] / least, 3),
+        "patches_per_s": round(count / seconds, 1),
+        "tensorstore": {"reads": counted() - before, "patches_per_s": round(rate, 1)},
+    }
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--side", type=int, default=SIDE)
@@ -185,6 +284,10 @@ def main():
             for patch in (64, 96):
                 for aligned in (True, False):
                     say(uncached(folder, layout, patch, aligned, arguments))
+        label(folder, arguments.side)
+        for layout in arguments.layouts:
+            for patch in (64, 96):
+                say(cached(folder, layout, patch, 3000, 0.1))
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 

@@ -133,6 +133,7 @@ def test_rows_are_samples_under_a_budget(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     rows = tg.mapped(tmp_path / "a.npy").rows("x")
     assert len(rows) == 60
+    assert next(iter(tg.Loader(rows, batch_size=2, memory=tg.Budget("8MiB"), fields=["x"])))["x"].dtype == "uint16"
 
     def batches(memory, workers, **more):
         loader = tg.Loader(

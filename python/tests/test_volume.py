@@ -195,6 +195,8 @@ def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled):
         assert stages["samples"] == 300
         assert stages["wanted_chunks"] > 300
         assert stages["decoded_chunks"] + stages["hits"] == stages["wanted_chunks"]
+    alone = tg.Loader(volume, batch_size=8, memory=tg.Budget("8MiB"), sampler=sampler, seed=3, fields=["labels"])
+    assert [(list(batch), batch["labels"].tobytes()) for batch in alone] == [(["labels"], e[2]) for e in expected]
     first, second = loader("8MiB"), loader("4MiB")
     begun = iter(first)
     head = [next(begun) for _ in range(11)]

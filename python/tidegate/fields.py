@@ -160,7 +160,7 @@ def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, 
     unknown = [name for name in fields if name not in schema]
     if unknown:
         raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
-    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array"}
+    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array", "patch": "array"}
     specs: list[Any] = []
     for name in fields:
         kind = inferred.get(schema[name], schema[name])

@@ -3,10 +3,12 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_core::memory::Budget;
 use tidegate_data::order::drawn::{Alias, Curriculum, Even, Pace, Weighted, Words};
+use tidegate_data::order::patches::{Boxes, Lattice, Patches};
 use tidegate_data::order::permutation::Permutation;
 use tidegate_data::order::quotas::{Classes, Quotas, Shares};
 use tidegate_data::order::{Order, Shuffle, order};
@@ -63,6 +65,21 @@ fn main() {
         let len = order.len();
         rate(&format!("{name}, 10^6 ids, as an order"), |position| epoch.id(position % len).unwrap());
     }
+    let patches = patches(&budget);
+    let epoch = patches.epoch(0).unwrap();
+    rate("patches around 10^5 boxes of 10 classes", |position| epoch.id(position).unwrap());
+}
+
+/// Boxes anywhere in a volume of 2,048^3, the first classes rarer, and patches of 64^3.
+fn patches(budget: &Budget) -> Patches {
+    let words = Words::new(1, 0, 0);
+    let boxes: Vec<(i64, f32)> =
+        (0..100_000u64).map(|i| ((i % 55).isqrt() as i64, 1.0 + (i % 7) as f32)).collect();
+    let span = |i: u64| (words.below(i, 2000) as i32, 8 + words.below(i, 32) as u32);
+    let spans: Vec<(i32, u32)> = (0..300_000).map(span).collect();
+    let boxes = Boxes::new(3, &boxes, &spans).unwrap();
+    let lattice = vec![Lattice { first: 0, step: 1, count: 2048 - 64 + 1, patch: 64 }; 3];
+    Patches::new(Arc::new(boxes), lattice, &[], IDS, 1, budget).unwrap()
 }
 
 /// By how many deviations the differences of neighbours' images are unevenly distributed: chi-square over 4,096 cells, of 10^6 pairs.

@@ -167,6 +167,9 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             (*dtype, Some(shape.clone()))
         }
         FieldSpec::Array { dtype: Some(dtype), shape } => (*dtype, shape.clone()),
+        FieldSpec::Array { dtype: None, shape } if let Some((dtype, declared)) = declared(&field.kind) => {
+            (dtype, shape.clone().or(declared))
+        }
         FieldSpec::Array { dtype: None, .. } => {
             return Err(Error::Config(format!(
                 "field {name:?} is an array: say its type, such as fields={{{name:?}: tg.Array(\"float32\", (3, 4))}}, \
@@ -175,6 +178,12 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         }
     };
     Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape })
+}
+
+/// The type of arrays, and perhaps their shape, where the data declare them.
+fn declared(kind: &Kind) -> Option<(DType, Option<Vec<usize>>)> {
+    let Kind::NdArray { dtype: Some(dtype), shape } = kind else { return None };
+    Some((DType::parse(dtype).ok()?, shape.clone()))
 }
 
 fn image_shape((height, width): (u32, u32), layout: PixelLayout) -> Vec<usize> {
@@ -219,6 +228,20 @@ mod tests {
         assert_eq!(layout.columns[0].shape, Some(vec![3, 5, 7]));
         assert_eq!((layout.offset(1, 3), layout.slot_bytes(3)), (320, 384));
         assert_eq!(layout.columns[2].shape, None);
+    }
+
+    #[test]
+    fn arrays_are_of_the_type_that_the_data_declare() {
+        let kind = Kind::NdArray { dtype: Some("int16".into()), shape: Some(vec![2, 3]) };
+        let schema = vec![Field { name: "x".into(), kind }];
+        let array = FieldSpec::Array { dtype: None, shape: None };
+        for (wanted, only) in [(vec![], false), (vec![("x".to_owned(), array)], true)] {
+            let layout = Layout::new(&schema, &wanted, only).unwrap();
+            assert_eq!(
+                (layout.columns[0].dtype, layout.columns[0].shape.clone()),
+                (DType::Int16, Some(vec![2, 3]))
+            );
+        }
     }
 
     #[test]
