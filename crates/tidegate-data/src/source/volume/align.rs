@@ -12,9 +12,13 @@ use crate::{Error, Result};
 
 /// How far two lengths may differ and be the same.
 const SAME: f64 = 1e-3;
+/// How far from a voxel's corner, in voxels, is at it.
+const NEAR: f64 = 0.05;
 /// The largest numerator or denominator of a ratio, and the largest of the smaller of both: with two large ones anything is a ratio.
 const RATIO_MOST: u64 = 64;
 const SMALLER_MOST: f64 = 8.0;
+/// Voxels that an array may be away from the first: beyond, nothing could be added.
+const OFFSET_MOST: f64 = (1u64 << 48) as f64;
 
 /// Voxels in space, along the axes of the patch.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +60,32 @@ fn ratio(x: f64) -> Option<(i64, i64)> {
         let near = small && (x * den as f64 - num).abs() <= SAME * num;
         near.then_some((num as i64, den as i64))
     })
+}
+
+/// How many voxels before the corner of an array the corner of the first array lies; all in voxels of the array: the translation of the first
+/// and the length of its voxels, and the array's translation.
+///
+/// By the specification a translation is where the centre of the first voxel lies. Many writers give all levels the same one, or that of
+/// the corner.
+fn voxels_away((first, first_scale): (f64, f64), translation: f64) -> Result<i64, String> {
+    let (centre, corner) = ((first - first_scale / 2.0) - (translation - 0.5), first - translation);
+    let whole = |x: f64| (x - x.round()).abs() <= NEAR;
+    let voxels = match () {
+        () if corner.abs() <= SAME => 0.0,
+        () if whole(centre) => centre.round(),
+        () if whole(corner) => corner.round(),
+        () => {
+            return Err(format!(
+                "it begins {:.2} of its voxels away from the first array, so their voxels have no corners in common: correct the translations",
+                -centre
+            ));
+        }
+    };
+    // What is no number is neither.
+    if voxels.abs() > OFFSET_MOST {
+        return Err(format!("it begins {voxels} of its voxels away from the first array"));
+    }
+    Ok(voxels as i64)
 }
 
 impl Space {
@@ -107,11 +137,10 @@ impl Along {
                 "its voxels are {scale} long where the first array's are {first_scale}: no ratio of small numbers"
             ));
         };
-        // From the corner of the first voxel to the corner of the other's.
-        let corner = |translation: f64, scale: f64| translation - scale / 2.0;
-        let apart =
-            corner(first.translation[axis], first_scale) - corner(space.translation[axis] * metre, scale);
-        let offset = (apart / scale).round() as i64;
+        let offset = voxels_away(
+            (first.translation[axis] / scale, first_scale / scale),
+            space.translation[axis] * metre / scale,
+        )?;
         let covers = first_patch as i64 * num;
         if covers % den != 0 {
             return Err(format!(
@@ -247,8 +276,12 @@ mod tests {
             let coarse = aligned(&space(8.0, translation, "nanometer"), &first, 64, None, 100).unwrap();
             assert_eq!((coarse.patch, coarse.begin(0), coarse.begin(10)), (32, 0, 5));
         }
+        // By corners, three times finer with the same translation, and half of its voxel away.
+        let by_corners = aligned(&space(8.0, 802.0, "nanometer"), &first, 64, None, 100).unwrap();
+        assert_eq!(by_corners.begin(200), 0);
+        assert_eq!(aligned(&space(4.0 / 3.0, 2.0, "nanometer"), &first, 64, None, 300).unwrap().begin(5), 15);
         // Finer, in another unit, beginning elsewhere: its voxel 0 is at the first's 10.
-        let fine = aligned(&space(0.002, 0.0415, "micrometer"), &first, 10, None, 100).unwrap();
+        let fine = aligned(&space(0.002, 0.041, "micrometer"), &first, 10, None, 100).unwrap();
         assert_eq!((fine.patch, fine.begin(10), fine.begin(12)), (20, 0, 4));
         // A wider one around the same centre.
         let wide = aligned(&space(8.0, 4.0, "nanometer"), &first, 64, Some(64), 100).unwrap();
@@ -259,6 +292,8 @@ mod tests {
             (space(8.0, 4.0, "nanometer"), 63, None, "multiple of 2"),
             (space(8.0, 4.0, "nanometer"), 64, Some(33), "even or odd"),
             (space(4.0 * 1.237, 4.0, "nanometer"), 64, None, "small numbers"),
+            (space(8.0, 8.0, "nanometer"), 64, None, "begins 0.50 of its voxels away"),
+            (space(8.0, 1e30, "nanometer"), 64, None, "voxels away"),
         ] {
             assert!(aligned(&other, &first, patch, wanted, 100).unwrap_err().contains(word), "{word}");
         }

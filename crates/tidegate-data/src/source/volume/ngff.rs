@@ -4,7 +4,7 @@
 //! Memory: a few words a level.
 //!
 //! Specification: OME-NGFF 0.1 to 0.5, `multiscales`. A translation is where the centre of the first voxel lies; levels that were made by
-//! averaging should have one, and many do not, which shifts them by less than half of their voxel: alignment rounds that away.
+//! averaging should have one, and many do not: see `align`.
 
 use serde_json::Value;
 

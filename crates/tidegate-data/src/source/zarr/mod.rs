@@ -44,6 +44,9 @@ pub(crate) struct Array {
     text: Vec<u8>,
 }
 
+/// Elements along an axis, and chunks in all: far beyond what exists, and far below what could overflow.
+const SIDE_MOST: u64 = 1 << 48;
+
 /// The name of something in a folder of the store.
 pub(crate) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
@@ -114,6 +117,9 @@ impl Array {
         if shape.contains(&0) {
             return Err(Error::Decode(format!("an array without elements: its shape is {shape:?}")));
         }
+        if let Some(side) = shape.iter().find(|side| **side > SIDE_MOST) {
+            return Err(Error::Decode(format!("an axis of {side} elements: at most 2^48 can be read")));
+        }
         let outer = regular(&metadata)?;
         let chain = metadata.codecs();
         let shards = Shards::of(&metadata, &outer)?;
@@ -129,6 +135,10 @@ impl Array {
             Some(shards) => shards.grid(&shape, &outer),
             None => shape.iter().zip(&chunk).map(|(n, side)| n.div_ceil(*side)).collect(),
         };
+        if grid.iter().try_fold(1u64, |n, side| n.checked_mul(*side)).is_none_or(|chunks| chunks > SIDE_MOST)
+        {
+            return Err(Error::Decode(format!("a grid of {grid:?} chunks: at most 2^48 can be numbered")));
+        }
         let (store, path) = (Arc::clone(store), path.to_owned());
         Ok(Self { store, path, metadata, dtype: own, shape, chunk, grid, shards, decoder, text })
     }
