@@ -78,6 +78,12 @@ impl Patching {
         let patches: Arc<dyn Order> = match &self.around {
             None => Arc::new(Even::new(source.len(), positions, 1, seed)?),
             Some(Around { boxes, field, classes }) => {
+                let fields = source.schema().len();
+                if *field >= fields {
+                    return Err(Error::Config(format!(
+                        "these boxes are of array number {field}, and the volume has {fields}: count from 0"
+                    )));
+                }
                 let lattice = self.volume.lattice(*field);
                 Arc::new(Patches::new(Arc::clone(boxes), lattice, classes, positions, seed, budget)?)
             }

@@ -88,17 +88,23 @@ impl Mapped {
     /// Unmaps it, unless somebody has a view of it.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let mut mapped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = mapped.as_ref() else { return Ok(()) };
-        let views = Arc::strong_count(open) - 1;
+        let Some(open) = mapped.take() else { return Ok(()) };
+        let views = Arc::strong_count(&open) - 1;
         if views > 0 {
+            let path = open.stored().path.display().to_string();
+            *mapped = Some(open);
             return Err(config(format!(
-                "{}: {views} arrays still view it: let go of them first, or leave closing to them: the last one unmaps it",
-                open.stored().path.display()
+                "{path}: {views} arrays still view it: let go of them first, or leave closing to them: the last one unmaps it"
             )));
         }
-        py.detach(|| open.flush()).map_err(|e| array_error(&e))?;
-        *mapped = None;
-        Ok(())
+        // Others may ask for it meanwhile, with the interpreter's lock in hand: it is closed already.
+        drop(mapped);
+        py.detach(|| {
+            let flushed = open.flush();
+            drop(open);
+            flushed
+        })
+        .map_err(|e| array_error(&e))
     }
 
     /// Its rows as a source with one field.

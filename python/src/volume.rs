@@ -92,7 +92,7 @@ impl Volume {
     fn fields(&self) -> Vec<(String, &'static str, Vec<usize>)> {
         let schema = source::Source::schema(&*self.0).iter();
         let field = |field: &source::Field| match &field.kind {
-            Kind::Patch { dtype, shape } => Some((field.name.clone(), dtype.name(), shape.clone())),
+            Kind::Patch { dtype, shape, .. } => Some((field.name.clone(), dtype.name(), shape.clone())),
             _ => None,
         };
         schema.filter_map(field).collect()
@@ -122,7 +122,7 @@ impl Volume {
     }
 
     /// The id of the patch that begins nearest to a place.
-    fn nearest(&self, origin: Vec<i64>) -> u64 {
-        self.0.nearest(&origin)
+    fn nearest(&self, origin: Vec<i64>) -> PyResult<u64> {
+        self.0.nearest(&origin).map_err(|e| raise(&e))
     }
 }

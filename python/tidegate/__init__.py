@@ -24,7 +24,7 @@ from tidegate.errors import (
     StalledError,
     StateError,
 )
-from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Text, Window
+from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Patch, Text, Window
 from tidegate.loader import Loader, Report
 from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic
@@ -53,6 +53,7 @@ __all__ = [
     "Loader",
     "MappedArray",
     "Mask",
+    "Patch",
     "Profile",
     "Ragged",
     "Report",

@@ -1,4 +1,4 @@
-"""What is wanted of each field: `Image`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`, and `Window`."""
+"""What is wanted of each field (`Image`, `Patch`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`); `Window`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tidegate.errors import ConfigError
 
-__all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Text", "Window"]
+__all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Patch", "Text", "Window"]
 
 
 class Field:
@@ -81,6 +81,9 @@ class Image(Field):
 class Mask(Field):
     """Labels of pixels (uint8), cropped and mirrored as the image field `of`, resized to the nearest value.
 
+    Where `of` is a `Patch`, labels of voxels in their stored dtype, each from where the patch's voxel comes from; they
+    may have another resolution. `size` stays None.
+
     >>> Mask("jpg").spec()
     {'kind': 'mask', 'of': 'jpg', 'size': None}
     """
@@ -91,6 +94,101 @@ class Mask(Field):
     def spec(self) -> dict[str, Any]:
         """Return the spec as the Rust side reads it."""
         return {"kind": "mask", "of": self.of, "size": _size(self.size)}
+
+
+Axes = Sequence[int]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Patch(Field):
+    """A patch of a volume: cut, mirrored, turned and deformed, its values changed, in the stored dtype or another.
+
+    Geometry, in voxels and along the axes of the patch (0 is the first; at most three): `crop` delivers the middle, so
+    that what is turned or deformed into it was there; `flip` mirrors each of its axes for half of the samples, all with
+    True; `rotate` turns its axes into one another by quarters, all rotations alike; `elastic` is (spacing, deviation):
+    displacements of that standard deviation at points so many voxels apart, between them cubic B-splines, between
+    voxels linear; either may be one number an axis. A `Mask` or `Patch` with `of` has the geometry of that field.
+
+    Values, in this order: x - `mean` over `std` (a number, or one a channel), then drawn evenly from (low, high): the
+    standard deviations of Gaussian `noise` and of a `blur` in voxels, a factor of `intensity`, of `contrast` about the
+    mean (cut off at what the values were), and an exponent `gamma` between the least and the largest value; statistics
+    are those of each channel of the patch. They are reckoned in float32, and rounded and cut off where the dtype is an
+    integer. `p` is how often each happens, one number or {name: number}.
+
+    >>> Patch(dtype="float32", std=255, flip=True, gamma=(0.7, 1.5), p={"gamma": 0.3}).spec()["intensity"]["gamma"]
+    {'low': 0.7, 'high': 1.5, 'p': 0.3}
+    """
+
+    of: str | None = None
+    dtype: str | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    crop: Sequence[int] | None = None
+    flip: bool | Axes = False
+    rotate: bool | Axes = False
+    elastic: tuple[float | Sequence[float], float | Sequence[float]] | None = None
+    noise: Range | None = None
+    blur: Range | None = None
+    intensity: Range | None = None
+    contrast: Range | None = None
+    gamma: Range | None = None
+    p: float | Mapping[str, float] = 1.0
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the Rust side reads it."""
+        ranges = {name: getattr(self, name) for name in ("noise", "blur", "intensity", "contrast", "gamma")}
+        if isinstance(self.p, Mapping) and (unknown := set(self.p) - {*ranges, "elastic"}):
+            raise ConfigError(f"p names {sorted(unknown)}; known are elastic, {', '.join(ranges)}")
+
+        def chance(name: str) -> float:
+            return float(self.p.get(name, 1.0) if isinstance(self.p, Mapping) else self.p)
+
+        def drawn(name: str, limits: Range | None) -> dict[str, float] | None:
+            if limits is None:
+                return None
+            low, high = _pair(name, limits)
+            return {"low": float(low), "high": float(high), "p": chance(name)}
+
+        elastic = None
+        if self.elastic is not None:
+            spacing, deviation = (_numbers(x) for x in _pair("elastic", self.elastic))
+            elastic = {"spacing": spacing, "deviation": deviation, "p": chance("elastic")}
+        geometry = {
+            "crop": None if self.crop is None else [int(side) for side in self.crop],
+            "flip": _axes(self.flip),
+            "rotate": _axes(self.rotate),
+            "elastic": elastic,
+        }
+        values = {name: drawn(name, limits) for name, limits in ranges.items()}
+        return {
+            "kind": "patch",
+            "of": self.of,
+            "geometry": geometry,
+            "dtype": self.dtype and str(self.dtype),
+            "intensity": {"mean": _numbers(self.mean), "std": _numbers(self.std), **values},
+        }
+
+
+def _pair(name: str, given: Any) -> tuple[Any, Any]:
+    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
+        return given[0], given[1]
+    raise ConfigError(f"{name}={given!r}: expected two values, such as {name}=(0.5, 1.5)")
+
+
+def _axes(axes: bool | Axes) -> bool | list[int]:
+    if isinstance(axes, bool):
+        return axes
+    if any(int(axis) < 0 for axis in axes):
+        raise ConfigError(f"{list(axes)}: axes of a patch are counted from 0")
+    return [int(axis) for axis in axes]
+
+
+def _numbers(given: float | Sequence[float] | None) -> list[float]:
+    """Return one number, or one for each axis or channel."""
+    if given is None:
+        return []
+    return [float(x) for x in given] if isinstance(given, Sequence) else [float(given)]
 
 
 class Int(Field):

@@ -344,7 +344,7 @@ impl<T: Element> MappedArray<T> {
     /// All elements, as they lie in the file.
     ///
     /// # Safety
-    /// While the slice lives, nobody may write to the file or cut it short.
+    /// While the slice lives, nobody may write to the file or cut it short, nor let go of copied pages ([`Advice::DontNeed`]).
     #[must_use]
     pub unsafe fn elements(&self) -> &[T] {
         // SAFETY: mapped for as many bytes, aligned (checked in `open`), any bytes are elements; nobody writes, as the caller says.

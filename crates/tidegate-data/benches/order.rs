@@ -78,7 +78,7 @@ fn patches(budget: &Budget) -> Patches {
     let span = |i: u64| (words.below(i, 2000) as i32, 8 + words.below(i, 32) as u32);
     let spans: Vec<(i32, u32)> = (0..300_000).map(span).collect();
     let boxes = Boxes::new(3, &boxes, &spans).unwrap();
-    let lattice = vec![Lattice { first: 0, step: 1, count: 2048 - 64 + 1, patch: 64 }; 3];
+    let lattice = vec![Lattice { first: 0, step: 1, count: 2048 - 64 + 1, room: 2048 - 64, patch: 64 }; 3];
     Patches::new(Arc::new(boxes), lattice, &[], IDS, 1, budget).unwrap()
 }
 

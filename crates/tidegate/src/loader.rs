@@ -486,12 +486,13 @@ impl Loader {
     /// What limits the flow, and where every byte is.
     #[must_use]
     pub fn report(&self) -> Report {
+        let batch = self.options.global_batch().unwrap_or(1);
+        let mixing = *self.mixing.get_or_init(|| self.order.mixing(batch).ok().flatten());
         let progress = self.progress();
         let mut report =
             Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores);
         report.feedback = self.order.fed().and_then(Fed::about);
-        let batch = self.options.global_batch().unwrap_or(1);
-        report.mixing = *self.mixing.get_or_init(|| self.order.mixing(batch).ok().flatten());
+        report.mixing = mixing;
         report
     }
 }

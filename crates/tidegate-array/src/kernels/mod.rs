@@ -4,3 +4,4 @@
 //! Memory: the caller's.
 
 pub mod boxes;
+pub mod convert;

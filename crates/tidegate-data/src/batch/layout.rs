@@ -3,6 +3,7 @@
 //! Flow: schema + wanted specs -> [`Layout`]; read by the pipeline and by whoever presents batches.
 //! Memory: holds none; says how many bytes a slot has.
 
+use super::patch::PatchPlan;
 use super::row;
 use super::spec::{Crop, FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::npy::DType;
@@ -27,6 +28,8 @@ pub struct ColumnPlan {
     pub dtype: DType,
     /// Shape of a row; none for a ragged column.
     pub shape: Option<Vec<usize>>,
+    /// How it is made of a patch as it is stored, if it is another.
+    pub patch: Option<PatchPlan>,
 }
 
 impl ColumnPlan {
@@ -34,6 +37,12 @@ impl ColumnPlan {
     #[must_use]
     pub fn row_bytes(&self) -> usize {
         self.shape.as_ref().map_or(0, |s| s.iter().product::<usize>() * self.dtype.size())
+    }
+
+    /// Bytes beside a row, while it is made.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        self.patch.as_ref().map_or(0, PatchPlan::room_bytes)
     }
 }
 
@@ -69,7 +78,24 @@ impl Layout {
                 None if only => continue,
                 None => FieldSpec::inferred(&field.kind),
             };
-            columns.push(column(i, field, spec, wanted)?);
+            let patch = match (&field.kind, &spec) {
+                (Kind::Patch { .. }, FieldSpec::Patch(_) | FieldSpec::Mask(_)) => {
+                    Some(PatchPlan::new(i, field, &spec, schema, wanted)?)
+                }
+                _ => None,
+            };
+            columns.push(match patch {
+                Some((patch, dtype, shape)) => ColumnPlan {
+                    name: field.name.clone(),
+                    field: i,
+                    kind: field.kind.clone(),
+                    spec,
+                    dtype,
+                    shape: Some(shape),
+                    patch: Some(patch),
+                },
+                None => column(i, field, spec, wanted)?,
+            });
         }
         if columns.is_empty() {
             return Err(Error::Config("no field is wanted: name at least one".into()));
@@ -80,7 +106,15 @@ impl Layout {
     /// Bytes of a slot for `rows` rows.
     #[must_use]
     pub fn slot_bytes(&self, rows: usize) -> u64 {
-        self.columns.iter().map(|c| (c.row_bytes() * rows).next_multiple_of(ALIGN) as u64).sum()
+        (self.offset(self.columns.len(), rows)
+            + self.columns.iter().map(|c| c.room_bytes() * rows).sum::<usize>()) as u64
+    }
+
+    /// Where in a slot for `rows` rows the room beside the first row of column `c` begins.
+    #[must_use]
+    pub fn room_offset(&self, c: usize, rows: usize) -> usize {
+        self.offset(self.columns.len(), rows)
+            + self.columns[..c].iter().map(|c| c.room_bytes() * rows).sum::<usize>()
     }
 
     /// Where column `c` begins in a slot for `rows` rows.
@@ -105,7 +139,8 @@ impl Layout {
             }
             _ => false,
         };
-        if self.columns.iter().any(|c| drawn(&c.spec)) {
+        let varying = |c: &ColumnPlan| drawn(&c.spec) || c.patch.as_ref().is_some_and(PatchPlan::varies);
+        if self.columns.iter().any(varying) {
             return Some("random crops, flips and colours differ in each epoch");
         }
         self.columns.iter().any(|c| c.shape.is_none()).then_some("a column is ragged: give its size or shape")
@@ -140,6 +175,7 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
     let number = matches!(field.kind, Kind::Int | Kind::Float | Kind::Text | Kind::Bytes | Kind::Json);
     let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
     let (dtype, shape) = match &spec {
+        FieldSpec::Patch(_) => return misfit("a patch of a volume"),
         FieldSpec::Image(_) if !picture => return misfit("an image"),
         FieldSpec::Image(image) => {
             (image.pixels.dtype, image.size.map(|size| image_shape(size, image.pixels.layout)))
@@ -154,13 +190,13 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json => (DType::Uint8, None),
         FieldSpec::Array { .. } if !array => return misfit("an array"),
         FieldSpec::Array { dtype: wanted, shape: wanted_shape }
-            if let Kind::Patch { dtype, shape } = &field.kind =>
+            if let Kind::Patch { dtype, shape, .. } = &field.kind =>
         {
             if wanted.is_some_and(|wanted| wanted != *dtype)
                 || wanted_shape.as_ref().is_some_and(|s| s != shape)
             {
                 return Err(Error::Config(format!(
-                    "field {name:?} holds patches of {} {shape:?}, as they are stored: ask for these, or leave the field out",
+                    "field {name:?} holds patches of {} {shape:?}, as they are stored: ask for these, for others with tg.Patch(dtype=), or leave the field out",
                     dtype.name()
                 )));
             }
@@ -177,7 +213,7 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             )));
         }
     };
-    Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape })
+    Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape, patch: None })
 }
 
 /// The type of arrays, and perhaps their shape, where the data declare them.

@@ -129,7 +129,7 @@ pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, 
 /// Whether the column needs scratch: whether it decodes a picture.
 #[must_use]
 pub fn is_picture(column: &ColumnPlan) -> bool {
-    matches!(column.spec, FieldSpec::Image(_) | FieldSpec::Mask(_))
+    column.patch.is_none() && matches!(column.spec, FieldSpec::Image(_) | FieldSpec::Mask(_))
 }
 
 impl Tools {
@@ -420,7 +420,7 @@ fn array(
     target: &mut Target<'_>,
 ) -> Result<()> {
     let found = match kind {
-        Kind::Patch { dtype, shape } => npy::mds(bytes, Some(dtype.name()), Some(shape))?,
+        Kind::Patch { dtype, shape, .. } => npy::mds(bytes, Some(dtype.name()), Some(shape))?,
         Kind::NdArray { dtype, shape } => npy::mds(bytes, dtype.as_deref(), shape.as_deref())?,
         _ => npy::npy(bytes)?,
     };

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::npy::DType;
+use crate::order::random::Stream;
 use crate::source::Kind;
 use crate::{Error, Result};
 
@@ -108,6 +109,206 @@ pub struct MaskSpec {
     pub size: Option<(u32, u32)>,
 }
 
+/// A number that is drawn evenly from a range, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drawn {
+    /// The least.
+    pub low: f64,
+    /// The largest.
+    pub high: f64,
+    /// The probability that it counts for a sample.
+    pub p: f64,
+}
+
+impl Drawn {
+    /// The largest standard deviation of a blur, in voxels.
+    pub const BLUR_MOST: f64 = 32.0;
+
+    /// The number for a sample, if it counts.
+    #[must_use]
+    pub fn draw(&self, stream: &mut Stream) -> Option<f64> {
+        (stream.uniform() < self.p).then(|| stream.between(self.low, self.high))
+    }
+}
+
+/// Axes of a patch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Axes {
+    /// All, or none.
+    All(bool),
+    /// These, from 0 on.
+    Named(Vec<usize>),
+}
+
+impl Default for Axes {
+    fn default() -> Self {
+        Self::All(false)
+    }
+}
+
+impl Axes {
+    /// Their numbers, of a patch of so many axes.
+    ///
+    /// # Errors
+    /// In words, for one that it has not, or that is named twice.
+    pub fn of(&self, axes: usize) -> Result<Vec<usize>, String> {
+        let named = match self {
+            Self::All(all) => return Ok(if *all { (0..axes).collect() } else { Vec::new() }),
+            Self::Named(named) => named,
+        };
+        match named.iter().enumerate().find(|(i, axis)| **axis >= axes || named[..*i].contains(axis)) {
+            Some((_, axis)) => Err(format!(
+                "axis {axis} of a patch of {axes} axes, or named twice: name each of 0 to {} once",
+                axes - 1
+            )),
+            None => Ok(named.clone()),
+        }
+    }
+}
+
+/// An elastic deformation: displacements at points of a grid, normally distributed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elastic {
+    /// Voxels between two points: a number, or one for each axis of the patch.
+    pub spacing: Vec<f64>,
+    /// The standard deviation of displacements in voxels, likewise.
+    pub deviation: Vec<f64>,
+    /// The probability that a sample is deformed.
+    pub p: f64,
+}
+
+/// Where the voxels of a patch come from: drawn once a sample, shared by all fields that name it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PatchGeometry {
+    /// The voxels that are delivered, of the middle.
+    pub crop: Option<Vec<usize>>,
+    /// Axes that are mirrored, each for half of the samples.
+    pub flip: Axes,
+    /// Axes that are turned into one another by quarters, all rotations alike.
+    pub rotate: Axes,
+    /// Deformation.
+    pub elastic: Option<Elastic>,
+}
+
+/// What happens to the values of a patch, in this order.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Intensity {
+    /// Taken off: a number, or one for each channel.
+    pub mean: Vec<f32>,
+    /// Divided by.
+    pub std: Vec<f32>,
+    /// The standard deviation of Gaussian noise.
+    pub noise: Option<Drawn>,
+    /// The standard deviation of a Gaussian blur, in voxels.
+    pub blur: Option<Drawn>,
+    /// A factor.
+    pub intensity: Option<Drawn>,
+    /// A factor of the distance from the mean.
+    pub contrast: Option<Drawn>,
+    /// An exponent between the least and the largest value.
+    pub gamma: Option<Drawn>,
+}
+
+impl Intensity {
+    fn drawn(&self) -> [(&'static str, Option<Drawn>); 5] {
+        let Self { noise, blur, intensity, contrast, gamma, .. } = self;
+        [
+            ("noise", *noise),
+            ("blur", *blur),
+            ("intensity", *intensity),
+            ("contrast", *contrast),
+            ("gamma", *gamma),
+        ]
+    }
+
+    /// Whether samples differ by more than what they hold.
+    #[must_use]
+    pub fn varies(&self) -> bool {
+        self.drawn().iter().any(|(_, drawn)| drawn.is_some())
+    }
+
+    /// Whether values change at all.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        self.varies() || !self.mean.is_empty() || !self.std.is_empty()
+    }
+}
+
+/// A patch of a volume.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PatchSpec {
+    /// The field whose geometry it shares; none for one of its own.
+    pub of: Option<String>,
+    /// Its own geometry.
+    pub geometry: PatchGeometry,
+    /// Element type; none for the stored one.
+    pub dtype: Option<DType>,
+    /// What happens to its values.
+    pub intensity: Intensity,
+}
+
+impl PatchSpec {
+    fn check(&self) -> Result<(), &'static str> {
+        let PatchGeometry { crop, elastic, .. } = &self.geometry;
+        if self.of.is_some() && self.geometry != PatchGeometry::default() {
+            return Err("its geometry is that of another field: give crop, flip, rotate and elastic there");
+        }
+        if crop.as_ref().is_some_and(|crop| crop.contains(&0)) {
+            return Err("crop must be at least 1 along each axis");
+        }
+        let chance = |p: f64| (0.0..=1.0).contains(&p);
+        if let Some(Elastic { spacing, deviation, p }) = elastic {
+            let finite = |x: &f64| x.is_finite() && *x >= 0.0;
+            if spacing.is_empty()
+                || deviation.is_empty()
+                || !spacing.iter().all(|x| finite(x) && *x > 0.0)
+                || !deviation.iter().all(finite)
+                || !chance(*p)
+            {
+                return Err(
+                    "elastic is (voxels between points, standard deviation in voxels): positive numbers, and p a probability",
+                );
+            }
+        }
+        if matches!(self.dtype, Some(DType::Bool)) {
+            return Err("a patch cannot become bool: labels are a tg.Mask");
+        }
+        let float =
+            matches!(self.dtype, Some(DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64));
+        let Intensity { mean, std, blur, gamma, .. } = &self.intensity;
+        if !(float || mean.is_empty() && std.is_empty()) {
+            return Err("mean and std need a float dtype, such as dtype=\"float32\"");
+        }
+        if std.iter().any(|&x| x <= 0.0 || !x.is_finite()) || mean.iter().any(|x| !x.is_finite()) {
+            return Err("std must be positive, and mean a number");
+        }
+        if self
+            .intensity
+            .drawn()
+            .iter()
+            .filter_map(|(_, drawn)| *drawn)
+            .any(|Drawn { low, high, p }| !(low >= 0.0 && low <= high && high.is_finite() && chance(p)))
+        {
+            return Err(
+                "noise, blur, intensity, contrast and gamma are ascending ranges of numbers that are not negative, and p probabilities",
+            );
+        }
+        if blur.is_some_and(|blur| blur.high > Drawn::BLUR_MOST) {
+            return Err("blur must be at most 32 voxels");
+        }
+        if gamma.is_some_and(|gamma| gamma.low <= 0.0) {
+            return Err("gamma must be above 0");
+        }
+        Ok(())
+    }
+}
+
 /// What is wanted of a field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -116,6 +317,8 @@ pub enum FieldSpec {
     Image(ImageSpec),
     /// Labels of pixels.
     Mask(MaskSpec),
+    /// A patch of a volume.
+    Patch(Box<PatchSpec>),
     /// int64.
     Int,
     /// float64.
@@ -147,7 +350,7 @@ impl FieldSpec {
             Kind::Int => FieldSpec::Int,
             Kind::Float => FieldSpec::Float,
             Kind::Npy => FieldSpec::Array { dtype: None, shape: None },
-            Kind::Patch { dtype, shape } => {
+            Kind::Patch { dtype, shape, .. } => {
                 FieldSpec::Array { dtype: Some(*dtype), shape: Some(shape.clone()) }
             }
             Kind::NdArray { dtype, shape } => FieldSpec::Array {
@@ -207,6 +410,7 @@ impl FieldSpec {
             FieldSpec::Mask(mask) if mask.size.is_some_and(|(h, w)| h == 0 || w == 0) => {
                 wrong("size must be at least 1")
             }
+            FieldSpec::Patch(patch) => patch.check().or_else(wrong),
             _ => Ok(()),
         }
     }

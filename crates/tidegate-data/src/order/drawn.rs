@@ -16,7 +16,7 @@ use super::{Epoch, Foresight, Order};
 use crate::{Error, Result};
 
 /// Reserves the table of a sampler.
-pub(super) fn reserve(budget: &Budget, bytes: u64, what: &str) -> Result<Grant> {
+pub(crate) fn reserve(budget: &Budget, bytes: u64, what: &str) -> Result<Grant> {
     budget.try_acquire(Account::Index, bytes, Priority::NextBatch).map_err(|error| {
         let mib = tidegate_core::memory::size::mib(bytes);
         Error::Config(format!("the budget is too small for {what}, which takes {mib} MiB: {error}"))

@@ -20,6 +20,10 @@ use crate::{Error, Result};
 
 /// Windows that are kept: of the feed, of who looks ahead, and of the next epoch.
 const KEPT: u64 = 3;
+/// What sorting a window takes for each position besides: keys along the curve.
+const SORTING_BYTES: u64 = 56;
+/// Windows whose batches are measured.
+const MEASURED: u64 = 4;
 /// Positions of a window at most.
 const WINDOW_MOST: u64 = 1 << 24;
 /// Parts of the volume between which a batch should be a mixture.
@@ -58,6 +62,8 @@ pub struct Near {
     window: u64,
     places: u64,
     memory: Arc<Grant>,
+    /// One window is sorted at a time.
+    sorting: Arc<Mutex<()>>,
 }
 
 impl Near {
@@ -77,8 +83,9 @@ impl Near {
                 "a window over ids that come one by one: give ids that are known ahead".into(),
             ));
         }
-        let memory = Arc::new(reserve(budget, 8 * KEPT * window.min(inner.len()), "the windows of patches")?);
-        Ok(Self { inner, grid: Arc::new(grid), window, places, memory })
+        let bytes = (8 * KEPT + SORTING_BYTES) * window.min(inner.len());
+        let memory = Arc::new(reserve(budget, bytes, "the windows of patches")?);
+        Ok(Self { inner, grid: Arc::new(grid), window, places, memory, sorting: Arc::default() })
     }
 
     /// Positions of a window.
@@ -120,7 +127,9 @@ impl Order for Near {
     }
     fn mixing(&self, batch: u64) -> Result<Option<[Quality; 2]>> {
         let places = self.grid.counts.iter().product();
-        let of = |order: &dyn Order| measure_positions(&*order.epoch(0)?, self.len(), places, batch);
+        // A few windows are as good as all of them, and each has to be sorted.
+        let positions = self.len().min(self.window.saturating_mul(MEASURED));
+        let of = |order: &dyn Order| measure_positions(&*order.epoch(0)?, positions, places, batch);
         Ok(Some([of(self)?, of(&*self.inner)?]))
     }
 }
@@ -161,8 +170,11 @@ impl NearEpoch {
         }
         let start = number * self.order.window;
         let end = (start + self.order.window).min(self.order.len());
-        let ids = (start..end).map(|position| self.inner.id(position));
-        let mut ids = ids.collect::<Result<Vec<u64>>>()?;
+        let _turn = self.order.sorting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = Vec::with_capacity((end - start) as usize);
+        for position in start..end {
+            ids.push(self.inner.id(position)?);
+        }
         ids.sort_by_cached_key(|&id| (self.order.grid.along_curve(id), id));
         let ids: Window = ids.into();
         kept.push_back((number, Arc::clone(&ids)));

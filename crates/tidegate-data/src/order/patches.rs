@@ -25,6 +25,8 @@ pub struct Lattice {
     pub step: i64,
     /// Places.
     pub count: u64,
+    /// From the first place to the last, which may be less than a step from the one before.
+    pub room: i64,
     /// Voxels of a patch.
     pub patch: i64,
 }
@@ -37,10 +39,17 @@ impl Lattice {
         let last = self.count.cast_signed() - 1;
         let up = |at: i64| -(self.first - at).div_euclid(self.step);
         let min = up(from).clamp(0, last);
-        let max = (to - self.first).div_euclid(self.step).clamp(0, last);
+        // The last place may be less than a step from the one before.
+        let max = match to - self.first {
+            at if at >= self.room => last,
+            at => at.div_euclid(self.step).clamp(0, (last - 1).max(0)),
+        };
         (min.min(max).cast_unsigned(), max.cast_unsigned())
     }
 }
+
+/// What a class takes in tables.
+const CLASS_BYTES: usize = 256;
 
 /// Boxes of several classes; see the head of this file.
 #[derive(Debug)]
@@ -52,7 +61,6 @@ pub struct Boxes {
     /// The class of a box, and where its boxes begin; one more at the end.
     classes: Box<[(i64, usize)]>,
     print: u64,
-    memory: Option<Grant>,
 }
 
 impl Boxes {
@@ -100,13 +108,17 @@ impl Boxes {
         }
         classes.push((0, boxes.len()));
         let (spans, weights, classes) = (sorted.into(), weights.into(), classes.into());
-        Ok(Self { axes, spans, weights, classes, print, memory: None })
+        Ok(Self { axes, spans, weights, classes, print })
     }
 
-    /// The same, whose memory is paid for.
+    /// What making so many takes, with the lists that they are made from; boxes alone take less.
     #[must_use]
-    pub fn paid(self, memory: Grant) -> Self {
-        Self { memory: Some(memory), ..self }
+    pub const fn making_bytes(axes: usize) -> u64 {
+        16 + 4 + 4 + 2 * 8 * axes as u64
+    }
+
+    fn held_bytes(&self) -> u64 {
+        (self.len() * (8 * self.axes + 4) + self.classes.len() * CLASS_BYTES) as u64
     }
 
     /// Boxes.
@@ -156,6 +168,8 @@ pub struct Patches {
     positions: u64,
     seed: u64,
     print: u64,
+    /// Pays for the boxes.
+    memory: Arc<Grant>,
 }
 
 impl Patches {
@@ -200,6 +214,8 @@ impl Patches {
             true => 1.0,
             false => wanted.iter().find(|(wanted, _)| *wanted == class).map_or(0.0, |(_, weight)| *weight),
         };
+        // Boxes are the user's until an order draws from them.
+        let memory = reserve(budget, boxes.held_bytes(), "the boxes of labels")?;
         let weights: Vec<f64> = known.iter().map(|(class, ..)| weight_of(*class)).collect();
         let classes = Alias::new(weights.len(), |i| weights[i], budget)?;
         let table = |pair: &[(i64, usize)]| {
@@ -220,16 +236,8 @@ impl Patches {
             words.iter().for_each(|&word| print = mix(print ^ word));
         }
         let (lattice, of, classes) = (lattice.into(), of.into(), Arc::new(classes));
-        Ok(Self { boxes, lattice, classes, of, positions, seed, print })
+        Ok(Self { boxes, lattice, classes, of, positions, seed, print, memory: Arc::new(memory) })
     }
-}
-
-/// Reserves the memory of so many boxes, for [`Boxes::paid`].
-///
-/// # Errors
-/// [`Error::Config`] where the budget has no room.
-pub fn reserve_boxes(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
-    reserve(budget, boxes * (8 * axes as u64 + 4), "the boxes of labels")
 }
 
 impl Order for Patches {
@@ -252,8 +260,7 @@ impl Order for Patches {
 
     fn held_bytes(&self) -> u64 {
         let tables: usize = self.of.iter().map(|(_, table)| table.len()).sum();
-        Alias::BYTES * (tables + self.classes.len()) as u64
-            + self.boxes.memory.as_ref().map_or(0, Grant::bytes)
+        Alias::BYTES * (tables + self.classes.len()) as u64 + self.memory.bytes()
     }
 
     fn print(&self, _: u64) -> Option<u64> {
@@ -302,7 +309,11 @@ mod tests {
     use super::*;
 
     fn lattice(count: u64, patch: i64) -> Lattice {
-        Lattice { first: 0, step: 1, count, patch }
+        spaced(0, 1, count, patch)
+    }
+
+    fn spaced(first: i64, step: i64, count: u64, patch: i64) -> Lattice {
+        Lattice { first, step, count, room: (count.cast_signed() - 1) * step, patch }
     }
 
     /// Boxes of two axes of three classes, the later ones rarer; each box is a point of its own row.
@@ -321,7 +332,7 @@ mod tests {
         let boxes = Arc::new(boxes(count));
         let budget = Budget::new(1 << 20);
         // A patch is as wide as a row: its place tells the box.
-        let axes = vec![Lattice { first: 0, step: 4, count: count as u64, patch: 4 }, lattice(100, 10)];
+        let axes = vec![spaced(0, 4, count as u64, 4), lattice(100, 10)];
         let draws = 600_000u64;
         for (wanted, shares) in [(vec![], [1.0, 1.0, 1.0]), (vec![(7, 3.0), (300, 1.0)], [0.0, 3.0, 1.0])] {
             let order = Patches::new(Arc::clone(&boxes), axes.clone(), &wanted, draws, 3, &budget).unwrap();
@@ -365,10 +376,13 @@ mod tests {
             (lattice(91, 10), 0, 4, (0, 0)),
             (lattice(91, 10), 96, 4, (90, 90)),
             (lattice(91, 10), 20, 30, (20, 40)),
-            (Lattice { first: 3, step: 4, count: 10, patch: 16 }, 20, 4, (2, 4)),
+            (spaced(3, 4, 10, 16), 20, 4, (2, 4)),
             // No place of the lattice has all of it: the nearest.
-            (Lattice { first: 0, step: 64, count: 10, patch: 64 }, 60, 8, (0, 0)),
-            (Lattice { first: -5, step: 1, count: 100, patch: 10 }, 0, 1, (0, 5)),
+            (spaced(0, 64, 10, 64), 60, 8, (0, 0)),
+            (spaced(-5, 1, 100, 10), 0, 1, (0, 5)),
+            // The last of four places is at 92, not at 120.
+            (Lattice { room: 92, ..spaced(0, 40, 4, 8) }, 93, 2, (3, 3)),
+            (Lattice { room: 92, ..spaced(0, 40, 4, 8) }, 82, 2, (2, 2)),
         ] {
             let (min, max) = lattice.around(low, len);
             assert_eq!((min, max), expected, "{lattice:?} {low} {len}");

@@ -7,6 +7,8 @@
 //! Random123. The counter is position (64 bits), epoch (32), purpose (8), view (8), block (16): repeated draws of one
 //! id differ by their position, and a new purpose never shifts another's draws.
 
+use std::sync::OnceLock;
+
 /// What the draws are for; the numbers are frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -27,6 +29,22 @@ pub enum Purpose {
     Synthetic = 7,
     /// Ids that may repeat.
     Draw = 8,
+    /// Quarter turns, shared by all fields of a sample.
+    Turn = 9,
+    /// Deformations, shared by all fields of a sample.
+    Elastic = 10,
+    /// Noise: how much, and then each part of it.
+    Noise = 11,
+    /// Seeds of the parts of noise.
+    NoisePart = 12,
+    /// Blur.
+    Blur = 13,
+    /// A factor of all values.
+    Intensity = 14,
+    /// Distances from the mean.
+    Contrast = 15,
+    /// Exponents.
+    Gamma = 16,
 }
 
 /// One round of ten of Philox4x32.
@@ -44,6 +62,25 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     counter
+}
+
+/// The positive half of the normal distribution in parts of equal probability: 128 KiB for the process, made when first asked for.
+static QUANTILES: OnceLock<Vec<f32>> = OnceLock::new();
+
+/// The middle of the `i`-th of 2^15 parts of the positive half.
+fn quantile(i: u32) -> f32 {
+    let above = 0.5 - (f64::from(i) + 0.5) / 65_536.0;
+    // Newton's method on the tail's probability, which falls ever less steeply: from the left it does not overshoot.
+    let mut x = 0.0;
+    for _ in 0..64 {
+        let density = libm::exp(-0.5 * x * x) / libm::sqrt(std::f64::consts::TAU);
+        let step = (0.5 * libm::erfc(x * std::f64::consts::FRAC_1_SQRT_2) - above) / density;
+        x += step;
+        if step.abs() < 1e-12 {
+            break;
+        }
+    }
+    x as f32
 }
 
 /// The draws of one sample for one purpose.
@@ -102,6 +139,28 @@ impl Stream {
         low + (high - low) * self.uniform()
     }
 
+    /// Fills `into` with numbers of the standard normal distribution, two of a word: the middles of 65,536 parts of equal
+    /// probability, so that none is beyond 4.3.
+    pub fn normals(&mut self, into: &mut [f32]) {
+        into.fill(0.0);
+        self.add_normals(1.0, into);
+    }
+
+    /// Adds such numbers times `deviation`.
+    pub fn add_normals(&mut self, deviation: f32, into: &mut [f32]) {
+        let quantiles = QUANTILES.get_or_init(|| (0..1 << 15).map(quantile).collect());
+        let normal = |bits: u32| {
+            let size = quantiles[(bits & 0x7FFF) as usize];
+            if bits & 0x8000 == 0 { size } else { -size }
+        };
+        for pair in into.chunks_mut(2) {
+            let word = self.word();
+            pair.iter_mut()
+                .zip([word & 0xFFFF, word >> 16])
+                .for_each(|(x, bits)| *x += deviation * normal(bits));
+        }
+    }
+
     /// Uniform in `0..n`, without bias (Lemire 2019); 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         if n == 0 {
@@ -144,6 +203,23 @@ mod tests {
         }
         let chi: f64 = counts.iter().map(|&c| (f64::from(c) - 1000.0).powi(2) / 1000.0).sum();
         assert!(chi < 63.0 + 4.0 * (2.0f64 * 63.0).sqrt(), "chi-square {chi} over 63 degrees");
+    }
+
+    #[test]
+    fn normals_are_normal() {
+        let mut x = vec![0.0; 1 << 18];
+        Stream::new(1, 2, 3, 0, Purpose::Noise).normals(&mut x);
+        let moment = |power: i32| x.iter().map(|x| f64::from(*x).powi(power)).sum::<f64>() / x.len() as f64;
+        for (power, expected, deviation) in
+            [(1, 0.0, 1.0), (2, 1.0, 2f64.sqrt()), (3, 0.0, 15f64.sqrt()), (4, 3.0, 96f64.sqrt())]
+        {
+            let apart = (moment(power) - expected).abs() / (deviation / 512.0);
+            assert!(apart < 4.0, "moment {power}: {} of {expected}", moment(power));
+        }
+        let largest = x.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        assert!((4.0..4.4).contains(&largest), "{largest}");
+        let within = x.iter().filter(|x| x.abs() < 0.674_49).count();
+        assert!((within as f64 - 131_072.0).abs() < 4.0 * 256.0, "{within} within the quartiles");
     }
 
     /// Frozen: the augmentations of every run in the field hang on these.

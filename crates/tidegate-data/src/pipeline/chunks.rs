@@ -21,6 +21,7 @@ use super::filling::Filling;
 use super::lock;
 use super::stats::add;
 use super::work::{Own, failed, given_twice};
+use crate::batch::ColumnPlan;
 use crate::batch::row::Needs;
 use crate::cache::{Lease, Lent};
 use crate::source::{Chunked, Located};
@@ -35,8 +36,8 @@ pub(super) struct Row {
     attempt: u8,
     /// What it waits for: chunks, and that what it is lent is copied.
     left: AtomicUsize,
-    /// The first thing that went wrong.
-    error: Mutex<Option<Error>>,
+    /// What went wrong at the first column and chunk of those at which something did, whichever was decoded first.
+    error: Mutex<Option<((usize, u64), Error)>>,
     /// Held by who writes.
     writing: Mutex<()>,
 }
@@ -175,13 +176,9 @@ impl Row {
         let outcome = match elements {
             Ok(elements) => {
                 let _alone = lock(&self.writing);
-                match self.filling.piece(column, self.row) {
-                    Some(mut piece) => {
-                        source.copy(self.at.id, plan.field, chunk, elements, &mut piece);
-                        Ok(())
-                    }
-                    None => Err(given_twice()),
-                }
+                self.stored(column, plan, |stored| {
+                    source.copy(self.at.id, plan.field, chunk, elements, stored)
+                })
             }
             Err(what) => Err(Error::Sample {
                 place: Box::new(shared.source.place(&self.at)),
@@ -190,7 +187,10 @@ impl Row {
             }),
         };
         if let Err(error) = outcome {
-            lock(&self.error).get_or_insert(error);
+            let (at, mut first) = ((column, chunk), lock(&self.error));
+            if first.as_ref().is_none_or(|(known, _)| at < *known) {
+                *first = Some((at, error));
+            }
         }
     }
 
@@ -199,7 +199,7 @@ impl Row {
         if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        let error = lock(&self.error).take();
+        let error = lock(&self.error).take().map(|(_, error)| error);
         if let Some(error) = error.or_else(|| self.finish(shared).err()) {
             return failed(shared, &self.filling, self.row, &self.at, self.attempt, error);
         }
@@ -210,8 +210,24 @@ impl Row {
     fn finish(&self, shared: &Shared) -> Result<()> {
         let Some(source) = shared.source.chunked() else { return Ok(()) };
         for (column, plan) in shared.layout.columns.iter().enumerate() {
-            let mut piece = self.filling.piece(column, self.row).ok_or_else(given_twice)?;
-            source.finish(self.at.id, plan.field, &mut piece);
+            self.stored(column, plan, |stored| source.finish(self.at.id, plan.field, stored))?;
+            if let Some(patch) = &plan.patch {
+                let mut room = self.filling.room(column, self.row).ok_or_else(given_twice)?;
+                let mut row = self.filling.piece(column, self.row).ok_or_else(given_twice)?;
+                patch.make(self.filling.draw(self.row), &mut room, &mut row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the patch of a column lies as it is stored: in its row, or in the room beside it.
+    fn stored(&self, column: usize, plan: &ColumnPlan, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        match &plan.patch {
+            Some(patch) => {
+                let mut room = self.filling.room(column, self.row).ok_or_else(given_twice)?;
+                write(&mut room[..patch.stored_bytes()]);
+            }
+            None => write(&mut self.filling.piece(column, self.row).ok_or_else(given_twice)?),
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
             return pass_chunks(shared, feed, thread);
         }
         while !shared.stopped() {
-            let most = if uring.is_some() { DEPTH } else { 1 };
+            // Chunks are read one by one: others take the rest.
+            let most = if uring.is_some() && shared.source.chunked().is_none() { DEPTH } else { 1 };
             let next = {
                 let mut feed = lock(feed);
                 shared.watch.note(thread, "waiting for memory", None);

@@ -14,6 +14,7 @@ use tidegate_core::memory::{Block, Piece, Pieces, SlabItem};
 use super::mapping::apply;
 use super::observing::Note;
 use super::{Beside, Delivered, Done, Failure, OnError, Shared, lock};
+use crate::batch::geometry::Draw;
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};
 use crate::order::split::Rows;
@@ -83,7 +84,13 @@ impl Filling {
             let (offset, bytes) = (layout.offset(c, shape.rows), column.row_bytes());
             (0..shape.rows).map(move |r| offset + r * bytes..offset + (r + 1) * bytes)
         });
-        let slot = Pieces::new(slot, ranges).map_err(|_| internal())?;
+        let rooms = layout.columns.iter().enumerate().filter(|(_, column)| column.patch.is_some()).flat_map(
+            |(c, column)| {
+                let (offset, bytes) = (layout.room_offset(c, shape.rows), column.room_bytes());
+                (0..shape.rows).map(move |r| offset + r * bytes..offset + (r + 1) * bytes)
+            },
+        );
+        let slot = Pieces::new(slot, ranges.chain(rooms)).map_err(|_| internal())?;
         let mut ragged = Vec::new();
         for (room, block) in room.iter().zip(blocks) {
             let starts: Vec<usize> = room
@@ -136,6 +143,21 @@ impl Filling {
             Some(ragged) => self.ragged[ragged].pieces.as_ref()?.take(row),
             None => self.slot.as_ref()?.take(column * self.rows + row),
         }
+    }
+
+    /// The room beside a row of a patch that is not delivered as it is stored.
+    pub(super) fn room(&self, column: usize, row: usize) -> Option<Piece<'_>> {
+        let columns = &self.shared.layout.columns;
+        columns[column].patch.as_ref()?;
+        let before = columns[..column].iter().filter(|column| column.patch.is_some()).count();
+        self.slot.as_ref()?.take((columns.len() + before) * self.rows + row)
+    }
+
+    /// What the random draws of a row are functions of.
+    pub(super) fn draw(&self, row: usize) -> Draw {
+        let config = &self.shared.config;
+        let position = self.at.position(row as u64) % config.split.len.max(1);
+        Draw { seed: config.seed, epoch: config.epoch, position }
     }
 
     /// Notes how much of a ragged row was used.

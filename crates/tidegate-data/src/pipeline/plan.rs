@@ -273,7 +273,7 @@ impl Plan {
             && plan.without_scratch() < cap
         {
             let room = (cap - plan.without_scratch()).saturating_sub(ROUNDING_BYTES);
-            plan.scratch_bytes = plan.scratch_bytes.min(room / 2);
+            plan.scratch_bytes = plan.scratch_bytes.min(room / 2).max(chunk);
             plan.picture_bytes = plan.picture_bytes.min((room - plan.scratch_bytes) / pictures.max(1));
         }
         if plan.least() > cap {
@@ -356,7 +356,12 @@ impl Plan {
         let one_by_one = source.access() == Access::Random && source.index().is_some();
         if one_by_one || source.chunked().is_some() {
             // Each worker may have scratch of its own before the cache is full, and the shared one is there besides.
-            self.kept_samples_bytes = room(self).saturating_sub(own + ROUNDING_BYTES + source.kernel_bytes());
+            // What the kernel holds of files it gives up when memory is short: it may not take all of the cache's.
+            let left = room(self).saturating_sub(own + ROUNDING_BYTES);
+            let kernel_bytes = source.kernel_bytes();
+            let kernel_bytes =
+                if source.chunked().is_some() { kernel_bytes.min(left / 2) } else { kernel_bytes };
+            self.kept_samples_bytes = left.saturating_sub(kernel_bytes);
         }
     }
 

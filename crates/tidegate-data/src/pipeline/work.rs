@@ -18,7 +18,6 @@ use super::observing::{Made, Sample};
 use super::plan::sample_room;
 use super::stats::add;
 use super::{Failure, OnError, Room, Shared, chunks, lock};
-use crate::batch::geometry::Draw;
 use crate::batch::row::{Needs, Target, Tools};
 use crate::cache::Tier;
 use crate::order::random::{Purpose, Stream};
@@ -192,8 +191,7 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     let values = shared.source.parse(&task.at, bytes).map_err(|e| sample("", e.to_string()))?;
     let checkpoints = task.record.clone().map(|range| &task.room[range]);
     let config = &shared.config;
-    let position = task.filling.at.position(task.row as u64) % config.split.len.max(1);
-    let draw = Draw { seed: config.seed, epoch: config.epoch, position };
+    let draw = task.filling.draw(task.row);
     // Held until all are there, if the row is to be kept, or somebody looks on.
     let (kept, observer, mut made) = (shared.samples.rows(), config.observer.as_deref(), Vec::new());
     for (c, column) in shared.layout.columns.iter().enumerate() {

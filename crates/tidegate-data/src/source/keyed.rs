@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::read::{ReadMode, open_file, read_file, read_open};
+use super::read::{ReadMode, open_file, read_open};
 #[cfg(feature = "remote")]
 use super::remote::{Object, Store};
 use crate::{Error, Result};
@@ -36,6 +36,8 @@ pub(crate) struct Keyed {
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(crate) bytes: u64,
+    /// Of a file: when it was written.
+    modified: Option<std::time::SystemTime>,
     #[cfg(feature = "remote")]
     object: Option<Object>,
 }
@@ -114,6 +116,7 @@ impl Keyed {
                 match std::fs::metadata(&path) {
                     Ok(file) if file.is_file() => Ok(Some(Pinned {
                         bytes: file.len(),
+                        modified: file.modified().ok(),
                         #[cfg(feature = "remote")]
                         object: None,
                     })),
@@ -125,7 +128,7 @@ impl Keyed {
             #[cfg(feature = "remote")]
             Root::Store(store, prefix) => {
                 let found = store.find(&below(prefix, key))?;
-                Ok(found.map(|object| Pinned { bytes: object.bytes, object: Some(object) }))
+                Ok(found.map(|object| Pinned { bytes: object.bytes, modified: None, object: Some(object) }))
             }
         }
     }
@@ -133,7 +136,7 @@ impl Keyed {
     /// Reads a part of an object into `into`, which has room for [`super::read::staging_bytes`], and says where in it they lie.
     ///
     /// # Errors
-    /// As [`read_file`]; of an object, what the server says.
+    /// As [`super::read::read_file`], and where the file has changed; of an object, what the server says.
     pub(crate) fn part(
         &self,
         key: &str,
@@ -149,7 +152,18 @@ impl Keyed {
             return Err(Error::format(self.path(key), offset, what));
         }
         match &self.root {
-            Root::Folder(folder) => read_file(&folder.join(key), offset, len, mode, into),
+            Root::Folder(folder) => {
+                let path = folder.join(key);
+                let opened = open_or_none(&path, mode).map_err(Error::io(&path))?;
+                let changed =
+                    || Error::format(&path, offset, "it has changed since it was first read: open it again");
+                let (file, mode) = opened.ok_or_else(changed)?;
+                let now = file.metadata().map_err(Error::io(&path))?;
+                if (now.len(), now.modified().ok()) != (of.bytes, of.modified) {
+                    return Err(changed());
+                }
+                read_open(&file, &path, offset, len, mode, into)
+            }
             #[cfg(feature = "remote")]
             Root::Store(store, _) => {
                 let no_room = || Error::format(self.path(key), offset, "no room for what is read");

@@ -79,6 +79,8 @@ pub enum Kind {
         dtype: DType,
         /// Shape.
         shape: Vec<usize>,
+        /// Along the patch's axes, the last of the shape, how many of its voxels are how many of the first field's.
+        voxels: Vec<(u32, u32)>,
     },
     /// An uncompressed image as MDS' `pil` writes it: width, height, mode, pixels.
     Pixels,

@@ -189,7 +189,7 @@ impl Watched {
                 FieldSpec::Bytes => Sort::Bytes,
                 FieldSpec::Image(_) => Sort::Picture,
                 FieldSpec::Mask(_) => Sort::Mask,
-                FieldSpec::Array { .. } => Sort::Array,
+                FieldSpec::Array { .. } | FieldSpec::Patch(_) => Sort::Array,
             };
             let layout = match &column.spec {
                 // Pictures of many sizes are as they are decoded.

@@ -10,7 +10,7 @@
 use super::ngff::metres;
 use crate::{Error, Result};
 
-/// How far two lengths may differ and be the same.
+/// How far two lengths may differ and be the same, if that is not seen at the end of the array either.
 const SAME: f64 = 1e-3;
 /// How far from a voxel's corner, in voxels, is at it.
 const NEAR: f64 = 0.05;
@@ -137,6 +137,12 @@ impl Along {
                 "its voxels are {scale} long where the first array's are {first_scale}: no ratio of small numbers"
             ));
         };
+        let apart = (first_scale / scale * den as f64 / num as f64 - 1.0).abs() * shape as f64;
+        if apart > 1.0 {
+            return Err(format!(
+                "its voxels are {scale} long where the first array's are {first_scale}: as {num} to {den} they would be {apart:.1} voxels apart at its end"
+            ));
+        }
         let offset = voxels_away(
             (first.translation[axis] / scale, first_scale / scale),
             space.translation[axis] * metre / scale,
@@ -158,6 +164,11 @@ impl Along {
         Ok(Self { num, den, offset, patch: patch.cast_unsigned(), shape, wider: (patch - covers) / 2 })
     }
 
+    /// How many of its voxels are how many of the first array's.
+    pub(super) fn voxels(&self) -> (u32, u32) {
+        (self.num as u32, self.den as u32)
+    }
+
     /// Where its patch begins.
     pub(super) fn begin(&self, origin: i64) -> i64 {
         origin * self.num / self.den + self.offset - self.wider
@@ -177,12 +188,15 @@ impl Along {
     }
 }
 
-/// The places at which patches begin, along one axis: voxels of the first array.
+/// The places at which patches begin, along one axis: voxels of the first array, evenly apart, but for the last, which is where the last
+/// patch has room, so that all is covered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Places {
     pub(super) low: i64,
     pub(super) stride: u64,
     pub(super) count: u64,
+    /// From the first place to the last.
+    pub(super) room: i64,
 }
 
 impl Places {
@@ -232,12 +246,23 @@ impl Places {
             }
         }
         let low = divide_up(low, aligned) * aligned;
-        Ok(Self { low, stride: stride.cast_unsigned(), count: ((high - low) / stride).cast_unsigned() + 1 })
+        let room = (high - low) / aligned * aligned;
+        let count = divide_up(room, stride).cast_unsigned() + 1;
+        Ok(Self { low, stride: stride.cast_unsigned(), count, room })
     }
 
     /// Where number `at` begins.
     pub(super) fn origin(&self, at: u64) -> i64 {
-        self.low + (at * self.stride).cast_signed()
+        self.low + (at * self.stride).cast_signed().min(self.room)
+    }
+
+    /// The number of the place nearest to a voxel.
+    pub(super) fn nearest(&self, voxel: i64) -> u64 {
+        let from_low = voxel.saturating_sub(self.low).clamp(0, self.room).cast_unsigned();
+        let below = (from_low / self.stride).min(self.count - 1);
+        let above = (below + 1).min(self.count - 1);
+        let away = |at: u64| voxel.abs_diff(self.origin(at));
+        if away(above) < away(below) { above } else { below }
     }
 }
 
@@ -303,10 +328,13 @@ mod tests {
     fn places_are_those_where_all_arrays_have_a_patch() {
         let first = Along::first(8, 100);
         let of = |arrays: &[Along], stride, over| Places::of(arrays, stride, over);
-        assert_eq!(of(&[first], None, false).unwrap(), Places { low: 0, stride: 1, count: 93 });
-        assert_eq!(of(&[first], Some(40), false).unwrap(), Places { low: 0, stride: 40, count: 3 });
+        assert_eq!(of(&[first], None, false).unwrap(), Places { low: 0, stride: 1, count: 93, room: 92 });
+        let wide = of(&[first], Some(40), false).unwrap();
+        assert_eq!(wide, Places { low: 0, stride: 40, count: 4, room: 92 });
+        assert_eq!([0, 1, 2, 3].map(|at| wide.origin(at)), [0, 40, 80, 92]);
+        assert_eq!([-5, 19, 21, 39, 85, 87, i64::MAX].map(|at| wide.nearest(at)), [0, 0, 1, 1, 2, 3, 3]);
         // Less than half of it is beyond the border.
-        assert_eq!(of(&[first], None, true).unwrap(), Places { low: -3, stride: 1, count: 99 });
+        assert_eq!(of(&[first], None, true).unwrap(), Places { low: -3, stride: 1, count: 99, room: 98 });
         // Half as many voxels from the first's 21 on, which is none of its corners.
         let space = |scale, translation| space(scale, translation, "");
         let coarse = aligned(&space(2.0, 22.5), &space(1.0, 0.0), 8, None, 20).unwrap();

@@ -2,12 +2,14 @@
 //!
 //! Flow: the chunks of a label array, each once -> for each block of voxels and each label in it how many there are and the box that
 //! holds them -> [`Boxes`], from a file if there is one that still holds.
-//! Memory: a chunk a thread (account `scratch`), and the boxes (account `index`), charged as they come.
+//! Memory: a chunk and the labels of a block for each thread (account `scratch`), and the boxes (account `index`), charged as they come and
+//! until they are handed out; an order that draws from them charges them again to its own budget.
 //!
 //! Blocks are half as wide as a patch, so that a patch around one can lie in many places and surely has the label.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +21,8 @@ use tidegate_core::memory::{Account, Budget, Grant, Priority};
 
 use super::{Part, Volume};
 use crate::decode::npy::DType;
-use crate::order::patches::{Boxes, Lattice, reserve_boxes};
+use crate::order::drawn::reserve;
+use crate::order::patches::{Boxes, Lattice};
 use crate::source::index::folders;
 use crate::source::read::{aligned, staging_bytes};
 use crate::source::{Chunked, ReadMode, Source};
@@ -29,6 +32,10 @@ use crate::{Error, Result};
 const MAGIC: &[u8; 8] = b"TGBOXES1";
 /// Boxes that are paid for at once.
 const STEP: u64 = 1 << 14;
+/// Labels of a block at most.
+const LABELS_MOST: usize = 1 << 16;
+/// Labels of a block that are looked through one by one; more are looked up.
+const FEW: usize = 16;
 
 /// What is looked for.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -59,6 +66,7 @@ struct Found {
 struct All {
     boxes: Vec<(i64, f32)>,
     spans: Vec<(i32, u32)>,
+    /// [`Boxes::making_bytes`] for each.
     paid: Vec<Grant>,
     paid_boxes: u64,
     error: Option<Error>,
@@ -73,7 +81,8 @@ impl Volume {
         let axis = along.map(|(along, places)| {
             let first = along.begin(places.low);
             let step = along.begin(places.low + places.stride.cast_signed()) - first;
-            Lattice { first, step, count: places.count, patch: along.patch.cast_signed() }
+            let room = along.begin(places.low + places.room) - first;
+            Lattice { first, step, count: places.count, room, patch: along.patch.cast_signed() }
         });
         axis.collect()
     }
@@ -126,10 +135,7 @@ impl Volume {
         if all.boxes.is_empty() {
             return Err(misfit("has no label but those that are ignored"));
         }
-        let count = all.boxes.len() as u64;
         let boxes = Boxes::new(part.shape.len(), &all.boxes, &all.spans)?;
-        drop(all);
-        let boxes = boxes.paid(reserve_boxes(budget, count, part.shape.len())?);
         let _kept_or_made_again = file.iter().any(|file| write(file, &boxes).is_ok());
         Ok(boxes)
     }
@@ -160,7 +166,11 @@ impl Volume {
     ) -> Result<All> {
         let (chunks, next, all) = (part.array.chunks(), AtomicU64::new(0), Mutex::new(All::default()));
         let (stored, elements) = (staging_bytes(part.array.stored_bytes()), part.array.chunk_bytes());
-        let each = stored + elements + part.array.library_bytes();
+        let block_voxels = block.iter().zip(&part.array.chunk).map(|(block, chunk)| block.min(chunk));
+        let block_voxels = block_voxels.fold(1u64, |n, side| n.saturating_mul(*side));
+        // A label of a block, and its entry where they are looked up; lists grow by doubling.
+        let labels = block_voxels.min(LABELS_MOST as u64) * (2 * size_of::<Found>() as u64 + 64);
+        let each = stored + elements + part.array.library_bytes() + labels;
         let run = |_scratch: Grant| {
             let lock = || all.lock().unwrap_or_else(PoisonError::into_inner);
             let (mut staging, mut values) = (aligned(stored as usize), vec![0; elements as usize]);
@@ -170,8 +180,10 @@ impl Volume {
                     return;
                 }
                 let mut one = || -> Result<()> {
-                    let found = self.chunk_labels(part, chunk, block, ignore, &mut staging, &mut values)?;
-                    lock().take(found, part.shape.len(), budget)?;
+                    self.read_whole(part, chunk, &mut staging, &mut values)?;
+                    each_block(part, chunk, block, ignore, &values, &mut |origin, found| {
+                        lock().take(origin, found, budget)
+                    })?;
                     progress(chunk + 1, chunks)
                 };
                 if let Err(error) = one() {
@@ -194,89 +206,147 @@ impl Volume {
         }
     }
 
-    /// The labels of a chunk: of each block of it.
-    fn chunk_labels(
-        &self,
-        part: &Part,
-        chunk: u64,
-        block: &[u64],
-        ignore: &[i64],
-        staging: &mut [u8],
-        values: &mut [u8],
-    ) -> Result<Vec<(Vec<i64>, Found)>> {
-        let array = &part.array;
+    /// The elements of a chunk.
+    fn read_whole(&self, part: &Part, chunk: u64, staging: &mut [u8], values: &mut [u8]) -> Result<()> {
         let number = part.first_chunk + chunk;
         let range = self.read_chunk(number, ReadMode::Drop, staging)?;
-        self.decode_chunk(number, range.map(|range| &staging[range]), values)?;
-        let at = array.at(chunk);
-        let axes = at.len();
-        let origin: Vec<u64> = at.iter().zip(&array.chunk).map(|(at, side)| at * side).collect();
-        // What of the chunk is in the array, and blocks that divide a chunk evenly.
-        let inside: Vec<usize> = (0..axes)
-            .map(|d| array.chunk[d].min(array.shape[d].saturating_sub(origin[d])) as usize)
-            .collect();
-        let side: Vec<usize> =
-            (0..axes).map(|d| array.chunk[d].div_ceil(array.chunk[d].div_ceil(block[d])) as usize).collect();
-        let blocks: Vec<usize> = (0..axes).map(|d| inside[d].div_ceil(side[d])).collect();
-        let mut cells: Vec<Vec<Found>> = vec![Vec::new(); blocks.iter().product()];
-        let size = array.dtype.size();
-        let rows: usize = inside[..axes - 1].iter().product();
-        let last = axes - 1;
-        let mut index = [0u32; MOST_AXES];
-        for _ in 0..rows {
-            let place = (0..last).fold(0, |place, d| place * array.chunk[d] as usize + index[d] as usize);
-            let row = &values[place * array.chunk[last] as usize * size..][..inside[last] * size];
-            let cell =
-                (0..last).fold(0, |cell, d| cell * blocks[d] + index[d] as usize / side[d]) * blocks[last];
-            for (b, part) in row.chunks(side[last] * size).enumerate() {
-                count(part, array.dtype, b * side[last], &mut index, last, ignore, &mut cells[cell + b]);
-            }
-            for d in (0..last).rev() {
-                index[d] += 1;
-                if (index[d] as usize) < inside[d] {
-                    break;
-                }
-                index[d] = 0;
-            }
-        }
-        let origin: Vec<i64> = origin.iter().map(|&at| at.cast_signed()).collect();
-        Ok(cells.into_iter().flatten().map(|found| (origin.clone(), found)).collect())
+        let stored = range.map(|range| &staging[range]);
+        let decode = std::panic::AssertUnwindSafe(|| self.decode_chunk(number, stored, values));
+        std::panic::catch_unwind(decode).unwrap_or_else(|panic| {
+            Err(Error::Decode(format!("{}: {}", self.describe(number), Error::words(&*panic))))
+        })
     }
 }
 
-/// Counts the labels of a part of a row that begins at `start`, in runs.
-fn count(
-    bytes: &[u8],
-    dtype: DType,
-    start: usize,
-    index: &mut [u32; MOST_AXES],
-    last: usize,
+/// Takes where a chunk begins, and the labels of a block of it.
+type Each<'a> = dyn FnMut(&[u64], &[Found]) -> Result<()> + 'a;
+
+/// Calls `each` with the labels of every block of a chunk that has any, and where the chunk begins.
+fn each_block(
+    part: &Part,
+    chunk: u64,
+    block: &[u64],
     ignore: &[i64],
-    found: &mut Vec<Found>,
-) {
-    let size = dtype.size();
-    let count = bytes.len() / size;
-    let mut from = 0;
-    while from < count {
-        let element = &bytes[from * size..][..size];
-        let run = bytes[from * size..].chunks_exact(size).take_while(|next| *next == element).count();
-        let label = value(element, dtype);
-        if !ignore.contains(&label) {
-            let (mut low, mut high) = (*index, *index);
-            (low[last], high[last]) = ((start + from) as u32, (start + from + run - 1) as u32);
-            // The one that came last comes next, mostly.
-            match found.iter_mut().rev().find(|found| found.label == label) {
-                Some(known) => {
-                    known.count += run as u32;
-                    for d in 0..=last {
-                        known.low[d] = known.low[d].min(low[d]);
-                        known.high[d] = known.high[d].max(high[d]);
-                    }
-                }
-                None => found.push(Found { label, count: run as u32, low, high }),
+    values: &[u8],
+    each: &mut Each<'_>,
+) -> Result<()> {
+    let array = &part.array;
+    let at = array.at(chunk);
+    let axes = at.len();
+    let origin: Vec<u64> = at.iter().zip(&array.chunk).map(|(at, side)| at * side).collect();
+    // What of the chunk is in the array, and blocks that divide a chunk evenly.
+    let inside: Vec<u64> =
+        (0..axes).map(|d| array.chunk[d].min(array.shape[d].saturating_sub(origin[d]))).collect();
+    let side: Vec<u64> =
+        (0..axes).map(|d| array.chunk[d].div_ceil(array.chunk[d].div_ceil(block[d]))).collect();
+    let mut labels = Labels::default();
+    let (mut low, last) = (vec![0u64; axes], axes - 1);
+    loop {
+        let high: Vec<u64> = (0..axes).map(|d| (low[d] + side[d]).min(inside[d])).collect();
+        labels.clear();
+        let mut index = low.clone();
+        loop {
+            let start =
+                index.iter().zip(&array.chunk).fold(0, |place, (at, side)| place * side + at) as usize;
+            let size = array.dtype.size();
+            let row = &values[start * size..][..(high[last] - low[last]) as usize * size];
+            labels.count(row, array.dtype, &index, ignore)?;
+            if !step(&mut index[..last], &low, &high, |_| 1) {
+                break;
             }
         }
-        from += run;
+        if !labels.found.is_empty() {
+            each(&origin, &labels.found)?;
+        }
+        if !step(&mut low, &[0; MOST_AXES], &inside, |axis| side[axis]) {
+            return Ok(());
+        }
+    }
+}
+
+/// Goes to the next place below `end` in C order, by so much along an axis; false after the last.
+fn step(at: &mut [u64], begin: &[u64], end: &[u64], by: impl Fn(usize) -> u64) -> bool {
+    for axis in (0..at.len()).rev() {
+        at[axis] += by(axis);
+        if at[axis] < end[axis] {
+            return true;
+        }
+        at[axis] = begin[axis];
+    }
+    false
+}
+
+/// The labels of a block.
+#[derive(Debug, Default)]
+struct Labels {
+    found: Vec<Found>,
+    /// Where labels are, once they are many.
+    by_label: HashMap<i64, usize>,
+}
+
+impl Labels {
+    fn clear(&mut self) {
+        self.found.clear();
+        self.by_label.clear();
+    }
+
+    fn find(&self, label: i64) -> Option<usize> {
+        // The one that came last comes next, mostly.
+        match self.found.last() {
+            Some(last) if last.label == label => Some(self.found.len() - 1),
+            _ if self.by_label.is_empty() => self.found.iter().position(|found| found.label == label),
+            _ => self.by_label.get(&label).copied(),
+        }
+    }
+
+    /// Counts the labels of a row that begins at `index`, in runs.
+    fn count(&mut self, row: &[u8], dtype: DType, index: &[u64], ignore: &[i64]) -> Result<()> {
+        let size = dtype.size();
+        let (last, count) = (index.len() - 1, row.len() / size);
+        let mut from = 0;
+        while from < count {
+            let element = &row[from * size..][..size];
+            let run = row[from * size..].chunks_exact(size).take_while(|next| *next == element).count();
+            let label = value(element, dtype);
+            if !ignore.contains(&label) {
+                let mut low = [0u32; MOST_AXES];
+                low.iter_mut().zip(index).for_each(|(low, at)| *low = *at as u32);
+                low[last] += from as u32;
+                let mut high = low;
+                high[last] += run as u32 - 1;
+                match self.find(label) {
+                    Some(known) => self.found[known].grow(run as u32, &low, &high),
+                    None => self.push(Found { label, count: run as u32, low, high })?,
+                }
+            }
+            from += run;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, found: Found) -> Result<()> {
+        if self.found.len() >= LABELS_MOST {
+            return Err(Error::Config(format!(
+                "more than {LABELS_MOST} labels in a block: give a smaller block"
+            )));
+        }
+        self.found.push(found);
+        if self.found.len() > FEW {
+            let known = self.by_label.len();
+            self.by_label
+                .extend(self.found[known..].iter().zip(known..).map(|(found, at)| (found.label, at)));
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    fn grow(&mut self, run: u32, low: &[u32; MOST_AXES], high: &[u32; MOST_AXES]) {
+        self.count += run;
+        for d in 0..MOST_AXES {
+            self.low[d] = self.low[d].min(low[d]);
+            self.high[d] = self.high[d].max(high[d]);
+        }
     }
 }
 
@@ -293,21 +363,20 @@ fn value(element: &[u8], dtype: DType) -> i64 {
 }
 
 impl All {
-    fn take(&mut self, found: Vec<(Vec<i64>, Found)>, axes: usize, budget: &Budget) -> Result<()> {
+    fn take(&mut self, origin: &[u64], found: &[Found], budget: &Budget) -> Result<()> {
         let count = self.boxes.len() as u64 + found.len() as u64;
         while self.paid_boxes < count {
-            // They are sorted into other memory in the end.
-            let paid = reserve_boxes(budget, 2 * STEP, axes).map_err(|error| {
+            let paid = pay(budget, STEP, origin.len()).map_err(|error| {
                 let so_far = mib(self.paid.iter().map(Grant::bytes).sum());
                 Error::Config(format!("{error}; {so_far} MiB are taken so far: give a larger block, or ignore labels that are no classes"))
             })?;
             self.paid.push(paid);
             self.paid_boxes += STEP;
         }
-        for (origin, found) in found {
+        for found in found {
             self.boxes.push((found.label, found.count as f32));
             for (d, origin) in origin.iter().enumerate() {
-                let low = i32::try_from(origin + i64::from(found.low[d]));
+                let low = i32::try_from(origin + u64::from(found.low[d]));
                 let low =
                     low.map_err(|_| Error::Config("labels beyond voxel 2^31 cannot be drawn".into()))?;
                 self.spans.push((low, found.high[d] - found.low[d] + 1));
@@ -317,27 +386,37 @@ impl All {
     }
 }
 
+/// Pays for boxes while they are made.
+fn pay(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
+    reserve(budget, boxes.saturating_mul(Boxes::making_bytes(axes)), "the boxes of labels")
+}
+
 /// Writes boxes to a file, all of it or none.
 fn write(path: &Path, boxes: &Boxes) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut bytes = Vec::new();
-    bytes.extend((boxes.axes() as u64).to_le_bytes());
+    let (name, file) = tempfile_in(folder)?;
+    let (mut file, mut sum) = (BufWriter::new(file), 0);
+    file.write_all(MAGIC)?;
+    file.write_all(&[0; 4])?;
+    let mut put = |bytes: &[u8]| {
+        sum = crc32c::crc32c_append(sum, bytes);
+        file.write_all(bytes)
+    };
+    put(&(boxes.axes() as u64).to_le_bytes())?;
     for i in 0..boxes.len() {
         let (class, weight, spans) = boxes.get(i);
-        bytes.extend(class.to_le_bytes());
-        bytes.extend(weight.to_le_bytes());
-        spans.iter().for_each(|(low, len)| {
-            bytes.extend(low.to_le_bytes());
-            bytes.extend(len.to_le_bytes());
-        });
+        put(&class.to_le_bytes())?;
+        put(&weight.to_le_bytes())?;
+        for (low, len) in spans {
+            put(&low.to_le_bytes())?;
+            put(&len.to_le_bytes())?;
+        }
     }
-    let mut file = tempfile_in(folder)?;
-    file.1.write_all(MAGIC)?;
-    file.1.write_all(&crc32c::crc32c(&bytes).to_le_bytes())?;
-    file.1.write_all(&bytes)?;
-    file.1.sync_all()?;
-    fs::rename(file.0, path)
+    file.seek(SeekFrom::Start(MAGIC.len() as u64))?;
+    file.write_all(&sum.to_le_bytes())?;
+    file.into_inner()?.sync_all()?;
+    fs::rename(name, path)
 }
 
 /// A file of another name, to be renamed.
@@ -349,22 +428,26 @@ fn tempfile_in(folder: &Path) -> std::io::Result<(PathBuf, fs::File)> {
 
 /// Boxes from a file; nothing where there is none, or one that is damaged.
 fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
-    let each = 12 + 8 * axes;
-    let bytes = fs::metadata(path).ok()?.len().checked_sub(20)?;
-    let memory = reserve_boxes(budget, bytes / each as u64, axes).ok()?;
-    let bytes = fs::read(path).ok()?;
-    let (magic, rest) = bytes.split_first_chunk::<8>()?;
-    let (sum, rest) = rest.split_first_chunk::<4>()?;
-    let (found, body) = rest.split_first_chunk::<8>()?;
-    let right = magic == MAGIC
-        && u32::from_le_bytes(*sum) == crc32c::crc32c(rest)
-        && u64::from_le_bytes(*found) == axes as u64
-        && body.len().is_multiple_of(each);
-    if !right {
+    let each = 12 + 8 * axes as u64;
+    let bytes = fs::metadata(path).ok()?.len().checked_sub(20).filter(|bytes| bytes.is_multiple_of(each))?;
+    let count = bytes / each;
+    let _while_it_is_read = pay(budget, count, axes).ok()?;
+    let mut file = BufReader::new(fs::File::open(path).ok()?);
+    let mut take = |into: &mut [u8]| file.read_exact(into).ok();
+    let (mut magic, mut said, mut found) = ([0; 8], [0; 4], [0; 8]);
+    take(&mut magic)?;
+    take(&mut said)?;
+    take(&mut found)?;
+    if &magic != MAGIC || u64::from_le_bytes(found) != axes as u64 {
         return None;
     }
-    let (mut boxes, mut spans) = (Vec::new(), Vec::new());
-    for record in body.chunks_exact(each) {
+    let mut sum = crc32c::crc32c(&found);
+    let (mut boxes, mut spans) =
+        (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize * axes));
+    let mut record = vec![0; each as usize];
+    for _ in 0..count {
+        take(&mut record)?;
+        sum = crc32c::crc32c_append(sum, &record);
         let (class, rest) = record.split_first_chunk::<8>()?;
         let (weight, rest) = rest.split_first_chunk::<4>()?;
         boxes.push((i64::from_le_bytes(*class), f32::from_le_bytes(*weight)));
@@ -373,5 +456,5 @@ fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
             spans.push((i32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])));
         }
     }
-    Boxes::new(axes, &boxes, &spans).ok().map(|boxes| boxes.paid(memory))
+    (sum == u32::from_le_bytes(said)).then(|| Boxes::new(axes, &boxes, &spans).ok()).flatten()
 }

@@ -88,12 +88,19 @@ impl Volume {
     }
 
     /// The id of the patch that begins nearest to a place.
-    #[must_use]
-    pub fn nearest(&self, origin: &[i64]) -> u64 {
-        self.places.iter().zip(origin).fold(0, |id, (places, &at)| {
-            let step = (at - places.low).max(0).cast_unsigned() / places.stride;
-            id * places.count + step.min(places.count - 1)
-        })
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a place of another number of axes.
+    pub fn nearest(&self, origin: &[i64]) -> Result<u64> {
+        if origin.len() != self.places.len() {
+            return Err(Error::Config(format!(
+                "a place of {} numbers, where the patch has {} axes",
+                origin.len(),
+                self.places.len()
+            )));
+        }
+        let axes = self.places.iter().zip(origin);
+        Ok(axes.fold(0, |id, (places, &at)| id * places.count + places.nearest(at)))
     }
 
     /// Where the part's patch begins, along all axes of its array.

@@ -25,6 +25,8 @@ pub(crate) struct Level {
     pub(crate) scale: Vec<f64>,
     /// Where the centre of its first voxel lies.
     pub(crate) translation: Vec<f64>,
+    /// Whether it says so itself: before version 0.4 none did.
+    placed: bool,
 }
 
 /// See the head of this file.
@@ -33,6 +35,13 @@ pub(crate) struct Image {
     pub(crate) axes: Vec<Axis>,
     /// From the finest.
     pub(crate) levels: Vec<Level>,
+}
+
+impl Image {
+    /// Whether it is known where the voxels of a level lie beside those of the others.
+    pub(crate) fn placed(&self, level: usize) -> bool {
+        level == 0 || self.levels[level].placed
+    }
 }
 
 /// The image that a group's attributes describe; nothing where they describe none.
@@ -61,12 +70,22 @@ pub(crate) fn image(attributes: &Value) -> Result<Option<Image>, String> {
         let (scale, translation) = transform(level, axes.len())?;
         let together = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a * b).collect() };
         let moved = together(&translation, &common.0).iter().zip(&common.1).map(|(a, b)| a + b).collect();
-        levels.push(Level { path, scale: together(&scale, &common.0), translation: moved });
+        levels.push(Level {
+            path,
+            scale: together(&scale, &common.0),
+            translation: moved,
+            placed: transformed(level),
+        });
     }
     if levels.is_empty() {
         return Err("no datasets".into());
     }
     Ok(Some(Image { axes, levels }))
+}
+
+/// Whether it has transformations.
+fn transformed(of: &Value) -> bool {
+    of.get("coordinateTransformations").and_then(Value::as_array).is_some_and(|all| !all.is_empty())
 }
 
 /// Scale and translation of a level, or of all.
@@ -142,8 +161,10 @@ mod tests {
         );
         assert_eq!(image(&json!({"other": 1})), Ok(None));
         // An old one, and what makes no sense.
-        let old = image(&json!({"multiscales": [{"datasets": [{"path": "0"}]}]})).unwrap().unwrap();
+        let old =
+            image(&json!({"multiscales": [{"datasets": [{"path": "0"}, {"path": "1"}]}]})).unwrap().unwrap();
         assert_eq!((old.axes.len(), &old.levels[0].scale), (5, &vec![1.0; 5]));
+        assert_eq!((old.placed(0), old.placed(1), found.placed(1)), (true, false, true));
         for (part, word) in [
             (json!({"type": "affine"}), "affine"),
             (json!({"type": "scale", "scale": [1.0]}), "each of the 5"),

@@ -143,12 +143,16 @@ impl Volume {
         }
         let field = |part: &Part| Field {
             name: part.name.clone(),
-            kind: Kind::Patch { dtype: part.array.dtype, shape: part.shape.clone() },
+            kind: Kind::Patch {
+                dtype: part.array.dtype,
+                shape: part.shape.clone(),
+                voxels: part.along.iter().map(Along::voxels).collect(),
+            },
         };
         let schema = parts.iter().map(field).collect();
         let fingerprint = fingerprint(&parts, options);
         let sizes = sizes(&parts);
-        let indexes = Indexes::new(sizes.index_least_bytes);
+        let indexes = Indexes::new(index_bytes(&parts).1);
         Ok(Arc::new(Self {
             url: url.to_owned(),
             parts,
@@ -203,15 +207,27 @@ fn open_array(
                     .into(),
             ));
         }
-        // It may be a level of an image.
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let group = if path.is_empty() { None } else { zarr::attributes(&store, folder)? };
-        let image = group.and_then(|attributes| ngff::image(&attributes).ok().flatten());
-        let level = image
-            .as_ref()
-            .and_then(|image| Some((image, image.levels.iter().find(|level| level.path == name)?)));
-        return Ok(match level.filter(|(image, _)| image.axes.len() == array.shape.len()) {
-            Some((image, level)) => (array, true, space(image, level)),
+        // It may be a level of an image, in a folder above.
+        let mut found = None;
+        for (at, _) in path.rmatch_indices('/').chain((!path.is_empty()).then_some((0, ""))) {
+            let (folder, name) = (&path[..at], path[at..].trim_start_matches('/'));
+            let Some(attributes) = zarr::attributes(&store, folder)? else { continue };
+            let image = ngff::image(&attributes).map_err(|what| Error::Dataset {
+                path: store.path(folder),
+                what: format!("multiscales: {what}"),
+            })?;
+            let level = |image: ngff::Image| {
+                let level = image.levels.iter().position(|level| level.path == name)?;
+                Some((image, level))
+            };
+            if let Some(level) = image.and_then(level) {
+                found = Some(level);
+                break;
+            }
+        }
+        let found = found.filter(|(image, _)| image.axes.len() == array.shape.len());
+        return Ok(match found.filter(|(image, level)| image.placed(*level)) {
+            Some((image, level)) => (array, true, space(&image, &image.levels[level])),
             None => (
                 array,
                 false,
@@ -273,7 +289,7 @@ fn open_array(
             array.shape.len()
         )));
     }
-    Ok((array, true, spaces[level].clone()))
+    Ok((array, image.placed(level), spaces[level].clone()))
 }
 
 fn align(
@@ -321,10 +337,19 @@ fn fingerprint(parts: &[Part], options: &Options) -> u64 {
     hash.digest()
 }
 
+/// Shards of all arrays, and what the index of the largest takes, kept and while it is read.
+fn index_bytes(parts: &[Part]) -> (u64, (u64, u64)) {
+    let shards = parts.iter().filter_map(|part| part.array.shards());
+    shards.fold((0, (0, 0)), |(count, one), (more, of)| {
+        (count.saturating_add(more), (one.0.max(of.0), one.1.max(of.1)))
+    })
+}
+
 fn sizes(parts: &[Part]) -> ChunkSizes {
     let arrays = || parts.iter().map(|part| &part.array);
     let most = |of: fn(&Array) -> u64| arrays().map(of).max().unwrap_or(0);
-    let (_, all) = arrays().map(Array::index_bytes).fold((0, 0), |a, b| (a.0.max(b.0), a.1 + b.1));
+    let (shards, one) = index_bytes(parts);
+    let (index_bytes, index_least_bytes) = if shards > 0 { Indexes::bytes(one, shards) } else { (0, 0) };
     let patch = |part: &Part| -> f64 {
         // A patch meets on average so many chunks along an axis.
         let whole = part.shape.iter().zip(&part.array.chunk).zip(&part.array.shape);
@@ -347,8 +372,8 @@ fn sizes(parts: &[Part]) -> ChunkSizes {
         chunk_bytes: most(Array::chunk_bytes),
         stored_bytes: most(Array::stored_bytes),
         library_bytes: most(Array::library_bytes),
-        index_bytes: all,
-        index_least_bytes: most(|array| array.index_bytes().0),
+        index_bytes,
+        index_least_bytes,
         patch_bytes: parts.iter().map(patch).sum::<f64>() as u64,
     }
 }

@@ -22,8 +22,10 @@ use zarrs::plugin::ExtensionName;
 
 use crate::{Error, Result};
 
-/// What decompressors keep for a thread: the contexts of zstd (the largest) and inflate.
+/// What decompressors keep: the contexts of zstd (the largest for a thread) and inflate.
 const CONTEXT_BYTES: u64 = 256 << 10;
+/// What bz2 takes for its largest blocks.
+const BZ2_BYTES: u64 = 4 << 20;
 
 thread_local! {
     static ZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
@@ -84,6 +86,12 @@ impl Decoder {
         let elements = shape.iter().try_fold(size as u64, |n, side| n.checked_mul(side.get()));
         let bytes = elements.ok_or_else(|| wrong("a chunk of more than 2^64 bytes"))?;
         let (arrays, to_bytes) = (chain.array_to_array_codecs(), chain.array_to_bytes_codec());
+        if to_bytes.name_v3().as_deref() == Some("sharding_indexed") {
+            // zarrs would make room for whatever its inner chunks claim.
+            return Err(wrong(
+                "shards in shards, or behind other codecs: write the array with sharding_indexed as its only codec",
+            ));
+        }
         let mut at = (shape.to_vec(), dtype.clone(), fill.clone());
         for codec in arrays {
             at = codec.encoded_representation(&at.0, &at.1, &at.2).map_err(wrong)?;
@@ -122,7 +130,13 @@ impl Decoder {
 
     /// What decoding takes at most besides.
     pub(super) fn library_bytes(&self) -> u64 {
-        let between = |(step, most): &(Step, u64)| if matches!(step, Step::Crc32c) { 0 } else { *most };
+        let between = |(step, most): &(Step, u64)| match step {
+            Step::Crc32c => 0,
+            Step::Bz2 => *most + BZ2_BYTES,
+            // Two of its blocks, which may be as large as all of it.
+            Step::Blosc => 3 * *most,
+            _ => *most,
+        };
         let steps: u64 = self.steps.iter().map(between).sum();
         // Each codec of elements makes a copy.
         let elements = if self.straight {
@@ -297,6 +311,23 @@ pub(super) fn unknown(error: &dyn std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What its inner chunks claim would be believed.
+    #[test]
+    fn shards_behind_other_codecs_are_refused() {
+        let named = |text: &str| MetadataV3::try_from(text).unwrap();
+        let shard = r#"{"name": "sharding_indexed", "configuration": {"chunk_shape": [8, 8], "codecs": [{"name": "zstd",
+            "configuration": {"level": 3, "checksum": false}}], "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}}"#;
+        let shard = shard.replace(
+            r#""codecs": ["#,
+            r#""codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, "#,
+        );
+        let chain = chain(&[named(&shard), named(r#"{"name": "crc32c"}"#)]).unwrap();
+        let shape = [NonZeroU64::new(64).unwrap(); 2];
+        let (dtype, fill) = (zarrs::array::data_type::uint16(), FillValue::from(0u16));
+        let error = Decoder::new(&chain, &shape, &dtype, &fill).unwrap_err().to_string();
+        assert!(error.contains("only codec"), "{error}");
+    }
 
     #[test]
     fn what_decodes_to_another_length_is_refused_before_it_takes_memory() {

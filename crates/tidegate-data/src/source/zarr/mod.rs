@@ -46,6 +46,8 @@ pub(crate) struct Array {
 
 /// Elements along an axis, and chunks in all: far beyond what exists, and far below what could overflow.
 const SIDE_MOST: u64 = 1 << 48;
+/// Bytes of a chunk: what a file that lies about itself can ask for.
+const CHUNK_MOST: u64 = 1 << 32;
 
 /// The name of something in a folder of the store.
 pub(crate) fn join(folder: &str, name: &str) -> String {
@@ -139,6 +141,12 @@ impl Array {
         {
             return Err(Error::Decode(format!("a grid of {grid:?} chunks: at most 2^48 can be numbered")));
         }
+        if decoder.bytes() > CHUNK_MOST {
+            return Err(Error::Decode(format!(
+                "chunks of {chunk:?} elements take {} bytes each: at most 4 GiB can be read, so write the array again in smaller ones",
+                decoder.bytes()
+            )));
+        }
         let (store, path) = (Arc::clone(store), path.to_owned());
         Ok(Self { store, path, metadata, dtype: own, shape, chunk, grid, shards, decoder, text })
     }
@@ -185,10 +193,9 @@ impl Array {
         self.decoder.library_bytes()
     }
 
-    /// What the indexes of its shards take, one and all.
-    pub(crate) fn index_bytes(&self) -> (u64, u64) {
-        let one = self.shards.as_ref().map_or(0, Shards::index_bytes);
-        (one, one.saturating_mul(self.files()))
+    /// Its shards, and what the index of one takes, kept and while it is read.
+    pub(crate) fn shards(&self) -> Option<(u64, (u64, u64))> {
+        self.shards.as_ref().map(|shards| (self.files(), shards.index_bytes()))
     }
 
     /// How far away it is.

@@ -1,7 +1,8 @@
 //! Shards: many chunks in one object, and an index of where each lies.
 //!
 //! Flow: a shard's key -> its index, from the cache or read -> a chunk's offset and length.
-//! Memory: [`Indexes`] within a limit that its owner has charged; the ones that were used last stay.
+//! Memory: [`Indexes`] within a limit that its owner has charged; the ones that were used last stay, and so many are read at once as
+//! there is room for. Who wants one that is being read waits for it.
 //!
 //! An index is small and used again for every chunk of its shard, but there may be as many as shards, so their cache has a limit of its
 //! own. Specification: Zarr v3, `sharding_indexed` 1.0.
@@ -9,12 +10,13 @@
 use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use zarrs::array::{
-    Array as Metadata, ArrayMetadata, ArrayToBytesCodecTraits, CodecChain, CodecOptions, FillValue, data_type,
+    Array as Metadata, ArrayMetadata, ArrayToBytesCodecTraits, BytesRepresentation, CodecChain, CodecOptions,
+    FillValue, data_type,
 };
 use zarrs::metadata_ext::codec::sharding::{ShardingCodecConfiguration, ShardingIndexLocation};
 
@@ -24,7 +26,11 @@ use crate::source::read::{ReadMode, aligned, staging_bytes};
 use crate::{Error, Result};
 
 /// What an index takes besides its places: its key, and its place in the cache.
-const PLACE_BYTES: u64 = 512;
+const PLACE_BYTES: u64 = 1024;
+/// What reading one takes besides the bytes that it has: what direct reads round to, and what codecs keep.
+const READING_BYTES: u64 = 32 << 10;
+/// Indexes that are read at once at most.
+const READING_MOST: u64 = 16;
 /// Neither offset nor length: the chunk is not stored.
 const NONE: u64 = u64::MAX;
 
@@ -70,11 +76,10 @@ impl Shards {
             count.filter(|&n| n <= 1 << 28).ok_or_else(|| wrong("too many chunks in a shard".into()))?;
         let made =
             index.encoded_representation(&index_shape(count), &data_type::uint64(), &FillValue::from(NONE));
-        let stored_bytes = made
-            .map_err(|e| wrong(e.to_string()))?
-            .size()
-            .filter(|bytes| *bytes <= 16 * count + 4096)
-            .ok_or_else(|| wrong("an index of varying length".into()))?;
+        let stored_bytes = match made.map_err(|e| wrong(e.to_string()))? {
+            BytesRepresentation::FixedSize(bytes) if bytes <= 16 * count + 4096 => bytes,
+            _ => return Err(wrong("an index of varying length: write it without compression".into())),
+        };
         Ok(Some(Self {
             inner,
             codecs: codecs::chain(&configuration.codecs)?,
@@ -90,9 +95,10 @@ impl Shards {
         self.per_shard.iter().product()
     }
 
-    /// What an index takes in memory.
-    pub(super) fn index_bytes(&self) -> u64 {
-        16 * self.chunks() + PLACE_BYTES
+    /// What an index takes in memory, and what reading one does: as it is stored, decoded, and its places.
+    pub(super) fn index_bytes(&self) -> (u64, u64) {
+        let places = 16 * self.chunks();
+        (places + PLACE_BYTES, 3 * places + READING_BYTES)
     }
 
     /// Chunks along each axis of all shards together.
@@ -175,25 +181,56 @@ impl Index {
 struct Weight;
 
 impl Weighter<PathBuf, Option<Arc<Index>>> for Weight {
-    fn weight(&self, shard: &PathBuf, index: &Option<Arc<Index>>) -> u64 {
-        let places = index.as_ref().map_or(0, |index| 8 * index.places.len() as u64);
-        shard.as_os_str().len() as u64 + places + PLACE_BYTES
+    fn weight(&self, _: &PathBuf, index: &Option<Arc<Index>>) -> u64 {
+        index.as_ref().map_or(0, |index| 8 * index.places.len() as u64) + PLACE_BYTES
     }
 }
 
 /// Indexes of shards that were used, up to a limit. A shard that is not there is known too.
 #[derive(Debug)]
-pub(crate) struct Indexes(Cache<PathBuf, Option<Arc<Index>>, Weight>);
+pub(crate) struct Indexes {
+    known: Cache<PathBuf, Option<Arc<Index>>, Weight>,
+    /// How many are being read, and may be.
+    reading: Mutex<(u64, u64)>,
+    done: Condvar,
+    /// What the largest takes, and what reading it does.
+    one: (u64, u64),
+}
 
 impl Indexes {
-    /// None yet, and room for `bytes`.
-    pub(crate) fn new(bytes: u64) -> Self {
-        Self(Cache::with_weighter((bytes >> 12) as usize + 1, bytes, Weight))
+    /// None yet, and room for the largest, which takes so much, and so much while it is read.
+    pub(crate) fn new(one: (u64, u64)) -> Self {
+        // In one part: an index may be as large as all the room there is.
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .hot_allocation(1.0)
+            .estimated_items_capacity(64)
+            .weight_capacity(one.0)
+            .build();
+        let known = match options {
+            Ok(options) => Cache::with_options(
+                options,
+                Weight,
+                DefaultHashBuilder::default(),
+                quick_cache::sync::DefaultLifecycle::default(),
+            ),
+            Err(_) => Cache::with_weighter(64, one.0, Weight),
+        };
+        Self { known, reading: Mutex::new((0, 1)), done: Condvar::new(), one }
+    }
+
+    /// What all of so many take, and the least there must be room for.
+    pub(crate) fn bytes(one: (u64, u64), count: u64) -> (u64, u64) {
+        let reading = READING_MOST.min(count).saturating_mul(one.1);
+        (one.0.saturating_mul(count).saturating_add(reading), one.0.saturating_add(one.1))
     }
 
     /// Changes the limit; what is beyond a lower one goes.
     pub(crate) fn set_limit(&self, bytes: u64) {
-        self.0.set_capacity(bytes);
+        let room = bytes.saturating_sub(self.one.0) / self.one.1.max(1);
+        let most = room.clamp(1, READING_MOST);
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).1 = most;
+        self.known.set_capacity(bytes.saturating_sub(most * self.one.1));
     }
 
     pub(super) fn of(
@@ -204,11 +241,80 @@ impl Indexes {
         mode: ReadMode,
     ) -> Result<Option<Arc<Index>>> {
         let shard = store.path(key);
-        if let Some(index) = self.0.get(&shard) {
-            return Ok(index);
+        self.known.get_or_insert_with(&shard, || {
+            let _turn = self.turn();
+            Ok(shards.read_index(store, key, mode)?.map(Arc::new))
+        })
+    }
+
+    /// Waits until another may be read.
+    fn turn(&self) -> Turn<'_> {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        while reading.0 >= reading.1 {
+            reading = self.done.wait(reading).unwrap_or_else(PoisonError::into_inner);
         }
-        let index = shards.read_index(store, key, mode)?.map(Arc::new);
-        self.0.insert(shard, index.clone());
-        Ok(index)
+        reading.0 += 1;
+        Turn(self)
+    }
+}
+
+/// An index is being read.
+struct Turn<'a>(&'a Indexes);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner).0 -= 1;
+        self.0.done.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zarrs::metadata::v3::MetadataV3;
+
+    use super::*;
+
+    /// An index is as large as all the room there is for them, and read once; two are not kept where one is.
+    #[test]
+    fn an_index_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |text: &str| MetadataV3::try_from(text).unwrap();
+        let little = r#"{"name": "bytes", "configuration": {"endian": "little"}}"#;
+        let (side, count) = (NonZeroU64::new(32).unwrap(), 32u64.pow(3));
+        let shards = Shards {
+            inner: vec![side; 3],
+            codecs: codecs::chain(&[named(little)]).unwrap(),
+            index: codecs::chain(&[named(little), named(r#"{"name": "crc32c"}"#)]).unwrap(),
+            at_end: true,
+            per_shard: vec![32; 3],
+            stored_bytes: 16 * count + 4,
+        };
+        let mut shard = vec![0xFF; 16 * count as usize];
+        shard[16..24].copy_from_slice(&3u64.to_le_bytes());
+        shard[24..32].copy_from_slice(&7u64.to_le_bytes());
+        shard.extend(crc32c::crc32c(&shard).to_le_bytes());
+        for name in ["a", "b"] {
+            std::fs::write(folder.path().join(name), &shard).unwrap();
+        }
+        let store = Keyed::open(folder.path().to_str().unwrap()).unwrap();
+        let indexes = Indexes::new(shards.index_bytes());
+        let place = |key| {
+            let index = indexes.of(&store, key, &shards, ReadMode::Plain)?;
+            Ok::<_, Error>(index.map(|index| (index.place(0), index.place(1))))
+        };
+        for _ in 0..2 {
+            assert_eq!(place("a").unwrap(), Some((None, Some((3, 7)))));
+            std::fs::remove_file(folder.path().join("a")).ok();
+        }
+        place("b").unwrap();
+        assert!(indexes.known.weight() <= shards.index_bytes().0);
+        let (all, least) = Indexes::bytes(shards.index_bytes(), 2);
+        assert!(least < all);
+        indexes.set_limit(all);
+        std::fs::write(folder.path().join("c"), &shard[..100]).unwrap();
+        assert!(place("c").unwrap_err().to_string().contains("no room for its index"));
+        place("b").unwrap();
+        std::fs::remove_file(folder.path().join("b")).unwrap();
+        assert!(place("b").unwrap().is_some());
     }
 }

@@ -1,0 +1,179 @@
+//! Elements as numbers: any type to f32 and back.
+//!
+//! Flow: elements of a [`DType`] -> f32 -> elements of another.
+//! Memory: the caller's.
+//!
+//! Integers are rounded to the nearest, ties to even, and saturate; NaN becomes 0. One rounding each way, so all processors agree.
+
+use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::DType;
+
+/// An element that is a number.
+pub trait Number: Pod {
+    /// The nearest f32.
+    fn to_f32(self) -> f32;
+    /// The nearest number of this type.
+    fn from_f32(x: f32) -> Self;
+}
+
+macro_rules! integers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            #[inline]
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+            #[inline]
+            fn from_f32(x: f32) -> Self {
+                x.round_ties_even() as Self
+            }
+        }
+    )*};
+}
+integers!(u8, i8, u16, i16, u32, i32, u64, i64);
+
+impl Number for f32 {
+    #[inline]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+impl Number for f64 {
+    #[inline]
+    fn to_f32(self) -> f32 {
+        self as f32
+    }
+    #[inline]
+    fn from_f32(x: f32) -> Self {
+        Self::from(x)
+    }
+}
+
+impl Number for f16 {
+    #[inline]
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+    #[inline]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Number for bf16 {
+    #[inline]
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+    #[inline]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// Runs an expression with a type parameter that is the elements' type of a [`DType`]; booleans are bytes.
+#[macro_export]
+macro_rules! with_number {
+    ($dtype:expr, $number:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::Bool | $crate::DType::Uint8 => $crate::with_number!(@ u8, $number => $body),
+            $crate::DType::Int8 => $crate::with_number!(@ i8, $number => $body),
+            $crate::DType::Uint16 => $crate::with_number!(@ u16, $number => $body),
+            $crate::DType::Int16 => $crate::with_number!(@ i16, $number => $body),
+            $crate::DType::Uint32 => $crate::with_number!(@ u32, $number => $body),
+            $crate::DType::Int32 => $crate::with_number!(@ i32, $number => $body),
+            $crate::DType::Uint64 => $crate::with_number!(@ u64, $number => $body),
+            $crate::DType::Int64 => $crate::with_number!(@ i64, $number => $body),
+            $crate::DType::Float16 => $crate::with_number!(@ $crate::kernels::convert::Half, $number => $body),
+            $crate::DType::Bfloat16 => $crate::with_number!(@ $crate::kernels::convert::Brain, $number => $body),
+            $crate::DType::Float32 => $crate::with_number!(@ f32, $number => $body),
+            $crate::DType::Float64 => $crate::with_number!(@ f64, $number => $body),
+        }
+    };
+    (@ $type:ty, $number:ident => $body:expr) => {{
+        type $number = $type;
+        $body
+    }};
+}
+
+/// IEEE's half.
+pub type Half = f16;
+/// The upper half of an f32.
+pub type Brain = bf16;
+
+/// Elements as f32.
+///
+/// # Panics
+/// If `from` is not aligned to its type, or not as many elements as `into`.
+///
+/// ```
+/// use tidegate_array::{DType, kernels::convert::to_f32};
+/// let mut x = [0.0; 2];
+/// to_f32(DType::Uint16, &[1, 0, 0, 1], &mut x);
+/// assert_eq!(x, [1.0, 256.0]);
+/// ```
+pub fn to_f32(dtype: DType, from: &[u8], into: &mut [f32]) {
+    match dtype {
+        DType::Float16 => bytemuck::cast_slice::<u8, f16>(from).convert_to_f32_slice(into),
+        DType::Bfloat16 => bytemuck::cast_slice::<u8, bf16>(from).convert_to_f32_slice(into),
+        dtype => with_number!(dtype, T => {
+            let from = bytemuck::cast_slice::<u8, T>(from);
+            assert_eq!(from.len(), into.len(), "as many elements");
+            from.iter().zip(into).for_each(|(from, into)| *into = Number::to_f32(*from));
+        }),
+    }
+}
+
+/// f32 as elements.
+///
+/// # Panics
+/// As [`to_f32`].
+///
+/// ```
+/// use tidegate_array::{DType, kernels::convert::from_f32};
+/// let mut bytes = [0; 4];
+/// from_f32(&[2.5, 300.0, -1.0, f32::NAN], DType::Uint8, &mut bytes);
+/// assert_eq!(bytes, [2, 255, 0, 0]);
+/// ```
+pub fn from_f32(from: &[f32], dtype: DType, into: &mut [u8]) {
+    match dtype {
+        DType::Float16 => bytemuck::cast_slice_mut::<u8, f16>(into).convert_from_f32_slice(from),
+        DType::Bfloat16 => bytemuck::cast_slice_mut::<u8, bf16>(into).convert_from_f32_slice(from),
+        dtype => with_number!(dtype, T => {
+            let into = bytemuck::cast_slice_mut::<u8, T>(into);
+            assert_eq!(from.len(), into.len(), "as many elements");
+            from.iter().zip(into).for_each(|(from, into)| *into = T::from_f32(*from));
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What an element is as f32 and back is the element, where f32 holds it.
+        #[test]
+        fn there_and_back(x: u16, at in 0usize..6) {
+            use DType::{Bfloat16, Float16, Float32, Float64, Int16, Uint16};
+            let dtype = [Uint16, Int16, Float16, Bfloat16, Float32, Float64][at];
+            prop_assume!(!(dtype == Float16 && f16::from_bits(x).is_nan() || dtype == Bfloat16 && bf16::from_bits(x).is_nan()));
+            let mut element = [0u64; 1];
+            let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut element)[..dtype.size()];
+            if bytes.len() == 2 { bytes.copy_from_slice(&x.to_le_bytes()) } else { from_f32(&[f32::from(x)], dtype, bytes) }
+            let (before, mut number) = (bytes.to_vec(), [0.0]);
+            to_f32(dtype, bytes, &mut number);
+            from_f32(&number, dtype, bytes);
+            prop_assert_eq!(&before[..], &*bytes);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Elastic deformations: every voxel is taken from a place a little away from its own.
+//!
+//! Flow: a random displacement at each point of a coarse grid -> between them by cubic B-splines -> the voxel there.
+//! Memory: the caller's: three numbers for each point of the grid, and a line of it.
+//!
+//! Random displacements of a grid are those of Ronneberger et al., «U-Net», MICCAI 2015; B-splines between them those of Rueckert et al., IEEE
+//! Trans. Med. Imaging 18 (1999), which need no look at more than four points an axis. Displacements are in space: fields of other
+//! resolutions that share the geometry are deformed alike.
+
+use tidegate_array::kernels::convert::Number;
+
+use super::turn::Turn;
+use super::{AXES, Frame};
+use crate::order::random::Stream;
+
+/// Points of a grid at most: what one random stream can fill.
+pub(super) const POINTS_MOST: usize = 1 << 15;
+
+/// The grid of a deformation, in voxels of the field whose geometry it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Grid {
+    /// Voxels of that field's patch.
+    pub(super) patch: [usize; AXES],
+    /// Voxels between two points.
+    pub(super) spacing: [f32; AXES],
+    /// Standard deviation of displacements, in voxels.
+    pub(super) deviation: [f32; AXES],
+}
+
+impl Grid {
+    /// Points along each axis.
+    fn counts(&self) -> [usize; AXES] {
+        std::array::from_fn(|axis| (self.patch[axis] as f32 / self.spacing[axis]).ceil() as usize + 3)
+    }
+
+    /// Points in all; saturating.
+    pub(super) fn points(&self) -> usize {
+        self.counts().iter().fold(1, |n: usize, count| n.saturating_mul(*count))
+    }
+
+    /// Numbers that a deformation takes room for.
+    pub(super) fn room(&self) -> usize {
+        AXES * (self.points() + self.counts()[2])
+    }
+
+    /// Draws the displacements.
+    pub(super) fn draw(&self, stream: &mut Stream, room: &mut [f32]) {
+        for (points, deviation) in room.chunks_exact_mut(self.points()).zip(self.deviation) {
+            stream.normals(points);
+            points.iter_mut().for_each(|x| *x *= deviation);
+        }
+    }
+}
+
+/// Where four points are that matter at `at`, which counts points, and how much each does.
+fn spline(at: f32, count: usize) -> ([usize; 4], [f32; 4]) {
+    let cell = at.floor();
+    let (t, last) = (at - cell, count - 1);
+    let (t2, s) = (t * t, 1.0 - t);
+    let t3 = t2 * t;
+    let weights = [
+        s * s * s / 6.0,
+        (3.0 * t3 - 6.0 * t2 + 4.0) / 6.0,
+        (3.0 * t2 - 3.0 * t3 + 3.0 * t + 1.0) / 6.0,
+        t3 / 6.0,
+    ];
+    let first = cell as i64;
+    (std::array::from_fn(|i| (first + i as i64).clamp(0, last as i64) as usize), weights)
+}
+
+/// A deformation and a turn, of one field.
+#[derive(Debug)]
+pub(super) struct Warp<'a> {
+    pub(super) frame: &'a Frame,
+    pub(super) turn: Turn,
+    pub(super) grid: Grid,
+    /// Voxels of the field to one of the field whose geometry it has.
+    pub(super) ratio: [f32; AXES],
+}
+
+impl Warp<'_> {
+    /// Calls `each` with the place of every delivered voxel in the stored patch, along the stored axes; whole numbers are centres of voxels.
+    fn places(&self, room: &mut [f32], mut each: impl FnMut(usize, [f32; AXES])) {
+        let (points, counts) = (self.grid.points(), self.grid.counts());
+        let (grids, line) = room.split_at_mut(AXES * points);
+        let frame = self.frame;
+        let begin = frame.begin();
+        // From the middle of the patch, in voxels.
+        let away = |axis: usize, at: usize| (at + begin[axis]) as f32 + 0.5 - 0.5 * frame.stored[axis] as f32;
+        let point = |axis: usize, away: f32| {
+            spline(
+                (away / self.ratio[axis] + 0.5 * self.grid.patch[axis] as f32) / self.grid.spacing[axis],
+                counts[axis],
+            )
+        };
+        let mut number = 0;
+        for z in 0..frame.delivered[0] {
+            let away_z = away(0, z);
+            let (at_z, by_z) = point(0, away_z);
+            for y in 0..frame.delivered[1] {
+                let away_y = away(1, y);
+                let (at_y, by_y) = point(1, away_y);
+                line.fill(0.0);
+                for (grid, line) in grids.chunks_exact(points).zip(line.chunks_exact_mut(counts[2])) {
+                    for (z, by_z) in at_z.iter().zip(by_z) {
+                        for (y, by_y) in at_y.iter().zip(by_y) {
+                            let weight = by_z * by_y;
+                            let row = &grid[(z * counts[1] + y) * counts[2]..][..counts[2]];
+                            line.iter_mut().zip(row).for_each(|(to, x)| *to += weight * x);
+                        }
+                    }
+                }
+                for x in 0..frame.delivered[2] {
+                    let away_x = away(2, x);
+                    let (at, by) = point(2, away_x);
+                    let moved = |axis: usize, away: f32| {
+                        let line = &line[axis * counts[2]..];
+                        let by = by[0] * line[at[0]]
+                            + by[1] * line[at[1]]
+                            + by[2] * line[at[2]]
+                            + by[3] * line[at[3]];
+                        away + by * self.ratio[axis]
+                    };
+                    let away = [moved(0, away_z), moved(1, away_y), moved(2, away_x)];
+                    let mut place = [0.0; AXES];
+                    for axis in 0..AXES {
+                        let (along, away) = (self.turn.axis[axis], away[axis]);
+                        place[along] = 0.5 * frame.stored[along] as f32 - 0.5
+                            + if self.turn.back[axis] { -away } else { away };
+                    }
+                    each(number, place);
+                    number += 1;
+                }
+            }
+        }
+    }
+
+    /// The nearest voxels.
+    pub(super) fn nearest<T: Copy>(&self, room: &mut [f32], from: &[T], into: &mut [T]) {
+        let stored = self.frame.stored;
+        let (voxels, delivered) = self.frame.voxels();
+        self.places(room, |number, place| {
+            let at: [usize; AXES] = std::array::from_fn(|axis| {
+                ((place[axis] + 0.5).floor().max(0.0) as usize).min(stored[axis] - 1)
+            });
+            let at = (at[0] * stored[1] + at[1]) * stored[2] + at[2];
+            for (from, into) in from.chunks_exact(voxels).zip(into.chunks_exact_mut(delivered)) {
+                into[number] = from[at];
+            }
+        });
+    }
+
+    /// What lies between eight voxels, linearly; beyond the patch its border.
+    pub(super) fn linear<T: Number>(&self, room: &mut [f32], from: &[T], into: &mut [f32]) {
+        let stored = self.frame.stored;
+        let (voxels, delivered) = self.frame.voxels();
+        self.places(room, |number, place| {
+            let (mut low, mut high, mut part) = ([0; AXES], [0; AXES], [0.0; AXES]);
+            for axis in 0..AXES {
+                let (cell, last) = (place[axis].floor(), (stored[axis] - 1) as f32);
+                part[axis] = place[axis] - cell;
+                low[axis] = cell.clamp(0.0, last) as usize;
+                high[axis] = (cell + 1.0).clamp(0.0, last) as usize;
+            }
+            let row = |z: usize, y: usize| (z * stored[1] + y) * stored[2];
+            let rows =
+                [row(low[0], low[1]), row(low[0], high[1]), row(high[0], low[1]), row(high[0], high[1])];
+            for (from, into) in from.chunks_exact(voxels).zip(into.chunks_exact_mut(delivered)) {
+                let between = |a: f32, b: f32, part: f32| a + part * (b - a);
+                let [a, b, c, d] = rows
+                    .map(|row| between(from[row + low[2]].to_f32(), from[row + high[2]].to_f32(), part[2]));
+                into[number] = between(between(a, b, part[1]), between(c, d, part[1]), part[0]);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::random::Purpose;
+
+    fn grid(deviation: f32) -> Grid {
+        Grid { patch: [12, 16, 16], spacing: [4.0; 3], deviation: [deviation; 3] }
+    }
+
+    /// Without displacements it is a turn, and with one that is the same everywhere a shift: B-splines sum to one.
+    #[test]
+    fn displacements_that_are_equal_shift() {
+        let frame = Frame { stored: [12, 16, 16], delivered: [6, 8, 8] };
+        let turn = Turn { axis: [0, 2, 1], back: [true, true, false] };
+        let warp = Warp { frame: &frame, turn, grid: grid(0.0), ratio: [1.0; 3] };
+        let from: Vec<u16> = (0..12 * 16 * 16).collect();
+        let mut room = vec![0.0; warp.grid.room()];
+        let mut turned = [0.0; 6 * 8 * 8];
+        turn.copy(&frame, &from, &mut turned, f32::from);
+        let mut warped = [1.0; 6 * 8 * 8];
+        warp.linear(&mut room, &from, &mut warped);
+        assert_eq!(turned, warped);
+        // One voxel and a half along the first axis, which is stored backwards.
+        room[..warp.grid.points()].fill(1.5);
+        warp.linear(&mut room, &from, &mut warped);
+        turned.iter().zip(warped).for_each(|(a, b)| assert!((a - 1.5 * 256.0 - b).abs() < 0.01, "{a} {b}"));
+    }
+
+    /// A coarse label volume is deformed as the fine one that it was made of.
+    #[test]
+    fn resolutions_are_deformed_alike() {
+        let (fine, coarse) = (
+            Frame { stored: [24, 32, 32], delivered: [24, 32, 32] },
+            Frame { stored: [12, 16, 16], delivered: [12, 16, 16] },
+        );
+        let grid = Grid { patch: fine.stored, spacing: [8.0; 3], deviation: [2.0; 3] };
+        let warp = |frame, ratio| Warp { frame, turn: Turn::NONE, grid, ratio: [ratio; 3] };
+        let mut room = vec![0.0; grid.room()];
+        grid.draw(&mut Stream::new(3, 0, 9, 0, Purpose::Elastic), &mut room);
+        // A ramp along y: the place of a voxel of the one is half that of the other.
+        let ramp = |frame: &Frame| -> Vec<f32> {
+            let [z, y, x] = frame.stored;
+            let scale = 32.0 / y as f32;
+            (0..z * y * x).map(|i| (((i / x) % y) as f32 + 0.5) * scale).collect()
+        };
+        let mut of_fine = vec![0.0; 24 * 32 * 32];
+        warp(&fine, 1.0).linear(&mut room, &ramp(&fine), &mut of_fine);
+        let mut of_coarse = vec![0.0; 12 * 16 * 16];
+        warp(&coarse, 0.5).linear(&mut room, &ramp(&coarse), &mut of_coarse);
+        let mut moved = 0.0f32;
+        for z in 0..12 {
+            for y in 3..13 {
+                for x in 0..16 {
+                    let fine = |dz: usize, dy: usize, dx: usize| {
+                        of_fine[((2 * z + dz) * 32 + 2 * y + dy) * 32 + 2 * x + dx]
+                    };
+                    let mean: f32 = (0..8).map(|i| fine(i / 4, i / 2 % 2, i % 2)).sum::<f32>() / 8.0;
+                    let coarse = of_coarse[(z * 16 + y) * 16 + x];
+                    assert!((mean - coarse).abs() < 0.2, "{z} {y} {x}: {mean} {coarse}");
+                    moved = moved.max((coarse - 2.0 * (y as f32 + 0.5)).abs());
+                }
+            }
+        }
+        assert!(moved > 1.0, "moved by {moved}");
+    }
+}

@@ -1,0 +1,502 @@
+//! Patches as they are wanted: cut, mirrored, turned, deformed, their values changed, as another type.
+//!
+//! Flow: a patch as it is stored, in the room beside its row -> geometry, shared by all fields of the sample -> values -> its row.
+//! Memory: the room beside each row of a batch (account `batch`): the stored patch, the grid of a deformation, and numbers on their way to
+//! a type that holds fewer; nothing is allocated.
+//! Not here: which patch it is (`order`), and its chunks (`pipeline::chunks`).
+//!
+//! Patches have up to [`AXES`] axes, the last of the array; fewer are as many with others of one voxel before them. What lies before
+//! are channels, which all have one geometry.
+
+mod elastic;
+mod intensity;
+mod turn;
+
+use tidegate_array::kernels::convert::{Number, from_f32, to_f32};
+use tidegate_array::with_number;
+
+use self::elastic::{Grid, POINTS_MOST, Warp};
+use self::turn::Turn;
+use super::geometry::Draw;
+use super::layout::ALIGN;
+use super::spec::{Axes, Elastic, FieldSpec, Intensity};
+use crate::decode::npy::DType;
+use crate::order::random::Purpose;
+use crate::source::{Field, Kind, Schema};
+use crate::{Error, Result};
+
+/// Axes of a patch at most.
+const AXES: usize = 3;
+
+/// A patch as it is stored, and what of its middle is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Frame {
+    stored: [usize; AXES],
+    delivered: [usize; AXES],
+}
+
+impl Frame {
+    /// Where what is delivered begins.
+    fn begin(&self) -> [usize; AXES] {
+        std::array::from_fn(|axis| (self.stored[axis] - self.delivered[axis]) / 2)
+    }
+
+    /// Voxels of a channel: stored and delivered.
+    fn voxels(&self) -> (usize, usize) {
+        (self.stored.iter().product(), self.delivered.iter().product())
+    }
+}
+
+/// How a field's patches are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatchPlan {
+    channels: usize,
+    frame: Frame,
+    stored: DType,
+    delivered: DType,
+    /// What happens to numbers; labels have none: each is one that is stored.
+    values: Option<Box<Intensity>>,
+    /// Axes that are mirrored, and those that are turned into one another.
+    flip: Vec<usize>,
+    rotate: Vec<usize>,
+    /// The grid of a deformation, and how often there is one.
+    grid: Option<(Grid, f64)>,
+    /// Its voxels to one of the field whose geometry it has.
+    ratio: [f32; AXES],
+    /// Its number among the fields.
+    view: u8,
+}
+
+impl PatchPlan {
+    /// How `field` is made as `spec` says; none where it is delivered as it is stored. The second is the type, the third the shape.
+    ///
+    /// # Errors
+    /// [`Error::Config`] in words, for what does not fit the patch, or that of the field whose geometry it has.
+    pub fn new(
+        number: usize,
+        field: &Field,
+        spec: &FieldSpec,
+        schema: &Schema,
+        wanted: &[(String, FieldSpec)],
+    ) -> Result<(Self, DType, Vec<usize>)> {
+        let wrong = |what: String| Error::Config(format!("field {:?}: {what}", field.name));
+        let (stored, shape, ratio) =
+            patch(&field.kind).ok_or_else(|| wrong("it holds no patches of a volume".into()))?;
+        let (of, values, delivered) = match spec {
+            FieldSpec::Patch(patch) => {
+                let values = Some(Box::new(patch.intensity.clone()));
+                (patch.of.as_ref(), values, patch.dtype.unwrap_or(stored))
+            }
+            FieldSpec::Mask(mask) if mask.size.is_some() => {
+                return Err(wrong("a mask of patches is as large as the patch: leave size out".into()));
+            }
+            FieldSpec::Mask(mask) => (Some(&mask.of), None, stored),
+            _ => return Err(wrong("it holds patches: use tg.Patch, or tg.Mask for labels".into())),
+        };
+        let own = match of {
+            None => (field, spec),
+            Some(of) => {
+                let same = |(name, spec): &&(String, FieldSpec)| {
+                    name == of && matches!(spec, FieldSpec::Patch(patch) if patch.of.is_none())
+                };
+                let reference = wanted.iter().find(same).and_then(|(name, spec)| {
+                    schema.iter().find(|field| &field.name == name).map(|field| (field, spec))
+                });
+                reference.ok_or_else(|| {
+                    wrong(format!(
+                        "it shares the geometry of {of:?}, which is no tg.Patch of its own among the fields"
+                    ))
+                })?
+            }
+        };
+        let (FieldSpec::Patch(own_spec), Some((_, reference, reference_ratio))) = (own.1, patch(&own.0.kind))
+        else {
+            return Err(wrong("the field whose geometry it shares holds no patches".into()));
+        };
+        let (geometry, axes) = (&own_spec.geometry, ratio.len());
+        if axes > AXES {
+            return Err(wrong(format!(
+                "patches of {axes} axes are delivered as they are stored: at most {AXES} can be changed"
+            )));
+        }
+        let (leading, side) = shape.split_at(shape.len() - axes);
+        let axis_of =
+            |what: &str, named: &Axes| named.of(axes).map_err(|error| wrong(format!("{what}: {error}")));
+        let (flip, rotate) = (axis_of("flip", &geometry.flip)?, axis_of("rotate", &geometry.rotate)?);
+        let numbers = |what: &str, given: usize, channels: usize| {
+            (given > 1 && given != channels)
+                .then(|| wrong(format!("{what} has {given} numbers: give one, or {channels}")))
+        };
+        let channels = leading.iter().product();
+        let mut counts = vec![];
+        if let Some(elastic) = &geometry.elastic {
+            counts.extend([
+                ("spacing of elastic", elastic.spacing.len(), axes),
+                ("deviation of elastic", elastic.deviation.len(), axes),
+            ]);
+        }
+        if let Some(values) = &values {
+            counts.extend([("mean", values.mean.len(), channels), ("std", values.std.len(), channels)]);
+        }
+        if let Some(error) = counts.into_iter().find_map(|(what, given, of)| numbers(what, given, of)) {
+            return Err(error);
+        }
+        if geometry.crop.as_ref().is_some_and(|crop| crop.len() != axes) {
+            return Err(wrong(format!("crop needs a length for each of {axes} axes")));
+        }
+        let ratio: Vec<(u64, u64)> = ratio
+            .iter()
+            .zip(reference_ratio)
+            .map(|(&(num, den), &(of_num, of_den))| {
+                (u64::from(num) * u64::from(of_den), u64::from(den) * u64::from(of_num))
+            })
+            .collect();
+        let reference = &reference[reference.len() - axes..];
+        let mut delivered_shape = Vec::new();
+        for axis in 0..axes {
+            let (num, den) = ratio[axis];
+            let cut = geometry.crop.as_ref().map(|crop| crop[axis] as u64 * num);
+            let side = match cut {
+                Some(cut) if cut % den != 0 => {
+                    return Err(wrong(format!(
+                        "axis {axis}: the crop is no whole number of its voxels: make it a multiple of {den}"
+                    )));
+                }
+                Some(cut) => (cut / den) as usize,
+                None => side[axis],
+            };
+            delivered_shape.push(side);
+        }
+        for (axis, (&stored, &side)) in side.iter().zip(&delivered_shape).enumerate() {
+            if side == 0 || side > stored || (stored - side) % 2 != 0 {
+                return Err(wrong(format!(
+                    "axis {axis}: a crop of {side} voxels cannot lie in the middle of {stored}: make it smaller, and both even or odd"
+                )));
+            }
+        }
+        if let Some(&first) = rotate.first() {
+            let as_first = |&axis: &usize| {
+                (side[axis], delivered_shape[axis], ratio[axis].0 * ratio[first].1)
+                    == (side[first], delivered_shape[first], ratio[first].0 * ratio[axis].1)
+            };
+            if !rotate.iter().all(as_first) {
+                return Err(wrong(format!(
+                    "axes {rotate:?} of a patch of {side:?} cannot be turned into one another: name axes of one length, such as rotate=(1, 2)"
+                )));
+            }
+        }
+        let before = AXES - axes;
+        let padded = |side: &[usize]| -> [usize; AXES] {
+            std::array::from_fn(|axis| axis.checked_sub(before).map_or(1, |axis| side[axis]))
+        };
+        let along = |numbers: &[f64], none: f32| -> [f32; AXES] {
+            let at = |axis: usize| numbers.get(axis).or(numbers.first()).map_or(none, |x| *x as f32);
+            std::array::from_fn(|axis| axis.checked_sub(before).map_or(none, at))
+        };
+        let grid = geometry.elastic.as_ref().map(|Elastic { spacing, deviation, p }| {
+            let patch = padded(reference);
+            (Grid { patch, spacing: along(spacing, 1.0), deviation: along(deviation, 0.0) }, *p)
+        });
+        if grid.is_some_and(|(grid, _)| grid.points() > POINTS_MOST) {
+            return Err(wrong(format!(
+                "more than {POINTS_MOST} points of an elastic deformation: make them fewer by a wider spacing"
+            )));
+        }
+        let moved = |axes: Vec<usize>| axes.iter().map(|axis| axis + before).collect();
+        let plan = Self {
+            channels,
+            frame: Frame { stored: padded(side), delivered: padded(&delivered_shape) },
+            stored,
+            delivered,
+            values,
+            flip: moved(flip),
+            rotate: moved(rotate),
+            grid,
+            ratio: std::array::from_fn(|axis| {
+                axis.checked_sub(before)
+                    .map_or(1.0, |axis| (ratio[axis].0 as f64 / ratio[axis].1 as f64) as f32)
+            }),
+            view: number as u8,
+        };
+        Ok((plan, delivered, leading.iter().copied().chain(delivered_shape).collect()))
+    }
+
+    /// Whether the patches of a place are not the same each time.
+    #[must_use]
+    pub fn varies(&self) -> bool {
+        let drawn = self.values.as_ref().is_some_and(|values| values.varies());
+        !self.flip.is_empty() || self.rotate.len() > 1 || self.grid.is_some() || drawn
+    }
+
+    /// Bytes beside each row.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        [self.stored_bytes(), self.numbers_bytes(), self.work_bytes()]
+            .iter()
+            .map(|bytes| bytes.next_multiple_of(ALIGN))
+            .sum()
+    }
+
+    /// Bytes of a patch as it is stored: the first of the room.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.channels * self.frame.voxels().0 * self.stored.size()
+    }
+
+    /// What is on its way to a type that is no f32.
+    fn numbers_bytes(&self) -> usize {
+        let straight = self.delivered == DType::Float32 || self.values.is_none();
+        if straight { 0 } else { self.channels * self.frame.voxels().1 * size_of::<f32>() }
+    }
+
+    fn work_bytes(&self) -> usize {
+        let blur = self.values.as_ref().map_or(0, |values| intensity::room(values, &self.frame));
+        self.grid.map_or(0, |(grid, _)| grid.room()).max(blur) * size_of::<f32>()
+    }
+
+    /// Makes the row of a sample from the patch in its room.
+    ///
+    /// # Panics
+    /// If the room or the row is not as long as planned, or not aligned to numbers.
+    pub fn make(&self, draw: Draw, room: &mut [u8], row: &mut [u8]) {
+        let (stored, room) = room.split_at_mut(self.stored_bytes().next_multiple_of(ALIGN));
+        let (numbers, work) = room.split_at_mut(self.numbers_bytes().next_multiple_of(ALIGN));
+        let stored = &stored[..self.stored_bytes()];
+        let work: &mut [f32] = bytemuck::cast_slice_mut(work);
+        let turn = Turn::draw(
+            &self.flip,
+            &self.rotate,
+            &mut draw.stream(Purpose::Flip),
+            &mut draw.stream(Purpose::Turn),
+        );
+        let warp = self.warp(draw, turn, work);
+        let values = match &self.values {
+            Some(values) if self.delivered != self.stored || values.changes() || warp.is_some() => values,
+            _ => return self.move_elements(turn, warp.as_ref(), stored, row, work),
+        };
+        let mut numbers_of = |made: &mut [f32]| {
+            match &warp {
+                Some(warp) => {
+                    with_number!(self.stored, T => warp.linear::<T>(work, bytemuck::cast_slice(stored), made));
+                }
+                None if turn == Turn::NONE && self.frame.stored == self.frame.delivered => {
+                    to_f32(self.stored, stored, made);
+                }
+                None => with_number!(self.stored, T => {
+                    turn.copy::<T, f32>(&self.frame, bytemuck::cast_slice(stored), made, Number::to_f32);
+                }),
+            }
+            intensity::apply(values, &self.frame, (draw, self.view), made, work);
+        };
+        if self.delivered == DType::Float32 {
+            return numbers_of(bytemuck::cast_slice_mut(row));
+        }
+        let bytes = self.numbers_bytes();
+        let made: &mut [f32] = bytemuck::cast_slice_mut(&mut numbers[..bytes]);
+        numbers_of(made);
+        from_f32(made, self.delivered, row);
+    }
+
+    /// The deformation of a sample, if one is drawn.
+    fn warp(&self, draw: Draw, turn: Turn, work: &mut [f32]) -> Option<Warp<'_>> {
+        let (grid, p) = self.grid?;
+        let mut stream = draw.stream(Purpose::Elastic);
+        if stream.uniform() >= p {
+            return None;
+        }
+        grid.draw(&mut stream, &mut work[..AXES * grid.points()]);
+        Some(Warp { frame: &self.frame, turn, grid, ratio: self.ratio })
+    }
+
+    /// Elements as they are stored, each from its place.
+    fn move_elements(
+        &self,
+        turn: Turn,
+        warp: Option<&Warp<'_>>,
+        stored: &[u8],
+        row: &mut [u8],
+        work: &mut [f32],
+    ) {
+        match self.stored.size() {
+            1 => self.move_sized::<u8>(turn, warp, stored, row, work),
+            2 => self.move_sized::<u16>(turn, warp, stored, row, work),
+            4 => self.move_sized::<u32>(turn, warp, stored, row, work),
+            _ => self.move_sized::<u64>(turn, warp, stored, row, work),
+        }
+    }
+
+    fn move_sized<T: bytemuck::Pod>(
+        &self,
+        turn: Turn,
+        warp: Option<&Warp<'_>>,
+        stored: &[u8],
+        row: &mut [u8],
+        work: &mut [f32],
+    ) {
+        let (stored, row): (&[T], &mut [T]) = (bytemuck::cast_slice(stored), bytemuck::cast_slice_mut(row));
+        match warp {
+            Some(warp) => warp.nearest(work, stored, row),
+            None => turn.copy(&self.frame, stored, row, |x| x),
+        }
+    }
+}
+
+/// The type, shape and voxels of patches.
+type Stored<'a> = (DType, &'a [usize], &'a [(u32, u32)]);
+
+/// How patches are stored, where a field holds any.
+fn patch(kind: &Kind) -> Option<Stored<'_>> {
+    let Kind::Patch { dtype, shape, voxels } = kind else { return None };
+    Some((*dtype, shape, voxels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::spec::{Drawn, MaskSpec, PatchGeometry, PatchSpec};
+
+    fn field(name: &str, dtype: DType, side: usize, ratio: (u32, u32)) -> Field {
+        Field { name: name.into(), kind: Kind::Patch { dtype, shape: vec![side; 3], voxels: vec![ratio; 3] } }
+    }
+
+    fn schema() -> Schema {
+        vec![
+            field("raw", DType::Uint16, 32, (1, 1)),
+            field("labels", DType::Uint32, 16, (1, 2)),
+            field("same", DType::Uint8, 32, (1, 1)),
+        ]
+    }
+
+    fn geometry() -> PatchGeometry {
+        PatchGeometry {
+            crop: Some(vec![16, 16, 16]),
+            flip: Axes::All(true),
+            rotate: Axes::Named(vec![2, 0, 1]),
+            elastic: Some(Elastic { spacing: vec![8.0], deviation: vec![2.0; 3], p: 0.5 }),
+        }
+    }
+
+    fn plans(wanted: &[(String, FieldSpec)]) -> Result<Vec<PatchPlan>> {
+        let schema = schema();
+        let plan = |(name, spec): &(String, FieldSpec)| {
+            let number = schema.iter().position(|field| &field.name == name).unwrap_or(0);
+            PatchPlan::new(number, &schema[number], spec, &schema, wanted).map(|(plan, ..)| plan)
+        };
+        wanted.iter().map(plan).collect()
+    }
+
+    fn made(plan: &PatchPlan, stored: &[u8], position: u64) -> Vec<u8> {
+        let mut room = vec![0u64; plan.room_bytes() / 8];
+        let room: &mut [u8] = bytemuck::cast_slice_mut(&mut room);
+        room[..stored.len()].copy_from_slice(stored);
+        let voxels = plan.channels * plan.frame.voxels().1;
+        let mut row = vec![0u64; (voxels * plan.delivered.size()).div_ceil(8)];
+        let row: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut row)[..voxels * plan.delivered.size()];
+        plan.make(Draw { seed: 1, epoch: 0, position }, room, row);
+        row.to_vec()
+    }
+
+    /// What image and labels show is at one place, however they are turned, deformed and cut, and at half the resolution too.
+    #[test]
+    fn fields_share_geometry() {
+        let numbers = PatchSpec { geometry: geometry(), dtype: Some(DType::Float32), ..PatchSpec::default() };
+        let mask = |of: &str| FieldSpec::Mask(MaskSpec { of: of.into(), size: None });
+        let wanted = [
+            ("raw".to_owned(), FieldSpec::Patch(Box::new(numbers))),
+            ("labels".to_owned(), mask("raw")),
+            ("same".to_owned(), mask("raw")),
+        ];
+        let plans = plans(&wanted).unwrap();
+        // A ball off the middle.
+        let inside =
+            |z: f64, y: f64, x: f64| (z - 13.0).powi(2) + (y - 18.0).powi(2) + (x - 15.0).powi(2) < 36.0;
+        let ball = |side: usize| -> Vec<bool> {
+            let at = |i: usize| (i as f64 + 0.5) * 32.0 / side as f64;
+            (0..side.pow(3)).map(|i| inside(at(i / side / side), at(i / side % side), at(i % side))).collect()
+        };
+        let raw: Vec<u8> = ball(32).iter().flat_map(|&b| (1000 * u16::from(b)).to_le_bytes()).collect();
+        let labels: Vec<u8> = ball(16).iter().flat_map(|&b| u32::from(b).to_le_bytes()).collect();
+        let same: Vec<u8> = ball(32).iter().map(|&b| u8::from(b)).collect();
+        let (mut deformed, mut different, mut aparts) = (0, 0, 0.0);
+        for position in 0..40 {
+            let raw = made(&plans[0], &raw, position);
+            let raw: &[f32] = bytemuck::cast_slice(&raw);
+            let (labels, same) = (made(&plans[1], &labels, position), made(&plans[2], &same, position));
+            assert_eq!((raw.len(), labels.len(), same.len()), (4096, 4 * 512, 4096));
+            let disagree = raw.iter().zip(&same).filter(|(x, l)| (**x > 500.0) != (**l == 1)).count();
+            let halves = raw.iter().filter(|x| ![0.0, 1000.0].contains(*x)).count();
+            assert!(disagree * 5 <= halves, "{position}: {disagree} of {halves}");
+            deformed += usize::from(halves > 0);
+            let volume = |n: usize| n as f64;
+            let coarse = volume(labels.chunks(4).filter(|l| l[0] == 1).count()) * 8.0;
+            let fine = volume(same.iter().filter(|l| **l == 1).count());
+            assert!((coarse - fine).abs() < 0.2 * fine + 60.0, "{position}: {coarse} {fine}");
+            let centre = |size: usize, is: &dyn Fn(usize) -> bool| -> Vec<f64> {
+                let all: Vec<usize> = (0..size.pow(3)).filter(|i| is(*i)).collect();
+                let mean = |of: &dyn Fn(usize) -> usize| {
+                    all.iter().map(|i| (of(*i) as f64 + 0.5) * 16.0 / size as f64).sum::<f64>()
+                        / all.len() as f64
+                };
+                vec![mean(&|i| i / size / size), mean(&|i| i / size % size), mean(&|i| i % size)]
+            };
+            let (a, b) = (centre(16, &|i| same[i] == 1), centre(8, &|i| labels[4 * i] == 1));
+            let apart: f64 = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart < 1.0, "{position}: {a:?} {b:?}");
+            aparts += apart;
+            different += usize::from((a[0] - 5.0).abs() > 1.0);
+        }
+        assert!((10..30).contains(&deformed) && different > 10, "{deformed} {different}");
+        assert!(aparts / 40.0 < 0.25, "{aparts}");
+    }
+
+    #[test]
+    fn values_are_changed_and_the_type_kept_or_not() {
+        let intensity = Intensity {
+            noise: Some(Drawn { low: 5.0, high: 5.0, p: 1.0 }),
+            intensity: Some(Drawn { low: 2.0, high: 2.0, p: 1.0 }),
+            ..Intensity::default()
+        };
+        let stored: Vec<u8> = (0..32usize.pow(3)).flat_map(|_| 1000u16.to_le_bytes()).collect();
+        for dtype in [None, Some(DType::Float32), Some(DType::Float16)] {
+            let spec = PatchSpec { dtype, intensity: intensity.clone(), ..PatchSpec::default() };
+            let plan = &plans(&[("raw".to_owned(), FieldSpec::Patch(Box::new(spec)))]).unwrap()[0];
+            let row = made(plan, &stored, 3);
+            let mut numbers = vec![0.0; 32usize.pow(3)];
+            let mut aligned = vec![0u64; row.len() / 8];
+            bytemuck::cast_slice_mut(&mut aligned).copy_from_slice(&row);
+            to_f32(dtype.unwrap_or(DType::Uint16), bytemuck::cast_slice(&aligned), &mut numbers);
+            let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
+            let variance = numbers.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / numbers.len() as f32;
+            assert!(
+                (mean - 2000.0).abs() < 0.5 && (variance.sqrt() - 10.0).abs() < 0.3,
+                "{dtype:?} {mean} {variance}"
+            );
+            assert_ne!(row, made(plan, &stored, 4));
+        }
+    }
+
+    #[test]
+    fn misfits_are_named() {
+        let raw = |geometry: PatchGeometry| {
+            ("raw".to_owned(), FieldSpec::Patch(Box::new(PatchSpec { geometry, ..PatchSpec::default() })))
+        };
+        let mask = |of: &str, size| ("labels".to_owned(), FieldSpec::Mask(MaskSpec { of: of.into(), size }));
+        let crop = |side| PatchGeometry { crop: Some(vec![side; 3]), ..PatchGeometry::default() };
+        let dense = Elastic { spacing: vec![0.5; 3], deviation: vec![1.0; 3], p: 1.0 };
+        for (wanted, word) in [
+            (vec![raw(PatchGeometry::default()), mask("same", None)], "\"same\""),
+            (vec![raw(PatchGeometry::default()), mask("raw", Some((4, 4)))], "leave size out"),
+            (vec![raw(crop(34))], "34"),
+            (vec![raw(crop(31))], "even or odd"),
+            (vec![raw(crop(30)), mask("raw", None)], "axis 0: a crop of 15"),
+            (
+                vec![raw(PatchGeometry { flip: Axes::Named(vec![3]), ..PatchGeometry::default() })],
+                "flip: axis 3",
+            ),
+            (vec![raw(PatchGeometry { elastic: Some(dense), ..PatchGeometry::default() })], "wider spacing"),
+        ] {
+            let error = plans(&wanted).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
