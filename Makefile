@@ -59,6 +59,7 @@ bench:
 	cargo bench -p tidegate-core
 	cargo bench -p tidegate-data --bench cache
 	cargo bench -p tidegate-data --bench order
+	cargo bench -p tidegate-array --bench kernels
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
 
 # What it takes to halve the budget in the middle of an epoch.

@@ -33,7 +33,29 @@ macro_rules! integers {
         }
     )*};
 }
-integers!(u8, i8, u16, i16, u32, i32, u64, i64);
+integers!(u32, i32, u64, i64);
+
+/// Added to a small number, it leaves no room for what is behind the point, so that the processor rounds: to even, where that is nearest.
+const ROUND: f32 = 12_582_912.0;
+
+macro_rules! small_integers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            #[inline]
+            fn to_f32(self) -> f32 {
+                f32::from(self)
+            }
+            /// Without a call, and in vectors on any processor.
+            #[inline]
+            fn from_f32(x: f32) -> Self {
+                let x = if x.is_nan() { 0.0 } else { x };
+                let x = x.max(f32::from(Self::MIN)).min(f32::from(Self::MAX));
+                ((x + ROUND).to_bits().wrapping_sub(ROUND.to_bits())) as Self
+            }
+        }
+    )*};
+}
+small_integers!(u8, i8, u16, i16);
 
 impl Number for f32 {
     #[inline]
@@ -161,6 +183,17 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn integers_are_rounded_and_saturate(x in -70_000.0f32..70_000.0, half in -300i32..300) {
+            for x in [x, x / 300.0, half as f32 + 0.5, f32::INFINITY, -f32::INFINITY, f32::NAN] {
+                let exact = x.round_ties_even();
+                prop_assert_eq!(u8::from_f32(x), exact as u8);
+                prop_assert_eq!(i8::from_f32(x), exact as i8);
+                prop_assert_eq!(u16::from_f32(x), exact as u16);
+                prop_assert_eq!(i16::from_f32(x), exact as i16);
+            }
+        }
+
         /// What an element is as f32 and back is the element, where f32 holds it.
         #[test]
         fn there_and_back(x: u16, at in 0usize..6) {

@@ -5,3 +5,6 @@
 
 pub mod boxes;
 pub mod convert;
+pub mod planar;
+pub mod transpose;
+pub mod wavelet;

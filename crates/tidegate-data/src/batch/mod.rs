@@ -10,7 +10,6 @@ pub mod color;
 pub mod geometry;
 pub mod layout;
 pub mod patch;
-mod planar;
 pub mod resize;
 pub mod row;
 

@@ -7,7 +7,6 @@
 use super::color::{jitter, normalize, normalize_interleaved};
 use super::geometry::{Draw, Geometry, geometry, halved, halvings, mirror, orient, orient_row, unorient};
 use super::layout::{ColumnPlan, Layout};
-use super::planar;
 use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, Format, ImageHeader};
@@ -16,6 +15,7 @@ use crate::decode::{Decoded, Decoders, Pixel, Request, Rows, npy};
 use crate::order::random::Purpose;
 use crate::source::{Entry, Extremes, Kind, Value};
 use crate::{Error, Result};
+use tidegate_array::kernels::planar;
 
 /// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and as much as [`rows_bytes`] of any picture it has made.
 #[derive(Debug, Default)]

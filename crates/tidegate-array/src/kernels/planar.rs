@@ -1,14 +1,17 @@
 //! Interleaved RGB to three planes: HWC to CHW.
 //!
-//! Flow: rows of RGB -> red, green and blue planes; called by `row`.
+//! Flow: rows of RGB -> red, green and blue planes; called by `transpose` and where batches are made.
 //! Memory: holds none.
 //!
 //! Sixteen pixels at a time by byte shuffles where the processor has them (nine shuffles for 48 bytes), else one by one:
-//! the same bytes. `cargo bench -p tidegate-data` compares the two.
+//! the same bytes. `cargo bench -p tidegate-array` says how near that comes to copying.
 #![expect(unsafe_code, reason = "vector instructions")]
 
-/// Splits `rgb` into the planes; each is a third of its length.
-pub(super) fn split(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
+/// Splits `rgb` into the planes.
+///
+/// # Panics
+/// If a plane is not a third as long.
+pub fn split(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
     let n = rgb.len() / 3;
     assert!(red.len() == n && green.len() == n && blue.len() == n, "planes of another size than the picture");
     let mut done = 0;
