@@ -11,7 +11,8 @@ group: its peak must stay within four baselines in one group + budget + max(2 %,
 must be there once. How long it takes until what one of them holds is free after a SIGKILL is told.
 
 With `--arrays 64`, the same for the patches of a Zarr volume and the rows of an .npy, each 20 times that budget, beside
-what zarr-python and np.memmap take to read the same.
+what zarr-python and np.memmap take to read the same; and a child with that limit that augments all patches of the
+volume and blends what comes of overlapping ones into another array, under the same budget.
 
 Page cache, heap, stacks and the kernel's own bytes for open files all count. With `--files N` a folder of N pictures is
 read as well, with the kernel's caches dropped: every file that is opened leaves its inode, its name and its part of the
@@ -220,12 +221,33 @@ def child(kind, data, budget):
         result = {"samples": len(source)}
     elif kind == "memmap":
         result = {"samples": naive(data)}
+    elif kind == "predictions":
+        result = predict(data, budget)
     else:
         fields = {field: tg.Image(224, crop="random", flip=True)} if image else [field]
         loader = tg.Loader(source, batch_size=32, memory=budget, shuffle=True, seed=1, fields=fields)
         seen = read_all(loader, field)
         result = {"samples": len(source), "once": seen.count(1), "peak_charged": loader.budget.peak_bytes}
     print(json.dumps(result), flush=True)
+
+
+def predict(data, budget):
+    """All patches, augmented, as what a model says of them: how many came once, and chunks that were not written."""
+    import tidegate as tg
+
+    tiles = tg.volume(data, patch=(64, 64, 64), stride=(64, 48, 64))
+    ranges = {"noise": (0, 1), "blur": (0.5, 1), "gamma": (0.7, 1.5), "contrast": (0.7, 1.5), "elastic": (16, 4)}
+    fields = {"data": tg.Patch(dtype="float32", flip=True, rotate=True, p=0.2, **ranges)}
+    shared = tg.Budget(budget)
+    with tiles.predictions(data + ".predicted", dtype="uint8", memory=shared) as out:
+        options = {"batch_size": 4, "memory": shared, "sampler": out.wanted(), "seed": 1, "drop_last": False}
+        loader, seen = tg.Loader(tiles, fields=fields, **options), bytearray(len(tiles))
+        for batch in loader:
+            out.add(batch.ids, batch["data"])
+            for id in batch.ids:
+                seen[id] += 1
+        once = seen.count(1) if out.left == 0 else 0
+    return {"samples": len(tiles), "once": once, "peak_charged": shared.peak_bytes}
 
 
 def rank_child(kind, data, budget, rank, ranks):
@@ -363,18 +385,21 @@ def check(data, budget_mib, report):
     allowed = base["peak"] + budget + max(budget // 50, 8 * MIB)
     free = run("loader", data, budget)
     held = run("loader", data, budget, limit=allowed)
-    ok = True
-    for name, result in (("without a limit", free), ("limited to that", held)):
-        once = result.get("once") == result.get("samples")
-        fits = result["peak"] <= allowed
-        good = "failed" not in result and once and fits
-        ok &= good
-        report(
-            f"{'ok  ' if good else 'FAIL'} budget {budget_mib} MiB, {name}: peak {result['peak'] / MIB:.1f} MiB of "
-            f"{allowed / MIB:.1f} allowed (baseline {base['peak'] / MIB:.1f}), every sample once: {once}, "
-            f"limit met {result['met']} {result.get('failed', '')}"
-        )
-    return ok, allowed
+    runs = (("without a limit", free), ("limited to that", held))
+    good = [told(name, result, base["peak"], allowed, budget_mib, report) for name, result in runs]
+    return all(good), allowed
+
+
+def told(name, result, base, allowed, budget_mib, report):
+    """Report a run, and say whether it was good."""
+    once = result.get("once") == result.get("samples")
+    good = "failed" not in result and once and result["peak"] <= allowed
+    report(
+        f"{'ok  ' if good else 'FAIL'} budget {budget_mib} MiB, {name}: peak {result['peak'] / MIB:.1f} MiB of "
+        f"{allowed / MIB:.1f} allowed (baseline {base / MIB:.1f}), every sample once: {once}, "
+        f"limit met {result['met']} {result.get('failed', '')}"
+    )
+    return good
 
 
 def check_arrays(root, budget_mib, times, report):
@@ -391,6 +416,11 @@ def check_arrays(root, budget_mib, times, report):
         drop_kernel_caches()
         peak = run("memmap", data, budget_mib * MIB)["peak"]
         report(f"     {peer} peaks at {peak / MIB:.1f} MiB, where {allowed / MIB:.1f} are allowed")
+        if data.suffix == ".zarr":
+            base = run("baseline", data, budget_mib * MIB)["peak"]
+            result = run("predictions", data, budget_mib * MIB, limit=allowed)
+            ok &= told("augmented, predictions blended, limited to that", result, base, allowed, budget_mib, report)
+            shutil.rmtree(f"{data}.predicted")
         shutil.rmtree(data) if data.is_dir() else data.unlink()
     return ok
 

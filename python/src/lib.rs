@@ -15,6 +15,7 @@ mod profile;
 mod sampler;
 mod sketch;
 mod source;
+mod stitch;
 mod volume;
 
 #[pyo3::pymodule(gil_used = false)]
@@ -38,7 +39,9 @@ mod _tidegate {
     #[pymodule_export]
     use super::source::{Source, open, synthetic};
     #[pymodule_export]
-    use super::volume::{Boxes, Volume, volume};
+    use super::stitch::Stitch;
+    #[pymodule_export]
+    use super::volume::{Boxes, Volume, levels, volume};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

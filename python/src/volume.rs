@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use tidegate_data::order::patches;
 use tidegate_data::source::volume as volumes;
 use tidegate_data::source::volume::labels::Wanted;
+use tidegate_data::source::volume::refine::Smooth;
 use tidegate_data::source::{self, Kind};
 
 use crate::budget::Budget;
@@ -76,6 +77,12 @@ pub(crate) fn volume(py: Python<'_>, url: &str, options: &str) -> PyResult<Volum
     py.detach(|| volumes::Volume::open(url, &options)).map(Volume).map_err(|e| raise(&e))
 }
 
+/// The lengths of voxels of each level of the image at `path` below `url`, from the finest.
+#[pyfunction]
+pub(crate) fn levels(py: Python<'_>, url: &str, path: &str) -> PyResult<Vec<Vec<f64>>> {
+    py.detach(|| volumes::levels(url, path)).map_err(|e| raise(&e))
+}
+
 /// Arrays whose patches are samples; see `tidegate.volume`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
@@ -118,6 +125,16 @@ impl Volume {
             let progress = |_, _| stopped(stop);
             self.0.labels(&wanted, &budget, threads, &progress)
         })?;
+        Ok(Boxes { boxes: Arc::new(made), field })
+    }
+
+    /// Boxes as large as a field is smooth; `options` is JSON.
+    fn refine(&self, py: Python<'_>, options: &str, budget: &Budget) -> PyResult<Boxes> {
+        let wanted: Smooth = serde_json::from_str(options)
+            .map_err(|e| raise(&tidegate::Error::Config(format!("the options of refine: {e}"))))?;
+        let budget = budget.0.clone();
+        let field = self.0.field(&wanted.field).map_err(|e| raise(&e))?;
+        let made = interruptible(py, |stop| self.0.refine(&wanted, &budget, &|_, _| stopped(stop)))?;
         Ok(Boxes { boxes: Arc::new(made), field })
     }
 

@@ -126,3 +126,80 @@ def test_specs_are_checked_where_they_are_written():
             spec.spec()
     with pytest.raises(tg.ConfigError, match="which cannot be read as a patch of a volume"):
         tg.Loader(tg.synthetic(4, 2), batch_size=1, memory=tg.Budget("16MiB"), fields={"id": tg.Patch()})
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_wavelet_levels_are_what_is_coarse(folder, levels):
+    fields = {"raw": tg.Patch(dtype="float32", wavelet=("haar", levels))}
+    plain = batches(folder, {"raw": tg.Patch(dtype="float32")}, arrays=("raw",))[1]
+    coarse = batches(folder, fields, arrays=("raw",))[1]
+    side, width = 12 >> levels, 1 << levels
+    for before, after in zip(plain, coarse, strict=True):
+        blocks = before["raw"].reshape(4, 2, side, width, side, width, side, width)
+        assert after["raw"].shape == (4, 2, side, side, side)
+        assert np.allclose(after["raw"], blocks.mean((3, 5, 7)), atol=0.01)
+
+
+def test_a_ramp_is_a_ramp_at_every_level(folder):
+    for batch in batches(folder, {"raw": tg.Patch(wavelet=("cdf53", 1))}, arrays=("raw",))[1]:
+        assert batch["raw"].dtype == np.uint16
+        inner = batch["raw"][..., :-1, :-1, :-1].astype(int)
+        assert (np.diff(inner, axis=-1) == 2).all()
+        assert (np.diff(inner, axis=-3) == 2 * 576).all()
+    with pytest.raises(tg.ConfigError, match="labels have none"):
+        batches(folder, {"raw": tg.Patch(wavelet=("haar", 1)), "labels": tg.Mask("raw")})
+    with pytest.raises(tg.ConfigError, match="levels between 1 and 16"):
+        batches(folder, {"raw": tg.Patch(wavelet=("haar", 0))})
+
+
+def test_boxes_are_small_where_an_array_varies(tmp_path):
+    data = np.zeros((50, 64, 64), "float32")
+    data[20:24, 30:40, 8:20] = np.random.default_rng(0).normal(size=(4, 10, 12))
+    array = zarr.create_array(str(tmp_path / "x"), shape=data.shape, chunks=(16, 16, 16), dtype="float32")
+    array[:] = data
+    volume = tg.volume(str(tmp_path / "x"), patch=(8, 8, 8))
+    boxes = volume.refine("data", tolerance=0.05, block=4, memory=tg.Budget("16MiB"))
+    covered = np.zeros(data.shape, int)
+    for i in range(len(boxes)):
+        level, voxels, low, high = boxes[i]
+        at = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        covered[at] += 1
+        assert voxels == data[at].size
+        assert all(b - a <= 4 << level for a, b in zip(low, high, strict=True))
+        assert level == 0 or data[at].std() <= 0.05
+    assert (covered == 1).all()
+    assert set(boxes.classes) >= {0, 3}
+    rough = [boxes[i] for i in range(len(boxes)) if data[tuple(map(slice, boxes[i][2], boxes[i][3]))].std() > 0.05]
+    assert rough
+    assert {box[0] for box in rough} == {0}
+    # Classes that come equally often go to where something is.
+    loader = tg.Loader(
+        volume, batch_size=8, memory=tg.Budget("16MiB"), sampler=samplers.patches(volume, 400, boxes=boxes), seed=0
+    )
+    varied = np.mean([patch.std() > 0.05 for batch in loader for patch in batch["data"]])
+    even = np.mean(
+        [volume[int(i)]["data"].std() > 0.05 for i in np.random.default_rng(0).integers(0, len(volume), 400)]
+    )
+    assert varied > 4 * even
+    with pytest.raises(tg.ConfigError, match="standard deviation"):
+        volume.refine("data", tolerance=-1)
+
+
+def test_a_pyramid_goes_from_coarse_to_fine(tmp_path):
+    root = zarr.open_group(str(tmp_path / "image"), mode="w", zarr_format=2)
+    datasets = []
+    for level in range(4):
+        side = 64 >> level
+        made = root.create_array(str(level), shape=(side,) * 3, chunks=(16,) * 3, dtype="uint8")
+        made[:] = level
+        scale = {"type": "scale", "scale": [float(1 << level)] * 3}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale]})
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    root.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    levels = tg.pyramid(str(tmp_path / "image"), patch=(16, 16, 16))
+    assert [int(volume[0]["data"].flat[0]) for volume in levels] == [2, 1, 0]
+    assert [len(volume) for volume in levels] == [1, 17**3, 49**3]
+    with pytest.raises(tg.ConfigError, match="fewer"):
+        tg.pyramid(str(tmp_path / "image"), patch=(65, 16, 16))
+    with pytest.raises(tg.DataError, match=r"no OME-NGFF image"):
+        tg.pyramid(str(tmp_path / "image" / "0"), patch=(16, 16, 16))

@@ -28,7 +28,7 @@ from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, 
 from tidegate.loader import Loader, Report
 from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic
-from tidegate.volumes import Boxes, Volume, volume
+from tidegate.volumes import Boxes, Predictions, Volume, pyramid, volume
 
 __all__ = [
     "Array",
@@ -54,6 +54,7 @@ __all__ = [
     "MappedArray",
     "Mask",
     "Patch",
+    "Predictions",
     "Profile",
     "Ragged",
     "Report",
@@ -71,6 +72,7 @@ __all__ = [
     "mapped",
     "open",
     "profile",
+    "pyramid",
     "synthetic",
     "volume",
 ]

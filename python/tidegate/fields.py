@@ -1,4 +1,4 @@
-"""What is wanted of each field (`Image`, `Patch`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`); `Window`."""
+"""What is wanted of a field: `Image`, `Patch`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`; `Window`."""
 
 from __future__ import annotations
 
@@ -113,8 +113,10 @@ class Patch(Field):
     Values, in this order: x - `mean` over `std` (a number, or one a channel), then drawn evenly from (low, high): the
     standard deviations of Gaussian `noise` and of a `blur` in voxels, a factor of `intensity`, of `contrast` about the
     mean (cut off at what the values were), and an exponent `gamma` between the least and the largest value; statistics
-    are those of each channel of the patch. They are reckoned in float32, and rounded and cut off where the dtype is an
-    integer. `p` is how often each happens, one number or {name: number}.
+    are those of each channel of the patch. At last `wavelet`, such as ("haar", 2) or ("cdf53", 1), delivers what is
+    coarse after so many levels: sides are halved as often, values stay on their scale. All of it is reckoned in
+    float32, and rounded and cut off where the dtype is an integer. `p` is how often each happens, one number or
+    {name: number}.
 
     >>> Patch(dtype="float32", std=255, flip=True, gamma=(0.7, 1.5), p={"gamma": 0.3}).spec()["intensity"]["gamma"]
     {'low': 0.7, 'high': 1.5, 'p': 0.3}
@@ -133,6 +135,7 @@ class Patch(Field):
     intensity: Range | None = None
     contrast: Range | None = None
     gamma: Range | None = None
+    wavelet: tuple[Literal["haar", "cdf53"], int] | None = None
     p: float | Mapping[str, float] = 1.0
 
     def spec(self) -> dict[str, Any]:
@@ -161,12 +164,14 @@ class Patch(Field):
             "elastic": elastic,
         }
         values = {name: drawn(name, limits) for name, limits in ranges.items()}
+        wavelet = self.wavelet and dict(zip(("kind", "levels"), _pair("wavelet", self.wavelet), strict=True))
         return {
             "kind": "patch",
             "of": self.of,
             "geometry": geometry,
             "dtype": self.dtype and str(self.dtype),
             "intensity": {"mean": _numbers(self.mean), "std": _numbers(self.std), **values},
+            "wavelet": wavelet,
         }
 
 

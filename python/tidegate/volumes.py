@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from tidegate._tidegate import Budget
 from tidegate.errors import ConfigError
 from tidegate.source import Source
 
-__all__ = ["Boxes", "Volume", "volume"]
+__all__ = ["Boxes", "Predictions", "Volume", "pyramid", "volume"]
 
 Lengths = Sequence[float]
 
@@ -51,19 +51,115 @@ class Volume(Source):
         stays the same; `force` looks again. `ignore` are labels that are no classes. `memory` holds a chunk for each
         thread and 56 bytes for each label of each block while it is looked for.
         """
-        axes = len(self.origin(0))
         options = {
             "field": array,
             "ignore": [int(label) for label in ignore],
-            "block": [block] * axes if isinstance(block, int) else block and [int(side) for side in block],
+            "block": self._block(block),
             "force": force,
         }
         budget = memory if isinstance(memory, Budget) else Budget(memory)
         return Boxes._of(self._volume.boxes(json.dumps(options), budget, os.cpu_count() or 1))
 
+    def refine(
+        self,
+        array: str,
+        *,
+        tolerance: float,
+        block: int | Sequence[int] | None = None,
+        memory: str | int | float | Budget = "1GiB",
+    ) -> Boxes:
+        """Find where `array` changes, from reading it once: large boxes where it is smooth, small where it varies.
+
+        Blocks (an eighth of a patch) are joined two by two along each axis, as long as the values of what they make
+        have a standard deviation of at most `tolerance`; the class of a box is how often it was joined. Classes that
+        come equally often bring patches to where there is something to see. A coarse level of an image is enough.
+        """
+        options = {"field": array, "tolerance": float(tolerance), "block": self._block(block)}
+        budget = memory if isinstance(memory, Budget) else Budget(memory)
+        return Boxes._of(self._volume.refine(json.dumps(options), budget))
+
+    def _block(self, block: int | Sequence[int] | None) -> list[int] | None:
+        if isinstance(block, int):
+            return [block] * len(self.origin(0))
+        return None if block is None else [int(side) for side in block]
+
+    def predictions(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        channels: int = 1,
+        argmax: bool = False,
+        dtype: str | None = None,
+        chunks: Sequence[int] | None = None,
+        blend: Literal["gaussian", "linear", "uniform"] = "gaussian",
+        memory: str | int | float | Budget = "1GiB",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Predictions:
+        """Begin a Zarr array of what a model says of this volume's patches, or go on with it.
+
+        The array lies in `folder` and has the first array's voxels along the axes of the patch; before them `channels`,
+        or with `argmax` the number of the largest instead. `blend` says how much a patch counts where several overlap:
+        less towards its border, or everywhere alike. A chunk is written when its last patch has come, so that a run
+        that was killed goes on with those that `Predictions.wanted` names. `memory` (a size, or a budget that the
+        loader has too) holds the sums of chunks that lack patches; those that find no room wait in a file.
+
+        Of `world_size` processes each writes its part of the chunks, and wants the patches that these need.
+        """
+        options = {
+            "channels": int(channels),
+            "argmax": bool(argmax),
+            "dtype": dtype and str(dtype),
+            "chunks": chunks and [int(side) for side in chunks],
+            "blend": blend,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        budget = memory if isinstance(memory, Budget) else Budget(memory)
+        return Predictions(_tidegate.Stitch(self._volume, folder, json.dumps(options), budget))
+
     def nearest(self, origin: Sequence[int]) -> int:
         """Return the id of the patch that begins nearest to `origin`, in voxels of the first array."""
         return self._volume.nearest([int(at) for at in origin])
+
+
+class Predictions:
+    """What a model says of patches, blended into a Zarr array; made by `Volume.predictions`. A context manager."""
+
+    def __init__(self, stitch: _tidegate.Stitch) -> None:
+        self._stitch = stitch
+
+    def wanted(self) -> npt.NDArray[np.uint64]:
+        """Return the ids of the patches that chunks still lack, ascending: a sampler for the loader."""
+        return self._stitch.wanted()
+
+    def add(self, ids: npt.ArrayLike, predictions: npt.ArrayLike) -> None:
+        """Add the predictions of patches, of shape (patches, channels, *patch), or without channels where there is one.
+
+        `ids` are those of a batch. A patch that came before counts once. Raises ConfigError for predictions of another
+        size, and where the budget has no room for the sums of one chunk.
+        """
+        numbers = np.ascontiguousarray(predictions, np.float32).ravel()
+        self._stitch.add(np.ascontiguousarray(ids, np.uint64).ravel(), numbers)
+
+    @property
+    def left(self) -> int:
+        """Chunks that are still to be written."""
+        return self._stitch.state()[0]
+
+    def close(self) -> None:
+        """Let go of the memory; chunks that lack patches are not written, and their patches wanted again."""
+        self._stitch.close()
+
+    def __enter__(self) -> Predictions:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        left, lacking, here = self._stitch.state()
+        return f"Predictions({left} chunks left, {lacking} lack patches, {here} of them in memory)"
 
 
 class Boxes:
@@ -184,6 +280,25 @@ def volume(
         "pad": pad or "none",
     }
     return Volume(_tidegate.volume(str(url), json.dumps(options)))
+
+
+def pyramid(url: str, *, array: str = "", patch: Sequence[int], **options: Any) -> list[Volume]:
+    """Open all levels of an OME-NGFF image, from the coarsest to the finest, each as a volume of patches of one shape.
+
+    For training that begins with what is coarse: an epoch of each, or `samplers.patches` of each for some epochs.
+    `options` are those of `volume`. Levels smaller than the patch are left out, unless `pad` says what is beyond them.
+
+    Raises DataError where there is no image, ConfigError where all levels are smaller than the patch.
+    """
+    levels = []
+    for level in reversed(range(len(_tidegate.levels(str(url), array)))):
+        try:
+            levels.append(volume(url, array=array, patch=patch, scale=level, **options))
+        except ConfigError:
+            # Of the finest level the error is the caller's.
+            if level == 0:
+                raise
+    return levels
 
 
 def _scale(scale: int | Lengths | None) -> int | list[float] | None:

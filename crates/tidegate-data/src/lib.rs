@@ -11,6 +11,8 @@ pub mod error;
 pub mod order;
 pub mod pipeline;
 pub mod source;
+#[cfg(feature = "zarr")]
+pub mod stitch;
 pub mod testing;
 
 pub use error::{Error, Place, Result};

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use tidegate_array::kernels::wavelet::Wavelet;
+
 use crate::decode::npy::DType;
 use crate::order::random::Stream;
 use crate::source::Kind;
@@ -251,6 +253,18 @@ pub struct PatchSpec {
     pub dtype: Option<DType>,
     /// What happens to its values.
     pub intensity: Intensity,
+    /// What is delivered of its wavelets, at last.
+    pub wavelet: Option<Level>,
+}
+
+/// A level of wavelets: what is coarse after so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Level {
+    /// The kind.
+    pub kind: Wavelet,
+    /// How often lengths are halved.
+    pub levels: u32,
 }
 
 impl PatchSpec {
@@ -278,6 +292,9 @@ impl PatchSpec {
         }
         if matches!(self.dtype, Some(DType::Bool)) {
             return Err("a patch cannot become bool: labels are a tg.Mask");
+        }
+        if self.wavelet.is_some_and(|wavelet| !(1..=16).contains(&wavelet.levels)) {
+            return Err("wavelet is (kind, levels), and levels between 1 and 16");
         }
         let float =
             matches!(self.dtype, Some(DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64));

@@ -5,24 +5,26 @@
 //! a type that holds fewer; nothing is allocated.
 //! Not here: which patch it is (`order`), and its chunks (`pipeline::chunks`).
 //!
-//! Patches have up to [`AXES`] axes, the last of the array; fewer are as many with others of one voxel before them. What lies before
+//! Patches have up to three axes, the last of the array; fewer are as many with others of one voxel before them. What lies before
 //! are channels, which all have one geometry.
 
 mod elastic;
 mod intensity;
+mod plan;
 mod turn;
 
 use tidegate_array::kernels::convert::{Number, from_f32, to_f32};
+use tidegate_array::kernels::wavelet;
 use tidegate_array::with_number;
 
-use self::elastic::{Grid, POINTS_MOST, Warp};
+use self::elastic::{Grid, Warp};
 use self::turn::Turn;
 use super::geometry::Draw;
 use super::layout::ALIGN;
-use super::spec::{Axes, Elastic, FieldSpec, Intensity};
+use super::spec::{FieldSpec, Intensity, Level};
 use crate::decode::npy::DType;
 use crate::order::random::Purpose;
-use crate::source::{Field, Kind, Schema};
+use crate::source::{Field, Schema};
 use crate::{Error, Result};
 
 /// Axes of a patch at most.
@@ -63,6 +65,8 @@ pub struct PatchPlan {
     grid: Option<(Grid, f64)>,
     /// Its voxels to one of the field whose geometry it has.
     ratio: [f32; AXES],
+    /// What is delivered of its wavelets.
+    wavelet: Option<Level>,
     /// Its number among the fields.
     view: u8,
 }
@@ -79,146 +83,8 @@ impl PatchPlan {
         schema: &Schema,
         wanted: &[(String, FieldSpec)],
     ) -> Result<(Self, DType, Vec<usize>)> {
-        let wrong = |what: String| Error::Config(format!("field {:?}: {what}", field.name));
-        let (stored, shape, ratio) =
-            patch(&field.kind).ok_or_else(|| wrong("it holds no patches of a volume".into()))?;
-        let (of, values, delivered) = match spec {
-            FieldSpec::Patch(patch) => {
-                let values = Some(Box::new(patch.intensity.clone()));
-                (patch.of.as_ref(), values, patch.dtype.unwrap_or(stored))
-            }
-            FieldSpec::Mask(mask) if mask.size.is_some() => {
-                return Err(wrong("a mask of patches is as large as the patch: leave size out".into()));
-            }
-            FieldSpec::Mask(mask) => (Some(&mask.of), None, stored),
-            _ => return Err(wrong("it holds patches: use tg.Patch, or tg.Mask for labels".into())),
-        };
-        let own = match of {
-            None => (field, spec),
-            Some(of) => {
-                let same = |(name, spec): &&(String, FieldSpec)| {
-                    name == of && matches!(spec, FieldSpec::Patch(patch) if patch.of.is_none())
-                };
-                let reference = wanted.iter().find(same).and_then(|(name, spec)| {
-                    schema.iter().find(|field| &field.name == name).map(|field| (field, spec))
-                });
-                reference.ok_or_else(|| {
-                    wrong(format!(
-                        "it shares the geometry of {of:?}, which is no tg.Patch of its own among the fields"
-                    ))
-                })?
-            }
-        };
-        let (FieldSpec::Patch(own_spec), Some((_, reference, reference_ratio))) = (own.1, patch(&own.0.kind))
-        else {
-            return Err(wrong("the field whose geometry it shares holds no patches".into()));
-        };
-        let (geometry, axes) = (&own_spec.geometry, ratio.len());
-        if axes > AXES {
-            return Err(wrong(format!(
-                "patches of {axes} axes are delivered as they are stored: at most {AXES} can be changed"
-            )));
-        }
-        let (leading, side) = shape.split_at(shape.len() - axes);
-        let axis_of =
-            |what: &str, named: &Axes| named.of(axes).map_err(|error| wrong(format!("{what}: {error}")));
-        let (flip, rotate) = (axis_of("flip", &geometry.flip)?, axis_of("rotate", &geometry.rotate)?);
-        let numbers = |what: &str, given: usize, channels: usize| {
-            (given > 1 && given != channels)
-                .then(|| wrong(format!("{what} has {given} numbers: give one, or {channels}")))
-        };
-        let channels = leading.iter().product();
-        let mut counts = vec![];
-        if let Some(elastic) = &geometry.elastic {
-            counts.extend([
-                ("spacing of elastic", elastic.spacing.len(), axes),
-                ("deviation of elastic", elastic.deviation.len(), axes),
-            ]);
-        }
-        if let Some(values) = &values {
-            counts.extend([("mean", values.mean.len(), channels), ("std", values.std.len(), channels)]);
-        }
-        if let Some(error) = counts.into_iter().find_map(|(what, given, of)| numbers(what, given, of)) {
-            return Err(error);
-        }
-        if geometry.crop.as_ref().is_some_and(|crop| crop.len() != axes) {
-            return Err(wrong(format!("crop needs a length for each of {axes} axes")));
-        }
-        let ratio: Vec<(u64, u64)> = ratio
-            .iter()
-            .zip(reference_ratio)
-            .map(|(&(num, den), &(of_num, of_den))| {
-                (u64::from(num) * u64::from(of_den), u64::from(den) * u64::from(of_num))
-            })
-            .collect();
-        let reference = &reference[reference.len() - axes..];
-        let mut delivered_shape = Vec::new();
-        for axis in 0..axes {
-            let (num, den) = ratio[axis];
-            let cut = geometry.crop.as_ref().map(|crop| crop[axis] as u64 * num);
-            let side = match cut {
-                Some(cut) if cut % den != 0 => {
-                    return Err(wrong(format!(
-                        "axis {axis}: the crop is no whole number of its voxels: make it a multiple of {den}"
-                    )));
-                }
-                Some(cut) => (cut / den) as usize,
-                None => side[axis],
-            };
-            delivered_shape.push(side);
-        }
-        for (axis, (&stored, &side)) in side.iter().zip(&delivered_shape).enumerate() {
-            if side == 0 || side > stored || (stored - side) % 2 != 0 {
-                return Err(wrong(format!(
-                    "axis {axis}: a crop of {side} voxels cannot lie in the middle of {stored}: make it smaller, and both even or odd"
-                )));
-            }
-        }
-        if let Some(&first) = rotate.first() {
-            let as_first = |&axis: &usize| {
-                (side[axis], delivered_shape[axis], ratio[axis].0 * ratio[first].1)
-                    == (side[first], delivered_shape[first], ratio[first].0 * ratio[axis].1)
-            };
-            if !rotate.iter().all(as_first) {
-                return Err(wrong(format!(
-                    "axes {rotate:?} of a patch of {side:?} cannot be turned into one another: name axes of one length, such as rotate=(1, 2)"
-                )));
-            }
-        }
-        let before = AXES - axes;
-        let padded = |side: &[usize]| -> [usize; AXES] {
-            std::array::from_fn(|axis| axis.checked_sub(before).map_or(1, |axis| side[axis]))
-        };
-        let along = |numbers: &[f64], none: f32| -> [f32; AXES] {
-            let at = |axis: usize| numbers.get(axis).or(numbers.first()).map_or(none, |x| *x as f32);
-            std::array::from_fn(|axis| axis.checked_sub(before).map_or(none, at))
-        };
-        let grid = geometry.elastic.as_ref().map(|Elastic { spacing, deviation, p }| {
-            let patch = padded(reference);
-            (Grid { patch, spacing: along(spacing, 1.0), deviation: along(deviation, 0.0) }, *p)
-        });
-        if grid.is_some_and(|(grid, _)| grid.points() > POINTS_MOST) {
-            return Err(wrong(format!(
-                "more than {POINTS_MOST} points of an elastic deformation: make them fewer by a wider spacing"
-            )));
-        }
-        let moved = |axes: Vec<usize>| axes.iter().map(|axis| axis + before).collect();
-        let plan = Self {
-            channels,
-            frame: Frame { stored: padded(side), delivered: padded(&delivered_shape) },
-            stored,
-            delivered,
-            values,
-            flip: moved(flip),
-            rotate: moved(rotate),
-            grid,
-            ratio: std::array::from_fn(|axis| {
-                axis.checked_sub(before)
-                    .map_or(1.0, |axis| (ratio[axis].0 as f64 / ratio[axis].1 as f64) as f32)
-            }),
-            view: number as u8,
-        };
-        Ok((plan, delivered, leading.iter().copied().chain(delivered_shape).collect()))
+        plan::plan(number, field, spec, schema, wanted)
+            .map_err(|what| Error::Config(format!("field {:?}: {what}", field.name)))
     }
 
     /// Whether the patches of a place are not the same each time.
@@ -243,15 +109,17 @@ impl PatchPlan {
         self.channels * self.frame.voxels().0 * self.stored.size()
     }
 
-    /// What is on its way to a type that is no f32.
+    /// What is on its way to a type that is no f32, or of which a part is delivered.
     fn numbers_bytes(&self) -> usize {
-        let straight = self.delivered == DType::Float32 || self.values.is_none();
+        let straight = self.delivered == DType::Float32 && self.wavelet.is_none() || self.values.is_none();
         if straight { 0 } else { self.channels * self.frame.voxels().1 * size_of::<f32>() }
     }
 
     fn work_bytes(&self) -> usize {
         let blur = self.values.as_ref().map_or(0, |values| intensity::room(values, &self.frame));
-        self.grid.map_or(0, |(grid, _)| grid.room()).max(blur) * size_of::<f32>()
+        let grid = self.grid.map_or(0, |(grid, _)| grid.room());
+        let lines = self.wavelet.map_or(0, |_| wavelet::room(&self.frame.delivered));
+        grid.max(blur).max(lines) * size_of::<f32>()
     }
 
     /// Makes the row of a sample from the patch in its room.
@@ -271,7 +139,14 @@ impl PatchPlan {
         );
         let warp = self.warp(draw, turn, work);
         let values = match &self.values {
-            Some(values) if self.delivered != self.stored || values.changes() || warp.is_some() => values,
+            Some(values)
+                if self.delivered != self.stored
+                    || values.changes()
+                    || warp.is_some()
+                    || self.wavelet.is_some() =>
+            {
+                values
+            }
             _ => return self.move_elements(turn, warp.as_ref(), stored, row, work),
         };
         let mut numbers_of = |made: &mut [f32]| {
@@ -288,13 +163,34 @@ impl PatchPlan {
             }
             intensity::apply(values, &self.frame, (draw, self.view), made, work);
         };
-        if self.delivered == DType::Float32 {
+        let bytes = self.numbers_bytes();
+        if bytes == 0 {
             return numbers_of(bytemuck::cast_slice_mut(row));
         }
-        let bytes = self.numbers_bytes();
         let made: &mut [f32] = bytemuck::cast_slice_mut(&mut numbers[..bytes]);
         numbers_of(made);
-        from_f32(made, self.delivered, row);
+        let count = self.wavelet.map_or(made.len(), |level| self.coarse(level, made, work));
+        from_f32(&made[..count], self.delivered, row);
+    }
+
+    /// Moves what is coarse to the front, and says how many numbers that are.
+    fn coarse(&self, Level { kind, levels }: Level, made: &mut [f32], work: &mut [f32]) -> usize {
+        let side = self.frame.delivered;
+        let low = wavelet::coarse(&side, levels);
+        let voxels = self.frame.voxels().1;
+        let mut done = 0;
+        for channel in 0..self.channels {
+            let start = channel * voxels;
+            wavelet::forward(&mut made[start..start + voxels], &side, kind, levels, work);
+            for z in 0..low[0] {
+                for y in 0..low[1] {
+                    let row = start + (z * side[1] + y) * side[2];
+                    made.copy_within(row..row + low[2], done);
+                    done += low[2];
+                }
+            }
+        }
+        done
     }
 
     /// The deformation of a sample, if one is drawn.
@@ -341,19 +237,11 @@ impl PatchPlan {
     }
 }
 
-/// The type, shape and voxels of patches.
-type Stored<'a> = (DType, &'a [usize], &'a [(u32, u32)]);
-
-/// How patches are stored, where a field holds any.
-fn patch(kind: &Kind) -> Option<Stored<'_>> {
-    let Kind::Patch { dtype, shape, voxels } = kind else { return None };
-    Some((*dtype, shape, voxels))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::spec::{Drawn, MaskSpec, PatchGeometry, PatchSpec};
+    use crate::batch::spec::{Axes, Drawn, Elastic, MaskSpec, PatchGeometry, PatchSpec};
+    use crate::source::Kind;
 
     fn field(name: &str, dtype: DType, side: usize, ratio: (u32, u32)) -> Field {
         Field { name: name.into(), kind: Kind::Patch { dtype, shape: vec![side; 3], voxels: vec![ratio; 3] } }

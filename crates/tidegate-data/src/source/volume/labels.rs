@@ -69,7 +69,6 @@ struct All {
     /// [`Boxes::making_bytes`] for each.
     paid: Vec<Grant>,
     paid_boxes: u64,
-    error: Option<Error>,
 }
 
 impl Volume {
@@ -164,30 +163,49 @@ impl Volume {
         threads: usize,
         progress: &(dyn Fn(u64, u64) -> Result<()> + Sync),
     ) -> Result<All> {
-        let (chunks, next, all) = (part.array.chunks(), AtomicU64::new(0), Mutex::new(All::default()));
-        let (stored, elements) = (staging_bytes(part.array.stored_bytes()), part.array.chunk_bytes());
         let block_voxels = block.iter().zip(&part.array.chunk).map(|(block, chunk)| block.min(chunk));
         let block_voxels = block_voxels.fold(1u64, |n, side| n.saturating_mul(*side));
         // A label of a block, and its entry where they are looked up; lists grow by doubling.
         let labels = block_voxels.min(LABELS_MOST as u64) * (2 * size_of::<Found>() as u64 + 64);
-        let each = stored + elements + part.array.library_bytes() + labels;
+        let all = Mutex::new(All::default());
+        let lock = || all.lock().unwrap_or_else(PoisonError::into_inner);
+        self.every_chunk(part, budget, threads, labels, progress, &|chunk, values| {
+            each_block(part, chunk, block, ignore, values, &mut |origin, found| {
+                lock().take(origin, found, budget)
+            })
+        })?;
+        Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Calls `work` with the elements of every chunk of an array, on as many threads as there is memory for; each takes `more_bytes` besides.
+    pub(super) fn every_chunk(
+        &self,
+        part: &Part,
+        budget: &Budget,
+        threads: usize,
+        more_bytes: u64,
+        progress: &(dyn Fn(u64, u64) -> Result<()> + Sync),
+        work: &(dyn Fn(u64, &[u8]) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let (chunks, next, failed) = (part.array.chunks(), AtomicU64::new(0), Mutex::new(None));
+        let (stored, elements) = (staging_bytes(part.array.stored_bytes()), part.array.chunk_bytes());
+        let each = stored + elements + part.array.library_bytes() + more_bytes;
         let run = |_scratch: Grant| {
-            let lock = || all.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut staging, mut values) = (aligned(stored as usize), vec![0; elements as usize]);
-            while lock().error.is_none() {
+            let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut staging, mut values) = (aligned(stored as usize), aligned(elements as usize));
+            while failed().is_none() {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
                 if chunk >= chunks {
                     return;
                 }
                 let mut one = || -> Result<()> {
-                    self.read_whole(part, chunk, &mut staging, &mut values)?;
-                    each_block(part, chunk, block, ignore, &values, &mut |origin, found| {
-                        lock().take(origin, found, budget)
-                    })?;
+                    let values = &mut values[..elements as usize];
+                    self.read_whole(part, chunk, &mut staging, values)?;
+                    work(chunk, values)?;
                     progress(chunk + 1, chunks)
                 };
                 if let Err(error) = one() {
-                    lock().error.get_or_insert(error);
+                    failed().get_or_insert(error);
                 }
             }
         };
@@ -199,11 +217,7 @@ impl Volume {
         std::thread::scope(|scope| {
             scratch.into_iter().for_each(|scratch| drop(scope.spawn(|| run(scratch))))
         });
-        let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match all.error.take() {
-            Some(error) => Err(error),
-            None => Ok(all),
-        }
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// The elements of a chunk.
@@ -387,7 +401,7 @@ impl All {
 }
 
 /// Pays for boxes while they are made.
-fn pay(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
+pub(super) fn pay(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
     reserve(budget, boxes.saturating_mul(Boxes::making_bytes(axes)), "the boxes of labels")
 }
 

@@ -10,6 +10,7 @@ mod align;
 pub mod labels;
 mod ngff;
 mod open;
+pub mod refine;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tidegate_array::kernels::boxes::{self, Beyond, Corner, MOST_AXES};
 
 use self::align::{Along, Places};
-pub use self::open::{ArrayOptions, Options, Pad, Scale};
+pub use self::open::{ArrayOptions, Options, Pad, Scale, levels};
 use super::folder::KERNEL_FILE_BYTES;
 use super::read::touch;
 use super::zarr::{Array, Indexes};
@@ -76,6 +77,15 @@ impl Volume {
                 .map(|(places, chunk)| (chunk / places.stride).max(1))
                 .collect(),
         }
+    }
+
+    /// Voxels of the first array along the axes of the patch, and of a chunk of it.
+    #[must_use]
+    pub fn sides(&self) -> (Vec<usize>, Vec<usize>) {
+        let Array { shape, chunk, .. } = &self.parts[0].array;
+        let last =
+            |all: &[u64]| all[all.len() - self.places.len()..].iter().map(|side| *side as usize).collect();
+        (last(shape), last(chunk))
     }
 
     fn origins(&self, mut id: u64) -> Axes<i64> {

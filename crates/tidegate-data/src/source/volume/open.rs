@@ -69,6 +69,20 @@ pub struct Options {
     pub pad: Pad,
 }
 
+/// The lengths of voxels of each level of an OME-NGFF image, from the finest.
+///
+/// # Errors
+/// What is not there, or is no image.
+pub fn levels(url: &str, path: &str) -> Result<Vec<Vec<f64>>> {
+    let store = Keyed::open(url)?;
+    let attributes = zarr::attributes(&store, path.trim_matches('/'))?;
+    let image = attributes.as_ref().map_or(Ok(None), ngff::image);
+    let no_image = || "no OME-NGFF image, which has levels: open it with tg.volume".to_owned();
+    let image = image.and_then(|image| image.ok_or_else(no_image));
+    let image = image.map_err(|what| Error::Dataset { path: store.path(path), what })?;
+    Ok(image.levels.into_iter().map(|level| level.scale).collect())
+}
+
 impl Volume {
     /// Opens the arrays of a volume.
     ///

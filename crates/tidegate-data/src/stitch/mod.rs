@@ -1,0 +1,578 @@
+//! Predictions of overlapping patches, blended into one Zarr array.
+//!
+//! Flow: ids of patches + what a model says of them -> sums of each chunk -> once all its patches came: divided by their weights, as the wanted
+//! type, compressed, a file.
+//! Memory: sums of the chunks that lack patches, as many as the budget has room for (account `scratch`), the others in a file; a chunk
+//! on its way to its file.
+//! Not here: reading patches (`source::volume`), models.
+//!
+//! What is stored is the state: a chunk's file is there when all of it is, so a run that was killed goes on with the patches that chunks
+//! still lack. Patches that come in ascending order are added in that order, whatever came of them before: the same bits.
+//!
+//! Where sums have to give way it is those whose next patch comes last, which is known as long as patches ascend.
+
+mod axis;
+mod spill;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tidegate_array::kernels::boxes::MOST_AXES;
+use tidegate_array::kernels::convert::from_f32;
+use tidegate_core::memory::size::mib;
+use tidegate_core::memory::{Account, Block, Budget, Grant, Priority};
+
+use self::axis::Axis;
+pub use self::axis::Blend;
+use self::spill::{Spill, drop_pages};
+use crate::decode::npy::DType;
+use crate::source::Source;
+use crate::source::volume::Volume;
+use crate::{Error, Result};
+
+/// The level of compression: what zarr-python writes too.
+const LEVEL: i32 = 3;
+/// What a compressor takes at that level.
+const COMPRESSOR_BYTES: u64 = 4 << 20;
+/// The bytes of a chunk that nobody asked otherwise for, at most.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// What is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Numbers that are predicted for each voxel.
+    pub channels: usize,
+    /// Writes the channel with the largest sum instead of all of them.
+    #[serde(default)]
+    pub argmax: bool,
+    /// The type of the array; else float32, or for `argmax` the smallest that holds the channels.
+    pub dtype: Option<DType>,
+    /// Voxels of a chunk along each axis of the patch; else those of the volume's first array, halved until a chunk has 4 MiB.
+    pub chunks: Option<Vec<usize>>,
+    /// How overlapping patches are blended.
+    #[serde(default)]
+    pub blend: Blend,
+    /// Of `world_size` processes that write parts of the array, which this one is.
+    #[serde(default)]
+    pub rank: u64,
+    /// Processes.
+    #[serde(default = "one")]
+    pub world_size: u64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// The sums of a chunk.
+#[derive(Debug)]
+enum Sums {
+    Here(Block),
+    Spilled(u64),
+}
+
+/// A chunk that lacks patches.
+#[derive(Debug)]
+struct Open {
+    sums: Sums,
+    /// A bit for each patch that came, in ascending order.
+    came: Vec<u64>,
+    left: usize,
+    /// The patch that comes next, if they ascend.
+    next: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Stitch {
+    folder: PathBuf,
+    axes: Vec<Axis>,
+    channels: usize,
+    argmax: bool,
+    dtype: DType,
+    budget: Budget,
+    open: HashMap<u64, Open>,
+    /// A bit for each chunk that needs nothing more: written, of another process, or met by no patch.
+    done: Vec<u64>,
+    left: u64,
+    spill: Option<Spill>,
+    /// A chunk as its type, and compressed.
+    elements: Block,
+    packed: Block,
+    _held: Grant,
+}
+
+/// Numbers an axis.
+type At = [usize; MOST_AXES];
+
+impl Stitch {
+    /// Begins an array in a folder, or goes on with it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for options that fit not, for an array that is already there and was begun otherwise, and for a budget without room for
+    /// one chunk; what cannot be read or written.
+    pub fn new(volume: &Arc<Volume>, folder: &Path, options: &Options, budget: &Budget) -> Result<Self> {
+        let config = |what: String| Error::Config(what);
+        let lattice = volume.lattice(0);
+        let (shape, chunk_sides) = volume.sides();
+        if options.channels == 0 || options.rank >= options.world_size {
+            return Err(config(format!(
+                "{} channels of rank {} of {}: give at least one channel, and a rank below world_size",
+                options.channels, options.rank, options.world_size
+            )));
+        }
+        let dtype = match options.dtype {
+            Some(DType::Bool) => return Err(config("predictions are no bool: write uint8".into())),
+            Some(dtype) => dtype,
+            None if options.argmax && options.channels <= 1 << 8 => DType::Uint8,
+            None if options.argmax => DType::Uint16,
+            None => DType::Float32,
+        };
+        let depth = if options.argmax { 1 } else { options.channels };
+        let chunks = match &options.chunks {
+            Some(chunks) if chunks.len() != shape.len() || chunks.contains(&0) => {
+                return Err(config("chunks needs a length along each axis of the patch, at least 1".into()));
+            }
+            Some(chunks) => chunks.clone(),
+            None => smaller(chunk_sides, depth * dtype.size()),
+        };
+        let axis = |axis: usize| {
+            let along = &lattice[axis];
+            let origins =
+                (0..along.count).map(|at| along.first + (at.cast_signed() * along.step).min(along.room));
+            let chunk = chunks[axis].min(shape[axis]);
+            Axis::new(origins.collect(), along.patch as usize, shape[axis], chunk, options.blend)
+        };
+        let axes: Vec<Axis> = (0..shape.len()).map(axis).collect();
+        let voxels: usize = axes.iter().map(|axis| axis.chunk).product();
+        let bytes = (voxels * depth * dtype.size()) as u64;
+        let count: u64 = axes.iter().map(|axis| axis.chunks() as u64).product();
+        let held = budget.try_acquire(
+            Account::Scratch,
+            COMPRESSOR_BYTES + count.div_ceil(8),
+            Priority::NextBatch,
+        )?;
+        let block = |bytes| budget.try_block(Account::Scratch, bytes, Priority::NextBatch);
+        let (elements, packed) =
+            (block(bytes)?, block(zstd::zstd_safe::compress_bound(bytes as usize) as u64)?);
+        let mut stitch = Self {
+            folder: folder.to_owned(),
+            axes,
+            channels: options.channels,
+            argmax: options.argmax,
+            dtype,
+            budget: budget.clone(),
+            open: HashMap::new(),
+            done: vec![0; count.div_ceil(64) as usize],
+            left: 0,
+            spill: None,
+            elements,
+            packed,
+            _held: held,
+        };
+        stitch.describe(volume, options)?;
+        let (first, end) =
+            (count * options.rank / options.world_size, count * (options.rank + 1) / options.world_size);
+        for chunk in 0..count {
+            let at = stitch.at(chunk);
+            let mine = (first..end).contains(&chunk) && stitch.patches(&at) > 0;
+            if !mine || stitch.file(&at).exists() {
+                stitch.done[chunk as usize / 64] |= 1 << (chunk % 64);
+            } else {
+                stitch.left += 1;
+            }
+        }
+        Ok(stitch)
+    }
+
+    /// Chunks that are to be written.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Chunks that lack some of their patches, and how many of them are in memory.
+    #[must_use]
+    pub fn open(&self) -> (usize, usize) {
+        let here = self.open.values().filter(|open| matches!(open.sums, Sums::Here(_))).count();
+        (self.open.len(), here)
+    }
+
+    /// The ids of the patches that chunks still lack, ascending.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<u64> {
+        let counts: Vec<usize> = self.axes.iter().map(|axis| axis.origins.len()).collect();
+        let total: u64 = counts.iter().map(|count| *count as u64).product();
+        let mut ids = Vec::new();
+        for id in 0..total {
+            let places = self.places(id);
+            let mut wanted = false;
+            self.each_chunk(&places, |chunk, at| {
+                let came =
+                    self.open.get(&chunk).is_some_and(|open| bit(&open.came, self.number(at, &places)));
+                wanted |= !bit(&self.done, chunk as usize) && !came;
+            });
+            if wanted {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// Adds what a model says of patches: for each id all voxels of a channel, and then the next. What was said before of the same patch
+    /// counts.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for ids that are none and numbers of another size; a budget without room; what cannot be written.
+    pub fn add(&mut self, ids: &[u64], predictions: &[f32], stop: &dyn Fn() -> Result<()>) -> Result<()> {
+        let each = self.channels * self.axes.iter().map(|axis| axis.patch).product::<usize>();
+        if ids.len() * each != predictions.len() {
+            return Err(Error::Config(format!(
+                "{} numbers for {} patches: each has {} channels of {:?} voxels",
+                predictions.len(),
+                ids.len(),
+                self.channels,
+                self.axes.iter().map(|axis| axis.patch).collect::<Vec<_>>()
+            )));
+        }
+        let total: u64 = self.axes.iter().map(|axis| axis.origins.len() as u64).product();
+        if let Some(id) = ids.iter().find(|id| **id >= total) {
+            return Err(Error::Config(format!("patch {id} of {total}")));
+        }
+        for (&id, patch) in ids.iter().zip(predictions.chunks_exact(each)) {
+            let places = self.places(id);
+            let mut met = Vec::new();
+            self.each_chunk(&places, |chunk, at| met.push((chunk, *at)));
+            for (chunk, at) in met {
+                if !bit(&self.done, chunk as usize) {
+                    self.add_to(chunk, &at, &places, id, patch)?;
+                }
+            }
+            stop()?;
+        }
+        Ok(())
+    }
+
+    /// Adds a patch to a chunk, and writes the chunk if that was the last it lacked.
+    fn add_to(&mut self, chunk: u64, at: &At, places: &At, id: u64, patch: &[f32]) -> Result<()> {
+        let number = self.number(at, places);
+        let mut open = match self.open.remove(&chunk) {
+            Some(open) if bit(&open.came, number) => {
+                self.open.insert(chunk, open);
+                return Ok(());
+            }
+            Some(open) => open,
+            None => {
+                let left = self.patches(at);
+                let mut sums = self.room(id)?;
+                sums.fill(0);
+                Open { sums: Sums::Here(sums), came: vec![0; left.div_ceil(64)], left, next: 0 }
+            }
+        };
+        let mut sums = match open.sums {
+            Sums::Here(sums) => sums,
+            Sums::Spilled(slot) => {
+                let mut sums = self.room(id)?;
+                if let Some(spill) = &mut self.spill {
+                    spill.take(slot, &mut sums)?;
+                }
+                sums
+            }
+        };
+        self.blend(at, places, patch, bytemuck::cast_slice_mut(&mut sums));
+        open.came[number / 64] |= 1 << (number % 64);
+        open.left -= 1;
+        if open.left == 0 {
+            self.write(at, bytemuck::cast_slice(&sums))?;
+            self.done[chunk as usize / 64] |= 1 << (chunk % 64);
+            self.left -= 1;
+            return Ok(());
+        }
+        open.next = self.next(at, &open.came);
+        open.sums = Sums::Here(sums);
+        self.open.insert(chunk, open);
+        Ok(())
+    }
+
+    /// Room for the sums of a chunk: what is free, or of the chunk whose next patch comes last.
+    fn room(&mut self, id: u64) -> Result<Block> {
+        let bytes = self.sums_bytes();
+        let full = match self.budget.try_block(Account::Scratch, bytes, Priority::Prefetch) {
+            Ok(block) => return Ok(block),
+            Err(error) => error,
+        };
+        let here = |open: &&mut Open| matches!(open.sums, Sums::Here(_));
+        let spill = match &mut self.spill {
+            Some(spill) => spill,
+            None => self.spill.insert(Spill::new(&self.folder, bytes)?),
+        };
+        // What has been passed over comes last: it may not come at all.
+        let far = |open: &&mut Open| if open.next < id { u64::MAX } else { open.next };
+        let Some(victim) = self.open.values_mut().filter(here).max_by_key(far) else {
+            return Err(Error::Config(format!(
+                "{full}; the sums of one chunk take {} MiB: raise memory, or give smaller chunks",
+                mib(bytes)
+            )));
+        };
+        let Sums::Here(sums) = &victim.sums else { return Err(full.into()) };
+        let slot = spill.put(sums)?;
+        match std::mem::replace(&mut victim.sums, Sums::Spilled(slot)) {
+            Sums::Here(sums) => Ok(sums),
+            Sums::Spilled(_) => Err(full.into()),
+        }
+    }
+
+    fn sums_bytes(&self) -> u64 {
+        let voxels: usize = self.axes.iter().map(|axis| axis.chunk).product();
+        (voxels * self.channels * size_of::<f32>()) as u64
+    }
+
+    /// Adds what a patch and a chunk have in common, each voxel by its weight.
+    fn blend(&self, at: &At, places: &At, patch: &[f32], sums: &mut [f32]) {
+        let common = |axis: usize| {
+            let along = &self.axes[axis];
+            let common = along.common(places[axis], at[axis]);
+            // Where it begins in the chunk and in the patch, and how long it is.
+            let in_patch = common.start as i64 - along.origins[places[axis]];
+            (common.start - at[axis] * along.chunk, in_patch as usize, common.len())
+        };
+        let axes = self.axes.len();
+        let spans: Vec<_> = (0..axes).map(common).collect();
+        let (outer, last) = (&spans[..axes - 1], spans[axes - 1]);
+        let rows: usize = outer.iter().map(|span| span.2).product();
+        let weights = &self.axes[axes - 1].weights[last.1..last.1 + last.2];
+        let sizes = |of: fn(&Axis) -> usize| self.axes.iter().map(of).product::<usize>();
+        let (chunk_voxels, patch_voxels) = (sizes(|axis| axis.chunk), sizes(|axis| axis.patch));
+        for row in 0..rows {
+            let (mut rest, mut weight) = (row, 1.0);
+            let (mut chunk_step, mut patch_step) = (self.axes[axes - 1].chunk, self.axes[axes - 1].patch);
+            let (mut in_chunk, mut in_patch) = (last.0, last.1);
+            for axis in (0..axes - 1).rev() {
+                let (first, from, len) = outer[axis];
+                let index = rest % len;
+                rest /= len;
+                in_chunk += (first + index) * chunk_step;
+                in_patch += (from + index) * patch_step;
+                weight *= self.axes[axis].weights[from + index];
+                chunk_step *= self.axes[axis].chunk;
+                patch_step *= self.axes[axis].patch;
+            }
+            for channel in 0..self.channels {
+                let into = &mut sums[channel * chunk_voxels + in_chunk..][..last.2];
+                let of = &patch[channel * patch_voxels + in_patch..][..last.2];
+                into.iter_mut()
+                    .zip(of)
+                    .zip(weights)
+                    .for_each(|((sum, x), along)| *sum += x * (weight * along));
+            }
+        }
+    }
+
+    /// Divides by the weights, and writes a chunk.
+    fn write(&mut self, at: &At, sums: &[f32]) -> Result<()> {
+        let voxels = sums.len() / self.channels;
+        let axes = self.axes.len();
+        // Of a voxel the weight is a product, which is worked out for a row at a time.
+        let width = self.axes[axes - 1].chunk;
+        let depth = if self.argmax { 1 } else { self.channels };
+        let size = self.dtype.size();
+        let mut row = vec![0.0f32; width];
+        for start in (0..voxels).step_by(width) {
+            let (mut rest, mut weight) = (start / width, 1.0);
+            for axis in (0..axes - 1).rev() {
+                let along = &self.axes[axis];
+                weight *= along.sums.get(at[axis] * along.chunk + rest % along.chunk).copied().unwrap_or(0.0);
+                rest /= along.chunk;
+            }
+            let along = &self.axes[axes - 1];
+            let begin = at[axes - 1] * width;
+            let last = &along.sums[begin.min(along.shape)..(begin + width).min(along.shape)];
+            for channel in 0..depth {
+                row.fill(0.0);
+                for (x, (to, sum)) in row.iter_mut().zip(last).enumerate() {
+                    let total = weight * sum;
+                    let of = |channel: usize| sums[channel * voxels + start + x];
+                    *to = match () {
+                        () if total <= 0.0 => 0.0,
+                        () if self.argmax => largest(self.channels, of),
+                        () => of(channel) / total,
+                    };
+                }
+                let into = (channel * voxels + start) * size;
+                from_f32(&row, self.dtype, &mut self.elements[into..into + width * size]);
+            }
+        }
+        let bytes = depth * voxels * size;
+        let path = self.file(at);
+        let packed = zstd::bulk::compress_to_buffer(&self.elements[..bytes], &mut self.packed[..], LEVEL);
+        let packed = packed.map_err(Error::io(&path))?;
+        put(&path, &self.packed[..packed]).map_err(Error::io(&path))
+    }
+
+    /// The chunk's place in the grid.
+    fn at(&self, mut chunk: u64) -> At {
+        let mut at = [0; MOST_AXES];
+        for (axis, along) in self.axes.iter().enumerate().rev() {
+            at[axis] = (chunk % along.chunks() as u64) as usize;
+            chunk /= along.chunks() as u64;
+        }
+        at
+    }
+
+    /// The place of a patch along each axis.
+    fn places(&self, mut id: u64) -> At {
+        let mut places = [0; MOST_AXES];
+        for (axis, along) in self.axes.iter().enumerate().rev() {
+            places[axis] = (id % along.origins.len() as u64) as usize;
+            id /= along.origins.len() as u64;
+        }
+        places
+    }
+
+    /// How many patches meet a chunk.
+    fn patches(&self, at: &At) -> usize {
+        self.axes.iter().zip(at).map(|(axis, at)| axis.met[*at].len()).product()
+    }
+
+    /// The how-manieth of a chunk's patches one is.
+    fn number(&self, at: &At, places: &At) -> usize {
+        self.axes.iter().zip(at).zip(places).fold(0, |number, ((axis, at), place)| {
+            let met = &axis.met[*at];
+            number * met.len() + (place - met.start)
+        })
+    }
+
+    /// The id of the first patch that a chunk lacks.
+    fn next(&self, at: &At, came: &[u64]) -> u64 {
+        let total = self.patches(at);
+        let mut number = (0..total).find(|number| !bit(came, *number)).unwrap_or(0);
+        let mut places = [0; MOST_AXES];
+        for axis in (0..self.axes.len()).rev() {
+            let met = &self.axes[axis].met[at[axis]];
+            places[axis] = met.start + number % met.len();
+            number /= met.len();
+        }
+        let axes = self.axes.iter().zip(places);
+        axes.fold(0, |id, (axis, place)| id * axis.origins.len() as u64 + place as u64)
+    }
+
+    /// Calls `each` with the chunks that a patch meets.
+    fn each_chunk(&self, places: &At, mut each: impl FnMut(u64, &At)) {
+        let ranges: Vec<_> =
+            self.axes.iter().zip(places).map(|(axis, place)| axis.chunks_of(*place)).collect();
+        let total: usize = ranges.iter().map(ExactSizeIterator::len).product();
+        for number in 0..total {
+            let (mut rest, mut at) = (number, [0; MOST_AXES]);
+            for axis in (0..ranges.len()).rev() {
+                at[axis] = ranges[axis].start + rest % ranges[axis].len();
+                rest /= ranges[axis].len();
+            }
+            let axes = self.axes.iter().zip(at);
+            each(axes.fold(0, |chunk, (axis, at)| chunk * axis.chunks() as u64 + at as u64), &at);
+        }
+    }
+
+    /// The file of a chunk.
+    fn file(&self, at: &At) -> PathBuf {
+        let mut path = self.folder.join("c");
+        if !self.argmax {
+            // All channels lie in one.
+            path.push("0");
+        }
+        at[..self.axes.len()].iter().for_each(|at| path.push(at.to_string()));
+        path
+    }
+
+    /// Writes what the array is, or checks that it is that.
+    fn describe(&self, volume: &Volume, options: &Options) -> Result<()> {
+        let with_channels = |sides: Vec<usize>| -> Vec<usize> {
+            if self.argmax { sides } else { std::iter::once(self.channels).chain(sides).collect() }
+        };
+        let shape = with_channels(self.axes.iter().map(|axis| axis.shape).collect());
+        let chunk = with_channels(self.axes.iter().map(|axis| axis.chunk).collect());
+        let description = serde_json::json!({
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": shape,
+            "data_type": self.dtype.name(),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "zstd", "configuration": {"level": LEVEL, "checksum": false}},
+            ],
+            "attributes": {"tidegate": {
+                "volume": format!("{:016x}", volume.fingerprint()),
+                "channels": self.channels,
+                "blend": options.blend,
+            }},
+        });
+        let path = self.folder.join("zarr.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let same = serde_json::from_slice::<serde_json::Value>(&bytes)
+                    .is_ok_and(|known| known == description);
+                if same { Ok(()) } else { Err(self.other(&path)) }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some()) {
+                    return Err(self.other(&self.folder));
+                }
+                let text = format!("{description:#}\n");
+                put(&path, text.as_bytes()).map_err(Error::io(&path))
+            }
+            Err(error) => Err(Error::io(&path)(error)),
+        }
+    }
+
+    fn other(&self, path: &Path) -> Error {
+        Error::Config(format!(
+            "{}: something else is there than predictions that were begun with the same volume, channels, chunks, dtype and blend: \
+             remove it, or write elsewhere",
+            path.display()
+        ))
+    }
+}
+
+fn bit(bits: &[u64], at: usize) -> bool {
+    bits[at / 64] >> (at % 64) & 1 == 1
+}
+
+/// The channel of the largest number, the first of several.
+fn largest(channels: usize, of: impl Fn(usize) -> f32) -> f32 {
+    (1..channels)
+        .fold((0, of(0)), |best, channel| {
+            let x = of(channel);
+            if x > best.1 { (channel, x) } else { best }
+        })
+        .0 as f32
+}
+
+/// Halves the longest side until a voxel of so many bytes makes a chunk of moderate size.
+fn smaller(mut sides: Vec<usize>, voxel_bytes: usize) -> Vec<usize> {
+    while sides.iter().product::<usize>().saturating_mul(voxel_bytes) > CHUNK_BYTES
+        && let Some(side) = sides.iter_mut().max().filter(|side| **side > 1)
+    {
+        *side = side.div_ceil(2);
+    }
+    sides
+}
+
+/// Writes a file, all of it or none, and lets go of its pages.
+fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let unfinished = folder.join(name);
+    let mut file = fs::File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    drop_pages(&file)?;
+    fs::rename(unfinished, path)
+}

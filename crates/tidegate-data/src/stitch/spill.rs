@@ -1,0 +1,63 @@
+//! Sums that memory has no room for, in a file until they are wanted again.
+//!
+//! Flow: bytes of one size -> a slot of the file -> the same bytes.
+//! Memory: none: pages are written and dropped. The file has no name, and goes with the process.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
+
+use crate::{Error, Result};
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Spill {
+    file: File,
+    path: PathBuf,
+    slot_bytes: u64,
+    slots: u64,
+    free: Vec<u64>,
+}
+
+impl Spill {
+    /// A file in a folder.
+    pub(super) fn new(folder: &Path, slot_bytes: u64) -> Result<Self> {
+        let path = folder.join(format!(".spill-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(Error::io(&path))?;
+        std::fs::remove_file(&path).map_err(Error::io(&path))?;
+        Ok(Self { file, path, slot_bytes, slots: 0, free: Vec::new() })
+    }
+
+    /// Writes bytes and says where they are.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<u64> {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots += 1;
+            self.slots - 1
+        });
+        let written =
+            self.file.write_all_at(bytes, slot * self.slot_bytes).and_then(|()| drop_pages(&self.file));
+        if let Err(error) = written {
+            self.free.push(slot);
+            return Err(Error::io(&self.path)(error));
+        }
+        Ok(slot)
+    }
+
+    /// Reads what was written to a slot, which is free then.
+    pub(super) fn take(&mut self, slot: u64, into: &mut [u8]) -> Result<()> {
+        let read =
+            self.file.read_exact_at(into, slot * self.slot_bytes).and_then(|()| drop_pages(&self.file));
+        read.map_err(Error::io(&self.path))?;
+        self.free.push(slot);
+        Ok(())
+    }
+}
+
+/// Writes a file's pages to the disk and lets go of them.
+pub(super) fn drop_pages(file: &File) -> std::io::Result<()> {
+    file.sync_data()?;
+    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
+}

@@ -1,0 +1,80 @@
+//! `Volume.predictions`: what a model says of patches, blended into a Zarr array.
+//!
+//! Flow: ids and predictions of a batch -> `tidegate_data::stitch`, off the interpreter.
+//! Memory: what `tidegate_data::stitch` says.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use tidegate_data::stitch;
+
+use crate::budget::Budget;
+use crate::errors::raise;
+use crate::source::{interruptible, stopped};
+use crate::volume::Volume;
+
+/// An array that predictions are blended into.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Stitch(Mutex<Option<stitch::Stitch>>);
+
+impl Stitch {
+    fn with<T>(&self, work: impl FnOnce(&mut stitch::Stitch) -> tidegate::Result<T>) -> tidegate::Result<T> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = || tidegate::Error::Config("these predictions are closed".into());
+        work(inner.as_mut().ok_or_else(closed)?)
+    }
+}
+
+#[pymethods]
+impl Stitch {
+    /// `options` is JSON.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        volume: &Volume,
+        folder: PathBuf,
+        options: &str,
+        budget: &Budget,
+    ) -> PyResult<Self> {
+        let options = serde_json::from_str(options)
+            .map_err(|e| raise(&tidegate::Error::Config(format!("the options of predictions: {e}"))))?;
+        let made = py.detach(|| stitch::Stitch::new(&volume.0, &folder, &options, &budget.0));
+        Ok(Self(Mutex::new(Some(made.map_err(|e| raise(&e))?))))
+    }
+
+    /// Adds predictions of patches, one patch behind the other.
+    fn add(
+        &self,
+        py: Python<'_>,
+        ids: PyReadonlyArray1<'_, u64>,
+        predictions: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<()> {
+        let (ids, predictions) = (ids.as_slice()?, predictions.as_slice()?);
+        let add = |stop: &AtomicBool| self.with(|inner| inner.add(ids, predictions, &|| stopped(stop)));
+        interruptible(py, add)
+    }
+
+    /// The ids of patches that chunks still lack.
+    fn wanted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = py.detach(|| self.with(|inner| Ok(inner.wanted()))).map_err(|e| raise(&e))?;
+        Ok(ids.into_pyarray(py))
+    }
+
+    /// Chunks to be written, those that lack some patches, and how many of these are in memory.
+    fn state(&self, py: Python<'_>) -> PyResult<(u64, usize, usize)> {
+        let state = |inner: &mut stitch::Stitch| {
+            let (open, here) = inner.open();
+            Ok((inner.left(), open, here))
+        };
+        py.detach(|| self.with(state)).map_err(|e| raise(&e))
+    }
+
+    /// Lets go of its memory; chunks that lack patches are not written.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take()));
+    }
+}
