@@ -1,7 +1,8 @@
 """Patches of a chunked volume: Tidegate beside TensorStore, zarr-python and the decoding alone. `make bench-volumes`.
 
 Flow: a synthetic 512^3 uint16 volume, once in chunks of 64^3 and once in shards of 256^3 with chunks of 32^3, zstd-3
--> the same number of patches from each, uncached, interleaved, the median of the rounds; then a cache of a tenth of it.
+-> the same number of patches from each, uncached, interleaved, the median of the rounds; augmented ones out of chunks
+in memory; then a cache of a tenth of it.
 Memory: the budgets that are named; peers have what they take.
 
 The floor is what two threads decode of the same chunks from memory into memory, without reading and making patches.
@@ -105,6 +106,32 @@ def ours(folder, layout, patch, step, count, memory, keep="nothing"):
     for batch in loader:
         rows += batch.rows
     return rows / (time.perf_counter() - began), loader.report()
+
+
+def augmented(folder, layout, count):
+    """Patches of 64^3 a second out of chunks in memory, with each augmentation alone, and all as often as nnU-Net."""
+    volume = tg.volume(f"{folder}/{layout}", patch=(64,) * 3)
+    often = {"elastic": 0.2, "noise": 0.1, "blur": 0.2, "intensity": 0.15, "contrast": 0.15, "gamma": 0.3}
+    ranges = {
+        "elastic": (16, 4), "noise": (0, 1), "blur": (0.5, 1), "intensity": (0.7, 1.3), "contrast": (0.7, 1.3),
+        "gamma": (0.7, 1.5),
+    }  # fmt: skip
+    kinds = {"stored": None, "float32": {}, "flip and rotate": {"flip": True, "rotate": True}}
+    kinds |= {name: {name: value} for name, value in ranges.items()}
+    kinds["all, as often as nnU-Net"] = {"flip": True, "rotate": True, "p": often, **ranges}
+    rates = {}
+    for name, options in kinds.items():
+        fields = None if options is None else {"data": tg.Patch(dtype="float32", std=1000, **options)}
+        sampler = samplers.replacement(count)
+        loader = tg.Loader(
+            volume, batch_size=8, memory=tg.Budget("1GiB"), sampler=sampler, workers=THREADS, fields=fields
+        )
+        for _ in range(2):  # the first brings all chunks into memory
+            began, rows = time.perf_counter(), 0
+            for batch in loader:
+                rows += batch.rows
+        rates[name] = round(rows / (time.perf_counter() - began))
+    return {"layout": layout, "patch": 64, "augmented_patches_s": rates}
 
 
 def tensorstore(folder, layout, places, patch, cache=0):
@@ -275,6 +302,7 @@ def main():
     arguments.add_argument("--chunks", type=int, default=12000, help="decoded in a round, about")
     arguments.add_argument("--memory", default="1GiB")
     arguments.add_argument("--layouts", nargs="*", default=list(LAYOUTS))
+    arguments.add_argument("--cases", nargs="*", default=["uncached", "augmented", "cached"])
     arguments.add_argument("--out", type=Path)
     arguments = arguments.parse_args()
     lines = []
@@ -285,13 +313,16 @@ def main():
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("TIDEGATE_BENCH_DIR")) as folder:
         make(folder, arguments.side, arguments.layouts)
-        for layout in arguments.layouts:
-            for patch in (64, 96):
+        cases = [(layout, patch) for layout in arguments.layouts for patch in (64, 96)]
+        if "uncached" in arguments.cases:
+            for layout, patch in cases:
                 for aligned in (True, False):
                     say(uncached(folder, layout, patch, aligned, arguments))
-        label(folder, arguments.side)
-        for layout in arguments.layouts:
-            for patch in (64, 96):
+        if "augmented" in arguments.cases:
+            say(augmented(folder, arguments.layouts[0], 2000))
+        if "cached" in arguments.cases:
+            label(folder, arguments.side)
+            for layout, patch in cases:
                 say(cached(folder, layout, patch, 3000, 0.1))
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 //! Elastic deformations: every voxel is taken from a place a little away from its own.
 //!
 //! Flow: a random displacement at each point of a coarse grid -> between them by cubic B-splines -> the voxel there.
-//! Memory: the caller's: three numbers for each point of the grid, and a line of it.
+//! Memory: the caller's: three numbers for each point of the grid and a line of it, and eight for each voxel of a row.
 //!
 //! Random displacements of a grid are those of Ronneberger et al., «U-Net», MICCAI 2015; B-splines between them those of Rueckert et al., IEEE
 //! Trans. Med. Imaging 18 (1999), which need no look at more than four points an axis. Displacements are in space: fields of other
@@ -38,9 +38,9 @@ impl Grid {
         self.counts().iter().fold(1, |n: usize, count| n.saturating_mul(*count))
     }
 
-    /// Numbers that a deformation takes room for.
-    pub(super) fn room(&self) -> usize {
-        AXES * (self.points() + self.counts()[2])
+    /// Numbers that a deformation takes room for, where so many voxels lie in a row.
+    pub(super) fn room(&self, row: usize) -> usize {
+        AXES * (self.points() + self.counts()[2]) + 8 * row
     }
 
     /// Draws the displacements.
@@ -52,20 +52,51 @@ impl Grid {
     }
 }
 
-/// Where four points are that matter at `at`, which counts points, and how much each does.
-fn spline(at: f32, count: usize) -> ([usize; 4], [f32; 4]) {
-    let cell = at.floor();
-    let (t, last) = (at - cell, count - 1);
-    let (t2, s) = (t * t, 1.0 - t);
-    let t3 = t2 * t;
-    let weights = [
-        s * s * s / 6.0,
-        (3.0 * t3 - 6.0 * t2 + 4.0) / 6.0,
-        (3.0 * t2 - 3.0 * t3 + 3.0 * t + 1.0) / 6.0,
-        t3 / 6.0,
-    ];
-    let first = cell as i64;
-    (std::array::from_fn(|i| (first + i as i64).clamp(0, last as i64) as usize), weights)
+/// Four points that matter at a place, and how much each does.
+#[derive(Debug, Clone, Copy)]
+struct Near {
+    points: [usize; 4],
+    weights: [f32; 4],
+}
+
+impl Near {
+    /// At `at`, which counts points, of `count`.
+    fn of(at: f32, count: usize) -> Self {
+        let first = below(at);
+        let t = at - first as f32;
+        let (t2, s) = (t * t, 1.0 - t);
+        let t3 = t2 * t;
+        let weights = [
+            s * s * s / 6.0,
+            (3.0 * t3 - 6.0 * t2 + 4.0) / 6.0,
+            (3.0 * t2 - 3.0 * t3 + 3.0 * t + 1.0) / 6.0,
+            t3 / 6.0,
+        ];
+        let last = count as i32 - 1;
+        Self { points: std::array::from_fn(|i| (first + i as i32).clamp(0, last) as usize), weights }
+    }
+
+    /// The same as numbers, which is how it waits for its turn.
+    fn put(self, into: &mut [f32; 8]) {
+        into[..4].copy_from_slice(&self.weights);
+        into.iter_mut().skip(4).zip(self.points).for_each(|(to, point)| *to = point as f32);
+    }
+
+    fn taken(from: &[f32; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = *from;
+        Self { points: [e as usize, f as usize, g as usize, h as usize], weights: [a, b, c, d] }
+    }
+
+    fn sum(&self, line: &[f32]) -> f32 {
+        let (p, w) = (self.points, self.weights);
+        w[0] * line[p[0]] + w[1] * line[p[1]] + w[2] * line[p[2]] + w[3] * line[p[3]]
+    }
+}
+
+/// The largest whole number that is not above `x`: `floor` is a call on processors without SSE 4.1.
+fn below(x: f32) -> i32 {
+    let whole = x as i32;
+    whole - i32::from((whole as f32) > x)
 }
 
 /// A deformation and a turn, of one field.
@@ -82,46 +113,46 @@ impl Warp<'_> {
     /// Calls `each` with the place of every delivered voxel in the stored patch, along the stored axes; whole numbers are centres of voxels.
     fn places(&self, room: &mut [f32], mut each: impl FnMut(usize, [f32; AXES])) {
         let (points, counts) = (self.grid.points(), self.grid.counts());
-        let (grids, line) = room.split_at_mut(AXES * points);
+        let (grids, rest) = room.split_at_mut(AXES * points);
+        let (line, table) = rest.split_at_mut(AXES * counts[2]);
         let frame = self.frame;
         let begin = frame.begin();
         // From the middle of the patch, in voxels.
         let away = |axis: usize, at: usize| (at + begin[axis]) as f32 + 0.5 - 0.5 * frame.stored[axis] as f32;
-        let point = |axis: usize, away: f32| {
-            spline(
-                (away / self.ratio[axis] + 0.5 * self.grid.patch[axis] as f32) / self.grid.spacing[axis],
-                counts[axis],
-            )
+        let near = |axis: usize, away: f32| {
+            let at = away / self.ratio[axis] + 0.5 * self.grid.patch[axis] as f32;
+            Near::of(at / self.grid.spacing[axis], counts[axis])
         };
+        let (table, _) = table.as_chunks_mut::<8>();
+        for (x, entry) in table.iter_mut().take(frame.delivered[2]).enumerate() {
+            near(2, away(2, x)).put(entry);
+        }
         let mut number = 0;
         for z in 0..frame.delivered[0] {
             let away_z = away(0, z);
-            let (at_z, by_z) = point(0, away_z);
+            let near_z = near(0, away_z);
             for y in 0..frame.delivered[1] {
                 let away_y = away(1, y);
-                let (at_y, by_y) = point(1, away_y);
+                let near_y = near(1, away_y);
                 line.fill(0.0);
                 for (grid, line) in grids.chunks_exact(points).zip(line.chunks_exact_mut(counts[2])) {
-                    for (z, by_z) in at_z.iter().zip(by_z) {
-                        for (y, by_y) in at_y.iter().zip(by_y) {
+                    for (z, by_z) in near_z.points.iter().zip(near_z.weights) {
+                        for (y, by_y) in near_y.points.iter().zip(near_y.weights) {
                             let weight = by_z * by_y;
                             let row = &grid[(z * counts[1] + y) * counts[2]..][..counts[2]];
                             line.iter_mut().zip(row).for_each(|(to, x)| *to += weight * x);
                         }
                     }
                 }
-                for x in 0..frame.delivered[2] {
-                    let away_x = away(2, x);
-                    let (at, by) = point(2, away_x);
-                    let moved = |axis: usize, away: f32| {
-                        let line = &line[axis * counts[2]..];
-                        let by = by[0] * line[at[0]]
-                            + by[1] * line[at[1]]
-                            + by[2] * line[at[2]]
-                            + by[3] * line[at[3]];
-                        away + by * self.ratio[axis]
-                    };
-                    let away = [moved(0, away_z), moved(1, away_y), moved(2, away_x)];
+                let (line_z, rest) = line.split_at(counts[2]);
+                let (line_y, line_x) = rest.split_at(counts[2]);
+                for (x, entry) in table.iter().take(frame.delivered[2]).enumerate() {
+                    let near = Near::taken(entry);
+                    let away = [
+                        away_z + near.sum(line_z) * self.ratio[0],
+                        away_y + near.sum(line_y) * self.ratio[1],
+                        away(2, x) + near.sum(line_x) * self.ratio[2],
+                    ];
                     let mut place = [0.0; AXES];
                     for axis in 0..AXES {
                         let (along, away) = (self.turn.axis[axis], away[axis]);
@@ -141,7 +172,7 @@ impl Warp<'_> {
         let (voxels, delivered) = self.frame.voxels();
         self.places(room, |number, place| {
             let at: [usize; AXES] = std::array::from_fn(|axis| {
-                ((place[axis] + 0.5).floor().max(0.0) as usize).min(stored[axis] - 1)
+                below(place[axis] + 0.5).clamp(0, stored[axis] as i32 - 1) as usize
             });
             let at = (at[0] * stored[1] + at[1]) * stored[2] + at[2];
             for (from, into) in from.chunks_exact(voxels).zip(into.chunks_exact_mut(delivered)) {
@@ -157,10 +188,10 @@ impl Warp<'_> {
         self.places(room, |number, place| {
             let (mut low, mut high, mut part) = ([0; AXES], [0; AXES], [0.0; AXES]);
             for axis in 0..AXES {
-                let (cell, last) = (place[axis].floor(), (stored[axis] - 1) as f32);
-                part[axis] = place[axis] - cell;
-                low[axis] = cell.clamp(0.0, last) as usize;
-                high[axis] = (cell + 1.0).clamp(0.0, last) as usize;
+                let (cell, last) = (below(place[axis]), stored[axis] as i32 - 1);
+                part[axis] = place[axis] - cell as f32;
+                low[axis] = cell.clamp(0, last) as usize;
+                high[axis] = cell.saturating_add(1).clamp(0, last) as usize;
             }
             let row = |z: usize, y: usize| (z * stored[1] + y) * stored[2];
             let rows =
@@ -191,7 +222,7 @@ mod tests {
         let turn = Turn { axis: [0, 2, 1], back: [true, true, false] };
         let warp = Warp { frame: &frame, turn, grid: grid(0.0), ratio: [1.0; 3] };
         let from: Vec<u16> = (0..12 * 16 * 16).collect();
-        let mut room = vec![0.0; warp.grid.room()];
+        let mut room = vec![0.0; warp.grid.room(8)];
         let mut turned = [0.0; 6 * 8 * 8];
         turn.copy(&frame, &from, &mut turned, f32::from);
         let mut warped = [1.0; 6 * 8 * 8];
@@ -212,7 +243,7 @@ mod tests {
         );
         let grid = Grid { patch: fine.stored, spacing: [8.0; 3], deviation: [2.0; 3] };
         let warp = |frame, ratio| Warp { frame, turn: Turn::NONE, grid, ratio: [ratio; 3] };
-        let mut room = vec![0.0; grid.room()];
+        let mut room = vec![0.0; grid.room(32)];
         grid.draw(&mut Stream::new(3, 0, 9, 0, Purpose::Elastic), &mut room);
         // A ramp along y: the place of a voxel of the one is half that of the other.
         let ramp = |frame: &Frame| -> Vec<f32> {
