@@ -4,7 +4,6 @@
 //! Memory: what `tidegate_data::stitch` says.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
@@ -13,7 +12,6 @@ use tidegate_data::stitch;
 
 use crate::budget::Budget;
 use crate::errors::raise;
-use crate::source::{interruptible, stopped};
 use crate::volume::Volume;
 
 /// An array that predictions are blended into.
@@ -54,8 +52,7 @@ impl Stitch {
         predictions: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
         let (ids, predictions) = (ids.as_slice()?, predictions.as_slice()?);
-        let add = |stop: &AtomicBool| self.with(|inner| inner.add(ids, predictions, &|| stopped(stop)));
-        interruptible(py, add)
+        py.detach(|| self.with(|inner| inner.add(ids, predictions))).map_err(|e| raise(&e))
     }
 
     /// The ids of patches that chunks still lack.

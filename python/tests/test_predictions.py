@@ -126,7 +126,7 @@ def test_patches_in_any_order_and_twice_count_once(volume, tmp_path):
 
 def test_what_cannot_be_written_is_named(volume, tmp_path):
     with volume.predictions(tmp_path / "out", channels=2) as out:
-        with pytest.raises(tg.ConfigError, match="each has 2 channels of"):
+        with pytest.raises(tg.ConfigError, match=r"expected \(1, 2, 16, 16, 16\)"):
             out.add([0], np.zeros((1, 1, *PATCH)))
         with pytest.raises(tg.ConfigError, match=f"of {len(volume)}"):
             out.add([len(volume)], np.zeros((1, 2, *PATCH)))
@@ -134,12 +134,20 @@ def test_what_cannot_be_written_is_named(volume, tmp_path):
         out.wanted()
     with pytest.raises(tg.ConfigError, match="something else is there"):
         volume.predictions(tmp_path / "out", channels=3)
+    # What a process that was killed at the very beginning leaves is no hindrance.
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "zarr.json.123").write_text("{")
+    volume.predictions(tmp_path / "begun", channels=2).close()
+    with pytest.raises(tg.ConfigError, match="cannot number 300 channels"):
+        volume.predictions(tmp_path / "other", channels=300, argmax=True, dtype="uint8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("keep me")
     with pytest.raises(tg.ConfigError, match="something else is there"):
         volume.predictions(tmp_path / "full", channels=2)
     with pytest.raises(tg.ConfigError, match="below world_size"):
         volume.predictions(tmp_path / "other", rank=2, world_size=2)
+    with pytest.raises(tg.ConfigError, match="can be blended"):
+        volume.predictions(tmp_path / "other", channels=1 << 40)
     with pytest.raises(tg.ConfigError, match="chunks needs"):
         volume.predictions(tmp_path / "other", chunks=(8, 8))
     with pytest.raises(tg.BudgetError):

@@ -101,8 +101,8 @@ class Volume(Source):
         The array lies in `folder` and has the first array's voxels along the axes of the patch; before them `channels`,
         or with `argmax` the number of the largest instead. `blend` says how much a patch counts where several overlap:
         less towards its border, or everywhere alike. A chunk is written when its last patch has come, so that a run
-        that was killed goes on with those that `Predictions.wanted` names. `memory` (a size, or a budget that the
-        loader has too) holds the sums of chunks that lack patches; those that find no room wait in a file.
+        that was killed goes on with those that `Predictions.wanted` names. `memory` (a size, or half of
+        a budget that the loader has too) holds the sums of chunks that lack patches; others wait in a file.
 
         Of `world_size` processes each writes its part of the chunks, and wants the patches that these need.
         """
@@ -112,11 +112,15 @@ class Volume(Source):
             "dtype": dtype and str(dtype),
             "chunks": chunks and [int(side) for side in chunks],
             "blend": blend,
+            # Of a budget that others have too, half is theirs.
+            "sums_bytes": memory.cap_bytes // 2 if isinstance(memory, Budget) else None,
             "rank": rank,
             "world_size": world_size,
         }
         budget = memory if isinstance(memory, Budget) else Budget(memory)
-        return Predictions(_tidegate.Stitch(self._volume, folder, json.dumps(options), budget))
+        patch = tuple(self._fields[0][2][-len(self.origin(0)) :])
+        stitch = _tidegate.Stitch(self._volume, folder, json.dumps(options), budget)
+        return Predictions(stitch, (int(channels), *patch))
 
     def nearest(self, origin: Sequence[int]) -> int:
         """Return the id of the patch that begins nearest to `origin`, in voxels of the first array."""
@@ -126,8 +130,8 @@ class Volume(Source):
 class Predictions:
     """What a model says of patches, blended into a Zarr array; made by `Volume.predictions`. A context manager."""
 
-    def __init__(self, stitch: _tidegate.Stitch) -> None:
-        self._stitch = stitch
+    def __init__(self, stitch: _tidegate.Stitch, shape: tuple[int, ...]) -> None:
+        self._stitch, self._shape = stitch, shape
 
     def wanted(self) -> npt.NDArray[np.uint64]:
         """Return the ids of the patches that chunks still lack, ascending: a sampler for the loader."""
@@ -139,8 +143,14 @@ class Predictions:
         `ids` are those of a batch. A patch that came before counts once. Raises ConfigError for predictions of another
         size, and where the budget has no room for the sums of one chunk.
         """
-        numbers = np.ascontiguousarray(predictions, np.float32).ravel()
-        self._stitch.add(np.ascontiguousarray(ids, np.uint64).ravel(), numbers)
+        numbers = np.ascontiguousarray(predictions, np.float32)
+        which = np.ascontiguousarray(ids, np.uint64).ravel()
+        shapes = [(len(which), *self._shape)]
+        if self._shape[0] == 1:
+            shapes.append((len(which), *self._shape[1:]))
+        if numbers.shape not in shapes:
+            raise ConfigError(f"predictions of shape {numbers.shape} for {len(which)} patches: expected {shapes[0]}")
+        self._stitch.add(which, numbers.ravel())
 
     @property
     def left(self) -> int:
@@ -294,9 +304,8 @@ def pyramid(url: str, *, array: str = "", patch: Sequence[int], **options: Any) 
     for level in reversed(range(len(_tidegate.levels(str(url), array)))):
         try:
             levels.append(volume(url, array=array, patch=patch, scale=level, **options))
-        except ConfigError:
-            # Of the finest level the error is the caller's.
-            if level == 0:
+        except ConfigError as error:
+            if level == 0 or "fewer than the patch" not in str(error):
                 raise
     return levels
 

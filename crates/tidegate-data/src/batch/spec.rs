@@ -278,10 +278,10 @@ impl PatchSpec {
         }
         let chance = |p: f64| (0.0..=1.0).contains(&p);
         if let Some(Elastic { spacing, deviation, p }) = elastic {
-            let finite = |x: &f64| x.is_finite() && *x >= 0.0;
+            let finite = |x: &f64| (0.0..=1e6).contains(x);
             if spacing.is_empty()
                 || deviation.is_empty()
-                || !spacing.iter().all(|x| finite(x) && *x > 0.0)
+                || !spacing.iter().all(|x| finite(x) && *x >= 1e-3)
                 || !deviation.iter().all(finite)
                 || !chance(*p)
             {

@@ -114,7 +114,8 @@ impl Boxes {
     /// What making so many takes, with the lists that they are made from; boxes alone take less.
     #[must_use]
     pub const fn making_bytes(axes: usize) -> u64 {
-        16 + 4 + 4 + 2 * 8 * axes as u64
+        // Lists grow by doubling.
+        2 * (16 + 8 * axes as u64) + 8 + 8 * axes as u64
     }
 
     fn held_bytes(&self) -> u64 {

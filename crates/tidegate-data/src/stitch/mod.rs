@@ -11,12 +11,11 @@
 //!
 //! Where sums have to give way it is those whose next patch comes last, which is known as long as patches ascend.
 
+mod array;
 mod axis;
 mod spill;
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +25,10 @@ use tidegate_array::kernels::convert::from_f32;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Budget, Grant, Priority};
 
+use self::array::put;
 use self::axis::Axis;
 pub use self::axis::Blend;
-use self::spill::{Spill, drop_pages};
+use self::spill::Spill;
 use crate::decode::npy::DType;
 use crate::source::Source;
 use crate::source::volume::Volume;
@@ -38,6 +38,10 @@ use crate::{Error, Result};
 const LEVEL: i32 = 3;
 /// What a compressor takes at that level.
 const COMPRESSOR_BYTES: u64 = 4 << 20;
+/// Patches of an array at most, each of which is looked at to say what is wanted.
+const PATCHES_MOST: u64 = 1 << 28;
+/// Channels at most: what uint16 can name.
+const CHANNELS_MOST: usize = 1 << 16;
 /// The bytes of a chunk that nobody asked otherwise for, at most.
 const CHUNK_BYTES: usize = 4 << 20;
 
@@ -57,6 +61,8 @@ pub struct Options {
     /// How overlapping patches are blended.
     #[serde(default)]
     pub blend: Blend,
+    /// Bytes of sums that stay in memory at most, where others need the budget too; else what it has.
+    pub sums_bytes: Option<u64>,
     /// Of `world_size` processes that write parts of the array, which this one is.
     #[serde(default)]
     pub rank: u64,
@@ -72,6 +78,8 @@ fn one() -> u64 {
 /// The sums of a chunk.
 #[derive(Debug)]
 enum Sums {
+    /// None yet.
+    New,
     Here(Block),
     Spilled(u64),
 }
@@ -96,6 +104,7 @@ pub struct Stitch {
     argmax: bool,
     dtype: DType,
     budget: Budget,
+    most_bytes: u64,
     open: HashMap<u64, Open>,
     /// A bit for each chunk that needs nothing more: written, of another process, or met by no patch.
     done: Vec<u64>,
@@ -104,7 +113,7 @@ pub struct Stitch {
     /// A chunk as its type, and compressed.
     elements: Block,
     packed: Block,
-    _held: Grant,
+    _held: [Grant; 2],
 }
 
 /// Numbers an axis.
@@ -120,10 +129,33 @@ impl Stitch {
         let config = |what: String| Error::Config(what);
         let lattice = volume.lattice(0);
         let (shape, chunk_sides) = volume.sides();
+        if volume.len() > PATCHES_MOST || options.channels > CHANNELS_MOST {
+            return Err(config(format!(
+                "{} patches of {} channels: at most {PATCHES_MOST} of {CHANNELS_MOST} can be blended, so open the volume with a stride, such \
+                 as half the patch",
+                volume.len(),
+                options.channels
+            )));
+        }
         if options.channels == 0 || options.rank >= options.world_size {
             return Err(config(format!(
                 "{} channels of rank {} of {}: give at least one channel, and a rank below world_size",
                 options.channels, options.rank, options.world_size
+            )));
+        }
+        let holds = |dtype: DType| match dtype {
+            DType::Int8 => 128,
+            DType::Uint8 | DType::Bfloat16 => 256,
+            DType::Float16 => 2048,
+            DType::Int16 => 1 << 15,
+            _ => CHANNELS_MOST,
+        };
+        if let Some(dtype) = options.dtype.filter(|dtype| options.argmax && options.channels > holds(*dtype))
+        {
+            return Err(config(format!(
+                "{} cannot number {} channels: leave dtype out",
+                dtype.name(),
+                options.channels
             )));
         }
         let dtype = match options.dtype {
@@ -141,6 +173,10 @@ impl Stitch {
             Some(chunks) => chunks.clone(),
             None => smaller(chunk_sides, depth * dtype.size()),
         };
+        // Origins, and for each voxel what patches count there.
+        let tables: u64 =
+            lattice.iter().zip(&shape).map(|(along, side)| 8 * along.count + 12 * *side as u64).sum();
+        let tables = budget.try_acquire(Account::Scratch, tables, Priority::NextBatch)?;
         let axis = |axis: usize| {
             let along = &lattice[axis];
             let origins =
@@ -167,17 +203,19 @@ impl Stitch {
             argmax: options.argmax,
             dtype,
             budget: budget.clone(),
+            most_bytes: options.sums_bytes.unwrap_or(u64::MAX),
             open: HashMap::new(),
             done: vec![0; count.div_ceil(64) as usize],
             left: 0,
             spill: None,
             elements,
             packed,
-            _held: held,
+            _held: [held, tables],
         };
         stitch.describe(volume, options)?;
-        let (first, end) =
-            (count * options.rank / options.world_size, count * (options.rank + 1) / options.world_size);
+        let share =
+            |rank: u64| (u128::from(count) * u128::from(rank) / u128::from(options.world_size)) as u64;
+        let (first, end) = (share(options.rank), share(options.rank + 1));
         for chunk in 0..count {
             let at = stitch.at(chunk);
             let mine = (first..end).contains(&chunk) && stitch.patches(&at) > 0;
@@ -229,7 +267,7 @@ impl Stitch {
     ///
     /// # Errors
     /// [`Error::Config`] for ids that are none and numbers of another size; a budget without room; what cannot be written.
-    pub fn add(&mut self, ids: &[u64], predictions: &[f32], stop: &dyn Fn() -> Result<()>) -> Result<()> {
+    pub fn add(&mut self, ids: &[u64], predictions: &[f32]) -> Result<()> {
         let each = self.channels * self.axes.iter().map(|axis| axis.patch).product::<usize>();
         if ids.len() * each != predictions.len() {
             return Err(Error::Config(format!(
@@ -253,7 +291,6 @@ impl Stitch {
                     self.add_to(chunk, &at, &places, id, patch)?;
                 }
             }
-            stop()?;
         }
         Ok(())
     }
@@ -261,28 +298,31 @@ impl Stitch {
     /// Adds a patch to a chunk, and writes the chunk if that was the last it lacked.
     fn add_to(&mut self, chunk: u64, at: &At, places: &At, id: u64, patch: &[f32]) -> Result<()> {
         let number = self.number(at, places);
-        let mut open = match self.open.remove(&chunk) {
-            Some(open) if bit(&open.came, number) => {
-                self.open.insert(chunk, open);
-                return Ok(());
-            }
-            Some(open) => open,
-            None => {
-                let left = self.patches(at);
-                let mut sums = self.room(id)?;
-                sums.fill(0);
-                Open { sums: Sums::Here(sums), came: vec![0; left.div_ceil(64)], left, next: 0 }
-            }
+        if self.open.get(&chunk).is_some_and(|open| bit(&open.came, number)) {
+            return Ok(());
+        }
+        // Room first: where there is none, nothing has changed.
+        let room = match self.open.get(&chunk).map(|open| &open.sums) {
+            Some(Sums::Here(_)) => None,
+            _ => Some(self.room(id)?),
         };
-        let mut sums = match open.sums {
-            Sums::Here(sums) => sums,
-            Sums::Spilled(slot) => {
-                let mut sums = self.room(id)?;
+        let mut open = self.open.remove(&chunk).unwrap_or_else(|| {
+            let left = self.patches(at);
+            Open { sums: Sums::New, came: vec![0; left.div_ceil(64)], left, next: 0 }
+        });
+        let mut sums = match (open.sums, room) {
+            (Sums::Here(sums), _) => sums,
+            (Sums::Spilled(slot), Some(mut sums)) => {
                 if let Some(spill) = &mut self.spill {
                     spill.take(slot, &mut sums)?;
                 }
                 sums
             }
+            (_, Some(mut sums)) => {
+                sums.fill(0);
+                sums
+            }
+            (_, None) => return Err(Error::Config("sums without room: please report this".into())),
         };
         self.blend(at, places, patch, bytemuck::cast_slice_mut(&mut sums));
         open.came[number / 64] |= 1 << (number % 64);
@@ -301,30 +341,34 @@ impl Stitch {
 
     /// Room for the sums of a chunk: what is free, or of the chunk whose next patch comes last.
     fn room(&mut self, id: u64) -> Result<Block> {
-        let bytes = self.sums_bytes();
-        let full = match self.budget.try_block(Account::Scratch, bytes, Priority::Prefetch) {
-            Ok(block) => return Ok(block),
-            Err(error) => error,
-        };
-        let here = |open: &&mut Open| matches!(open.sums, Sums::Here(_));
+        let (bytes, here) = (self.sums_bytes(), self.open().1 as u64);
+        let mut full = String::new();
+        // One at least, whatever was said.
+        if here == 0 || (here + 1) * bytes <= self.most_bytes {
+            match self.budget.try_block(Account::Scratch, bytes, Priority::Prefetch) {
+                Ok(block) => return Ok(block),
+                Err(error) => full = error.to_string(),
+            }
+        }
         let spill = match &mut self.spill {
             Some(spill) => spill,
             None => self.spill.insert(Spill::new(&self.folder, bytes)?),
         };
         // What has been passed over comes last: it may not come at all.
         let far = |open: &&mut Open| if open.next < id { u64::MAX } else { open.next };
-        let Some(victim) = self.open.values_mut().filter(here).max_by_key(far) else {
-            return Err(Error::Config(format!(
-                "{full}; the sums of one chunk take {} MiB: raise memory, or give smaller chunks",
-                mib(bytes)
-            )));
-        };
-        let Sums::Here(sums) = &victim.sums else { return Err(full.into()) };
-        let slot = spill.put(sums)?;
-        match std::mem::replace(&mut victim.sums, Sums::Spilled(slot)) {
-            Sums::Here(sums) => Ok(sums),
-            Sums::Spilled(_) => Err(full.into()),
+        let here = self.open.values_mut().filter(|open| matches!(open.sums, Sums::Here(_)));
+        if let Some(victim) = here.max_by_key(far)
+            && let Sums::Here(sums) = &victim.sums
+        {
+            let slot = Sums::Spilled(spill.put(sums)?);
+            if let Sums::Here(sums) = std::mem::replace(&mut victim.sums, slot) {
+                return Ok(sums);
+            }
         }
+        Err(Error::Config(format!(
+            "{full}; the sums of one chunk take {} MiB: raise memory, or give smaller chunks",
+            mib(bytes)
+        )))
     }
 
     fn sums_bytes(&self) -> u64 {
@@ -476,68 +520,6 @@ impl Stitch {
             each(axes.fold(0, |chunk, (axis, at)| chunk * axis.chunks() as u64 + at as u64), &at);
         }
     }
-
-    /// The file of a chunk.
-    fn file(&self, at: &At) -> PathBuf {
-        let mut path = self.folder.join("c");
-        if !self.argmax {
-            // All channels lie in one.
-            path.push("0");
-        }
-        at[..self.axes.len()].iter().for_each(|at| path.push(at.to_string()));
-        path
-    }
-
-    /// Writes what the array is, or checks that it is that.
-    fn describe(&self, volume: &Volume, options: &Options) -> Result<()> {
-        let with_channels = |sides: Vec<usize>| -> Vec<usize> {
-            if self.argmax { sides } else { std::iter::once(self.channels).chain(sides).collect() }
-        };
-        let shape = with_channels(self.axes.iter().map(|axis| axis.shape).collect());
-        let chunk = with_channels(self.axes.iter().map(|axis| axis.chunk).collect());
-        let description = serde_json::json!({
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": shape,
-            "data_type": self.dtype.name(),
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": 0,
-            "codecs": [
-                {"name": "bytes", "configuration": {"endian": "little"}},
-                {"name": "zstd", "configuration": {"level": LEVEL, "checksum": false}},
-            ],
-            "attributes": {"tidegate": {
-                "volume": format!("{:016x}", volume.fingerprint()),
-                "channels": self.channels,
-                "blend": options.blend,
-            }},
-        });
-        let path = self.folder.join("zarr.json");
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let same = serde_json::from_slice::<serde_json::Value>(&bytes)
-                    .is_ok_and(|known| known == description);
-                if same { Ok(()) } else { Err(self.other(&path)) }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some()) {
-                    return Err(self.other(&self.folder));
-                }
-                let text = format!("{description:#}\n");
-                put(&path, text.as_bytes()).map_err(Error::io(&path))
-            }
-            Err(error) => Err(Error::io(&path)(error)),
-        }
-    }
-
-    fn other(&self, path: &Path) -> Error {
-        Error::Config(format!(
-            "{}: something else is there than predictions that were begun with the same volume, channels, chunks, dtype and blend: \
-             remove it, or write elsewhere",
-            path.display()
-        ))
-    }
 }
 
 fn bit(bits: &[u64], at: usize) -> bool {
@@ -562,17 +544,4 @@ fn smaller(mut sides: Vec<usize>, voxel_bytes: usize) -> Vec<usize> {
         *side = side.div_ceil(2);
     }
     sides
-}
-
-/// Writes a file, all of it or none, and lets go of its pages.
-fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let unfinished = folder.join(name);
-    let mut file = fs::File::create(&unfinished)?;
-    file.write_all(bytes)?;
-    drop_pages(&file)?;
-    fs::rename(unfinished, path)
 }

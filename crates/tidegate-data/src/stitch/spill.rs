@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Advice, fadvise};
 
@@ -24,8 +25,10 @@ pub(super) struct Spill {
 impl Spill {
     /// A file in a folder.
     pub(super) fn new(folder: &Path, slot_bytes: u64) -> Result<Self> {
-        let path = folder.join(format!(".spill-{}", std::process::id()));
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("zarr.json.spill-{}-{number}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::io(&path))?;
         std::fs::remove_file(&path).map_err(Error::io(&path))?;
         Ok(Self { file, path, slot_bytes, slots: 0, free: Vec::new() })

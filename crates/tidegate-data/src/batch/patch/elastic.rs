@@ -30,7 +30,9 @@ pub(super) struct Grid {
 impl Grid {
     /// Points along each axis.
     fn counts(&self) -> [usize; AXES] {
-        std::array::from_fn(|axis| (self.patch[axis] as f32 / self.spacing[axis]).ceil() as usize + 3)
+        std::array::from_fn(|axis| {
+            ((self.patch[axis] as f32 / self.spacing[axis]).ceil() as usize).saturating_add(3)
+        })
     }
 
     /// Points in all; saturating.

@@ -51,12 +51,16 @@ pub(super) fn plan(
         FieldSpec::Mask(mask) => (Some(mask.of.as_str()), None, dtype, None),
         _ => return Err("it holds patches: use tg.Patch, or tg.Mask for labels".into()),
     };
+    let untouched = values.as_ref().is_none_or(|values| !values.changes()) && wavelet.is_none();
     let (reference, own) = reference(of, field, spec, schema, wanted)?;
     if own.wavelet != wavelet {
         return Err(format!(
             "it has the geometry of {:?} and other wavelet levels: labels have none, so leave wavelet out, or open the labels' coarse level",
             of.unwrap_or_default()
         ));
+    }
+    if delivered == DType::Bool && !(untouched && (values.is_none() || own.geometry.elastic.is_none())) {
+        return Err("booleans can be cut, mirrored and turned: for more give a dtype, such as uint8".into());
     }
     let (leading, side) = shape.split_at(shape.len() - axes);
     let channels = leading.iter().product();

@@ -83,6 +83,13 @@ pub(crate) fn image(attributes: &Value) -> Result<Option<Image>, String> {
     Ok(Some(Image { axes, levels }))
 }
 
+/// Whether an image is described that names this level.
+pub(crate) fn names(attributes: &Value, level: &str) -> bool {
+    let described = attributes.get("ome").unwrap_or(attributes).get("multiscales");
+    let datasets = described.and_then(|all| all.get(0)?.get("datasets")?.as_array());
+    datasets.is_some_and(|all| all.iter().any(|of| of.get("path").and_then(Value::as_str) == Some(level)))
+}
+
 /// Whether it has transformations.
 fn transformed(of: &Value) -> bool {
     of.get("coordinateTransformations").and_then(Value::as_array).is_some_and(|all| !all.is_empty())

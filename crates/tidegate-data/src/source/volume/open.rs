@@ -226,6 +226,9 @@ fn open_array(
         for (at, _) in path.rmatch_indices('/').chain((!path.is_empty()).then_some((0, ""))) {
             let (folder, name) = (&path[..at], path[at..].trim_start_matches('/'));
             let Some(attributes) = zarr::attributes(&store, folder)? else { continue };
+            if !ngff::names(&attributes, name) {
+                continue;
+            }
             let image = ngff::image(&attributes).map_err(|what| Error::Dataset {
                 path: store.path(folder),
                 what: format!("multiscales: {what}"),

@@ -94,6 +94,7 @@ impl Volume {
             None => part.shape.iter().map(|side| (*side as u64 / 8).max(1)).collect(),
         };
         let shape = &part.array.shape;
+        let block: Vec<u64> = block.iter().zip(shape).map(|(block, side)| *block.min(side)).collect();
         let sides: Vec<u64> = shape.iter().zip(&block).map(|(n, side)| n.div_ceil(*side)).collect();
         let count = sides.iter().fold(1u64, |n, side| n.saturating_mul(*side));
         // All coarser grids together take less than another.
@@ -163,7 +164,8 @@ impl Found<'_> {
             let side = self.block[d] << level;
             let (low, len) = (at * side, side.min(self.shape[d] - at * side));
             // What is beyond is told afterwards.
-            self.spans.push((i32::try_from(low).unwrap_or(-1), len as u32));
+            let low = if u32::try_from(len).is_ok() { i32::try_from(low).unwrap_or(-1) } else { -1 };
+            self.spans.push((low, len as u32));
             voxels *= len as f32;
         }
         self.boxes.push((i64::from(level), voxels));

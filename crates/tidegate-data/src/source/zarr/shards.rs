@@ -227,7 +227,8 @@ impl Indexes {
 
     /// Changes the limit; what is beyond a lower one goes.
     pub(crate) fn set_limit(&self, bytes: u64) {
-        let room = bytes.saturating_sub(self.one.0) / self.one.1.max(1);
+        // A quarter at most: what is kept needs not be read.
+        let room = bytes / 4 / self.one.1.max(1);
         let most = room.clamp(1, READING_MOST);
         self.reading.lock().unwrap_or_else(PoisonError::into_inner).1 = most;
         self.known.set_capacity(bytes.saturating_sub(most * self.one.1));
