@@ -378,3 +378,59 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
         with pytest.raises(tg.DataError, match="no Zarr array"):
             tg.volume(f"{url}/nothing", patch=(1, 1, 1))
         server.shutdown()
+
+
+def test_levels_that_say_not_where_they_lie_are_not_aligned(tmp_path):
+    root = zarr.open_group(str(tmp_path / "old"), mode="w", zarr_format=2)
+    for level, side in (("0", 32), ("1", 16)):
+        root.create_array(level, shape=(1, 1, side, side, side), chunks=(1, 1, 16, 16, 16), dtype="uint8")
+    root.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}, {"path": "1"}]}]
+    assert len(tg.volume(str(tmp_path / "old"), patch=(8, 8, 8), scale=1)) == 9**3
+    with pytest.raises(tg.ConfigError, match="where its voxels lie"):
+        tg.volume(str(tmp_path / "old"), array={"fine": "", "coarse": ""}, patch=(8, 8, 8), scale={"coarse": 1})
+
+
+def test_an_image_above_counts_only_for_the_arrays_that_it_names(tmp_path):
+    root = zarr.open_group(str(tmp_path / "x"), mode="w", zarr_format=2)
+    for path in ("scale1/image", "other/raw"):
+        root.create_array(path, shape=(16, 16), chunks=(8, 8), dtype="uint8")
+    datasets = [{"path": "scale1/image", "coordinateTransformations": [{"type": "affine"}]}]
+    root.attrs["multiscales"] = [{"version": "0.4", "axes": ["y", "x"], "datasets": datasets}]
+    assert len(tg.volume(str(tmp_path / "x"), array="other/raw", patch=(8, 8))) == 81
+    with pytest.raises(tg.DataError, match="affine"):
+        tg.volume(str(tmp_path / "x"), array="scale1/image", patch=(8, 8))
+
+
+def test_a_budget_is_refused_or_enough_whatever_is_done_about_failures(tmp_path):
+    folder = write(tmp_path / "x", shape=(64, 64, 64), chunks=(64, 64, 64))
+    volume = tg.volume(str(folder), patch=(8, 8, 8))
+    enough = 0
+    for kib in range(1024, 8192, 128):
+        budget = tg.Budget(kib << 10)
+        try:
+            sampler = samplers.patches(volume, 8)
+            loader = tg.Loader(volume, batch_size=2, memory=budget, sampler=sampler, on_error="skip", workers=1)
+            enough += sum(batch.rows for batch in loader) == 8
+        except tg.BudgetError:
+            assert not enough
+    assert enough
+
+
+def test_boxes_of_an_array_that_is_not_there_are_named(labelled):
+    volume = opened(labelled[0])
+    boxes = tg.Boxes([1], [[0, 0, 0]], [[4, 4, 4]], array=5)
+    with pytest.raises(tg.ConfigError, match="count from 0"):
+        tg.Loader(volume, batch_size=1, memory=tg.Budget("16MiB"), sampler=samplers.patches(volume, 4, boxes=boxes))
+
+
+def test_a_file_that_is_written_again_is_named(golden, tmp_path):
+    name = next(name for name in names("zarr3") if "shard" in name)
+    shutil.copytree(golden / name, tmp_path / "x")
+    volume = tg.volume(str(tmp_path / "x"), patch=(4, 4, 4))
+    before = volume[0]["data"]
+    for path in (tmp_path / "x" / "c").rglob("*"):
+        if path.is_file():
+            os.utime(path, (1, 1))
+    with pytest.raises(tg.Error, match="changed"):
+        volume[0]
+    assert (tg.volume(str(tmp_path / "x"), patch=(4, 4, 4))[0]["data"] == before).all()

@@ -11,7 +11,25 @@ use std::ops::Range;
 pub const MOST_AXES: usize = 8;
 
 /// One number an axis.
-type Axes = [usize; MOST_AXES];
+pub type Axes = [usize; MOST_AXES];
+
+/// The place in a grid of these sides that has a number, in C order.
+///
+/// # Panics
+/// If there are more than [`MOST_AXES`] axes, or one without length.
+///
+/// ```
+/// use tidegate_array::kernels::boxes::place;
+/// assert_eq!(place(11, [3, 4].into_iter())[..2], [2, 3]);
+/// ```
+pub fn place(mut number: usize, sides: impl DoubleEndedIterator<Item = usize> + ExactSizeIterator) -> Axes {
+    let mut at = [0; MOST_AXES];
+    for (axis, side) in sides.enumerate().rev() {
+        at[axis] = number % side;
+        number /= side;
+    }
+    at
+}
 
 /// A box in an array: where the box begins in it.
 #[derive(Debug, Clone, Copy)]

@@ -9,6 +9,8 @@
 
 use bytemuck::Pod;
 
+use super::boxes::place;
+
 /// Numbers side by side that are worked on at once.
 const ABREAST: usize = 64;
 
@@ -83,25 +85,20 @@ impl Lift for i32 {
     }
     #[inline(always)]
     fn sum(wavelet: Wavelet, even: Self, before: Self, after: Self) -> Self {
-        even.wrapping_add(Self::share(wavelet, before, after))
+        even.wrapping_add(share(wavelet, before, after))
     }
     #[inline(always)]
     fn even(wavelet: Wavelet, sum: Self, before: Self, after: Self) -> Self {
-        sum.wrapping_sub(Self::share(wavelet, before, after))
+        sum.wrapping_sub(share(wavelet, before, after))
     }
 }
 
-trait Share {
-    fn share(wavelet: Wavelet, before: Self, after: Self) -> Self;
-}
-
-impl Share for i32 {
-    #[inline(always)]
-    fn share(wavelet: Wavelet, before: Self, after: Self) -> Self {
-        match wavelet {
-            Wavelet::Haar => after >> 1,
-            Wavelet::Cdf53 => before.wrapping_add(after).wrapping_add(2) >> 2,
-        }
+/// An even number's share of the differences on both sides.
+#[inline(always)]
+fn share(wavelet: Wavelet, before: i32, after: i32) -> i32 {
+    match wavelet {
+        Wavelet::Haar => after >> 1,
+        Wavelet::Cdf53 => before.wrapping_add(after).wrapping_add(2) >> 2,
     }
 }
 
@@ -120,7 +117,7 @@ pub fn coarse(shape: &[usize], levels: u32) -> Vec<usize> {
 /// Replaces an array by its wavelet levels: what is coarse lies in the first corner, of [`coarse`] sides.
 ///
 /// # Panics
-/// If `values` has not the shape's numbers, or `room` fewer than [`room`].
+/// If `values` has not the shape's numbers, `room` fewer than [`room`], or the shape more than eight axes.
 ///
 /// ```
 /// use tidegate_array::kernels::wavelet::{Wavelet, forward, inverse, room};
@@ -180,11 +177,9 @@ fn lines<T: Lift>(
     let others: Vec<usize> = (0..shape.len()).filter(|other| *other != axis && *other != last).collect();
     let total: usize = others.iter().map(|other| sides[*other]).product();
     for number in 0..total {
-        let (mut rest, mut start) = (number, 0);
-        for &other in others.iter().rev() {
-            start += rest % sides[other] * shape[other + 1..].iter().product::<usize>();
-            rest /= sides[other];
-        }
+        let at = place(number, others.iter().map(|other| sides[*other]));
+        let steps = others.iter().map(|other| shape[other + 1..].iter().product::<usize>());
+        let start: usize = steps.zip(at).map(|(step, at)| step * at).sum();
         for from in (0..columns).step_by(ABREAST) {
             let width = ABREAST.min(columns - from);
             each(&mut Rows { values: &mut values[start + from..], step, count, width }, room);

@@ -32,6 +32,11 @@ pub struct Lattice {
 }
 
 impl Lattice {
+    /// Where the patch of a place begins.
+    pub(crate) fn origin(&self, place: u64) -> i64 {
+        self.first + (place.cast_signed() * self.step).min(self.room)
+    }
+
     /// The places whose patch holds a box, or lies in it where the box is larger; else the nearest to either.
     fn around(&self, low: i64, len: i64) -> (u64, u64) {
         let ends = [low, low + len - self.patch];
@@ -111,11 +116,18 @@ impl Boxes {
         Ok(Self { axes, spans, weights, classes, print })
     }
 
-    /// What making so many takes, with the lists that they are made from; boxes alone take less.
-    #[must_use]
-    pub const fn making_bytes(axes: usize) -> u64 {
+    /// What making one takes, with the lists that they are made from; boxes alone take less.
+    const fn making_bytes(axes: usize) -> u64 {
         // Lists grow by doubling.
         2 * (16 + 8 * axes as u64) + 8 + 8 * axes as u64
+    }
+
+    /// Pays for so many, while they are made.
+    ///
+    /// # Errors
+    /// A budget without room.
+    pub(crate) fn pay(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
+        reserve(budget, boxes.saturating_mul(Self::making_bytes(axes)), "the boxes of labels")
     }
 
     fn held_bytes(&self) -> u64 {

@@ -7,8 +7,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tidegate_array::kernels::boxes::Axes as At;
+
 use super::spill::drop_pages;
-use super::{At, LEVEL, Options, Stitch};
+use super::{LEVEL, Options, Stitch};
 use crate::source::Source;
 use crate::source::volume::Volume;
 use crate::{Error, Result};
@@ -64,13 +66,14 @@ impl Stitch {
                 Err(error) => Err(Error::io(&path)(error)),
             }
         };
-        if same()?.is_none() && !self.is_empty() && same()?.is_none() {
+        let mut here = same()?;
+        if here.is_none() && !self.is_empty() {
             // Whoever begins the same at this moment has written it by now.
-            return Err(self.other(&self.folder));
+            here = Some(same()?.unwrap_or(false));
         }
-        match same()? {
+        match here {
             Some(true) => Ok(()),
-            Some(false) => Err(self.other(&path)),
+            Some(false) => Err(self.other(&self.folder)),
             None => put(&path, format!("{description:#}\n").as_bytes()).map_err(Error::io(&path)),
         }
     }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tidegate_array::kernels::boxes::MOST_AXES;
+use tidegate_array::kernels::boxes::{Axes as At, place};
 use tidegate_array::kernels::convert::from_f32;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Budget, Grant, Priority};
@@ -78,8 +78,6 @@ fn one() -> u64 {
 /// The sums of a chunk.
 #[derive(Debug)]
 enum Sums {
-    /// None yet.
-    New,
     Here(Block),
     Spilled(u64),
 }
@@ -116,9 +114,6 @@ pub struct Stitch {
     _held: [Grant; 2],
 }
 
-/// Numbers an axis.
-type At = [usize; MOST_AXES];
-
 impl Stitch {
     /// Begins an array in a folder, or goes on with it.
     ///
@@ -143,28 +138,7 @@ impl Stitch {
                 options.channels, options.rank, options.world_size
             )));
         }
-        let holds = |dtype: DType| match dtype {
-            DType::Int8 => 128,
-            DType::Uint8 | DType::Bfloat16 => 256,
-            DType::Float16 => 2048,
-            DType::Int16 => 1 << 15,
-            _ => CHANNELS_MOST,
-        };
-        if let Some(dtype) = options.dtype.filter(|dtype| options.argmax && options.channels > holds(*dtype))
-        {
-            return Err(config(format!(
-                "{} cannot number {} channels: leave dtype out",
-                dtype.name(),
-                options.channels
-            )));
-        }
-        let dtype = match options.dtype {
-            Some(DType::Bool) => return Err(config("predictions are no bool: write uint8".into())),
-            Some(dtype) => dtype,
-            None if options.argmax && options.channels <= 1 << 8 => DType::Uint8,
-            None if options.argmax => DType::Uint16,
-            None => DType::Float32,
-        };
+        let dtype = dtype(options)?;
         let depth = if options.argmax { 1 } else { options.channels };
         let chunks = match &options.chunks {
             Some(chunks) if chunks.len() != shape.len() || chunks.contains(&0) => {
@@ -179,8 +153,7 @@ impl Stitch {
         let tables = budget.try_acquire(Account::Scratch, tables, Priority::NextBatch)?;
         let axis = |axis: usize| {
             let along = &lattice[axis];
-            let origins =
-                (0..along.count).map(|at| along.first + (at.cast_signed() * along.step).min(along.room));
+            let origins = (0..along.count).map(|place| along.origin(place));
             let chunk = chunks[axis].min(shape[axis]);
             Axis::new(origins.collect(), along.patch as usize, shape[axis], chunk, options.blend)
         };
@@ -244,10 +217,8 @@ impl Stitch {
     /// The ids of the patches that chunks still lack, ascending.
     #[must_use]
     pub fn wanted(&self) -> Vec<u64> {
-        let counts: Vec<usize> = self.axes.iter().map(|axis| axis.origins.len()).collect();
-        let total: u64 = counts.iter().map(|count| *count as u64).product();
         let mut ids = Vec::new();
-        for id in 0..total {
+        for id in 0..self.total() {
             let places = self.places(id);
             let mut wanted = false;
             self.each_chunk(&places, |chunk, at| {
@@ -278,9 +249,8 @@ impl Stitch {
                 self.axes.iter().map(|axis| axis.patch).collect::<Vec<_>>()
             )));
         }
-        let total: u64 = self.axes.iter().map(|axis| axis.origins.len() as u64).product();
-        if let Some(id) = ids.iter().find(|id| **id >= total) {
-            return Err(Error::Config(format!("patch {id} of {total}")));
+        if let Some(id) = ids.iter().find(|id| **id >= self.total()) {
+            return Err(Error::Config(format!("patch {id} of {}", self.total())));
         }
         for (&id, patch) in ids.iter().zip(predictions.chunks_exact(each)) {
             let places = self.places(id);
@@ -301,41 +271,38 @@ impl Stitch {
         if self.open.get(&chunk).is_some_and(|open| bit(&open.came, number)) {
             return Ok(());
         }
-        // Room first: where there is none, nothing has changed.
-        let room = match self.open.get(&chunk).map(|open| &open.sums) {
-            Some(Sums::Here(_)) => None,
-            _ => Some(self.room(id)?),
-        };
-        let mut open = self.open.remove(&chunk).unwrap_or_else(|| {
-            let left = self.patches(at);
-            Open { sums: Sums::New, came: vec![0; left.div_ceil(64)], left, next: 0 }
-        });
-        let mut sums = match (open.sums, room) {
-            (Sums::Here(sums), _) => sums,
-            (Sums::Spilled(slot), Some(mut sums)) => {
-                if let Some(spill) = &mut self.spill {
-                    spill.take(slot, &mut sums)?;
-                }
-                sums
-            }
-            (_, Some(mut sums)) => {
-                sums.fill(0);
-                sums
-            }
-            (_, None) => return Err(Error::Config("sums without room: please report this".into())),
+        self.bring(chunk, at, id)?;
+        let Some(Open { sums: Sums::Here(mut sums), mut came, left, .. }) = self.open.remove(&chunk) else {
+            return Err(Error::Config("sums that are not here: please report this".into()));
         };
         self.blend(at, places, patch, bytemuck::cast_slice_mut(&mut sums));
-        open.came[number / 64] |= 1 << (number % 64);
-        open.left -= 1;
-        if open.left == 0 {
+        came[number / 64] |= 1 << (number % 64);
+        if left == 1 {
             self.write(at, bytemuck::cast_slice(&sums))?;
             self.done[chunk as usize / 64] |= 1 << (chunk % 64);
             self.left -= 1;
             return Ok(());
         }
-        open.next = self.next(at, &open.came);
-        open.sums = Sums::Here(sums);
-        self.open.insert(chunk, open);
+        let next = self.next(at, &came);
+        self.open.insert(chunk, Open { sums: Sums::Here(sums), came, left: left - 1, next });
+        Ok(())
+    }
+
+    /// Brings the sums of a chunk to memory, if they are not there. Where there is no room nothing changes.
+    fn bring(&mut self, chunk: u64, at: &At, id: u64) -> Result<()> {
+        let spilled = match self.open.get(&chunk).map(|open| &open.sums) {
+            Some(Sums::Here(_)) => return Ok(()),
+            Some(Sums::Spilled(slot)) => Some(*slot),
+            None => None,
+        };
+        let mut sums = self.room(id)?;
+        match (spilled, &mut self.spill) {
+            (Some(slot), Some(spill)) => spill.take(slot, &mut sums)?,
+            _ => sums.fill(0),
+        }
+        let left = self.patches(at);
+        let new = || Open { sums: Sums::Spilled(0), came: vec![0; left.div_ceil(64)], left, next: 0 };
+        self.open.entry(chunk).or_insert_with(new).sums = Sums::Here(sums);
         Ok(())
     }
 
@@ -393,19 +360,15 @@ impl Stitch {
         let sizes = |of: fn(&Axis) -> usize| self.axes.iter().map(of).product::<usize>();
         let (chunk_voxels, patch_voxels) = (sizes(|axis| axis.chunk), sizes(|axis| axis.patch));
         for row in 0..rows {
-            let (mut rest, mut weight) = (row, 1.0);
-            let (mut chunk_step, mut patch_step) = (self.axes[axes - 1].chunk, self.axes[axes - 1].patch);
-            let (mut in_chunk, mut in_patch) = (last.0, last.1);
-            for axis in (0..axes - 1).rev() {
-                let (first, from, len) = outer[axis];
-                let index = rest % len;
-                rest /= len;
-                in_chunk += (first + index) * chunk_step;
-                in_patch += (from + index) * patch_step;
-                weight *= self.axes[axis].weights[from + index];
-                chunk_step *= self.axes[axis].chunk;
-                patch_step *= self.axes[axis].patch;
+            let index = place(row, outer.iter().map(|span| span.2));
+            let (mut in_chunk, mut in_patch, mut weight) = (0, 0, 1.0);
+            for ((along, (first, from, _)), index) in self.axes.iter().zip(outer).zip(index) {
+                in_chunk = in_chunk * along.chunk + first + index;
+                in_patch = in_patch * along.patch + from + index;
+                weight *= along.weights[from + index];
             }
+            let along = &self.axes[axes - 1];
+            (in_chunk, in_patch) = (in_chunk * along.chunk + last.0, in_patch * along.patch + last.1);
             for channel in 0..self.channels {
                 let into = &mut sums[channel * chunk_voxels + in_chunk..][..last.2];
                 let of = &patch[channel * patch_voxels + in_patch..][..last.2];
@@ -427,11 +390,11 @@ impl Stitch {
         let size = self.dtype.size();
         let mut row = vec![0.0f32; width];
         for start in (0..voxels).step_by(width) {
-            let (mut rest, mut weight) = (start / width, 1.0);
-            for axis in (0..axes - 1).rev() {
-                let along = &self.axes[axis];
-                weight *= along.sums.get(at[axis] * along.chunk + rest % along.chunk).copied().unwrap_or(0.0);
-                rest /= along.chunk;
+            let index = place(start / width, self.axes[..axes - 1].iter().map(|axis| axis.chunk));
+            let mut weight = 1.0;
+            for ((along, at), index) in self.axes[..axes - 1].iter().zip(at).zip(index) {
+                // Beyond the border nothing counts.
+                weight *= along.sums.get(at * along.chunk + index).copied().unwrap_or(0.0);
             }
             let along = &self.axes[axes - 1];
             let begin = at[axes - 1] * width;
@@ -459,23 +422,18 @@ impl Stitch {
     }
 
     /// The chunk's place in the grid.
-    fn at(&self, mut chunk: u64) -> At {
-        let mut at = [0; MOST_AXES];
-        for (axis, along) in self.axes.iter().enumerate().rev() {
-            at[axis] = (chunk % along.chunks() as u64) as usize;
-            chunk /= along.chunks() as u64;
-        }
-        at
+    fn at(&self, chunk: u64) -> At {
+        place(chunk as usize, self.axes.iter().map(Axis::chunks))
     }
 
     /// The place of a patch along each axis.
-    fn places(&self, mut id: u64) -> At {
-        let mut places = [0; MOST_AXES];
-        for (axis, along) in self.axes.iter().enumerate().rev() {
-            places[axis] = (id % along.origins.len() as u64) as usize;
-            id /= along.origins.len() as u64;
-        }
-        places
+    fn places(&self, id: u64) -> At {
+        place(id as usize, self.axes.iter().map(|axis| axis.origins.len()))
+    }
+
+    /// Patches in all.
+    fn total(&self) -> u64 {
+        self.axes.iter().map(|axis| axis.origins.len() as u64).product()
     }
 
     /// How many patches meet a chunk.
@@ -493,16 +451,12 @@ impl Stitch {
 
     /// The id of the first patch that a chunk lacks.
     fn next(&self, at: &At, came: &[u64]) -> u64 {
-        let total = self.patches(at);
-        let mut number = (0..total).find(|number| !bit(came, *number)).unwrap_or(0);
-        let mut places = [0; MOST_AXES];
-        for axis in (0..self.axes.len()).rev() {
-            let met = &self.axes[axis].met[at[axis]];
-            places[axis] = met.start + number % met.len();
-            number /= met.len();
-        }
-        let axes = self.axes.iter().zip(places);
-        axes.fold(0, |id, (axis, place)| id * axis.origins.len() as u64 + place as u64)
+        let word = came.iter().position(|word| *word != u64::MAX).unwrap_or(0);
+        let number = 64 * word + came[word].trailing_ones() as usize;
+        let met = || self.axes.iter().zip(at).map(|(axis, at)| &axis.met[*at]);
+        let which = place(number, met().map(ExactSizeIterator::len));
+        let places = met().zip(which).map(|(met, which)| (met.start + which) as u64);
+        self.axes.iter().zip(places).fold(0, |id, (axis, place)| id * axis.origins.len() as u64 + place)
     }
 
     /// Calls `each` with the chunks that a patch meets.
@@ -511,14 +465,34 @@ impl Stitch {
             self.axes.iter().zip(places).map(|(axis, place)| axis.chunks_of(*place)).collect();
         let total: usize = ranges.iter().map(ExactSizeIterator::len).product();
         for number in 0..total {
-            let (mut rest, mut at) = (number, [0; MOST_AXES]);
-            for axis in (0..ranges.len()).rev() {
-                at[axis] = ranges[axis].start + rest % ranges[axis].len();
-                rest /= ranges[axis].len();
-            }
+            let mut at = place(number, ranges.iter().map(ExactSizeIterator::len));
+            ranges.iter().zip(&mut at).for_each(|(range, at)| *at += range.start);
             let axes = self.axes.iter().zip(at);
             each(axes.fold(0, |chunk, (axis, at)| chunk * axis.chunks() as u64 + at as u64), &at);
         }
+    }
+}
+
+/// The type of the array.
+fn dtype(options: &Options) -> Result<DType> {
+    let channels = options.channels;
+    // Channels that a type can number.
+    let holds = |dtype: DType| match dtype {
+        DType::Int8 => 128,
+        DType::Uint8 | DType::Bfloat16 => 256,
+        DType::Float16 => 2048,
+        DType::Int16 => 1 << 15,
+        _ => CHANNELS_MOST,
+    };
+    match options.dtype {
+        Some(DType::Bool) => Err(Error::Config("predictions are no bool: write uint8".into())),
+        Some(dtype) if options.argmax && channels > holds(dtype) => {
+            Err(Error::Config(format!("{} cannot number {channels} channels: leave dtype out", dtype.name())))
+        }
+        Some(dtype) => Ok(dtype),
+        None if options.argmax && channels <= holds(DType::Uint8) => Ok(DType::Uint8),
+        None if options.argmax => Ok(DType::Uint16),
+        None => Ok(DType::Float32),
     }
 }
 

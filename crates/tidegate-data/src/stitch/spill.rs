@@ -27,7 +27,7 @@ impl Spill {
     pub(super) fn new(folder: &Path, slot_bytes: u64) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("zarr.json.spill-{}-{number}", std::process::id()));
+        let path = folder.join(format!(".spill-{}-{number}", std::process::id()));
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::io(&path))?;
         std::fs::remove_file(&path).map_err(Error::io(&path))?;

@@ -6,6 +6,8 @@
 //! The order and the formulas are those of batchgenerators (nnU-Net), a number for all channels, statistics of each. Sums are in one
 //! order and nothing is fused: the same bits on all processors.
 
+use tidegate_array::kernels::convert::rounded;
+
 use super::{AXES, Frame};
 use crate::batch::geometry::Draw;
 use crate::batch::spec::{Drawn, Intensity};
@@ -161,9 +163,7 @@ fn raised(x: f32, power: f32) -> f32 {
     let log = exponent as f32 + TWO_OF_LN_2 * s * series;
     // exp2: what is whole into the exponent, and a Taylor series of the rest.
     let y = (log * power).clamp(-126.0, 126.0);
-    // Added to a small number, it leaves no room for what is behind the point: the processor rounds, without a call.
-    const ROUND: f32 = 12_582_912.0;
-    let whole = (y + ROUND) - ROUND;
+    let whole = rounded(y);
     let t = (y - whole) * std::f32::consts::LN_2;
     let exp =
         1.0 + t * (1.0 + t * (0.5 + t * (1.0 / 6.0 + t * (1.0 / 24.0 + t * (1.0 / 120.0 + t / 720.0)))));

@@ -147,7 +147,10 @@ impl PatchPlan {
             {
                 values
             }
-            _ => return self.move_elements(turn, warp.as_ref(), stored, row, work),
+            _ => {
+                let warp = warp.as_ref();
+                return with_number!(self.stored, T => self.move_elements::<T>(turn, warp, stored, row, work));
+            }
         };
         let mut numbers_of = |made: &mut [f32]| {
             match &warp {
@@ -205,23 +208,7 @@ impl PatchPlan {
     }
 
     /// Elements as they are stored, each from its place.
-    fn move_elements(
-        &self,
-        turn: Turn,
-        warp: Option<&Warp<'_>>,
-        stored: &[u8],
-        row: &mut [u8],
-        work: &mut [f32],
-    ) {
-        match self.stored.size() {
-            1 => self.move_sized::<u8>(turn, warp, stored, row, work),
-            2 => self.move_sized::<u16>(turn, warp, stored, row, work),
-            4 => self.move_sized::<u32>(turn, warp, stored, row, work),
-            _ => self.move_sized::<u64>(turn, warp, stored, row, work),
-        }
-    }
-
-    fn move_sized<T: bytemuck::Pod>(
+    fn move_elements<T: bytemuck::Pod>(
         &self,
         turn: Turn,
         warp: Option<&Warp<'_>>,

@@ -317,10 +317,11 @@ mod tests {
             (space(8.0, 4.0, "nanometer"), 63, None, "multiple of 2"),
             (space(8.0, 4.0, "nanometer"), 64, Some(33), "even or odd"),
             (space(4.0 * 1.237, 4.0, "nanometer"), 64, None, "small numbers"),
+            (space(4.0 * 1.0008, 2.0, "nanometer"), 64, None, "voxels apart at its end"),
             (space(8.0, 8.0, "nanometer"), 64, None, "begins 0.50 of its voxels away"),
             (space(8.0, 1e30, "nanometer"), 64, None, "voxels away"),
         ] {
-            assert!(aligned(&other, &first, patch, wanted, 100).unwrap_err().contains(word), "{word}");
+            assert!(aligned(&other, &first, patch, wanted, 2000).unwrap_err().contains(word), "{word}");
         }
     }
 

@@ -11,21 +11,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 use tidegate_array::kernels::boxes::MOST_AXES;
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::{Account, Budget, Grant, Priority};
+use tidegate_core::memory::{Budget, Grant};
 
 use super::{Part, Volume};
 use crate::decode::npy::DType;
-use crate::order::drawn::reserve;
 use crate::order::patches::{Boxes, Lattice};
+use crate::source::Source;
 use crate::source::index::folders;
-use crate::source::read::{aligned, staging_bytes};
-use crate::source::{Chunked, ReadMode, Source};
 use crate::{Error, Result};
 
 /// The beginning of a file of boxes.
@@ -66,7 +63,7 @@ struct Found {
 struct All {
     boxes: Vec<(i64, f32)>,
     spans: Vec<(i32, u32)>,
-    /// [`Boxes::making_bytes`] for each.
+    /// For each what making it takes.
     paid: Vec<Grant>,
     paid_boxes: u64,
 }
@@ -175,60 +172,6 @@ impl Volume {
             })
         })?;
         Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Calls `work` with the elements of every chunk of an array, on as many threads as there is memory for; each takes `more_bytes` besides.
-    pub(super) fn every_chunk(
-        &self,
-        part: &Part,
-        budget: &Budget,
-        threads: usize,
-        more_bytes: u64,
-        progress: &(dyn Fn(u64, u64) -> Result<()> + Sync),
-        work: &(dyn Fn(u64, &[u8]) -> Result<()> + Sync),
-    ) -> Result<()> {
-        let (chunks, next, failed) = (part.array.chunks(), AtomicU64::new(0), Mutex::new(None));
-        let (stored, elements) = (staging_bytes(part.array.stored_bytes()), part.array.chunk_bytes());
-        let each = stored + elements + part.array.library_bytes() + more_bytes;
-        let run = |_scratch: Grant| {
-            let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut staging, mut values) = (aligned(stored as usize), aligned(elements as usize));
-            while failed().is_none() {
-                let chunk = next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= chunks {
-                    return;
-                }
-                let mut one = || -> Result<()> {
-                    let values = &mut values[..elements as usize];
-                    self.read_whole(part, chunk, &mut staging, values)?;
-                    work(chunk, values)?;
-                    progress(chunk + 1, chunks)
-                };
-                if let Err(error) = one() {
-                    failed().get_or_insert(error);
-                }
-            }
-        };
-        // The first must have its memory, the others have what there is.
-        let first = budget.try_acquire(Account::Scratch, each, Priority::NextBatch)?;
-        let more =
-            (1..threads).map_while(|_| budget.try_acquire(Account::Scratch, each, Priority::CacheFill).ok());
-        let scratch: Vec<Grant> = std::iter::once(first).chain(more).collect();
-        std::thread::scope(|scope| {
-            scratch.into_iter().for_each(|scratch| drop(scope.spawn(|| run(scratch))))
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
-    }
-
-    /// The elements of a chunk.
-    fn read_whole(&self, part: &Part, chunk: u64, staging: &mut [u8], values: &mut [u8]) -> Result<()> {
-        let number = part.first_chunk + chunk;
-        let range = self.read_chunk(number, ReadMode::Drop, staging)?;
-        let stored = range.map(|range| &staging[range]);
-        let decode = std::panic::AssertUnwindSafe(|| self.decode_chunk(number, stored, values));
-        std::panic::catch_unwind(decode).unwrap_or_else(|panic| {
-            Err(Error::Decode(format!("{}: {}", self.describe(number), Error::words(&*panic))))
-        })
     }
 }
 
@@ -380,7 +323,7 @@ impl All {
     fn take(&mut self, origin: &[u64], found: &[Found], budget: &Budget) -> Result<()> {
         let count = self.boxes.len() as u64 + found.len() as u64;
         while self.paid_boxes < count {
-            let paid = pay(budget, STEP, origin.len()).map_err(|error| {
+            let paid = Boxes::pay(budget, STEP, origin.len()).map_err(|error| {
                 let so_far = mib(self.paid.iter().map(Grant::bytes).sum());
                 Error::Config(format!("{error}; {so_far} MiB are taken so far: give a larger block, or ignore labels that are no classes"))
             })?;
@@ -398,11 +341,6 @@ impl All {
         }
         Ok(())
     }
-}
-
-/// Pays for boxes while they are made.
-pub(super) fn pay(budget: &Budget, boxes: u64, axes: usize) -> Result<Grant> {
-    reserve(budget, boxes.saturating_mul(Boxes::making_bytes(axes)), "the boxes of labels")
 }
 
 /// Writes boxes to a file, all of it or none.
@@ -445,7 +383,7 @@ fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
     let each = 12 + 8 * axes as u64;
     let bytes = fs::metadata(path).ok()?.len().checked_sub(20).filter(|bytes| bytes.is_multiple_of(each))?;
     let count = bytes / each;
-    let _while_it_is_read = pay(budget, count, axes).ok()?;
+    let _while_it_is_read = Boxes::pay(budget, count, axes).ok()?;
     let mut file = BufReader::new(fs::File::open(path).ok()?);
     let mut take = |into: &mut [u8]| file.read_exact(into).ok();
     let (mut magic, mut said, mut found) = ([0; 8], [0; 4], [0; 8]);

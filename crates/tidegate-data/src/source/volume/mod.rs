@@ -11,6 +11,7 @@ pub mod labels;
 mod ngff;
 mod open;
 pub mod refine;
+mod scan;
 
 use std::ops::Range;
 use std::path::PathBuf;

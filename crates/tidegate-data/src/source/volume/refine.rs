@@ -10,11 +10,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
+use tidegate_array::kernels::boxes::place;
 use tidegate_array::kernels::convert::to_f32;
 use tidegate_core::memory::Budget;
 
 use super::Volume;
-use super::labels::pay;
 use crate::order::drawn::reserve;
 use crate::order::patches::Boxes;
 use crate::{Error, Result};
@@ -113,15 +113,14 @@ impl Volume {
             let rows: u64 = inside[..axes - 1].iter().product();
             let mut numbers = vec![0.0f32; inside[axes - 1] as usize];
             for row in 0..rows {
-                let (mut rest, mut start, mut cell) = (row, 0, 0);
-                let (mut step, mut cells_step) = (array.chunk[axes - 1], sides[axes - 1]);
-                for d in (0..axes - 1).rev() {
-                    let index = rest % inside[d];
-                    rest /= inside[d];
-                    start += index * step;
-                    cell += (origin[d] + index) / block[d] * cells_step;
-                    step *= array.chunk[d];
-                    cells_step *= sides[d];
+                let index = place(row as usize, inside[..axes - 1].iter().map(|side| *side as usize));
+                let (mut start, mut cell) = (0, 0);
+                for d in 0..axes {
+                    // Along the last axis a row begins where the chunk does.
+                    let index = if d + 1 < axes { index[d] as u64 } else { 0 };
+                    start = start * array.chunk[d] + index;
+                    let number = if d + 1 < axes { (origin[d] + index) / block[d] } else { 0 };
+                    cell = cell * sides[d] + number;
                 }
                 let bytes = &values[start as usize * size..][..numbers.len() * size];
                 to_f32(array.dtype, bytes, &mut numbers);
@@ -139,7 +138,7 @@ impl Volume {
         })?;
         let cells = cells.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut found = Found { shape, block: &block, boxes: Vec::new(), spans: Vec::new() };
-        let _while_they_are_made = pay(budget, count, axes)?;
+        let _while_they_are_made = Boxes::pay(budget, count, axes)?;
         join(cells, sides, wanted.tolerance, &mut found);
         if found.spans.iter().any(|(low, _)| *low < 0) {
             return Err(misfit("boxes beyond voxel 2^31 cannot be drawn"));
@@ -158,11 +157,12 @@ struct Found<'a> {
 
 impl Found<'_> {
     /// A box of the grid of a level.
-    fn push(&mut self, level: u32, at: &[u64]) {
+    fn push(&mut self, level: u32, at: &[usize]) {
         let mut voxels = 1.0;
         for (d, at) in at.iter().enumerate() {
             let side = self.block[d] << level;
-            let (low, len) = (at * side, side.min(self.shape[d] - at * side));
+            let low = *at as u64 * side;
+            let len = side.min(self.shape[d] - low);
             // What is beyond is told afterwards.
             let low = if u32::try_from(len).is_ok() { i32::try_from(low).unwrap_or(-1) } else { -1 };
             self.spans.push((low, len as u32));
@@ -175,14 +175,7 @@ impl Found<'_> {
 /// Joins blocks level by level; one that is not joined is a box.
 fn join(cells: Vec<Spread>, mut sides: Vec<u64>, tolerance: f64, found: &mut Found<'_>) {
     let axes = sides.len();
-    let place = |mut cell: u64, sides: &[u64]| -> Vec<u64> {
-        let mut at = vec![0; axes];
-        for d in (0..axes).rev() {
-            at[d] = cell % sides[d];
-            cell /= sides[d];
-        }
-        at
-    };
+    let at = |cell: usize, sides: &[u64]| place(cell, sides.iter().map(|side| *side as usize));
     // Those that can still be joined.
     let mut cells: Vec<Option<Spread>> = cells.into_iter().map(Some).collect();
     for level in 0.. {
@@ -191,18 +184,18 @@ fn join(cells: Vec<Spread>, mut sides: Vec<u64>, tolerance: f64, found: &mut Fou
         let mut joined: Vec<Option<Spread>> =
             vec![Some(Spread::default()); halved.iter().product::<u64>() as usize];
         let parent =
-            |at: &[u64]| at.iter().zip(&halved).fold(0, |cell, (at, side)| cell * side + at / 2) as usize;
-        for (cell, spread) in (0u64..).zip(&cells) {
-            let into = &mut joined[parent(&place(cell, &sides))];
+            |at: &[usize]| at.iter().zip(&halved).fold(0, |cell, (at, side)| cell * *side as usize + at / 2);
+        for (cell, spread) in cells.iter().enumerate() {
+            let into = &mut joined[parent(&at(cell, &sides)[..axes])];
             *into = into.zip(*spread).map(|(a, b)| a.with(b));
         }
         for whole in &mut joined {
             *whole = whole.filter(|whole| !last && whole.is_within(tolerance));
         }
-        for (cell, _) in (0u64..).zip(&cells).filter(|(_, spread)| spread.is_some()) {
-            let at = place(cell, &sides);
-            if joined[parent(&at)].is_none() {
-                found.push(level, &at);
+        for (cell, _) in cells.iter().enumerate().filter(|(_, spread)| spread.is_some()) {
+            let at = at(cell, &sides);
+            if joined[parent(&at[..axes])].is_none() {
+                found.push(level, &at[..axes]);
             }
         }
         if joined.iter().all(Option::is_none) {
