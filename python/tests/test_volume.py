@@ -168,18 +168,19 @@ def test_classes_come_equally_often_and_patches_hold_them(labelled):
             assert has[label] / 800 > share - 0.06, (classes, has)
 
 
-def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled):
+def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled, tmp_path):
     volume = opened(labelled[0])
     sampler = samplers.patches(volume, 300, boxes=volume.boxes("labels"), window=64, places=4)
 
     def batches(loader):
         return [(batch.ids.tolist(), batch["raw"].tobytes(), batch["labels"].tobytes()) for batch in loader]
 
-    def loader(memory, keep="auto", workers=2):
+    def loader(memory, keep="auto", workers=2, disk=None):
         return tg.Loader(
             volume,
             batch_size=8,
-            memory=tg.Budget(memory),
+            memory=memory if isinstance(memory, tg.Budget) else tg.Budget(memory),
+            disk=disk,
             sampler=sampler,
             keep=keep,
             workers=workers,
@@ -195,6 +196,20 @@ def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled):
         assert stages["samples"] == 300
         assert stages["wanted_chunks"] > 300
         assert stages["decoded_chunks"] + stages["hits"] == stages["wanted_chunks"]
+    common = tg.Budget("24MiB", scope="node", processes=1, name=f"volume-{os.getpid()}")
+    disk = tg.DiskCache(tmp_path / "cache", "64MiB", leave_free=0)
+    for memory, tier in (("6MiB", disk), (common, None), (common, disk)):
+        one = loader(memory, disk=tier)
+        assert batches(one) == expected
+        stages = one.report()["stages"]
+        assert stages["decoded_chunks"] + stages["hits"] == stages["wanted_chunks"]
+    first, second = loader("6MiB", disk=disk), loader(common)
+    begun = iter(first)
+    assert [next(begun).ids.tolist() for _ in range(20)] == [ids for ids, *_ in expected[:20]]
+    second.load_state_dict(first.state_dict())
+    assert batches(second) == expected[20:]
+    stages = first.report()["stages"]
+    assert stages["reads"] == 0 and stages["disk_hits"] > 0, "the disk has every chunk from before"
     alone = tg.Loader(volume, batch_size=8, memory=tg.Budget("8MiB"), sampler=sampler, seed=3, fields=["labels"])
     assert [(list(batch), batch["labels"].tobytes()) for batch in alone] == [(["labels"], e[2]) for e in expected]
     first, second = loader("8MiB"), loader("4MiB")
@@ -347,11 +362,14 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
     import http.server
     import threading
 
+    asked = []
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
 
         def send_head(self):
+            asked.append(self.path)
             ranged = self.headers.get("Range")
             path = self.translate_path(self.path)
             if ranged is None or not os.path.isfile(path):
@@ -377,6 +395,15 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
         assert (missing[4:] == 7).all()
         with pytest.raises(tg.DataError, match="no Zarr array"):
             tg.volume(f"{url}/nothing", patch=(1, 1, 1))
+        # From a disk the next run asks for nothing, chunks that are not there included.
+        volume = tg.volume(f"{url}/zarr3-missing-shards", patch=(4, 5, 6), stride=(4, 5, 6))
+        epochs = []
+        for _ in range(2):
+            asked.clear()
+            disk = tg.DiskCache(tmp_path / "cache", "64MiB", leave_free=0)
+            loader = tg.Loader(volume, batch_size=4, memory=tg.Budget("64MiB"), disk=disk, keep="nothing")
+            epochs.append(([batch["data"].tobytes() for batch in loader], len(asked)))
+        assert epochs[0][0] == epochs[1][0] and epochs[0][1] > 0 and epochs[1][1] == 0
         server.shutdown()
 
 

@@ -33,7 +33,7 @@ use tidegate_core::memory::size::mib;
 use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table, lock};
 use super::{Records, edition};
 use crate::source::read::{ReadMode, direct_works, open_file};
-use crate::source::{Access, Extremes, Source};
+use crate::source::{Access, Chunked, Extremes, Source};
 use crate::{Error, Result};
 
 /// A segment is about this part of the limit.
@@ -67,12 +67,7 @@ pub struct DiskCache {
 /// # Errors
 /// A folder that cannot be used, with the fix; a source whose samples cannot be read one by one.
 pub fn open(source: &dyn Source, options: &DiskCache) -> Result<Records> {
-    if source.access() == Access::Chunked {
-        let what = "a disk cache keeps samples, not the chunks of volumes: leave it out";
-        return Err(Error::Config(format!("{}: {what}", source.name())));
-    }
-    let index = source.index().filter(|_| source.access() == Access::Random);
-    let index = index.ok_or_else(|| {
+    let Kept { objects, of, total_bytes } = kept(source).ok_or_else(|| {
         Error::Config(format!(
             "{}: a disk cache keeps samples that can be read one by one, which these cannot: repack the data with \
              `tidegate pack`, or leave the cache out",
@@ -80,12 +75,29 @@ pub fn open(source: &dyn Source, options: &DiskCache) -> Result<Records> {
         ))
     })?;
     apart(source, &options.folder)?;
-    let (dataset, samples) = (edition(source), index.meta.samples);
-    let disk = Disk::open(options, dataset, Table::bytes_for(samples), &source.extremes())?;
+    let dataset = edition(source);
+    let disk = Disk::open(options, dataset, Table::bytes_for(of), &source.extremes())?;
     let table = disk.table.try_clone().map_err(Error::io(&disk.folder))?;
     let table = Table::new(table, 0, disk.table_bytes);
-    let total = source.extremes().total_bytes + HEAD_BYTES * source.len();
-    Ok(Records::new(Box::new(disk), table, dataset, total, source.len()))
+    Ok(Records::new(Box::new(disk), table, dataset, total_bytes + HEAD_BYTES * objects, objects))
+}
+
+/// What a disk can keep of a source.
+struct Kept {
+    /// The objects of this source, and of the whole dataset that it may be a part of.
+    objects: u64,
+    of: u64,
+    /// What they take, as far as it is known.
+    total_bytes: u64,
+}
+
+fn kept(source: &dyn Source) -> Option<Kept> {
+    if let Some(chunks) = source.chunked().map(Chunked::chunks) {
+        // How well they are compressed nobody knows: whatever comes is kept until it is full.
+        return Some(Kept { objects: chunks, of: chunks, total_bytes: 0 });
+    }
+    let index = source.index().filter(|_| source.access() == Access::Random)?;
+    Some(Kept { objects: source.len(), of: index.meta.samples, total_bytes: source.extremes().total_bytes })
 }
 
 /// Refuses a folder within the data, where its files would be taken for samples.

@@ -1,4 +1,4 @@
-//! What is kept from one reading to the next: samples as they are stored, in tiers.
+//! What is kept from one reading to the next: samples as they are stored, or chunks of volumes, in tiers.
 //!
 //! Flow: the feed asks for a sample by its key -> a [`Lease`] of its bytes ([`Memory`]), or where they can be read ([`Records`]), or
 //! nothing; readers put what is wanted.

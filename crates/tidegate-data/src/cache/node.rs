@@ -20,16 +20,19 @@ use crate::source::read::ReadMode;
 use crate::source::{Access, Source};
 use crate::{Error, Result};
 
-/// The objects of a source that the processes of a node keep; nothing for a source whose samples are not read one by one.
+/// The objects of a source that the processes of a node keep: samples as they are stored, or chunks of volumes once they are decoded, whose
+/// size is known; nothing for a source whose samples are not read one by one.
 ///
 /// # Errors
 /// When this process may have no more open files.
 pub fn open(source: &dyn Source, node: &Arc<Node>) -> Result<Option<Records>> {
-    if source.index().is_none() || source.access() != Access::Random {
-        return Ok(None);
-    }
-    let total = source.extremes().total_bytes + HEAD_BYTES * source.len();
-    over(node, edition(source), total, source.len()).map(Some).map_err(Error::io("the memory of this node"))
+    let objects = match source.chunked() {
+        Some(chunked) => chunked.chunks(),
+        None if source.index().is_none() || source.access() != Access::Random => return Ok(None),
+        None => source.len(),
+    };
+    let total = source.extremes().total_bytes + HEAD_BYTES * objects;
+    over(node, edition(source), total, objects).map(Some).map_err(Error::io("the memory of this node"))
 }
 
 fn over(node: &Arc<Node>, dataset: u64, total_bytes: u64, count: u64) -> io::Result<Records> {

@@ -339,6 +339,20 @@ impl Records {
         Some(record.start + HEAD_BYTES as usize..record.end)
     }
 
+    /// The length of the object of a record, as its head says it; `into` has room for that.
+    fn len_at(&self, spot: Spot, into: &mut [u8]) -> Option<u64> {
+        let range = self.read_raw(spot, HEAD_BYTES, into)?;
+        let len = into.get(range)?.get(8..12)?.try_into().ok().map(u32::from_le_bytes)?;
+        Some(u64::from(len))
+    }
+
+    /// As [`Records::read`], of an object of at most `most` bytes whose length its record alone knows: it is asked first.
+    pub fn read_sized(&self, id: u64, most: u64, spot: Spot, into: &mut [u8]) -> Option<Range<usize>> {
+        // What is too long is another object, which the read finds out.
+        let len = self.len_at(spot, into).unwrap_or_default().min(most);
+        self.read(id, len, spot, None, into)
+    }
+
     fn read_raw(&self, spot: Spot, len: u64, into: &mut [u8]) -> Option<Range<usize>> {
         let extent = self.open(spot)?;
         read_open(&extent.file, Path::new("a record"), extent.offset, len, self.segments.mode(), into).ok()
@@ -385,13 +399,12 @@ impl Tier for Records {
     fn get(&self, id: u64, into: &mut [u8]) -> Option<usize> {
         let spot = self.find(id)?;
         let mut head = aligned(staging_bytes(HEAD_BYTES) as usize);
-        let range = self.read_raw(spot, HEAD_BYTES, &mut head)?;
-        let len = head.get(range)?.get(8..12)?.try_into().ok().map(u32::from_le_bytes)?;
-        if u64::from(len) > self.segments.segment_bytes() || len as usize > into.len() {
+        let len = self.len_at(spot, &mut head)?;
+        if len > self.segments.segment_bytes().min(into.len() as u64) {
             return None;
         }
-        let mut room = aligned(Self::room_bytes(u64::from(len)) as usize);
-        let range = self.read(id, u64::from(len), spot, None, &mut room)?;
+        let mut room = aligned(Self::room_bytes(len) as usize);
+        let range = self.read(id, len, spot, None, &mut room)?;
         into.get_mut(..range.len())?.copy_from_slice(room.get(range)?);
         Some(len as usize)
     }

@@ -23,7 +23,7 @@ use super::stats::add;
 use super::work::{Own, failed, given_twice};
 use crate::batch::ColumnPlan;
 use crate::batch::row::Needs;
-use crate::cache::{Lease, Lent};
+use crate::cache::{Lease, Lent, Tier};
 use crate::source::{Chunked, Located};
 use crate::{Error, Result};
 
@@ -56,13 +56,24 @@ pub(super) struct LentRow {
     lent: Vec<(usize, u64, Lease)>,
 }
 
-/// A chunk as it is stored.
+/// A chunk that was read.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct Fetched {
     chunk: u64,
     room: Staged,
-    /// Where it lies in its room, if it is stored at all; or why it could not be read.
-    range: Result<Option<Range<usize>>, String>,
+    /// What lies in its room, or why it could not be read.
+    what: Result<Form, String>,
+}
+
+/// In which form a chunk came.
+#[derive(Debug, Clone)]
+enum Form {
+    /// As it is stored.
+    Stored(Range<usize>),
+    /// It is not stored: all its elements are alike.
+    Absent,
+    /// Decoded, out of memory that this machine's processes have in common.
+    Decoded(Range<usize>),
 }
 
 /// See the head of this file.
@@ -153,18 +164,63 @@ impl Chunks {
     }
 }
 
-/// Reads a chunk.
-pub(super) fn fetch(shared: &Shared, chunk: u64, mut room: Staged) -> Stored {
+/// Reads a chunk: from a tier that has it, or from the source, and then for the disk.
+pub(super) fn fetch(shared: &Shared, chunk: u64, mut room: Staged) -> Fetched {
     let began = Instant::now();
-    let range = match shared.source.chunked() {
-        Some(source) => source.read_chunk(chunk, shared.mode, &mut room).map_err(|e| e.to_string()),
-        None => Ok(None),
+    let what = match shared.source.chunked() {
+        Some(source) => match kept(shared, source, chunk, &mut room) {
+            Some(form) => Ok(form),
+            None => read(shared, source, chunk, &mut room).map_err(|e| e.to_string()),
+        },
+        None => Ok(Form::Absent),
     };
-    let bytes = range.as_ref().ok().and_then(|r| r.as_ref()).map_or(0, |range| range.len() as u64);
-    shared.stats.reads.fetch_add(1, Ordering::Relaxed);
-    shared.stats.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     add(&shared.stats.read_ns, began);
-    Stored { chunk, room, range }
+    Fetched { chunk, room, what }
+}
+
+/// A chunk from the tiers behind the memory: decoded from memory in common, or as it is stored from a disk. One that is not stored is an
+/// object without bytes there.
+fn kept(shared: &Shared, source: &dyn Chunked, chunk: u64, room: &mut [u8]) -> Option<Form> {
+    let stats = &shared.stats;
+    shared.config.stores.iter().find_map(|store| {
+        let spot = store.find(chunk)?;
+        let (form, hits, bytes) = if store.in_memory() {
+            let range = store.read(chunk, source.chunk_bytes(chunk), spot, None, room)?;
+            (Form::Decoded(range), &stats.hits, &stats.hit_bytes)
+        } else {
+            let range = store.read_sized(chunk, source.sizes().stored_bytes, spot, room)?;
+            let form = if range.is_empty() { Form::Absent } else { Form::Stored(range) };
+            (form, &stats.disk_hits, &stats.disk_hit_bytes)
+        };
+        hits.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(form.len(), Ordering::Relaxed);
+        Some(form)
+    })
+}
+
+fn read(shared: &Shared, source: &dyn Chunked, chunk: u64, room: &mut [u8]) -> Result<Form> {
+    let range = source.read_chunk(chunk, shared.mode, room)?;
+    // A file without bytes is damaged, not absent.
+    if range.as_ref().is_none_or(|range| !range.is_empty()) {
+        let bytes = range.clone().and_then(|range| room.get(range)).unwrap_or_default();
+        for disk in shared.config.stores.iter().filter(|store| !store.in_memory()) {
+            let _it_may_be_full = disk.put(chunk, &[bytes]);
+        }
+    }
+    let form = range.map_or(Form::Absent, Form::Stored);
+    shared.stats.reads.fetch_add(1, Ordering::Relaxed);
+    shared.stats.read_bytes.fetch_add(form.len(), Ordering::Relaxed);
+    Ok(form)
+}
+
+impl Form {
+    /// Bytes that were read.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Stored(range) | Self::Decoded(range) => range.len() as u64,
+            Self::Absent => 0,
+        }
+    }
 }
 
 impl Row {
@@ -249,10 +305,14 @@ impl LentRow {
     }
 }
 
-impl Stored {
-    /// Decodes it, keeps what is wanted, and gives it to all who wait.
+impl Fetched {
+    /// Decodes it if it is not, keeps what is wanted, and gives it to all who wait.
     pub(super) fn run(self, shared: &Shared, own: &mut Own) {
         let Some(source) = shared.source.chunked() else { return };
+        if let Ok(Form::Decoded(range)) = &self.what {
+            let elements = &self.room[range.clone()];
+            return pass_on(shared, self.chunk, &Ok(elements));
+        }
         let bytes = source.chunk_bytes(self.chunk);
         let needs = Needs::plain(bytes, source.sizes().library_bytes);
         let decode = |scratch: &mut [u8]| self.decode(shared, source, &mut scratch[..bytes as usize]);
@@ -268,8 +328,8 @@ impl Stored {
     }
 
     fn decode(&self, shared: &Shared, source: &dyn Chunked, elements: &mut [u8]) {
-        let outcome = self.range.clone().and_then(|range| {
-            let stored = range.map(|range| &self.room[range]);
+        let outcome = self.what.clone().and_then(|form| {
+            let stored = if let Form::Stored(range) = form { Some(&self.room[range]) } else { None };
             let began = std::panic::AssertUnwindSafe(|| source.decode_chunk(self.chunk, stored, elements));
             match std::panic::catch_unwind(began) {
                 Ok(outcome) => outcome.map_err(|e| e.to_string()),
@@ -279,9 +339,19 @@ impl Stored {
         shared.stats.chunks.fetch_add(1, Ordering::Relaxed);
         let outcome = outcome.map(|()| &*elements);
         if let Ok(elements) = outcome {
-            // Before word is taken from those who wait: whoever comes then finds it there.
-            let _it_may_not_be_wanted = shared.samples.stored.put(self.chunk, &[elements]);
+            for common in shared.config.stores.iter().filter(|store| store.in_memory()) {
+                let _it_may_not_be_wanted = common.put(self.chunk, &[elements]);
+            }
         }
-        shared.chunks.give(shared, self.chunk, &outcome);
+        pass_on(shared, self.chunk, &outcome);
     }
+}
+
+/// Keeps the elements of a chunk if they are wanted, and gives them to all who wait.
+fn pass_on(shared: &Shared, chunk: u64, elements: &Result<&[u8], String>) {
+    if let Ok(elements) = elements {
+        // Before word is taken from those who wait: whoever comes then finds it there.
+        let _it_may_not_be_wanted = shared.samples.stored.put(chunk, &[elements]);
+    }
+    shared.chunks.give(shared, chunk, elements);
 }

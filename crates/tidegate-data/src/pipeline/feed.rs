@@ -48,7 +48,7 @@ impl Queued {
     fn room_bytes(&self, shared: &Shared) -> u64 {
         match self {
             Self::Read(read) => read.room_bytes(shared),
-            Self::Chunk(_) => plan::sample_room(&*shared.source, false),
+            Self::Chunk(_) => plan::sample_room(&*shared.source, &shared.config.stores),
         }
     }
 }

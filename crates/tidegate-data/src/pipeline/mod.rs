@@ -378,9 +378,17 @@ impl Pipeline {
         let plan = Plan::new(&*source, &layout, &config, budget, &kept.slots)?;
         let (readers, mode) = (plan.readers, plan.mode);
         let alone = plan.kept_samples_bytes;
-        let in_memory = budget.shared_by().map_or(alone, |node| node.left_bytes(alone));
         let common = config.stores.iter().find(|store| store.in_memory());
-        kept.set_limit(if common.is_some() { 0 } else { alone });
+        // What all have in common is a fixed set, and what each has alone follows Belady's rule where objects come again: few
+        // processes hit more with this, many with that, and halves of both are never far from the better one.
+        let alone_bytes = match common {
+            Some(_) if source.chunked().is_some() => alone / 2,
+            Some(_) => 0,
+            None => alone,
+        };
+        kept.set_limit(alone_bytes);
+        let left = alone - if common.is_some() { alone_bytes } else { 0 };
+        let in_memory = budget.shared_by().map_or(left, |node| node.left_bytes(left));
         for store in &config.stores {
             // Those on disk look for room again; what several processes keep goes when somebody lacks it, not before.
             store.set_limit(if store.in_memory() {
@@ -395,7 +403,7 @@ impl Pipeline {
         let could_hit_bytes = match common.map_or(samples.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
             // Told access by access.
-            _ if common.is_none() && samples.stored.rule() != Rule::Fixed => 0,
+            _ if alone_bytes > 0 && samples.stored.rule() != Rule::Fixed => 0,
             _ => {
                 let gain = samples.stored.codec().map_or(1.0, |(_, gain)| gain);
                 ((in_memory as f64 * gain) as u64).min(samples.total_bytes())

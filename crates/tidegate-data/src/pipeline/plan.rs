@@ -8,7 +8,7 @@
 //! sample; scratch for the largest picture once. What the budget has
 //! beyond goes to scratch for the other workers, more staging, more batches, in this order.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate_core::memory::size::mib;
@@ -105,10 +105,12 @@ fn mean_bytes(source: &dyn Source) -> u64 {
     source.chunked().map_or_else(whole, |chunked| chunked.sizes().patch_bytes)
 }
 
-/// The staging of the largest thing that is read: a sample, or a chunk.
-pub(super) fn sample_room(source: &dyn Source, stores: bool) -> u64 {
-    let bytes = source.extremes().sample_bytes;
-    if stores { Records::room_bytes(bytes) } else { staging_bytes(bytes) }
+/// The staging of the largest thing that is read: a sample, or a chunk as it is stored, or as memory in common has it.
+pub(super) fn sample_room(source: &dyn Source, stores: &[Arc<Records>]) -> u64 {
+    let decoded = source.chunked().filter(|_| stores.iter().any(|store| store.in_memory()));
+    let decoded = decoded.map_or(0, |chunked| chunked.sizes().chunk_bytes);
+    let bytes = source.extremes().sample_bytes.max(decoded);
+    if stores.is_empty() { staging_bytes(bytes) } else { Records::room_bytes(bytes) }
 }
 
 /// As many requests of `bytes` each as are on their way at once while the line is full, by Little's law; and a few for what a request
@@ -237,7 +239,7 @@ impl Plan {
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let chunk =
             source.chunked().map_or(0, |c| c.sizes().chunk_bytes.saturating_add(c.sizes().library_bytes));
-        let sample = sample_room(source, !config.stores.is_empty());
+        let sample = sample_room(source, &config.stores);
         let piece = |record: u64| Buddy::piece_bytes(sample + record);
         let mut plan = Self {
             slot_bytes: layout.slot_bytes(rows as usize),

@@ -149,8 +149,8 @@ impl Stats {
         let decoded = shared.samples.rows().is_some();
         StageStats {
             cache_codec: codec.map(|(codec, _)| codec.name()),
-            // What ranks keep in common is a fixed set.
-            cache_rule: Some(if common().next().is_some() {
+            // What ranks keep in common is a fixed set; of volumes each keeps some alone.
+            cache_rule: Some(if common().next().is_some() && shared.source.chunked().is_none() {
                 Rule::Fixed
             } else {
                 shared.samples.stored.rule()

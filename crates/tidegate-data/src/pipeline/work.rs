@@ -11,7 +11,7 @@ use std::time::Instant;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Grant, Priority};
 
-use super::chunks::{LentRow, Stored};
+use super::chunks::{Fetched, LentRow};
 use super::feed::Retry;
 use super::filling::Filling;
 use super::observing::{Made, Sample};
@@ -48,7 +48,7 @@ pub(super) enum Job {
     /// A sample that is made from its own bytes.
     Sample(Task),
     /// A chunk that rows wait for, as it is stored.
-    Chunk(Stored),
+    Chunk(Fetched),
     /// One that is to be read first.
     Unread(u64),
     /// What of a row needs no decoding.
@@ -116,8 +116,8 @@ fn run_chunk(shared: &Shared, job: Job, own: &Mutex<Own>) {
         Job::Chunk(stored) => stored.run(shared, &mut lock(own)),
         Job::Unread(chunk) => {
             // There is as much staging as there are workers, or one waits for another.
-            let room =
-                shared.reserved.staging.take(sample_room(&*shared.source, false), &|| shared.stopped());
+            let bytes = sample_room(&*shared.source, &shared.config.stores);
+            let room = shared.reserved.staging.take(bytes, &|| shared.stopped());
             if let Some(room) = room {
                 chunks::fetch(shared, chunk, room).run(shared, &mut lock(own));
             }

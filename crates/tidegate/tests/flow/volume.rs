@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidegate::{Budget, Loader, Options, Remainder, Source};
+use tidegate_core::memory::size::Size;
 use tidegate_data::batch::FieldSpec;
+use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::min::{Min, Outcome};
 use tidegate_data::order::Order;
 use tidegate_data::order::drawn::Even;
@@ -220,6 +222,93 @@ fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
 }
 
 #[test]
+fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches() {
+    let dir = folder("volume-tiers");
+    array(&dir.join("a"), SHAPE.map(|side| 3 * side), [16, 16, 16], &["1.1.1", "3.2.1"]);
+    let volume = open(&dir, [20, 20, 20]);
+    let order = || Arc::new(Even::new(volume.len(), 200, 1, 3).unwrap());
+    let with = |options, budget| {
+        let source = Arc::clone(&volume) as Arc<dyn Source>;
+        Loader::with_order(source, options, budget, order()).unwrap()
+    };
+    let expected: Vec<_> = {
+        let mut loader = with(options(8), Budget::new(64 << 20));
+        (0..2).map(|_| epoch(&mut loader)).collect()
+    };
+    let disk = |folder: &Path, small: bool| DiskCache {
+        folder: folder.to_owned(),
+        limit_bytes: if small { 3 << 20 } else { 64 << 20 },
+        leave_free_bytes: 0,
+    };
+    for combination in 0..16 {
+        let [on_disk, node, small, changing] = std::array::from_fn(|bit| combination >> bit & 1 == 1);
+        let cache = folder("volume-tiers-cache");
+        let bytes: u64 = if small { 5 << 20 } else { 32 << 20 };
+        let budget = match node {
+            true => Budget::node(&format!("volume-tiers-{combination}"), bytes + (1 << 20), 1).unwrap(),
+            false => Budget::new(bytes),
+        };
+        let tiers = Options {
+            disk: on_disk.then(|| disk(&cache, small)),
+            workers: Some(1 + combination % 3),
+            ..options(8)
+        };
+        let mut loader = with(tiers.clone(), budget);
+        for (number, expected) in expected.iter().enumerate() {
+            let mut seen = Vec::new();
+            for (i, batch) in loader.epoch().unwrap().enumerate() {
+                seen.extend(rows(&batch.unwrap()));
+                if changing && i % 4 == 1 {
+                    let mib = 6 + (i as u64 * 7 + number as u64) % 26;
+                    loader.set_memory(&Size::Bytes(mib << 20)).unwrap();
+                }
+            }
+            assert!(seen == *expected, "combination {combination:04b}, epoch {number}");
+            let s = loader.report().stages;
+            // What was on its way when the budget changed is made again.
+            assert!(
+                changing || s.decoded_chunks + s.hits == s.wanted_chunks,
+                "combination {combination:04b}"
+            );
+            assert!(s.disk_held_bytes <= s.disk_limit_bytes);
+            // Where the memory has all, the disk is not asked.
+            assert!(s.disk_hits > 0 || !on_disk || !small || number == 0, "combination {combination:04b}");
+        }
+        let common = loader.budget().shared_by().map(|node| node.segments_held_bytes());
+        assert_eq!(common.is_some_and(|bytes| bytes > 0), node, "combination {combination:04b}");
+        drop(loader);
+        if !on_disk || small {
+            continue;
+        }
+        // The next run finds all of it on the disk, what is not stored included, and none of the volume's files.
+        let again = |reads: &dyn Fn(u64) -> bool| {
+            let mut loader = with(tiers.clone(), Budget::new(32 << 20));
+            assert!(epoch(&mut loader) == expected[0], "combination {combination:04b}, again");
+            let s = loader.report().stages;
+            assert!(reads(s.reads) && s.disk_hits > 0, "{} reads, {} from disk", s.reads, s.disk_hits);
+        };
+        again(&|reads| reads == 0);
+        // What is damaged there is read from the volume.
+        for segment in segments(&cache) {
+            let mut bytes = fs::read(&segment).unwrap();
+            bytes.iter_mut().step_by(5000).for_each(|byte| *byte ^= 4);
+            fs::write(&segment, bytes).unwrap();
+        }
+        again(&|reads| reads > 0);
+    }
+}
+
+/// The segments of the one dataset of a disk cache.
+fn segments(cache: &Path) -> Vec<std::path::PathBuf> {
+    let listed = |folder: &Path| -> Vec<_> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let datasets: Vec<_> = listed(cache).into_iter().filter(|path| path.is_dir()).collect();
+    assert_eq!(datasets.len(), 1);
+    listed(&datasets[0]).into_iter().filter(|path| path.file_name().unwrap() != "table").collect()
+}
+
+#[test]
 fn volumes_are_no_place_for_what_counts_samples() {
     let dir = folder("volume-refused");
     array(&dir.join("a"), SHAPE, [16, 16, 16], &[]);
@@ -228,12 +317,6 @@ fn volumes_are_no_place_for_what_counts_samples() {
     let with = |options: Options| Loader::new(Arc::clone(&volume), options, budget.clone());
     let words = |error: tidegate::Error| error.to_string();
     assert!(words(with(Options { profile: true, ..options(1) }).unwrap_err()).contains("overlap"));
-    let disk = tidegate_data::cache::disk::DiskCache {
-        folder: dir.join("cache"),
-        limit_bytes: 1 << 30,
-        leave_free_bytes: 0,
-    };
-    assert!(words(with(Options { disk: Some(disk), ..options(1) }).unwrap_err()).contains("not the chunks"));
     let loader = with(options(1)).unwrap();
     assert!(words(loader.cache_curve(&tidegate::WhatIf::default()).unwrap_err()).contains("chunks"));
     assert!(words(tidegate::open(dir.join("a").to_str().unwrap(), false).unwrap_err()).contains("tg.volume"));

@@ -264,7 +264,11 @@ impl Source for Volume {
     }
     fn edition(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        self.parts.iter().for_each(|part| touch(&mut hash, &part.array.metadata_file()));
+        for part in &self.parts {
+            hash.update(part.array.place().as_os_str().as_encoded_bytes());
+            hash.update(part.array.description());
+            touch(&mut hash, &part.array.metadata_file());
+        }
         hash.digest()
     }
     fn runs(&self) -> Vec<u64> {
