@@ -31,6 +31,18 @@ pub enum Error {
         /// What is wrong, and the fix.
         what: String,
     },
+    /// Numbers that cannot be what is asked for.
+    #[error("{what}")]
+    Value {
+        /// What is wrong, and the fix.
+        what: String,
+    },
+    /// An option that makes no sense, whatever the numbers are.
+    #[error("{what}")]
+    Option {
+        /// Which, and the fix.
+        what: String,
+    },
     /// Something that this array or mode cannot do.
     #[error("{path}: {what}")]
     Misuse {
@@ -49,6 +61,14 @@ impl Error {
 
     pub(crate) fn format(path: impl Into<PathBuf>, offset: u64, what: impl Into<String>) -> Self {
         Self::Format { path: path.into(), offset, what: what.into() }
+    }
+
+    pub(crate) fn value(what: impl Into<String>) -> Self {
+        Self::Value { what: what.into() }
+    }
+
+    pub(crate) fn option(what: impl Into<String>) -> Self {
+        Self::Option { what: what.into() }
     }
 
     pub(crate) fn misuse(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

@@ -5,8 +5,10 @@
 //! Not here: files, formats, threads of the pipeline (`tidegate-data`).
 
 pub mod error;
+mod hash;
 pub mod memory;
 pub mod simd;
 mod sync;
 
 pub use error::{Error, Result};
+pub use hash::mix;

@@ -8,6 +8,8 @@
 
 use std::cell::RefCell;
 
+use tidegate_array::codec::filter::{shuffle, unshuffle};
+
 /// The least gain for which samples are packed.
 const GAIN: f64 = 1.2;
 /// Samples, and their bytes, after which the probe decides.
@@ -105,27 +107,6 @@ impl Tools {
         let len = into.len();
         zstd.decompress_to_buffer(packed, into).is_ok_and(|n| n == len)
     }
-}
-
-/// Byte `b` of word `w` goes to place `b` × words + `w`; what is left of a word stays at the end.
-fn shuffle(from: &[u8], width: usize, into: &mut [u8]) {
-    let words = from.len() / width;
-    let (whole, rest) = from.split_at(words * width);
-    let (planes, end) = into.split_at_mut(words * width);
-    for (b, plane) in planes.chunks_exact_mut(words.max(1)).enumerate() {
-        plane.iter_mut().zip(whole.iter().skip(b).step_by(width)).for_each(|(to, from)| *to = *from);
-    }
-    end.copy_from_slice(rest);
-}
-
-fn unshuffle(from: &[u8], width: usize, into: &mut [u8]) {
-    let words = from.len() / width;
-    let (planes, rest) = from.split_at(words * width);
-    let (whole, end) = into.split_at_mut(words * width);
-    for (b, plane) in planes.chunks_exact(words.max(1)).enumerate() {
-        whole.iter_mut().skip(b).step_by(width).zip(plane).for_each(|(to, from)| *to = *from);
-    }
-    end.copy_from_slice(rest);
 }
 
 /// What packing needs, used by one thread at a time.

@@ -21,6 +21,7 @@ mod records;
 mod repeated;
 
 pub use tidegate_core::memory::Lease;
+use tidegate_core::mix;
 
 use self::codec::Codec;
 pub use self::disk::DiskCache;
@@ -148,12 +149,4 @@ impl Share {
     fn has_from_the_end(self, key: u64) -> bool {
         !mix(key) <= self.0
     }
-}
-
-/// The finalizer of SplitMix64: every bit of the key changes half of the result's.
-fn mix(key: u64) -> u64 {
-    let x = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

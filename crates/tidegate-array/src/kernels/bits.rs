@@ -1,0 +1,169 @@
+//! Small numbers side by side in bytes: 2 to 8 bits each, the lowest bits first.
+//!
+//! Flow: numbers, one a byte -> [`packed_bytes`] of bytes -> the same numbers.
+//! Memory: the caller's.
+//!
+//! Eight numbers take as many bytes as each has bits, so they begin on a byte whatever their width, and are spread and gathered as one word:
+//! by the processor's own instructions (BMI2) where it has them.
+
+#![expect(unsafe_code, reason = "BMI2 functions, called where the processor has it")]
+
+use std::ops::Range;
+
+use tidegate_core::simd;
+
+/// Widths that there are.
+pub const WIDTHS: std::ops::RangeInclusive<u32> = 2..=8;
+
+/// Numbers that begin on a byte.
+pub const TOGETHER: usize = 8;
+
+/// What `count` numbers take.
+#[must_use]
+pub const fn packed_bytes(count: usize, bits: u32) -> usize {
+    count / TOGETHER * bits as usize + (count % TOGETHER * bits as usize).div_ceil(8)
+}
+
+/// The places of eight numbers of so many bits, one a byte.
+pub(super) const fn mask(bits: u32) -> u64 {
+    0x0101_0101_0101_0101 * ((1 << bits) - 1)
+}
+
+#[inline]
+fn spread(word: u64, bits: u32) -> u64 {
+    (0..8).fold(0, |bytes, i| bytes | ((word >> (bits * i)) & ((1 << bits) - 1)) << (8 * i))
+}
+
+#[inline]
+fn gather(bytes: u64, bits: u32) -> u64 {
+    (0..8).fold(0, |word, i| word | ((bytes >> (8 * i)) & ((1 << bits) - 1)) << (bits * i))
+}
+
+/// The bytes of a group as a word; those beyond it may be others' or none.
+#[inline]
+fn word(from: &[u8], at: usize, bits: u32) -> u64 {
+    if let Some(whole) = from.get(at..at + 8) {
+        return u64::from_le_bytes(whole.try_into().unwrap_or_default());
+    }
+    let mut word = [0; 8];
+    let part = &from[at..from.len().min(at + bits as usize)];
+    word[..part.len()].copy_from_slice(part);
+    u64::from_le_bytes(word)
+}
+
+/// Numbers out of bytes: those of a range that begins at a multiple of [`TOGETHER`].
+///
+/// # Panics
+/// Where the bytes end before the numbers, a range begins elsewhere, or `into` has another length.
+///
+/// ```
+/// use tidegate_array::kernels::bits::{pack, packed_bytes, unpack};
+/// let mut bytes = [0; packed_bytes(5, 3)];
+/// pack(&[1, 2, 3, 4, 5], 3, &mut bytes);
+/// let mut numbers = [0; 5];
+/// unpack(&bytes, 3, 0..5, &mut numbers);
+/// assert_eq!(numbers, [1, 2, 3, 4, 5]);
+/// ```
+pub fn unpack(from: &[u8], bits: u32, range: Range<usize>, into: &mut [u8]) {
+    assert!(range.start.is_multiple_of(TOGETHER) && range.len() == into.len(), "whole groups");
+    assert!(WIDTHS.contains(&bits) && from.len() >= packed_bytes(range.end, bits), "as many bytes");
+    let from = &from[packed_bytes(range.start, bits)..];
+    if bits == 8 {
+        return into.copy_from_slice(&from[..into.len()]);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if simd::avx2() {
+        // SAFETY: BMI2 is among what `simd::avx2` asks the processor for.
+        return unsafe { unpack_bmi2(from, bits, into) };
+    }
+    unpack_with(from, bits, into, spread);
+}
+
+/// # Safety
+/// The processor must have BMI2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi2")]
+unsafe fn unpack_bmi2(from: &[u8], bits: u32, into: &mut [u8]) {
+    use std::arch::x86_64::_pdep_u64;
+    unpack_with(from, bits, into, |word, bits| _pdep_u64(word, mask(bits)));
+}
+
+#[inline(always)]
+fn unpack_with(from: &[u8], bits: u32, into: &mut [u8], spread: impl Fn(u64, u32) -> u64) {
+    for (i, numbers) in into.chunks_mut(TOGETHER).enumerate() {
+        let bytes = spread(word(from, i * bits as usize, bits), bits).to_le_bytes();
+        numbers.copy_from_slice(&bytes[..numbers.len()]);
+    }
+}
+
+/// Numbers into bytes; of each the lowest `bits` bits.
+///
+/// # Panics
+/// If `into` is not [`packed_bytes`] long.
+pub fn pack(numbers: &[u8], bits: u32, into: &mut [u8]) {
+    assert!(WIDTHS.contains(&bits) && into.len() == packed_bytes(numbers.len(), bits), "as many bytes");
+    if bits == 8 {
+        return into.copy_from_slice(numbers);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if simd::avx2() {
+        // SAFETY: BMI2 is among what `simd::avx2` asks the processor for.
+        return unsafe { pack_bmi2(numbers, bits, into) };
+    }
+    pack_with(numbers, bits, into, gather);
+}
+
+/// # Safety
+/// The processor must have BMI2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi2")]
+unsafe fn pack_bmi2(numbers: &[u8], bits: u32, into: &mut [u8]) {
+    use std::arch::x86_64::_pext_u64;
+    pack_with(numbers, bits, into, |bytes, bits| _pext_u64(bytes, mask(bits)));
+}
+
+#[inline(always)]
+fn pack_with(numbers: &[u8], bits: u32, into: &mut [u8], gather: impl Fn(u64, u32) -> u64) {
+    for (numbers, into) in numbers.chunks(TOGETHER).zip(into.chunks_mut(bits as usize)) {
+        let mut bytes = [0; 8];
+        bytes[..numbers.len()].copy_from_slice(numbers);
+        into.copy_from_slice(&gather(u64::from_le_bytes(bytes), bits).to_le_bytes()[..into.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_come_back_and_lie_where_they_should(
+            numbers in proptest::collection::vec(any::<u8>(), 0..300), bits in 2u32..=8, start in 0usize..10,
+        ) {
+            let low: Vec<u8> = numbers.iter().map(|n| (u32::from(*n) & ((1 << bits) - 1)) as u8).collect();
+            let mut bytes = vec![0; packed_bytes(numbers.len(), bits)];
+            pack(&numbers, bits, &mut bytes);
+            for (i, n) in low.iter().enumerate() {
+                for bit in 0..bits as usize {
+                    let at = i * bits as usize + bit;
+                    prop_assert_eq!(bytes[at / 8] >> (at % 8) & 1, n >> bit & 1);
+                }
+            }
+            let start = (start * TOGETHER).min(numbers.len() / TOGETHER * TOGETHER);
+            let mut back = vec![0; numbers.len() - start];
+            unpack(&bytes, bits, start..numbers.len(), &mut back);
+            prop_assert_eq!(&back, &low[start..]);
+        }
+
+        #[test]
+        fn instructions_and_shifts_agree(word: u64, bits in 2u32..8) {
+            let spread_out = spread(word, bits);
+            prop_assert_eq!(gather(spread_out, bits), word & ((1 << (8 * bits)) - 1));
+            let from = word.to_le_bytes();
+            let mut numbers = [0; 8];
+            unpack(&from, bits, 0..8, &mut numbers);
+            prop_assert_eq!(u64::from_le_bytes(numbers), spread_out);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Values to codes and back.
+//!
+//! Flow: values of groups + their grids -> codes, packed; codes -> float32, float16 or bfloat16.
+//! Memory: a KiB or two on the stack; the rest is the caller's.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::{Grid, Groups, Scheme};
+use crate::kernels::bits::{pack, packed_bytes};
+use crate::kernels::grid::{Line, nearest, spread};
+use crate::{DType, Error, Result};
+
+/// Values that are worked on at once, in the first cache; whole groups of packed ones.
+const AT_ONCE: usize = 1024;
+
+/// To which of two codes a value goes that lies between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// To the nearer one; to the even one, where that is both.
+    Nearest,
+    /// To either, the nearer one more often, so that the mean is right: by a function of this seed and the value's place.
+    Stochastic(u64),
+}
+
+/// Values as packed codes of their groups' grids.
+///
+/// # Errors
+/// [`Error::Value`] for a NaN, with its place.
+///
+/// # Panics
+/// If `codes` has another length than [`packed_bytes`] says.
+pub fn quantize(
+    values: &[f32],
+    bits: u32,
+    scheme: Scheme,
+    grids: &[Grid],
+    groups: Groups,
+    rounding: Rounding,
+    codes: &mut [u8],
+) -> Result<()> {
+    assert_eq!(codes.len(), packed_bytes(values.len(), bits), "as many codes");
+    let (ends, mut numbers) = (scheme.codes(bits), [0; AT_ONCE]);
+    for (start, into) in (0..).step_by(AT_ONCE).zip(codes.chunks_mut(packed_bytes(AT_ONCE, bits))) {
+        let range = start..values.len().min(start + AT_ONCE);
+        let numbers = &mut numbers[..range.len()];
+        for (run, group) in groups.runs(range) {
+            let (values, into) = (&values[run.clone()], &mut numbers[run.start - start..run.end - start]);
+            let line = grids[group].line(ends);
+            let numbers = match rounding {
+                Rounding::Nearest => nearest(values, &line, into),
+                Rounding::Stochastic(seed) => either(values, &line, (seed, run.start), into),
+            };
+            if !numbers {
+                let at = run.start + values.iter().position(|value| value.is_nan()).unwrap_or(0);
+                return Err(Error::value(format!(
+                    "value {at} is NaN, which no code stands for: replace it first"
+                )));
+            }
+        }
+        pack(numbers, bits, into);
+    }
+    Ok(())
+}
+
+/// As [`nearest`]; the first of the values is the so-manieth.
+fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [u8]) -> bool {
+    let mut sound = true;
+    for (i, (value, code)) in values.iter().zip(into).enumerate() {
+        sound &= !value.is_nan();
+        // Not below 0, so that the part before the point is the code below.
+        let place = line.place(*value) + line.zero;
+        let down = place as u8;
+        *code = down + u8::from(place - f32::from(down) > uniform(seed, (first + i) as u64));
+    }
+    sound
+}
+
+/// A number of \[0, 1) for a place: 24 bits of the finalizer of SplitMix64 over both.
+fn uniform(seed: u64, place: u64) -> f32 {
+    let mixed = tidegate_core::mix(seed ^ tidegate_core::mix(place));
+    (mixed >> 40) as f32 * (1.0 / (1 << 24) as f32)
+}
+
+/// Packed codes as the values that they stand for; `grid` is asked for the grid of a group.
+///
+/// # Errors
+/// [`Error::Value`] for a type but float32, float16 and bfloat16.
+///
+/// # Panics
+/// If there are fewer codes than values, or `into` is not aligned to its type.
+pub fn dequantize(
+    codes: &[u8],
+    bits: u32,
+    grid: impl Fn(usize) -> Grid,
+    groups: Groups,
+    dtype: DType,
+    into: &mut [u8],
+) -> Result<()> {
+    let mut values = [0.0; AT_ONCE];
+    for (start, piece) in (0..).step_by(AT_ONCE).zip(into.chunks_mut(AT_ONCE * dtype.size())) {
+        let range = start..start + piece.len() / dtype.size();
+        let fill = |values: &mut [f32]| {
+            for (run, group) in groups.runs(range.clone()) {
+                let into = &mut values[run.start - start..run.end - start];
+                spread(codes, bits, run.start, &grid(group).line((0.0, 0.0)), into);
+            }
+        };
+        let values = &mut values[..range.len()];
+        match dtype {
+            DType::Float32 => fill(bytemuck::cast_slice_mut(piece)),
+            DType::Float16 => {
+                fill(values);
+                bytemuck::cast_slice_mut::<u8, f16>(piece).convert_from_f32_slice(values);
+            }
+            DType::Bfloat16 => {
+                fill(values);
+                bytemuck::cast_slice_mut::<u8, bf16>(piece).convert_from_f32_slice(values);
+            }
+            other => {
+                return Err(Error::value(format!(
+                    "codes as {}: they can be float32, float16 or bfloat16",
+                    other.name()
+                )));
+            }
+        }
+    }
+    Ok(())
+}

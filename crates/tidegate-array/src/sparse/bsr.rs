@@ -1,0 +1,230 @@
+//! Block sparse rows: dense blocks of one shape, by the rows of blocks.
+//!
+//! Flow: where rows of blocks begin, columns of blocks and their elements, checked -> [`Bsr`] -> products (`product`), rows, dense.
+//! Memory: as `sparse` has it.
+//!
+//! Blocks need not divide the matrix: those at the right and the lower edge reach over it, and what they have there counts for nothing.
+
+use super::csr::{Rows, check_rows};
+use super::{Csr, Element, Held, Index, bytes, changed, sparsity};
+use crate::{Error, Result, filled};
+
+/// A matrix by its blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bsr<'a, I: Index, T: Element> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// Rows and columns of a block.
+    pub(super) block: (usize, usize),
+    pub(super) indptr: Held<'a, I>,
+    pub(super) indices: Held<'a, I>,
+    /// Block after block, each in C order.
+    pub(super) data: Held<'a, T>,
+}
+
+impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
+    /// The matrix of some arrays, as SciPy's `bsr_array` and torch's `sparse_bsr` have them.
+    ///
+    /// # Errors
+    /// As [`Csr::new`], of blocks; blocks without elements.
+    ///
+    /// ```
+    /// use tidegate_array::sparse::Bsr;
+    /// // Three columns, of which the second block has one.
+    /// let m = Bsr::<u32, f32>::new((2, 3), (2, 2), vec![0, 1], vec![1], vec![5.0, 0.0, 7.0, 0.0])?;
+    /// assert_eq!(m.to_dense()?, [0.0, 0.0, 5.0, 0.0, 0.0, 7.0]);
+    /// # Ok::<(), tidegate_array::Error>(())
+    /// ```
+    pub fn new(
+        (rows, cols): (usize, usize),
+        block: (usize, usize),
+        indptr: impl Into<Held<'a, I>>,
+        indices: impl Into<Held<'a, I>>,
+        data: impl Into<Held<'a, T>>,
+    ) -> Result<Self> {
+        let matrix =
+            Self { rows, cols, block, indptr: indptr.into(), indices: indices.into(), data: data.into() };
+        if block.0 == 0 || block.1 == 0 {
+            return Err(Error::value(format!("blocks of {} by {} elements", block.0, block.1)));
+        }
+        let of_a_block = block.0.checked_mul(block.1);
+        check_rows(rows.div_ceil(block.0), &matrix.indptr, matrix.indices.len())?;
+        if of_a_block.and_then(|n| n.checked_mul(matrix.indices.len())) != Some(matrix.data.len()) {
+            return Err(Error::value(format!(
+                "{} elements in {} blocks of {} by {}",
+                matrix.data.len(),
+                matrix.indices.len(),
+                block.0,
+                block.1
+            )));
+        }
+        let blocks = cols.div_ceil(block.1);
+        if let Some(at) = matrix.indices.iter().position(|index| index.at() >= blocks) {
+            return Err(Error::value(format!(
+                "block {at} lies in column {:?} of {blocks}",
+                matrix.indices[at]
+            )));
+        }
+        Ok(matrix)
+    }
+
+    /// As [`Csr::again`], of blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn again(
+        (rows, cols): (usize, usize),
+        block: (usize, usize),
+        indptr: impl Into<Held<'a, I>>,
+        indices: impl Into<Held<'a, I>>,
+        data: impl Into<Held<'a, T>>,
+    ) -> Result<Self> {
+        let matrix =
+            Self { rows, cols, block, indptr: indptr.into(), indices: indices.into(), data: data.into() };
+        let of_a_block = block.0.checked_mul(block.1).filter(|n| *n > 0).ok_or_else(changed)?;
+        let fit = Some(matrix.indptr.len()) == rows.div_ceil(block.0).checked_add(1)
+            && of_a_block.checked_mul(matrix.indices.len()) == Some(matrix.data.len());
+        if fit { Ok(matrix) } else { Err(changed()) }
+    }
+
+    /// Rows and columns.
+    #[must_use]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Rows and columns of a block.
+    #[must_use]
+    pub fn block(&self) -> (usize, usize) {
+        self.block
+    }
+
+    /// Blocks that are stored.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Where rows of blocks begin, the column of each block, and their elements.
+    #[must_use]
+    pub fn arrays(&self) -> (&[I], &[I], &[T]) {
+        (&self.indptr, &self.indices, &self.data)
+    }
+
+    /// Bytes of all arrays.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        bytes(&self.indptr) + bytes(&self.indices) + bytes(&self.data)
+    }
+
+    /// The share of blocks that are not stored.
+    #[must_use]
+    pub fn sparsity(&self) -> f64 {
+        sparsity(self.blocks(), [self.rows.div_ceil(self.block.0), self.cols.div_ceil(self.block.1)])
+    }
+
+    /// The blocks of a row of blocks.
+    pub(super) fn range(&self, row: usize) -> Result<std::ops::Range<usize>> {
+        let range = self.indptr[row].at()..self.indptr[row + 1].at();
+        if range.start <= range.end && range.end <= self.indices.len() { Ok(range) } else { Err(changed()) }
+    }
+
+    /// Names each element within the matrix: its row, its column, and the element.
+    fn each(&self, row_of_blocks: usize, mut each: impl FnMut(usize, usize, T)) -> Result<()> {
+        let (height, width) = self.block;
+        for block in self.range(row_of_blocks)? {
+            let (row, col) = (row_of_blocks * height, self.indices[block].at().saturating_mul(width));
+            if col >= self.cols {
+                return Err(changed());
+            }
+            let elements = &self.data[block * height * width..][..height * width];
+            for (r, line) in elements.chunks_exact(width).enumerate().take(self.rows - row) {
+                line.iter()
+                    .enumerate()
+                    .take(self.cols - col)
+                    .for_each(|(c, value)| each(row + r, col + c, *value));
+            }
+        }
+        Ok(())
+    }
+
+    /// All places, in C order; blocks in one place are summed.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for more places than memory has; where borrowed memory was changed.
+    pub fn to_dense(&self) -> Result<Vec<T>> {
+        let mut dense = filled(self.rows.checked_mul(self.cols), T::ZERO)?;
+        for row in 0..self.rows.div_ceil(self.block.0) {
+            self.each(row, |row, col, value| {
+                let place = &mut dense[row * self.cols + col];
+                *place = place.plus(value);
+            })?;
+        }
+        Ok(dense)
+    }
+
+    /// What is not zero, by rows, columns ascending.
+    ///
+    /// # Errors
+    /// Where borrowed memory was changed; entries that no index can count.
+    pub fn to_csr(&self) -> Result<Csr<'static, I, T>> {
+        let mut made = Rows::new(self.rows, 0);
+        let mut lines: Vec<Vec<(I, T)>> = vec![Vec::new(); self.block.0.min(self.rows)];
+        for row_of_blocks in 0..self.rows.div_ceil(self.block.0) {
+            let first = row_of_blocks * self.block.0;
+            let mut too_large = None;
+            self.each(row_of_blocks, |row, col, value| match I::of(col) {
+                Some(index) if value != T::ZERO => lines[row - first].push((index, value)),
+                Some(_) => {}
+                None => too_large = Some(col),
+            })?;
+            if let Some(col) = too_large {
+                I::checked(col)?;
+            }
+            for line in lines.iter_mut().take(self.rows - first) {
+                made.push(line)?;
+                line.clear();
+            }
+        }
+        made.finish(self.cols)
+    }
+}
+
+impl<I: Index, T: Element> Csr<'_, I, T> {
+    /// The matrix by blocks of some rows and columns: those that have an entry, columns ascending; what lies in one place is summed.
+    ///
+    /// # Errors
+    /// Blocks without elements, or more elements than memory has; where borrowed memory was changed.
+    pub fn to_bsr(&self, (height, width): (usize, usize)) -> Result<Bsr<'static, I, T>> {
+        let of_a_block = height.checked_mul(width).filter(|n| *n > 0);
+        let of_a_block =
+            of_a_block.ok_or_else(|| Error::value(format!("blocks of {height} by {width} elements")))?;
+        let (mut indptr, mut indices, mut data) = (vec![I::zeroed()], Vec::<I>::new(), Vec::new());
+        let mut columns = Vec::new();
+        for first in (0..self.rows).step_by(height) {
+            let lines = first..(first + height).min(self.rows);
+            columns.clear();
+            for row in lines.clone() {
+                columns.extend(self.indices[self.range(row)?].iter().map(|index| index.at() / width));
+            }
+            columns.sort_unstable();
+            columns.dedup();
+            let start = data.len();
+            let more = columns.len().checked_mul(of_a_block).and_then(|n| n.checked_add(start));
+            data.resize(more.ok_or_else(|| Error::value("more elements than memory has"))?, T::ZERO);
+            for row in lines {
+                for entry in self.range(row)? {
+                    let col = self.indices[entry].at();
+                    let block = columns.binary_search(&(col / width)).map_err(|_| changed())?;
+                    let place = &mut data[start + block * of_a_block + (row - first) * width + col % width];
+                    *place = place.plus(self.data[entry]);
+                }
+            }
+            for col in &columns {
+                indices.push(I::checked(*col)?);
+            }
+            indptr.push(I::checked(indices.len())?);
+        }
+        Bsr::new((self.rows, self.cols), (height, width), indptr, indices, data)
+    }
+}
