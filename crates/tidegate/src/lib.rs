@@ -13,6 +13,7 @@
 //! # Ok::<(), tidegate::Error>(())
 //! ```
 
+pub mod analyse;
 mod builder;
 pub mod cli;
 pub mod dedup;

@@ -171,8 +171,12 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         )))
     };
     let picture = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
-    let array = matches!(field.kind, Kind::Npy | Kind::NdArray { .. } | Kind::Patch { .. } | Kind::Bytes);
+    let array = matches!(
+        field.kind,
+        Kind::Npy | Kind::NdArray { .. } | Kind::Compact { .. } | Kind::Patch { .. } | Kind::Bytes
+    );
     let number = matches!(field.kind, Kind::Int | Kind::Float | Kind::Text | Kind::Bytes | Kind::Json);
+    let array = array || matches!(field.kind, Kind::Sparse { .. } | Kind::Numbers { .. });
     let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
     let (dtype, shape) = match &spec {
         FieldSpec::Patch(_) => return misfit("a patch of a volume"),
@@ -202,6 +206,32 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             }
             (*dtype, Some(shape.clone()))
         }
+        FieldSpec::Array { dtype: wanted, shape } if let Some(own) = listed(&field.kind) => {
+            if wanted.is_some_and(|wanted| wanted != own) || shape.is_some() {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds {} of rows of many lengths, as {}: leave its type and shape out",
+                    field.kind.name(),
+                    own.name()
+                )));
+            }
+            (own, None)
+        }
+        FieldSpec::Array { dtype: wanted, shape: wanted_shape }
+            if let Kind::Compact { dtype, shape, .. } = &field.kind =>
+        {
+            let float = |dtype| matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32);
+            let wanted = wanted.unwrap_or(*dtype);
+            let can_be = if field.kind.is_quantized() { float(wanted) } else { wanted == *dtype };
+            if !can_be || wanted_shape.as_ref().is_some_and(|s| s != shape) {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds {} arrays of {} {shape:?}: ask for these{}, or leave the field out",
+                    if field.kind.is_quantized() { "quantized" } else { "packed" },
+                    dtype.name(),
+                    if field.kind.is_quantized() { ", as float32, float16 or bfloat16" } else { "" }
+                )));
+            }
+            (wanted, Some(shape.clone()))
+        }
         FieldSpec::Array { dtype: Some(dtype), shape } => (*dtype, shape.clone()),
         FieldSpec::Array { dtype: None, shape } if let Some((dtype, declared)) = declared(&field.kind) => {
             (dtype, shape.clone().or(declared))
@@ -214,6 +244,15 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         }
     };
     Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape, patch: None })
+}
+
+/// The type of what text lists, which has a length of its own in each row.
+fn listed(kind: &Kind) -> Option<DType> {
+    match kind {
+        Kind::Sparse { part, .. } => Some(part.dtype()),
+        Kind::Numbers { dtype } => Some(*dtype),
+        _ => None,
+    }
 }
 
 /// The type of arrays, and perhaps their shape, where the data declare them.

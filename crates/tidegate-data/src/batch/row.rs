@@ -11,9 +11,9 @@ use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::decode::header::{self, Format, ImageHeader};
 use crate::decode::npy::DType;
-use crate::decode::{Decoded, Decoders, Pixel, Request, Rows, npy};
+use crate::decode::{Decoded, Decoders, Pixel, Request, Rows, compact, npy};
 use crate::order::random::Purpose;
-use crate::source::{Entry, Extremes, Kind, Value};
+use crate::source::{Entry, Extremes, Kind, Value, json, libsvm};
 use crate::{Error, Result};
 use tidegate_array::kernels::planar;
 
@@ -58,6 +58,9 @@ impl Needs {
     /// # Errors
     /// [`Error::Decode`] for what is no picture, and should be one.
     pub fn of(column: &ColumnPlan, value: Value<'_>) -> Result<Self> {
+        if let (Kind::Compact { .. }, Value::Bytes(bytes)) = (&column.kind, value) {
+            return Ok(Self::plain(0, compact::room_bytes(bytes)?));
+        }
         let (true, Value::Bytes(bytes)) = (is_picture(column), value) else { return Ok(Self::default()) };
         let header = picture_header(&column.kind, bytes)?;
         Ok(Self {
@@ -121,9 +124,14 @@ pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, 
             if bytes <= picture_bytes { bytes } else { 0 }
         }
         (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(picture_bytes),
-        (_, None) => u64::from(entry.len),
-        (_, Some(most)) => most.sample_bytes,
+        (_, None) => longest(column) * u64::from(entry.len),
+        (_, Some(most)) => longest(column) * most.sample_bytes,
     }
+}
+
+/// Bytes of a row for each of its sample, at most: numbers in lists have a digit and a comma, at least.
+fn longest(column: &ColumnPlan) -> u64 {
+    if matches!(column.kind, Kind::Numbers { .. }) { 4 } else { 1 }
 }
 
 /// Whether the column needs scratch: whether it decodes a picture.
@@ -180,10 +188,38 @@ impl Tools {
                 ragged(bytes, target)
             }
             (FieldSpec::Bytes, Value::Bytes(bytes)) => ragged(bytes, target),
+            (FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json, Value::Quoted(quoted)) => {
+                let room =
+                    target.bytes.get_mut(..quoted.most()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+                target.written = quoted.unquote(room)?;
+                let text = &room[..target.written];
+                std::str::from_utf8(text).map_err(|e| Error::Decode(format!("not UTF-8: {e}")))?;
+                if column.spec == FieldSpec::Json {
+                    serde_json::from_slice::<serde::de::IgnoredAny>(text)
+                        .map_err(|e| Error::Decode(format!("not JSON: {e}")))?;
+                }
+                Ok(())
+            }
+            (FieldSpec::Array { .. }, Value::Bytes(list)) if let Kind::Numbers { dtype } = column.kind => {
+                let count = json::numbers(list, dtype, target.bytes)?;
+                (target.written, target.shape) = (count * dtype.size(), vec![count]);
+                Ok(())
+            }
+            (FieldSpec::Array { .. }, Value::Bytes(line))
+                if let Kind::Sparse { part, base, columns } = column.kind =>
+            {
+                let count = libsvm::entries(line, part, base, columns, target.bytes)?;
+                (target.written, target.shape) = (count * part.dtype().size(), vec![count]);
+                Ok(())
+            }
+            (FieldSpec::Array { .. }, Value::Bytes(bytes)) if matches!(column.kind, Kind::Compact { .. }) => {
+                let shape = column.shape.as_deref().unwrap_or_default();
+                compact::unpack(bytes, column.dtype, shape, target.bytes)
+            }
             (FieldSpec::Array { dtype, shape }, Value::Bytes(bytes)) => {
                 array(&column.kind, *dtype, shape.as_deref(), bytes, target)
             }
-            (_, value) => Err(Error::Decode(format!("{value:?} does not fit this field"))),
+            (_, value) => Err(Error::Decode(format!("{} does not fit this field", value.word()))),
         }
     }
 
@@ -392,7 +428,8 @@ fn int(value: Value<'_>) -> Result<i64> {
             let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
             text.parse().map_err(|_| Error::Decode(format!("{:?} is no integer", short(text))))
         }
-        other => Err(Error::Decode(format!("{other:?} is no integer"))),
+        Value::Quoted(text) => int(Value::Bytes(&text.text()?)),
+        other => Err(Error::Decode(format!("{} is no integer", other.word()))),
     }
 }
 
@@ -404,6 +441,7 @@ fn float(value: Value<'_>) -> Result<f64> {
             let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
             text.parse().map_err(|_| Error::Decode(format!("{:?} is no number", short(text))))
         }
+        Value::Quoted(text) => float(Value::Bytes(&text.text()?)),
         Value::Missing => Err(Error::Decode("missing".into())),
     }
 }

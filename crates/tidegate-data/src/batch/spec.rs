@@ -367,6 +367,13 @@ impl FieldSpec {
             Kind::Int => FieldSpec::Int,
             Kind::Float => FieldSpec::Float,
             Kind::Npy => FieldSpec::Array { dtype: None, shape: None },
+            Kind::Numbers { dtype } => FieldSpec::Array { dtype: Some(*dtype), shape: None },
+            Kind::Sparse { part, .. } => FieldSpec::Array { dtype: Some(part.dtype()), shape: None },
+            Kind::Compact { dtype, shape, .. } => {
+                let dtype =
+                    if *dtype == DType::Float64 && kind.is_quantized() { DType::Float32 } else { *dtype };
+                FieldSpec::Array { dtype: Some(dtype), shape: Some(shape.clone()) }
+            }
             Kind::Patch { dtype, shape, .. } => {
                 FieldSpec::Array { dtype: Some(*dtype), shape: Some(shape.clone()) }
             }

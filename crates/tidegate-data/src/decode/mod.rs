@@ -6,6 +6,7 @@
 //! besides is bounded by [`ImageHeader::library_bytes`] and reserved by the caller before.
 //! Not here: cropping, resizing and what follows (`batch`).
 
+pub mod compact;
 pub mod header;
 mod jpeg;
 pub mod npy;

@@ -18,7 +18,7 @@ use super::groups::Groups;
 use super::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
 use crate::cache::Records;
-use crate::decode::Decoders;
+use crate::decode::{Decoders, compact};
 use crate::order::Foresight;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
@@ -239,6 +239,8 @@ impl Plan {
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let chunk =
             source.chunked().map_or(0, |c| c.sizes().chunk_bytes.saturating_add(c.sizes().library_bytes));
+        let unpacking =
+            layout.columns.iter().map(|column| compact::most_bytes(&column.kind)).max().unwrap_or(0);
         let sample = sample_room(source, &config.stores);
         let piece = |record: u64| Buddy::piece_bytes(sample + record);
         let mut plan = Self {
@@ -247,7 +249,7 @@ impl Plan {
             // Two pieces of the largest size: one is read while the other is decoded.
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
-            scratch_bytes: picture.saturating_add(taking.unwrap_or(0)).max(chunk),
+            scratch_bytes: picture.saturating_add(taking.unwrap_or(0)).max(chunk).max(unpacking),
             picture_bytes: if whole_columns > 0 { extremes.decoded_bytes } else { 0 },
             whole_columns,
             source_bytes: source.library_bytes() + reach.library_bytes,
@@ -275,8 +277,9 @@ impl Plan {
             && plan.without_scratch() < cap
         {
             let room = (cap - plan.without_scratch()).saturating_sub(ROUNDING_BYTES);
-            plan.scratch_bytes = plan.scratch_bytes.min(room / 2).max(chunk);
-            plan.picture_bytes = plan.picture_bytes.min((room - plan.scratch_bytes) / pictures.max(1));
+            plan.scratch_bytes = plan.scratch_bytes.min(room / 2).max(chunk).max(unpacking);
+            plan.picture_bytes =
+                plan.picture_bytes.min(room.saturating_sub(plan.scratch_bytes) / pictures.max(1));
         }
         if plan.least() > cap {
             return Err(plan.too_small(source, cap));

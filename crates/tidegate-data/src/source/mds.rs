@@ -6,6 +6,7 @@
 //! Layout of a shard: u32 n | u32 offsets[n+1] | config JSON | rows; a row is the sizes (u32) of its variable columns,
 //! then the values in column order. All little-endian. `pkl` columns are refused: unpickling runs code.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -22,12 +23,30 @@ use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 use super::remote::{Key, Object, Store};
 use super::{Extremes, Field, Kind, Located, Schema, Source, Value};
 use crate::decode::header::{self, Images};
+use crate::decode::npy::DType;
 use crate::{Error, Place, Result};
 
 #[derive(Debug, Deserialize)]
 struct IndexJson {
     version: u32,
     shards: Vec<ShardJson>,
+    /// What `tidegate pack` notes besides, which other readers pass over.
+    #[serde(default)]
+    tidegate: Notes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Notes {
+    /// Columns of bytes that are arrays made small.
+    #[serde(default)]
+    compact: BTreeMap<String, CompactJson>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct CompactJson {
+    dtype: String,
+    shape: Vec<usize>,
+    codec: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -48,7 +67,7 @@ struct FileJson {
     basename: String,
     bytes: u64,
     #[serde(default)]
-    hashes: std::collections::BTreeMap<String, String>,
+    hashes: BTreeMap<String, String>,
 }
 
 /// See the head of this file.
@@ -148,7 +167,7 @@ impl Mds {
         files: Files,
         force: bool,
     ) -> Result<Self> {
-        let (schema, columns) = schema(path, &json.shards[0])?;
+        let (schema, columns) = schema(path, &json.shards[0], &json.tidegate.compact)?;
         let files = Arc::new(files);
         let name = xxhash_rust::xxh3::xxh3_64(b"mds");
         if force {
@@ -179,7 +198,11 @@ fn parse(path: &Path, text: &[u8]) -> Result<IndexJson> {
     Ok(json)
 }
 
-fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
+fn schema(
+    path: &Path,
+    shard: &ShardJson,
+    compact: &BTreeMap<String, CompactJson>,
+) -> Result<(Schema, Vec<Column>)> {
     let wrong = |what: String| Error::Dataset { path: path.to_owned(), what };
     let n = shard.column_names.len();
     if shard.column_encodings.len() != n || shard.column_sizes.len() != n {
@@ -193,6 +216,11 @@ fn schema(path: &Path, shard: &ShardJson) -> Result<(Schema, Vec<Column>)> {
         let size = size.filter(|&s| s > 0);
         let (base, config) = encoding.split_once(':').unwrap_or((encoding, ""));
         let kind = match base {
+            "bytes" if let Some(CompactJson { dtype, shape, codec }) = compact.get(name) => Kind::Compact {
+                dtype: DType::parse(dtype).map_err(|e| wrong(format!("column {name:?}: {e}")))?,
+                shape: shape.clone(),
+                codec: codec.clone(),
+            },
             "bytes" | "jpeg_array" | "jpegarray" | "list[pil]" | "list[jpeg]" | "list[png]" => Kind::Bytes,
             "str" | "str_decimal" => Kind::Text,
             "json" => Kind::Json,

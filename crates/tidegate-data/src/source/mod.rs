@@ -10,16 +10,21 @@ mod arrow_file;
 pub mod checkpoints;
 #[cfg(feature = "parquet")]
 mod columns;
+mod delimited;
 mod folder;
 pub mod index;
+pub(crate) mod json;
 #[cfg(feature = "zarr")]
 mod keyed;
+pub(crate) mod libsvm;
+mod lines;
 mod mds;
 mod open;
 #[cfg(feature = "parquet")]
 mod parquet_file;
 #[cfg(feature = "parquet")]
 mod parquet_pages;
+mod quoted;
 pub mod read;
 #[cfg(feature = "remote")]
 mod remote;
@@ -29,6 +34,7 @@ mod synthetic;
 #[cfg(feature = "parquet")]
 mod table;
 pub mod tar;
+pub mod tokens;
 #[cfg(feature = "parquet")]
 mod unpacking;
 pub(crate) mod uring;
@@ -42,9 +48,11 @@ use std::time::Duration;
 
 pub use self::index::Entry;
 pub use self::open::{open, open_with_checkpoints};
+pub use self::quoted::Quoted;
 pub use self::read::ReadMode;
 pub use self::subset::{Subset, split};
 pub use self::synthetic::Synthetic;
+use crate::decode::compact;
 use crate::decode::npy::DType;
 use crate::{Place, Result};
 
@@ -73,6 +81,29 @@ pub enum Kind {
         /// The shape of every sample, if declared.
         shape: Option<Vec<usize>>,
     },
+    /// An array made small, quantized or packed, as its bytes say: always of this type and shape once it is whole.
+    Compact {
+        /// Element type; of what is quantized the one that it had.
+        dtype: DType,
+        /// Shape.
+        shape: Vec<usize>,
+        /// The name of the codec; `quantized` where codes are values of a grid.
+        codec: String,
+    },
+    /// A list of numbers as JSON writes it.
+    Numbers {
+        /// Element type: int64 or float64.
+        dtype: DType,
+    },
+    /// One part of the entries of a sparse row.
+    Sparse {
+        /// Which.
+        part: Part,
+        /// The index of the first column in the file; delivered ones begin with 0.
+        base: u64,
+        /// Columns.
+        columns: u64,
+    },
     /// A patch of an array that lies in chunks: always of this type and shape.
     Patch {
         /// Element type.
@@ -87,6 +118,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether its values are near to what they were, and can be had in several types.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        matches!(self, Kind::Compact { codec, .. } if codec == compact::QUANTIZED)
+    }
+
     /// The kind's word in schemas and messages.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -99,8 +136,33 @@ impl Kind {
             Kind::Float => "float",
             Kind::Npy => "npy",
             Kind::NdArray { .. } => "ndarray",
+            Kind::Compact { .. } => "compact array",
+            Kind::Numbers { .. } => "numbers",
             Kind::Patch { .. } => "patch",
+            Kind::Sparse { part: Part::Indices, .. } => "sparse indices",
+            Kind::Sparse { part: Part::Values, .. } => "sparse values",
             Kind::Pixels => "pixels",
+        }
+    }
+}
+
+/// What of the entries of a sparse row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Their columns, as uint32.
+    Indices,
+    /// What they are, as float32.
+    Values,
+}
+
+impl Part {
+    /// The type of its elements.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Part::Indices => DType::Uint32,
+            Part::Values => DType::Float32,
         }
     }
 }
@@ -128,6 +190,22 @@ pub enum Value<'a> {
     Int(i64),
     /// A float.
     Float(f64),
+    /// Text within quotes.
+    Quoted(Quoted<'a>),
+}
+
+impl Value<'_> {
+    /// It in a few words, for messages.
+    #[must_use]
+    pub fn word(&self) -> String {
+        match self {
+            Value::Missing => "nothing".into(),
+            Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Value::Int(x) => x.to_string(),
+            Value::Float(x) => x.to_string(),
+            Value::Quoted(text) => format!("text of {} bytes", text.most()),
+        }
+    }
 }
 
 /// How samples can be reached.

@@ -11,21 +11,25 @@ use super::archive::Archive;
 use super::checkpoints::{self, Checkpoints};
 use super::folder::Folder;
 use super::index::Index;
+use super::lines::{Format, Lines};
 use super::mds::Mds;
 use super::read::Files;
 #[cfg(feature = "remote")]
 use super::remote::{Object, Store};
-use super::{Source, natural_order};
+use super::{Kind, Source, kind_of_extension, natural_order};
 use crate::{Error, Result};
 
 /// Opens what lies at `url`: a folder of images, tar archives (a file, a folder or a pattern with `*`),
-/// Parquet or Arrow files likewise, an MDS folder.
+/// Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` whatever its name), an MDS folder.
 ///
 /// `force` makes a new index even if there is one that holds.
 ///
 /// # Errors
 /// What is missing or damaged, with its place and the fix.
 pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
+    if let Some(url) = url.strip_prefix(LIBSVM) {
+        return open_libsvm(url, force);
+    }
     let plain = url.strip_prefix("file://").unwrap_or(url);
     if plain.contains("://") {
         return open_remote(url, force);
@@ -51,17 +55,26 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if path.join("index.json").is_file() {
         return Ok(Arc::new(Mds::open(path, force)?));
     }
-    let mut files: Vec<PathBuf> = Vec::new();
+    let (mut files, mut texts, mut others) = (Vec::<PathBuf>::new(), Vec::new(), false);
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
         if is_archive(&file) || is_table(&file) {
             files.push(file);
+        } else if Format::of(&file).is_some() {
+            texts.push(file);
+        } else {
+            let hidden = file_name(&file).starts_with('.');
+            others |= !hidden && (file.is_dir() || kind_of_extension(&file_name(&file)) == Kind::Image);
         }
     }
     // The layout of a Hugging Face repository: tables in a folder `data`.
     let inner = path.join("data");
     if files.is_empty() && holds_tables(&inner) {
         return open(&inner.to_string_lossy(), force);
+    }
+    // Beside shards, pictures and folders a text file says something of them, and is no dataset.
+    if files.is_empty() && !others {
+        files = texts;
     }
     if files.is_empty() {
         return Ok(Arc::new(Folder::open(path, force)?));
@@ -87,6 +100,18 @@ pub fn open_with_checkpoints(
     }
     checkpoints::make(&*source, progress)?;
     open(url, false)
+}
+
+/// Says that a file is a LIBSVM file, whatever its name.
+const LIBSVM: &str = "libsvm:";
+
+/// LIBSVM files by their names or a pattern.
+fn open_libsvm(url: &str, force: bool) -> Result<Arc<dyn Source>> {
+    let files = expand(url.strip_prefix("file://").unwrap_or(url))?;
+    if files.is_empty() || files.iter().any(|file| !file.is_file()) {
+        return Err(Error::Dataset { path: url.into(), what: "there is no such LIBSVM file".into() });
+    }
+    Ok(Arc::new(Lines::open(url, Format::Libsvm, Files::new(files), force)?))
 }
 
 /// Refuses a folder with several splits, which are to be opened one at a time: train-00000-of-00002.parquet, test-….
@@ -137,11 +162,16 @@ fn shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
     {
         return Ok(Arc::new(super::table::Table::open(url, format, files, force)?));
     }
+    if let Some(format) = paths.first().and_then(|f| Format::of(f))
+        && paths.iter().all(|f| Format::of(f) == Some(format))
+    {
+        return Ok(Arc::new(Lines::open(url, format, files, force)?));
+    }
     if let Some(other) = paths.iter().find(|f| !is_archive(f)) {
         return Err(Error::Dataset {
             path: other.clone(),
-            what: "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, .parquet or \
-                   .arrow (a folder of images is opened by the folder's path)"
+            what: "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, .parquet, \
+                   .arrow, .jsonl, .csv, .tsv or .libsvm (a folder of images is opened by the folder's path)"
                 .into(),
         });
     }
@@ -167,7 +197,9 @@ fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
         return shards(url, Files::remote(store, objects), force);
     }
     let folder = key.trim_end_matches('/');
-    if (is_archive(Path::new(folder)) || is_table(Path::new(folder)))
+    if (is_archive(Path::new(folder))
+        || is_table(Path::new(folder))
+        || Format::of(Path::new(folder)).is_some())
         && let Some(object) = store.find(folder)?
     {
         return shards(url, Files::remote(store, vec![object]), force);
@@ -240,7 +272,7 @@ fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>> {
 }
 
 /// Files that fit a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in natural order.
-fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
+pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for pattern in braces(pattern) {
         if pattern.contains(['*', '?', '[']) {

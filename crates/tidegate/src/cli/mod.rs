@@ -1,11 +1,12 @@
 //! The command line: it reads words, calls the library, and prints.
 //!
-//! Flow: arguments -> one of demo, synth, pack, index, inspect, profile, dedup, cache, shuffle-quality, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
+//! Flow: arguments -> one of demo, synth, pack, index, inspect, profile, dedup, cache, compress, shuffle-quality, bench -> text, HTML, an exit code (0 good, 1 failed, 2 misused).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
 mod cache;
+mod compress;
 mod dedup;
 mod demo;
 mod inspect;
@@ -82,6 +83,13 @@ enum Command {
         /// Samples of a shard.
         #[arg(long, default_value_t = u64::MAX)]
         max_samples: u64,
+        /// Store the floats of a field as codes of so many bits, in blocks of 128: FIELD=BITS.
+        #[arg(long, value_name = "FIELD=BITS")]
+        quantize: Vec<String>,
+        /// Pack arrays by a codec (lz4, zstd, deflate, pco, shuffle+zstd:3, …; abs:1e-3 or rel:1e-3 within an error), or by the one that
+        /// gains most: auto.
+        #[arg(long)]
+        codec: Option<String>,
     },
     /// Make the side-car index of a data set.
     #[command(
@@ -123,6 +131,9 @@ enum Command {
     /// What memory would give.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// What compression would bring.
+    #[command(subcommand)]
+    Compress(compress::Compress),
     /// How well windows mix data that are sorted by class, and what they cost.
     #[command(
         after_help = "Examples:\n  tidegate shuffle-quality photos\n  tidegate shuffle-quality --samples 1000000 --shard 1000 --html quality.html"
@@ -172,6 +183,12 @@ fn progress(what: &str, done: u64, total: u64) {
     }
 }
 
+/// A field and its bits.
+fn quantized(wish: &str) -> Result<(String, u32)> {
+    let found = wish.rsplit_once('=').and_then(|(field, bits)| Some((field.to_owned(), bits.parse().ok()?)));
+    found.ok_or_else(|| Error::Config(format!("--quantize {wish:?}: give a field and its bits, as in x=4")))
+}
+
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Demo(demo) => demo.run(),
@@ -184,11 +201,15 @@ fn execute(command: Command) -> Result<()> {
             println!("{samples} pictures of {classes} classes in {}", out.display());
             Ok(())
         }
-        Command::Pack { source, out, format, max_size, max_samples } => {
+        Command::Compress(compress) => compress.run(),
+        Command::Pack { source, out, format, max_size, max_samples, quantize, codec } => {
+            let quantize = quantize.iter().map(|wish| quantized(wish)).collect::<Result<_>>()?;
+            let small = pack::Small { quantize, codec };
             let limits = pack::Limits { bytes: bytes(&max_size)?, samples: max_samples.max(1) };
             let source = source::open(&source, false)?;
-            let packed =
-                pack::pack(&*source, &out, format, limits, &|done| progress("packed", done, source.len()))?;
+            let packed = pack::pack(&*source, &out, format, limits, &small, &|done| {
+                progress("packed", done, source.len())
+            })?;
             println!(
                 "{} samples in {} shards in {} ({} kept from an earlier run)",
                 source.len(),

@@ -141,6 +141,7 @@ impl Marker {
     pub(super) fn mark(&self, sample: &Sample<'_>) -> Mark {
         let stored = match self.field.and_then(|field| sample.values.get(field)) {
             Some(Value::Bytes(bytes)) => bytes,
+            Some(Value::Quoted(_)) => sample.made.first().map_or(&[][..], |made| made.bytes),
             // What a sample lacks it has in common with nobody.
             Some(Value::Missing) => {
                 return Mark {
@@ -221,11 +222,15 @@ impl Marker {
 fn together(values: &[Value<'_>]) -> u128 {
     let mut hash = Xxh3::new();
     for value in values {
+        // The same text is the same, however it is quoted; what cannot be unquoted is as it is.
+        let text = if let Value::Quoted(quoted) = value { quoted.text().ok() } else { None };
+        let value = text.as_deref().map_or(*value, Value::Bytes);
         let (kind, word) = match value {
             Value::Missing => (0u8, 0),
             Value::Bytes(bytes) => (1, bytes.len() as u64),
             Value::Int(x) => (2, x.cast_unsigned()),
-            Value::Float(x) => (3, float_key(*x)),
+            Value::Float(x) => (3, float_key(x)),
+            Value::Quoted(_) => (4, 0),
         };
         hash.update(&[kind]);
         hash.update(&word.to_le_bytes());

@@ -1,4 +1,4 @@
-//! `pack`: any source into shards of bounded size, MDS v2 or WebDataset tar.
+//! `pack`: any source into shards of bounded size, MDS v2 or WebDataset tar; arrays as they are, or made small (`small`).
 //!
 //! Flow: source -> samples in id order -> shards, each written aside and renamed when it is whole.
 //! Memory: one sample at a time (tar) or the rows of one shard (MDS, whose offset table comes first), outside the
@@ -7,13 +7,19 @@
 //! Where shards are cut is a function of the source and the limits alone, so a run that was interrupted goes on where it
 //! stopped: shards that are there with the right size are kept.
 
+mod small;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
+use tidegate_data::decode::npy::DType;
 use tidegate_data::source::{Field, Kind, Source, SourceExt, Value, tar};
 use tidegate_data::{Error, Result};
+
+pub use self::small::Small;
+use self::small::Way;
 
 /// The container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -60,10 +66,24 @@ pub fn pack(
     out: &Path,
     format: Format,
     limits: Limits,
+    small: &Small,
     progress: &dyn Fn(u64),
 ) -> Result<Packed> {
+    if source.schema().iter().any(|field| matches!(field.kind, Kind::Sparse { .. })) {
+        return Err(Error::Config(format!(
+            "{}: shards have no column for sparse rows: load the file as it is",
+            source.name()
+        )));
+    }
+    let ways = small.ways(source)?;
+    let small_already = source.schema().iter().any(|field| matches!(field.kind, Kind::Compact { .. }));
+    if format == Format::Tar && (small_already || ways.iter().any(Option::is_some)) {
+        return Err(Error::Config(
+            "only MDS shards say which arrays were made small: give --format mds".into(),
+        ));
+    }
     fs::create_dir_all(out).map_err(Error::io(out))?;
-    let columns = columns(source, format)?;
+    let columns = columns(source, format, ways)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
     while id < source.len() {
         let name = match format {
@@ -72,7 +92,10 @@ pub fn pack(
         };
         let path = out.join(&name);
         let note = out.join(format!(".{name}.done"));
-        let task = json!([format!("{:016x}", source.fingerprint()), limits.bytes, limits.samples, id]);
+        let made: Vec<_> =
+            columns.iter().map(|column| format!("{} {:?}", column.encoding, column.way)).collect();
+        let fingerprint = format!("{:016x}", source.fingerprint());
+        let task = json!([fingerprint, limits.bytes, limits.samples, id, made]);
         if let Some((end, entry)) = kept(&path, &note, &task)? {
             (id, packed.kept) = (end, packed.kept + 1);
             entries.extend(entry);
@@ -89,7 +112,11 @@ pub fn pack(
     }
     if format == Format::Mds {
         let index = out.join("index.json");
-        fs::write(&index, json!({"shards": entries, "version": 2}).to_string()).map_err(Error::io(index))?;
+        let (mut json, compact) = (json!({"shards": entries, "version": 2}), compact(&columns));
+        if compact.as_object().is_some_and(|columns| !columns.is_empty()) {
+            json["tidegate"] = json!({"compact": compact});
+        }
+        fs::write(&index, json.to_string()).map_err(Error::io(index))?;
     }
     for shard in 0..packed.shards {
         let name = match format {
@@ -99,6 +126,21 @@ pub fn pack(
         fs::remove_file(out.join(&name)).map_err(Error::io(out.join(&name)))?;
     }
     Ok(packed)
+}
+
+/// The columns that are made small, for whoever reads them.
+fn compact(columns: &[Column]) -> Json {
+    let json = |dtype: DType, shape: &[usize], codec: &str| json!({"dtype": dtype.name(), "shape": shape, "codec": codec});
+    let note = |column: &Column| {
+        let note = match (&column.way, &column.kind) {
+            (Some(way), _) => json(way.dtype, &way.shape, way.codec()?),
+            // They were small before.
+            (None, Kind::Compact { dtype, shape, codec }) => json(*dtype, shape, codec),
+            (None, _) => return None,
+        };
+        Some((column.name.clone(), note))
+    };
+    Json::Object(columns.iter().filter_map(note).collect())
 }
 
 /// The end of a shard that an earlier run of the same task finished, and its entry.
@@ -172,14 +214,17 @@ impl Drop for Partial {
 #[derive(Debug, Clone)]
 struct Column {
     name: String,
-    encoding: &'static str,
+    encoding: String,
     size: Option<u32>,
+    kind: Kind,
+    /// How its arrays are made small, if they are.
+    way: Option<Way>,
 }
 
-fn columns(source: &dyn Source, format: Format) -> Result<Vec<Column>> {
+fn columns(source: &dyn Source, format: Format, ways: Vec<Option<Way>>) -> Result<Vec<Column>> {
     let (at, data) = source.fetch(0)?;
     let values = source.parse(&at, &data)?;
-    let column = |(field, value): (&Field, &Value<'_>)| {
+    let column = |((field, value), way): ((&Field, &Value<'_>), Option<Way>)| {
         let jpeg = matches!(value, Value::Bytes(b) if b.starts_with(&[0xFF, 0xD8]));
         let png = matches!(value, Value::Bytes(b) if b.starts_with(b"\x89PNG"));
         let (encoding, size) = match (&field.kind, value) {
@@ -188,9 +233,21 @@ fn columns(source: &dyn Source, format: Format) -> Result<Vec<Column>> {
             (Kind::Int, _) => ("int", Some(8)),
             (Kind::Float, _) => ("float64", Some(8)),
             (Kind::Text, _) => ("str", None),
-            (Kind::Json, _) => ("json", None),
+            (Kind::Json | Kind::Numbers { .. }, _) => ("json", None),
             (Kind::Pixels, _) => ("pil", None),
+            (Kind::NdArray { .. }, _) => ("ndarray", None),
             _ => ("bytes", None),
+        };
+        // What the column says of arrays is not said by each.
+        let encoding = match &field.kind {
+            _ if let Some(way) = &way => way.encoding(),
+            Kind::NdArray { dtype: Some(dtype), shape } => {
+                let shape = shape
+                    .iter()
+                    .map(|shape| shape.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+                ["ndarray".to_owned(), dtype.clone()].into_iter().chain(shape).collect::<Vec<_>>().join(":")
+            }
+            _ => encoding.to_owned(),
         };
         let name = match (format, field.name.as_str()) {
             (Format::Tar, "label") => "cls".to_owned(),
@@ -198,9 +255,9 @@ fn columns(source: &dyn Source, format: Format) -> Result<Vec<Column>> {
             (Format::Tar, "image") if png => "png".to_owned(),
             (_, name) => name.to_owned(),
         };
-        Column { name, encoding, size }
+        Column { name, encoding, size, kind: field.kind.clone(), way }
     };
-    Ok(source.schema().iter().zip(&values).map(column).collect())
+    Ok(source.schema().iter().zip(&values).zip(ways).map(column).collect())
 }
 
 /// The bytes of a value as a column stores it.
@@ -209,11 +266,17 @@ fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
         Error::Config(format!("field {:?}: {value:?} cannot be stored as {}", column.name, column.encoding))
     };
     let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.trim().parse::<i64>().ok());
-    Ok(match (column.encoding, value) {
+    if let Some(way) = &column.way {
+        return way
+            .bytes(&column.kind, value)
+            .map_err(|e| Error::Config(format!("field {:?}: {e}", column.name)));
+    }
+    Ok(match (column.encoding.as_str(), value) {
         ("int", Value::Bytes(b)) => number(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
         ("int", Value::Int(x)) => x.to_le_bytes().to_vec(),
         ("float64", Value::Float(x)) => x.to_le_bytes().to_vec(),
         (_, Value::Bytes(b)) => b.to_vec(),
+        (_, Value::Quoted(text)) => text.text()?,
         _ => return Err(misfit()),
     })
 }
@@ -225,25 +288,28 @@ struct TarShard {
     columns: Vec<Column>,
 }
 
-fn tar_bytes<'a>(value: &Value<'a>) -> std::borrow::Cow<'a, [u8]> {
-    match value {
+fn tar_bytes<'a>(value: &Value<'a>) -> Result<std::borrow::Cow<'a, [u8]>> {
+    Ok(match value {
         Value::Bytes(b) => (*b).into(),
         Value::Int(x) => x.to_string().into_bytes().into(),
         Value::Float(x) => x.to_string().into_bytes().into(),
+        Value::Quoted(text) => text.text()?.into(),
         Value::Missing => Vec::new().into(),
-    }
+    })
 }
 
 impl ShardWriter for TarShard {
     fn sample(&mut self, key: &str, values: &[Value<'_>]) -> Result<()> {
         for (column, value) in self.columns.iter().zip(values).filter(|(_, v)| **v != Value::Missing) {
             let name = format!("{key}.{}", column.name);
-            tar::write_member(&mut self.out, &name, &tar_bytes(value)).map_err(Error::io(&self.path))?;
+            tar::write_member(&mut self.out, &name, &tar_bytes(value)?).map_err(Error::io(&self.path))?;
         }
         Ok(())
     }
     fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
-        values.iter().map(|v| 512 + (tar_bytes(v).len() as u64).next_multiple_of(512)).sum()
+        // What cannot be written fails there.
+        let bytes = |v: &Value<'_>| tar_bytes(v).map_or(0, |bytes| bytes.len() as u64);
+        values.iter().map(|v| 512 + bytes(v).next_multiple_of(512)).sum()
     }
     fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
         self.out.write_all(&[0; 1024]).and_then(|()| self.out.flush()).map_err(Error::io(&self.path))?;
@@ -294,7 +360,11 @@ impl ShardWriter for MdsShard {
         Ok(())
     }
     fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
-        let bytes = |v: &Value<'_>| if let Value::Bytes(b) = v { b.len() as u64 } else { 8 };
+        let bytes = |v: &Value<'_>| match v {
+            Value::Bytes(b) => b.len() as u64,
+            Value::Quoted(text) => text.most() as u64,
+            _ => 8,
+        };
         values.iter().map(|v| bytes(v) + 8).sum()
     }
     fn finish(mut self: Box<Self>) -> Result<Option<Json>> {

@@ -241,6 +241,7 @@ impl Watched {
             (Sort::Int, _) => return Seen::Int(word(made.bytes).cast_signed()),
             (Sort::Float, _) => return Seen::Float(f64::from_bits(word(made.bytes))),
             (_, Some(Value::Bytes(bytes))) => bytes,
+            (_, Some(Value::Quoted(_))) => made.bytes,
             _ => &[][..],
         };
         let mut seen = Box::new(Content {

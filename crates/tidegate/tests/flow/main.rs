@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod compact;
 mod dedup;
 mod kept;
 mod profile;
@@ -449,13 +450,13 @@ fn epoch_error(loader: &mut Loader) -> String {
 
 #[test]
 fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
-    use tidegate::pack::{Format, Limits, pack};
+    use tidegate::pack::{Format, Limits, Small, pack};
     let source = open(pictures("pack", 50, Form::Folder).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(8), 64 << 20));
     for (format, name) in [(Format::Mds, "packed-mds"), (Format::Tar, "packed-tar")] {
         let out = folder(name);
         let limits = Limits { bytes: 40_000, samples: u64::MAX };
-        let packed = pack(&*source, &out, format, limits, &|_| ()).unwrap();
+        let packed = pack(&*source, &out, format, limits, &Small::default(), &|_| ()).unwrap();
         assert!(packed.shards > 3 && packed.kept == 0, "{packed:?}");
         let again = open(out.to_str().unwrap(), false).unwrap();
         // Names of fields differ between containers; pictures and labels do not.
@@ -469,7 +470,7 @@ fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
 /// On a file system of 256 KiB: an error that names the file and says what is wrong, and nothing half-written is opened.
 #[test]
 fn a_full_disk_while_packing_is_named() {
-    use tidegate::pack::{Format, Limits, pack};
+    use tidegate::pack::{Format, Limits, Small, pack};
     let source = open(pictures("full-source", 200, Form::Folder).to_str().unwrap(), false).unwrap();
     let small = folder("full-disk");
     let mount = |arguments: &[&str]| {
@@ -481,7 +482,7 @@ fn a_full_disk_while_packing_is_named() {
         return;
     }
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    let outcome = pack(&*source, &small.join("out"), Format::Mds, limits, &|_| ());
+    let outcome = pack(&*source, &small.join("out"), Format::Mds, limits, &Small::default(), &|_| ());
     let opened = open(small.join("out").to_str().unwrap(), false);
     assert!(mount(&["umount", at]));
     let error = outcome.unwrap_err().to_string();

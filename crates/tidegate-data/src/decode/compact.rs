@@ -1,0 +1,94 @@
+//! Arrays made small: quantized, or packed by a codec, as their bytes say.
+//!
+//! Flow: bytes -> what unpacking takes -> elements, straight into their row of the batch.
+//! Memory: what the codec takes besides, which the worker reserves before.
+
+use tidegate_array::codec::{self, Packed};
+use tidegate_array::quantize::View;
+
+use super::npy::DType;
+use crate::source::Kind;
+use crate::{Error, Result};
+
+/// The name of the codec where codes are values of a grid.
+pub const QUANTIZED: &str = "quantized";
+
+fn decode(error: tidegate_array::Error) -> Error {
+    Error::Decode(error.to_string())
+}
+
+/// What unpacking takes at most besides the row.
+///
+/// # Errors
+/// [`Error::Decode`] for bytes that are no array made small, or cut short.
+pub fn room_bytes(bytes: &[u8]) -> Result<u64> {
+    if View::is_one(bytes) {
+        return Ok(0);
+    }
+    let packed = Packed::of(bytes).map_err(decode)?;
+    Ok(packed.codec.room_bytes(packed.unpacked_bytes().map_err(decode)? as u64))
+}
+
+/// What unpacking any sample of a field takes at most besides its row.
+#[must_use]
+pub fn most_bytes(kind: &Kind) -> u64 {
+    let Kind::Compact { dtype, shape, codec } = kind else { return 0 };
+    let bytes = shape.iter().fold(dtype.size() as u64, |n, side| n.saturating_mul(*side as u64));
+    // One that is not known fails sample by sample.
+    codec::parse(codec, *dtype, shape).map_or(0, |codec| codec.room_bytes(bytes))
+}
+
+/// The elements of a sample, as this type and shape, into room for them.
+///
+/// # Errors
+/// [`Error::Decode`] for another type or shape, and bytes that are not what they say.
+pub fn unpack(bytes: &[u8], dtype: DType, shape: &[usize], into: &mut [u8]) -> Result<()> {
+    let other = |found: &[usize], of: &str| {
+        Error::Decode(format!("an array of {of} {found:?} where {} {shape:?} was declared", dtype.name()))
+    };
+    if View::is_one(bytes) {
+        let view = View::of(bytes).map_err(decode)?;
+        if view.shape != shape {
+            return Err(other(&view.shape, "codes"));
+        }
+        return view.dequantize(dtype, into).map_err(decode);
+    }
+    let packed = Packed::of(bytes).map_err(decode)?;
+    if packed.shape != shape || packed.dtype != dtype {
+        return Err(other(&packed.shape, packed.dtype.name()));
+    }
+    packed.unpack(into).map_err(decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
+
+    #[test]
+    fn what_is_not_what_was_declared_is_refused() {
+        let packed = codec::pack("shuffle+zstd", DType::Float32, &[2, 3], &[1; 24]).unwrap();
+        let mut row = [0; 24];
+        unpack(&packed, DType::Float32, &[2, 3], &mut row).unwrap();
+        assert_eq!(row, [1; 24]);
+        assert!(room_bytes(&packed).unwrap() > 0);
+        let words = |bytes: &[u8], dtype, shape: &[usize]| {
+            let mut row = vec![0u32; 6];
+            unpack(bytes, dtype, shape, bytemuck::cast_slice_mut(&mut row)).unwrap_err().to_string()
+        };
+        assert!(words(&packed, DType::Int32, &[2, 3]).contains("float32 [2, 3] where int32 [2, 3]"));
+        assert!(words(&packed, DType::Float32, &[3, 2]).contains("[2, 3] where float32 [3, 2]"));
+        assert!(words(&packed[..9], DType::Float32, &[2, 3]).contains("cut short"));
+        assert!(words(b"other", DType::Float32, &[2, 3]).contains("something else"));
+        let options = Options {
+            bits: 4,
+            scheme: Scheme::Offset,
+            per: Per::Tensor,
+            extent: Extent::Whole,
+            rounding: Rounding::Nearest,
+        };
+        let codes = Quantized::new(&[0.0; 6], &[6], &options).unwrap().to_bytes().unwrap();
+        assert!(words(&codes, DType::Float32, &[2, 3]).contains("codes [6]"));
+        assert!(words(&codes, DType::Int32, &[6]).contains("float32, float16 or bfloat16"));
+    }
+}

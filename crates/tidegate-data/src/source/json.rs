@@ -1,0 +1,254 @@
+//! JSON Lines: an object a line, its members the fields.
+//!
+//! Flow: lines -> members and their types -> a schema; a line -> values, where they lie in it.
+//! Memory: a few words a member while a line is parsed.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::quoted::Quoted;
+use super::{Field, Kind, Schema, Value};
+use crate::decode::npy::DType;
+use crate::{Error, Result};
+
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+fn object(line: &[u8]) -> Result<Object<'_>, String> {
+    serde_json::from_slice(line).map_err(|e| format!("no object of JSON: {e}"))
+}
+
+/// What the values of a member are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Int,
+    Float,
+    Text,
+    Numbers(DType),
+    Json,
+}
+
+impl Type {
+    /// Of one value; nothing of null.
+    fn of(raw: &str) -> Option<Self> {
+        let number = |raw: &str| {
+            if raw.trim().parse::<i64>().is_ok() {
+                Some(DType::Int64)
+            } else {
+                raw.trim().parse::<f64>().ok().map(|_| DType::Float64)
+            }
+        };
+        Some(match raw.as_bytes().first()? {
+            b'n' => return None,
+            b'"' => Self::Text,
+            b't' | b'f' => Self::Int,
+            b'[' => {
+                let types: Option<Vec<_>> =
+                    items(raw.as_bytes()).map(|item| number(std::str::from_utf8(item).ok()?)).collect();
+                match types {
+                    Some(types) if types.contains(&DType::Float64) => Self::Numbers(DType::Float64),
+                    // Of what a list has nothing in it says nothing.
+                    Some(types) if types.is_empty() => return None,
+                    Some(_) => Self::Numbers(DType::Int64),
+                    _ => Self::Json,
+                }
+            }
+            b'{' => Self::Json,
+            // What int64 does not hold would lose digits as a float.
+            _ if raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+                && number(raw) != Some(DType::Int64) =>
+            {
+                Self::Json
+            }
+            _ => {
+                if number(raw) == Some(DType::Int64) {
+                    Self::Int
+                } else {
+                    Self::Float
+                }
+            }
+        })
+    }
+
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Self::Int | Self::Float, Self::Int | Self::Float) => Self::Float,
+            (Self::Numbers(_), Self::Numbers(_)) => Self::Numbers(DType::Float64),
+            _ => Self::Json,
+        }
+    }
+}
+
+/// What is between the brackets and commas of a list without lists in it; of an empty list nothing.
+fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let inner = list.strip_prefix(b"[").and_then(|list| list.strip_suffix(b"]")).unwrap_or_default();
+    let blank = inner.trim_ascii().is_empty();
+    inner.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).take(if blank { 0 } else { usize::MAX })
+}
+
+/// What lines say of their members.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// In the order in which they came first.
+    members: Vec<(String, Option<Type>)>,
+}
+
+impl Seen {
+    pub(super) fn look(&mut self, line: &[u8]) {
+        // A line that is none fails where it is read.
+        let Ok(object) = object(line) else { return };
+        // As they lie in the line, where this is the first.
+        let mut names: Vec<_> =
+            object.iter().map(|(name, raw)| (raw.get().as_ptr() as usize, name, raw)).collect();
+        names.sort_unstable_by_key(|(at, ..)| *at);
+        for (_, name, raw) in names {
+            let this = Type::of(raw.get());
+            match self.members.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => {
+                    *known = match (*known, this) {
+                        (Some(known), Some(this)) => Some(known.or(this)),
+                        (known, this) => known.or(this),
+                    }
+                }
+                None => self.members.push((name.clone(), this)),
+            }
+        }
+    }
+
+    pub(super) fn schema(self) -> Schema {
+        let kind = |found: Option<Type>| match found {
+            Some(Type::Int) => Kind::Int,
+            Some(Type::Float) => Kind::Float,
+            Some(Type::Text) => Kind::Text,
+            Some(Type::Numbers(dtype)) => Kind::Numbers { dtype },
+            Some(Type::Json) | None => Kind::Json,
+        };
+        self.members.into_iter().map(|(name, found)| Field { name, kind: kind(found) }).collect()
+    }
+}
+
+/// The values of a line.
+///
+/// # Errors
+/// [`Error::Decode`] for a line that is no object, and members of other types than the schema says.
+pub(super) fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
+    let object = object(line).map_err(Error::Decode)?;
+    let value = |field: &Field| -> Result<Value<'a>> {
+        let Some(raw) = object.get(field.name.as_str()).map(|raw| raw.get()) else {
+            return Ok(Value::Missing);
+        };
+        let misfit = || {
+            let shown: String = raw.chars().take(40).collect();
+            Error::Decode(format!(
+                "{shown} in field {:?}, which is {} in the first lines",
+                field.name,
+                field.kind.name()
+            ))
+        };
+        let bytes = raw.as_bytes();
+        Ok(match (&field.kind, bytes.first()) {
+            (_, Some(b'n')) => Value::Missing,
+            (Kind::Int, Some(b't')) => Value::Int(1),
+            (Kind::Int, Some(b'f')) => Value::Int(0),
+            (Kind::Int, _) => Value::Int(raw.parse().map_err(|_| misfit())?),
+            (Kind::Float, _) => Value::Float(raw.parse().map_err(|_| misfit())?),
+            (Kind::Text, Some(b'"')) => match bytes.contains(&b'\\') {
+                true => Value::Quoted(Quoted::json(bytes)),
+                false => Value::Bytes(&bytes[1..bytes.len() - 1]),
+            },
+            (Kind::Numbers { .. }, Some(b'[')) | (Kind::Json, _) => Value::Bytes(bytes),
+            _ => return Err(misfit()),
+        })
+    };
+    schema.iter().map(value).collect()
+}
+
+/// Writes the numbers of a list into a row, and says how many they are.
+///
+/// # Errors
+/// [`Error::Decode`] for items that are no numbers of the type.
+pub(crate) fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
+    let (words, _) = into.as_chunks_mut::<8>();
+    let mut words = words.iter_mut();
+    let mut count = 0;
+    for item in items(list) {
+        let text = std::str::from_utf8(item).unwrap_or_default();
+        let misfit = || {
+            Error::Decode(format!(
+                "{:?} in a list of {}",
+                text.chars().take(40).collect::<String>(),
+                dtype.name()
+            ))
+        };
+        let word = match dtype {
+            DType::Int64 => text.parse::<i64>().map_err(|_| misfit())?.to_le_bytes(),
+            _ => text.parse::<f64>().map_err(|_| misfit())?.to_le_bytes(),
+        };
+        *words.next().ok_or_else(|| Error::Decode("more numbers than the line has room for".into()))? = word;
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lines::opened;
+    use super::super::{Source, SourceExt};
+    use super::*;
+
+    #[test]
+    fn members_are_fields() {
+        let text = concat!(
+            "{\"id\": 1, \"text\": \"a\\u00e9\\n\", \"score\": 0.5, \"tags\": [1, 2], \"more\": {\"a\": [1]}, \"ok\": true}\n",
+            "\n",
+            "  {\"id\": 2, \"text\": \"plain\", \"score\": 3, \"tags\": [1.5], \"ok\": false, \"late\": null}\n",
+            "{\"id\": 3}\r\n",
+        );
+        let source = opened("x.jsonl", text).unwrap();
+        let kinds: Vec<_> =
+            source.schema().iter().map(|field| (field.name.as_str(), field.kind.name())).collect();
+        let expected = [
+            ("id", "int"),
+            ("text", "text"),
+            ("score", "float"),
+            ("tags", "numbers"),
+            ("more", "json"),
+            ("ok", "int"),
+            ("late", "json"),
+        ];
+        assert_eq!(kinds, expected);
+        crate::testing::source(&opened("y.ndjson", "{\"a\": 1}\n{\"a\": 2}").unwrap()).unwrap();
+        let line = text.lines().next().unwrap();
+        let values = parse(source.schema(), line.as_bytes()).unwrap();
+        assert_eq!((values[0], values[2], values[5]), (Value::Int(1), Value::Float(0.5), Value::Int(1)));
+        let Value::Quoted(quoted) = values[1] else { panic!("it has escapes") };
+        assert_eq!(quoted.text().unwrap(), "aé\n".as_bytes());
+        let mut room = [0; 64];
+        assert_eq!(numbers(b"[1, 2 ,3]", DType::Int64, &mut room).unwrap(), 3);
+        assert_eq!(room[16..24], 3i64.to_le_bytes());
+        assert_eq!(numbers(b"[ ]", DType::Int64, &mut room).unwrap(), 0);
+        assert_eq!(source.key(1).unwrap(), "line 3");
+        assert_eq!(Type::of("18446744073709551615"), Some(Type::Json));
+        assert!(source.fetch(3).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_says_why() {
+        let source = opened("x.jsonl", "{\"a\": 1, \"t\": \"x\", \"l\": [1]}\n").unwrap();
+        let words = |line: &str| parse(source.schema(), line.as_bytes()).unwrap_err().to_string();
+        assert!(words("{\"a\": 1").contains("no object of JSON"));
+        assert!(words("[1]").contains("no object of JSON"));
+        assert!(words("{\"a\": \"one\"}").contains("\"one\" in field \"a\", which is int"));
+        assert!(words("{\"t\": 5}").contains("which is text"));
+        assert!(words("{\"l\": {}}").contains("which is numbers"));
+        assert!(
+            numbers(b"[1, \"x\"]", DType::Int64, &mut [0; 64])
+                .unwrap_err()
+                .to_string()
+                .contains("in a list of int64")
+        );
+        assert!(numbers(b"[1, 2]", DType::Int64, &mut [0; 8]).unwrap_err().to_string().contains("room"));
+        assert!(opened("x.jsonl", "\n \n").unwrap_err().to_string().contains("no line"));
+    }
+}

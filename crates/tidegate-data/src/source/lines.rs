@@ -1,0 +1,260 @@
+//! Text files with a sample a line: LIBSVM, JSON Lines, CSV and TSV.
+//!
+//! Flow: files -> each line once -> schema and index -> one read a line, neighbours in one -> its values, where they lie.
+//! Memory: see `index`; while indexing a line. Values are slices of the line, and unquoted straight into their row.
+//!
+//! A line is read and parsed by itself, so that any order is as good as another, a bad line is a sample like any other that fails, and its name
+//! is its number. Types are those of the first thousand lines (`json`, `delimited`): a line that does not fit them fails.
+
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delimited::At;
+use super::index::{Builder, Entry, Index, ShardMeta};
+use super::open::{file_name, shard_set};
+use super::read::{Extent, Files, ReadMode};
+use super::{Extremes, Located, Schema, Source, Value, delimited, json, libsvm};
+use crate::decode::header::Images;
+use crate::{Error, Place, Result};
+
+/// Bytes that are read at once while indexing.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Lines that say what types there are.
+pub(super) const LOOKED_AT: u64 = 1000;
+/// A record over several lines, at most.
+const RECORD_MOST: usize = 256 << 20;
+
+/// What the lines of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Libsvm,
+    Json,
+    /// Cells between these bytes, under a line of names.
+    Delimited(u8),
+}
+
+impl Format {
+    /// By a file's name.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str())?;
+        Some(match extension.to_ascii_lowercase().as_str() {
+            "libsvm" | "svm" | "svmlight" => Self::Libsvm,
+            "jsonl" | "ndjson" => Self::Json,
+            "csv" => Self::Delimited(b','),
+            "tsv" => Self::Delimited(b'\t'),
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Libsvm => "libsvm",
+            Self::Json => "jsonl",
+            Self::Delimited(b'\t') => "tsv",
+            Self::Delimited(_) => "csv",
+        }
+    }
+
+    /// What of a line is its sample; it begins where the line does.
+    fn content(self, line: &[u8]) -> &[u8] {
+        let line = if self == Self::Libsvm { libsvm::content(line) } else { line };
+        let blank = |byte: &u8| match self {
+            // Cells may be blank.
+            Self::Delimited(_) => matches!(byte, b'\n' | b'\r'),
+            _ => byte.is_ascii_whitespace(),
+        };
+        let end = line.iter().rposition(|byte| !blank(byte)).map_or(0, |last| last + 1);
+        &line[..end]
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Lines {
+    name: String,
+    format: Format,
+    index: Index,
+    files: Arc<Files>,
+}
+
+impl Lines {
+    /// Opens files, indexing them first if their index does not hold.
+    ///
+    /// # Errors
+    /// Files that cannot be read; without any sample; of different columns; lines of 4 GiB.
+    pub(super) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let files = Arc::new(files);
+        let (beside, name, identity) = shard_set(&files, format.name())?;
+        if force {
+            Index::remove(&beside, name);
+        }
+        let index = match Index::open(&beside, name, identity) {
+            Some(index) => index,
+            None => build(url, format, &files, Builder::new(&beside, name, identity, format.name())?)?,
+        };
+        Ok(Self { name: url.to_owned(), format, index, files })
+    }
+}
+
+/// What lines say of their types, as they pass by.
+#[derive(Debug)]
+enum Seen {
+    Libsvm(libsvm::Seen),
+    Json(json::Seen),
+    Delimited(delimited::Seen),
+}
+
+impl Seen {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Libsvm => Self::Libsvm(libsvm::Seen::default()),
+            Format::Json => Self::Json(json::Seen::default()),
+            Format::Delimited(delimiter) => Self::Delimited(delimited::Seen::new(delimiter)),
+        }
+    }
+
+    /// Looks at a line, the so-manieth sample; of columns all lines have to be looked at.
+    fn look(&mut self, line: &[u8], sample: u64) {
+        match self {
+            Self::Libsvm(seen) => seen.look(line),
+            Self::Json(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Delimited(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Json(_) | Self::Delimited(_) => {}
+        }
+    }
+
+    fn schema(self) -> Schema {
+        match self {
+            Self::Libsvm(seen) => seen.schema(),
+            Self::Json(seen) => seen.schema(),
+            Self::Delimited(seen) => seen.schema(),
+        }
+    }
+}
+
+fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
+    let (mut seen, mut shards) = (Seen::new(format), Vec::new());
+    for (number, path) in files.paths().iter().enumerate() {
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
+        let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
+        let mut record = Vec::new();
+        loop {
+            record.clear();
+            let first = row + 1;
+            let wrong = |what: String| Error::format(path, at, format!("line {first}: {what}"));
+            let mut open = At::Cell;
+            loop {
+                let start = record.len();
+                let left = (RECORD_MOST - start) as u64;
+                let read = (&mut file).take(left).read_until(b'\n', &mut record).map_err(Error::io(path))?;
+                if record.len() == RECORD_MOST {
+                    return Err(wrong(format!(
+                        "it goes on for {} MiB: this is no text file of samples, or a quote is never closed",
+                        RECORD_MOST >> 20
+                    )));
+                }
+                row += u64::from(read > 0);
+                if let Format::Delimited(delimiter) = format {
+                    open = record[start..].iter().fold(open, |at, byte| at.next(*byte, delimiter));
+                }
+                if read == 0 && open == At::Quotes {
+                    return Err(wrong(
+                        "a quote at the beginning of a cell is never closed: double quotes within quotes"
+                            .into(),
+                    ));
+                }
+                if read == 0 || open != At::Quotes {
+                    break;
+                }
+            }
+            if record.is_empty() {
+                break;
+            }
+            let read = record.len();
+            let text = format.content(&record);
+            let len =
+                u32::try_from(text.len()).map_err(|_| wrong("4 GiB or more: this is no text file".into()))?;
+            if let (Seen::Delimited(seen), 1) = (&mut seen, first) {
+                seen.names(text).map_err(wrong)?;
+            } else if len > 0 {
+                seen.look(text, builder.samples());
+                let entry = Entry { shard: number as u32, offset: at, len, ..Entry::default() };
+                builder.push(entry, &format!("line {first}"), &Images::default())?;
+            }
+            at += read as u64;
+        }
+        let samples = builder.samples() - before;
+        shards.push(ShardMeta { name: file_name(path), bytes: at, samples, groups: Vec::new() });
+    }
+    if builder.samples() == 0 {
+        return Err(Error::Dataset { path: url.into(), what: "there is no line with a sample".into() });
+    }
+    builder.finish(seen.schema(), Vec::new(), shards)
+}
+
+impl Source for Lines {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn len(&self) -> u64 {
+        self.index.meta.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.index.meta.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.index.meta.fingerprint
+    }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
+    fn runs(&self) -> Vec<u64> {
+        self.index.meta.shards.iter().map(|shard| shard.samples).collect()
+    }
+    fn extremes(&self) -> Extremes {
+        self.index.meta.extremes
+    }
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
+    }
+    fn index(&self) -> Option<&Index> {
+        Some(&self.index)
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        self.index.locate(ids)
+    }
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        self.files.extent(at.entry.shard, at.entry.offset)
+    }
+    fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        match self.format {
+            Format::Libsvm => libsvm::parse(self.schema(), bytes),
+            Format::Json => json::parse(self.schema(), bytes),
+            Format::Delimited(delimiter) => delimited::parse(self.schema(), delimiter, bytes),
+        }
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        self.index.key(id)
+    }
+    fn place(&self, at: &Located) -> Place {
+        self.index.place(at)
+    }
+    fn shards(&self) -> Vec<PathBuf> {
+        self.files.paths().to_vec()
+    }
+}
+
+#[cfg(test)]
+pub(super) fn opened(name: &str, text: &str) -> Result<Lines> {
+    let dir = tempfile::tempdir().map_err(Error::io(name))?;
+    let path = dir.path().join(name);
+    std::fs::write(&path, text).map_err(Error::io(name))?;
+    let format = Format::of(&path).unwrap_or(Format::Json);
+    Lines::open(name, format, Files::new(vec![path]), false)
+}
