@@ -6,7 +6,7 @@ DATA ?=
 # The interpreter of the peers: an environment with bench/requirements.txt installed.
 PEERS_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-volumes bench-jpeg bench-peers docs clean
+.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-volumes bench-compact bench-jpeg bench-peers docs clean
 
 demo:
 	cargo run --release --locked -p tidegate -- demo
@@ -45,6 +45,8 @@ test-memory: install
 
 test-slow: install
 	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
+	TIDEGATE_VALUES=1000000000 cargo test -p tidegate-array --release --lib no_value_is_beyond
+	$(BIN)/pip install --quiet tensorly
 	PROPTEST_CASES=20000 cargo test --release -p tidegate-core -p tidegate-data --lib
 	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
 	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
@@ -59,7 +61,7 @@ bench:
 	cargo bench -p tidegate-core
 	cargo bench -p tidegate-data --bench cache
 	cargo bench -p tidegate-data --bench order
-	cargo bench -p tidegate-array --bench kernels
+	cargo bench -p tidegate-array
 	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
 
 # What it takes to halve the budget in the middle of an epoch.
@@ -73,6 +75,11 @@ bench-keep: install
 # A store that is far away, by how many requests the budget allows.
 bench-latency: install
 	$(BIN)/python bench/latency.py --out bench/results/latency.json
+
+# Sparse products, bounds and sparse training beside the Python packages that do the same; copies made small.
+bench-compact: install
+	$(BIN)/pip install --quiet scikit-learn pysz==1.1.0 zfpy==1.0.1
+	$(BIN)/python bench/compact.py --out bench/results/compact.json
 
 # Sketches on one core, beside the Python packages that do the same.
 bench-sketch: install

@@ -78,10 +78,10 @@ class Group:
                 time.sleep(0.1)
 
 
-def in_group(name, command):
+def in_group(name, command, limit=None):
     """Runs a command in a group of its own: what became of it, and the group's peak in MiB, none if it has none."""
     try:
-        group = Group(name)
+        group = Group(name, limit)
     except OSError as error:
         print(f"SKIPPED: no memory group can be made: {error}", file=sys.stderr)
         return subprocess.run(command, check=False, capture_output=True, text=True), None

@@ -18,6 +18,22 @@ pub(crate) mod classes {
     pyo3::import_exception!(tidegate.errors, InternalError);
 }
 
+/// The exception for an error of arrays.
+pub(crate) fn array_error(error: &tidegate_array::Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        tidegate_array::Error::Misuse { .. } | tidegate_array::Error::Option { .. } => {
+            classes::ConfigError::new_err(text)
+        }
+        _ => classes::DataError::new_err(text),
+    }
+}
+
+/// The exception for an argument that makes no sense.
+pub(crate) fn config(what: impl Into<String>) -> PyErr {
+    classes::ConfigError::new_err(what.into())
+}
+
 /// The exception for an error.
 pub(crate) fn raise(error: &Error) -> PyErr {
     let text = error.to_string();

@@ -5,6 +5,7 @@
 
 mod array;
 mod budget;
+mod compress;
 mod curve;
 mod dedup;
 mod drawn;
@@ -12,10 +13,13 @@ mod errors;
 mod loader;
 mod mapped;
 mod profile;
+mod quantize;
 mod sampler;
 mod sketch;
 mod source;
+mod sparse;
 mod stitch;
+mod tensor_train;
 mod volume;
 
 #[pyo3::pymodule(gil_used = false)]
@@ -24,6 +28,8 @@ mod _tidegate {
 
     #[pymodule_export]
     use super::budget::{Budget, size_bytes};
+    #[pymodule_export]
+    use super::compress::{codecs, pack_array, unpack_array};
     #[pymodule_export]
     use super::curve::cache_curve;
     #[pymodule_export]
@@ -37,9 +43,15 @@ mod _tidegate {
     #[pymodule_export]
     use super::profile::{Profile, made};
     #[pymodule_export]
-    use super::source::{Source, open, synthetic};
+    use super::quantize::{Calibrator, Quantized};
+    #[pymodule_export]
+    use super::source::{Source, open, synthetic, tokens};
+    #[pymodule_export]
+    use super::sparse::{Bsr, Coo, Csr};
     #[pymodule_export]
     use super::stitch::Stitch;
+    #[pymodule_export]
+    use super::tensor_train::Train;
     #[pymodule_export]
     use super::volume::{Boxes, Volume, levels, volume};
 

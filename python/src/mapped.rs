@@ -7,32 +7,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use tidegate::Error;
 use tidegate_array::DType;
 use tidegate_array::mmap::{self, Advice, Mode};
 use tidegate_array::stored::Stored;
 use tidegate_data::source::rows::Rows;
 
 use crate::array::over_mapped;
-use crate::errors::raise;
+use crate::errors::{array_error, config, raise};
 use crate::source::Source;
 
 /// An array in a file, mapped; see `tidegate.mapped`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Mapped(Mutex<Option<Arc<mmap::Mapped>>>);
-
-fn array_error(error: &tidegate_array::Error) -> PyErr {
-    let text = error.to_string();
-    raise(&match error {
-        tidegate_array::Error::Misuse { .. } => Error::Config(text),
-        _ => Error::Decode(text),
-    })
-}
-
-fn config(what: impl Into<String>) -> PyErr {
-    raise(&Error::Config(what.into()))
-}
 
 impl Mapped {
     fn get(&self) -> PyResult<Arc<mmap::Mapped>> {

@@ -10,9 +10,11 @@ use std::time::Duration;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use tidegate_data::source::{self, Kind, SourceExt, Value};
+use tidegate_array::DType;
+use tidegate_data::source::tokens::Tokens;
+use tidegate_data::source::{self, Field, Kind, SourceExt, Value};
 
-use crate::errors::raise;
+use crate::errors::{config, raise};
 
 /// Indexed samples; see `tidegate.open`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
@@ -28,6 +30,14 @@ pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) ->
     }
     // All files are read, on other threads, so that Ctrl-C is seen here.
     interruptible(py, |stop| source::open_with_checkpoints(url, force, &|_, _| stopped(stop))).map(Source)
+}
+
+/// Sequences of token files; `dtype` is that of files without a header.
+#[pyfunction]
+pub(crate) fn tokens(py: Python<'_>, url: &str, length: u64, dtype: Option<&str>) -> PyResult<Source> {
+    let dtype = dtype.map(DType::parse).transpose().map_err(config)?;
+    let opened = py.detach(|| Tokens::open(url, length, dtype)).map_err(|e| raise(&e))?;
+    Ok(Source(opened))
 }
 
 pub(crate) fn stopped(stop: &AtomicBool) -> tidegate::Result<()> {
@@ -92,9 +102,21 @@ impl Source {
                 Value::Bytes(b) => out.set_item(&field.name, PyBytes::new(py, b))?,
                 Value::Int(x) => out.set_item(&field.name, x)?,
                 Value::Float(x) => out.set_item(&field.name, x)?,
+                Value::Quoted(text) => {
+                    let text = text.text().map_err(|e| raise(&e))?;
+                    out.set_item(&field.name, String::from_utf8_lossy(&text))?;
+                }
             }
         }
         Ok(out)
+    }
+
+    /// Columns of sparse rows, where samples are such.
+    #[getter]
+    fn sparse_columns(&self) -> Option<u64> {
+        let columns =
+            |field: &Field| if let Kind::Sparse { columns, .. } = field.kind { Some(columns) } else { None };
+        self.0.schema().iter().find_map(columns)
     }
 
     /// {field: kind}.

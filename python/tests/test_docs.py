@@ -16,15 +16,19 @@ MODULES = [
     "tidegate",
     "tidegate.arrays",
     "tidegate.batch",
+    "tidegate.compress",
     "tidegate.curve",
     "tidegate.disk",
     "tidegate.duplicates",
     "tidegate.fields",
     "tidegate.loader",
     "tidegate.profiling",
+    "tidegate.quantize",
     "tidegate.samplers",
     "tidegate.sketch",
     "tidegate.source",
+    "tidegate.sparse",
+    "tidegate.tensor_train",
     "tidegate.volumes",
 ]
 
@@ -52,6 +56,11 @@ def test_data(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").symlink_to(folder)
     run("data.md")
+
+
+def test_compact(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run("compact.md")
 
 
 def test_orders():

@@ -27,7 +27,7 @@ from tidegate.errors import (
 from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Patch, Text, Window
 from tidegate.loader import Loader, Report
 from tidegate.profiling import Profile, profile
-from tidegate.source import Source, open, synthetic
+from tidegate.source import Source, open, synthetic, tokens
 from tidegate.volumes import Boxes, Predictions, Volume, pyramid, volume
 
 __all__ = [
@@ -74,5 +74,6 @@ __all__ = [
     "profile",
     "pyramid",
     "synthetic",
+    "tokens",
     "volume",
 ]

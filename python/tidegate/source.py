@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tidegate import _tidegate
 
-__all__ = ["Source", "open", "synthetic"]
+__all__ = ["Source", "open", "synthetic", "tokens"]
 
 
 class Source:
@@ -27,6 +30,11 @@ class Source:
 
     def __repr__(self) -> str:
         return f"Source({self._inner.name!r}, {len(self)} samples, {self.schema})"
+
+    @property
+    def columns(self) -> int | None:
+        """Columns of sparse rows (LIBSVM files), if samples are such: `CSR.from_batch(batch, source.columns)`."""
+        return self._inner.sparse_columns
 
     @property
     def schema(self) -> dict[str, str]:
@@ -78,6 +86,22 @@ def open(url: str, *, force: bool = False, checkpoints: bool = False) -> Source:
     5 % of the size of the data, beside the index. Raises DataError, and ConfigError for data that can have none.
     """
     return Source(_tidegate.open(str(url), force=force, checkpoints=checkpoints))
+
+
+def tokens(url: str, length: int, *, dtype: npt.DTypeLike | None = None) -> Source:
+    """Open token files (a name or a pattern) as sequences of `length + 1` ids, each of which begins `length` on.
+
+    Inputs are `batch["tokens"][:, :-1]` and targets `batch["tokens"][:, 1:]`; each token is foretold once an epoch, and
+    documents are packed one behind the other. Files with a header of llm.c say their type; of bare ones, such as
+    nanoGPT's `train.bin`, give `dtype`: "uint16" or "uint32". Raises DataError for files that are cut short.
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "train.bin")
+    >>> np.arange(1000, dtype="uint16").tofile(path)
+    >>> len(tokens(path, 100, dtype="uint16"))
+    9
+    """
+    return Source(_tidegate.tokens(str(url), length, None if dtype is None else np.dtype(dtype).name))
 
 
 def synthetic(samples: int, sample_bytes: int) -> Source:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from tidegate.batch import Batch
+from tidegate.sparse import BSR, COO, CSR
 
-__all__ = ["array_of", "gathered", "tensor", "tensors"]
+__all__ = ["array_of", "gathered", "sparse", "tensor", "tensors"]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -39,6 +40,20 @@ def array_of(value: object) -> np.ndarray | None:
     except TypeError:
         # A type that NumPy does not have.
         return None
+
+
+def sparse(array: CSR | BSR | COO) -> torch.Tensor:
+    """Return a sparse tensor over the memory of an array; of entries the places are copied, as torch has them in one.
+
+    >>> sparse(CSR.from_dense(np.eye(2, dtype="float32"))).values()
+    tensor([1., 1.])
+    """
+    if isinstance(array, COO):
+        places = torch.from_numpy(np.stack(array.coords).astype(np.int64))
+        return torch.sparse_coo_tensor(places, torch.from_numpy(array.data), array.shape)
+    make = torch.sparse_csr_tensor if isinstance(array, CSR) else torch.sparse_bsr_tensor
+    parts = (torch.from_numpy(part) for part in (array.indptr, array.indices, array.data))
+    return make(*parts, size=array.shape)
 
 
 def tensors(batch: Batch) -> Batch:

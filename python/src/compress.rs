@@ -1,0 +1,51 @@
+//! `tidegate.compress`: arrays packed by a codec, as bytes that say what they are.
+//!
+//! Flow: the bytes of an array -> packed bytes -> (dtype, shape, bytes).
+//! Memory: NumPy's for what is returned.
+
+use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tidegate_array::DType;
+use tidegate_array::codec::{self, Packed};
+
+use crate::errors::{array_error, config};
+
+/// Packs an array's bytes by the codec of a name.
+#[pyfunction]
+pub(crate) fn pack_array<'py>(
+    py: Python<'py>,
+    name: &str,
+    dtype: &str,
+    shape: Vec<usize>,
+    elements: PyReadonlyArray1<'_, u8>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (dtype, elements) = (DType::parse(dtype).map_err(config)?, elements.as_slice()?);
+    let packed = py.detach(|| codec::pack(name, dtype, &shape, elements)).map_err(|e| array_error(&e))?;
+    Ok(PyBytes::new(py, &packed))
+}
+
+/// (dtype, shape, bytes) of a packed array.
+#[pyfunction]
+pub(crate) fn unpack_array<'py>(
+    py: Python<'py>,
+    packed: &[u8],
+) -> PyResult<(&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>)> {
+    let packed = Packed::of(packed).map_err(|e| array_error(&e))?;
+    let bytes = packed.unpacked_bytes().map_err(|e| array_error(&e))?;
+    // NumPy says where there is no room.
+    let elements =
+        py.import("numpy")?.call_method1("empty", (bytes, "uint8"))?.cast_into::<PyArray1<u8>>()?;
+    {
+        let mut elements = elements.readwrite();
+        let into = elements.as_slice_mut()?;
+        py.detach(|| packed.unpack(into)).map_err(|e| array_error(&e))?;
+    }
+    Ok((packed.dtype.name(), packed.shape.clone(), elements))
+}
+
+/// The lossless codecs that are worth trying for a type.
+#[pyfunction]
+pub(crate) fn codecs(dtype: &str) -> PyResult<Vec<&'static str>> {
+    Ok(codec::candidates(DType::parse(dtype).map_err(config)?))
+}

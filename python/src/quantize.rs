@@ -1,0 +1,139 @@
+//! `tidegate.quantize`: numbers as codes of a few bits, from NumPy and back.
+//!
+//! Flow: float32 arrays -> [`Quantized`], [`Calibrator`] -> codes, grids and values as arrays.
+//! Memory: NumPy's for what is given and returned; codes and grids are the object's.
+
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tidegate_array::DType;
+use tidegate_array::quantize::{self, Extent, Fidelity, Grid, Options, Scheme, View};
+
+use crate::errors::{array_error, config};
+
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> PyResult<T> {
+    serde_json::from_str(text).map_err(|e| config(e.to_string()))
+}
+
+/// (scale, zero, base) of each grid, one behind the other.
+fn flat(grids: &[Grid]) -> Vec<f32> {
+    grids.iter().flat_map(|grid| [grid.scale, grid.zero, grid.base]).collect()
+}
+
+/// Codes with their grids; see `tidegate.quantize`.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Quantized(quantize::Quantized);
+
+#[pymethods]
+impl Quantized {
+    /// `options` is JSON; `grids` are those of a calibrator.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        values: PyReadonlyArray1<'_, f32>,
+        shape: Vec<usize>,
+        options: &str,
+        grids: Option<PyReadonlyArray1<'_, f32>>,
+    ) -> PyResult<Self> {
+        let Options { bits, scheme, per, extent, rounding } = parse(options)?;
+        let values = values.as_slice()?;
+        let grids = grids.map(|grids| {
+            let grids = grids.as_slice()?.as_chunks::<3>().0;
+            let grid = |&[scale, zero, base]: &[f32; 3]| Grid { scale, zero, base };
+            Ok::<_, PyErr>(grids.iter().map(grid).collect::<Vec<_>>())
+        });
+        let grids = grids.transpose()?;
+        let made = py.detach(|| match grids {
+            Some(grids) => quantize::Quantized::with(values, &shape, bits, scheme, per, grids, rounding),
+            None => {
+                let options = Options { bits, scheme, per, extent, rounding };
+                quantize::Quantized::new(values, &shape, &options)
+            }
+        });
+        made.map(Self).map_err(|e| array_error(&e))
+    }
+
+    /// From the bytes of a stored one.
+    #[staticmethod]
+    fn of(bytes: &[u8]) -> PyResult<Self> {
+        View::of(bytes).map(|view| Self(view.to_owned())).map_err(|e| array_error(&e))
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.0.to_bytes().map_err(|e| array_error(&e))?))
+    }
+
+    #[getter]
+    fn shape(&self) -> Vec<usize> {
+        self.0.shape.clone()
+    }
+
+    #[getter]
+    fn bits(&self) -> u32 {
+        self.0.bits
+    }
+
+    #[getter]
+    fn held_bytes(&self) -> u64 {
+        self.0.held_bytes()
+    }
+
+    /// The packed codes.
+    fn codes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
+        self.0.codes.clone().into_pyarray(py)
+    }
+
+    /// Three numbers a grid.
+    fn grids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        flat(&self.0.grids).into_pyarray(py)
+    }
+
+    /// The bytes of the values in another type.
+    fn dequantize<'py>(&self, py: Python<'py>, dtype: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let dtype = DType::parse(dtype).map_err(config)?;
+        let values = PyArray1::<u8>::zeros(py, self.0.len() * dtype.size(), false);
+        {
+            let mut values = values.readwrite();
+            let into = values.as_slice_mut()?;
+            py.detach(|| self.0.dequantize(dtype, into)).map_err(|e| array_error(&e))?;
+        }
+        Ok(values)
+    }
+
+    /// (SQNR in dB, largest error, mean error, bits a value).
+    fn fidelity(&self, py: Python<'_>, values: PyReadonlyArray1<'_, f32>) -> PyResult<(f64, f64, f64, f64)> {
+        let values = values.as_slice()?;
+        let found = py.detach(|| self.0.fidelity(values)).map_err(|e| array_error(&e))?;
+        let Fidelity { sqnr_db, largest_error, bias, bits_per_value } = found;
+        Ok((sqnr_db, largest_error, bias, bits_per_value))
+    }
+}
+
+/// Sees values pass by; see `tidegate.quantize`.
+#[pyclass(module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Calibrator(quantize::Calibrator);
+
+#[pymethods]
+impl Calibrator {
+    #[new]
+    fn new(bits: u32, scheme: &str, extent: &str, channels: usize) -> PyResult<Self> {
+        let (scheme, extent): (Scheme, Extent) = (parse(scheme)?, parse(extent)?);
+        quantize::Calibrator::new(bits, scheme, extent, channels).map(Self).map_err(|e| array_error(&e))
+    }
+
+    fn observe(&mut self, py: Python<'_>, values: PyReadonlyArray1<'_, f32>, inner: usize) -> PyResult<()> {
+        let values = values.as_slice()?;
+        py.detach(|| self.0.observe(values, inner)).map_err(|e| array_error(&e))
+    }
+
+    fn grids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        Ok(flat(&self.0.grids().map_err(|e| array_error(&e))?).into_pyarray(py))
+    }
+
+    #[getter]
+    fn held_bytes(&self) -> u64 {
+        self.0.held_bytes()
+    }
+}

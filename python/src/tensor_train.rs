@@ -1,0 +1,174 @@
+//! `tidegate.tensor_train`: arrays and matrices as chains of small arrays, from NumPy and back.
+//!
+//! Flow: float64 arrays -> [`Train`] -> entries, slices, products, blocks.
+//! Memory: NumPy's for what is given and returned; cores are the object's.
+
+use std::path::PathBuf;
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use tidegate_array::tensor_train::{Core, Limit, TensorTrain, TtMatrix};
+
+use crate::errors::array_error;
+
+/// A train, or the matrix of one; see `tidegate.tensor_train`.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+#[derive(Debug)]
+pub(crate) struct Train {
+    train: TensorTrain,
+    /// The digits of its rows and columns.
+    digits: Option<(Vec<usize>, Vec<usize>)>,
+}
+
+impl From<TensorTrain> for Train {
+    fn from(train: TensorTrain) -> Self {
+        Self { train, digits: None }
+    }
+}
+
+impl From<TtMatrix> for Train {
+    fn from(matrix: TtMatrix) -> Self {
+        let (rows, cols) = matrix.digits();
+        Self { digits: Some((rows.to_vec(), cols.to_vec())), train: matrix.train().clone() }
+    }
+}
+
+fn made<T>(result: tidegate_array::Result<T>) -> PyResult<T> {
+    result.map_err(|e| array_error(&e))
+}
+
+impl Train {
+    fn matrix(&self) -> PyResult<TtMatrix> {
+        let (rows, cols) = self.digits.clone().unwrap_or_default();
+        made(TtMatrix::new(&rows, &cols, self.train.clone()))
+    }
+}
+
+#[pymethods]
+impl Train {
+    /// Of an array with a shape, or of a matrix with the digits of its rows and columns.
+    #[staticmethod]
+    fn decompose(
+        py: Python<'_>,
+        values: PyReadonlyArray1<'_, f64>,
+        shape: Vec<usize>,
+        cols: Option<Vec<usize>>,
+        tolerance: f64,
+        rank: Option<usize>,
+    ) -> PyResult<Self> {
+        let (values, limit) = (values.as_slice()?, Limit { tolerance, rank });
+        made(py.detach(|| match cols {
+            Some(cols) => TtMatrix::decompose(values, &shape, &cols, limit).map(Self::from),
+            None => TensorTrain::decompose(values, &shape, limit).map(Self::from),
+        }))
+    }
+
+    /// Of cores: (left, side, right, elements) each.
+    #[staticmethod]
+    fn of(
+        cores: Vec<(usize, usize, usize, Vec<f64>)>,
+        digits: Option<(Vec<usize>, Vec<usize>)>,
+    ) -> PyResult<Self> {
+        let cores =
+            cores.into_iter().map(|(left, side, right, data)| Core { left, side, right, data }).collect();
+        let train = made(TensorTrain::new(cores))?;
+        match digits {
+            Some((rows, cols)) => made(TtMatrix::new(&rows, &cols, train)).map(Self::from),
+            None => Ok(train.into()),
+        }
+    }
+
+    #[staticmethod]
+    fn load(path: PathBuf, matrix: bool) -> PyResult<Self> {
+        made(if matrix {
+            TtMatrix::load(&path).map(Self::from)
+        } else {
+            TensorTrain::load(&path).map(Self::from)
+        })
+    }
+
+    fn save(&self, path: PathBuf) -> PyResult<()> {
+        match self.digits {
+            Some(_) => made(self.matrix()?.save(&path)),
+            None => made(self.train.save(&path)),
+        }
+    }
+
+    #[getter]
+    fn shape(&self) -> Vec<usize> {
+        self.train.shape()
+    }
+
+    #[getter]
+    fn ranks(&self) -> Vec<usize> {
+        self.train.ranks()
+    }
+
+    #[getter]
+    fn digits(&self) -> Option<(Vec<usize>, Vec<usize>)> {
+        self.digits.clone()
+    }
+
+    #[getter]
+    fn held(&self) -> usize {
+        self.train.held()
+    }
+
+    /// Cores, flat.
+    fn cores<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<f64>>> {
+        self.train.cores().iter().map(|core| core.data.clone().into_pyarray(py)).collect()
+    }
+
+    fn entry(&self, at: Vec<usize>) -> PyResult<f64> {
+        made(self.train.entry(&at))
+    }
+
+    fn slice(&self, axis: usize, index: usize) -> PyResult<Self> {
+        made(self.train.slice(axis, index)).map(Self::from)
+    }
+
+    fn dot(&self, py: Python<'_>, other: &Self) -> PyResult<f64> {
+        made(py.detach(|| self.train.dot(&other.train)))
+    }
+
+    fn norm(&self, py: Python<'_>) -> PyResult<f64> {
+        made(py.detach(|| self.train.norm()))
+    }
+
+    fn round(&self, py: Python<'_>, tolerance: f64, rank: Option<usize>) -> PyResult<Self> {
+        let train = made(py.detach(|| self.train.round(Limit { tolerance, rank })))?;
+        Ok(Self { train, digits: self.digits.clone() })
+    }
+
+    fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        Ok(made(py.detach(|| self.train.to_dense()))?.into_pyarray(py))
+    }
+
+    /// Calls `each(start, block)` for the blocks of the array in C order.
+    fn blocks(&self, py: Python<'_>, memory_bytes: u64, each: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut failed = None;
+        let done = self.train.reconstruct(memory_bytes, |start, block| {
+            each.call1((start, PyArray1::from_slice(py, block))).map(drop).map_err(|error| {
+                failed = Some(error);
+                tidegate_array::Error::Value { what: "the caller raised".into() }
+            })
+        });
+        failed.map_or_else(|| made(done), Err)
+    }
+
+    fn matvec<'py>(
+        &self,
+        py: Python<'py>,
+        vector: PyReadonlyArray1<'_, f64>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let (matrix, vector) = (self.matrix()?, vector.as_slice()?);
+        Ok(made(py.detach(|| matrix.matvec(vector)))?.into_pyarray(py))
+    }
+
+    /// Rows of the matrix, one behind the other.
+    fn rows<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let matrix = self.matrix()?;
+        let all = py.detach(|| rows.into_iter().map(|row| matrix.row(row)).collect::<Result<Vec<_>, _>>());
+        Ok(made(all)?.concat().into_pyarray(py))
+    }
+}

@@ -1,0 +1,387 @@
+"""Sparse arrays over NumPy's memory, as SciPy and torch lay them out; products on several threads.
+
+>>> import numpy as np
+>>> from tidegate.sparse import CSR
+>>> m = CSR.from_dense(np.array([[1, 0, 2], [0, 3, 0]], dtype="float32"))
+>>> (m @ np.array([1, 10, 100], dtype="float32")).tolist()
+[201.0, 30.0]
+>>> m.entries, m.nbytes, m.sparsity
+(3, 36, 0.5)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate import _tidegate
+from tidegate.batch import Batch
+from tidegate.errors import ConfigError
+from tidegate.loader import Loader
+
+__all__ = ["BSR", "COO", "CSR", "product"]
+
+_NARROW = 2**31
+
+
+def _flat(x: npt.ArrayLike) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(x).reshape(-1)
+
+
+def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return what is multiplied in the dtype of the entries: floats of any width, and integers that it holds."""
+    made = dense.astype(dtype) if np.can_cast(dense.dtype, dtype, "same_kind") else None
+    if made is None or (np.issubdtype(dtype, np.integer) and not np.array_equal(made, dense)):
+        raise ConfigError(
+            f"entries of {dtype} times {dense.dtype}: convert the entries first, they cannot hold the other"
+        )
+    return np.ascontiguousarray(made)
+
+
+def _like(indices: npt.ArrayLike, indptr: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return indices; none of them have the dtype of where rows begin."""
+    places = _flat(indices)
+    return places if places.size else places.astype(np.asarray(indptr).dtype)
+
+
+def _threads(threads: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if threads is None else threads
+
+
+class _Matrix:
+    """What rows and blocks have in common."""
+
+    _inner: _tidegate.Csr | _tidegate.Bsr
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self._inner.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of entries."""
+        return self._inner.data.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self._inner.size()[0]
+
+    def dot(self, other: npt.ArrayLike, *, threads: int | None = None) -> npt.NDArray[Any]:
+        """Multiply with a vector or a dense matrix, on as many threads as this process may use.
+
+        The product does not depend on their number. Integers of up to 16 bits add up to int32, wider ones to int64.
+        """
+        dense = np.asarray(other)
+        if dense.ndim not in (1, 2) or len(dense) != self.shape[1]:
+            raise ConfigError(
+                f"a matrix of {self.shape} times an array of {dense.shape}: its rows must be {self.shape[1]}"
+            )
+        columns = dense.shape[1] if dense.ndim == 2 else None
+        flat = _as(dense, self.dtype).reshape(-1)
+        product = self._inner.product(flat, columns, _threads(threads))
+        return product if columns is None else product.reshape(self.shape[0], columns)
+
+    def __matmul__(self, other: npt.ArrayLike) -> npt.NDArray[Any]:
+        return self.dot(other)
+
+    def to_dense(self) -> npt.NDArray[Any]:
+        """Return all places; what lies in one place is summed."""
+        return self._inner.to_dense().reshape(self.shape)
+
+    def to_torch(self) -> Any:
+        """Return a sparse torch tensor over the same memory."""
+        from tidegate.torch import sparse
+
+        return sparse(self)  # type: ignore[arg-type]
+
+
+class CSR(_Matrix):
+    """A matrix by its rows: where each begins (`indptr`), the column of each entry (`indices`), the entries (`data`).
+
+    Arrays are kept, not copied. Raises DataError, with row and entry, for columns that there are not, rows that end
+    before they begin, and, unless `sorted=False`, columns that do not ascend in each row.
+    """
+
+    def __init__(
+        self,
+        indptr: npt.ArrayLike,
+        indices: npt.ArrayLike,
+        data: npt.ArrayLike,
+        shape: Sequence[int],
+        *,
+        sorted: bool = True,
+    ) -> None:
+        rows, cols = shape
+        self._inner: _tidegate.Csr = _tidegate.Csr(
+            _flat(indptr), _like(indices, indptr), _flat(data), (rows, cols), sorted
+        )
+
+    @classmethod
+    def _of(cls, inner: _tidegate.Csr) -> Self:
+        made = cls.__new__(cls)
+        made._inner = inner
+        return made
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> Self:
+        """Take the arrays of a SciPy `csr_array` or `csr_matrix`; sort its indices first if they are not."""
+        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape, sorted=matrix.has_sorted_indices)
+
+    @classmethod
+    def from_torch(cls, tensor: Any) -> Self:
+        """Take the memory of a `sparse_csr` tensor of the processor."""
+        return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
+
+    @classmethod
+    def from_batch(cls, batch: Batch, columns: int, *, indices: str = "indices", values: str = "values") -> Self:
+        """Take the sparse rows of a batch, over its memory: of LIBSVM files, or of two list columns of Parquet.
+
+        Raises DataError for columns that there are not; rows need not be sorted.
+        """
+        places, entries = batch[indices], batch[values]
+        if not np.array_equal(places.offsets, entries.offsets):
+            raise ConfigError(
+                f"rows of {indices!r} and {values!r} have other lengths: they are not of the same entries"
+            )
+        width = np.int32 if places.values.itemsize == 4 else np.int64
+        starts = places.offsets.astype(width)
+        return cls(starts, places.values, entries.values, (batch.rows, columns), sorted=False)
+
+    @classmethod
+    def from_dense(cls, dense: npt.ArrayLike) -> Self:
+        """Return what is not zero of a matrix."""
+        array = np.ascontiguousarray(dense)
+        rows, cols = array.shape
+        return cls._of(_tidegate.Csr.from_dense(array.reshape(-1), (rows, cols), max(array.size, cols) >= _NARROW))
+
+    @property
+    def indptr(self) -> npt.NDArray[Any]:
+        """Where rows begin, and where the last one ends."""
+        return self._inner.indptr
+
+    @property
+    def indices(self) -> npt.NDArray[Any]:
+        """The column of each entry."""
+        return self._inner.indices
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The entries."""
+        return self._inner.data
+
+    @property
+    def entries(self) -> int:
+        """Entries that are stored, zeros among them."""
+        return len(self._inner.data)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of places without an entry."""
+        return self._inner.size()[1]
+
+    @property
+    def T(self) -> CSR:
+        """The matrix with rows for columns, made anew."""
+        return CSR._of(self._inner.transposed())
+
+    def transposed_dot(self, vector: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Multiply the transposed matrix with a vector, without making it: what a gradient takes."""
+        flat = _as(np.asarray(vector), self.dtype).reshape(-1)
+        if len(flat) != self.shape[0]:
+            raise ConfigError(f"a vector of {len(flat)} for {self.shape[0]} rows")
+        return self._inner.transposed_product(flat)
+
+    def canonical(self) -> CSR:
+        """Return the same with columns ascending in each row, and what lies in one place summed."""
+        return CSR._of(self._inner.canonical())
+
+    def to_bsr(self, block: tuple[int, int]) -> BSR:
+        """Return the matrix by blocks that have an entry; they need not divide it."""
+        return BSR._of(self._inner.to_bsr(block))
+
+    def to_coo(self) -> COO:
+        """Return the matrix by entries."""
+        return COO._of(self._inner.to_coo())
+
+    def to_scipy(self) -> Any:
+        """Return a SciPy `csr_array` over the same memory."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
+
+    def __repr__(self) -> str:
+        return f"CSR({self.shape}, {self.entries} entries, {self.dtype})"
+
+
+class BSR(_Matrix):
+    """A matrix by dense blocks of one shape. Those at the right and lower edge may reach over it.
+
+    `data` is (blocks, height, width); arrays are kept, not copied.
+    """
+
+    def __init__(
+        self, indptr: npt.ArrayLike, indices: npt.ArrayLike, data: npt.ArrayLike, shape: Sequence[int]
+    ) -> None:
+        blocks = np.ascontiguousarray(data)
+        if blocks.ndim != 3:
+            raise ConfigError(f"blocks as an array of {blocks.ndim} axes: give (blocks, height, width)")
+        (rows, cols), (height, width) = shape, blocks.shape[1:]
+        made = _tidegate.Bsr(_flat(indptr), _flat(indices), blocks.reshape(-1), (rows, cols), (height, width))
+        self._inner: _tidegate.Bsr = made
+
+    @classmethod
+    def _of(cls, inner: _tidegate.Bsr) -> Self:
+        made = cls.__new__(cls)
+        made._inner = inner
+        return made
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> Self:
+        """Take the arrays of a SciPy `bsr_array` or `bsr_matrix`."""
+        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
+
+    @classmethod
+    def from_torch(cls, tensor: Any) -> Self:
+        """Take the memory of a `sparse_bsr` tensor of the processor."""
+        return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Height and width of a block."""
+        return self._inner.block
+
+    @property
+    def indptr(self) -> npt.NDArray[Any]:
+        """Where rows of blocks begin, and where the last one ends."""
+        return self._inner.indptr
+
+    @property
+    def indices(self) -> npt.NDArray[Any]:
+        """The column of each block."""
+        return self._inner.indices
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The blocks: (blocks, height, width)."""
+        return self._inner.data.reshape(-1, *self.block)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of blocks that are not stored."""
+        return self._inner.size()[1]
+
+    def to_csr(self) -> CSR:
+        """Return what is not zero, by rows."""
+        return CSR._of(self._inner.to_csr())
+
+    def to_scipy(self) -> Any:
+        """Return a SciPy `bsr_array` over the same memory; its blocks have to divide the shape."""
+        from scipy.sparse import bsr_array
+
+        return bsr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
+
+    def __repr__(self) -> str:
+        return f"BSR({self.shape}, {len(self.indices)} blocks of {self.block}, {self.dtype})"
+
+
+class COO:
+    """An N-d array by its entries: an array of places an axis (`coords`), and the entries; several in one place add up.
+
+    Raises DataError, with entry and axis, for places that there are not.
+    """
+
+    def __init__(self, coords: Sequence[npt.ArrayLike], data: npt.ArrayLike, shape: Sequence[int]) -> None:
+        self._inner = _tidegate.Coo([_flat(axis) for axis in coords], _flat(data), list(shape))
+
+    @classmethod
+    def _of(cls, inner: _tidegate.Coo) -> Self:
+        made = cls.__new__(cls)
+        made._inner = inner
+        return made
+
+    @classmethod
+    def from_scipy(cls, array: Any) -> Self:
+        """Take the arrays of a SciPy `coo_array` or `coo_matrix`."""
+        coords = array.coords if hasattr(array, "coords") else (array.row, array.col)
+        return cls(coords, array.data, array.shape)
+
+    @classmethod
+    def from_dense(cls, dense: npt.ArrayLike) -> Self:
+        """Return what is not zero of an array."""
+        array = np.ascontiguousarray(dense)
+        wide = max(array.shape, default=0) >= _NARROW
+        return cls._of(_tidegate.Coo.from_dense(array.reshape(-1), list(array.shape), wide))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return tuple(self._inner.shape)
+
+    @property
+    def coords(self) -> tuple[npt.NDArray[Any], ...]:
+        """The places of all entries, along each axis."""
+        return tuple(self._inner.coords)
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The entries."""
+        return self._inner.data
+
+    @property
+    def entries(self) -> int:
+        """Entries that are stored."""
+        return len(self._inner.data)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self._inner.size()[0]
+
+    @property
+    def sparsity(self) -> float:
+        """The share of places without an entry, if none has two."""
+        return self._inner.size()[1]
+
+    def canonical(self) -> COO:
+        """Return the same in C order, with what lies in one place summed."""
+        return COO._of(self._inner.canonical())
+
+    def to_csr(self) -> CSR:
+        """Return a matrix by its rows, with what lies in one place summed."""
+        return CSR._of(self._inner.to_csr())
+
+    def to_dense(self) -> npt.NDArray[Any]:
+        """Return all places; what lies in one place is summed."""
+        return self._inner.to_dense().reshape(self.shape)
+
+    def to_scipy(self) -> Any:
+        """Return a SciPy `coo_array` over the same memory."""
+        from scipy.sparse import coo_array
+
+        return coo_array((self.data, self.coords), shape=self.shape, copy=False)
+
+    def __repr__(self) -> str:
+        return f"COO({self.shape}, {self.entries} entries, {self.data.dtype})"
+
+
+def product(
+    loader: Loader, dense: npt.ArrayLike, *, indices: str = "indices", values: str = "values"
+) -> npt.NDArray[Any]:
+    """Multiply all sparse rows of a loader with a vector or a matrix, a batch at a time: rows need not fit in memory.
+
+    The product has a row for each sample of the source, in its order, whatever the loader's.
+    """
+    matrix = np.asarray(dense)
+    out: npt.NDArray[Any] | None = None
+    for batch in loader:
+        part = CSR.from_batch(batch, len(matrix), indices=indices, values=values) @ matrix
+        if out is None:
+            out = np.zeros((len(loader.source), *part.shape[1:]), part.dtype)
+        out[batch.indices[batch.mask]] = part[batch.mask]
+    return np.zeros((0, *matrix.shape[1:]), matrix.dtype) if out is None else out

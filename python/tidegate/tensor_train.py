@@ -1,0 +1,164 @@
+"""Arrays and matrices as tensor trains: chains of small arrays, one an axis.
+
+>>> import numpy as np
+>>> from tidegate.tensor_train import TensorTrain
+>>> i = np.arange(16) / 16
+>>> x = 1 / (1 + i[:, None, None, None] + i[:, None, None] + i[:, None] + i)
+>>> train = TensorTrain.decompose(x, tolerance=1e-4)
+>>> train.ranks, train.nbytes
+((1, 3, 3, 3, 1), 3072)
+>>> bool(np.linalg.norm(train.to_dense() - x) <= 1e-4 * np.linalg.norm(x))
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate import _tidegate
+from tidegate.errors import ConfigError
+
+__all__ = ["TTMatrix", "TensorTrain"]
+
+
+class _Train:
+    """What arrays and matrices have in common."""
+
+    def __init__(self, inner: _tidegate.Train) -> None:
+        self._inner = inner
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks before, between and behind the cores."""
+        return tuple(self._inner.ranks)
+
+    @property
+    def cores(self) -> list[npt.NDArray[np.float64]]:
+        """The cores: (rank, side, rank) each."""
+        sides, ranks = self._inner.shape, self._inner.ranks
+        return [core.reshape(ranks[k], sides[k], ranks[k + 1]) for k, core in enumerate(self._inner.cores())]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cores."""
+        return 8 * self._inner.held
+
+    def norm(self) -> float:
+        """Return the square root of the sum of squares of all elements."""
+        return self._inner.norm()
+
+    def round(self, tolerance: float = 0.0, rank: int | None = None) -> Self:
+        """Return one that is this close, relative to the norm, with ranks as small as that allows."""
+        return type(self)(self._inner.round(tolerance, rank))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the cores to a safetensors file."""
+        self._inner.save(fspath(path))
+
+
+class TensorTrain(_Train):
+    """An array as a train; made by `decompose`, `from_cores` or `load`."""
+
+    @classmethod
+    def decompose(cls, x: npt.ArrayLike, tolerance: float = 0.0, rank: int | None = None) -> Self:
+        """Decompose an array by TT-SVD: the error is at most `tolerance` times its norm, unless `rank` limits ranks.
+
+        Computes in float64, in memory. Raises DataError for NaN and infinities, with their place.
+        """
+        array = np.ascontiguousarray(x, dtype=np.float64)
+        return cls(_tidegate.Train.decompose(array.reshape(-1), list(array.shape), None, tolerance, rank))
+
+    @classmethod
+    def from_cores(cls, cores: Sequence[npt.ArrayLike]) -> Self:
+        """Take cores of (rank, side, rank), as tensorly and tntorch have them."""
+        return cls(_tidegate.Train.of(_listed(cores), None))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        return cls(_tidegate.Train.load(fspath(path), False))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(self._inner.shape)
+
+    def __getitem__(self, at: tuple[int, ...]) -> float:
+        return self._inner.entry([int(index) for index in at])
+
+    def slice(self, axis: int, index: int) -> TensorTrain:
+        """Return the array at one index of an axis, which it no longer has."""
+        return TensorTrain(self._inner.slice(axis, index))
+
+    def dot(self, other: TensorTrain) -> float:
+        """Return the sum of products of all elements."""
+        return self._inner.dot(other._inner)
+
+    def to_dense(self) -> npt.NDArray[np.float64]:
+        """Return the whole array."""
+        return self._inner.to_dense().reshape(self.shape)
+
+    def blocks(self, each: Callable[[int, npt.NDArray[np.float64]], Any], memory: str | int = "64MiB") -> None:
+        """Call `each(start, block)` for the array in C order, block by block, holding at most `memory` meanwhile."""
+        self._inner.blocks(_tidegate.size_bytes(memory), each)
+
+    def __repr__(self) -> str:
+        return f"TensorTrain({self.shape}, ranks={self.ranks}, nbytes={self.nbytes})"
+
+
+class TTMatrix(_Train):
+    """A matrix as a train, such as an embedding table; made by `decompose` or `load`."""
+
+    @classmethod
+    def decompose(
+        cls,
+        matrix: npt.ArrayLike,
+        rows: Sequence[int],
+        cols: Sequence[int],
+        tolerance: float = 0.0,
+        rank: int | None = None,
+    ) -> Self:
+        """Decompose a matrix of prod(rows) by prod(cols): a table of 50,000 by 512 as (40, 50, 25) by (8, 8, 8)."""
+        array = np.ascontiguousarray(matrix, dtype=np.float64)
+        if array.shape != (np.prod(rows), np.prod(cols)):
+            raise ConfigError(f"a matrix of {array.shape} in rows of {tuple(rows)} and columns of {tuple(cols)}")
+        return cls(_tidegate.Train.decompose(array.reshape(-1), list(rows), list(cols), tolerance, rank))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        return cls(_tidegate.Train.load(fspath(path), True))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, cols = self._inner.digits or ([], [])
+        return int(np.prod(rows)), int(np.prod(cols))
+
+    def __matmul__(self, vector: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        x = np.ascontiguousarray(vector, dtype=np.float64)
+        if x.ndim != 1:
+            raise ConfigError(f"a matrix of {self.shape} times an array of {x.shape}: give one vector")
+        return self._inner.matvec(x)
+
+    def rows(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return some rows: of an embedding table the vectors of tokens, in the shape of `rows` and one axis more."""
+        wanted = np.asarray(rows)
+        if wanted.size and wanted.min() < 0:
+            raise ConfigError(f"row {wanted.min()}: rows are counted from 0")
+        return self._inner.rows(wanted.reshape(-1).tolist()).reshape(*wanted.shape, self.shape[1])
+
+    def __repr__(self) -> str:
+        return f"TTMatrix({self.shape}, ranks={self.ranks}, nbytes={self.nbytes})"
+
+
+def _listed(cores: Sequence[npt.ArrayLike]) -> list[tuple[int, int, int, list[float]]]:
+    arrays = [np.asarray(core, dtype=np.float64) for core in cores]
+    if any(core.ndim != 3 for core in arrays):
+        raise ConfigError("cores of other than three axes: give (rank, side, rank) each")
+    return [(*core.shape, core.reshape(-1).tolist()) for core in arrays]
