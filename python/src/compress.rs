@@ -25,12 +25,12 @@ pub(crate) fn pack_array<'py>(
     Ok(PyBytes::new(py, &packed))
 }
 
-/// (dtype, shape, bytes) of a packed array.
+/// (dtype, shape, bytes).
+type Unpacked<'py> = (&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>);
+
+/// What a packed array is.
 #[pyfunction]
-pub(crate) fn unpack_array<'py>(
-    py: Python<'py>,
-    packed: &[u8],
-) -> PyResult<(&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>)> {
+pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpacked<'py>> {
     let packed = Packed::of(packed).map_err(|e| array_error(&e))?;
     let bytes = packed.unpacked_bytes().map_err(|e| array_error(&e))?;
     // NumPy says where there is no room.
