@@ -164,7 +164,7 @@ def libsvm(path, total):
     return rows
 
 
-RATE, BATCH = 0.5, 64
+RATE, BATCH = 0.5, 512
 
 
 def train_ours(path, test, memory):
@@ -201,7 +201,7 @@ def train_theirs(path, test, memory):
     from sklearn.datasets import load_svmlight_file
     from sklearn.linear_model import SGDClassifier
 
-    model = SGDClassifier(loss="log_loss", alpha=1e-7, random_state=0)
+    model = SGDClassifier(loss="log_loss", alpha=1e-5, random_state=0)
     size, offset, rows = os.path.getsize(path), 0, 0
     piece = memory // 8
     while offset < size:
