@@ -170,7 +170,9 @@ RATE, BATCH = 0.5, 512
 def train_ours(path, test, memory):
     """Logistic regression by minibatches, from disk under the budget."""
     source = tg.open(path)
-    loader = tg.Loader(source, batch_size=BATCH, memory=memory, shuffle=True, seed=0, drop_last=True)
+    # Lines are far smaller than a page: drawn from anywhere, each would be read with its page.
+    shuffle = tg.Window(8192)
+    loader = tg.Loader(source, batch_size=BATCH, memory=memory, shuffle=shuffle, seed=0, drop_last=True)
     columns = source.columns
     weights, squares, bias, rows = np.zeros(columns, np.float32), np.full(columns, 1e-8, np.float32), 0.0, 0
     for batch in loader:
@@ -201,16 +203,19 @@ def train_theirs(path, test, memory):
     from sklearn.datasets import load_svmlight_file
     from sklearn.linear_model import SGDClassifier
 
-    model = SGDClassifier(loss="log_loss", alpha=1e-5, random_state=0)
+    model = SGDClassifier(loss="log_loss", alpha=1e-7, learning_rate="constant", eta0=0.3, random_state=0)
     size, offset, rows = os.path.getsize(path), 0, 0
     piece = memory // 8
     while offset < size:
-        x, y = load_svmlight_file(path, n_features=COLUMNS, dtype=np.float32, offset=offset, length=piece)
+        # With an offset, what is not said to begin with 1 is taken to begin with 0.
+        x, y = load_svmlight_file(
+            path, n_features=COLUMNS, dtype=np.float32, offset=offset, length=piece, zero_based=False
+        )
         offset += piece
         if x.shape[0]:
             model.partial_fit(narrow(x), y > 0, classes=[False, True])
             rows += x.shape[0]
-    x, y = load_svmlight_file(test, n_features=COLUMNS, dtype=np.float32)
+    x, y = load_svmlight_file(test, n_features=COLUMNS, dtype=np.float32, zero_based=False)
     return rows, model.score(narrow(x), y > 0)
 
 

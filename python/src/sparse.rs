@@ -125,6 +125,21 @@ macro_rules! with_indices {
     };
 }
 
+/// The product of a matrix of either form with a vector, or with a matrix of so many columns.
+macro_rules! multiplied {
+    ($m:ident, $T:ident, $py:ident, $other:ident, $columns:ident, $threads:ident) => {{
+        let other = $other.extract::<PyReadonlyArray1<'_, $T>>()?;
+        let other = other.as_slice()?;
+        let places = $m.shape().0.checked_mul($columns.unwrap_or(1));
+        let mut product = made(filled(places, $T::NONE))?;
+        made($py.detach(|| match $columns {
+            Some(columns) => $m.matmat(other, columns, &mut product, $threads),
+            None => $m.matvec(other, &mut product, $threads),
+        }))?;
+        Ok(elements($py, product))
+    }};
+}
+
 /// A matrix by rows; see `tidegate.sparse`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
@@ -210,16 +225,7 @@ impl Csr {
         columns: Option<usize>,
         threads: usize,
     ) -> PyResult<Py<PyAny>> {
-        with_csr!(self, py, |m: I, T| {
-            let other = other.extract::<PyReadonlyArray1<'_, T>>()?;
-            let other = other.as_slice()?;
-            let mut product = made(filled(self.shape.0.checked_mul(columns.unwrap_or(1)), T::NONE))?;
-            made(py.detach(|| match columns {
-                Some(columns) => m.matmat(other, columns, &mut product, threads),
-                None => m.matvec(other, &mut product, threads),
-            }))?;
-            Ok(elements(py, product))
-        })
+        with_csr!(self, py, |m: I, T| { multiplied!(m, T, py, other, columns, threads) })
     }
 
     /// The product of the transposed matrix with a vector.
@@ -323,16 +329,7 @@ impl Bsr {
         columns: Option<usize>,
         threads: usize,
     ) -> PyResult<Py<PyAny>> {
-        with_bsr!(self, py, |m: I, T| {
-            let other = other.extract::<PyReadonlyArray1<'_, T>>()?;
-            let other = other.as_slice()?;
-            let mut product = made(filled(self.shape.0.checked_mul(columns.unwrap_or(1)), T::NONE))?;
-            made(py.detach(|| match columns {
-                Some(columns) => m.matmat(other, columns, &mut product, threads),
-                None => m.matvec(other, &mut product, threads),
-            }))?;
-            Ok(elements(py, product))
-        })
+        with_bsr!(self, py, |m: I, T| { multiplied!(m, T, py, other, columns, threads) })
     }
 
     fn to_dense(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -68,6 +68,21 @@ class _Matrix:
         return self._inner.data.dtype
 
     @property
+    def indptr(self) -> npt.NDArray[Any]:
+        """Where rows, or rows of blocks, begin, and where the last one ends."""
+        return self._inner.indptr
+
+    @property
+    def indices(self) -> npt.NDArray[Any]:
+        """The column of each entry or block."""
+        return self._inner.indices
+
+    @property
+    def sparsity(self) -> float:
+        """The share of places, or of blocks, that are not stored."""
+        return self._inner.size()[1]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return self._inner.size()[0]
@@ -161,16 +176,6 @@ class CSR(_Matrix):
         return cls._of(_tidegate.Csr.from_dense(array.reshape(-1), (rows, cols), max(array.size, cols) >= _NARROW))
 
     @property
-    def indptr(self) -> npt.NDArray[Any]:
-        """Where rows begin, and where the last one ends."""
-        return self._inner.indptr
-
-    @property
-    def indices(self) -> npt.NDArray[Any]:
-        """The column of each entry."""
-        return self._inner.indices
-
-    @property
     def data(self) -> npt.NDArray[Any]:
         """The entries."""
         return self._inner.data
@@ -179,11 +184,6 @@ class CSR(_Matrix):
     def entries(self) -> int:
         """Entries that are stored, zeros among them."""
         return len(self._inner.data)
-
-    @property
-    def sparsity(self) -> float:
-        """The share of places without an entry."""
-        return self._inner.size()[1]
 
     @property
     def T(self) -> CSR:
@@ -257,24 +257,9 @@ class BSR(_Matrix):
         return self._inner.block
 
     @property
-    def indptr(self) -> npt.NDArray[Any]:
-        """Where rows of blocks begin, and where the last one ends."""
-        return self._inner.indptr
-
-    @property
-    def indices(self) -> npt.NDArray[Any]:
-        """The column of each block."""
-        return self._inner.indices
-
-    @property
     def data(self) -> npt.NDArray[Any]:
         """The blocks: (blocks, height, width)."""
         return self._inner.data.reshape(-1, *self.block)
-
-    @property
-    def sparsity(self) -> float:
-        """The share of blocks that are not stored."""
-        return self._inner.size()[1]
 
     def to_csr(self) -> CSR:
         """Return what is not zero, by rows."""

@@ -24,6 +24,23 @@ pub enum DType {
 }
 
 impl DType {
+    /// All of them; the order never changes, as files store places in it.
+    pub const ALL: [Self; 13] = [
+        Self::Bool,
+        Self::Uint8,
+        Self::Int8,
+        Self::Uint16,
+        Self::Int16,
+        Self::Uint32,
+        Self::Int32,
+        Self::Uint64,
+        Self::Int64,
+        Self::Float16,
+        Self::Bfloat16,
+        Self::Float32,
+        Self::Float64,
+    ];
+
     /// NumPy's name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -49,16 +66,8 @@ impl DType {
     /// # Errors
     /// In words, with the known ones.
     pub fn parse(name: &str) -> Result<Self, String> {
-        use DType::{
-            Bfloat16, Bool, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32,
-            Uint64,
-        };
-        let all = [
-            Bool, Uint8, Int8, Uint16, Int16, Uint32, Int32, Uint64, Int64, Float16, Bfloat16, Float32,
-            Float64,
-        ];
-        all.into_iter().find(|d| d.name() == name).ok_or_else(|| {
-            let names: Vec<_> = all.iter().map(|d| d.name()).collect();
+        Self::ALL.into_iter().find(|d| d.name() == name).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|d| d.name()).collect();
             format!("unknown dtype {name:?}; known are {}", names.join(", "))
         })
     }

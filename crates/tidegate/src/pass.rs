@@ -12,7 +12,7 @@ use tidegate_core::memory::Budget;
 use tidegate_data::batch::{FieldSpec, Layout};
 use tidegate_data::decode::npy::{self, DType};
 use tidegate_data::pipeline::{Failure, Keep, OnError};
-use tidegate_data::source::{Field, Kind, Source, SourceExt, Value};
+use tidegate_data::source::{Field, Source, SourceExt, Value};
 
 use crate::{Error, Loader, Options, Result};
 
@@ -126,10 +126,7 @@ fn with_arrays(source: &dyn Source, options: &Options) -> Result<Vec<(String, Fi
         let (at, bytes) = source.fetch(id)?;
         let values = source.parse(&at, &bytes)?;
         let Some(Value::Bytes(bytes)) = values.get(column) else { return Ok(None) };
-        let found = match &source.schema()[column].kind {
-            Kind::NdArray { dtype, shape } => npy::mds(bytes, dtype.as_deref(), shape.as_deref())?,
-            _ => npy::npy(bytes)?,
-        };
+        let found = source.schema()[column].kind.array(bytes).unwrap_or_else(|| npy::npy(bytes))?;
         Ok(Some(found.dtype))
     };
     for c in columns {

@@ -92,6 +92,13 @@ struct Chain {
     packer: Packer,
 }
 
+impl Chain {
+    /// What filters need besides to undo so many bytes.
+    fn moved(&self, len: usize) -> usize {
+        if self.filters.iter().any(Filter::moves) { len } else { 0 }
+    }
+}
+
 /// What bytes are that cannot be unpacked.
 fn damaged(what: impl std::fmt::Display) -> Error {
     Error::value(format!("packed bytes: {what}: they are damaged, or of another codec"))
@@ -121,14 +128,13 @@ impl Codec for Chain {
             return Err(damaged("there are none"));
         }
         self.packer.decode(packed, into)?;
-        let mut room =
-            crate::filled(Some(if self.filters.iter().any(Filter::moves) { into.len() } else { 0 }), 0)?;
+        let mut room = crate::filled(Some(self.moved(into.len())), 0)?;
         self.filters.iter().rev().for_each(|filter| filter.back(into, &mut room));
         Ok(())
     }
 
     fn room_bytes(&self, len: u64) -> u64 {
-        self.packer.room_bytes(len) + if self.filters.iter().any(Filter::moves) { len } else { 0 }
+        self.packer.room_bytes(len) + self.moved(len as usize) as u64
     }
 
     fn bound(&self) -> Option<Bound> {
@@ -141,28 +147,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [DType; 13] = [
-        DType::Bool,
-        DType::Uint8,
-        DType::Int8,
-        DType::Uint16,
-        DType::Int16,
-        DType::Uint32,
-        DType::Int32,
-        DType::Uint64,
-        DType::Int64,
-        DType::Float16,
-        DType::Bfloat16,
-        DType::Float32,
-        DType::Float64,
-    ];
-
     proptest! {
         #[test]
         fn what_is_packed_without_loss_comes_back(
             seed: u64, count in 0usize..600, spread in 0u32..64, at in 0usize..13, level in 7i32..10, cut in 0usize..400, flip in 0usize..4000,
         ) {
-            let dtype = ALL[at];
+            let dtype = DType::ALL[at];
             let drawn = |i: usize| tidegate_core::mix(seed ^ i as u64) >> spread;
             let elements: Vec<u8> =
                 (0..count).flat_map(|i| drawn(i).to_le_bytes()[..dtype.size()].to_vec()).collect();

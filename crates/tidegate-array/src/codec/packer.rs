@@ -139,10 +139,13 @@ impl Packer {
                 unpacking.total_out() as usize
             }
             Self::Pco(dtype) => with_pco!(*dtype, T => {
-                let (words, _) = into.as_chunks_mut::<{ size_of::<T>() }>();
-                let mut numbers = crate::filled(Some(words.len()), T::from_le_bytes([0; size_of::<T>()]))?;
-                unpco(packed, &mut numbers)?;
-                words.iter_mut().zip(&numbers).for_each(|(word, number)| *word = number.to_le_bytes());
+                if let Ok(numbers) = bytemuck::try_cast_slice_mut::<u8, T>(into) {
+                    unpco(packed, numbers)?;
+                } else {
+                    let mut numbers = crate::filled(Some(wanted / size_of::<T>()), T::default())?;
+                    unpco(packed, &mut numbers)?;
+                    into.copy_from_slice(bytemuck::cast_slice(&numbers));
+                }
                 wanted
             }),
         };

@@ -4,7 +4,7 @@
 //! Memory: as the codec has it.
 //!
 //! ```text
-//! "TGC1"  type u8  axes u8  bytes of the name u8  0 u8  shape u32[axes]  name  packed elements
+//! "TGC1"  place of the type in DType::ALL u8  axes u8  bytes of the name u8  0 u8  shape u32[axes]  name  packed elements
 //! ```
 
 use super::{Codec, parse};
@@ -13,23 +13,6 @@ use crate::{DType, Error, Result};
 const MAGIC: &[u8; 4] = b"TGC1";
 const HEAD_BYTES: usize = 8;
 const AXES_MOST: usize = 8;
-/// The types, by their code.
-const DTYPES: [DType; 13] = [
-    DType::Bool,
-    DType::Uint8,
-    DType::Int8,
-    DType::Uint16,
-    DType::Int16,
-    DType::Uint32,
-    DType::Int32,
-    DType::Uint64,
-    DType::Int64,
-    DType::Float16,
-    DType::Bfloat16,
-    DType::Float32,
-    DType::Float64,
-];
-
 /// A packed array within bytes.
 #[derive(Debug)]
 pub struct Packed<'a> {
@@ -71,7 +54,7 @@ pub fn pack(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Resul
     let axes = axes.ok_or_else(|| {
         Error::value(format!("an array of {} axes: at most {AXES_MOST} can be stored", shape.len()))
     })?;
-    let code = DTYPES.iter().position(|known| *known == dtype).unwrap_or_default() as u8;
+    let code = DType::ALL.iter().position(|known| *known == dtype).unwrap_or_default() as u8;
     let mut bytes = MAGIC.to_vec();
     let length = u8::try_from(name.len());
     let length = length
@@ -106,7 +89,8 @@ impl<'a> Packed<'a> {
         }
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(cut)?;
         let (code, axes, name) = (usize::from(head[4]), usize::from(head[5]), usize::from(head[6]));
-        let dtype = *DTYPES.get(code).ok_or_else(|| wrong("an unknown type: a newer version wrote it"))?;
+        let dtype =
+            *DType::ALL.get(code).ok_or_else(|| wrong("an unknown type: a newer version wrote it"))?;
         if axes > AXES_MOST {
             return Err(wrong(&format!("{axes} axes: at most {AXES_MOST} can be")));
         }

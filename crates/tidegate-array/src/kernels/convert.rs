@@ -161,6 +161,21 @@ pub fn to_f32(dtype: DType, from: &[u8], into: &mut [f32]) {
     }
 }
 
+/// Elements as f32, wherever they lie.
+///
+/// # Panics
+/// If they are no whole number of elements.
+#[must_use]
+pub fn floats(dtype: DType, from: &[u8]) -> Vec<f32> {
+    // What comes out of a file is not aligned to its type.
+    let mut aligned = vec![0u64; from.len().div_ceil(8)];
+    let elements = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..from.len()];
+    elements.copy_from_slice(from);
+    let mut values = vec![0.0; from.len() / dtype.size()];
+    to_f32(dtype, elements, &mut values);
+    values
+}
+
 /// f32 as elements.
 ///
 /// # Panics

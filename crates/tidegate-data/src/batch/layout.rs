@@ -173,10 +173,15 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
     let picture = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
     let array = matches!(
         field.kind,
-        Kind::Npy | Kind::NdArray { .. } | Kind::Compact { .. } | Kind::Patch { .. } | Kind::Bytes
+        Kind::Npy
+            | Kind::NdArray { .. }
+            | Kind::Compact { .. }
+            | Kind::Patch { .. }
+            | Kind::Sparse { .. }
+            | Kind::Numbers { .. }
+            | Kind::Bytes
     );
     let number = matches!(field.kind, Kind::Int | Kind::Float | Kind::Text | Kind::Bytes | Kind::Json);
-    let array = array || matches!(field.kind, Kind::Sparse { .. } | Kind::Numbers { .. });
     let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
     let (dtype, shape) = match &spec {
         FieldSpec::Patch(_) => return misfit("a patch of a volume"),

@@ -457,11 +457,8 @@ fn array(
     bytes: &[u8],
     target: &mut Target<'_>,
 ) -> Result<()> {
-    let found = match kind {
-        Kind::Patch { dtype, shape, .. } => npy::mds(bytes, Some(dtype.name()), Some(shape))?,
-        Kind::NdArray { dtype, shape } => npy::mds(bytes, dtype.as_deref(), shape.as_deref())?,
-        _ => npy::npy(bytes)?,
-    };
+    // What is of no kind of array is a file of one.
+    let found = kind.array(bytes).unwrap_or_else(|| npy::npy(bytes))?;
     if dtype.is_some_and(|d| d != found.dtype) || shape.is_some_and(|s| s != found.shape) {
         return Err(Error::Decode(format!(
             "an array of {} {:?} where {} {:?} was declared",

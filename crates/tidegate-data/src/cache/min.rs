@@ -351,4 +351,31 @@ mod tests {
         // A known future of this epoch alone is as good there, and no policy knows more.
         assert_eq!(hits(&accesses, 1000, 250, 5000, 5000), 4 * 250);
     }
+
+    /// Processes that draw from the same objects: with memory for a share of these, Belady's rule in equal parts, a fixed set in common, or
+    /// half of each. Halves are never far from the better one, which the others may be.
+    #[test]
+    fn halves_of_a_common_set_and_of_ones_own_are_near_the_better_one() {
+        let objects = 1000u64;
+        let hits = |accesses: &[u32], limit: u64| {
+            let mut min = Min::new(limit);
+            min.look_ahead(accesses.to_vec(), objects as u32);
+            accesses.iter().filter(|_| min.access(&1u64, &mut |_| ()) == Outcome::Hit).count() as f64
+        };
+        for (share, processes) in
+            [(100, 1), (100, 4), (100, 8), (300, 1), (300, 4), (300, 8), (500, 1), (500, 4), (500, 8)]
+        {
+            let drawn = |i: u64| (tidegate_core::mix(i) % objects) as u32;
+            let accesses: Vec<u32> = (0..16_000 / processes).map(drawn).collect();
+            let count = accesses.len() as f64;
+            let (own, common) = (hits(&accesses, share / processes) / count, share as f64 / objects as f64);
+            let others: Vec<u32> =
+                accesses.iter().copied().filter(|object| u64::from(*object) >= share / 2).collect();
+            let halves = (count - others.len() as f64 + hits(&others, share / 2 / processes)) / count;
+            assert!(
+                halves >= 0.8 * own.max(common),
+                "{share} for {processes}: {own:.2}, {common:.2}, halves {halves:.2}"
+            );
+        }
+    }
 }

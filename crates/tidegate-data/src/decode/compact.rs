@@ -7,7 +7,6 @@ use tidegate_array::codec::{self, Packed};
 use tidegate_array::quantize::View;
 
 use super::npy::DType;
-use crate::source::Kind;
 use crate::{Error, Result};
 
 /// The name of the codec where codes are values of a grid.
@@ -31,11 +30,10 @@ pub fn room_bytes(bytes: &[u8]) -> Result<u64> {
 
 /// What unpacking any sample of a field takes at most besides its row.
 #[must_use]
-pub fn most_bytes(kind: &Kind) -> u64 {
-    let Kind::Compact { dtype, shape, codec } = kind else { return 0 };
+pub fn most_bytes(dtype: DType, shape: &[usize], codec: &str) -> u64 {
     let bytes = shape.iter().fold(dtype.size() as u64, |n, side| n.saturating_mul(*side as u64));
     // One that is not known fails sample by sample.
-    codec::parse(codec, *dtype, shape).map_or(0, |codec| codec.room_bytes(bytes))
+    codec::parse(codec, dtype, shape).map_or(0, |codec| codec.room_bytes(bytes))
 }
 
 /// The elements of a sample, as this type and shape, into room for them.

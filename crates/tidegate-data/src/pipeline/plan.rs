@@ -23,7 +23,7 @@ use crate::order::Foresight;
 use crate::source::checkpoints::Checkpoints;
 use crate::source::index::Index;
 use crate::source::read::{direct_works, read_mode, staging_bytes};
-use crate::source::{Access, Chunked, Extremes, Grouped, ReadMode, Source, SourceExt};
+use crate::source::{Access, Chunked, Extremes, Grouped, Kind, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
@@ -239,8 +239,11 @@ impl Plan {
         let picture = if pictures.is_empty() { 0 } else { extremes.scratch_bytes };
         let chunk =
             source.chunked().map_or(0, |c| c.sizes().chunk_bytes.saturating_add(c.sizes().library_bytes));
-        let unpacking =
-            layout.columns.iter().map(|column| compact::most_bytes(&column.kind)).max().unwrap_or(0);
+        let unpacking = layout.columns.iter().map(|column| match &column.kind {
+            Kind::Compact { dtype, shape, codec } => compact::most_bytes(*dtype, shape, codec),
+            _ => 0,
+        });
+        let unpacking = unpacking.max().unwrap_or(0);
         let sample = sample_room(source, &config.stores);
         let piece = |record: u64| Buddy::piece_bytes(sample + record);
         let mut plan = Self {

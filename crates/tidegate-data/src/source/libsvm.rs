@@ -55,6 +55,9 @@ impl Seen {
     }
 }
 
+/// Digits of an index: what 64 bits hold.
+const DIGITS_MOST: usize = 19;
+
 /// The entries of a line, in order.
 #[derive(Debug)]
 struct Line<'a> {
@@ -93,34 +96,44 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Iterator for Line<'_> {
-    type Item = Result<(u64, f32), String>;
+impl<'a> Iterator for Line<'a> {
+    /// An index, and the text of its value.
+    type Item = Result<(u64, &'a [u8]), String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (entry, rest) = word(self.rest)?;
+        let start = self.rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let text = &self.rest[start..];
+        let digits = text.iter().take(DIGITS_MOST).take_while(|byte| byte.is_ascii_digit()).count();
+        let end =
+            digits + text[digits..].iter().position(u8::is_ascii_whitespace).unwrap_or(text.len() - digits);
+        let (entry, rest) = text.split_at(end);
         self.rest = rest;
-        let parts = entry.iter().position(|byte| *byte == b':').map(|at| (&entry[..at], &entry[at + 1..]));
-        let parsed = parts.and_then(|(index, value)| Some((digits(index)?, number(value)?)));
-        Some(match parsed {
-            None => Err(format!("{:?} is no index:value", shown(entry))),
-            Some((index, _)) if self.before.is_some_and(|before| before >= index) => Err(format!(
-                "index {index} comes after {}: sort each line by its indices, once each",
-                self.before.unwrap_or(0)
-            )),
-            Some((index, value)) => {
-                self.before = Some(index);
-                Ok((index, value))
-            }
-        })
+        if digits == 0 || entry.get(digits) != Some(&b':') {
+            return Some(Err(odd(entry)));
+        }
+        let index = entry[..digits].iter().fold(0, |n, byte| 10 * n + u64::from(byte - b'0'));
+        if let Some(before) = self.before.filter(|before| *before >= index) {
+            let what =
+                format!("index {index} comes after {before}: sort each line by its indices, once each");
+            return Some(Err(what));
+        }
+        self.before = Some(index);
+        Some(Ok((index, &entry[digits + 1..])))
     }
 }
 
-/// A number of digits alone.
-fn digits(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 19 {
-        return None;
-    }
-    text.iter().try_fold(0u64, |n, byte| byte.is_ascii_digit().then(|| 10 * n + u64::from(byte - b'0')))
+fn odd(entry: &[u8]) -> String {
+    format!("{:?} is no index:value", shown(entry))
+}
+
+/// The column of an index.
+fn column(index: u64, base: u64, columns: u64) -> Result<u32> {
+    let column = index.checked_sub(base).filter(|column| *column < columns);
+    column.and_then(|column| u32::try_from(column).ok()).ok_or_else(|| {
+        Error::Decode(format!(
+            "index {index} of {columns} columns from {base} on: the file changed, or it has 2^32 and more"
+        ))
+    })
 }
 
 /// Writes one part of a line's entries into a row, and says how many they are.
@@ -135,17 +148,14 @@ pub(crate) fn entries(text: &[u8], part: Part, base: u64, columns: u64, into: &m
     let mut count = 0;
     for entry in line {
         let (index, value) = entry.map_err(Error::Decode)?;
-        let column = index.checked_sub(base).filter(|column| *column < columns);
-        let column = column.and_then(|column| u32::try_from(column).ok()).ok_or_else(|| {
-            Error::Decode(format!(
-                "index {index} of {columns} columns from {base} on: the file changed, or it has 2^32 and more"
-            ))
-        })?;
         let word =
             words.next().ok_or_else(|| Error::Decode("more entries than the line has room for".into()))?;
         *word = match part {
-            Part::Indices => column.to_le_bytes(),
-            Part::Values => value.to_le_bytes(),
+            Part::Indices => column(index, base, columns)?.to_le_bytes(),
+            Part::Values => {
+                let parsed = lexical_core::parse::<f32>(value).ok().or_else(|| number(value));
+                parsed.ok_or_else(|| Error::Decode(odd(value)))?.to_le_bytes()
+            }
         };
         count += 1;
     }
@@ -204,9 +214,10 @@ mod tests {
         assert!(words("1 2:1 2:1").contains("index 2 comes after 2"));
         assert!(words("1 3:1 2:1").contains("index 2 comes after 3"));
         assert!(words("1 2").contains("\"2\" is no index:value"));
-        assert!(words("1 2:x").contains("no index:value"));
-        assert!(words("1 11:1").contains("index 11 of 10 columns"));
-        assert!(words("1 0:1").contains("index 0 of 10 columns from 1"));
+        assert!(words("1 2:x").contains("\"x\" is no index:value"));
+        let column = |text: &str| row(text, Part::Indices, 1).unwrap_err().to_string();
+        assert!(column("1 11:1").contains("index 11 of 10 columns"));
+        assert!(column("1 0:1").contains("index 0 of 10 columns from 1"));
         assert!(words("1 99999999999999999999:1").contains("no index:value"));
         let source = opened("x.libsvm", "cat 1:1\n").unwrap();
         let at = &source.locate(&[0]).unwrap()[0];

@@ -6,7 +6,7 @@
 //! A line is read and parsed by itself, so that any order is as good as another, a bad line is a sample like any other that fails, and its name
 //! is its number. Types are those of the first thousand lines (`json`, `delimited`): a line that does not fit them fails.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::{Error, Place, Result};
 const BUFFER_BYTES: usize = 1 << 20;
 /// Lines that say what types there are.
 pub(super) const LOOKED_AT: u64 = 1000;
-/// A record over several lines, at most.
+/// Bytes of a record, at most: far below what an entry can say.
 const RECORD_MOST: usize = 256 << 20;
 
 /// What the lines of a file are.
@@ -84,7 +84,7 @@ impl Lines {
     /// Opens files, indexing them first if their index does not hold.
     ///
     /// # Errors
-    /// Files that cannot be read; without any sample; of different columns; lines of 4 GiB.
+    /// Files that cannot be read; without any sample; of different columns; lines of 256 MiB.
     pub(super) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
         let files = Arc::new(files);
         let (beside, name, identity) = shard_set(&files, format.name())?;
@@ -142,49 +142,23 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
         let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
         let mut record = Vec::new();
         loop {
-            record.clear();
             let first = row + 1;
             let wrong = |what: String| Error::format(path, at, format!("line {first}: {what}"));
-            let mut open = At::Cell;
-            loop {
-                let start = record.len();
-                let left = (RECORD_MOST - start) as u64;
-                let read = (&mut file).take(left).read_until(b'\n', &mut record).map_err(Error::io(path))?;
-                if record.len() == RECORD_MOST {
-                    return Err(wrong(format!(
-                        "it goes on for {} MiB: this is no text file of samples, or a quote is never closed",
-                        RECORD_MOST >> 20
-                    )));
-                }
-                row += u64::from(read > 0);
-                if let Format::Delimited(delimiter) = format {
-                    open = record[start..].iter().fold(open, |at, byte| at.next(*byte, delimiter));
-                }
-                if read == 0 && open == At::Quotes {
-                    return Err(wrong(
-                        "a quote at the beginning of a cell is never closed: double quotes within quotes"
-                            .into(),
-                    ));
-                }
-                if read == 0 || open != At::Quotes {
-                    break;
-                }
-            }
+            record.clear();
+            row += next(&mut file, format, &mut record).map_err(Error::io(path))?.map_err(wrong)?;
             if record.is_empty() {
                 break;
             }
-            let read = record.len();
             let text = format.content(&record);
-            let len =
-                u32::try_from(text.len()).map_err(|_| wrong("4 GiB or more: this is no text file".into()))?;
             if let (Seen::Delimited(seen), 1) = (&mut seen, first) {
                 seen.names(text).map_err(wrong)?;
-            } else if len > 0 {
+            } else if !text.is_empty() {
                 seen.look(text, builder.samples());
+                let len = text.len() as u32;
                 let entry = Entry { shard: number as u32, offset: at, len, ..Entry::default() };
                 builder.push(entry, &format!("line {first}"), &Images::default())?;
             }
-            at += read as u64;
+            at += record.len() as u64;
         }
         let samples = builder.samples() - before;
         shards.push(ShardMeta { name: file_name(path), bytes: at, samples, groups: Vec::new() });
@@ -193,6 +167,31 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
         return Err(Error::Dataset { path: url.into(), what: "there is no line with a sample".into() });
     }
     builder.finish(seen.schema(), Vec::new(), shards)
+}
+
+/// Reads the next record, and says of how many lines it is; nothing is read at the end of the file.
+fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
+    let (mut at, mut lines) = (At::Cell, 0);
+    loop {
+        let start = record.len();
+        let read = file.take((RECORD_MOST - start) as u64).read_until(b'\n', record)?;
+        if record.len() == RECORD_MOST {
+            let most = RECORD_MOST >> 20;
+            let what = "this is no text file of samples, or a quote is never closed";
+            return Ok(Err(format!("it goes on for {most} MiB: {what}")));
+        }
+        lines += u64::from(read > 0);
+        if let Format::Delimited(delimiter) = format {
+            at = record[start..].iter().fold(at, |at, byte| at.next(*byte, delimiter));
+        }
+        if at != At::Quotes {
+            return Ok(Ok(lines));
+        }
+        if read == 0 {
+            let what = "a quote at the beginning of a cell is never closed: double quotes within quotes";
+            return Ok(Err(what.into()));
+        }
+    }
 }
 
 impl Source for Lines {

@@ -52,8 +52,8 @@ pub use self::quoted::Quoted;
 pub use self::read::ReadMode;
 pub use self::subset::{Subset, split};
 pub use self::synthetic::Synthetic;
-use crate::decode::compact;
-use crate::decode::npy::DType;
+use crate::decode::npy::{ArrayRef, DType};
+use crate::decode::{compact, npy};
 use crate::{Place, Result};
 
 /// What a field holds at rest.
@@ -122,6 +122,16 @@ impl Kind {
     #[must_use]
     pub fn is_quantized(&self) -> bool {
         matches!(self, Kind::Compact { codec, .. } if codec == compact::QUANTIZED)
+    }
+
+    /// The array that a value holds, where each says itself or the field says what it is.
+    pub fn array<'a>(&self, bytes: &'a [u8]) -> Option<Result<ArrayRef<'a>>> {
+        match self {
+            Kind::Npy => Some(npy::npy(bytes)),
+            Kind::NdArray { dtype, shape } => Some(npy::mds(bytes, dtype.as_deref(), shape.as_deref())),
+            Kind::Patch { dtype, shape, .. } => Some(npy::mds(bytes, Some(dtype.name()), Some(shape))),
+            _ => None,
+        }
     }
 
     /// The kind's word in schemas and messages.

@@ -12,10 +12,10 @@ use tidegate_array::codec::{self, Codec};
 use tidegate_array::entropy::{
     RatePoint, blahut_arimoto, count_bytes, entropy_bits, gaussian_rate_bits, plane_bits,
 };
-use tidegate_array::kernels::convert::to_f32;
+use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{self, Extent, Per, Quantized, Rounding, Scheme};
-use tidegate_data::decode::npy::{DType, mds, npy};
-use tidegate_data::source::{Kind, Source, SourceExt, Value};
+use tidegate_data::decode::npy::DType;
+use tidegate_data::source::{Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
 /// What is looked at.
@@ -131,11 +131,7 @@ impl Elements {
             let (at, data) = source.fetch(k * source.len() / count)?;
             let values = source.parse(&at, &data)?;
             let Value::Bytes(bytes) = values[i] else { continue };
-            let array = match &source.schema()[i].kind {
-                Kind::Npy => Some(npy(bytes)?),
-                Kind::NdArray { dtype, shape } => Some(mds(bytes, dtype.as_deref(), shape.as_deref())?),
-                _ => None,
-            };
+            let array = source.schema()[i].kind.array(bytes).transpose()?;
             let (dtype, shape, bytes) = match &array {
                 Some(array) => (array.dtype, array.shape.clone(), array.data),
                 None => (DType::Uint8, vec![bytes.len()], bytes),
@@ -222,7 +218,7 @@ impl Elements {
 
     /// What comes near, and how few bits that could take.
     fn near(&self, found: &mut Analysis, options: &Options) -> Result<()> {
-        let values = self.floats(&self.bytes);
+        let values = floats(self.dtype, &self.bytes);
         let finite: Vec<f32> = values.iter().copied().filter(|value| value.is_finite()).collect();
         if finite.is_empty() {
             return Ok(());
@@ -269,21 +265,11 @@ impl Elements {
                 Err(_) => continue,
             };
             let (packed, back, ..) = self.run(&*codec)?;
-            let (error, largest) = distance(&values, &self.floats(&back));
+            let (error, largest) = distance(&values, &floats(self.dtype, &back));
             let bits_a_value = 8.0 * packed as f64 / values.len() as f64;
             found.lossy.push(near(name.clone(), bits_a_value, error, largest));
         }
         Ok(())
-    }
-
-    fn floats(&self, bytes: &[u8]) -> Vec<f32> {
-        // Vectors of bytes are not aligned to elements.
-        let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
-        let elements = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
-        elements.copy_from_slice(bytes);
-        let mut values = vec![0.0; bytes.len() / self.dtype.size()];
-        to_f32(self.dtype, elements, &mut values);
-        values
     }
 }
 

@@ -4,10 +4,10 @@
 //! Memory: one sample at a time; some of them while codecs are tried.
 
 use tidegate_array::codec;
-use tidegate_array::kernels::convert::to_f32;
+use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
 use tidegate_data::decode::compact::QUANTIZED;
-use tidegate_data::decode::npy::{ArrayRef, DType, mds, npy};
+use tidegate_data::decode::npy::{ArrayRef, DType};
 use tidegate_data::source::{Field, Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
@@ -46,13 +46,8 @@ enum How {
 }
 
 fn array<'a>(kind: &Kind, value: &Value<'a>) -> Result<ArrayRef<'a>> {
-    match (kind, value) {
-        (Kind::Npy, Value::Bytes(bytes)) => npy(bytes),
-        (Kind::NdArray { dtype, shape }, Value::Bytes(bytes)) => {
-            mds(bytes, dtype.as_deref(), shape.as_deref())
-        }
-        _ => Err(Error::Decode(format!("{} is no array", kind.name()))),
-    }
+    let found = if let Value::Bytes(bytes) = value { kind.array(bytes) } else { None };
+    found.unwrap_or_else(|| Err(Error::Decode(format!("{} is no array", value.word()))))
 }
 
 fn is_array(kind: &Kind) -> bool {
@@ -203,12 +198,7 @@ impl Way {
                     extent: Extent::Whole,
                     rounding: Rounding::Nearest,
                 };
-                let mut values = vec![0.0; found.data.len() / self.dtype.size()];
-                // Where elements lie in a sample hangs on what is before them.
-                let mut aligned = vec![0u64; found.data.len().div_ceil(8)];
-                let elements = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..found.data.len()];
-                elements.copy_from_slice(found.data);
-                to_f32(self.dtype, elements, &mut values);
+                let values = floats(self.dtype, found.data);
                 let small = Quantized::new(&values, &self.shape, &options).and_then(|small| small.to_bytes());
                 small.map_err(|e| Error::Decode(e.to_string()))
             }

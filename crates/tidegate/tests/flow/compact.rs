@@ -138,10 +138,7 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
         let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
         pack(&*source, &folder("compact-refused"), format, limits, &small, &|_| ()).unwrap_err().to_string()
     };
-    assert!(
-        words(&[("y", 4)], None, Format::Mds).contains("there are t.npy, x.npy, cls")
-            || words(&[("y", 4)], None, Format::Mds).contains("no field \"y\"")
-    );
+    assert!(words(&[("y", 4)], None, Format::Mds).contains("no field \"y\""));
     assert!(words(&[("cls", 4)], None, Format::Mds).contains("only arrays"));
     assert!(words(&[("x.npy", 1)], None, Format::Mds).contains("2 to 8"));
     assert!(words(&[("t.npy", 4)], None, Format::Mds).contains("only floats"));
