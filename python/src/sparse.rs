@@ -225,7 +225,7 @@ impl Csr {
         columns: Option<usize>,
         threads: usize,
     ) -> PyResult<Py<PyAny>> {
-        with_csr!(self, py, |m: I, T| { multiplied!(m, T, py, other, columns, threads) })
+        with_csr!(self, py, |m: I, T| multiplied!(m, T, py, other, columns, threads))
     }
 
     /// The product of the transposed matrix with a vector.
@@ -329,7 +329,7 @@ impl Bsr {
         columns: Option<usize>,
         threads: usize,
     ) -> PyResult<Py<PyAny>> {
-        with_bsr!(self, py, |m: I, T| { multiplied!(m, T, py, other, columns, threads) })
+        with_bsr!(self, py, |m: I, T| multiplied!(m, T, py, other, columns, threads))
     }
 
     fn to_dense(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
