@@ -124,10 +124,23 @@ unsafe fn pack_bmi2(numbers: &[u8], bits: u32, into: &mut [u8]) {
 
 #[inline(always)]
 fn pack_with(numbers: &[u8], bits: u32, into: &mut [u8], gather: impl Fn(u64, u32) -> u64) {
-    for (numbers, into) in numbers.chunks(TOGETHER).zip(into.chunks_mut(bits as usize)) {
-        let mut bytes = [0; 8];
-        bytes[..numbers.len()].copy_from_slice(numbers);
-        into.copy_from_slice(&gather(u64::from_le_bytes(bytes), bits).to_le_bytes()[..into.len()]);
+    let (eights, rest) = numbers.as_chunks::<TOGETHER>();
+    // Eight numbers take as many bytes as one has bits.
+    let taken = bits as usize;
+    for (i, eight) in eights.iter().enumerate() {
+        let word = gather(u64::from_le_bytes(*eight), bits).to_le_bytes();
+        // A whole word where there is room: what it has too much is written over by the next.
+        match into[i * taken..].first_chunk_mut() {
+            Some(room) => *room = word,
+            None => into[i * taken..][..taken].copy_from_slice(&word[..taken]),
+        }
+    }
+    if !rest.is_empty() {
+        let mut bytes = [0; TOGETHER];
+        bytes[..rest.len()].copy_from_slice(rest);
+        let word = gather(u64::from_le_bytes(bytes), bits).to_le_bytes();
+        let last = &mut into[eights.len() * taken..];
+        last.copy_from_slice(&word[..last.len()]);
     }
 }
 

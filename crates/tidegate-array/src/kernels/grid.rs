@@ -3,20 +3,30 @@
 //! Flow: values -> their ends, their nearest codes; codes -> values.
 //! Memory: the caller's, and a KiB on the stack.
 //!
-//! Each operation is rounded by itself, so that vectors of any width give the same bits. What is written once is compiled twice, for processors
-//! with AVX2 and for others.
+//! Each operation is rounded by itself, so that vectors of any width give the same bits. What is more than a core's caches hold is written past
+//! them: a line that is written whole need not be read first, which is a third of what a copy moves.
 
-#![expect(unsafe_code, reason = "functions for AVX2 and BMI2, called where the processor has them")]
+#![expect(
+    unsafe_code,
+    reason = "functions for AVX2 and BMI2, called where the processor has them; stores past the caches"
+)]
+
+use std::ops::Range;
 
 use tidegate_core::simd;
 
 use super::bits::{self, TOGETHER};
 use super::convert::{Number, rounded};
 
-/// Numbers side by side that are worked on at once.
-const LANES: usize = 16;
+/// Numbers of a vector.
+const LANES: usize = 8;
 /// Codes that are unpacked at once without AVX2.
 const AT_ONCE: usize = 1024;
+/// So many bytes are written past the caches: what a core's own hold.
+const STREAMED_BYTES: usize = 4 << 20;
+/// Floats of a line of the caches, and of a run that is long beside its first and last line.
+const LINE_FLOATS: usize = 16;
+const LONG_RUN: usize = 1024;
 
 /// A grid, and the codes in use.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,33 +59,62 @@ impl Line {
     }
 }
 
-/// The least and the largest of some values and of those before, and whether all are finite.
+/// The least and the largest of some values and of those before, never −0, and whether all are finite.
 #[must_use]
 pub fn ends(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
+    // Which zero is less depends on the order in which they are seen: there is one.
+    let one_zero = |(low, high, finite)| (low + 0.0, high + 0.0, finite);
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
         // SAFETY: the processor has AVX2.
-        return unsafe { ends_avx2(values, before) };
+        return one_zero(unsafe { ends_avx2(values, before) });
     }
-    ends_any(values, before)
+    one_zero(ends_any(values, before))
 }
 
 /// # Safety
 /// The processor must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn ends_avx2(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
-    ends_any(values, before)
+unsafe fn ends_avx2(values: &[f32], (mut least, mut largest): (f32, f32)) -> (f32, f32, bool) {
+    use std::arch::x86_64::{
+        _CMP_UNORD_Q, _mm256_cmp_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_or_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_sub_ps,
+    };
+    // Two of each, so that none waits for itself.
+    let (mut low, mut high) = ([_mm256_set1_ps(least); 2], [_mm256_set1_ps(largest); 2]);
+    let mut odd = [_mm256_setzero_ps(); 2];
+    let (whole, rest) = values.as_chunks::<{ 2 * LANES }>();
+    for values in whole {
+        let values: [_; 2] = bytemuck::cast(*values);
+        for i in 0..2 {
+            // What is not finite leaves a NaN.
+            let zero = _mm256_sub_ps(values[i], values[i]);
+            odd[i] = _mm256_or_ps(odd[i], _mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero));
+            low[i] = _mm256_min_ps(values[i], low[i]);
+            high[i] = _mm256_max_ps(values[i], high[i]);
+        }
+    }
+    let mut finite = _mm256_movemask_ps(_mm256_or_ps(odd[0], odd[1])) == 0;
+    let low: [f32; 2 * LANES] = bytemuck::cast(low);
+    let high: [f32; 2 * LANES] = bytemuck::cast(high);
+    for value in rest {
+        finite &= value.is_finite();
+    }
+    for (low, high) in low.iter().zip(&high).chain(rest.iter().zip(rest)) {
+        least = if *low < least { *low } else { least };
+        largest = if *high > largest { *high } else { largest };
+    }
+    (least, largest, finite)
 }
 
-#[inline(always)]
+/// In lanes, which compilers turn into vectors.
 fn ends_any(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
     let (mut low, mut high, mut gone) = ([before.0; LANES], [before.1; LANES], [0.0; LANES]);
     let (whole, rest) = values.as_chunks::<LANES>();
     let mut see = |lane: usize, value: f32| {
         low[lane] = if value < low[lane] { value } else { low[lane] };
         high[lane] = if value > high[lane] { value } else { high[lane] };
-        // What is not finite leaves a NaN.
         gone[lane] += value * 0.0;
     };
     for values in whole {
@@ -97,13 +136,13 @@ fn ends_any(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
 /// let (mut codes, mut values) = ([0; 3], [0.0; 3]);
 /// assert!(nearest(&[1.0, 2.6, 99.0], &line, &mut codes));
 /// assert_eq!(codes, [0, 3, 15]);
-/// spread(&[0x30, 0x0F], 4, 0, &line, &mut values);
+/// spread(&[0x30, 0x0F], 4, [(0..3, line)], &mut values);
 /// assert_eq!(values, [1.0, 2.5, 8.5]);
 /// ```
 pub fn nearest(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
     assert_eq!(values.len(), codes.len(), "as many codes");
     #[cfg(target_arch = "x86_64")]
-    if simd::avx2() {
+    if simd::avx2() && line.scale > 0.0 {
         // SAFETY: the processor has AVX2.
         return unsafe { nearest_avx2(values, line, codes) };
     }
@@ -115,33 +154,87 @@ pub fn nearest(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn nearest_avx2(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
-    nearest_any(values, line, codes)
-}
-
-#[inline(always)]
-fn nearest_any(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
-    let line = *line;
+    use std::arch::x86_64::{
+        _CMP_UNORD_Q, _mm_cvtsi128_si64, _mm_packs_epi32, _mm_packus_epi16, _mm256_add_epi32,
+        _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extracti128_si256,
+        _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_or_ps, _mm256_set1_epi32, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm256_sub_ps,
+    };
+    let (scale, base) = (_mm256_set1_ps(line.scale), _mm256_set1_ps(line.base));
+    let zero = _mm256_set1_epi32(line.zero as i32);
+    let (first, last) = (_mm256_set1_ps(line.codes.0 - line.zero), _mm256_set1_ps(line.codes.1 - line.zero));
+    let mut odd = _mm256_setzero_ps();
     let (whole, rest) = values.as_chunks::<LANES>();
     let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-    let mut odd = [0u32; LANES];
     for (values, codes) in whole.iter().zip(whole_codes) {
-        for lane in 0..LANES {
-            odd[lane] |= u32::from(values[lane].is_nan());
-            codes[lane] = u8::from_f32(rounded(line.place(values[lane])) + line.zero);
-        }
+        let values = bytemuck::cast(*values);
+        odd = _mm256_or_ps(odd, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+        let place = _mm256_div_ps(_mm256_sub_ps(values, base), scale);
+        // To the nearest, ties to even.
+        let code = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(place, first), last));
+        let code = _mm256_add_epi32(code, zero);
+        let code = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256::<1>(code));
+        *codes = _mm_cvtsi128_si64(_mm_packus_epi16(code, code)).to_le_bytes();
     }
-    for (value, code) in rest.iter().zip(rest_codes) {
-        odd[0] |= u32::from(value.is_nan());
-        *code = u8::from_f32(rounded(line.place(*value)) + line.zero);
-    }
-    odd == [0; LANES]
+    nearest_any(rest, line, rest_codes) && _mm256_movemask_ps(odd) == 0
 }
 
-/// What packed codes stand for: those from `first` on, as many as `values`.
+fn nearest_any(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
+    let mut sound = true;
+    for (value, code) in values.iter().zip(codes) {
+        sound &= !value.is_nan();
+        *code = u8::from_f32(rounded(line.place(*value)) + line.zero);
+    }
+    sound
+}
+
+/// What packed codes stand for, those of each run on its line: runs that follow one another, as many codes as `values`.
 ///
 /// # Panics
-/// Where the codes end before the values.
-pub fn spread(packed: &[u8], bits: u32, first: usize, line: &Line, values: &mut [f32]) {
+/// Where the codes end before the values, or the runs leave some out.
+pub fn spread(
+    packed: &[u8],
+    bits: u32,
+    runs: impl IntoIterator<Item = (Range<usize>, Line)>,
+    values: &mut [f32],
+) {
+    let streamed = size_of_val(values) >= STREAMED_BYTES;
+    // What goes past the caches is in memory before anything else is done, a panic's unwinding included.
+    let fence = streamed.then_some(Fence);
+    let mut rest = values;
+    for (run, line) in runs {
+        let (values, others) = rest.split_at_mut(run.len());
+        // SAFETY: the fence follows, and until then nobody else has the values.
+        unsafe { spread_run(packed, bits, run.start, &line, values, streamed) };
+        rest = others;
+    }
+    drop(fence);
+    assert!(rest.is_empty(), "a line for each value");
+}
+
+/// Waits, when it is dropped, for what was stored past the caches.
+struct Fence;
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: all processors of this kind have SSE.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
+        }
+    }
+}
+
+/// # Safety
+/// Where values are streamed, a [`Fence`] must be dropped before anything else is done with them.
+unsafe fn spread_run(
+    packed: &[u8],
+    bits: u32,
+    first: usize,
+    line: &Line,
+    values: &mut [f32],
+    streamed: bool,
+) {
     assert!(packed.len() >= bits::packed_bytes(first + values.len(), bits), "as many codes");
     // Up to where codes begin on a byte.
     let head = (first.next_multiple_of(TOGETHER) - first).min(values.len());
@@ -160,8 +253,16 @@ pub fn spread(packed: &[u8], bits: u32, first: usize, line: &Line, values: &mut 
     let packed = &packed[bits::packed_bytes(first + head, bits)..];
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
-        // SAFETY: the processor has AVX2 and BMI2.
-        return unsafe { spread_avx2(packed, bits, line, values) };
+        // A line that is stored partly in either way is slow: few have to be.
+        let lines = values.len() >= LONG_RUN || (head == 0 && values.len().is_multiple_of(LINE_FLOATS));
+        let streamed = streamed && lines && values.as_ptr().addr().is_multiple_of(16);
+        // SAFETY: the processor has AVX2 and BMI2; values that are streamed are aligned, and the caller fences them.
+        return unsafe {
+            match streamed {
+                true => spread_avx2::<true>(packed, bits, line, values),
+                false => spread_avx2::<false>(packed, bits, line, values),
+            }
+        };
     }
     spread_any(packed, bits, line, values);
 }
@@ -177,20 +278,23 @@ fn spread_any(packed: &[u8], bits: u32, line: &Line, values: &mut [f32]) {
 }
 
 /// # Safety
-/// The processor must have AVX2 and BMI2.
+/// The processor must have AVX2 and BMI2. Where values are streamed, they must be aligned to 16 bytes, and a fence must follow before anything else
+/// is done with them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn spread_avx2(packed: &[u8], bits: u32, line: &Line, values: &mut [f32]) {
+unsafe fn spread_avx2<const STREAMED: bool>(packed: &[u8], bits: u32, line: &Line, values: &mut [f32]) {
     use std::arch::x86_64::{
-        _mm_cvtsi64_si128, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_mul_ps,
-        _mm256_set1_ps, _mm256_sub_ps, _pdep_u64,
+        _mm_cvtsi64_si128, _mm_stream_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_cvtepi32_ps,
+        _mm256_cvtepu8_epi32, _mm256_extractf128_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_sub_ps, _pdep_u64,
     };
     let (zero, scale, base) =
         (_mm256_set1_ps(line.zero), _mm256_set1_ps(line.scale), _mm256_set1_ps(line.base));
     let mask = bits::mask(bits);
-    // A word of eight bytes has the codes of eight values, and what is behind them.
-    let readable = packed.len().saturating_sub(8 - bits as usize) / bits as usize;
-    let whole = (values.len() / TOGETHER).min(readable);
+    // A word of eight bytes has the codes of eight values, and what is behind them; near the end there may be no whole one.
+    let mut whole = values.len() / TOGETHER;
+    if whole * bits as usize + TOGETHER - bits as usize > packed.len() {
+        whole = whole.min(packed.len().saturating_sub(TOGETHER - bits as usize) / bits as usize);
+    }
     let (eights, _) = values[..whole * TOGETHER].as_chunks_mut::<TOGETHER>();
     for (group, eight) in eights.iter_mut().enumerate() {
         let at = group * bits as usize;
@@ -198,7 +302,16 @@ unsafe fn spread_avx2(packed: &[u8], bits: u32, line: &Line, values: &mut [f32])
         let codes = _mm_cvtsi64_si128(_pdep_u64(word, mask).cast_signed());
         let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
         let values = _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(codes, zero), scale), base);
-        *eight = bytemuck::cast(values);
+        if STREAMED {
+            let at = eight.as_mut_ptr();
+            // SAFETY: eight values from `at` on, aligned as the caller promises.
+            unsafe {
+                _mm_stream_ps(at, _mm256_castps256_ps128(values));
+                _mm_stream_ps(at.add(4), _mm256_extractf128_ps::<1>(values));
+            }
+        } else {
+            *eight = bytemuck::cast(values);
+        }
     }
     let rest = &mut values[whole * TOGETHER..];
     if !rest.is_empty() {
@@ -211,33 +324,84 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Values of all kinds, both zeros and what is not finite among them.
+    fn values() -> impl Strategy<Value = Vec<f32>> {
+        let odd = prop_oneof![
+            8 => -9f32..9.0,
+            2 => Just(0.0f32),
+            2 => Just(-0.0f32),
+            1 => Just(f32::MAX),
+            1 => prop_oneof![Just(f32::INFINITY), Just(f32::NEG_INFINITY), Just(f32::NAN)],
+        ];
+        let finite = prop_oneof![-9f32..9.0, Just(0.0f32), Just(-0.0f32)];
+        prop_oneof![
+            proptest::collection::vec(odd, 0..60),
+            proptest::collection::vec(finite, 0..60),
+            proptest::collection::vec(prop_oneof![Just(0.0f32), Just(-0.0f32), Just(1.0f32)], 0..60)
+        ]
+    }
+
     proptest! {
         #[test]
-        fn vectors_and_scalars_agree(
+        fn vectors_and_scalars_find_the_same(values in values(), bits in 2u32..=8, scale in -9f32..3.0, flat: bool, zero in 0u8..4, base in -2f32..2.0) {
+            let bits_of = |(low, high, finite): (f32, f32, bool)| (low.to_bits(), high.to_bits(), finite);
+            let (low, high, finite) = ends_any(&values, (1.0, 1.0));
+            let found = ends(&values, (1.0, 1.0));
+            prop_assert_eq!(found.2, values.iter().all(|value| value.is_finite()));
+            prop_assert_eq!(found.2, finite);
+            if finite {
+                prop_assert_eq!(bits_of(found), bits_of((low + 0.0, high + 0.0, finite)));
+                prop_assert!(values.iter().all(|value| (found.0..=found.1).contains(value)));
+            }
+            let scale = if flat { 0.0 } else { scale.exp2() };
+            let line = Line { scale, zero: f32::from(zero), base, codes: (0.0, ((1 << bits) - 1) as f32) };
+            let (mut one, mut other) = (vec![0; values.len()], vec![0; values.len()]);
+            let numbers = values.iter().all(|value| !value.is_nan());
+            prop_assert_eq!(nearest(&values, &line, &mut one), numbers);
+            prop_assert_eq!(nearest_any(&values, &line, &mut other), numbers);
+            if numbers {
+                prop_assert_eq!(&one, &other);
+            }
+        }
+
+        #[test]
+        fn codes_stand_for_the_same_however_they_are_spread(
             seed: u64, count in 0usize..300, bits in 2u32..=8, first in 0usize..40, scale in -3f32..3.0, zero in 0u8..9, base in -2f32..2.0,
         ) {
             let line = Line { scale: scale.exp2(), zero: f32::from(zero), base, codes: (0.0, ((1 << bits) - 1) as f32) };
-            let packed: Vec<u8> = (0..bits::packed_bytes(first + count, bits) as u64).map(|i| tidegate_core::mix(seed ^ i) as u8).collect();
+            let packed = drawn(seed, bits::packed_bytes(first + count, bits));
             let mut codes = vec![0; first + count];
             bits::unpack(&packed, bits, 0..first + count, &mut codes);
-            let mut values = vec![0.0; count];
-            spread(&packed, bits, first, &line, &mut values);
             let expected: Vec<f32> = codes[first..].iter().map(|code| (f32::from(*code) - line.zero) * line.scale + line.base).collect();
+            let (half, mut values) = (first + count / 2, vec![0.0; count]);
+            spread(&packed, bits, [(first..half, line), (half..first + count, line)], &mut values);
             prop_assert_eq!(&values, &expected);
             let mut scalar = vec![0.0; count + first];
             spread_any(&packed, bits, &line, &mut scalar);
             prop_assert_eq!(&scalar[first..], &expected);
-            let (mut one, mut other) = (vec![0; count], vec![0; count]);
-            prop_assert!(nearest(&values, &line, &mut one) && nearest_any(&values, &line, &mut other));
-            prop_assert_eq!(&one, &other);
-            prop_assert_eq!(ends(&values, (1.0, 1.0)), ends_any(&values, (1.0, 1.0)));
-            let (low, high, finite) = ends(&values, (1.0, 1.0));
-            prop_assert!(finite && values.iter().all(|value| (low..=high).contains(value)));
-            if count > 0 {
-                values[seed as usize % count] = [f32::NAN, f32::INFINITY][first % 2];
-                prop_assert!(!ends(&values, (1.0, 1.0)).2);
-                prop_assert_eq!(nearest(&values, &line, &mut one), first % 2 == 1);
-            }
+        }
+    }
+
+    fn drawn(seed: u64, count: usize) -> Vec<u8> {
+        (0..count as u64).map(|i| tidegate_core::mix(seed ^ i) as u8).collect()
+    }
+
+    /// Runs of whole lines, long ones, and such as are never streamed.
+    #[test]
+    fn what_is_beyond_the_caches_is_spread_alike() {
+        let count = STREAMED_BYTES / 4;
+        let packed = drawn(1, bits::packed_bytes(count, 5));
+        let line = |run: usize| Line { scale: 0.5, zero: 3.0, base: run as f32, codes: (0.0, 31.0) };
+        for length in [128, 1500, 100, count] {
+            let runs = (0..count)
+                .step_by(length)
+                .map(|start| (start..count.min(start + length), line(start / length)));
+            let mut values = vec![0.0; count];
+            spread(&packed, 5, runs, &mut values);
+            let mut codes = vec![0; count];
+            bits::unpack(&packed, 5, 0..count, &mut codes);
+            let expected = |i: usize| line(i / length).value(f32::from(codes[i]));
+            assert!((0..count).all(|i| values[i] == expected(i)), "runs of {length}");
         }
     }
 }

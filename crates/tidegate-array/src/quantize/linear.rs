@@ -98,32 +98,29 @@ pub fn dequantize(
     dtype: DType,
     into: &mut [u8],
 ) -> Result<()> {
+    if !matches!(dtype, DType::Float32 | DType::Float16 | DType::Bfloat16) {
+        let what = format!("codes as {}: they can be float32, float16 or bfloat16", dtype.name());
+        return Err(Error::value(what));
+    }
+    // Where nothing is there is nothing aligned.
+    if into.is_empty() {
+        return Ok(());
+    }
+    let lines = |range| groups.runs(range).map(|(run, group)| (run, grid(group).line((0.0, 0.0))));
+    if dtype == DType::Float32 {
+        let values: &mut [f32] = bytemuck::cast_slice_mut(into);
+        spread(codes, bits, lines(0..values.len()), values);
+        return Ok(());
+    }
     let mut values = [0.0; AT_ONCE];
     for (start, piece) in (0..).step_by(AT_ONCE).zip(into.chunks_mut(AT_ONCE * dtype.size())) {
-        let range = start..start + piece.len() / dtype.size();
-        let fill = |values: &mut [f32]| {
-            for (run, group) in groups.runs(range.clone()) {
-                let into = &mut values[run.start - start..run.end - start];
-                spread(codes, bits, run.start, &grid(group).line((0.0, 0.0)), into);
-            }
-        };
-        let values = &mut values[..range.len()];
+        let values = &mut values[..piece.len() / dtype.size()];
+        spread(codes, bits, lines(start..start + values.len()), values);
         match dtype {
-            DType::Float32 => fill(bytemuck::cast_slice_mut(piece)),
             DType::Float16 => {
-                fill(values);
                 bytemuck::cast_slice_mut::<u8, f16>(piece).convert_from_f32_slice(values);
             }
-            DType::Bfloat16 => {
-                fill(values);
-                bytemuck::cast_slice_mut::<u8, bf16>(piece).convert_from_f32_slice(values);
-            }
-            other => {
-                return Err(Error::value(format!(
-                    "codes as {}: they can be float32, float16 or bfloat16",
-                    other.name()
-                )));
-            }
+            _ => bytemuck::cast_slice_mut::<u8, bf16>(piece).convert_from_f32_slice(values),
         }
     }
     Ok(())

@@ -74,12 +74,13 @@ impl Groups {
         self,
         range: std::ops::Range<usize>,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
-        let mut at = range.start;
+        let (mut at, run) = (range.start, range.start / self.inner);
+        // A division for each run would take as long as its values.
+        let (mut end, mut group) = ((run + 1).saturating_mul(self.inner), run % self.count);
         std::iter::from_fn(move || {
-            let run = at / self.inner;
-            let next = ((run + 1) * self.inner).min(range.end);
-            let found = (at < range.end).then(|| (at..next, run % self.count));
-            at = next;
+            let found = (at < range.end).then(|| (at..end.min(range.end), group));
+            (at, end) = (end, end.saturating_add(self.inner));
+            group = if group + 1 == self.count { 0 } else { group + 1 };
             found
         })
     }
