@@ -8,7 +8,7 @@
 use pco::standalone::simple_compress;
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
 
-use super::packer::unpco;
+use super::packer::{pco_bytes, unpco};
 use super::predict::{AXES_MOST, Float, Predictor, Steps};
 use super::{Codec, damaged};
 use crate::{DType, Error, Result};
@@ -170,9 +170,9 @@ impl Codec for Bounded {
     }
 
     fn room_bytes(&self, len: u64) -> u64 {
-        // Steps; places and values apart, at worst all; and the libraries' own.
+        // Steps; places, at worst all; values apart; and the libraries' own.
         let values = len / self.dtype.size() as u64;
-        4 * values + 8 * values + len + (4 << 20)
+        4 * values + 8 * values + len + pco_bytes(values, 8)
     }
 
     fn bound(&self) -> Option<Bound> {

@@ -19,7 +19,7 @@ pub use self::bounded::Bound;
 use self::bounded::Bounded;
 use self::filter::Filter;
 use self::packer::Packer;
-pub use self::stored::{Packed, pack};
+pub use self::stored::{BYTES_MOST, Packed, pack};
 use crate::{DType, Error, Result};
 
 /// Makes arrays of elements smaller; object-safe, shared by all threads.

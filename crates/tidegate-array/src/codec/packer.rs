@@ -5,15 +5,26 @@
 
 use half::f16;
 use pco::ChunkConfig;
-use pco::standalone::{simple_compress, simple_decompress_into};
+use pco::standalone::{DecompressorItem, FileDecompressor, simple_compress};
 
 use super::damaged;
 use crate::{DType, Error, Result};
 
-/// What decoding takes besides, at most: windows and tables. pco's chunks have at most 2^18 numbers of state and 2^14 bins.
+/// What decoding takes besides, at most: windows and tables.
 const ZSTD_BYTES: u64 = 192 << 10;
 const DEFLATE_BYTES: u64 = 64 << 10;
+/// Of pco the tables of three streams, each of 2^14 states and bins.
 const PCO_BYTES: u64 = 2 << 20;
+
+/// Numbers that pco's encoder looks back in, as a power of two, where there are so many.
+fn window(numbers: u64) -> u32 {
+    numbers.next_power_of_two().ilog2().clamp(4, 15)
+}
+
+/// What decoding so many numbers of pco takes at most besides them: tables, a dictionary, and twice the window of two streams.
+pub(super) fn pco_bytes(numbers: u64, size: u64) -> u64 {
+    PCO_BYTES + (numbers + (4 << window(numbers))) * size
+}
 
 /// Runs an expression with the type that pco has for elements.
 macro_rules! with_pco {
@@ -87,7 +98,7 @@ impl Packer {
             Self::Zstd(_) => ZSTD_BYTES,
             Self::Deflate(_) => DEFLATE_BYTES,
             // Elements that are not aligned are made elsewhere.
-            Self::Pco(_) => PCO_BYTES + len,
+            Self::Pco(dtype) => len + pco_bytes(len / dtype.size() as u64, dtype.size() as u64),
         }
     }
 
@@ -161,11 +172,95 @@ impl Packer {
 ///
 /// # Errors
 /// [`Error::Value`] for bytes that are something else.
-pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], into: &mut [T]) -> Result<()> {
-    let wanted = into.len();
-    let progress = simple_decompress_into(packed, into).map_err(damaged)?;
-    match progress.finished && progress.n_processed == wanted {
-        true => Ok(()),
-        false => Err(damaged(format!("not the {wanted} numbers that there should be"))),
+pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], mut into: &mut [T]) -> Result<()> {
+    let (file, mut rest) = FileDecompressor::new(packed).map_err(damaged)?;
+    loop {
+        if !modest(rest, size_of::<T>(), into.len()) {
+            return Err(damaged("a chunk claims tables that no encoder makes"));
+        }
+        match file.chunk_decompressor::<T, _>(rest).map_err(damaged)? {
+            DecompressorItem::EndOfData([]) if into.is_empty() => return Ok(()),
+            DecompressorItem::EndOfData(_) => {
+                return Err(damaged("they end before the last number, or go on"));
+            }
+            DecompressorItem::Chunk(mut chunk) => {
+                let claimed = chunk.n();
+                let parts = into.split_at_mut_checked(claimed);
+                let (numbers, others) = parts.ok_or_else(|| damaged("more numbers than there should be"))?;
+                let progress = chunk.read(numbers).map_err(damaged)?;
+                if !progress.finished || progress.n_processed != claimed {
+                    return Err(damaged("fewer numbers than a chunk claims"));
+                }
+                (into, rest) = (others, chunk.into_src());
+            }
+        }
+    }
+}
+
+/// Whether what a chunk has its decoder allocate before it reads any number is what an honest one needs, for at most `most` numbers: pco
+/// itself would take 256 MiB at the word of a few bytes. Bits, the lowest first (pco's `docs/format.md`): type 8, numbers 24, mode 4 and what it
+/// has (a base, 8 bits, or the length of a dictionary in 25 bits, to the next byte, and it), delta 4, where that is 2: window 5, state 4.
+fn modest(chunk: &[u8], size: usize, most: usize) -> bool {
+    let bits = |at: usize, count: u32| {
+        let mut word = [0; 16];
+        let from = chunk.get(at / 8..).unwrap_or_default();
+        let len = from.len().min(16);
+        word[..len].copy_from_slice(&from[..len]);
+        (u128::from_le_bytes(word) >> (at % 8)) as usize & ((1 << count) - 1)
+    };
+    let (mode, dictionary) = (bits(32, 4), bits(36, 25));
+    let delta = match mode {
+        1 | 2 => 36 + 8 * size,
+        3 => 44,
+        4 => 64 + 8 * size * dictionary,
+        _ => 36,
+    };
+    // Windows are never of one number, so that one less is written; encoders leave one number as the state.
+    let looks_back = bits(delta, 4) == 2;
+    let narrow = bits(delta + 4, 5) < window(most as u64) as usize && bits(delta + 9, 4) == 0;
+    (mode != 4 || dictionary <= most) && (!looks_back || narrow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_that_claim_too_much_are_refused_and_honest_ones_are_not() {
+        let drawn = |i: u64| tidegate_core::mix(i);
+        let few: Vec<u64> = (0..20_000).map(|i| drawn(drawn(i) % 50)).collect();
+        let again: Vec<u64> = (0..600_000).map(|i| drawn(i % 30_000)).collect();
+        let usual = ChunkConfig::default();
+        // Behind the type of the first chunk and how many numbers it has.
+        let chunk = |bytes: &[u8], count: u32| {
+            let head = [[2].as_slice(), &(count - 1).to_le_bytes()[..3]].concat();
+            bytes.windows(4).position(|window| window == head).unwrap() + 4
+        };
+        let dictionary = usual.clone().with_mode_spec(pco::ModeSpec::TryDict);
+        let window = usual.clone().with_delta_spec(pco::DeltaSpec::TryLookback);
+        for (numbers, config, count, form) in [(few, dictionary, 20_000, 4), (again, window, 200_000, 0x20)] {
+            let (bytes, mut back) = (simple_compress(&numbers, &config).unwrap(), vec![0; numbers.len()]);
+            unpco(&bytes, &mut back).unwrap();
+            assert!(back == numbers && bytes[chunk(&bytes, count)] & form == form);
+        }
+        let honest = simple_compress(&(0..1000).collect::<Vec<u64>>(), &usual).unwrap();
+        let at = chunk(&honest, 1000);
+        // What a chunk says of its mode, and of its window behind that.
+        let lie = |mode: u64, delta: usize, log: u64, state: u64| {
+            let mut lying = honest[..at].to_vec();
+            lying.resize(at + 64, 0);
+            for (place, word) in [(0, mode), (delta, 2 | (log - 1) << 4 | state << 9)] {
+                let ones = (0..64).filter(|bit| word >> bit & 1 == 1);
+                ones.for_each(|bit| lying[at + (place + bit) / 8] |= 1 << ((place + bit) % 8));
+            }
+            unpco(&lying, &mut vec![0u64; 1000]).unwrap_err().to_string().contains("tables")
+        };
+        assert!(lie(4 | 1 << 28, 32, 4, 0), "a dictionary of 2^24 numbers");
+        let dictionary = 4 | 3 << 4;
+        for (mode, delta) in [(0, 4), (1, 4 + 64), (2, 4 + 64), (3, 4 + 8), (dictionary, 32 + 3 * 64)] {
+            assert!(lie(mode, delta, 11, 0), "mode {mode}: a window of 2^11 for 1000 numbers");
+            assert!(lie(mode, delta, 10, 1), "mode {mode}: a state of two");
+            assert!(!lie(mode, delta, 10, 0), "mode {mode}");
+        }
     }
 }

@@ -13,6 +13,9 @@ use crate::{DType, Error, Result};
 const MAGIC: &[u8; 4] = b"TGC1";
 const HEAD_BYTES: usize = 8;
 const AXES_MOST: usize = 8;
+/// Bytes of an array: more than any memory has, and so few that sums of them are no trouble.
+pub const BYTES_MOST: usize = 1 << 48;
+
 /// A packed array within bytes.
 #[derive(Debug)]
 pub struct Packed<'a> {
@@ -109,7 +112,7 @@ impl<'a> Packed<'a> {
     /// [`Error::Value`] for a shape that no memory has.
     pub fn unpacked_bytes(&self) -> Result<usize> {
         let bytes = self.shape.iter().try_fold(self.dtype.size(), |n, side| n.checked_mul(*side));
-        bytes.ok_or_else(|| {
+        bytes.filter(|bytes| *bytes <= BYTES_MOST).ok_or_else(|| {
             Error::value(format!("packed array: a shape of {:?}, which no memory has", self.shape))
         })
     }
