@@ -1,8 +1,8 @@
 //! `pack`: any source into shards of bounded size, MDS v2 or WebDataset tar; arrays as they are, or made small (`small`).
 //!
 //! Flow: source -> samples in id order -> shards, each written aside and renamed when it is whole.
-//! Memory: one sample at a time (tar) or the rows of one shard (MDS, whose offset table comes first), outside the
-//! budget: packing is no training.
+//! Memory: a sample and its bytes as they are stored, and of MDS the rows of a shard, whose offset table comes first; outside the budget:
+//! packing is no training.
 //!
 //! Where shards are cut is a function of the source and the limits alone, so a run that was interrupted goes on where it
 //! stopped: shards that are there with the right size are kept.
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use tidegate_data::decode::npy::DType;
-use tidegate_data::source::{Field, Kind, Source, SourceExt, Value, tar};
+use tidegate_data::source::{Field, Kind, Located, Source, SourceExt, Value, tar};
 use tidegate_data::{Error, Result};
 
 pub use self::small::Small;
@@ -50,9 +50,10 @@ pub struct Packed {
 
 /// A shard while it is written.
 trait ShardWriter {
-    fn sample(&mut self, key: &str, values: &[Value<'_>]) -> Result<()>;
-    /// Bytes that a sample of these values will take.
-    fn size(&self, key: &str, values: &[Value<'_>]) -> u64;
+    /// What the shard takes with the bytes of one more sample.
+    fn bytes_with(&self, sample: &[u8]) -> u64;
+    /// Puts them there.
+    fn push(&mut self, sample: &[u8]) -> Result<()>;
     /// Writes what is left to write and gives the shard's entry for an index, if its format has one.
     fn finish(self: Box<Self>) -> Result<Option<Json>>;
 }
@@ -85,6 +86,7 @@ pub fn pack(
     fs::create_dir_all(out).map_err(Error::io(out))?;
     let columns = columns(source, format, ways)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
+    let mut samples = Samples { source, columns: &columns, format, left: None };
     while id < source.len() {
         let name = match format {
             Format::Mds => format!("shard.{:05}.mds", packed.shards),
@@ -100,7 +102,7 @@ pub fn pack(
             (id, packed.kept) = (end, packed.kept + 1);
             entries.extend(entry);
         } else {
-            let (end, entry) = shard(source, &columns, format, limits, id, &path, progress)?;
+            let (end, entry) = shard(&mut samples, limits, id, &path, progress)?;
             let bytes = fs::metadata(&path).map_err(Error::io(&path))?.len();
             let text = json!({"task": task, "end": end, "bytes": bytes, "entry": entry}).to_string();
             fs::write(&note, text).map_err(Error::io(&note))?;
@@ -161,10 +163,36 @@ fn kept(path: &Path, note: &Path, task: &Json) -> Result<Option<(u64, Option<Jso
     Ok(Some((end, json.and_then(|json| json.get("entry").filter(|e| !e.is_null()).cloned()))))
 }
 
-fn shard(
-    source: &dyn Source,
-    columns: &[Column],
+/// Samples as shards have them.
+struct Samples<'a> {
+    source: &'a dyn Source,
+    columns: &'a [Column],
     format: Format,
+    /// The one that did not fit in the shard before.
+    left: Option<(u64, Vec<u8>)>,
+}
+
+impl Samples<'_> {
+    fn bytes(&mut self, id: u64) -> Result<Vec<u8>> {
+        if let Some((_, bytes)) = self.left.take_if(|(left, _)| *left == id) {
+            return Ok(bytes);
+        }
+        let (at, data) = self.source.fetch(id)?;
+        let values = self.source.parse(&at, &data)?;
+        let bytes = match self.format {
+            Format::Mds => row(self.columns, &values),
+            Format::Tar => members(self.columns, &format!("{id:09}"), &values),
+        };
+        bytes.map_err(|e| self.wrong(&at, e.to_string()))
+    }
+
+    fn wrong(&self, at: &Located, what: String) -> Error {
+        Error::Sample { place: Box::new(self.source.place(at)), field: String::new(), what }
+    }
+}
+
+fn shard(
+    samples: &mut Samples<'_>,
     limits: Limits,
     start: u64,
     path: &Path,
@@ -172,26 +200,29 @@ fn shard(
 ) -> Result<(u64, Option<Json>)> {
     let partial = Partial(path.with_extension("partial"));
     let file = File::create(&partial.0).map_err(Error::io(&partial.0))?;
-    let mut writer: Box<dyn ShardWriter> = match format {
-        Format::Mds => Box::new(MdsShard::new(file, path, columns)),
-        Format::Tar => Box::new(TarShard {
-            out: BufWriter::new(file),
-            path: partial.0.clone(),
-            columns: columns.to_vec(),
-        }),
+    let (mut writer, most): (Box<dyn ShardWriter>, u64) = match samples.format {
+        Format::Mds => (Box::new(MdsShard::new(file, path, samples.columns)), u64::from(u32::MAX)),
+        Format::Tar => {
+            let (out, path) = (BufWriter::new(file), partial.0.clone());
+            (Box::new(TarShard { out, path, bytes: 0 }), u64::MAX)
+        }
     };
-    let (mut id, mut bytes) = (start, 0);
-    while id < source.len() && id - start < limits.samples {
-        let (at, data) = source.fetch(id)?;
-        let values = source.parse(&at, &data)?;
-        let key = format!("{id:09}");
-        bytes += writer.size(&key, &values);
-        if bytes > limits.bytes && id > start {
+    let mut id = start;
+    while id < samples.source.len() && id - start < limits.samples {
+        let sample = samples.bytes(id)?;
+        let bytes = writer.bytes_with(&sample);
+        if bytes > limits.bytes.min(most) && id > start {
+            samples.left = Some((id, sample));
             break;
         }
-        writer.sample(&key, &values)?;
+        if bytes > most {
+            let at = &samples.source.locate(&[id])?[0];
+            let what = format!("{bytes} bytes, and an MDS shard holds 4 GiB: pack it as tar");
+            return Err(samples.wrong(at, what));
+        }
+        writer.push(&sample)?;
         id += 1;
-        if id % 64 == 0 {
+        if id.is_multiple_of(64) {
             progress(id);
         }
     }
@@ -281,11 +312,14 @@ fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
     })
 }
 
+/// Two blocks of nothing end an archive.
+const TAR_END: [u8; 1024] = [0; 1024];
+
 #[derive(Debug)]
 struct TarShard {
     out: BufWriter<File>,
     path: PathBuf,
-    columns: Vec<Column>,
+    bytes: u64,
 }
 
 fn tar_bytes<'a>(value: &Value<'a>) -> Result<std::borrow::Cow<'a, [u8]>> {
@@ -298,21 +332,28 @@ fn tar_bytes<'a>(value: &Value<'a>) -> Result<std::borrow::Cow<'a, [u8]>> {
     })
 }
 
-impl ShardWriter for TarShard {
-    fn sample(&mut self, key: &str, values: &[Value<'_>]) -> Result<()> {
-        for (column, value) in self.columns.iter().zip(values).filter(|(_, v)| **v != Value::Missing) {
-            let name = format!("{key}.{}", column.name);
-            tar::write_member(&mut self.out, &name, &tar_bytes(value)?).map_err(Error::io(&self.path))?;
-        }
-        Ok(())
+/// The members of a sample in an archive.
+fn members(columns: &[Column], key: &str, values: &[Value<'_>]) -> Result<Vec<u8>> {
+    let mut members = Vec::new();
+    for (column, value) in columns.iter().zip(values).filter(|(_, v)| **v != Value::Missing) {
+        let (name, bytes) = (format!("{key}.{}", column.name), tar_bytes(value)?);
+        // Its header and what fills its last block up.
+        members.reserve(bytes.len() + 1024);
+        tar::write_member(&mut members, &name, &bytes).map_err(Error::io(&name))?;
     }
-    fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
-        // What cannot be written fails there.
-        let bytes = |v: &Value<'_>| tar_bytes(v).map_or(0, |bytes| bytes.len() as u64);
-        values.iter().map(|v| 512 + bytes(v).next_multiple_of(512)).sum()
+    Ok(members)
+}
+
+impl ShardWriter for TarShard {
+    fn bytes_with(&self, sample: &[u8]) -> u64 {
+        self.bytes + (sample.len() + TAR_END.len()) as u64
+    }
+    fn push(&mut self, sample: &[u8]) -> Result<()> {
+        self.bytes += sample.len() as u64;
+        self.out.write_all(sample).map_err(Error::io(&self.path))
     }
     fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
-        self.out.write_all(&[0; 1024]).and_then(|()| self.out.flush()).map_err(Error::io(&self.path))?;
+        self.out.write_all(&TAR_END).and_then(|()| self.out.flush()).map_err(Error::io(&self.path))?;
         Ok(None)
     }
 }
@@ -322,19 +363,17 @@ impl ShardWriter for TarShard {
 struct MdsShard {
     out: File,
     path: PathBuf,
-    columns: Vec<Column>,
+    /// What the shard says of its columns, and as text.
+    config: Json,
+    text: String,
     rows: Vec<u8>,
     ends: Vec<u32>,
 }
 
 impl MdsShard {
     fn new(out: File, path: &Path, columns: &[Column]) -> Self {
-        Self { out, path: path.to_owned(), columns: columns.to_vec(), rows: Vec::new(), ends: Vec::new() }
-    }
-
-    fn config(&self) -> Json {
-        let list = |f: &dyn Fn(&Column) -> Json| self.columns.iter().map(f).collect::<Vec<_>>();
-        json!({
+        let list = |f: &dyn Fn(&Column) -> Json| columns.iter().map(f).collect::<Vec<_>>();
+        let config = json!({
             "column_encodings": list(&|c| json!(c.encoding)),
             "column_names": list(&|c| json!(c.name)),
             "column_sizes": list(&|c| json!(c.size)),
@@ -342,45 +381,49 @@ impl MdsShard {
             "format": "mds",
             "hashes": [],
             "size_limit": null,
-        })
+        });
+        let (path, text) = (path.to_owned(), config.to_string());
+        Self { out, path, config, text, rows: Vec::new(), ends: Vec::new() }
+    }
+
+    /// The bytes before the rows of so many samples: their number, where each begins and the last ends, and the columns.
+    fn head_bytes(&self, samples: usize) -> usize {
+        4 * (samples + 2) + self.text.len()
     }
 }
 
+/// A sample as a row of MDS: the lengths of what has no fixed one, then all values.
+fn row(columns: &[Column], values: &[Value<'_>]) -> Result<Vec<u8>> {
+    let parts = columns.iter().zip(values).map(|(c, v)| encode(c, v)).collect::<Result<Vec<_>>>()?;
+    let mut row = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+    for (_, part) in columns.iter().zip(&parts).filter(|(c, _)| c.size.is_none()) {
+        row.extend((part.len() as u32).to_le_bytes());
+    }
+    parts.iter().for_each(|part| row.extend(part));
+    Ok(row)
+}
+
 impl ShardWriter for MdsShard {
-    fn sample(&mut self, _: &str, values: &[Value<'_>]) -> Result<()> {
-        let parts = self.columns.iter().zip(values).map(|(c, v)| encode(c, v)).collect::<Result<Vec<_>>>()?;
-        for (_, part) in self.columns.iter().zip(&parts).filter(|(c, _)| c.size.is_none()) {
-            self.rows.extend((part.len() as u32).to_le_bytes());
-        }
-        parts.iter().for_each(|part| self.rows.extend(part));
-        let end = u32::try_from(self.rows.len()).map_err(|_| {
-            Error::Config("an MDS shard holds at most 4 GiB: lower the size limit of a shard".into())
-        })?;
-        self.ends.push(end);
+    fn bytes_with(&self, sample: &[u8]) -> u64 {
+        (self.head_bytes(self.ends.len() + 1) + self.rows.len() + sample.len()) as u64
+    }
+    fn push(&mut self, sample: &[u8]) -> Result<()> {
+        self.rows.extend(sample);
+        self.ends.push(self.rows.len() as u32);
         Ok(())
     }
-    fn size(&self, _: &str, values: &[Value<'_>]) -> u64 {
-        let bytes = |v: &Value<'_>| match v {
-            Value::Bytes(b) => b.len() as u64,
-            Value::Quoted(text) => text.most() as u64,
-            _ => 8,
-        };
-        values.iter().map(|v| bytes(v) + 8).sum()
-    }
     fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
-        let mut config = self.config();
-        let text = config.to_string();
-        let n = self.ends.len() as u32;
-        let base = 4 * (n + 2) + text.len() as u32;
+        let (n, base) = (self.ends.len() as u32, self.head_bytes(self.ends.len()) as u32);
         let mut head = n.to_le_bytes().to_vec();
         for end in std::iter::once(&0).chain(&self.ends) {
             head.extend((base + end).to_le_bytes());
         }
-        head.extend(text.as_bytes());
+        head.extend(self.text.as_bytes());
         let write = |out: &mut File| out.write_all(&head).and_then(|()| out.write_all(&self.rows));
         write(&mut self.out).map_err(Error::io(&self.path))?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = head.len() + self.rows.len();
+        let mut config = self.config;
         config["raw_data"] = json!({"basename": name, "bytes": bytes, "hashes": {}});
         config["zip_data"] = Json::Null;
         config["samples"] = json!(n);

@@ -88,6 +88,11 @@ fn arrays_that_were_made_small_come_back() {
     let (floats, found, read) = epoch(&source, options());
     assert!(floats == expected && found == tokens);
     assert!(read * 5 < whole * 4, "{read} of {whole} bytes");
+    // Shards are as large as they may be once they are small.
+    let shards: Vec<u64> =
+        source.shards().iter().map(|path| std::fs::metadata(path).unwrap().len()).collect();
+    let (_, full) = shards.split_last().unwrap();
+    assert!(full.iter().all(|bytes| (28_000..=30_000).contains(bytes)), "{shards:?}");
 
     let small = Small { quantize: vec![("x.npy".into(), 8)], codec: Some("delta+shuffle+zstd".into()) };
     let source = packed(&from, "compact-quantized", &small);
@@ -144,6 +149,23 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
     assert!(words(&[("t.npy", 4)], None, Format::Mds).contains("only floats"));
     assert!(words(&[], Some("lzma"), Format::Mds).contains("known are lz4"));
     assert!(words(&[], Some("auto"), Format::Tar).contains("--format mds"));
+
+    // A value that no code stands for is named with its sample.
+    let dir = arrays("compact-nan");
+    let mut bytes = std::fs::read(dir.join("a.tar")).unwrap();
+    let value = value(17, 399).to_le_bytes();
+    let at = bytes.windows(4).position(|four| four == value).unwrap();
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(dir.join("a.tar"), bytes).unwrap();
+    let odd = open(dir.to_str().unwrap(), true).unwrap();
+    let small = Small { quantize: vec![("x.npy".into(), 8)], codec: None };
+    let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
+    let error =
+        pack(&*odd, &folder("compact-none"), Format::Mds, limits, &small, &|_| ()).unwrap_err().to_string();
+    assert!(
+        ["sample 17", "a.tar", "x.npy", "value 399 is"].iter().all(|word| error.contains(word)),
+        "{error}"
+    );
 
     let small = Small { quantize: vec![("x.npy".into(), 4)], codec: Some("zstd".into()) };
     packed(&from, "compact-damaged", &small);
