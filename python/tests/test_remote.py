@@ -200,6 +200,49 @@ def test_compressed_shards_are_streamed(server, store):
     assert epoch("s3://data/packed/a.tar.gz") == [(i, content(i)) for i in range(40)]
 
 
+def test_text_and_tokens_are_the_same_in_a_store(server, store, tmp_path):
+    store(rate=0.2, seed=7)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.jsonl").write_text("".join(f'{{"id": {i}, "name": "row \\u00e9 {i}"}}\n' for i in range(40)))
+    (tmp_path / "text/README.md").write_text("not a sample")
+    (tmp_path / "rows").write_text("".join(f"{i % 2} {i + 1}:0.5 99:{i}\n" for i in range(40)))
+    np.arange(2000, dtype="uint16").tofile(tmp_path / "train.bin")
+    server.upload(tmp_path, "plain")
+
+    def batches(source):
+        loader = tg.Loader(source, batch_size=7, memory=tg.Budget("64MiB"), shuffle=True, seed=2)
+        return [{name: np.asarray(batch[name]).tolist() for name in batch} for batch in loader]
+
+    for name in ["text", "text/a.jsonl"]:
+        here, there = tg.open(tmp_path / name), tg.open(f"s3://data/plain/{name}")
+        assert here.schema == there.schema == {"id": "int", "name": "text"}
+        assert [here[i] for i in range(40)] == [there[i] for i in range(40)]
+    base = os.environ["AWS_ENDPOINT_URL"]
+    for there in ["s3://data/plain/rows", f"{base}/data/plain/rows"]:
+        rows = [tg.open(f"libsvm:{url}") for url in (tmp_path / "rows", there)]
+        assert batches(rows[0]) == batches(rows[1])
+    for there in ["s3://data/plain/t*.bin", f"{base}/data/plain/train.bin"]:
+        here, there = (tg.tokens(url, 64, dtype="uint16") for url in (tmp_path / "train.bin", there))
+        assert len(here) == 31
+        assert batches(here) == batches(there)
+    with pytest.raises(tg.Error, match="no such file"):
+        tg.tokens("s3://data/plain/none*.bin", 64, dtype="uint16")
+
+
+def test_a_text_file_beside_others_is_no_dataset(server, store):
+    store()
+    table = next((GOLDEN / "hf/data").glob("train-*.parquet")).read_bytes()
+    for key in ["table/metrics.csv", "classes/labels.csv", "flat/data/notes.csv"]:
+        server.put(f"beside/{key}", b"a,b\n1,2\n")
+    server.put("beside/table/data/train.parquet", table)
+    server.put("beside/classes/cat/1.jpg", b"picture")
+    server.put("beside/flat/1.jpg", b"picture")
+    assert tg.open("s3://data/beside/table").schema == tg.open("s3://data/beside/table/data").schema
+    for name in ["classes", "flat"]:
+        with pytest.raises(tg.Error, match="tidegate pack"):
+            tg.open(f"s3://data/beside/{name}")
+
+
 def test_what_changes_or_goes_is_told(server, store):
     store()
     for name in ["changed", "gone"]:

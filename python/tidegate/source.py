@@ -93,7 +93,8 @@ def tokens(url: str, length: int, *, dtype: npt.DTypeLike | None = None) -> Sour
 
     Inputs are `batch["tokens"][:, :-1]` and targets `batch["tokens"][:, 1:]`; each token is foretold once an epoch, and
     documents are packed one behind the other. Files with a header of llm.c say their type; of bare ones, such as
-    nanoGPT's `train.bin`, give `dtype`: "uint16" or "uint32". Raises DataError for files that are cut short.
+    nanoGPT's `train.bin`, give `dtype`: "uint16" or "uint32". They may lie in an object store. Raises DataError for
+    files that are cut short.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "train.bin")

@@ -1,10 +1,13 @@
 //! JSON Lines: an object a line, its members the fields.
 //!
 //! Flow: lines -> members and their types -> a schema; a line -> values, where they lie in it.
-//! Memory: a few words a member while a line is parsed.
+//! Memory: some words a field while a line is parsed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::quoted::Quoted;
@@ -12,10 +15,51 @@ use super::{Field, Kind, Schema, Value};
 use crate::decode::npy::DType;
 use crate::{Error, Result};
 
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+/// Hands on the members of a line's object as they lie in it; nothing of the line is kept.
+///
+/// # Errors
+/// Why the line is no object.
+fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<(), String> {
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
+    read.map_err(|e| format!("no object of JSON: {e}"))
+}
 
-fn object(line: &[u8]) -> Result<Object<'_>, String> {
-    serde_json::from_slice(line).map_err(|e| format!("no object of JSON: {e}"))
+struct Members<F>(F);
+
+impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            (self.0)(name, map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+/// A member's name: copied only where it has escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Places of names in a list, asked for about in its order.
+#[derive(Default)]
+struct Places {
+    next: usize,
+}
+
+impl Places {
+    /// Where a name is: behind the one before, as a rule.
+    fn of<T>(&mut self, list: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
+        let expected = list.get(self.next).is_some_and(&is).then_some(self.next);
+        let found = expected.or_else(|| list.iter().position(is))?;
+        self.next = found + 1;
+        Some(found)
+    }
 }
 
 /// What the values of a member are.
@@ -96,22 +140,30 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn look(&mut self, line: &[u8]) {
-        // A line that is none fails where it is read.
-        let Ok(object) = object(line) else { return };
-        // As they lie in the line, where this is the first.
-        let mut names: Vec<_> =
-            object.iter().map(|(name, raw)| (raw.get().as_ptr() as usize, name, raw)).collect();
-        names.sort_unstable_by_key(|(at, ..)| *at);
-        for (_, name, raw) in names {
+        // Of members that are there twice the last one is read.
+        let mut found = BTreeMap::new();
+        let mut order = 0..;
+        let read = members(line, |name, raw| {
+            found.insert(name, (order.next(), raw));
+        });
+        // A line that is no object fails where it is read.
+        if read.is_err() {
+            return;
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_unstable_by_key(|(_, (order, _))| *order);
+        let mut places = Places::default();
+        for (name, (_, raw)) in found {
             let this = Type::of(raw.get());
-            match self.members.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => {
+            match places.of(&self.members, |(known, _)| *known == name) {
+                Some(at) => {
+                    let known = &mut self.members[at].1;
                     *known = match (*known, this) {
                         (Some(known), Some(this)) => Some(known.or(this)),
                         (known, this) => known.or(this),
                     }
                 }
-                None => self.members.push((name.clone(), this)),
+                None => self.members.push((name.into_owned(), this)),
             }
         }
     }
@@ -133,11 +185,16 @@ impl Seen {
 /// # Errors
 /// [`Error::Decode`] for a line that is no object, and members of other types than the schema says.
 pub(super) fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
-    let object = object(line).map_err(Error::Decode)?;
-    let value = |field: &Field| -> Result<Value<'a>> {
-        let Some(raw) = object.get(field.name.as_str()).map(|raw| raw.get()) else {
-            return Ok(Value::Missing);
-        };
+    let mut found: Vec<Option<&'a RawValue>> = vec![None; schema.len()];
+    let mut places = Places::default();
+    members(line, |name, raw| {
+        if let Some(at) = places.of(schema, |field| field.name == name) {
+            found[at] = Some(raw);
+        }
+    })
+    .map_err(Error::Decode)?;
+    let value = |(field, raw): (&Field, Option<&'a RawValue>)| -> Result<Value<'a>> {
+        let Some(raw) = raw.map(RawValue::get) else { return Ok(Value::Missing) };
         let misfit = || {
             let shown: String = raw.chars().take(40).collect();
             Error::Decode(format!(
@@ -161,7 +218,7 @@ pub(super) fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>
             _ => return Err(misfit()),
         })
     };
-    schema.iter().map(value).collect()
+    schema.iter().zip(found).map(value).collect()
 }
 
 /// Writes the numbers of a list into a row, and says how many they are.
@@ -229,6 +286,19 @@ mod tests {
         assert_eq!(room[16..24], 3i64.to_le_bytes());
         assert_eq!(numbers(b"[ ]", DType::Int64, &mut room).unwrap(), 0);
         assert_eq!(source.key(1).unwrap(), "line 3");
+        // In another order, unknown ones among them, names with escapes, and the last of two.
+        let line = br#"{"x": [], "ok": true, "id": 7, "te\u0078t": "b", "id": 8}"#;
+        let values = parse(source.schema(), line).unwrap();
+        let absent = Value::Missing;
+        assert_eq!(
+            values,
+            [Value::Int(8), Value::Bytes(b"b"), absent, absent, absent, Value::Int(1), absent]
+        );
+        let twice =
+            opened("x.jsonl", "{\"a\": 1, \"b\": 1, \"a\": \"x\"}\n{\"a\": \"y\"}\n{\"a\": 5, \"b\": \n")
+                .unwrap();
+        let kinds: Vec<_> = twice.schema().iter().map(|field| (&*field.name, field.kind.name())).collect();
+        assert_eq!(kinds, [("b", "int"), ("a", "text")]);
         assert_eq!(Type::of("18446744073709551615"), Some(Type::Json));
         assert!(source.fetch(3).is_err());
     }

@@ -107,11 +107,39 @@ const LIBSVM: &str = "libsvm:";
 
 /// LIBSVM files by their names or a pattern.
 fn open_libsvm(url: &str, force: bool) -> Result<Arc<dyn Source>> {
-    let files = expand(url.strip_prefix("file://").unwrap_or(url))?;
-    if files.is_empty() || files.iter().any(|file| !file.is_file()) {
-        return Err(Error::Dataset { path: url.into(), what: "there is no such LIBSVM file".into() });
+    Ok(Arc::new(Lines::open(url, Format::Libsvm, named(url)?, force)?))
+}
+
+/// Files by their names or a pattern, here or in an object store, whatever their names end in.
+///
+/// # Errors
+/// Where there is none, or one of several is no file.
+pub(super) fn named(url: &str) -> Result<Files> {
+    let missing = || {
+        let what = "there is no such file: name files, or a pattern such as \"folder/*.bin\"";
+        Error::Dataset { path: url.into(), what: what.into() }
+    };
+    let plain = url.strip_prefix("file://").unwrap_or(url);
+    if plain.contains("://") {
+        return named_remote(url)?.ok_or_else(missing);
     }
-    Ok(Arc::new(Lines::open(url, Format::Libsvm, Files::new(files), force)?))
+    let files = expand(plain)?;
+    match files.is_empty() || files.iter().any(|file| !file.is_file()) {
+        true => Err(missing()),
+        false => Ok(Files::new(files)),
+    }
+}
+
+#[cfg(not(feature = "remote"))]
+fn named_remote(url: &str) -> Result<Option<Files>> {
+    Err(no_stores(url))
+}
+
+#[cfg(feature = "remote")]
+fn named_remote(url: &str) -> Result<Option<Files>> {
+    let (store, key) = Store::open(url)?;
+    let objects = expand_remote(&store, &key)?;
+    Ok(if objects.is_empty() { None } else { Some(Files::remote(store, objects)) })
 }
 
 /// Refuses a folder with several splits, which are to be opened one at a time: train-00000-of-00002.parquet, test-….
@@ -180,8 +208,13 @@ fn shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
 
 #[cfg(not(feature = "remote"))]
 fn open_remote(url: &str, _: bool) -> Result<Arc<dyn Source>> {
+    Err(no_stores(url))
+}
+
+#[cfg(not(feature = "remote"))]
+fn no_stores(url: &str) -> Error {
     let what = "this build reads no object stores: build it with the feature `remote`".into();
-    Err(Error::Dataset { path: url.into(), what })
+    Error::Dataset { path: url.into(), what }
 }
 
 /// Opens what lies at a URL of an object store: shards by their names or a pattern, or a folder of them.
@@ -215,27 +248,37 @@ fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
         ));
     }
     let listed = store.list(folder)?;
-    for folder in [folder.to_owned(), below("data")] {
-        let depth = if folder.is_empty() { 1 } else { folder.split('/').count() + 1 };
+    let within = |folder: &str, is: &dyn Fn(&Path) -> bool| -> Vec<Object> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        let mut objects: Vec<Object> =
-            listed.iter().filter(|o| o.key.parts().count() == depth).cloned().collect();
-        objects.retain(|o| {
-            let path = Path::new(o.key.as_ref());
-            o.key.as_ref().starts_with(&prefix) && (is_archive(path) || is_table(path))
-        });
+        let inside = |o: &&Object| {
+            let name = o.key.as_ref().strip_prefix(&prefix);
+            name.is_some_and(|name| !name.contains('/') && is(Path::new(name)))
+        };
+        listed.iter().filter(inside).cloned().collect()
+    };
+    let shard = |path: &Path| is_archive(path) || is_table(path);
+    let text = |path: &Path| Format::of(path).is_some();
+    let data = below("data");
+    let mut found = [within(folder, &shard), within(&data, &shard)];
+    // As on a disk, beside shards, pictures and folders a text file is no dataset.
+    let others = within(folder, &|path| kind_of_extension(&file_name(path)) == Kind::Image);
+    if found.iter().all(Vec::is_empty) && others.is_empty() && within(folder, &|_| true).len() == listed.len()
+    {
+        found[0] = within(folder, &text);
+    }
+    for (folder, mut objects) in [folder, &data].into_iter().zip(found) {
         if !objects.is_empty() {
             objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
             let paths: Vec<PathBuf> = objects.iter().map(|o| o.key.as_ref().into()).collect();
-            one_split(Path::new(&folder), &paths)?;
+            one_split(Path::new(folder), &paths)?;
             return shards(url, Files::remote(store, objects), force);
         }
     }
     Err(missing(match listed.is_empty() {
         true => "there is nothing: check the bucket and the prefix",
         false => {
-            "there are objects, but no .tar, .parquet or .arrow shards and no MDS index.json; single images cost a request \
-             each: `tidegate pack` puts them in shards"
+            "there are objects, but no .tar, .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm files and no MDS index.json; single \
+             images cost a request each: `tidegate pack` puts them in shards"
         }
     }))
 }

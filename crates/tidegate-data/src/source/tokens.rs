@@ -1,7 +1,7 @@
 //! Token files: ids of a tokenizer, one behind the other, cut in sequences of one length.
 //!
 //! Flow: files of uint16 or uint32 -> [`Tokens`] -> a read a sequence, neighbours in one.
-//! Memory: where each file begins.
+//! Memory: where each file begins; for files in a store, what `read` says of them.
 //!
 //! A sample is `length + 1` tokens, so that a model's inputs are all but the last and its targets all but the first, and the next one begins
 //! `length` tokens on: each token is foretold once an epoch. Documents are packed: a sequence may have the end of one and the beginning of the
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::open::{expand, file_name};
+use super::open::{file_name, named, shard_set};
 use super::read::{Extent, Files, aligned, staging_bytes};
 use super::{Entry, Extremes, Field, Kind, Located, ReadMode, Schema, Source, Value};
 use crate::decode::npy::DType;
@@ -40,23 +40,20 @@ pub struct Tokens {
     dtype: DType,
     length: u64,
     schema: Schema,
+    fingerprint: u64,
 }
 
 impl Tokens {
-    /// Opens files by name or pattern; `dtype` is that of files without a header.
+    /// Opens files by name or pattern, here or in an object store; `dtype` is that of files without a header.
     ///
     /// # Errors
     /// Files that there are not, that are no whole number of tokens, or of different types; none with a whole sequence.
     pub fn open(url: &str, length: u64, dtype: Option<DType>) -> Result<Arc<Self>> {
-        let missing = |what: &str| Error::Dataset { path: url.into(), what: what.into() };
-        let paths = expand(url.strip_prefix("file://").unwrap_or(url))?;
-        if paths.is_empty() || paths.iter().any(|path| !path.is_file()) {
-            return Err(missing("there is no such token file on this machine"));
-        }
         if length == 0 || length >= 1 << 28 {
             return Err(Error::Config(format!("sequences of {length} tokens: give 1 to 2^28, such as 1024")));
         }
-        let files = Files::new(paths);
+        let files = named(url)?;
+        let (_, _, identity) = shard_set(&files, "tokens")?;
         let (mut spans, mut found) = (Vec::new(), None);
         let mut first = 0;
         for (number, path) in files.paths().iter().enumerate() {
@@ -75,13 +72,16 @@ impl Tokens {
             first += sequences;
         }
         if first == 0 {
-            return Err(missing(&format!("no file has the {} tokens of a sequence", length + 1)));
+            let what = format!("no file has the {} tokens of a sequence", length + 1);
+            return Err(Error::Dataset { path: url.into(), what });
         }
         let dtype = found.unwrap_or(DType::Uint16);
         let kind =
             Kind::NdArray { dtype: Some(dtype.name().to_owned()), shape: Some(vec![length as usize + 1]) };
         let schema = vec![Field { name: "tokens".into(), kind }];
-        Ok(Arc::new(Self { name: url.to_owned(), files, spans, dtype, length, schema }))
+        let fingerprint =
+            [length, dtype.size() as u64].iter().fold(identity, |hash, word| tidegate_core::mix(hash ^ word));
+        Ok(Arc::new(Self { name: url.to_owned(), files, spans, dtype, length, schema, fingerprint }))
     }
 
     fn bytes(&self) -> u32 {
@@ -149,15 +149,7 @@ impl Source for Tokens {
         &self.schema
     }
     fn fingerprint(&self) -> u64 {
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for (path, span) in self.files.paths().iter().zip(&self.spans) {
-            hash.update(file_name(path).as_bytes());
-            [span.offset, span.sequences, self.length]
-                .iter()
-                .for_each(|word| hash.update(&word.to_le_bytes()));
-        }
-        hash.update(self.dtype.name().as_bytes());
-        hash.digest()
+        self.fingerprint
     }
     fn edition(&self) -> u64 {
         self.files.edition()
@@ -254,7 +246,7 @@ mod tests {
         assert!(words(&path, 8, Some(DType::Uint16)).contains("no whole number"));
         assert!(words(&path, 0, Some(DType::Uint16)).contains("sequences of 0"));
         assert!(words(&path, 8, Some(DType::Float32)).contains("uint16 or uint32"));
-        assert!(words("/nowhere.bin", 8, None).contains("no such token file"));
+        assert!(words("/nowhere.bin", 8, None).contains("no such file"));
         let short = written(dir.path(), "s.bin", None, &[0; 8]);
         assert!(words(&short, 4, Some(DType::Uint16)).contains("the 5 tokens"));
         let lying = written(dir.path(), "l.bin", Some((20_240_520, 99)), &[0; 100]);
