@@ -33,9 +33,13 @@ type Unpacked<'py> = (&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>);
 pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpacked<'py>> {
     let packed = Packed::of(packed).map_err(|e| array_error(&e))?;
     let bytes = packed.unpacked_bytes().map_err(|e| array_error(&e))?;
-    // NumPy says where there is no room.
-    let elements =
-        py.import("numpy")?.call_method1("empty", (bytes, "uint8"))?.cast_into::<PyArray1<u8>>()?;
+    // Elements that there is no room for are claimed by bytes that are damaged, as a rule.
+    let empty = py.import("numpy")?.call_method1("empty", (bytes, "uint8")).map_err(|_| {
+        let what =
+            format!("packed array: {bytes} bytes of elements are claimed, more than memory has room for");
+        array_error(&tidegate_array::Error::Value { what })
+    })?;
+    let elements = empty.cast_into::<PyArray1<u8>>()?;
     {
         let mut elements = elements.readwrite();
         let into = elements.as_slice_mut()?;

@@ -84,7 +84,8 @@ impl Source {
             return Err(PyIndexError::new_err(format!("sample {id} of {}", self.0.len())));
         }
         let (at, bytes) = py.detach(|| self.0.fetch(id)).map_err(|e| raise(&e))?;
-        let values = self.0.parse(&at, &bytes).map_err(|e| raise(&e))?;
+        let blame = |field: &str, e| raise(&self.0.blame(&at, field, &e));
+        let values = self.0.parse(&at, &bytes).map_err(|e| blame("", e))?;
         let out = PyDict::new(py);
         for (field, value) in self.0.schema().iter().zip(values) {
             match value {
@@ -103,7 +104,7 @@ impl Source {
                 Value::Int(x) => out.set_item(&field.name, x)?,
                 Value::Float(x) => out.set_item(&field.name, x)?,
                 Value::Quoted(text) => {
-                    let text = text.text().map_err(|e| raise(&e))?;
+                    let text = text.text().map_err(|e| blame(&field.name, e))?;
                     out.set_item(&field.name, String::from_utf8_lossy(&text))?;
                 }
             }

@@ -74,6 +74,15 @@ def test_small_copies_give_the_same_batches(arrays, tmp_path):
     np.testing.assert_array_equal(epoch(bounded)[0]["x.npy"], columns["x.npy"])
 
 
+def test_fields_can_be_named_and_have_codecs_of_their_own(arrays, tmp_path):
+    codecs = ["--codec", "x.npy=abs:1e-2", "--codec", "auto"]
+    assert _tidegate.cli(["tidegate", "pack", str(arrays[0]), str(tmp_path / "o"), *codecs]) == 0
+    for name, wanted in (("x.npy", arrays[1]), ("t.npy", arrays[2])):
+        (batch,) = tg.Loader(tmp_path / "o", batch_size=200, memory=tg.Budget("16MiB"), fields=[name])
+        assert list(batch) == [name]
+        np.testing.assert_allclose(batch[name], wanted, atol=1e-2 if name == "x.npy" else 0)
+
+
 def test_the_stock_reader_sees_bytes_that_say_what_they_are(arrays, tmp_path):
     packed(arrays, tmp_path / "q", "--quantize", "x.npy=8")
     index = json.loads((tmp_path / "q" / "index.json").read_text())
@@ -96,6 +105,8 @@ def test_wishes_that_cannot_be_fulfilled_say_why(arrays, tmp_path, capfd):
         (["--codec", "lzma"], "known are lz4"),
         (["--codec", "abs:1e-3"], "float32 or float64"),
         (["--codec", "auto", "--format", "tar"], "--format mds"),
+        (["--codec", "y=zstd"], "no field"),
+        (["--codec", "zstd", "--codec", "lz4"], "as in x=lz4"),
     ):
         assert _tidegate.cli(["tidegate", "pack", str(arrays[0]), str(tmp_path / "no"), *arguments]) == 1
         assert words in capfd.readouterr().err

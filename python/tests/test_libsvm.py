@@ -88,6 +88,24 @@ def test_bad_lines_follow_the_policy_by_name(tmp_path):
         tg.open(path)
 
 
+def test_products_have_all_rows_or_say_which_are_left(tmp_path):
+    (tmp_path / "a.libsvm").write_text("".join(f"1 1:{i} 3:1\n" for i in range(1, 6)))
+
+    def made(weights, **options):
+        loader = tg.Loader(tmp_path / "a.libsvm", batch_size=2, memory=tg.Budget("8MiB"), **options)
+        return product(loader, np.asarray(weights, "float32"))
+
+    assert made([1, 0, 2], shuffle=True, seed=0).tolist() == [3, 4, 5, 6, 7]
+    for options in ({"drop_last": True}, {"rank": 0, "world_size": 2}):
+        with pytest.raises(tg.DataError, match="left out . of 5 samples, the first is"):
+            made([1, 0, 2], **options)
+    with pytest.raises(tg.ConfigError, match="rows of 3 columns"):
+        made([1, 0])
+    names = ["indices", "values"]
+    (batch,) = tg.Loader(tmp_path / "a.libsvm", batch_size=5, memory=tg.Budget("8MiB"), fields=names)
+    assert sorted(batch) == names
+
+
 def test_lists_of_parquet_are_rows_too(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     dense, _ = written(tmp_path / "a.svm")
@@ -100,6 +118,16 @@ def test_lists_of_parquet_are_rows_too(tmp_path):
     weights = np.eye(50, dtype="float32")
     loader = tg.Loader(tmp_path / "a.parquet", batch_size=16, memory=tg.Budget("32MiB"))
     np.testing.assert_array_equal(product(loader, weights, indices="where", values="what"), dense)
+    # Rows of one length are arrays of one shape.
+    places, entries = np.arange(12, dtype="int32").reshape(4, 3) * 4, np.ones((4, 3), "float32")
+    fixed = pa.table({
+        name: pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), 3)
+        for name, array in (("where", places), ("what", entries))
+    })  # fmt: skip
+    pq.write_table(fixed, tmp_path / "fixed.parquet")
+    (batch,) = tg.Loader(tmp_path / "fixed.parquet", batch_size=4, memory=tg.Budget("32MiB"))
+    rows = CSR.from_batch(batch, 50, indices="where", values="what").to_dense()
+    assert [np.flatnonzero(row).tolist() for row in rows] == places.tolist()
     with pytest.raises(tg.DataError, match="lies in column"):
         product(loader, weights[:10], indices="where", values="what")
     with pytest.raises(tg.ConfigError, match="other lengths"):

@@ -79,6 +79,11 @@ def test_bad_lines_follow_the_policy_by_their_number(tmp_path):
             list(tg.Loader(tg.open(tmp_path / "a.jsonl").select([id]), batch_size=1, memory=tg.Budget("8MiB")))
         assert f"line {line}" in str(caught.value)
         assert "a.jsonl" in str(caught.value)
+    with pytest.raises(tg.SampleError, match="line 1003"):
+        _ = tg.open(tmp_path / "a.jsonl")[1001]
+    (tmp_path / "l.jsonl").write_text('{"l": [1, 2], "i": 1}\n')
+    (batch,) = tg.Loader(tmp_path / "l.jsonl", batch_size=1, memory=tg.Budget("8MiB"), fields=["l"])
+    assert batch["l"].values.tolist() == [1, 2]
     (tmp_path / "a.csv").write_text('a,b\n1,"x\ny"\n2\n3,z\n')
     with pytest.raises(tg.SampleError, match="1 cells under 2 names") as caught:
         list(tg.Loader(tmp_path / "a.csv", batch_size=3, memory=tg.Budget("8MiB")))
@@ -123,6 +128,8 @@ def test_tokens_come_in_sequences(tmp_path):
     )
     with pytest.raises(tg.DataError, match="give dtype"):
         tg.tokens(tmp_path / "train.bin", 100)
+    with pytest.raises(tg.ConfigError, match="byte order"):
+        tg.tokens(tmp_path / "train.bin", 100, dtype=">u2")
     (tmp_path / "odd.bin").write_bytes(b"abc")
     with pytest.raises(tg.DataError, match="no whole number"):
         tg.tokens(tmp_path / "odd.bin", 1, dtype="uint16")

@@ -75,6 +75,17 @@ def test_what_cannot_be_quantized_says_why():
         _ = Calibrator().grids
     with pytest.raises(tg.ConfigError, match="2 to 8"):
         quantize([1.0], 9)
+    for options in ({"bits": "4"}, {"bits": 2.5}, {"bits": -3}, {"stochastic": -1}, {"range": (0, 1)}):
+        with pytest.raises(tg.ConfigError, match=f"{next(iter(options))}="):
+            quantize([1.0], **options)
+    with pytest.raises(tg.ConfigError, match="complex"):
+        quantize([1j])
+    with pytest.raises(tg.DataError, match="a value is NaN"):
+        quantize([1.0]).fidelity([np.nan])
+    with pytest.raises(tg.ConfigError, match=r"\(2, 3\) beside codes of \(3, 2\)"):
+        quantize(np.eye(3)[:, :2]).fidelity(np.eye(3)[:2])
+    assert quantize(np.arange(4.0)).dequantize(">f4").tolist() == [0, 1, 2, 3]
+    assert Calibrator(channel=0, channels=1).channels == 1
     with pytest.raises(tg.ConfigError, match="axis 3"):
         quantize([1.0], per=("channel", 3))
     with pytest.raises(tg.ConfigError, match="4 channels along axis 0"):

@@ -93,7 +93,7 @@ def test_what_is_no_matrix_says_why():
 
     for indptr, indices, words in (
         ([0, 1, 2], [0, 3], "entry 1, in row 1, lies in column 3 of 3"),
-        ([0, 1, 2], [0, -1], "lies in column 4294967295 of 3"),
+        ([0, 1, 2], [0, -1], r"lies in column 4294967295 \(or -1\) of 3"),
         ([0, 2, 1], [0, 1], "rows go from entry 0 to 1"),
         ([0, 3, 2], [0, 1], "row 1 begins at entry 3"),
         ([0, 1], [0, 1], "one more than rows"),
@@ -120,6 +120,25 @@ def test_what_is_no_matrix_says_why():
             _ = whole @ other
     with pytest.raises(tg.DataError, match="more than memory has"):
         CSR(np.zeros(2, "int64"), np.zeros(0, "int64"), np.zeros(0), (1, 1 << 60)).transposed_dot([1.0])
+    # Forms and shapes are never taken for others.
+    square = sparse.csr_array(np.array([[0.0, 1], [0, 0]]))
+    for made, words in (
+        (lambda: CSR.from_scipy(square.T), r"form of csc: give matrix.tocsr\(\)"),
+        (lambda: BSR.from_scipy(square), r"tobsr\(\)"),
+        (lambda: COO.from_scipy(square), r"tocoo\(\)"),
+        (lambda: CSR.from_dense(np.ones(3)), "a matrix has two axes"),
+        (lambda: CSR([0, 1], [0], np.ones((1, 1)), (1, 2)), "one of one axis"),
+        (lambda: CSR.from_dense(np.ones((3, 3))).transposed_dot(np.eye(3)), "one of one axis"),
+        (lambda: CSR.from_dense(np.ones((3, 3))) @ CSR.from_dense(np.ones((3, 3))), "no array of numbers"),
+        (lambda: CSR.from_dense(np.ones((2, 3))).to_bsr((2, 2)).to_scipy(), "do not divide"),
+    ):
+        with pytest.raises(tg.ConfigError, match=words):
+            made()
+    with pytest.raises(tg.DataError, match="blocks of 1048576 by 1048576 elements are more than memory has"):
+        CSR.from_dense(np.eye(2)).to_bsr((1 << 20, 1 << 20))
+    assert BSR([0, 0], [], np.ones((0, 2, 2)), (2, 2)).to_dense().tolist() == [[0, 0], [0, 0]]
+    assert COO(([], []), [], (2, 2)).to_dense().shape == (2, 2)
+    assert COO.from_dense(np.float64(3)).to_dense() == 3
     # Memory that somebody changes after it was checked is checked again where it is used.
     loose.indices[0] = 77
     with pytest.raises(tg.DataError, match="was changed"):

@@ -62,8 +62,18 @@ def test_what_is_no_array_says_why(tmp_path):
         TensorTrain.decompose([0, np.nan], 0.1)
     with pytest.raises(tg.ConfigError, match="a tolerance of 2"):
         TensorTrain.decompose([0.0], 2)
-    with pytest.raises(tg.DataError, match="index 9 of 2 along axis 1"):
-        _ = TensorTrain.decompose(np.ones((3, 2)))[0, 9]
+    ones = TensorTrain.decompose(np.arange(6.0).reshape(3, 2))
+    assert ones[-1, -1] == pytest.approx(5)
+    assert ones.slice(-2, -1).to_dense() == pytest.approx([4, 5])
+    for at, error in (((0, 9), IndexError), ((1.5, 0), TypeError), (0, tg.ConfigError)):
+        with pytest.raises(error):
+            _ = ones[at]
+    with pytest.raises(tg.ConfigError, match="no axes"):
+        TensorTrain.decompose(3.0)
+    with pytest.raises(tg.ConfigError, match="complex"):
+        TensorTrain.decompose([1j])
+    with pytest.raises(tg.DataError, match="NaN"):
+        TensorTrain.from_cores([np.full((1, 2, 1), np.nan)])
     with pytest.raises(tg.ConfigError, match="rank, side, rank"):
         TensorTrain.from_cores([np.ones((2, 2))])
     with pytest.raises(tg.DataError, match="behind a rank of 1"):

@@ -36,7 +36,11 @@ def pack(x: npt.ArrayLike, codec: str = "shuffle+zstd") -> bytes:
 
 
 def unpack(packed: bytes) -> npt.NDArray[Any]:
-    """Return the array that was packed. Raises DataError for bytes that are damaged or something else."""
+    """Return the array that was packed.
+
+    Raises DataError for bytes that are something else, cut short, or of another length than they say. There is no
+    checksum: bits that flip within may give other elements, as they do in arrays that are not packed.
+    """
     name, shape, elements = _tidegate.unpack_array(packed)
     return elements.view(_dtype(name)).reshape(shape)
 

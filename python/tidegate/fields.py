@@ -263,14 +263,14 @@ def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, 
     unknown = [name for name in fields if name not in schema]
     if unknown:
         raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
-    inferred = {"image": "image", "pixels": "image", "npy": "array", "ndarray": "array", "patch": "array"}
     specs: list[Any] = []
     for name in fields:
-        kind = inferred.get(schema[name], schema[name])
-        if kind == "image":
+        kind = schema[name]
+        if kind in ("image", "pixels"):
             specs.append((name, Image().spec()))
-        elif kind == "array":
-            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
-        else:
+        elif kind in ("bytes", "text", "json", "int", "float"):
             specs.append((name, {"kind": kind}))
+        else:
+            # An array of one kind or another, as it is stored.
+            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
     return specs, True

@@ -39,6 +39,8 @@ class Fidelity(TypedDict):
 
 def _flat(x: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
     values = np.asarray(x)
+    if np.iscomplexobj(values):
+        raise ConfigError("complex numbers: quantize their parts apart")
     return np.ascontiguousarray(values, dtype=np.float32).reshape(-1), values.shape
 
 
@@ -76,11 +78,15 @@ class Quantized:
     def dequantize(self, dtype: npt.DTypeLike = "float32") -> npt.NDArray[Any]:
         """Return the values as float32, float16 or bfloat16 (of `ml_dtypes`)."""
         wanted = np.dtype(dtype)
-        return self._inner.dequantize(wanted.name).view(wanted).reshape(self.shape)
+        values = self._inner.dequantize(wanted.name).view(wanted.newbyteorder("="))
+        return values.reshape(self.shape).astype(wanted, copy=False)
 
     def fidelity(self, x: npt.ArrayLike) -> Fidelity:
         """Return how far the codes are from what they were made of: SQNR in dB, errors, bits a value with grids."""
-        sqnr_db, largest_error, bias, bits = self._inner.fidelity(_flat(x)[0])
+        values, shape = _flat(x)
+        if shape != self.shape:
+            raise ConfigError(f"an array of {shape} beside codes of {self.shape}")
+        sqnr_db, largest_error, bias, bits = self._inner.fidelity(values)
         return {"sqnr_db": sqnr_db, "largest_error": largest_error, "bias": bias, "bits_per_value": bits}
 
     def to_bytes(self) -> bytes:
@@ -110,10 +116,11 @@ class Calibrator:
         scheme: Scheme = "affine",
         range: Range = "whole",
         channel: int | None = None,
-        channels: int = 1,
+        channels: int | None = None,
     ) -> None:
-        if (channel is None) != (channels == 1):
+        if (channel is None) != (channels is None):
             raise ConfigError("give both channel, the axis, and channels, how many it has, or neither")
+        channels = 1 if channels is None else channels
         self.bits, self.scheme, self.range, self.channel, self.channels = bits, scheme, range, channel, channels
         self._inner = _tidegate.Calibrator(bits, json.dumps(scheme), json.dumps(range), channels)
 
@@ -173,6 +180,11 @@ def _quantized(
     grids: npt.NDArray[np.float32] | None,
 ) -> Quantized:
     values, shape = _flat(x)
+    for name, number in (("bits", bits), ("stochastic", stochastic)):
+        if number is not None and (not isinstance(number, int | np.integer) or number < 0):
+            raise ConfigError(f"{name}={number!r}: give a whole number from 0 on")
+    if range not in ("whole", "best"):
+        raise ConfigError(f'range={range!r}: give "whole" or "best"; for other ends, see Calibrator')
     if not isinstance(per, str):
         kind, of = per
         # As NumPy counts axes.
@@ -180,10 +192,10 @@ def _quantized(
         if per[1] < 0:
             raise ConfigError(f"{kind} {of} of an array of {shape}")
     options = {
-        "bits": bits,
+        "bits": int(bits),
         "scheme": scheme,
         "per": per if isinstance(per, str) else {per[0]: per[1]},
         "extent": range,
-        "rounding": "nearest" if stochastic is None else {"stochastic": stochastic},
+        "rounding": "nearest" if stochastic is None else {"stochastic": int(stochastic)},
     }
     return Quantized(_tidegate.Quantized(values, list(shape), json.dumps(options), grids))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
+from tidegate.errors import ConfigError
 
 __all__ = ["Source", "open", "synthetic", "tokens"]
 
@@ -81,9 +82,10 @@ class Source:
 def open(url: str, *, force: bool = False, checkpoints: bool = False) -> Source:
     """Open a folder of images (one folder a class), tar shards, Parquet or Arrow files, or an MDS folder.
 
-    The first opening makes a side-car index beside the data; `force` makes it anew. `checkpoints` has every JPEG read
-    once, unless that was done before, to note where decoding can begin: crops then decode less. They take at most
-    5 % of the size of the data, beside the index. Raises DataError, and ConfigError for data that can have none.
+    JSON Lines, CSV, TSV and LIBSVM files (`"libsvm:FILE"` whatever its name) as well, here or in an object store. The
+    first opening makes a side-car index; `force` makes it anew. `checkpoints` has every JPEG read once, unless that was
+    done before, to note where decoding can begin: crops then decode less. They take at most 5 % of the size of the
+    data, beside the index. Raises DataError, and ConfigError for data that can have none.
     """
     return Source(_tidegate.open(str(url), force=force, checkpoints=checkpoints))
 
@@ -102,7 +104,10 @@ def tokens(url: str, length: int, *, dtype: npt.DTypeLike | None = None) -> Sour
     >>> len(tokens(path, 100, dtype="uint16"))
     9
     """
-    return Source(_tidegate.tokens(str(url), length, None if dtype is None else np.dtype(dtype).name))
+    wanted = None if dtype is None else np.dtype(dtype)
+    if wanted is not None and not wanted.isnative:
+        raise ConfigError(f"tokens of {wanted!r}: files are read in the byte order of this machine")
+    return Source(_tidegate.tokens(str(url), length, None if wanted is None else wanted.name))
 
 
 def synthetic(samples: int, sample_bytes: int) -> Source:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.batch import Batch
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, DataError
 from tidegate.loader import Loader
 
 __all__ = ["BSR", "COO", "CSR", "product"]
@@ -28,12 +28,23 @@ __all__ = ["BSR", "COO", "CSR", "product"]
 _NARROW = 2**31
 
 
-def _flat(x: npt.ArrayLike) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(x).reshape(-1)
+def _line(x: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = np.asarray(x)
+    if array.ndim != 1:
+        raise ConfigError(f"an array of {array.shape} where one of one axis is expected")
+    return np.ascontiguousarray(array)
+
+
+def _of_format(matrix: Any, wanted: str) -> None:
+    found = getattr(matrix, "format", type(matrix).__name__)
+    if found != wanted:
+        raise ConfigError(f"a matrix in the form of {found}: give matrix.to{wanted}()")
 
 
 def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return what is multiplied in the dtype of the entries: floats of any width, and integers that it holds."""
+    if dense.dtype == object:
+        raise ConfigError("what is multiplied is no array of numbers: give a vector or a dense matrix")
     made = dense.astype(dtype) if np.can_cast(dense.dtype, dtype, "same_kind") else None
     if made is None or (np.issubdtype(dtype, np.integer) and not np.array_equal(made, dense)):
         raise ConfigError(
@@ -44,7 +55,7 @@ def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 def _like(indices: npt.ArrayLike, indptr: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return indices; none of them have the dtype of where rows begin."""
-    places = _flat(indices)
+    places = _line(indices)
     return places if places.size else places.astype(np.asarray(indptr).dtype)
 
 
@@ -90,16 +101,16 @@ class _Matrix:
     def dot(self, other: npt.ArrayLike, *, threads: int | None = None) -> npt.NDArray[Any]:
         """Multiply with a vector or a dense matrix, on as many threads as this process may use.
 
-        The product does not depend on their number. Integers of up to 16 bits add up to int32, wider ones to int64.
+        The product does not depend on their number. It is computed in the dtype of the entries, whatever that of
+        `other`: those of float32 give float32. Integers of up to 16 bits add up to int32, wider ones to int64.
         """
-        dense = np.asarray(other)
+        dense = _as(np.asarray(other), self.dtype)
         if dense.ndim not in (1, 2) or len(dense) != self.shape[1]:
             raise ConfigError(
                 f"a matrix of {self.shape} times an array of {dense.shape}: its rows must be {self.shape[1]}"
             )
         columns = dense.shape[1] if dense.ndim == 2 else None
-        flat = _as(dense, self.dtype).reshape(-1)
-        product = self._inner.product(flat, columns, _threads(threads))
+        product = self._inner.product(dense.reshape(-1), columns, _threads(threads))
         return product if columns is None else product.reshape(self.shape[0], columns)
 
     def __matmul__(self, other: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -134,7 +145,7 @@ class CSR(_Matrix):
     ) -> None:
         rows, cols = shape
         self._inner: _tidegate.Csr = _tidegate.Csr(
-            _flat(indptr), _like(indices, indptr), _flat(data), (rows, cols), sorted
+            _line(indptr), _like(indices, indptr), _line(data), (rows, cols), sorted
         )
 
     @classmethod
@@ -146,6 +157,7 @@ class CSR(_Matrix):
     @classmethod
     def from_scipy(cls, matrix: Any) -> Self:
         """Take the arrays of a SciPy `csr_array` or `csr_matrix`; sort its indices first if they are not."""
+        _of_format(matrix, "csr")
         return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape, sorted=matrix.has_sorted_indices)
 
     @classmethod
@@ -160,6 +172,13 @@ class CSR(_Matrix):
         Raises DataError for columns that there are not; rows need not be sorted.
         """
         places, entries = batch[indices], batch[values]
+        if isinstance(places, np.ndarray):
+            # Rows of one length.
+            rows, length = places.shape
+            starts = np.arange(rows + 1, dtype=np.int64) * length
+            width = np.int32 if places.itemsize == 4 else np.int64
+            flat = (places.reshape(-1), np.asarray(entries).reshape(-1))
+            return cls(starts.astype(width), *flat, (rows, columns), sorted=False)
         if not np.array_equal(places.offsets, entries.offsets):
             raise ConfigError(
                 f"rows of {indices!r} and {values!r} have other lengths: they are not of the same entries"
@@ -172,6 +191,8 @@ class CSR(_Matrix):
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
         """Return what is not zero of a matrix."""
         array = np.ascontiguousarray(dense)
+        if array.ndim != 2:
+            raise ConfigError(f"an array of {array.shape}: a matrix has two axes")
         rows, cols = array.shape
         return cls._of(_tidegate.Csr.from_dense(array.reshape(-1), (rows, cols), max(array.size, cols) >= _NARROW))
 
@@ -192,7 +213,7 @@ class CSR(_Matrix):
 
     def transposed_dot(self, vector: npt.ArrayLike) -> npt.NDArray[Any]:
         """Multiply the transposed matrix with a vector, without making it: what a gradient takes."""
-        flat = _as(np.asarray(vector), self.dtype).reshape(-1)
+        flat = _line(_as(np.asarray(vector), self.dtype))
         if len(flat) != self.shape[0]:
             raise ConfigError(f"a vector of {len(flat)} for {self.shape[0]} rows")
         return self._inner.transposed_product(flat)
@@ -232,8 +253,9 @@ class BSR(_Matrix):
         if blocks.ndim != 3:
             raise ConfigError(f"blocks as an array of {blocks.ndim} axes: give (blocks, height, width)")
         (rows, cols), (height, width) = shape, blocks.shape[1:]
-        made = _tidegate.Bsr(_flat(indptr), _flat(indices), blocks.reshape(-1), (rows, cols), (height, width))
-        self._inner: _tidegate.Bsr = made
+        self._inner: _tidegate.Bsr = _tidegate.Bsr(
+            _line(indptr), _like(indices, indptr), blocks.reshape(-1), (rows, cols), (height, width)
+        )
 
     @classmethod
     def _of(cls, inner: _tidegate.Bsr) -> Self:
@@ -244,6 +266,7 @@ class BSR(_Matrix):
     @classmethod
     def from_scipy(cls, matrix: Any) -> Self:
         """Take the arrays of a SciPy `bsr_array` or `bsr_matrix`."""
+        _of_format(matrix, "bsr")
         return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
 
     @classmethod
@@ -269,6 +292,8 @@ class BSR(_Matrix):
         """Return a SciPy `bsr_array` over the same memory; its blocks have to divide the shape."""
         from scipy.sparse import bsr_array
 
+        if any(side % part for side, part in zip(self.shape, self.block, strict=True)):
+            raise ConfigError(f"blocks of {self.block} do not divide {self.shape}, as SciPy's have to")
         return bsr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
 
     def __repr__(self) -> str:
@@ -282,7 +307,10 @@ class COO:
     """
 
     def __init__(self, coords: Sequence[npt.ArrayLike], data: npt.ArrayLike, shape: Sequence[int]) -> None:
-        self._inner = _tidegate.Coo([_flat(axis) for axis in coords], _flat(data), list(shape))
+        entries = _line(data)
+        # Where there are no entries, lists of their places have no dtype.
+        places = [_line(axis) if len(entries) else np.zeros(0, np.int32) for axis in coords]
+        self._inner = _tidegate.Coo(places, entries, list(shape))
 
     @classmethod
     def _of(cls, inner: _tidegate.Coo) -> Self:
@@ -293,15 +321,17 @@ class COO:
     @classmethod
     def from_scipy(cls, array: Any) -> Self:
         """Take the arrays of a SciPy `coo_array` or `coo_matrix`."""
+        _of_format(array, "coo")
         coords = array.coords if hasattr(array, "coords") else (array.row, array.col)
         return cls(coords, array.data, array.shape)
 
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
         """Return what is not zero of an array."""
-        array = np.ascontiguousarray(dense)
+        array = np.asarray(dense)
         wide = max(array.shape, default=0) >= _NARROW
-        return cls._of(_tidegate.Coo.from_dense(array.reshape(-1), list(array.shape), wide))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return cls._of(_tidegate.Coo.from_dense(flat, list(array.shape), wide))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -360,13 +390,25 @@ def product(
 ) -> npt.NDArray[Any]:
     """Multiply all sparse rows of a loader with a vector or a matrix, a batch at a time: rows need not fit in memory.
 
-    The product has a row for each sample of the source, in its order, whatever the loader's.
+    The product has a row for each sample of the source, in its order, whatever the loader's; the dtype of the values.
+    Raises DataError where the loader leaves samples out: by `drop_last`, `on_error="skip"`, or to other ranks.
     """
     matrix = np.asarray(dense)
+    columns = loader.source.columns
+    if columns is not None and len(matrix) < columns:
+        raise ConfigError(f"an array of {matrix.shape} for rows of {columns} columns: it must have as many rows")
     out: npt.NDArray[Any] | None = None
+    came = np.zeros(len(loader.source), bool)
     for batch in loader:
         part = CSR.from_batch(batch, len(matrix), indices=indices, values=values) @ matrix
         if out is None:
-            out = np.zeros((len(loader.source), *part.shape[1:]), part.dtype)
-        out[batch.indices[batch.mask]] = part[batch.mask]
+            out = np.zeros((len(came), *part.shape[1:]), part.dtype)
+        ids = batch.indices[batch.mask]
+        out[ids], came[ids] = part[batch.mask], True
+    if not came.all():
+        left = np.flatnonzero(~came)
+        raise DataError(
+            f"the loader left out {len(left)} of {len(came)} samples, the first is {left[0]}: multiply with one of all "
+            'ranks, drop_last=False and on_error="raise"'
+        )
     return np.zeros((0, *matrix.shape[1:]), matrix.dtype) if out is None else out

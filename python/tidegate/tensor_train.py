@@ -14,6 +14,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index as index_of
 from os import PathLike, fspath
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, DataError
 
 __all__ = ["TTMatrix", "TensorTrain"]
 
@@ -70,7 +71,9 @@ class TensorTrain(_Train):
 
         Computes in float64, in memory. Raises DataError for NaN and infinities, with their place.
         """
-        array = np.ascontiguousarray(x, dtype=np.float64)
+        array = _real(x)
+        if array.ndim == 0:
+            raise ConfigError("a number has no axes to decompose")
         return cls(_tidegate.Train.decompose(array.reshape(-1), list(array.shape), None, tolerance, rank))
 
     @classmethod
@@ -88,12 +91,16 @@ class TensorTrain(_Train):
         """The shape of the array."""
         return tuple(self._inner.shape)
 
-    def __getitem__(self, at: tuple[int, ...]) -> float:
-        return self._inner.entry([int(index) for index in at])
+    def __getitem__(self, at: int | tuple[int, ...]) -> float:
+        places = at if isinstance(at, tuple) else (at,)
+        if len(places) != len(self.shape):
+            raise ConfigError(f"{len(places)} indices into an array of {self.shape}: slice(axis, index) takes one")
+        return self._inner.entry([_index(index, side) for index, side in zip(places, self.shape, strict=True)])
 
     def slice(self, axis: int, index: int) -> TensorTrain:
         """Return the array at one index of an axis, which it no longer has."""
-        return TensorTrain(self._inner.slice(axis, index))
+        axis = _index(axis, len(self.shape))
+        return TensorTrain(self._inner.slice(axis, _index(index, self.shape[axis])))
 
     def dot(self, other: TensorTrain) -> float:
         """Return the sum of products of all elements."""
@@ -124,7 +131,7 @@ class TTMatrix(_Train):
         rank: int | None = None,
     ) -> Self:
         """Decompose a matrix of prod(rows) by prod(cols): a table of 50,000 by 512 as (40, 50, 25) by (8, 8, 8)."""
-        array = np.ascontiguousarray(matrix, dtype=np.float64)
+        array = _real(matrix)
         if array.shape != (np.prod(rows), np.prod(cols)):
             raise ConfigError(f"a matrix of {array.shape} in rows of {tuple(rows)} and columns of {tuple(cols)}")
         return cls(_tidegate.Train.decompose(array.reshape(-1), list(rows), list(cols), tolerance, rank))
@@ -141,7 +148,7 @@ class TTMatrix(_Train):
         return int(np.prod(rows)), int(np.prod(cols))
 
     def __matmul__(self, vector: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        x = np.ascontiguousarray(vector, dtype=np.float64)
+        x = _real(vector)
         if x.ndim != 1:
             raise ConfigError(f"a matrix of {self.shape} times an array of {x.shape}: give one vector")
         return self._inner.matvec(x)
@@ -157,8 +164,25 @@ class TTMatrix(_Train):
         return f"TTMatrix({self.shape}, ranks={self.ranks}, nbytes={self.nbytes})"
 
 
+def _index(index: int, side: int) -> int:
+    """Return a place counted from 0; those below 0 are counted from the end."""
+    place = index_of(index)
+    if not -side <= place < side:
+        raise IndexError(f"index {place} of {side}")
+    return place % side
+
+
+def _real(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(x)
+    if np.iscomplexobj(array):
+        raise ConfigError("complex numbers: decompose or multiply their parts apart")
+    return np.asarray(array, dtype=np.float64, order="C")
+
+
 def _listed(cores: Sequence[npt.ArrayLike]) -> list[tuple[int, int, int, list[float]]]:
-    arrays = [np.asarray(core, dtype=np.float64) for core in cores]
+    arrays = [_real(core) for core in cores]
+    if not all(np.isfinite(core).all() for core in arrays):
+        raise DataError("cores with NaN or infinities")
     if any(core.ndim != 3 for core in arrays):
         raise ConfigError("cores of other than three axes: give (rank, side, rank) each")
     return [(*core.shape, core.reshape(-1).tolist()) for core in arrays]

@@ -42,8 +42,11 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn new() -> Self {
-        Self { exponent: LEAST, counts: vec![0; 2 * SIDE as usize], sums: vec![0.0; 2 * SIDE as usize] }
+    /// # Errors
+    /// [`Error::Value`] where memory has no room for it.
+    fn new() -> Result<Self> {
+        let bins = Some(2 * SIDE as usize);
+        Ok(Self { exponent: LEAST, counts: crate::filled(bins, 0)?, sums: crate::filled(bins, 0.0)? })
     }
 
     fn clear(&mut self) {
@@ -142,7 +145,7 @@ pub(super) fn of(
     if extent == Extent::Whole {
         return ends.iter().map(|ends| ends.grid(bits, scheme)).collect();
     }
-    let mut histogram = Histogram::new();
+    let mut histogram = Histogram::new()?;
     let runs = |group: usize| values.chunks(groups.inner).skip(group).step_by(groups.count);
     let grid = |(group, ends): (usize, &Ends)| {
         let few = runs(group).map(<[f32]>::len).sum::<usize>() <= SIDE as usize;
@@ -268,7 +271,7 @@ impl Calibrator {
             return Err(Error::option("a calibrator of no channels: give 1 for whole tensors"));
         }
         let histograms = if extent == Extent::Best { channels } else { 0 };
-        let histograms = (0..histograms).map(|_| Histogram::new()).collect();
+        let histograms = (0..histograms).map(|_| Histogram::new()).collect::<Result<_>>()?;
         Ok(Self { bits, scheme, ends: vec![Ends::NONE; channels], histograms })
     }
 
@@ -336,14 +339,14 @@ mod tests {
         let mut sorted = values.clone();
         sorted.sort_by(f32::total_cmp);
         let of = |values: &[f32], piece: usize| {
-            let mut histogram = Histogram::new();
+            let mut histogram = Histogram::new().unwrap();
             values.chunks(piece).for_each(|piece| histogram.add(piece));
             (histogram.exponent, histogram.counts)
         };
         assert_eq!(of(&values, 1), of(&sorted, 5003));
         assert_eq!(of(&values[..100], 3), of(&values[..100], 100));
         for (largest, exponent) in [(4095.9, 0), (4096.0, 1), (1.0, -11), (f64::from(f32::MAX), 116)] {
-            let mut histogram = Histogram::new();
+            let mut histogram = Histogram::new().unwrap();
             histogram.grow(largest);
             assert_eq!(histogram.exponent, exponent, "{largest}");
         }

@@ -219,13 +219,16 @@ impl Quantized {
     /// How far the codes are from the values that they were made of.
     ///
     /// # Errors
-    /// [`Error::Value`] for another number of values.
+    /// [`Error::Value`] for another number of values, NaN and infinities.
     pub fn fidelity(&self, values: &[f32]) -> Result<Fidelity> {
         if values.len() != self.len() {
             return Err(Error::value(format!("{} values beside {} codes", values.len(), self.len())));
         }
         let (mut signal, mut noise, mut sum, mut largest) = (0.0, 0.0, 0.0, 0.0f64);
         for (value, came) in values.iter().zip(self.values()) {
+            if !value.is_finite() {
+                return Err(Error::value(format!("a value is {value}, which no code stands for")));
+            }
             let (value, error) = (f64::from(*value), f64::from(came) - f64::from(*value));
             signal += value * value;
             noise += error * error;

@@ -61,8 +61,8 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
         let blocks = cols.div_ceil(block.1);
         if let Some(at) = matrix.indices.iter().position(|index| index.at() >= blocks) {
             return Err(Error::value(format!(
-                "block {at} lies in column {:?} of {blocks}",
-                matrix.indices[at]
+                "block {at} lies in column {} of {blocks}",
+                matrix.indices[at].shown()
             )));
         }
         Ok(matrix)
@@ -210,8 +210,14 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
             columns.sort_unstable();
             columns.dedup();
             let start = data.len();
-            let more = columns.len().checked_mul(of_a_block).and_then(|n| n.checked_add(start));
-            data.resize(more.ok_or_else(|| Error::value("more elements than memory has"))?, T::ZERO);
+            let more = columns.len().checked_mul(of_a_block);
+            let more = more.filter(|more| data.try_reserve(*more).is_ok()).ok_or_else(|| {
+                let blocks = indices.len() + columns.len();
+                Error::value(format!(
+                    "{blocks} blocks of {height} by {width} elements are more than memory has"
+                ))
+            })?;
+            data.resize(start + more, T::ZERO);
             for row in lines {
                 for entry in self.range(row)? {
                     let col = self.indices[entry].at();

@@ -44,8 +44,8 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
             }
             if let Some(entry) = coords.iter().position(|at| at.at() >= *side) {
                 return Err(Error::value(format!(
-                    "entry {entry} lies at {:?} of {side} along axis {axis}",
-                    coords[entry]
+                    "entry {entry} lies at {} of {side} along axis {axis}",
+                    coords[entry].shown()
                 )));
             }
         }

@@ -51,9 +51,9 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         }
         if let Some(entry) = matrix.indices.iter().position(|index| index.at() >= cols) {
             return Err(Error::value(format!(
-                "entry {entry}, in row {}, lies in column {:?} of {cols}",
+                "entry {entry}, in row {}, lies in column {} of {cols}",
                 matrix.row_of(entry),
-                matrix.indices[entry]
+                matrix.indices[entry].shown()
             )));
         }
         Ok(matrix)

@@ -33,6 +33,9 @@ pub trait Index: Pod + Send + Sync + Ord + Debug {
     /// The index of a place, if it has one.
     fn of(at: usize) -> Option<Self>;
 
+    /// As people read it: what others wrote as a number below 0, as that too.
+    fn shown(self) -> String;
+
     /// The index of a place.
     ///
     /// # Errors
@@ -53,6 +56,10 @@ macro_rules! indices {
             #[inline]
             fn of(at: usize) -> Option<Self> {
                 Self::try_from(at).ok()
+            }
+            fn shown(self) -> String {
+                let signed = self.cast_signed();
+                if signed < 0 { format!("{self} (or {signed})") } else { self.to_string() }
             }
         }
     )*};

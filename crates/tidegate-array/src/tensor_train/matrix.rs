@@ -145,6 +145,19 @@ impl TtMatrix {
         }
         Ok(now)
     }
+
+    /// Several rows, one behind the other.
+    ///
+    /// # Errors
+    /// As [`TtMatrix::row`]; more elements than memory has.
+    pub fn some_rows(&self, rows: &[usize]) -> Result<Vec<f64>> {
+        let (_, cols) = self.shape();
+        let mut all = crate::filled(rows.len().checked_mul(cols), 0.0)?;
+        for (row, into) in rows.iter().zip(all.chunks_exact_mut(cols.max(1))) {
+            into.copy_from_slice(&self.row(*row)?);
+        }
+        Ok(all)
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +181,7 @@ mod tests {
                 let sum: f64 = line.iter().zip(&x).map(|(a, b)| a * b).sum();
                 prop_assert!((product[row] - sum).abs() < 1e-9);
             }
+            prop_assert_eq!(&table.some_rows(&[0, height - 1]).unwrap()[width..], &table.row(height - 1).unwrap());
             prop_assert!(table.row(height).is_err() && table.matvec(&matrix[..width - 1]).is_err());
         }
     }

@@ -225,7 +225,11 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             if let Kind::Compact { dtype, shape, .. } = &field.kind =>
         {
             let float = |dtype| matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32);
-            let wanted = wanted.unwrap_or(*dtype);
+            let usual = match FieldSpec::inferred(&field.kind) {
+                FieldSpec::Array { dtype: Some(usual), .. } => usual,
+                _ => *dtype,
+            };
+            let wanted = wanted.unwrap_or(usual);
             let can_be = if field.kind.is_quantized() { float(wanted) } else { wanted == *dtype };
             if !can_be || wanted_shape.as_ref().is_some_and(|s| s != shape) {
                 return Err(Error::Config(format!(

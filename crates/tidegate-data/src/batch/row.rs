@@ -164,7 +164,10 @@ impl Tools {
         target: &mut Target<'_>,
     ) -> Result<()> {
         if value == Value::Missing {
-            return Err(Error::Decode("the sample lacks this field".into()));
+            return Err(Error::Decode(
+                "the sample lacks this field: leave it out of fields=, or the sample with on_error=\"skip\""
+                    .into(),
+            ));
         }
         if let (Some(header), Value::Bytes(bytes)) = (&needs.header, value) {
             return match &column.spec {

@@ -87,12 +87,15 @@ impl Seen {
     /// # Errors
     /// Names that come twice, are empty, or are not those of the files before.
     pub(super) fn names(&mut self, line: &[u8]) -> Result<(), String> {
-        let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         let name = |cell: &[u8]| match value(cell) {
             Value::Bytes(name) => {
                 std::str::from_utf8(name).map(str::to_owned).map_err(|_| "a name that is no UTF-8".to_owned())
             }
-            _ => Err("an empty name, or one with quotes in it: the first line names the columns".into()),
+            Value::Missing => {
+                Err("a column without a name: the first line has them (pandas writes one with index=False)"
+                    .into())
+            }
+            _ => Err("a name with quotes in it, which is none for a field".into()),
         };
         let names = cells(line, self.delimiter).map(name).collect::<Result<Vec<_>, _>>()?;
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
@@ -215,7 +218,7 @@ mod tests {
         assert!(words("x,y").contains("\"x\" in column \"a\", which is int"));
         let words = |text: &str| opened("x.csv", text).unwrap_err().to_string();
         assert!(words("a,a\n1,2\n").contains("line 1") && words("a,a\n1,2\n").contains("comes twice"));
-        assert!(words("a,\n1,2\n").contains("an empty name"));
+        assert!(words("a,\n1,2\n").contains("without a name"));
         assert!(words("a,b\n").contains("no line with a sample"));
     }
 }

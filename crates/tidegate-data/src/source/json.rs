@@ -22,7 +22,12 @@ use crate::{Error, Result};
 fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<(), String> {
     let mut json = serde_json::Deserializer::from_slice(line);
     let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
-    read.map_err(|e| format!("no object of JSON: {e}"))
+    // Lines are counted by who reads the file.
+    read.map_err(|e| {
+        let words = e.to_string();
+        let what = words.split(" at line ").next().unwrap_or_default();
+        format!("no object of JSON: {what} at character {}", e.column())
+    })
 }
 
 struct Members<F>(F);
@@ -166,6 +171,11 @@ impl Seen {
                 None => self.members.push((name.into_owned(), this)),
             }
         }
+    }
+
+    /// Whether no line was an object with members.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
     pub(super) fn schema(self) -> Schema {
@@ -319,6 +329,11 @@ mod tests {
                 .contains("in a list of int64")
         );
         assert!(numbers(b"[1, 2]", DType::Int64, &mut [0; 8]).unwrap_err().to_string().contains("room"));
+        assert!(words("{\"a\": x}").contains("expected value at character 7"));
         assert!(opened("x.jsonl", "\n \n").unwrap_err().to_string().contains("no line"));
+        assert!(opened("x.jsonl", "[1]\n[2]\n").unwrap_err().to_string().contains("none of the first"));
+        // A mark of the encoding is of no line.
+        let marked = opened("x.jsonl", "\u{feff}{\"a\": 1}\n{\"a\": 2}\n").unwrap();
+        assert_eq!((marked.fetch(0).unwrap().1, marked.len()), (b"{\"a\": 1}".to_vec(), 2));
     }
 }

@@ -136,6 +136,16 @@ fn column(index: u64, base: u64, columns: u64) -> Result<u32> {
     })
 }
 
+/// A value, which float32 has to hold.
+fn float(text: &[u8]) -> Result<f32> {
+    let parsed = lexical_core::parse::<f32>(text).ok().or_else(|| number(text));
+    let value = parsed.ok_or_else(|| Error::Decode(odd(text)))?;
+    if value.is_infinite() && text.iter().any(u8::is_ascii_digit) {
+        return Err(Error::Decode(format!("{:?} is beyond float32: scale the column", shown(text))));
+    }
+    Ok(value)
+}
+
 /// Writes one part of a line's entries into a row, and says how many they are.
 ///
 /// # Errors
@@ -146,16 +156,19 @@ pub(crate) fn entries(text: &[u8], part: Part, base: u64, columns: u64, into: &m
     let (words, _) = into.as_chunks_mut::<4>();
     let mut words = words.iter_mut();
     let mut count = 0;
-    for entry in line {
+    while let Some(entry) = line.next() {
         let (index, value) = entry.map_err(Error::Decode)?;
         let word =
             words.next().ok_or_else(|| Error::Decode("more entries than the line has room for".into()))?;
         *word = match part {
-            Part::Indices => column(index, base, columns)?.to_le_bytes(),
-            Part::Values => {
-                let parsed = lexical_core::parse::<f32>(value).ok().or_else(|| number(value));
-                parsed.ok_or_else(|| Error::Decode(odd(value)))?.to_le_bytes()
-            }
+            Part::Indices => match column(index, base, columns) {
+                Ok(column) => column.to_le_bytes(),
+                // A line out of order counted for no columns: that is what is wrong with it.
+                Err(beyond) => {
+                    return Err(line.find_map(std::result::Result::err).map_or(beyond, Error::Decode));
+                }
+            },
+            Part::Values => float(value)?.to_le_bytes(),
         };
         count += 1;
     }
@@ -219,6 +232,11 @@ mod tests {
         assert!(column("1 11:1").contains("index 11 of 10 columns"));
         assert!(column("1 0:1").contains("index 0 of 10 columns from 1"));
         assert!(words("1 99999999999999999999:1").contains("no index:value"));
+        assert!(words("1 1:1e39").contains("beyond float32"));
+        assert_eq!(row("1 1:inf", Part::Values, 1).unwrap(), [f32::INFINITY.to_le_bytes()]);
+        let mut room = [[0; 4]; 9];
+        let alone = entries(b"1 3:0.5 1:2", Part::Indices, 1, 0, room.as_flattened_mut());
+        assert!(alone.unwrap_err().to_string().contains("index 1 comes after 3"));
         let source = opened("x.libsvm", "cat 1:1\n").unwrap();
         let at = &source.locate(&[0]).unwrap()[0];
         assert!(source.parse(at, b"cat 1:1").unwrap_err().to_string().contains("\"cat\" is no number"));

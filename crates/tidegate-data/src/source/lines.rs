@@ -24,6 +24,8 @@ use crate::{Error, Place, Result};
 const BUFFER_BYTES: usize = 1 << 20;
 /// Lines that say what types there are.
 pub(super) const LOOKED_AT: u64 = 1000;
+/// The mark of UTF-8.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Bytes of a record, at most: far below what an entry can say.
 const RECORD_MOST: usize = 256 << 20;
 
@@ -140,6 +142,11 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
     for (number, path) in files.paths().iter().enumerate() {
         let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
         let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
+        // Some editors begin a file with a mark of its encoding, which is of no line.
+        if file.fill_buf().map_err(Error::io(path))?.starts_with(MARK) {
+            file.consume(MARK.len());
+            at = MARK.len() as u64;
+        }
         let mut record = Vec::new();
         loop {
             let first = row + 1;
@@ -163,8 +170,16 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
         let samples = builder.samples() - before;
         shards.push(ShardMeta { name: file_name(path), bytes: at, samples, groups: Vec::new() });
     }
+    let none = |what: String| Err(Error::Dataset { path: url.into(), what });
     if builder.samples() == 0 {
-        return Err(Error::Dataset { path: url.into(), what: "there is no line with a sample".into() });
+        return none("there is no line with a sample".into());
+    }
+    if let Seen::Json(seen) = &seen
+        && seen.is_empty()
+    {
+        return none(format!(
+            "none of the first {LOOKED_AT} lines is an object: JSON Lines have one a line, in UTF-8"
+        ));
     }
     builder.finish(seen.schema(), Vec::new(), shards)
 }

@@ -494,6 +494,15 @@ pub trait SourceExt: Source {
         let bytes = staging[range].to_vec();
         Ok((at, bytes))
     }
+
+    /// What went wrong with a field of a sample, or with all of it where no field is named, with its place.
+    fn blame(&self, at: &Located, field: &str, error: &crate::Error) -> crate::Error {
+        crate::Error::Sample {
+            place: Box::new(self.place(at)),
+            field: field.to_owned(),
+            what: error.to_string(),
+        }
+    }
 }
 
 impl<S: Source + ?Sized> SourceExt for S {}

@@ -104,7 +104,15 @@ fn look(files: &Files, number: u32, path: &Path, dtype: Option<DType>) -> Result
         let range = files.read(number, 0, 12, ReadMode::Drop, &mut staging)?;
         let words: Vec<u32> =
             staging[range].as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        if words[0] == u32::from_le_bytes(*b"\x93NUM") {
+            let what = "this is an .npy file, which tg.mapped reads: write bare tokens with tofile".into();
+            return Err(wrong(0, what));
+        }
         if let Some((_, own)) = MAGICS.iter().find(|(magic, _)| *magic == words[0]) {
+            if let Some(other) = dtype.filter(|dtype| dtype != own) {
+                let what = format!("its header says {}, not {}: leave dtype out", own.name(), other.name());
+                return Err(wrong(0, what));
+            }
             let (size, tokens) = (own.size() as u64, u64::from(words[2]));
             if HEADER_BYTES + tokens * size != bytes {
                 let what = format!(
@@ -249,6 +257,10 @@ mod tests {
         assert!(words("/nowhere.bin", 8, None).contains("no such file"));
         let short = written(dir.path(), "s.bin", None, &[0; 8]);
         assert!(words(&short, 4, Some(DType::Uint16)).contains("the 5 tokens"));
+        let headed = written(dir.path(), "h.bin", Some((20_240_520, 50)), &[0; 100]);
+        assert!(words(&headed, 4, Some(DType::Uint32)).contains("says uint16, not uint32"));
+        let npy = written(dir.path(), "n.npy", None, &[&b"\x93NUMPY"[..], &[0; 1500]].concat());
+        assert!(words(&npy, 4, Some(DType::Uint16)).contains("tg.mapped"));
         let lying = written(dir.path(), "l.bin", Some((20_240_520, 99)), &[0; 100]);
         assert!(words(&lying, 4, None).contains("counts 99 tokens"));
         written(dir.path(), "m1.bin", Some((20_240_520, 50)), &[0; 100]);

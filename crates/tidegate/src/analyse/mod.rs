@@ -15,7 +15,7 @@ use tidegate_array::entropy::{
 use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{self, Extent, Per, Quantized, Rounding, Scheme};
 use tidegate_data::decode::npy::DType;
-use tidegate_data::source::{Source, SourceExt, Value};
+use tidegate_data::source::{Field, Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
 /// What is looked at.
@@ -103,7 +103,9 @@ pub fn analyse(source: &dyn Source, options: &Options) -> Result<Vec<Analysis>> 
         return Err(Error::Config(format!("there is no field {wanted:?}: there are {}", names.join(", "))));
     }
     let wanted = |name: &str| options.field.as_deref().is_none_or(|wanted| wanted == name);
-    let fields = source.schema().iter().enumerate().filter(|(_, field)| wanted(&field.name));
+    // The text of sparse rows is no array of theirs.
+    let analysed = |field: &Field| wanted(&field.name) && !matches!(field.kind, Kind::Sparse { .. });
+    let fields = source.schema().iter().enumerate().filter(|(_, field)| analysed(field));
     let mut found = Vec::new();
     for (i, field) in fields {
         if let Some(elements) = Elements::of(source, i, options)? {
@@ -129,9 +131,11 @@ impl Elements {
         let mut found: Option<Self> = None;
         for k in 0..count {
             let (at, data) = source.fetch(k * source.len() / count)?;
-            let values = source.parse(&at, &data)?;
+            let field = &source.schema()[i];
+            let blame = |e| source.blame(&at, &field.name, &e);
+            let values = source.parse(&at, &data).map_err(blame)?;
             let Value::Bytes(bytes) = values[i] else { continue };
-            let array = source.schema()[i].kind.array(bytes).transpose()?;
+            let array = field.kind.array(bytes).transpose().map_err(blame)?;
             let (dtype, shape, bytes) = match &array {
                 Some(array) => (array.dtype, array.shape.clone(), array.data),
                 None => (DType::Uint8, vec![bytes.len()], bytes),

@@ -87,9 +87,9 @@ enum Command {
         #[arg(long, value_name = "FIELD=BITS")]
         quantize: Vec<String>,
         /// Pack arrays by a codec (lz4, zstd, deflate, pco, shuffle+zstd:3, …; abs:1e-3 or rel:1e-3 within an error), or by the one that
-        /// gains most: auto.
-        #[arg(long)]
-        codec: Option<String>,
+        /// gains most: auto. As FIELD=CODEC for those of one field.
+        #[arg(long, value_name = "[FIELD=]CODEC")]
+        codec: Vec<String>,
     },
     /// Make the side-car index of a data set.
     #[command(
@@ -189,6 +189,23 @@ fn quantized(wish: &str) -> Result<(String, u32)> {
     found.ok_or_else(|| Error::Config(format!("--quantize {wish:?}: give a field and its bits, as in x=4")))
 }
 
+fn small(quantize: &[String], codecs: &[String]) -> Result<pack::Small> {
+    let quantize = quantize.iter().map(|wish| quantized(wish)).collect::<Result<_>>()?;
+    let mut small = pack::Small { quantize, ..pack::Small::default() };
+    for wish in codecs {
+        match wish.rsplit_once('=') {
+            Some((field, own)) => small.codecs.push((field.to_owned(), own.to_owned())),
+            None if small.codec.is_none() => small.codec = Some(wish.clone()),
+            None => {
+                let what =
+                    format!("--codec {wish:?}: one is for all fields, others for one each, as in x={wish}");
+                return Err(Error::Config(what));
+            }
+        }
+    }
+    Ok(small)
+}
+
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Demo(demo) => demo.run(),
@@ -203,8 +220,7 @@ fn execute(command: Command) -> Result<()> {
         }
         Command::Compress(compress) => compress.run(),
         Command::Pack { source, out, format, max_size, max_samples, quantize, codec } => {
-            let quantize = quantize.iter().map(|wish| quantized(wish)).collect::<Result<_>>()?;
-            let small = pack::Small { quantize, codec };
+            let small = small(&quantize, &codec)?;
             let limits = pack::Limits { bytes: bytes(&max_size)?, samples: max_samples.max(1) };
             let source = source::open(&source, false)?;
             let packed = pack::pack(&*source, &out, format, limits, &small, &|done| {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use tidegate_data::decode::npy::DType;
-use tidegate_data::source::{Field, Kind, Located, Source, SourceExt, Value, tar};
+use tidegate_data::source::{Field, Kind, Source, SourceExt, Value, tar};
 use tidegate_data::{Error, Result};
 
 pub use self::small::Small;
@@ -178,16 +178,12 @@ impl Samples<'_> {
             return Ok(bytes);
         }
         let (at, data) = self.source.fetch(id)?;
-        let values = self.source.parse(&at, &data)?;
+        let values = self.source.parse(&at, &data).map_err(|e| self.source.blame(&at, "", &e))?;
         let bytes = match self.format {
             Format::Mds => row(self.columns, &values),
             Format::Tar => members(self.columns, &format!("{id:09}"), &values),
         };
-        bytes.map_err(|e| self.wrong(&at, e.to_string()))
-    }
-
-    fn wrong(&self, at: &Located, what: String) -> Error {
-        Error::Sample { place: Box::new(self.source.place(at)), field: String::new(), what }
+        bytes.map_err(|e| self.source.blame(&at, "", &e))
     }
 }
 
@@ -218,7 +214,7 @@ fn shard(
         if bytes > most {
             let at = &samples.source.locate(&[id])?[0];
             let what = format!("{bytes} bytes, and an MDS shard holds 4 GiB: pack it as tar");
-            return Err(samples.wrong(at, what));
+            return Err(samples.source.blame(at, "", &Error::Decode(what)));
         }
         writer.push(&sample)?;
         id += 1;

@@ -8,7 +8,7 @@ use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
 use tidegate_data::decode::compact::QUANTIZED;
 use tidegate_data::decode::npy::{ArrayRef, DType};
-use tidegate_data::source::{Field, Kind, Source, SourceExt, Value};
+use tidegate_data::source::{Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
 /// Values that share a grid.
@@ -24,7 +24,9 @@ const BETTER: f64 = 0.98;
 pub struct Small {
     /// Fields of floats, and the bits of a value.
     pub quantize: Vec<(String, u32)>,
-    /// The codec of all other arrays: a name of [`codec::parse`], or `auto` for the one that gains most, if any gains a fifth.
+    /// The codecs of single fields: names of [`codec::parse`], or `auto` for the one that gains most, if any gains a fifth.
+    pub codecs: Vec<(String, String)>,
+    /// The codec of all other arrays.
     pub codec: Option<String>,
 }
 
@@ -60,17 +62,19 @@ impl Small {
     /// # Errors
     /// [`Error::Config`] for fields that there are not, or that are no arrays, and codecs that cannot have them.
     pub(super) fn ways(&self, source: &dyn Source) -> Result<Vec<Option<Way>>> {
-        for (name, bits) in &self.quantize {
+        let quantized = self.quantize.iter().map(|(name, bits)| (name, *bits));
+        // Any width will do to see whether a field is there and holds arrays.
+        for (name, bits) in quantized.chain(self.codecs.iter().map(|(name, _)| (name, 8))) {
             let field = source.schema().iter().find(|field| field.name == *name);
             let what = match field {
                 None => {
                     let names: Vec<_> = source.schema().iter().map(|field| field.name.as_str()).collect();
-                    format!("there is no field {name:?} to quantize: there are {}", names.join(", "))
+                    format!("there is no field {name:?} to make small: there are {}", names.join(", "))
                 }
                 Some(field) if !is_array(&field.kind) => {
-                    format!("field {name:?} holds {}, and only arrays can be quantized", field.kind.name())
+                    format!("field {name:?} holds {}, and only arrays can be made small", field.kind.name())
                 }
-                Some(_) if !(2..=8).contains(bits) => format!("{bits} bits for {name:?}: 2 to 8 can be had"),
+                Some(_) if !(2..=8).contains(&bits) => format!("{bits} bits for {name:?}: 2 to 8 can be had"),
                 Some(_) => continue,
             };
             return Err(Error::Config(what));
@@ -85,53 +89,82 @@ impl Small {
             .iter()
             .zip(&values)
             .enumerate()
-            .map(|(i, (field, value))| self.way(source, i, field, value))
-            .collect()
-    }
-
-    fn way(&self, source: &dyn Source, i: usize, field: &Field, value: &Value<'_>) -> Result<Option<Way>> {
-        let bits = self.quantize.iter().find(|(name, _)| *name == field.name).map(|(_, bits)| *bits);
-        if !is_array(&field.kind) || (bits.is_none() && self.codec.is_none()) {
-            return Ok(None);
-        }
-        let first = array(&field.kind, value)?;
-        let (dtype, shape) = (first.dtype, first.shape.clone());
-        let how = match (bits, self.codec.as_deref()) {
-            (Some(bits), _) => {
-                if !matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64) {
-                    return Err(Error::Config(format!(
-                        "field {:?} holds {}, and only floats are quantized: give a codec for it",
-                        field.name,
-                        dtype.name()
-                    )));
+            .map(|(i, (field, value))| {
+                if !is_array(&field.kind) {
+                    return Ok(None);
                 }
-                How::Quantized(bits)
-            }
-            (None, Some("auto")) => match best(source, i, field, dtype)? {
-                Some(name) => How::Packed(name.to_owned()),
-                // Types that MDS has no name for stay in the format that they came in.
-                None if matches!(dtype, DType::Bool | DType::Bfloat16) => return Ok(None),
-                None => How::Whole,
-            },
-            (None, name) => {
-                let name = name.unwrap_or_default();
-                codec::parse(name, dtype, &shape)
-                    .map_err(|e| Error::Config(format!("field {:?}: {e}", field.name)))?;
-                How::Packed(name.to_owned())
-            }
-        };
-        Ok(Some(Way { dtype, shape, how }))
+                let bits = self.quantize.iter().find(|(name, _)| *name == field.name).map(|(_, bits)| *bits);
+                let own = self.codecs.iter().find(|(name, _)| *name == field.name).map(|(_, codec)| codec);
+                let codec = own.or(self.codec.as_ref()).map(String::as_str);
+                if bits.is_none() && codec.is_none() {
+                    return Ok(None);
+                }
+                let first = array(&field.kind, value).map_err(|e| source.blame(&at, &field.name, &e))?;
+                way(source, i, &first, bits, codec)
+            })
+            .collect()
     }
 }
 
+/// How the arrays of a field are made small, of which this is the first.
+fn way(
+    source: &dyn Source,
+    i: usize,
+    first: &ArrayRef<'_>,
+    bits: Option<u32>,
+    codec: Option<&str>,
+) -> Result<Option<Way>> {
+    let (field, dtype, shape) = (&source.schema()[i], first.dtype, first.shape.clone());
+    let how = match (bits, codec) {
+        (Some(bits), _) => {
+            if !matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64) {
+                return Err(Error::Config(format!(
+                    "field {:?} holds {}, and only floats are quantized: give a codec for it",
+                    field.name,
+                    dtype.name()
+                )));
+            }
+            How::Quantized(bits)
+        }
+        (None, Some("auto")) => match best(source, i, first)? {
+            Found::Codec(name) => How::Packed(name.to_owned()),
+            // Arrays that are not alike, and types that MDS has no name for, stay in the format that they came in.
+            Found::Unlike => return Ok(None),
+            Found::NoGain if matches!(dtype, DType::Bool | DType::Bfloat16) => return Ok(None),
+            Found::NoGain => How::Whole,
+        },
+        (None, name) => {
+            let name = name.unwrap_or_default();
+            codec::parse(name, dtype, &shape).map_err(|e| {
+                let name = &field.name;
+                Error::Config(format!("field {name:?}: {e}; --codec {name}=NAME gives it one of its own"))
+            })?;
+            How::Packed(name.to_owned())
+        }
+    };
+    Ok(Some(Way { dtype, shape, how }))
+}
+
+/// What trying codecs finds.
+enum Found {
+    Codec(&'static str),
+    NoGain,
+    /// Arrays of other types or shapes than the first one.
+    Unlike,
+}
+
 /// The codec that makes some samples smallest, if it gains enough.
-fn best(source: &dyn Source, i: usize, field: &Field, dtype: DType) -> Result<Option<&'static str>> {
-    let candidates = codec::candidates(dtype);
+fn best(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Found> {
+    let field = &source.schema()[i];
+    let candidates = codec::candidates(first.dtype);
     let (mut whole, mut sizes) = (0, vec![0; candidates.len()]);
     for k in 0..TRIED.min(source.len()) {
         let (at, data) = source.fetch(k * source.len() / TRIED.min(source.len()))?;
-        let values = source.parse(&at, &data)?;
-        let found = array(&field.kind, &values[i])?;
+        let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
+        let found = array(&field.kind, &values[i]).map_err(|e| source.blame(&at, &field.name, &e))?;
+        if (found.dtype, &found.shape) != (first.dtype, &first.shape) {
+            return Ok(Found::Unlike);
+        }
         whole += found.data.len();
         for (name, size) in candidates.iter().zip(&mut sizes) {
             *size += packed(name, found.dtype, &found.shape, found.data)?.len();
@@ -144,7 +177,7 @@ fn best(source: &dyn Source, i: usize, field: &Field, dtype: DType) -> Result<Op
             chosen = (Some(name), size as f64);
         }
     }
-    Ok(chosen.0)
+    Ok(chosen.0.map_or(Found::NoGain, Found::Codec))
 }
 
 fn packed(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Result<Vec<u8>> {

@@ -94,7 +94,8 @@ fn arrays_that_were_made_small_come_back() {
     let (_, full) = shards.split_last().unwrap();
     assert!(full.iter().all(|bytes| (28_000..=30_000).contains(bytes)), "{shards:?}");
 
-    let small = Small { quantize: vec![("x.npy".into(), 8)], codec: Some("delta+shuffle+zstd".into()) };
+    let codec = Some("delta+shuffle+zstd".into());
+    let small = Small { quantize: vec![("x.npy".into(), 8)], codec, ..Small::default() };
     let source = packed(&from, "compact-quantized", &small);
     let (floats, found, read) = epoch(&source, options());
     assert!(found == tokens && read * 2 < whole, "{read} of {whole} bytes");
@@ -131,6 +132,14 @@ fn arrays_that_were_made_small_come_back() {
     let out = folder("compact-near");
     let error = pack(&*plain, &out, Format::Mds, limits, &near, &|_| ()).unwrap_err().to_string();
     assert!(error.contains("t.npy") && error.contains("float32 or float64"), "{error}");
+    assert!(error.contains("--codec t.npy="), "{error}");
+
+    // A codec for one field, another for the others.
+    let codecs = vec![("x.npy".into(), "abs:0.01".into())];
+    let source = packed(&from, "compact-apart", &Small { codecs, ..auto });
+    let (floats, found, _) = epoch(&source, options());
+    assert!(found == tokens && floats != expected);
+    assert!(floats.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 0.01));
 }
 
 #[test]
@@ -139,7 +148,7 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
     let source = open(from.to_str().unwrap(), false).unwrap();
     let words = |quantize: &[(&str, u32)], codec: Option<&str>, format| {
         let quantize = quantize.iter().map(|(name, bits)| ((*name).to_owned(), *bits)).collect();
-        let small = Small { quantize, codec: codec.map(str::to_owned) };
+        let small = Small { quantize, codec: codec.map(str::to_owned), ..Small::default() };
         let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
         pack(&*source, &folder("compact-refused"), format, limits, &small, &|_| ()).unwrap_err().to_string()
     };
@@ -158,16 +167,34 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(dir.join("a.tar"), bytes).unwrap();
     let odd = open(dir.to_str().unwrap(), true).unwrap();
-    let small = Small { quantize: vec![("x.npy".into(), 8)], codec: None };
+    let fortran = folder("compact-fortran");
+    let mut out = std::fs::File::create(fortran.join("a.tar")).unwrap();
+    let header = npy("<f4", "2, 2", &[0; 16]).windows(5).position(|five| five == b"False").unwrap();
+    for id in 0..3 {
+        let mut array = npy("<f4", "2, 2", &[id; 16]);
+        if id == 2 {
+            array[header..header + 5].copy_from_slice(b"True ");
+        }
+        write_member(&mut out, &format!("{id}.x.npy"), &array).unwrap();
+    }
+    std::io::Write::write_all(&mut out, &[0; 1024]).unwrap();
+    let turned = open(fortran.to_str().unwrap(), false).unwrap();
+    let small = Small { quantize: vec![("x.npy".into(), 8)], ..Small::default() };
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
     let error =
         pack(&*odd, &folder("compact-none"), Format::Mds, limits, &small, &|_| ()).unwrap_err().to_string();
+    let all = Small { codec: Some("auto".into()), ..Small::default() };
+    for (what, small) in [("auto", &all), ("quantized", &small)] {
+        let error = pack(&*turned, &folder("compact-none"), Format::Mds, limits, small, &|_| ());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("sample 2 (a.tar") && error.contains("Fortran"), "{what}: {error}");
+    }
     assert!(
         ["sample 17", "a.tar", "x.npy", "value 399 is"].iter().all(|word| error.contains(word)),
         "{error}"
     );
 
-    let small = Small { quantize: vec![("x.npy".into(), 4)], codec: Some("zstd".into()) };
+    let small = Small { quantize: vec![("x.npy".into(), 4)], codec: Some("zstd".into()), ..Small::default() };
     packed(&from, "compact-damaged", &small);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compact-damaged");
     let shard = dir.join("shard.00000.mds");
