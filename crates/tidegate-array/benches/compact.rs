@@ -7,6 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use tidegate_array::entropy::plane_bits;
 use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
 use tidegate_array::sparse::Csr;
 use tidegate_array::tensor_train::{Limit, TensorTrain};
@@ -109,6 +110,8 @@ fn packed() {
     for (name, dtype, elements) in kinds {
         let mut names = codec::candidates(dtype);
         names.extend(if dtype == DType::Float32 { &["abs:1e-2", "abs:1e-3", "abs:1e-4"][..] } else { &[] });
+        // Bits a byte of a source whose bytes have each statistics of their own.
+        let entropy = plane_bits(&elements, dtype.size()) / dtype.size() as f64;
         for codec in names {
             let shape = [elements.len() / dtype.size()];
             let codec = codec::parse(codec, dtype, &shape).unwrap();
@@ -118,8 +121,12 @@ fn packed() {
             let pack = began.elapsed().as_secs_f64();
             let unpack = best(|| codec.decode(&packed, black_box(&mut back)).unwrap());
             let bytes = elements.len() as f64;
+            let gap = match codec.bound() {
+                None => format!("{:.2}", 8.0 * packed.len() as f64 / bytes - entropy),
+                Some(_) => "null".into(),
+            };
             println!(
-                "{{\"codec\": \"{}\", \"of\": \"{name}\", \"ratio\": {:.2}, \"pack_gb_s\": {:.2}, \"unpack_gb_s\": {:.2}}}",
+                "{{\"codec\": \"{}\", \"of\": \"{name}\", \"ratio\": {:.2}, \"gap_bits\": {gap}, \"pack_gb_s\": {:.2}, \"unpack_gb_s\": {:.2}}}",
                 codec.name(),
                 bytes / packed.len() as f64,
                 bytes / pack / 1e9,
