@@ -204,7 +204,6 @@ def train_theirs(path, test, memory):
     from sklearn.datasets import load_svmlight_file
     from sklearn.linear_model import SGDClassifier
 
-    # Of six rates with and without averaging the one that leaves the fewest errors.
     model = SGDClassifier(loss="log_loss", alpha=1e-7, learning_rate="constant", eta0=0.3, average=True, random_state=0)
     size, offset, rows = os.path.getsize(path), 0, 0
     piece = memory // 8

@@ -148,6 +148,15 @@ def test_arrays_of_all_types_come_back(dtype):
         compress.unpack(compress.pack(x, "zstd")[:-3])
 
 
+def test_bytes_that_claim_more_than_memory_has_are_refused():
+    packed = bytearray(compress.pack(np.zeros((1, 1), "uint32"), "zstd"))
+    assert packed[8:16] == np.ones(2, "<u4").tobytes()
+    for sides in ((2**31, 2**11), (2**32 - 1, 2**32 - 1)):
+        packed[8:16] = np.array(sides, "<u4").tobytes()
+        with pytest.raises(tg.DataError, match=r"memory has"):
+            compress.unpack(bytes(packed))
+
+
 def test_bounds_hold_for_whatever_floats_there_are():
     rng = np.random.default_rng(0)
     x = np.concatenate(

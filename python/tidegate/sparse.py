@@ -45,6 +45,8 @@ def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return what is multiplied in the dtype of the entries: floats of any width, and integers that it holds."""
     if dense.dtype == object:
         raise ConfigError("what is multiplied is no array of numbers: give a vector or a dense matrix")
+    if dense.dtype == dtype:
+        return np.ascontiguousarray(dense)
     made = dense.astype(dtype) if np.can_cast(dense.dtype, dtype, "same_kind") else None
     if made is None or (np.issubdtype(dtype, np.integer) and not np.array_equal(made, dense)):
         raise ConfigError(
@@ -172,20 +174,19 @@ class CSR(_Matrix):
         Raises DataError for columns that there are not; rows need not be sorted.
         """
         places, entries = batch[indices], batch[values]
-        if isinstance(places, np.ndarray):
+        if isinstance(places, np.ndarray) and isinstance(entries, np.ndarray):
             # Rows of one length.
-            rows, length = places.shape
-            starts = np.arange(rows + 1, dtype=np.int64) * length
-            width = np.int32 if places.itemsize == 4 else np.int64
-            flat = (places.reshape(-1), np.asarray(entries).reshape(-1))
-            return cls(starts.astype(width), *flat, (rows, columns), sorted=False)
-        if not np.array_equal(places.offsets, entries.offsets):
+            starts, alike = np.arange(len(places) + 1) * places.shape[1], places.shape == entries.shape
+            flat = places.reshape(-1), entries.reshape(-1)
+        else:
+            starts, alike = places.offsets, np.array_equal(places.offsets, entries.offsets)
+            flat = places.values, entries.values
+        if not alike:
             raise ConfigError(
                 f"rows of {indices!r} and {values!r} have other lengths: they are not of the same entries"
             )
-        width = np.int32 if places.values.itemsize == 4 else np.int64
-        starts = places.offsets.astype(width)
-        return cls(starts, places.values, entries.values, (batch.rows, columns), sorted=False)
+        width = np.int32 if flat[0].itemsize == 4 else np.int64
+        return cls(starts.astype(width), *flat, (batch.rows, columns), sorted=False)
 
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
@@ -400,7 +401,10 @@ def product(
     out: npt.NDArray[Any] | None = None
     came = np.zeros(len(loader.source), bool)
     for batch in loader:
-        part = CSR.from_batch(batch, len(matrix), indices=indices, values=values) @ matrix
+        rows = CSR.from_batch(batch, len(matrix), indices=indices, values=values)
+        # Once, not for each batch.
+        matrix = _as(matrix, rows.dtype)
+        part = rows @ matrix
         if out is None:
             out = np.zeros((len(came), *part.shape[1:]), part.dtype)
         ids = batch.indices[batch.mask]

@@ -198,7 +198,7 @@ pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], mut into: &mut [T
 }
 
 /// Whether what a chunk has its decoder allocate before it reads any number is what an honest one needs, for at most `most` numbers: pco
-/// itself would take 256 MiB at the word of a few bytes. Bits, the lowest first (pco's `docs/format.md`): type 8, numbers 24, mode 4 and what it
+/// itself takes a few bytes' word for dictionaries of 2^25 numbers and windows of 2^24. Bits, the lowest first (pco's `docs/format.md`): type 8, numbers 24, mode 4 and what it
 /// has (a base, 8 bits, or the length of a dictionary in 25 bits, to the next byte, and it), delta 4, where that is 2: window 5, state 4.
 fn modest(chunk: &[u8], size: usize, most: usize) -> bool {
     let bits = |at: usize, count: u32| {

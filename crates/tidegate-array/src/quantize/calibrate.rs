@@ -270,9 +270,10 @@ impl Calibrator {
         if channels == 0 {
             return Err(Error::option("a calibrator of no channels: give 1 for whole tensors"));
         }
+        let ends = crate::filled(Some(channels), Ends::NONE)?;
         let histograms = if extent == Extent::Best { channels } else { 0 };
         let histograms = (0..histograms).map(|_| Histogram::new()).collect::<Result<_>>()?;
-        Ok(Self { bits, scheme, ends: vec![Ends::NONE; channels], histograms })
+        Ok(Self { bits, scheme, ends, histograms })
     }
 
     /// Sees more values, in runs of `inner` of the same channel.

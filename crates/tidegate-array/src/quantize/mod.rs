@@ -75,7 +75,7 @@ impl Groups {
         range: std::ops::Range<usize>,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
         let (mut at, run) = (range.start, range.start / self.inner);
-        // A division for each run would take as long as its values.
+        // Counted on, without a division for each run.
         let (mut end, mut group) = ((run + 1).saturating_mul(self.inner), run % self.count);
         std::iter::from_fn(move || {
             let found = (at < range.end).then(|| (at..end.min(range.end), group));
@@ -433,6 +433,8 @@ mod tests {
         let words = |values: &[f32], shape: &[usize], options: &Options| {
             Quantized::new(values, shape, options).unwrap_err().to_string()
         };
+        let many = Calibrator::new(8, Scheme::Affine, Extent::Whole, 1 << 50).map(drop);
+        assert!(many.unwrap_err().to_string().contains("more than memory has"));
         let usual = options(8, Scheme::Affine, Per::Tensor, Extent::Whole);
         assert!(words(&[1.0, f32::NAN], &[2], &usual).contains("value 1 is NaN"));
         assert!(words(&[f32::INFINITY, 0.0], &[2], &usual).contains("value 0 is inf"));

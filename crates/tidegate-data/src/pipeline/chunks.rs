@@ -24,7 +24,7 @@ use super::work::{Own, failed, given_twice};
 use crate::batch::ColumnPlan;
 use crate::batch::row::Needs;
 use crate::cache::{Lease, Lent, Tier};
-use crate::source::{Chunked, Located};
+use crate::source::{Chunked, Located, SourceExt};
 use crate::{Error, Result};
 
 /// A row, while its chunks come.
@@ -236,11 +236,7 @@ impl Row {
                     source.copy(self.at.id, plan.field, chunk, elements, stored)
                 })
             }
-            Err(what) => Err(Error::Sample {
-                place: Box::new(shared.source.place(&self.at)),
-                field: plan.name.clone(),
-                what: what.clone(),
-            }),
+            Err(what) => Err(shared.source.blame(&self.at, &plan.name, what)),
         };
         if let Err(error) = outcome {
             let (at, mut first) = ((column, chunk), lock(&self.error));

@@ -21,7 +21,7 @@ use super::{Failure, OnError, Room, Shared, chunks, lock};
 use crate::batch::row::{Needs, Target, Tools};
 use crate::cache::Tier;
 use crate::order::random::{Purpose, Stream};
-use crate::source::{Located, Value};
+use crate::source::{Located, SourceExt, Value};
 use crate::{Error, Result};
 
 /// How often another sample is tried in place of a failed one.
@@ -178,11 +178,7 @@ pub(super) fn failed(
 
 /// Fills the row of a task.
 fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
-    let sample = |field: &str, what: String| Error::Sample {
-        place: Box::new(shared.source.place(&task.at)),
-        field: field.to_owned(),
-        what,
-    };
+    let sample = |field: &str, what: String| shared.source.blame(&task.at, field, what);
     let range = task.range.clone().map_err(|what| sample("", what))?;
     let bytes = &task.room[range];
     if let Room::Made(_) = &*task.room {

@@ -496,11 +496,11 @@ pub trait SourceExt: Source {
     }
 
     /// What went wrong with a field of a sample, or with all of it where no field is named, with its place.
-    fn blame(&self, at: &Located, field: &str, error: &crate::Error) -> crate::Error {
+    fn blame(&self, at: &Located, field: &str, what: impl std::fmt::Display) -> crate::Error {
         crate::Error::Sample {
             place: Box::new(self.place(at)),
             field: field.to_owned(),
-            what: error.to_string(),
+            what: what.to_string(),
         }
     }
 }

@@ -214,7 +214,7 @@ fn shard(
         if bytes > most {
             let at = &samples.source.locate(&[id])?[0];
             let what = format!("{bytes} bytes, and an MDS shard holds 4 GiB: pack it as tar");
-            return Err(samples.source.blame(at, "", &Error::Decode(what)));
+            return Err(samples.source.blame(at, "", what));
         }
         writer.push(&sample)?;
         id += 1;

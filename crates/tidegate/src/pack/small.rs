@@ -83,7 +83,7 @@ impl Small {
             return Err(Error::Config("no field holds arrays, which a codec is for: leave it out".into()));
         }
         let (at, data) = source.fetch(0)?;
-        let values = source.parse(&at, &data)?;
+        let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
         source
             .schema()
             .iter()
