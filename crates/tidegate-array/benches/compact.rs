@@ -27,7 +27,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 }
 
 fn uniform(i: u64) -> f32 {
-    (tidegate_core::mix(i) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    (tidegate_core::hash::splitmix64(i) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
 }
 
 fn main() {
@@ -72,8 +72,9 @@ fn quantized(count: usize, place: &str) {
 fn sparse() {
     let (rows, of_a_row) = (100_000usize, 100usize);
     let indptr: Vec<u32> = (0..=rows as u32).map(|row| row * of_a_row as u32).collect();
-    let mut indices: Vec<u32> =
-        (0..(rows * of_a_row) as u64).map(|i| (tidegate_core::mix(i) % 100_000) as u32).collect();
+    let mut indices: Vec<u32> = (0..(rows * of_a_row) as u64)
+        .map(|i| (tidegate_core::hash::splitmix64(i) % 100_000) as u32)
+        .collect();
     indices.chunks_mut(of_a_row).for_each(<[u32]>::sort_unstable);
     let data: Vec<f32> = (0..indices.len() as u64).map(uniform).collect();
     let matrix = Csr::new((rows, 100_000), indptr, indices, data).unwrap();
@@ -94,7 +95,9 @@ fn packed() {
         (
             "tokens below 50,000",
             DType::Uint32,
-            (0..count).flat_map(|i| ((tidegate_core::mix(i) % 50_000) as u32).to_le_bytes()).collect(),
+            (0..count)
+                .flat_map(|i| ((tidegate_core::hash::splitmix64(i) % 50_000) as u32).to_le_bytes())
+                .collect(),
         ),
         (
             "smooth floats",
@@ -104,7 +107,9 @@ fn packed() {
         (
             "labels of a volume",
             DType::Uint64,
-            (0..count / 2).flat_map(|i| tidegate_core::mix(i / 700 % 90).to_le_bytes()).collect(),
+            (0..count / 2)
+                .flat_map(|i| tidegate_core::hash::splitmix64(i / 700 % 90).to_le_bytes())
+                .collect(),
         ),
     ];
     for (name, dtype, elements) in kinds {

@@ -5,10 +5,9 @@
 //! Not here: files, formats, threads of the pipeline (`tidegate-data`).
 
 pub mod error;
-mod hash;
+pub mod hash;
 pub mod memory;
 pub mod simd;
-mod sync;
+pub mod sync;
 
 pub use error::{Error, Result};
-pub use hash::mix;

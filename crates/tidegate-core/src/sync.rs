@@ -1,20 +1,22 @@
-//! The locks and atomics of this crate: the standard ones, or loom's under `--cfg loom`.
+//! Locks and atomics: the standard library's, or loom's under `--cfg loom`.
 //!
-//! Flow: imported by the ledger, so that the same code runs in production and under the model checker.
+//! Flow: imported wherever threads meet, so that production and the model checker run the same code.
 //! Memory: holds none.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::{
+pub use loom::sync::{
     Arc, Condvar, Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 #[cfg(not(loom))]
-pub(crate) use std::sync::{
+pub use std::sync::{
     Arc, Condvar, Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 
-/// Locks, and goes on after a panic elsewhere: no section of this crate leaves its data half-written.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks `mutex`, also after another thread panicked while it held it.
+///
+/// Poisoning is ignored on purpose: no critical section of Tidegate leaves its data half-written.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -372,7 +372,7 @@ impl Cpc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::mix;
+    use tidegate_core::hash::splitmix64_finalize;
 
     fn hll(lg_k: u8, values: impl Iterator<Item = u64>) -> Hll {
         let mut sketch = Hll::new(lg_k).unwrap();
@@ -391,7 +391,7 @@ mod tests {
         for (lg_k, n) in [(4, 100), (8, 40), (8, 10_000), (12, 300), (12, 3000), (12, 200_000), (16, 20_000)]
         {
             let mut plain = HllSketch::new(lg_k, HllType::Hll8).unwrap();
-            let values = || (0..2 * n).map(|i| mix(i % n));
+            let values = || (0..2 * n).map(|i| splitmix64_finalize(i % n));
             values().for_each(|value| plain.update(Key::from(value)));
             assert_eq!(hll(lg_k, values()).to_bytes(), plain.serialize(), "lg_k {lg_k}, {n} values");
             let mut theta = Theta::new(lg_k.max(5)).unwrap();
@@ -408,7 +408,8 @@ mod tests {
     #[test]
     fn errors_are_as_published() {
         let (trials, n) = (400, 20_000u64);
-        let distinct = |trial: u64, part: u64| (0..n).map(move |i| mix(trial << 40 | part << 32 | i));
+        let distinct =
+            |trial: u64, part: u64| (0..n).map(move |i| splitmix64_finalize(trial << 40 | part << 32 | i));
         let alone =
             rmse((0..trials).map(|t| hll(12, distinct(t, 0)).estimate(1).unwrap().value / n as f64 - 1.0));
         let theory = 2f64.ln().sqrt() / 64.0;

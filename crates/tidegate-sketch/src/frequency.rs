@@ -10,8 +10,8 @@ use datasketches::frequencies::{ErrorType, FrequentItemValue, FrequentItemsSketc
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::fraction;
 use crate::hash::Key;
-use crate::random::mix;
 use crate::{Error, Result};
+use tidegate_core::hash::splitmix64_finalize;
 
 /// Counts of any values, never too small (Cormode and Muthukrishnan, «An improved data stream summary», 2005).
 ///
@@ -56,7 +56,7 @@ impl CountMin {
     fn places(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
         let (lg_width, shift) = (self.lg_width, 64 - self.lg_width.max(1));
         (0..self.depth).map(move |row| {
-            let odd = mix(row as u64 + 1) | 1;
+            let odd = splitmix64_finalize(row as u64 + 1) | 1;
             let column = if lg_width == 0 { 0 } else { (hash.wrapping_mul(odd) >> shift) as usize };
             (row << lg_width) + column
         })

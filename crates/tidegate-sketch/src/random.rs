@@ -5,16 +5,7 @@
 //!
 //! SplitMix64 (Steele, Lea and Flood, «Fast splittable pseudorandom number generators», OOPSLA 2014).
 
-/// The finalizer of SplitMix64 (Stafford's variant 13): a bijection of 64 bits.
-#[must_use]
-pub const fn mix(mut x: u64) -> u64 {
-    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ x >> 31
-}
-
-/// By what the state of a stream grows with each draw: 2^64 over the golden ratio.
-pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
 /// A stream of draws.
 ///
@@ -30,13 +21,13 @@ impl Draws {
     /// The stream of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(mix(seed ^ 0x7469_6465_6761_7465))
+        Self(splitmix64_finalize(seed ^ 0x7469_6465_6761_7465))
     }
 
     /// The next 64 random bits.
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
-        mix(self.0)
+        splitmix64_finalize(self.0)
     }
 
     /// Uniform in (0, 1], so that its logarithm is finite.

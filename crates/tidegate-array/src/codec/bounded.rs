@@ -223,7 +223,7 @@ mod tests {
 
     /// Values of one kind: smooth, drawn, of all exponents, of any bits.
     fn value(kind: usize, i: u64) -> f32 {
-        let drawn = tidegate_core::mix(i ^ (kind as u64) << 56);
+        let drawn = tidegate_core::hash::splitmix64(i ^ (kind as u64) << 56);
         let uniform = (drawn >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
         match kind {
             0 => (i as f32 * 1e-3).sin() + (i as f32 * 7e-4).cos(),

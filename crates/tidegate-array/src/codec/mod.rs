@@ -153,7 +153,7 @@ mod tests {
             seed: u64, count in 0usize..600, spread in 0u32..64, at in 0usize..13, level in 7i32..10, cut in 0usize..400, flip in 0usize..4000,
         ) {
             let dtype = DType::ALL[at];
-            let drawn = |i: usize| tidegate_core::mix(seed ^ i as u64) >> spread;
+            let drawn = |i: usize| tidegate_core::hash::splitmix64(seed ^ i as u64) >> spread;
             let elements: Vec<u8> =
                 (0..count).flat_map(|i| drawn(i).to_le_bytes()[..dtype.size()].to_vec()).collect();
             let mut names: Vec<String> = candidates(dtype).into_iter().map(str::to_owned).collect();

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn chunks_that_claim_too_much_are_refused_and_honest_ones_are_not() {
-        let drawn = |i: u64| tidegate_core::mix(i);
+        let drawn = |i: u64| tidegate_core::hash::splitmix64(i);
         let few: Vec<u64> = (0..20_000).map(|i| drawn(drawn(i) % 50)).collect();
         let again: Vec<u64> = (0..600_000).map(|i| drawn(i % 30_000)).collect();
         let usual = ChunkConfig::default();

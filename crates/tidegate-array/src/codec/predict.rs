@@ -314,7 +314,7 @@ mod tests {
         fn floats_come_back_within_the_bound(shape in proptest::collection::vec(1usize..12, 0..4), arrays in 0usize..4, seed: u64, wild: bool) {
             let count = arrays * shape.iter().product::<usize>();
             let drawn = |i: usize| {
-                let drawn = tidegate_core::mix(seed ^ i as u64);
+                let drawn = tidegate_core::hash::splitmix64(seed ^ i as u64);
                 if wild { f32::from_bits(drawn as u32) } else { (drawn >> 40) as f32 / 1e6 }
             };
             let values: Vec<f32> = (0..count).map(drawn).collect();
@@ -344,7 +344,8 @@ mod tests {
             Predictor::best(&values, &[64, 64], Steps::new(STEP, 0.010_001)),
             Predictor::Interpolation
         );
-        let noise: Vec<f32> = (0..4096).map(|i| (tidegate_core::mix(i) % 1000) as f32 - 500.0).collect();
+        let noise: Vec<f32> =
+            (0..4096).map(|i| (tidegate_core::hash::splitmix64(i) % 1000) as f32 - 500.0).collect();
         assert_eq!(Predictor::best(&noise, &[4096], Steps::new(STEP, 0.010_001)), Predictor::Differences(0));
     }
 }

@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn drawn(seed: u64, count: usize) -> Vec<u8> {
-        (0..count as u64).map(|i| tidegate_core::mix(seed ^ i) as u8).collect()
+        (0..count as u64).map(|i| tidegate_core::hash::splitmix64(seed ^ i) as u8).collect()
     }
 
     /// Runs of whole lines, long ones, and such as are never streamed.

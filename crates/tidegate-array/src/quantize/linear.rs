@@ -79,7 +79,7 @@ fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [
 
 /// A number of \[0, 1) for a place: 24 bits of the finalizer of SplitMix64 over both.
 fn uniform(seed: u64, place: u64) -> f32 {
-    let mixed = tidegate_core::mix(seed ^ tidegate_core::mix(place));
+    let mixed = tidegate_core::hash::splitmix64(seed ^ tidegate_core::hash::splitmix64(place));
     (mixed >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }
 

@@ -261,7 +261,8 @@ mod tests {
 
     /// Numbers of the normal distribution, by Box and Muller, and the same on every machine.
     fn gaussian(count: usize) -> Vec<f32> {
-        let uniform = |i: u64| ((tidegate_core::mix(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let uniform =
+            |i: u64| ((tidegate_core::hash::splitmix64(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let pair = |i: u64| {
             let (radius, angle) =
                 ((-2.0 * uniform(2 * i).ln()).sqrt(), std::f64::consts::TAU * uniform(2 * i + 1));
@@ -366,7 +367,7 @@ mod tests {
             scale in -60i32..60, shift in -3f32..3.0, alike in 0u32..4,
         ) {
             let (shape, count) = ([a, b, c], a * b * c);
-            let drawn = |i: usize| (tidegate_core::mix(seed ^ i as u64) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            let drawn = |i: usize| (tidegate_core::hash::splitmix64(seed ^ i as u64) >> 40) as f32 / (1 << 23) as f32 - 1.0;
             let values: Vec<f32> = (0..count)
                 .map(|i| if alike == 0 { shift } else { (drawn(i) + shift) * 2f32.powi(scale) })
                 .collect();

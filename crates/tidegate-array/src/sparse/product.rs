@@ -353,7 +353,7 @@ mod tests {
     fn threads_do_not_change_the_product() {
         let (rows, cols) = (3000, 500);
         let entry = |i: u64| {
-            let drawn = tidegate_core::mix(i);
+            let drawn = tidegate_core::hash::splitmix64(i);
             // Rows of very different lengths.
             ((drawn % 3000 * (drawn >> 20) % 3000) as usize, (drawn >> 40) as usize % cols, 1i32)
         };

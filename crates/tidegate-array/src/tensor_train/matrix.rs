@@ -170,7 +170,7 @@ mod tests {
         fn products_and_rows_are_those_of_the_matrix(digits in proptest::collection::vec((1usize..5, 1usize..4), 1..5), seed: u64) {
             let (rows, cols): (Vec<_>, Vec<_>) = digits.into_iter().unzip();
             let (height, width) = (rows.iter().product::<usize>(), cols.iter().product::<usize>());
-            let drawn = |i: u64| (tidegate_core::mix(seed ^ i) >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+            let drawn = |i: u64| (tidegate_core::hash::splitmix64(seed ^ i) >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
             let matrix: Vec<f64> = (0..(height * width) as u64).map(drawn).collect();
             let table = TtMatrix::decompose(&matrix, &rows, &cols, Limit { tolerance: 0.0, rank: None }).unwrap();
             let x: Vec<f64> = (0..width as u64).map(|i| drawn(i + (1 << 40))).collect();

@@ -412,7 +412,9 @@ mod tests {
     fn array() -> impl Strategy<Value = (Vec<usize>, Vec<f64>)> {
         (proptest::collection::vec(1usize..7, 1..6), any::<u64>(), 0usize..4, -200i32..200).prop_map(
             |(shape, seed, rank, scale)| {
-                let drawn = |i: u64| (tidegate_core::mix(seed ^ i) >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+                let drawn = |i: u64| {
+                    (tidegate_core::hash::splitmix64(seed ^ i) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+                };
                 let count: usize = shape.iter().product();
                 let values: Vec<f64> = if rank == 0 {
                     (0..count as u64).map(drawn).collect()

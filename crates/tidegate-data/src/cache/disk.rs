@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tidegate_core::sync::lock;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock, statvfs};
 use rustix::io::Errno;
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::memory::PAGE_BYTES;
 use tidegate_core::memory::size::mib;
 
-use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table, lock};
+use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table};
 use super::{Records, edition};
 use crate::source::read::{ReadMode, direct_works, open_file};
 use crate::source::{Access, Chunked, Extremes, Source};

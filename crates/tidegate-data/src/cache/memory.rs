@@ -12,19 +12,21 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tidegate_core::sync::lock;
 
+use tidegate_core::hash::splitmix64;
 use tidegate_core::memory::{Account, Budget, Grant, Lease, Log, PAGE_BYTES, Priority, Reclaim};
 
 use super::codec::{Codec, Packer, Probe};
-use super::{Near, Rule, Share, Tier, mix};
+use super::{Near, Rule, Share, Tier};
 
 /// The largest segment; a tier has 16 of them if it is small.
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// What the table takes at most for each place it has room for: a key, a place and a tag, in powers of two 7/8 full.
 const PLACE_BYTES: u64 = 32;
 
-/// Spreads keys by [`mix`].
+/// Spreads keys by [`splitmix64`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mix(u64);
 
@@ -33,10 +35,10 @@ impl Hasher for Mix {
         self.0
     }
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.0 = mix(self.0 ^ u64::from(byte)));
+        bytes.iter().for_each(|&byte| self.0 = splitmix64(self.0 ^ u64::from(byte)));
     }
     fn write_u64(&mut self, key: u64) {
-        self.0 = mix(key);
+        self.0 = splitmix64(key);
     }
 }
 
@@ -147,7 +149,7 @@ impl Memory {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn fitting(&self, limit: u64, packing: &Packing) -> Share {

@@ -365,7 +365,7 @@ mod tests {
         for (share, processes) in
             [(100, 1), (100, 4), (100, 8), (300, 1), (300, 4), (300, 8), (500, 1), (500, 4), (500, 8)]
         {
-            let drawn = |i: u64| (tidegate_core::mix(i) % objects) as u32;
+            let drawn = |i: u64| (tidegate_core::hash::splitmix64(i) % objects) as u32;
             let accesses: Vec<u32> = (0..16_000 / processes).map(drawn).collect();
             let count = accesses.len() as f64;
             let (own, common) = (hits(&accesses, share / processes) / count, share as f64 / objects as f64);

@@ -20,8 +20,8 @@ pub mod node;
 mod records;
 mod repeated;
 
+use tidegate_core::hash::splitmix64;
 pub use tidegate_core::memory::Lease;
-use tidegate_core::mix;
 
 use self::codec::Codec;
 pub use self::disk::DiskCache;
@@ -142,11 +142,11 @@ impl Share {
     }
 
     fn has(self, key: u64) -> bool {
-        mix(key) <= self.0
+        splitmix64(key) <= self.0
     }
 
     /// Whether the share of as many keys, taken from the other end of the order, has this one.
     fn has_from_the_end(self, key: u64) -> bool {
-        !mix(key) <= self.0
+        !splitmix64(key) <= self.0
     }
 }

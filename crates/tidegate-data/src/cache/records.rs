@@ -16,11 +16,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
+use tidegate_core::sync::lock;
 
 use rustix::io::Errno;
+use tidegate_core::hash::splitmix64;
 
-use super::{Share, Tier, mix};
+use super::{Share, Tier};
 use crate::source::read::{Extent, ReadMode, aligned, read_open, staging_bytes};
 
 /// What comes before an object: its key u64, its length u32, a checksum over all u32.
@@ -130,7 +132,7 @@ impl Table {
 
     /// Looks at the slots where a key may be until `found` says so: its place in the file, and what is in it.
     fn look<T>(&self, key: u64, found: impl Fn(u64, u64) -> Option<T>) -> Option<T> {
-        let first = mix(key);
+        let first = splitmix64(key);
         for probe in 0..PROBES {
             let (at, slots) = self.bucket(first.wrapping_add(probe)).ok()?;
             let hit = slots.iter().enumerate().find_map(|(i, &slot)| found(at + 8 * i as u64, slot));
@@ -143,7 +145,7 @@ impl Table {
 
     /// The part of the hash that a slot has, shifted.
     fn tag(key: u64) -> u64 {
-        mix(!key) & !PLACE
+        splitmix64(!key) & !PLACE
     }
 
     fn find(&self, key: u64) -> Option<Spot> {
@@ -157,8 +159,8 @@ impl Table {
     fn insert(&self, key: u64, place: u64) -> bool {
         let free = self.look(key, |slot, word| (word == 0 || word == CLEARED).then_some(slot));
         // A table that is half full always has a free slot; one of garbage gets better this way.
-        let slot =
-            free.unwrap_or_else(|| self.start + mix(key) % self.buckets * BUCKET_BYTES + 8 * (key % 8));
+        let slot = free
+            .unwrap_or_else(|| self.start + splitmix64(key) % self.buckets * BUCKET_BYTES + 8 * (key % 8));
         let word = Self::tag(key) | (place / ALIGN_BYTES + 1);
         self.file.write_all_at(&word.to_le_bytes(), slot).is_ok()
     }
@@ -206,10 +208,6 @@ pub struct Records {
     bad: Mutex<BTreeSet<u32>>,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Records {
     /// A tier for `count` objects of `total_bytes`.
     pub(super) fn new(
@@ -225,7 +223,7 @@ impl Records {
             share: Mutex::new(Share::fitting(limit, total_bytes, count)),
             segments,
             table,
-            dataset: mix(dataset),
+            dataset: splitmix64(dataset),
             total_bytes,
             count,
             writer: Mutex::default(),
@@ -282,7 +280,7 @@ impl Records {
 
     /// Of the objects of two datasets no two have the same one, as hashes go.
     fn key(&self, id: u64) -> u64 {
-        mix(id ^ self.dataset)
+        splitmix64(id ^ self.dataset)
     }
 
     /// Memory has the first of the objects in the order of their hash, and the disk the last, so that they have different ones

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::iter::Peekable;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tidegate_core::sync::lock;
 
 use quick_cache::unsync::Cache;
 use quick_cache::{Lifecycle, Weighter};
@@ -198,7 +199,7 @@ impl Repeated {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// What it takes to judge an epoch of `count` accesses, unless that is too much.
@@ -428,7 +429,7 @@ mod tests {
     fn accesses(seed: u64, count: usize) -> Vec<u64> {
         let mut draw = seed;
         let mut next = || {
-            draw = super::super::mix(draw);
+            draw = tidegate_core::hash::splitmix64(draw);
             draw % OBJECTS
         };
         (0..count).map(|_| next() * next() / OBJECTS).collect()

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
+use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
-use tidegate_sketch::random::{GOLDEN, mix};
 
 use super::random::{Purpose, Stream};
 use super::{Epoch, Foresight, Order};
@@ -37,7 +37,7 @@ impl Words {
     /// The word of a position.
     #[must_use]
     pub fn at(self, position: u64) -> u64 {
-        mix(self.0.wrapping_add(position.wrapping_add(1).wrapping_mul(GOLDEN)))
+        splitmix64_finalize(self.0.wrapping_add(position.wrapping_add(1).wrapping_mul(GOLDEN)))
     }
 
     /// Uniform in `0..n`, off by at most n / 2^64.
@@ -108,7 +108,7 @@ impl Order for Even {
     }
 
     fn print(&self, _: u64) -> Option<u64> {
-        Some(mix(self.seed ^ mix(self.samples ^ 0x45)))
+        Some(splitmix64_finalize(self.seed ^ splitmix64_finalize(self.samples ^ 0x45)))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
@@ -159,7 +159,7 @@ impl Alias {
                     "the weight of id {id} is {w}: weights are finite and not negative"
                 )));
             }
-            print = mix(print.rotate_left(1) ^ w.to_bits());
+            print = splitmix64_finalize(print.rotate_left(1) ^ w.to_bits());
             // Compensated: of 10^8 weights the last would else be lost on the sum.
             let y = w - lost;
             let t = sum + y;
@@ -275,7 +275,7 @@ impl Order for Weighted {
     }
 
     fn print(&self, _: u64) -> Option<u64> {
-        Some(mix(self.seed ^ self.table.print))
+        Some(splitmix64_finalize(self.seed ^ self.table.print))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
@@ -311,8 +311,8 @@ impl Pace {
     fn print(self) -> u64 {
         match self {
             Self::Linear => 0,
-            Self::Root => mix(1),
-            Self::Step(steps) => mix(2 + u64::from(steps)),
+            Self::Root => splitmix64_finalize(1),
+            Self::Step(steps) => splitmix64_finalize(2 + u64::from(steps)),
         }
     }
 }
@@ -375,7 +375,7 @@ impl Curriculum {
         let print = ids
             .iter()
             .fold(start.to_bits() ^ epochs.to_bits().rotate_left(9) ^ pace.print(), |print, &id| {
-                mix(print ^ u64::from(id))
+                splitmix64_finalize(print ^ u64::from(id))
             });
         Ok(Self { ids: Arc::new(ids.into()), print, start, epochs, pace, positions, runs, seed, memory })
     }
@@ -411,7 +411,7 @@ impl Order for Curriculum {
     }
 
     fn print(&self, _: u64) -> Option<u64> {
-        Some(mix(self.seed ^ self.print))
+        Some(splitmix64_finalize(self.seed ^ self.print))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {

@@ -8,11 +8,12 @@
 //! Until a boundary nothing that is fed back has a say: so an epoch is known when it begins, resumes, and is planned; not the one after it.
 //! References: Katharopoulos and Fleuret, «Not all samples are created equal», 2018 (importance, and when it pays); Lin et al., «Focal loss», 2017.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
 use serde::Serialize;
+use tidegate_core::hash::splitmix64_finalize;
 use tidegate_core::memory::{Budget, Grant};
-use tidegate_sketch::random::mix;
 
 use super::drawn::{Alias, Words, check, drawn, reserve};
 use super::permutation::Permutation;
@@ -94,13 +95,11 @@ struct Snapshot {
     sum: f64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What tells losses at the beginning of an epoch, and what a rule makes of them, from others.
 fn print_of(losses: &[f32], epoch: u64, rule: u64) -> u64 {
-    losses.iter().fold(mix(epoch ^ rule), |print, loss| mix(print.rotate_left(1) ^ u64::from(loss.to_bits())))
+    losses.iter().fold(splitmix64_finalize(epoch ^ rule), |print, loss| {
+        splitmix64_finalize(print.rotate_left(1) ^ u64::from(loss.to_bits()))
+    })
 }
 
 impl Rule {
@@ -275,7 +274,7 @@ impl Fed {
         };
         [kind, value.to_bits(), self.even.to_bits(), self.newness.to_bits()]
             .into_iter()
-            .fold(0, |print, word| mix(print ^ word))
+            .fold(0, |print, word| splitmix64_finalize(print ^ word))
     }
 
     fn probability(&self, snapshot: &Snapshot, id: usize) -> f64 {
@@ -362,7 +361,7 @@ impl Order for Fed {
         let begun = known.snapshot.as_ref().filter(|snapshot| snapshot.epoch == epoch);
         let print = begun
             .map_or_else(|| print_of(&known.losses, epoch, self.rule_print()), |snapshot| snapshot.print);
-        Some(mix(print ^ mix(self.seed)))
+        Some(splitmix64_finalize(print ^ splitmix64_finalize(self.seed)))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {

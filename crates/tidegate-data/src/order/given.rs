@@ -6,7 +6,8 @@
 //! A list is known when the epoch begins, so what to keep is planned by Belady's rule. Of an iterator nothing is known before
 //! it is asked, and it is asked no further ahead than there are batches: it may depend on what training did.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
@@ -87,10 +88,6 @@ pub struct Given {
     /// The lists of this epoch and the next, so that each is asked for once.
     lists: Mutex<Vec<(u64, Arc<[u64]>)>>,
     memory: Grant,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Given {

@@ -8,10 +8,11 @@
 //! [`Order::mixing`] says what is left. The curve is Morton's (Z order).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
+use tidegate_core::hash::splitmix64_finalize;
 use tidegate_core::memory::{Budget, Grant};
-use tidegate_sketch::random::mix;
 
 use super::drawn::reserve;
 use super::quality::{Quality, measure};
@@ -123,7 +124,9 @@ impl Order for Near {
         Some(Arc::new(Self { inner, ..self.clone() }))
     }
     fn print(&self, epoch: u64) -> Option<u64> {
-        Some(mix(self.inner.print(epoch).unwrap_or(0) ^ mix(self.window ^ self.places << 40)))
+        Some(splitmix64_finalize(
+            self.inner.print(epoch).unwrap_or(0) ^ splitmix64_finalize(self.window ^ self.places << 40),
+        ))
     }
     fn mixing(&self, batch: u64) -> Result<Option<[Quality; 2]>> {
         let places = self.grid.counts.iter().product();
@@ -160,7 +163,7 @@ struct NearEpoch {
 impl NearEpoch {
     /// The ids of a window, sorted.
     fn window(&self, number: u64) -> Result<Window> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if let Some((_, ids)) = kept.iter().find(|(known, _)| *known == number) {
             return Ok(Arc::clone(ids));
         }
@@ -170,7 +173,7 @@ impl NearEpoch {
         }
         let start = number * self.order.window;
         let end = (start + self.order.window).min(self.order.len());
-        let _turn = self.order.sorting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&self.order.sorting);
         let mut ids = Vec::with_capacity((end - start) as usize);
         for position in start..end {
             ids.push(self.inner.id(position)?);

@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
+use tidegate_core::hash::splitmix64_finalize;
 use tidegate_core::memory::{Budget, Grant};
-use tidegate_sketch::random::mix;
 
 use super::drawn::{Alias, Words, reserve};
 use super::{Epoch, Foresight, Order};
@@ -106,9 +106,10 @@ impl Boxes {
             let own = place(i);
             sorted.extend_from_slice(own);
             weights.push(weight);
-            print = mix(print ^ class.cast_unsigned()).rotate_left(1) ^ u64::from(weight.to_bits());
+            print = splitmix64_finalize(print ^ class.cast_unsigned()).rotate_left(1)
+                ^ u64::from(weight.to_bits());
             own.iter().for_each(|&(low, len)| {
-                print = mix(print ^ (u64::from(low.cast_unsigned()) << 32 | u64::from(len)))
+                print = splitmix64_finalize(print ^ (u64::from(low.cast_unsigned()) << 32 | u64::from(len)))
             });
         }
         classes.push((0, boxes.len()));
@@ -237,8 +238,8 @@ impl Patches {
             Ok((start, Alias::new(weights.len(), |i| f64::from(weights[i]), budget)?))
         };
         let of: Vec<(usize, Alias)> = boxes.classes.windows(2).map(table).collect::<Result<_>>()?;
-        let mut print = mix(boxes.print);
-        weights.iter().for_each(|weight| print = mix(print ^ weight.to_bits()));
+        let mut print = splitmix64_finalize(boxes.print);
+        weights.iter().for_each(|weight| print = splitmix64_finalize(print ^ weight.to_bits()));
         for axis in &lattice {
             let words = [
                 axis.first.cast_unsigned(),
@@ -246,7 +247,7 @@ impl Patches {
                 axis.count,
                 axis.patch.cast_unsigned(),
             ];
-            words.iter().for_each(|&word| print = mix(print ^ word));
+            words.iter().for_each(|&word| print = splitmix64_finalize(print ^ word));
         }
         let (lattice, of, classes) = (lattice.into(), of.into(), Arc::new(classes));
         Ok(Self { boxes, lattice, classes, of, positions, seed, print, memory: Arc::new(memory) })
@@ -277,7 +278,7 @@ impl Order for Patches {
     }
 
     fn print(&self, _: u64) -> Option<u64> {
-        Some(mix(self.seed ^ self.print))
+        Some(splitmix64_finalize(self.seed ^ self.print))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
@@ -311,7 +312,7 @@ impl Epoch for PatchEpoch {
             let (min, max) = lattice.around(i64::from(low), i64::from(len));
             let step = (u128::from(word) * u128::from(max - min + 1)) >> 64;
             id = id * lattice.count + min + step as u64;
-            word = mix(word);
+            word = splitmix64_finalize(word);
         }
         Ok(id)
     }

@@ -6,7 +6,7 @@
 //! Eight rounds with 64-bit keys on the least power of two that holds n, walking cycles until the image is below n
 //! (less than two steps on average). Four rounds are measurably biased for pairs; see `quality`.
 
-use tidegate_sketch::random::mix;
+use tidegate_core::hash::splitmix64_finalize;
 
 use super::random::{Purpose, Stream};
 
@@ -81,7 +81,7 @@ impl Feistel {
         let (mut a, mut b) = (x >> b_bits, x & ((1 << b_bits) - 1));
         for key in self.keys {
             // (a, b) -> (b, a ^ F(b)): the new right half has the width of the old left one.
-            let mixed = a ^ (mix(b ^ key) >> (64 - a_bits));
+            let mixed = a ^ (splitmix64_finalize(b ^ key) >> (64 - a_bits));
             (a, b) = (b, mixed);
             (a_bits, b_bits) = (b_bits, a_bits);
         }

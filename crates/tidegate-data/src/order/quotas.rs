@@ -11,10 +11,11 @@
 //! undersampled ones take turns.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
+use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 use tidegate_core::memory::{Budget, Grant};
-use tidegate_sketch::random::{GOLDEN, mix};
 
 use super::drawn::{Words, drawn, reserve};
 use super::permutation::{LISTED_BELOW, Permutation};
@@ -57,7 +58,7 @@ impl Classes {
         for (id, &label) in (0..).zip(labels) {
             ids[next[label as usize] as usize] = id;
             next[label as usize] += 1;
-            print = mix(print ^ u64::from(label));
+            print = splitmix64_finalize(print ^ u64::from(label));
         }
         Ok(Self { starts, ids: Some(ids.into()), print, memory: Some(memory) })
     }
@@ -78,7 +79,7 @@ impl Classes {
             Some(*at)
         });
         let starts: Vec<u64> = std::iter::once(0).chain(ends).collect();
-        let print = starts.iter().fold(1, |print, start| mix(print ^ start));
+        let print = starts.iter().fold(1, |print, start| splitmix64_finalize(print ^ start));
         Ok(Self { starts, ids: None, print, memory: None })
     }
 
@@ -303,8 +304,9 @@ impl Order for Quotas {
     }
 
     fn print(&self, _: u64) -> Option<u64> {
-        let quotas = self.quotas.iter().fold(self.classes.print, |print, &quota| mix(print ^ quota));
-        Some(mix(quotas ^ self.seed ^ self.block.rotate_left(32)))
+        let quotas =
+            self.quotas.iter().fold(self.classes.print, |print, &quota| splitmix64_finalize(print ^ quota));
+        Some(splitmix64_finalize(quotas ^ self.seed ^ self.block.rotate_left(32)))
     }
 
     fn reseeded(&self, seed: u64) -> Option<Arc<dyn Order>> {
@@ -349,7 +351,7 @@ impl Tree {
             }
             let middle = from + (to - from) / 2;
             let (left, all) = (self.before[middle] - self.before[from], self.before[to] - self.before[from]);
-            let key = mix(self.key ^ mix((from as u64) << 32 | to as u64));
+            let key = splitmix64_finalize(self.key ^ splitmix64_finalize((from as u64) << 32 | to as u64));
             let of_left = match 2 * left <= all {
                 true => of_smaller(n, left, all, key),
                 false => n - of_smaller(n, all - left, all, key),
@@ -368,7 +370,7 @@ fn of_smaller(n: u64, smaller: u64, all: u64, key: u64) -> u64 {
     if whole == smaller {
         return whole;
     }
-    let drawn = mix(key.wrapping_add(whole.wrapping_mul(GOLDEN))) >> 33;
+    let drawn = splitmix64_finalize(key.wrapping_add(whole.wrapping_mul(GOLDEN))) >> 33;
     let unit = u128::from(whole) << 32 | u128::from(drawn);
     let place = (unit * u128::from(all) / u128::from(smaller)) >> 32;
     whole + u64::from(place < u128::from(n))
@@ -435,7 +437,7 @@ const TREE_LANE: u64 = 1 << 62;
 impl Epoch for QuotasEpoch {
     fn id(&self, position: u64) -> Result<u64> {
         let block = position / self.order.block;
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = lock(&self.blocks);
         if blocks.at != Some(block) {
             self.make(block, &mut blocks);
         }

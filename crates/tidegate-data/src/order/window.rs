@@ -8,7 +8,7 @@ use super::Epoch;
 use super::permutation::Permutation;
 use crate::Result;
 use std::sync::Mutex;
-use std::sync::PoisonError;
+use tidegate_core::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct WindowEpoch {
@@ -123,7 +123,7 @@ impl Epoch for WindowEpoch {
         let (start, len) = self.part(part);
         let window = place / self.samples;
         let size = self.samples.min(len - window * self.samples);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         let slot = &mut current[part as usize];
         let inside = match slot {
             Some((w, permutation)) if *w == window => permutation.apply(place % self.samples),

@@ -12,13 +12,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::Staged;
 
 use super::Shared;
 use super::feed::Queued;
 use super::filling::Filling;
-use super::lock;
 use super::stats::add;
 use super::work::{Own, failed, given_twice};
 use crate::batch::ColumnPlan;

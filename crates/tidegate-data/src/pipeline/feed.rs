@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
 
@@ -16,7 +17,7 @@ use super::filling::{Filling, Shape, ragged_columns};
 use super::reading::{Kept, Read, fetch};
 use super::stats::add;
 use super::work::{Job, Task};
-use super::{Room, Shared, Starved, lock, plan};
+use super::{Room, Shared, Starved, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
 use crate::cache::{Lease, Lent, Near, Spot};

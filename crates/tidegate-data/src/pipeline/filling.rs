@@ -8,12 +8,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::{Block, Piece, Pieces, SlabItem};
 
 use super::mapping::apply;
 use super::observing::Note;
-use super::{Beside, Delivered, Done, Failure, OnError, Shared, lock};
+use super::{Beside, Delivered, Done, Failure, OnError, Shared};
 use crate::batch::geometry::Draw;
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};

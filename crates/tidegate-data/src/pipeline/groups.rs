@@ -10,10 +10,10 @@
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::{Account, Block, Budget, Priority};
 
-use super::lock;
 use crate::batch::Layout;
 use crate::source::{Grouped, Located, ReadMode};
 use crate::{Error, Result};

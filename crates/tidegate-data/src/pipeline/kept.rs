@@ -8,7 +8,8 @@
 //! first samples, and until then nothing is kept.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tidegate_core::sync::lock;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::memory::{Account, Budget, Grant, Priority, WeakSlab};
@@ -180,7 +181,7 @@ impl Costs {
 
 impl Samples {
     fn limit(&self) -> MutexGuard<'_, u64> {
-        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.limit)
     }
 
     fn is(&self, keep: Keep) -> bool {

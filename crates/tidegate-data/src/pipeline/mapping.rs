@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use tidegate_core::sync::lock;
 
-use super::{BatchMap, Beside, Delivered, Done, Shared, lock};
+use super::{BatchMap, Beside, Delivered, Done, Shared};
 use crate::batch::Batch;
 use crate::{Error, Result};
 

@@ -8,11 +8,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
+use tidegate_core::sync::lock;
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
-
-use super::lock;
 
 #[derive(Debug)]
 pub(super) struct Ring<T> {

@@ -5,8 +5,8 @@
 
 use std::sync::Mutex;
 use std::time::Instant;
+use tidegate_core::sync::lock;
 
-use super::lock;
 use crate::source::{Located, Source};
 
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Grant, Priority};
@@ -17,7 +18,7 @@ use super::filling::Filling;
 use super::observing::{Made, Sample};
 use super::plan::sample_room;
 use super::stats::add;
-use super::{Failure, OnError, Room, Shared, chunks, lock};
+use super::{Failure, OnError, Room, Shared, chunks};
 use crate::batch::row::{Needs, Target, Tools};
 use crate::cache::Tier;
 use crate::order::random::{Purpose, Stream};

@@ -11,8 +11,9 @@ use std::io::Read;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tidegate_core::sync::lock;
 
 use super::index::{Builder, Entry, Index, ShardMeta};
 use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
@@ -103,7 +104,7 @@ impl Archive {
 
     fn read_packed(&self, at: &Entry, len: u64, into: &mut [u8]) -> Result<Range<usize>> {
         let path = self.files.path(at.shard)?;
-        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cursor = lock(&self.cursor);
         if cursor.as_ref().is_none_or(|c| c.shard != at.shard || c.at > at.offset) {
             *cursor = None;
             *cursor = Some(Cursor { shard: at.shard, stream: decompress(&self.files, at.shard)?, at: 0 });

@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+use tidegate_core::sync::lock;
 
 use rustix::fs::{Advice, fadvise};
 use tidegate_core::memory::PAGE_BYTES;
@@ -197,7 +198,7 @@ struct Making<'a> {
 
 impl Making<'_> {
     fn failed(&self) -> MutexGuard<'_, Option<Error>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failed)
     }
 
     /// The next ids; none at the end, or after a failure.

@@ -9,7 +9,8 @@
 
 use std::io::Read;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use tidegate_core::sync::lock;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
@@ -159,7 +160,7 @@ impl Reading {
         place: u64,
         check: impl FnOnce(&mut Chunk) -> Result<(), String>,
     ) -> parquet::errors::Result<()> {
-        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut chunks = lock(&self.chunks);
         let chunk = chunks.iter_mut().find(|chunk| chunk.place.contains(&place));
         chunk.map_or(Ok(()), check).map_err(|what| external(self.file.wrong(place, &what)))
     }

@@ -11,8 +11,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tidegate_core::sync::lock;
 
 use futures_util::{StreamExt, TryStreamExt};
 pub(crate) use object_store::path::Path as Key;
@@ -131,7 +132,7 @@ impl Store {
 
     /// A connection of this process.
     fn connection(&self) -> io::Result<Arc<Connection>> {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = lock(&self.connection);
         let process = std::process::id();
         if let Some(connection) = connection.as_ref().filter(|c| c.process == process) {
             return Ok(Arc::clone(connection));

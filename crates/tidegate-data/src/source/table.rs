@@ -9,8 +9,9 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tidegate_core::sync::lock;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
@@ -193,7 +194,7 @@ impl Table {
     }
 
     fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<dyn Shard>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if let Some((shard, reader)) = &*open
             && *shard == number
         {
@@ -412,7 +413,7 @@ impl Source for Table {
         self.index.locate(ids)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         let group = self.group_of(at);
         if kept.as_ref().is_none_or(|(k, _)| *k != group) {
             let mut bytes = kept.take().map(|(_, bytes)| bytes).unwrap_or_default();

@@ -79,8 +79,9 @@ impl Tokens {
         let kind =
             Kind::NdArray { dtype: Some(dtype.name().to_owned()), shape: Some(vec![length as usize + 1]) };
         let schema = vec![Field { name: "tokens".into(), kind }];
-        let fingerprint =
-            [length, dtype.size() as u64].iter().fold(identity, |hash, word| tidegate_core::mix(hash ^ word));
+        let fingerprint = [length, dtype.size() as u64]
+            .iter()
+            .fold(identity, |hash, word| tidegate_core::hash::splitmix64(hash ^ word));
         Ok(Arc::new(Self { name: url.to_owned(), files, spans, dtype, length, schema, fingerprint }))
     }
 

@@ -8,11 +8,15 @@
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::positive;
-use crate::random::{Draws, mix};
+use tidegate_core::hash::splitmix64_finalize;
+
+use crate::random::Draws;
 use crate::{Error, Result};
 
 fn key(table: usize, parts: impl Iterator<Item = u64>) -> u64 {
-    parts.fold(mix(table as u64 + 1), |key, part| mix(key.rotate_left(7) ^ part))
+    parts.fold(splitmix64_finalize(table as u64 + 1), |key, part| {
+        splitmix64_finalize(key.rotate_left(7) ^ part)
+    })
 }
 
 /// Signatures that agree on all rows of a band become candidates.
@@ -157,7 +161,7 @@ impl Projections {
     pub fn new(dimensions: usize, width: f64, lines: usize, tables: usize, seed: u64) -> Result<Self> {
         let width = positive("width", width)?;
         let directions = Directions::new(dimensions, lines, tables, seed)?;
-        let mut draws = Draws::new(mix(seed));
+        let mut draws = Draws::new(splitmix64_finalize(seed));
         let offsets = (0..lines * tables).map(|_| (draws.positive() * width) as f32).collect();
         Ok(Self { directions, width: width as f32, offsets })
     }
@@ -311,7 +315,7 @@ mod tests {
             let hits = (0..runs)
                 .filter(|seed| {
                     let keys = |ids: &mut dyn Iterator<Item = u64>| {
-                        let set: Vec<u64> = ids.map(|i| mix(seed << 32 | i)).collect();
+                        let set: Vec<u64> = ids.map(|i| splitmix64_finalize(seed << 32 | i)).collect();
                         bands.keys(&MinHash::of(&set, 112).unwrap().words()).unwrap()
                     };
                     let mut index = Index::default();

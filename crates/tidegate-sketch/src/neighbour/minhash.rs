@@ -7,8 +7,8 @@
 //! hashes for t slots, where the classical scheme takes n·t, and the estimate is unbiased all the same.
 
 use crate::hash::hash_bytes;
-use crate::random::{GOLDEN, mix};
 use crate::{Error, Result};
+use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
 /// A summary of a set of hashes.
 ///
@@ -26,7 +26,7 @@ pub struct MinHash(Vec<u64>);
 fn drawn(element: u64, round: u64) -> u64 {
     // Numbers that are no hashes would leave their pattern in one product.
     let spread = element.wrapping_mul(GOLDEN);
-    let wide = u128::from(spread ^ spread >> 32 ^ mix(round)) * 0xA076_1D64_78BD_642F;
+    let wide = u128::from(spread ^ spread >> 32 ^ splitmix64_finalize(round)) * 0xA076_1D64_78BD_642F;
     (wide >> 64) as u64 ^ wide as u64
 }
 
@@ -86,7 +86,7 @@ impl MinHash {
     /// 32 bits a slot: all that comparing takes.
     #[must_use]
     pub fn words(&self) -> Vec<u32> {
-        self.0.iter().map(|&slot| mix(slot) as u32).collect()
+        self.0.iter().map(|&slot| splitmix64_finalize(slot) as u32).collect()
     }
 
     /// What it takes, in bytes.
@@ -134,7 +134,8 @@ pub fn shingles(text: &str, n: usize) -> Vec<u64> {
         }
     }
     end(&mut word);
-    let together = |run: &[u64]| run.iter().fold(n as u64, |hash, word| mix(hash.rotate_left(5) ^ word));
+    let together =
+        |run: &[u64]| run.iter().fold(n as u64, |hash, word| splitmix64_finalize(hash.rotate_left(5) ^ word));
     if words.len() < n {
         return if words.is_empty() { Vec::new() } else { vec![together(&words)] };
     }
@@ -148,7 +149,7 @@ mod tests {
     /// Two sets of n elements each, a fraction of which is in both.
     fn pair(seed: u64, n: u64, similarity: f64) -> (Vec<u64>, Vec<u64>) {
         let both = (2.0 * n as f64 * similarity / (1.0 + similarity)).round() as u64;
-        let element = |i: u64| mix(seed << 32 | i);
+        let element = |i: u64| splitmix64_finalize(seed << 32 | i);
         let one = (0..n).map(element).collect();
         let other = (0..both).chain(n..2 * n - both).map(element).collect();
         (one, other)

@@ -7,8 +7,8 @@
 //! not for pictures: what lies between two pictures is none.
 
 use super::points::Points;
-use crate::random::{GOLDEN, mix};
 use crate::{Error, Result};
+use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
 /// See the head of this file.
 ///
@@ -54,7 +54,9 @@ impl Smote {
     /// The n-th synthetic row.
     #[must_use]
     pub fn row(&self, n: u64) -> Vec<f64> {
-        let word = |draw: u64| mix(mix(self.seed ^ draw).wrapping_add(n.wrapping_mul(GOLDEN)));
+        let word = |draw: u64| {
+            splitmix64_finalize(splitmix64_finalize(self.seed ^ draw).wrapping_add(n.wrapping_mul(GOLDEN)))
+        };
         let below = |draw: u64, most: usize| ((u128::from(word(draw)) * most as u128) >> 64) as usize;
         let of = below(1, self.points.len());
         let other = self.near[of * self.k + below(2, self.k)];

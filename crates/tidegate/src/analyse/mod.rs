@@ -369,7 +369,8 @@ mod tests {
 
     #[test]
     fn a_gaussian_is_a_gaussian_and_codecs_are_beside_what_can_be_reached() {
-        let uniform = |i: u64| ((tidegate_core::mix(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let uniform =
+            |i: u64| ((tidegate_core::hash::splitmix64(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let normal =
             |i: u64| (-2.0 * uniform(2 * i).ln()).sqrt() * (std::f64::consts::TAU * uniform(2 * i + 1)).cos();
         let bytes: Vec<u8> = (0..200_000).flat_map(|i| (normal(i) as f32 * 3.0).to_le_bytes()).collect();

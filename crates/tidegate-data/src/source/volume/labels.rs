@@ -165,7 +165,7 @@ impl Volume {
         // A label of a block, and its entry where they are looked up; lists grow by doubling.
         let labels = block_voxels.min(LABELS_MOST as u64) * (2 * size_of::<Found>() as u64 + 64);
         let all = Mutex::new(All::default());
-        let lock = || all.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || tidegate_core::sync::lock(&all);
         self.every_chunk(part, budget, threads, labels, progress, &|chunk, values| {
             each_block(part, chunk, block, ignore, values, &mut |origin, found| {
                 lock().take(origin, found, budget)

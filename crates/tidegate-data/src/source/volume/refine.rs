@@ -8,6 +8,7 @@
 //! of an image, is enough to find that out.
 
 use std::sync::{Mutex, PoisonError};
+use tidegate_core::sync::lock;
 
 use serde::Deserialize;
 use tidegate_array::kernels::boxes::place;
@@ -104,7 +105,7 @@ impl Volume {
         let row_bytes = part.array.chunk[axes - 1] * size_of::<f32>() as u64;
         // One thread: sums are the same each time.
         self.every_chunk(part, budget, 1, row_bytes, progress, &|chunk, values| {
-            let mut cells = cells.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cells = lock(&cells);
             let array = &part.array;
             let (at, size) = (array.at(chunk), array.dtype.size());
             let origin: Vec<u64> = at.iter().zip(&array.chunk).map(|(at, side)| at * side).collect();

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use tidegate_core::sync::lock;
 
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
 
@@ -28,7 +29,7 @@ impl Volume {
         let (stored, elements) = (staging_bytes(part.array.stored_bytes()), part.array.chunk_bytes());
         let each = stored + elements + part.array.library_bytes() + more_bytes;
         let run = |_scratch: Grant| {
-            let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+            let failed = || lock(&failed);
             let (mut staging, mut values) = (aligned(stored as usize), aligned(elements as usize));
             while failed().is_none() {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);

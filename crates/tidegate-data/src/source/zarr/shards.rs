@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use tidegate_core::sync::lock;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -230,7 +231,7 @@ impl Indexes {
         // A quarter at most: what is kept needs not be read.
         let room = bytes / 4 / self.one.1.max(1);
         let most = room.clamp(1, READING_MOST);
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).1 = most;
+        lock(&self.reading).1 = most;
         self.known.set_capacity(bytes.saturating_sub(most * self.one.1));
     }
 
@@ -250,7 +251,7 @@ impl Indexes {
 
     /// Waits until another may be read.
     fn turn(&self) -> Turn<'_> {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = lock(&self.reading);
         while reading.0 >= reading.1 {
             reading = self.done.wait(reading).unwrap_or_else(PoisonError::into_inner);
         }
@@ -264,7 +265,7 @@ struct Turn<'a>(&'a Indexes);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner).0 -= 1;
+        lock(&self.0.reading).0 -= 1;
         self.0.done.notify_one();
     }
 }
