@@ -54,7 +54,7 @@ impl Budget {
             "process" if processes.is_none() && name.is_none() => Ok(Self(memory::Budget::new(bytes))),
             "process" => wrong("processes and name are those of a budget with scope=\"node\""),
             "node" => {
-                let made = py.detach(|| tidegate::ranks::node_budget(bytes, processes, name));
+                let made = py.detach(|| tidegate::loader::ranks::node_budget(bytes, processes, name));
                 made.map(Self).map_err(|e| raise(&e))
             }
             _ => wrong("scope must be \"process\" or \"node\""),

@@ -1,7 +1,7 @@
 //! `tidegate.dedup`: which samples are the same, or nearly so.
 //!
-//! Flow: a source and what is searched for -> `tidegate::dedup`, the interpreter released -> arrays, and JSON for the rest.
-//! Memory: what `tidegate::dedup` takes of the budget; outside of it eight bytes a sample that is kept, four for each weight, and 48 a duplicate.
+//! Flow: a source and what is searched for -> `tidegate::dataset::dedup`, the interpreter released -> arrays, and JSON for the rest.
+//! Memory: what `tidegate::dataset::dedup` takes of the budget; outside of it eight bytes a sample that is kept, four for each weight, and 48 a duplicate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use tidegate::Error;
-use tidegate::dedup::{By, Duplicates, Search};
+use tidegate::dataset::dedup::{By, Duplicates, Search};
 
 use crate::budget::Budget;
 use crate::errors::raise;

@@ -66,7 +66,7 @@ mod _tidegate {
     /// (rank, world size, what says so) of this process, from its starter's variables, or None.
     #[pyfunction]
     fn ranks() -> PyResult<Option<(u64, u64, &'static str)>> {
-        let found = tidegate::ranks::from_environment().map_err(|e| super::errors::raise(&e))?;
+        let found = tidegate::loader::ranks::from_environment().map_err(|e| super::errors::raise(&e))?;
         Ok(found.map(|ranks| (ranks.rank, ranks.world_size, ranks.from)))
     }
 

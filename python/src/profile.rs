@@ -1,13 +1,13 @@
 //! `tidegate.profile` and what it makes.
 //!
-//! Flow: a source, options as JSON -> `tidegate::profile`, the interpreter released -> JSON, words, pages, numbers.
-//! Memory: what `tidegate::profile` declares, and the profile itself, outside the budget.
+//! Flow: a source, options as JSON -> `tidegate::dataset::profile`, the interpreter released -> JSON, words, pages, numbers.
+//! Memory: what `tidegate::dataset::profile` declares, and the profile itself, outside the budget.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use tidegate::profile::{self, Diff, Label};
+use tidegate::dataset::profile::{self, Diff, Label};
 use tidegate::{Error, Options};
 
 use crate::budget::Budget;

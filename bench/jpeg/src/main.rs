@@ -10,7 +10,7 @@ use std::path::Path;
 
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use tidegate::synth::{self, Form, Recipe};
+use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate_data::batch::geometry::{Draw, geometry, halved, halvings};
 use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};

@@ -13,33 +13,19 @@
 //! # Ok::<(), tidegate::Error>(())
 //! ```
 
-pub mod analyse;
-mod builder;
+mod atomic_file;
 pub mod cli;
-pub mod dedup;
-mod epoch;
-mod loader;
-mod options;
-pub mod pack;
-pub mod pass;
-pub mod profile;
-pub mod ranks;
+pub mod dataset;
+mod html;
+pub mod loader;
 mod report;
-mod state;
-pub mod synth;
-mod what_if;
 
-pub use builder::Builder;
-pub use epoch::Epoch;
-pub use loader::Loader;
-pub use options::Options;
-pub use profile::Profile;
+pub use dataset::profile::Profile;
+pub use loader::{Builder, Curve, Epoch, Loader, MemoryPoint, Options, State, WhatIf};
 pub use report::Report;
-pub use state::State;
 pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
 pub use tidegate_data::order::{Shuffle, split::Remainder};
 pub use tidegate_data::pipeline::{Keep, OnError};
 pub use tidegate_data::source::{Source, open};
 pub use tidegate_data::{Error, Result};
-pub use what_if::{Curve, MemoryPoint, WhatIf};

@@ -1,7 +1,7 @@
 //! `tidegate cache`: what memory would give, before training.
 //!
-//! Flow: a data set and sizes -> [`crate::what_if::Curve`] -> a table with bars.
-//! Memory: see `what_if`.
+//! Flow: a data set and sizes -> [`crate::Curve`] -> a table with bars.
+//! Memory: see `loader::cache_curve`.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
 use clap::{Args, Subcommand};

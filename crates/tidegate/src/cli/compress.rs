@@ -1,6 +1,6 @@
 //! `tidegate compress`: what compression would bring.
 //!
-//! Flow: arguments -> `crate::analyse` -> text, JSON, SVG pictures.
+//! Flow: arguments -> `crate::dataset::analyse` -> text, JSON, SVG pictures.
 //! Memory: that of what it calls.
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tidegate_data::{Error, Result, source};
 
-use crate::analyse::{Options, analyse};
+use crate::dataset::analyse::{Options, analyse};
 
 /// What compression would bring.
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,6 @@
 //! `tidegate dedup`: which samples are the same, or nearly so.
 //!
-//! Flow: a dataset -> `crate::dedup` -> text or JSON, and a folder with what to keep and what to draw by.
+//! Flow: a dataset -> `crate::dataset::dedup` -> text or JSON, and a folder with what to keep and what to draw by.
 //! Memory: the budget that is given.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -12,8 +12,8 @@ use tidegate_core::memory::size::mib;
 use tidegate_data::source::{Source, open};
 use tidegate_data::{Error, Result};
 
-use crate::dedup::{By, Duplicate, Duplicates, Search, write_npy};
-use crate::pass::write_whole;
+use crate::dataset::dedup::{By, Duplicate, Duplicates, Search, write_npy};
+use crate::atomic_file::write_whole;
 
 #[derive(Debug, Args)]
 pub(super) struct Dedup {

@@ -19,8 +19,9 @@ use tidegate_data::source;
 use tidegate_data::{Error, Result};
 
 use super::bench::training_fields;
-use super::inspect::{escape, write_to};
-use crate::synth::{self, Form, Recipe};
+use super::inspect::write_to;
+use crate::dataset::synth::{self, Form, Recipe};
+use crate::html::escape;
 use crate::{Loader, Options};
 
 #[derive(Debug, Args)]

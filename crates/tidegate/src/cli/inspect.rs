@@ -12,6 +12,8 @@ use tidegate_core::memory::size::mib;
 use tidegate_data::source::{self, Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
 
+use crate::html::escape;
+
 pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()> {
     let source = source::open(url, false)?;
     let sizes = source.extremes();
@@ -39,11 +41,6 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
         println!("contact sheet in {}", path.display());
     }
     Ok(())
-}
-
-/// Text that is safe within HTML.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn sheet(source: &dyn Source, url: &str, samples: u64) -> Result<String> {

@@ -20,10 +20,8 @@ use clap::{Parser, Subcommand};
 use tidegate_core::memory::size::{Size, mib};
 use tidegate_data::{Error, Result, source};
 
-use crate::pack::{self, Format};
-use crate::synth::{self, Form, Recipe};
-
-pub(crate) use self::inspect::escape;
+use crate::dataset::pack::{self, Format};
+use crate::dataset::synth::{self, Form, Recipe};
 
 #[derive(Debug, Parser)]
 #[command(

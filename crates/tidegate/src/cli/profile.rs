@@ -1,6 +1,6 @@
 //! `tidegate profile`: what is in a dataset, how two differ, and parts put together.
 //!
-//! Flow: a dataset -> `crate::profile` -> a file beside it, text, JSON, a page; two profiles -> how they differ.
+//! Flow: a dataset -> `crate::dataset::profile` -> a file beside it, text, JSON, a page; two profiles -> how they differ.
 //! Memory: the budget that is given.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -13,8 +13,9 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::source::{Source, open};
 use tidegate_data::{Error, Result};
 
-use crate::profile::{Diff, Profile, path_of};
-use crate::{Options, pass};
+use crate::dataset::profile::{Diff, Profile, path_of};
+use crate::dataset::scan;
+use crate::{Options, atomic_file};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -78,7 +79,7 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 
 /// The named fields, as they are inferred.
 fn named(source: &dyn Source, names: &[String]) -> Result<Vec<(String, FieldSpec)>> {
-    let field = |name: &String| Ok((name.clone(), FieldSpec::inferred(&pass::known(source, name)?.kind)));
+    let field = |name: &String| Ok((name.clone(), FieldSpec::inferred(&scan::known(source, name)?.kind)));
     names.iter().map(field).collect()
 }
 
@@ -127,14 +128,14 @@ impl ProfileArgs {
             given => given,
         };
         // Before the pass, which would be lost.
-        out.iter().chain(&self.html).try_for_each(|path| pass::check_folder(path))?;
+        out.iter().chain(&self.html).try_for_each(|path| atomic_file::check_folder(path))?;
         let profile = Profile::of(Arc::clone(&source), options, &budget, &progress)?;
         if let Some(out) = &out {
             profile.save(out)?;
         }
         if let Some(path) = &self.html {
             let page = profile.to_html()?;
-            pass::write_whole(path, |out| out.write_all(page.as_bytes()))?;
+            atomic_file::write_whole(path, |out| out.write_all(page.as_bytes()))?;
         }
         match self.json {
             true => println!("{}", json(&profile.summary()?)?),

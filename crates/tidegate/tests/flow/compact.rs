@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate::pack::{Format, Limits, Small, pack};
+use tidegate::dataset::pack::{Format, Limits, Small, pack};
 use tidegate::{Budget, FieldSpec, Loader, OnError, Options, Source, open};
 use tidegate_data::decode::npy::DType;
 use tidegate_data::source::tar::write_member;

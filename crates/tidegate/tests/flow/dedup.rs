@@ -1,7 +1,7 @@
 //! Duplicates: what was planted is found by bytes, pixels, looks and text, in memory and beyond it, whatever the workers.
 
 use super::*;
-use tidegate::dedup::{By, Duplicates, Search};
+use tidegate::dataset::dedup::{By, Duplicates, Search};
 
 fn search(by: By, name: &str) -> Search {
     Search { by, field: None, threshold: None, folder: Some(folder(&format!("{name}-spill"))), workers: None }

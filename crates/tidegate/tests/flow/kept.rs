@@ -1,6 +1,6 @@
 //! Epochs are the same whatever is kept in memory or on disk from one to the next, and however much memory there is.
 
-use tidegate::synth::{self, Form, Recipe};
+use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate::{Budget, FieldSpec, Loader, Options, open};
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Crop, ImageSpec};

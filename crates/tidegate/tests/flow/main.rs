@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate::synth::{self, Form, Recipe};
+use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate::{
     Batch, Budget, FieldSpec, ImageSpec, Loader, OnError, Options, Remainder, Shuffle, Source, State, open,
 };
@@ -450,7 +450,7 @@ fn epoch_error(loader: &mut Loader) -> String {
 
 #[test]
 fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
-    use tidegate::pack::{Format, Limits, Small, pack};
+    use tidegate::dataset::pack::{Format, Limits, Small, pack};
     let source = open(pictures("pack", 50, Form::Folder).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(8), 64 << 20));
     for (format, name) in [(Format::Mds, "packed-mds"), (Format::Tar, "packed-tar")] {
@@ -470,7 +470,7 @@ fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
 /// On a file system of 256 KiB: an error that names the file and says what is wrong, and nothing half-written is opened.
 #[test]
 fn a_full_disk_while_packing_is_named() {
-    use tidegate::pack::{Format, Limits, Small, pack};
+    use tidegate::dataset::pack::{Format, Limits, Small, pack};
     let source = open(pictures("full-source", 200, Form::Folder).to_str().unwrap(), false).unwrap();
     let small = folder("full-disk");
     let mount = |arguments: &[&str]| {

@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::Value as Json;
 use tidegate::Profile;
-use tidegate::profile::{Diff, Label};
+use tidegate::dataset::profile::{Diff, Label};
 
 fn profiled(source: &Arc<dyn Source>, options: Options, budget: u64) -> Profile {
     Profile::of(Arc::clone(source), options, &Budget::new(budget), &|_, _| Ok(())).unwrap()

@@ -14,7 +14,8 @@ use tidegate_data::source::{Source, open};
 
 use super::measure::{self, Measure};
 use super::{Profile, field};
-use crate::pass::{self, Failed};
+use crate::atomic_file;
+use crate::dataset::scan::Failed;
 use crate::{Error, Result};
 
 const VERSION: u32 = 1;
@@ -143,7 +144,7 @@ impl Profile {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = self.to_json()?;
-        pass::write_whole(path, |out| out.write_all(json.as_bytes()))
+        atomic_file::write_whole(path, |out| out.write_all(json.as_bytes()))
     }
 
     /// Reads one from a file.

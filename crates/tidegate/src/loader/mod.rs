@@ -3,6 +3,13 @@
 //! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
 //! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
 
+mod builder;
+mod cache_curve;
+mod epoch;
+mod options;
+pub mod ranks;
+mod state;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,10 +27,16 @@ use tidegate_data::pipeline::{self, BatchMap, Keep, Kept, Past, Pipeline};
 use tidegate_data::source::{Access, Source};
 use tidegate_data::{Error, Result};
 
-use crate::epoch::{Epoch, Progress, Running, between_batches, failed_of, lock};
-use crate::pass::{Failed, no_patches};
-use crate::profile::Collector;
-use crate::{Builder, Options, Profile, Report, State};
+use self::epoch::{Progress, Running, between_batches, failed_of, lock};
+use crate::dataset::profile::Collector;
+use crate::dataset::scan::{Failed, no_patches};
+use crate::{Profile, Report};
+
+pub use self::builder::Builder;
+pub use self::cache_curve::{Curve, MemoryPoint, WhatIf};
+pub use self::epoch::Epoch;
+pub use self::options::Options;
+pub use self::state::State;
 
 /// See the head of this file.
 #[derive(Debug)]

@@ -1,14 +1,14 @@
 //! Duplicates in a dataset: which samples are the same, or nearly so, and what to make of it. Nothing is deleted.
 //!
-//! Flow: samples as they are made -> `marks`, on the workers -> `sorted` keys -> candidates -> compared by their signatures -> [`Duplicates`].
+//! Flow: samples as they are made -> `signatures`, on the workers -> `sorted` keys -> candidates -> compared by their signatures -> [`Duplicates`].
 //! Memory: within the budget: the loader's, a quarter of it for keys (account `index`), and four bytes a sample for what belongs together. Signatures, and
 //! keys beyond that, lie in a folder, in files without a name. What is found, 24 bytes a duplicate, is the caller's.
 //!
 //! Samples that are alike share a key with a stated chance (`tidegate_sketch::neighbour::lsh`), and are joined where their signatures say so; what is
 //! joined to the same sample belongs together (Tarjan's union-find). Of each such cluster the first sample is kept.
 
-mod marks;
-mod picture;
+mod image_hash;
+mod signatures;
 mod sorted;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +20,11 @@ use tidegate_data::batch::{FieldSpec, ImageSpec};
 use tidegate_data::pipeline::observing::{Note, Observer, Sample};
 use tidegate_data::source::{Kind, Source};
 
-pub use self::marks::By;
-use self::marks::{Mark, Marker};
+pub use self::signatures::By;
+use self::signatures::{Mark, Marker};
 use self::sorted::{Dropped, Sorted};
-use crate::pass::{self, Failed, Progress};
+use crate::atomic_file;
+use crate::dataset::scan::{self, Failed, Progress};
 use crate::{Error, Options, Result};
 
 /// Keys in memory at most, however large the budget.
@@ -105,9 +106,9 @@ impl Duplicates {
             ..Options::default()
         };
         let marking = Arc::new(Marking::new(&**source, search, marker, &options, budget)?);
-        let mut loader = pass::loader(source, &options, budget)?;
+        let mut loader = scan::loader(source, &options, budget)?;
         loader.set_observer(Arc::clone(&marking) as _);
-        let (failed, failures) = pass::run(&mut loader, progress)?;
+        let (failed, failures) = scan::run(&mut loader, progress)?;
         drop(loader);
         let marking = Arc::into_inner(marking)
             .ok_or_else(|| Error::Config("a pass that goes on: please report this".into()))?;
@@ -153,7 +154,7 @@ impl Search {
         };
         let schema = source.schema();
         if let Some(name) = &self.field {
-            let field = pass::known(source, name)?;
+            let field = scan::known(source, name)?;
             if !self.fits(&field.kind) {
                 return Err(Error::Config(format!("field {name:?} holds {}, not {what}", field.kind.name())));
             }
@@ -179,7 +180,7 @@ impl Search {
 
     /// What of the field is made for it.
     fn spec(&self, kind: &Kind) -> FieldSpec {
-        let side = picture::SIDE as u32;
+        let side = image_hash::SIDE as u32;
         match self.by {
             By::Bytes if matches!(kind, Kind::Int | Kind::Float) => FieldSpec::inferred(kind),
             By::Bytes => FieldSpec::Bytes,
@@ -398,7 +399,7 @@ pub(crate) fn write_npy<const N: usize>(
         header.push(' ');
     }
     header.push('\n');
-    pass::write_whole(path, |out| {
+    atomic_file::write_whole(path, |out| {
         out.write_all(b"\x93NUMPY\x01\x00")?;
         out.write_all(&(header.len() as u16).to_le_bytes())?;
         out.write_all(header.as_bytes())?;

@@ -11,7 +11,7 @@ use tidegate_sketch::neighbour::lsh::Bands;
 use tidegate_sketch::neighbour::minhash::{MinHash, shingles};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128, xxh3_128_with_seed};
 
-use super::picture::{self, HASH_BITS, HASH_BYTES};
+use super::image_hash::{self, HASH_BITS, HASH_BYTES};
 use crate::{Error, Result};
 
 /// Slots of a text's signature: similarities are told to a standard deviation of at most 0.045.
@@ -168,7 +168,7 @@ impl Marker {
     }
 
     fn picture(&self, made: &[u8]) -> (Vec<u64>, Vec<u8>) {
-        let Some(hash) = picture::hash(made) else {
+        let Some(hash) = image_hash::hash(made) else {
             // Nothing to be known by but its own pixels.
             return (vec![xxh3_64(made)], vec![0; HASH_BYTES]);
         };
@@ -201,7 +201,7 @@ impl Marker {
     pub(super) fn similarity(&self, one: &[u8], other: &[u8]) -> f64 {
         match self.by {
             By::Bytes | By::Pixels => f64::from(u8::from(one == other)),
-            By::Picture => picture::similarity(one, other),
+            By::Picture => image_hash::similarity(one, other),
             By::Text => {
                 let equal = one.chunks_exact(2).zip(other.chunks_exact(2)).filter(|(a, b)| a == b).count();
                 equal as f64 / SLOTS as f64

@@ -31,7 +31,7 @@ pub use self::measure::{Measure, Summary};
 pub use self::seen::{Exact, Histogram, Label, Sort};
 use self::seen::{Seen, Watched};
 pub use self::stored::path_of;
-use crate::pass::{self, Failed, Progress};
+use crate::dataset::scan::{self, Failed, Progress};
 use crate::{Error, Options, Result};
 
 /// One of so many samples is packed for a probe, if it is worth packing at all.
@@ -94,8 +94,8 @@ impl Profile {
         budget: &Budget,
         progress: Progress<'_>,
     ) -> Result<Self> {
-        let mut loader = pass::loader(&source, &Options { profile: true, ..options }, budget)?;
-        let _they_are_in_the_profile = pass::run(&mut loader, progress)?;
+        let mut loader = scan::loader(&source, &Options { profile: true, ..options }, budget)?;
+        let _they_are_in_the_profile = scan::run(&mut loader, progress)?;
         loader
             .take_profile()
             .unwrap_or_else(|| Err(Error::Config("a pass that profiles nothing: please report this".into())))
@@ -134,7 +134,7 @@ impl Profile {
         }
         self.samples += other.samples;
         self.failed += other.failed;
-        pass::joined(&mut self.failures, &other.failures);
+        scan::joined(&mut self.failures, &other.failures);
         Ok(())
     }
 

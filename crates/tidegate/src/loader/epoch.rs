@@ -11,8 +11,8 @@ use tidegate_data::order;
 use tidegate_data::pipeline::{self, Delivered, Failure, Pipeline, StageStats};
 use tidegate_data::{Error, Result};
 
-use crate::pass::{self, Failed};
-use crate::profile::Collector;
+use crate::dataset::profile::Collector;
+use crate::dataset::scan::{self, Failed};
 
 /// Where the consumer is; shared by a loader and its epoch.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How many samples failed, and the first of them.
 pub(crate) fn failed_of(progress: &Progress) -> (u64, Vec<Failed>) {
-    (progress.failures.len() as u64, pass::named(&progress.failures))
+    (progress.failures.len() as u64, scan::named(&progress.failures))
 }
 
 /// One epoch: an iterator of batches.

@@ -3,8 +3,6 @@
 //! Flow: source + options -> `loader` -> `run` -> the samples that failed.
 //! Memory: that of the loader, with as many samples in a batch as an eighth of the budget takes.
 
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -156,30 +154,4 @@ pub(crate) fn known<'a>(source: &'a dyn Source, name: &str) -> Result<&'a Field>
         let known: Vec<_> = source.schema().iter().map(|field| field.name.as_str()).collect();
         Error::Config(format!("there is no field {name:?}; the fields are {}", known.join(", ")))
     })
-}
-
-/// Checks that there is a folder for a file that will be written.
-pub(crate) fn check_folder(path: &Path) -> Result<()> {
-    let folder = folder_of(path);
-    std::fs::metadata(folder).map(|_| ()).map_err(Error::io(folder))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Writes a file whole, or not at all.
-pub(crate) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> Result<()> {
-    let folder = folder_of(path);
-    let mut part = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
-    let mut out = std::io::BufWriter::new(&mut part);
-    write(&mut out).and_then(|()| out.flush()).map_err(Error::io(path))?;
-    drop(out);
-    // Others may read what is not secret; a file of one's own is for oneself alone until then.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    part.as_file().set_permissions(mode).map_err(Error::io(path))?;
-    part.persist(path).map(|_| ()).map_err(|e| Error::io(path)(e.error))
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use tidegate_array::entropy::gaussian_rate_bits;
 
 use super::Analysis;
-use crate::cli::escape;
+use crate::html::escape;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;

@@ -11,7 +11,7 @@ use super::field::Field;
 use super::measure::{Measure, Summary};
 use super::seen::{Histogram, Sort};
 use crate::Result;
-use crate::cli::escape;
+use crate::html::escape;
 
 const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em;max-width:1100px;color:#222}h2{margin:1.6em 0 .2em;\
     border-top:1px solid #ddd;padding-top:.8em}table{border-collapse:collapse;margin:.4em 0}td,th{padding:2px 12px 2px 0;\

@@ -73,7 +73,7 @@ const STARTERS: [Starter; 4] = [
 ///     "WORLD_SIZE" => Some("4".to_owned()),
 ///     _ => None,
 /// };
-/// let ranks = tidegate::ranks::detect(&variables)?.unwrap();
+/// let ranks = tidegate::loader::ranks::detect(&variables)?.unwrap();
 /// assert_eq!((ranks.rank, ranks.world_size, ranks.from), (2, 4, "RANK and WORLD_SIZE"));
 /// # Ok::<(), tidegate::Error>(())
 /// ```
