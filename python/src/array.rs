@@ -15,7 +15,7 @@ use pyo3::types::{PyDict, PyList};
 use tidegate_array::mmap::{Mapped, Mode};
 use tidegate_core::memory::Block;
 use tidegate_data::batch::{Batch, BatchMemory, Column, Part};
-use tidegate_data::decode::npy::DType;
+use tidegate_decode::npy::DType;
 
 /// Holds the memory of a batch for the arrays that view it.
 #[pyclass(frozen, module = "tidegate._tidegate")]

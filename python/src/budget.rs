@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tidegate_core::memory::size::Size;
 use tidegate_core::memory::{self, Account, Priority};
-use tidegate_data::decode::npy::DType;
+use tidegate_decode::npy::DType;
 
 use crate::errors::raise;
 
@@ -23,7 +23,7 @@ pub(crate) struct Budget(pub(crate) memory::Budget);
 /// A size as Python gives it: an int of bytes, a float fraction of the limit, or text such as "2GiB".
 pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     if let Ok(text) = given.extract::<String>() {
-        return text.parse().map_err(|e: tidegate_core::Error| raise(&e.into()));
+        return text.parse().map_err(|e: tidegate_core::Error| raise(&e));
     }
     if let Ok(bytes) = given.extract::<u64>() {
         return Ok(Size::Bytes(bytes));
@@ -34,7 +34,7 @@ pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
 /// Bytes of a size: an int, a fraction of the limit, or text.
 #[pyfunction]
 pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
-    size(given)?.bytes().map_err(|e| raise(&e.into()))
+    size(given)?.bytes().map_err(|e| raise(&e))
 }
 
 #[pymethods]
@@ -48,7 +48,7 @@ impl Budget {
         processes: Option<u64>,
         name: Option<String>,
     ) -> PyResult<Self> {
-        let bytes = size(given)?.bytes().map_err(|e| raise(&e.into()))?;
+        let bytes = size(given)?.bytes().map_err(|e| raise(&e))?;
         let wrong = |what: &str| Err(raise(&tidegate::Error::Config(what.into())));
         match scope {
             "process" if processes.is_none() && name.is_none() => Ok(Self(memory::Budget::new(bytes))),
@@ -64,7 +64,7 @@ impl Budget {
     /// The process-wide budget of this size, made or joined.
     #[staticmethod]
     fn process(given: &Bound<'_, PyAny>) -> PyResult<Self> {
-        memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e.into()))
+        memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e))
     }
 
     /// What all processes that share the budget have charged, with what they keep in common; None if it is this process's alone.
@@ -116,8 +116,7 @@ impl Budget {
         let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64));
         let bytes = bytes
             .ok_or_else(|| raise(&tidegate::Error::Config(format!("a shape of {shape:?} is absurd"))))?;
-        let block =
-            self.0.try_block(Account::User, bytes, Priority::NextBatch).map_err(|e| raise(&e.into()))?;
+        let block = self.0.try_block(Account::User, bytes, Priority::NextBatch).map_err(|e| raise(&e))?;
         crate::array::over_block(py, block, shape, dtype)
     }
 

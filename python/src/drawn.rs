@@ -1,6 +1,6 @@
 //! The samplers of `tidegate.samplers`, which are worked out and not listed.
 //!
-//! Flow: arrays and parameters, kept until a loader is made -> an order of `tidegate_data::order::{drawn,fed,quotas}` under its seed and budget.
+//! Flow: arrays and parameters, kept until a loader is made -> an order of `tidegate_order::{drawn,fed,quotas}` under its seed and budget.
 //! Memory: refers to the user's arrays; the order's tables are charged to the loader's budget.
 
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 use tidegate::{Budget, Error, Options, Result, Source};
-use tidegate_data::order::Order;
-use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
-use tidegate_data::order::fed::{Fed, Rule};
-use tidegate_data::order::near::Near;
-use tidegate_data::order::patches::{Boxes, Patches};
-use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
+use tidegate_order::Order;
+use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
+use tidegate_order::fed::{Fed, Rule};
+use tidegate_order::near::Near;
+use tidegate_order::patches::{Boxes, Patches};
+use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
 
-use tidegate_data::source::volume::Volume;
+use tidegate_source::volume::Volume;
 
 use crate::errors::raise;
 
@@ -181,7 +181,7 @@ fn one_each(what: &str, given: usize, samples: u64) -> PyResult<()> {
     Err(raise(&Error::Config(format!("{given} {what} for {samples} samples: give one for each"))))
 }
 
-fn made<T: Order + 'static>(order: Result<T>) -> PyResult<Arc<dyn Order>> {
+fn made<T: Order + 'static>(order: tidegate_order::Result<T>) -> PyResult<Arc<dyn Order>> {
     order.map(|order| Arc::new(order) as Arc<dyn Order>).map_err(|e| raise(&e))
 }
 

@@ -4,7 +4,8 @@
 //! Memory: holds none.
 
 use pyo3::prelude::*;
-use tidegate::Error;
+use tidegate_core::ErrorKind;
+use tidegate_source::Place;
 
 pub(crate) mod classes {
     //! Imported from Python, where a class can have two bases.
@@ -34,27 +35,46 @@ pub(crate) fn config(what: impl Into<String>) -> PyErr {
     classes::ConfigError::new_err(what.into())
 }
 
-/// The exception for an error.
-pub(crate) fn raise(error: &Error) -> PyErr {
-    let text = error.to_string();
-    match error {
-        Error::Memory(tidegate_core::Error::Size { .. } | tidegate_core::Error::OtherBudget { .. }) => {
-            classes::ConfigError::new_err(text)
+/// An error of any crate: its class, and the sample it is about.
+pub(crate) trait Classed: std::fmt::Display {
+    fn kind(&self) -> ErrorKind;
+    fn place(&self) -> Option<&Place> {
+        None
+    }
+}
+
+macro_rules! classed {
+    ($error:ty $(, $place:ident)?) => {
+        impl Classed for $error {
+            fn kind(&self) -> ErrorKind {
+                <$error>::kind(self)
+            }
+            $(fn place(&self) -> Option<&Place> {
+                <$error>::$place(self)
+            })?
         }
-        Error::Memory(_) => classes::BudgetError::new_err(text),
-        Error::Held { .. } | Error::Starved(_) => classes::HeldError::new_err(text),
-        Error::Config(what) if what.contains("too small") => classes::BudgetError::new_err(text),
-        Error::Config(_) => classes::ConfigError::new_err(text),
-        Error::State(_) => classes::StateError::new_err(text),
-        Error::Stalled { .. } => classes::StalledError::new_err(text),
-        Error::Panic { .. } => classes::InternalError::new_err(text),
-        Error::Sample { place, .. } => classes::SampleError::new_err((
-            text,
-            place.id,
-            place.shard.clone(),
-            place.offset,
-            place.key.clone(),
-        )),
+    };
+}
+
+classed!(tidegate_core::Error);
+classed!(tidegate_order::Error);
+classed!(tidegate_source::Error, place);
+classed!(tidegate::Error, place);
+
+/// The exception for an error.
+pub(crate) fn raise(error: &impl Classed) -> PyErr {
+    let text = error.to_string();
+    if let Some(place) = error.place() {
+        let (shard, key) = (place.shard.clone(), place.key.clone());
+        return classes::SampleError::new_err((text, place.id, shard, place.offset, key));
+    }
+    match error.kind() {
+        ErrorKind::Config | ErrorKind::Sampler => classes::ConfigError::new_err(text),
+        ErrorKind::Budget => classes::BudgetError::new_err(text),
+        ErrorKind::Held => classes::HeldError::new_err(text),
+        ErrorKind::State => classes::StateError::new_err(text),
+        ErrorKind::Stalled => classes::StalledError::new_err(text),
+        ErrorKind::Internal => classes::InternalError::new_err(text),
         _ => classes::DataError::new_err(text),
     }
 }

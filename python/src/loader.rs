@@ -102,7 +102,7 @@ impl Loader {
         rate: Option<f64>,
         disk_bytes: Option<u64>,
     ) -> PyResult<(String, String)> {
-        let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e.into()));
+        let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e));
         let memories = memories.iter().map(bytes).collect::<PyResult<Vec<u64>>>()?;
         let asked = tidegate::WhatIf { memories, read_bytes_per_s, rate, disk_bytes };
         let curve = self.with(py, |loader| loader.cache_curve(&asked))?.map_err(|e| raise(&e))?;
@@ -182,7 +182,7 @@ impl Epoch {
             epoch.next_with(&|| {
                 Python::attach(|py| py.check_signals()).map_err(|signal| {
                     **lock(&interrupted) = Some(signal);
-                    Error::Config("interrupted".into())
+                    Error::Interrupted
                 })
             })
         });

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use tidegate_array::DType;
 use tidegate_array::mmap::{self, Advice, Mode};
 use tidegate_array::stored::Stored;
-use tidegate_data::source::rows::Rows;
+use tidegate_source::rows::Rows;
 
 use crate::array::over_mapped;
 use crate::errors::{array_error, config, raise};

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
-use tidegate::{Budget, Error, Options, Source};
-use tidegate_data::order::Order;
-use tidegate_data::order::given::{Given, Ids, List, Listing};
+use tidegate::{Budget, Options, Source};
+use tidegate_order::Error;
+use tidegate_order::Order;
+use tidegate_order::given::{Given, Ids, List, Listing};
 
 use crate::drawn::Drawn;
 use crate::errors::raise;
@@ -43,11 +44,11 @@ impl Asker {
     }
 
     /// Asks the sampler.
-    fn ask<T>(&self, sampler: impl FnOnce(Python<'_>) -> PyResult<T>) -> tidegate::Result<T> {
+    fn ask<T>(&self, sampler: impl FnOnce(Python<'_>) -> PyResult<T>) -> tidegate_order::Result<T> {
         ASKING.with_borrow_mut(|asking| asking.push(self.number()));
         let answer = Python::attach(sampler);
         ASKING.with_borrow_mut(Vec::pop);
-        answer.map_err(|error| Error::Config(format!("the sampler raised {error}")))
+        answer.map_err(|error| Error::Sampler(format!("the sampler raised {error}").into()))
     }
 }
 
@@ -91,7 +92,7 @@ impl Ids for Function {
         self.listed
     }
 
-    fn epoch(&self, epoch: u64) -> tidegate::Result<Listing> {
+    fn epoch(&self, epoch: u64) -> tidegate_order::Result<Listing> {
         self.asker.ask(|py| {
             let given = self.function.bind(py).call1((epoch,))?;
             if self.listed {

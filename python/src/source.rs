@@ -1,7 +1,7 @@
 //! `tidegate.open`: a dataset that can be looked at, divided and loaded.
 //!
 //! Flow: path -> source -> samples as Python values, subsets.
-//! Memory: what `tidegate_data::source` says.
+//! Memory: what `tidegate_source` says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,25 +11,27 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use tidegate_array::DType;
-use tidegate_data::source::tokens::Tokens;
-use tidegate_data::source::{self, Field, Kind, SourceExt, Value};
+use tidegate_decode::{Field, Kind, Value};
+use tidegate_source::SourceExt;
+use tidegate_source::tokens::Tokens;
 
-use crate::errors::{config, raise};
+use crate::errors::{Classed, config, raise};
 
 /// Indexed samples; see `tidegate.open`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
-pub(crate) struct Source(pub(crate) Arc<dyn source::Source>);
+pub(crate) struct Source(pub(crate) Arc<dyn tidegate_source::Source>);
 
 /// Opens what lies at `url`.
 #[pyfunction]
 #[pyo3(signature = (url, *, force=false, checkpoints=false))]
 pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) -> PyResult<Source> {
     if !checkpoints {
-        return py.detach(|| source::open(url, force)).map(Source).map_err(|e| raise(&e));
+        return py.detach(|| tidegate_source::open(url, force)).map(Source).map_err(|e| raise(&e));
     }
     // All files are read, on other threads, so that Ctrl-C is seen here.
-    interruptible(py, |stop| source::open_with_checkpoints(url, force, &|_, _| stopped(stop))).map(Source)
+    interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, force, &|_, _| stopped(stop)))
+        .map(Source)
 }
 
 /// Sequences of token files; `dtype` is that of files without a header.
@@ -40,17 +42,17 @@ pub(crate) fn tokens(py: Python<'_>, url: &str, length: u64, dtype: Option<&str>
     Ok(Source(opened))
 }
 
-pub(crate) fn stopped(stop: &AtomicBool) -> tidegate::Result<()> {
+pub(crate) fn stopped(stop: &AtomicBool) -> tidegate_source::Result<()> {
     match stop.load(Ordering::Relaxed) {
-        true => Err(tidegate::Error::Config("interrupted".into())),
+        true => Err(tidegate_source::Error::Interrupted),
         false => Ok(()),
     }
 }
 
 /// Does what takes long on another thread, which is told if the user does not want to wait.
-pub(crate) fn interruptible<T: Send>(
+pub(crate) fn interruptible<T: Send, E: Classed + Send>(
     py: Python<'_>,
-    work: impl FnOnce(&AtomicBool) -> tidegate::Result<T> + Send,
+    work: impl FnOnce(&AtomicBool) -> Result<T, E> + Send,
 ) -> PyResult<T> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -69,7 +71,7 @@ pub(crate) fn interruptible<T: Send>(
 /// A made-up source of `samples` samples of `sample_bytes` bytes.
 #[pyfunction]
 pub(crate) fn synthetic(samples: u64, sample_bytes: u32) -> Source {
-    Source(Arc::new(source::Synthetic::new(samples, sample_bytes)))
+    Source(Arc::new(tidegate_source::Synthetic::new(samples, sample_bytes)))
 }
 
 #[pymethods]
@@ -104,7 +106,7 @@ impl Source {
                 Value::Int(x) => out.set_item(&field.name, x)?,
                 Value::Float(x) => out.set_item(&field.name, x)?,
                 Value::Quoted(text) => {
-                    let text = text.text().map_err(|e| blame(&field.name, e))?;
+                    let text = text.text().map_err(|e| blame(&field.name, e.into()))?;
                     out.set_item(&field.name, String::from_utf8_lossy(&text))?;
                 }
             }
@@ -158,12 +160,12 @@ impl Source {
     }
 
     fn select(&self, ids: Vec<u64>) -> PyResult<Self> {
-        let subset = source::Subset::new(Arc::clone(&self.0), ids).map_err(|e| raise(&e))?;
+        let subset = tidegate_source::Subset::new(Arc::clone(&self.0), ids).map_err(|e| raise(&e))?;
         Ok(Self(Arc::new(subset)))
     }
 
     fn split(&self, fractions: Vec<f64>, seed: u64) -> PyResult<Vec<Self>> {
-        let parts = source::split(&self.0, &fractions, seed).map_err(|e| raise(&e))?;
+        let parts = tidegate_source::split(&self.0, &fractions, seed).map_err(|e| raise(&e))?;
         Ok(parts.into_iter().map(|part| Self(Arc::new(part))).collect())
     }
 }

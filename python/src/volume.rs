@@ -1,18 +1,18 @@
 //! `tidegate.volume`: patches of arrays that lie in chunks, and boxes that say where classes are.
 //!
 //! Flow: options as JSON -> a volume, which is a source -> boxes for `tidegate.samplers.patches`.
-//! Memory: what `tidegate_data::source::volume` says.
+//! Memory: what `tidegate_source::volume` says.
 
 use std::sync::Arc;
 
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use tidegate_data::order::patches;
-use tidegate_data::source::volume as volumes;
-use tidegate_data::source::volume::labels::Wanted;
-use tidegate_data::source::volume::refine::Smooth;
-use tidegate_data::source::{self, Kind};
+use tidegate_decode::Kind;
+use tidegate_order::patches;
+use tidegate_source::volume as volumes;
+use tidegate_source::volume::labels::Wanted;
+use tidegate_source::volume::refine::Smooth;
 
 use crate::budget::Budget;
 use crate::errors::raise;
@@ -92,13 +92,13 @@ pub(crate) struct Volume(pub(crate) Arc<volumes::Volume>);
 impl Volume {
     /// The same as a source.
     fn source(&self) -> Source {
-        Source(Arc::clone(&self.0) as Arc<dyn source::Source>)
+        Source(Arc::clone(&self.0) as Arc<dyn tidegate_source::Source>)
     }
 
     /// (name, dtype, shape of a patch) of each field.
     fn fields(&self) -> Vec<(String, &'static str, Vec<usize>)> {
-        let schema = source::Source::schema(&*self.0).iter();
-        let field = |field: &source::Field| match &field.kind {
+        let schema = tidegate_source::Source::schema(&*self.0).iter();
+        let field = |field: &tidegate_decode::Field| match &field.kind {
             Kind::Patch { dtype, shape, .. } => Some((field.name.clone(), dtype.name(), shape.clone())),
             _ => None,
         };
@@ -107,7 +107,7 @@ impl Volume {
 
     /// Where patch `id` begins, in voxels of the first array.
     fn origin(&self, id: u64) -> PyResult<Vec<i64>> {
-        let len = source::Source::len(&*self.0);
+        let len = tidegate_source::Source::len(&*self.0);
         if id >= len {
             return Err(PyIndexError::new_err(format!("patch {id} of {len}")));
         }

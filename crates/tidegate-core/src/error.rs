@@ -9,6 +9,43 @@ use crate::memory::size::mib;
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The class of an error, for callers that treat whole classes alike, such as Python's exceptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Options or arguments that make no sense.
+    Config,
+    /// The budget is too small, or others hold it.
+    Budget,
+    /// The consumer holds what the next batch needs.
+    Held,
+    /// A state that does not belong to this loader.
+    State,
+    /// Files, formats, bytes.
+    Data,
+    /// One sample.
+    Sample,
+    /// No progress for too long.
+    Stalled,
+    /// The user's sampler failed.
+    Sampler,
+    /// The caller asked to stop waiting.
+    Interrupted,
+    /// A defect of Tidegate.
+    Internal,
+}
+
+impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Size { .. } | Self::OtherBudget { .. } => ErrorKind::Config,
+            _ => ErrorKind::Budget,
+        }
+    }
+}
+
 /// An error of the memory rooms.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

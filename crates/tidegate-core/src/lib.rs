@@ -10,4 +10,4 @@ pub mod memory;
 pub mod simd;
 pub mod sync;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};

@@ -6,31 +6,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use tidegate_core::ErrorKind;
+
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Where a sample lies.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
-    /// The sample's id.
-    pub id: u64,
-    /// The file, relative to the dataset.
-    pub shard: String,
-    /// Byte offset in that file.
-    pub offset: u64,
-    /// The sample's own name, if it has one.
-    pub key: String,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "sample {} ({} at byte {}", self.id, self.shard, self.offset)?;
-        if !self.key.is_empty() && self.key != self.shard {
-            write!(f, ", key {:?}", self.key)?;
-        }
-        f.write_str(")")
-    }
-}
+pub use tidegate_source::{Place, panic_message};
 
 /// An error of the data rooms.
 #[derive(Debug, thiserror::Error)]
@@ -39,45 +20,15 @@ pub enum Error {
     /// A memory error.
     #[error(transparent)]
     Memory(#[from] tidegate_core::Error),
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// A file is not what it says it is.
-    #[error("{path}: at byte {offset}: {what}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong, and the fix.
-        what: String,
-    },
-    /// A dataset as a whole cannot be used.
-    #[error("{path}: {what}")]
-    Dataset {
-        /// The dataset.
-        path: PathBuf,
-        /// What is wrong, and the fix.
-        what: String,
-    },
-    /// One sample could not be made.
-    #[error("{place}{}: {what}", field_of(field))]
-    Sample {
-        /// Which one.
-        place: Box<Place>,
-        /// Which field, or empty.
-        field: String,
-        /// What is wrong.
-        what: String,
-    },
+    /// An error of an order.
+    #[error(transparent)]
+    Order(#[from] tidegate_order::Error),
+    /// An error of a source: a file, a format, a sample.
+    #[error(transparent)]
+    Source(#[from] tidegate_source::Error),
     /// Encoded bytes could not be decoded.
-    #[error("{0}")]
-    Decode(String),
+    #[error(transparent)]
+    Decode(#[from] tidegate_decode::Error),
     /// Parameters that make no sense together.
     #[error("{0}")]
     Config(String),
@@ -110,6 +61,12 @@ pub enum Error {
         /// The last failure in words.
         last: String,
     },
+    /// The caller asked to stop waiting: a signal, in Python.
+    #[error("interrupted")]
+    Interrupted,
+    /// A defect of Tidegate.
+    #[error("{0}; this is a defect of Tidegate, please report it")]
+    Internal(String),
     /// A thread of the pipeline died.
     #[error("the thread {thread} panicked: {what}; this is a defect of Tidegate, please report it")]
     Panic {
@@ -128,25 +85,41 @@ pub enum Error {
     },
 }
 
-fn field_of(field: &str) -> String {
-    if field.is_empty() { String::new() } else { format!(", field {field:?}") }
-}
-
 impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Memory(error) => error.kind(),
+            Self::Order(error) => error.kind(),
+            Self::Source(error) => error.kind(),
+            Self::Decode(_) | Self::TooManyFailed { .. } => ErrorKind::Data,
+            Self::Config(_) => ErrorKind::Config,
+            Self::State(_) => ErrorKind::State,
+            Self::Held { .. } | Self::Starved(_) => ErrorKind::Held,
+            Self::Stalled { .. } => ErrorKind::Stalled,
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Panic { .. } | Self::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
     /// An I/O error with its file.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| tidegate_source::Error::Io { path, source }.into()
     }
 
-    /// A format error with its place.
-    pub fn format(path: impl Into<PathBuf>, offset: u64, what: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), offset, what: what.into() }
+    /// Damaged bytes, in words.
+    pub fn decode(what: impl Into<String>) -> Self {
+        Self::Decode(tidegate_decode::Error::decode(what))
     }
 
-    /// The message of a panic that was caught.
-    pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".into())
+    /// Where the sample is that could not be made, if this is about one.
+    #[must_use]
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Source(error) => error.place(),
+            _ => None,
+        }
     }
 }

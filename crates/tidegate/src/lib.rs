@@ -25,7 +25,7 @@ pub use loader::{Builder, Curve, Epoch, Loader, MemoryPoint, Options, State, Wha
 pub use report::Report;
 pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
-pub use tidegate_data::order::{Shuffle, split::Remainder};
 pub use tidegate_data::pipeline::{Keep, OnError};
-pub use tidegate_data::source::{Source, open};
 pub use tidegate_data::{Error, Result};
+pub use tidegate_order::{Shuffle, split::Remainder};
+pub use tidegate_source::{Source, open};

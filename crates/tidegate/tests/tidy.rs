@@ -19,23 +19,52 @@ const UNSAFE: [&str; 18] = [
     "crates/tidegate-core/src/memory/pieces.rs",
     "crates/tidegate-core/src/memory/region.rs",
     "crates/tidegate-data/src/batch/resize.rs",
-    "crates/tidegate-data/src/decode/jpeg/color.rs",
-    "crates/tidegate-data/src/decode/jpeg/idct.rs",
-    "crates/tidegate-data/src/decode/jpeg/mod.rs",
-    "crates/tidegate-data/src/source/uring.rs",
-    "crates/tidegate-data/tests/fuzz.rs",
+    "crates/tidegate-decode/src/jpeg/color.rs",
+    "crates/tidegate-decode/src/jpeg/idct.rs",
+    "crates/tidegate-decode/src/jpeg/mod.rs",
+    "crates/tidegate-source/src/uring.rs",
+    "crates/tidegate-source/tests/fuzz.rs",
     "crates/tidegate-sketch/src/moments.rs",
     "python/src/array.rs",
 ];
 
 /// What a crate may use of the others.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("crates/tidegate-array", &["tidegate-core"]),
     ("crates/tidegate-core", &[]),
     ("crates/tidegate-sketch", &["tidegate-core"]),
-    ("crates/tidegate-data", &["tidegate-array", "tidegate-core", "tidegate-sketch"]),
-    ("crates/tidegate", &["tidegate-array", "tidegate-core", "tidegate-sketch", "tidegate-data"]),
-    ("python", &["tidegate", "tidegate-array", "tidegate-core", "tidegate-sketch", "tidegate-data"]),
+    ("crates/tidegate-order", &["tidegate-core"]),
+    ("crates/tidegate-decode", &["tidegate-array", "tidegate-core"]),
+    ("crates/tidegate-source", &["tidegate-array", "tidegate-core", "tidegate-decode", "tidegate-order"]),
+    (
+        "crates/tidegate-data",
+        &["tidegate-array", "tidegate-core", "tidegate-decode", "tidegate-order", "tidegate-source"],
+    ),
+    (
+        "crates/tidegate",
+        &[
+            "tidegate-array",
+            "tidegate-core",
+            "tidegate-data",
+            "tidegate-decode",
+            "tidegate-order",
+            "tidegate-sketch",
+            "tidegate-source",
+        ],
+    ),
+    (
+        "python",
+        &[
+            "tidegate",
+            "tidegate-array",
+            "tidegate-core",
+            "tidegate-data",
+            "tidegate-decode",
+            "tidegate-order",
+            "tidegate-sketch",
+            "tidegate-source",
+        ],
+    ),
 ];
 
 fn root() -> PathBuf {

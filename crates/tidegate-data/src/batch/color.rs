@@ -11,8 +11,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::spec::{Jitter, Pixels};
-use crate::decode::npy::DType;
-use crate::order::random::Stream;
+use tidegate_decode::npy::DType;
+use tidegate_order::random::Stream;
 
 /// Changes brightness, contrast, saturation and hue in random order by random amounts.
 pub fn jitter(rgb: &mut [u8], spec: &Jitter, stream: &mut Stream) {
@@ -164,7 +164,7 @@ fn write_floats(floats: &[f32], dtype: DType, to: &mut [u8]) {
 mod tests {
     use super::super::spec::PixelLayout;
     use super::*;
-    use crate::order::random::Purpose;
+    use tidegate_order::random::Purpose;
 
     #[test]
     fn hsv_round_trip_is_close_and_gray_is_exact() {

@@ -7,8 +7,8 @@
 //! from one portable implementation, so that boxes do not depend on the C library or the processor.
 
 use super::spec::{Crop, ImageSpec};
-use crate::decode::Region;
-use crate::order::random::{Purpose, Stream};
+use tidegate_decode::Region;
+use tidegate_order::random::{Purpose, Stream};
 
 /// A box and whether it is mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

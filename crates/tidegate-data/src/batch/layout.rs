@@ -6,9 +6,9 @@
 use super::patch::PatchPlan;
 use super::row;
 use super::spec::{Crop, FieldSpec, ImageSpec, MaskSpec, PixelLayout};
-use crate::decode::npy::DType;
-use crate::source::{Field, Kind, Schema};
 use crate::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Kind, Schema};
 
 /// Columns begin at multiples of this.
 pub const ALIGN: usize = 64;

@@ -19,7 +19,7 @@ use tidegate_core::memory::{Block, SlabItem};
 
 pub use self::layout::{ColumnPlan, Layout};
 pub use self::spec::{Crop, FieldSpec, ImageSpec, Jitter, MaskSpec, PixelLayout, Pixels};
-use crate::decode::npy::DType;
+use tidegate_decode::npy::DType;
 
 /// Where a column's values lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

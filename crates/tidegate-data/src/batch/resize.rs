@@ -10,7 +10,7 @@
 
 use tidegate_core::simd;
 
-use crate::decode::{Region, Rows};
+use tidegate_decode::{Region, Rows};
 
 /// Bits of a weight behind the point.
 const WEIGHT_BITS: u32 = 22;

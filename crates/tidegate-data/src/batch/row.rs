@@ -9,13 +9,15 @@ use super::geometry::{Draw, Geometry, geometry, halved, halvings, mirror, orient
 use super::layout::{ColumnPlan, Layout};
 use super::resize::{self, Nearest, Scaler};
 use super::spec::{FieldSpec, ImageSpec, MaskSpec, PixelLayout};
-use crate::decode::header::{self, Format, ImageHeader};
-use crate::decode::npy::DType;
-use crate::decode::{Decoded, Decoders, Pixel, Request, Rows, compact, npy};
-use crate::order::random::Purpose;
-use crate::source::{Entry, Extremes, Kind, Value, json, libsvm};
 use crate::{Error, Result};
 use tidegate_array::kernels::planar;
+use tidegate_decode::header::{self, Format, ImageHeader};
+use tidegate_decode::npy::DType;
+use tidegate_decode::text::{json, libsvm};
+use tidegate_decode::{Decoded, Decoders, Pixel, Request, Rows, compact, npy};
+use tidegate_decode::{Kind, Value};
+use tidegate_order::random::Purpose;
+use tidegate_source::{Entry, Extremes};
 
 /// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and as much as [`rows_bytes`] of any picture it has made.
 #[derive(Debug, Default)]
@@ -109,9 +111,9 @@ pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
 /// The header of a picture column's value.
 fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     if *kind == Kind::Pixels {
-        return header::pixels(bytes).ok_or_else(|| Error::Decode("pixels of an unknown mode".into()));
+        return header::pixels(bytes).ok_or_else(|| Error::decode("pixels of an unknown mode"));
     }
-    header::of(bytes)
+    Ok(header::of(bytes)?)
 }
 
 /// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place: none
@@ -164,9 +166,8 @@ impl Tools {
         target: &mut Target<'_>,
     ) -> Result<()> {
         if value == Value::Missing {
-            return Err(Error::Decode(
-                "the sample lacks this field: leave it out of fields=, or the sample with on_error=\"skip\""
-                    .into(),
+            return Err(Error::decode(
+                "the sample lacks this field: leave it out of fields=, or the sample with on_error=\"skip\"",
             ));
         }
         if let (Some(header), Value::Bytes(bytes)) = (&needs.header, value) {
@@ -175,31 +176,30 @@ impl Tools {
                 FieldSpec::Mask(spec) => {
                     mask(&mut self.decoders, layout, spec, column, header, bytes, draw, scratch, target.bytes)
                 }
-                _ => Err(Error::Decode("a picture in a field of another kind".into())),
+                _ => Err(Error::decode("a picture in a field of another kind")),
             };
         }
         match (&column.spec, value) {
             (FieldSpec::Int, value) => int(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
             (FieldSpec::Float, value) => float(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
             (FieldSpec::Text, Value::Bytes(bytes)) => {
-                std::str::from_utf8(bytes).map_err(|e| Error::Decode(format!("not UTF-8: {e}")))?;
+                std::str::from_utf8(bytes).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
                 ragged(bytes, target)
             }
             (FieldSpec::Json, Value::Bytes(bytes)) => {
                 serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-                    .map_err(|e| Error::Decode(format!("not JSON: {e}")))?;
+                    .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
                 ragged(bytes, target)
             }
             (FieldSpec::Bytes, Value::Bytes(bytes)) => ragged(bytes, target),
             (FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json, Value::Quoted(quoted)) => {
-                let room =
-                    target.bytes.get_mut(..quoted.most()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+                let room = target.bytes.get_mut(..quoted.most()).ok_or_else(|| Error::decode(CHANGED))?;
                 target.written = quoted.unquote(room)?;
                 let text = &room[..target.written];
-                std::str::from_utf8(text).map_err(|e| Error::Decode(format!("not UTF-8: {e}")))?;
+                std::str::from_utf8(text).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
                 if column.spec == FieldSpec::Json {
                     serde_json::from_slice::<serde::de::IgnoredAny>(text)
-                        .map_err(|e| Error::Decode(format!("not JSON: {e}")))?;
+                        .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
                 }
                 Ok(())
             }
@@ -217,12 +217,12 @@ impl Tools {
             }
             (FieldSpec::Array { .. }, Value::Bytes(bytes)) if matches!(column.kind, Kind::Compact { .. }) => {
                 let shape = column.shape.as_deref().unwrap_or_default();
-                compact::unpack(bytes, column.dtype, shape, target.bytes)
+                Ok(compact::unpack(bytes, column.dtype, shape, target.bytes)?)
             }
             (FieldSpec::Array { dtype, shape }, Value::Bytes(bytes)) => {
                 array(&column.kind, *dtype, shape.as_deref(), bytes, target)
             }
-            (_, value) => Err(Error::Decode(format!("{} does not fit this field", value.word()))),
+            (_, value) => Err(Error::decode(format!("{} does not fit this field", value.word()))),
         }
     }
 
@@ -241,7 +241,7 @@ impl Tools {
         let region = unorient(place.region, header.orientation, (header.width, header.height));
         let (inner, rest) = scratch
             .split_at_mut_checked(header.inner_bytes() as usize)
-            .ok_or_else(|| Error::Decode(CHANGED.into()))?;
+            .ok_or_else(|| Error::decode(CHANGED))?;
         let fill = spec.load_truncated;
         let Some((height, width)) = spec.size else {
             let request = Request { header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints, fill };
@@ -255,7 +255,7 @@ impl Tools {
         let (small, turned) = rest
             .split_at_mut_checked(n)
             .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
-            .ok_or_else(|| Error::Decode(CHANGED.into()))?;
+            .ok_or_else(|| Error::decode(CHANGED))?;
         let Target { bytes: target, filled, .. } = target;
         let size = (region.width, region.height);
         // As if the picture had been turned before.
@@ -368,7 +368,7 @@ fn ragged_image(
 ) -> Result<()> {
     let header = request.header;
     let n = header.decoded_bytes() as usize;
-    let into = target.bytes.get_mut(..n).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    let into = target.bytes.get_mut(..n).ok_or_else(|| Error::decode(CHANGED))?;
     let (width, height) = (header.width as usize, header.height as usize);
     let row = vec![0; 3 * width];
     let mut rows =
@@ -395,11 +395,11 @@ fn mask(
     scratch: &mut [u8],
     target: &mut [u8],
 ) -> Result<()> {
-    let image = layout.image_of(spec).ok_or_else(|| Error::Decode("its image field is missing".into()))?;
+    let image = layout.image_of(spec).ok_or_else(|| Error::decode("its image field is missing"))?;
     let place = geometry(image, header.oriented(), draw);
     let inner = header.inner_bytes() as usize;
     if scratch.len() < inner + target.len() {
-        return Err(Error::Decode(CHANGED.into()));
+        return Err(Error::decode(CHANGED));
     }
     let (inner, rest) = scratch.split_at_mut(inner);
     let region = unorient(place.region, header.orientation, (header.width, header.height));
@@ -417,7 +417,7 @@ fn mask(
 }
 
 fn ragged(bytes: &[u8], target: &mut Target<'_>) -> Result<()> {
-    let room = target.bytes.get_mut(..bytes.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    let room = target.bytes.get_mut(..bytes.len()).ok_or_else(|| Error::decode(CHANGED))?;
     room.copy_from_slice(bytes);
     target.written = bytes.len();
     Ok(())
@@ -429,10 +429,10 @@ fn int(value: Value<'_>) -> Result<i64> {
         Value::Float(x) if x.fract() == 0.0 && x.abs() < 9e15 => Ok(x as i64),
         Value::Bytes(bytes) => {
             let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
-            text.parse().map_err(|_| Error::Decode(format!("{:?} is no integer", short(text))))
+            text.parse().map_err(|_| Error::decode(format!("{:?} is no integer", short(text))))
         }
         Value::Quoted(text) => int(Value::Bytes(&text.text()?)),
-        other => Err(Error::Decode(format!("{} is no integer", other.word()))),
+        other => Err(Error::decode(format!("{} is no integer", other.word()))),
     }
 }
 
@@ -442,10 +442,10 @@ fn float(value: Value<'_>) -> Result<f64> {
         Value::Float(x) => Ok(x),
         Value::Bytes(bytes) => {
             let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
-            text.parse().map_err(|_| Error::Decode(format!("{:?} is no number", short(text))))
+            text.parse().map_err(|_| Error::decode(format!("{:?} is no number", short(text))))
         }
         Value::Quoted(text) => float(Value::Bytes(&text.text()?)),
-        Value::Missing => Err(Error::Decode("missing".into())),
+        Value::Missing => Err(Error::decode("missing")),
     }
 }
 
@@ -463,7 +463,7 @@ fn array(
     // What is of no kind of array is a file of one.
     let found = kind.array(bytes).unwrap_or_else(|| npy::npy(bytes))?;
     if dtype.is_some_and(|d| d != found.dtype) || shape.is_some_and(|s| s != found.shape) {
-        return Err(Error::Decode(format!(
+        return Err(Error::decode(format!(
             "an array of {} {:?} where {} {:?} was declared",
             found.dtype.name(),
             found.shape,
@@ -471,7 +471,7 @@ fn array(
             shape.unwrap_or_default()
         )));
     }
-    let room = target.bytes.get_mut(..found.data.len()).ok_or_else(|| Error::Decode(CHANGED.into()))?;
+    let room = target.bytes.get_mut(..found.data.len()).ok_or_else(|| Error::decode(CHANGED))?;
     room.copy_from_slice(found.data);
     target.written = found.data.len();
     target.shape = found.shape;

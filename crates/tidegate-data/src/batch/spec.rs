@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use tidegate_array::kernels::wavelet::Wavelet;
 
-use crate::decode::npy::DType;
-use crate::order::random::Stream;
-use crate::source::Kind;
 use crate::{Error, Result};
+use tidegate_decode::Kind;
+use tidegate_decode::npy::DType;
+use tidegate_order::random::Stream;
 
 /// Which part of a picture is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

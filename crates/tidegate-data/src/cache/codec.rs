@@ -203,7 +203,7 @@ mod tests {
 
     fn noise(seed: u64) -> impl FnMut() -> u64 {
         let mut stream =
-            crate::order::random::Stream::new(seed, 0, 0, 0, crate::order::random::Purpose::Replace);
+            tidegate_order::random::Stream::new(seed, 0, 0, 0, tidegate_order::random::Purpose::Replace);
         move || stream.below(1 << 32)
     }
 

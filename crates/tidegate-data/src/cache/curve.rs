@@ -205,7 +205,7 @@ mod tests {
     use super::super::{Memory, Tier};
     use super::*;
     use crate::cache::Near;
-    use crate::order::permutation::Permutation;
+    use tidegate_order::permutation::Permutation;
 
     const SUPPLY: Supply = Supply { bytes_per_s: 1e6, ahead_bytes: 512 };
 
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn with_replacement_the_known_future_beats_a_fixed_set() {
         let mut stream =
-            crate::order::random::Stream::new(1, 0, 0, 0, crate::order::random::Purpose::Replace);
+            tidegate_order::random::Stream::new(1, 0, 0, 0, tidegate_order::random::Purpose::Replace);
         // Zipf over 2,000 objects of several sizes.
         let mut draw = || {
             let x = (stream.below(1 << 20) as f64 + 1.0) / f64::from(1 << 20);

@@ -33,9 +33,9 @@ use tidegate_core::memory::size::mib;
 
 use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table};
 use super::{Records, edition};
-use crate::source::read::{ReadMode, direct_works, open_file};
-use crate::source::{Access, Chunked, Extremes, Source};
 use crate::{Error, Result};
+use tidegate_source::read::{ReadMode, direct_works, open_file};
+use tidegate_source::{Access, Chunked, Extremes, Source};
 
 /// A segment is about this part of the limit.
 const SEGMENTS: u64 = 64;
@@ -516,8 +516,8 @@ mod tests {
         found.count()
     }
 
-    fn aligned_room() -> crate::source::read::Aligned {
-        crate::source::read::aligned(Records::room_bytes(BYTES) as usize)
+    fn aligned_room() -> tidegate_source::read::Aligned {
+        tidegate_source::read::aligned(Records::room_bytes(BYTES) as usize)
     }
 
     fn fill(tier: &Records) -> usize {
@@ -610,7 +610,8 @@ mod tests {
         use std::os::unix::fs::FileExt;
         let dir = tempfile::tempdir_in(".").unwrap();
         let cache = tier(dir.path(), 7, 16 << 20, 0).unwrap();
-        let mut draw = crate::order::random::Stream::new(1, 0, 0, 0, crate::order::random::Purpose::Replace);
+        let mut draw =
+            tidegate_order::random::Stream::new(1, 0, 0, 0, tidegate_order::random::Purpose::Replace);
         let mut lost = 0;
         for round in 0..50 {
             // Segments with damage go, so that there is room for what is put again.

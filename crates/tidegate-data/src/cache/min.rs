@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn an_epoch_without_replacement_hits_what_fits() {
         let epoch = |seed: u64| {
-            let order = crate::order::permutation::Permutation::new(1000, 7, seed, 0);
+            let order = tidegate_order::permutation::Permutation::new(1000, 7, seed, 0);
             (0..1000).map(move |p| order.apply(p) as u32)
         };
         let accesses: Vec<u32> = (0..5).flat_map(epoch).collect();

@@ -28,7 +28,7 @@ pub use self::disk::DiskCache;
 pub use self::memory::{Lent, Memory, Packed};
 pub use self::records::{Records, Spot, Tally};
 pub use self::repeated::Repeated;
-use crate::source::Source;
+use tidegate_source::Source;
 
 /// Objects by key, up to a limit in bytes; object-safe, shared by all threads. `testing::tier` checks its promises.
 pub trait Tier: Send + Sync + std::fmt::Debug {

@@ -16,9 +16,9 @@ use tidegate_core::memory::Node;
 
 use super::records::{Claimed, HEAD_BYTES, Segments, Table};
 use super::{Records, edition};
-use crate::source::read::ReadMode;
-use crate::source::{Access, Source};
 use crate::{Error, Result};
+use tidegate_source::read::ReadMode;
+use tidegate_source::{Access, Source};
 
 /// The objects of a source that the processes of a node keep: samples as they are stored, or chunks of volumes once they are decoded, whose
 /// size is known; nothing for a source whose samples are not read one by one.

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use tidegate_core::hash::splitmix64;
 
 use super::{Share, Tier};
-use crate::source::read::{Extent, ReadMode, aligned, read_open, staging_bytes};
+use tidegate_source::read::{Extent, ReadMode, aligned, read_open, staging_bytes};
 
 /// What comes before an object: its key u64, its length u32, a checksum over all u32.
 pub(super) const HEAD_BYTES: u64 = 16;
@@ -353,7 +353,7 @@ impl Records {
 
     fn read_raw(&self, spot: Spot, len: u64, into: &mut [u8]) -> Option<Range<usize>> {
         let extent = self.open(spot)?;
-        read_open(&extent.file, Path::new("a record"), extent.offset, len, self.segments.mode(), into).ok()
+        read_open(extent.file(), Path::new("a record"), extent.offset(), len, self.segments.mode(), into).ok()
     }
 
     /// Writes a record to the segment of this process.

@@ -24,8 +24,8 @@ use super::work::{Own, failed, given_twice};
 use crate::batch::ColumnPlan;
 use crate::batch::row::Needs;
 use crate::cache::{Lease, Lent, Tier};
-use crate::source::{Chunked, Located, SourceExt};
-use crate::{Error, Result};
+use crate::{Error, Result, panic_message};
+use tidegate_source::{Chunked, Located, SourceExt};
 
 /// A row, while its chunks come.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Row {
                     source.copy(self.at.id, plan.field, chunk, elements, stored)
                 })
             }
-            Err(what) => Err(shared.source.blame(&self.at, &plan.name, what)),
+            Err(what) => Err(shared.source.blame(&self.at, &plan.name, what).into()),
         };
         if let Err(error) = outcome {
             let (at, mut first) = ((column, chunk), lock(&self.error));
@@ -329,7 +329,7 @@ impl Fetched {
             let began = std::panic::AssertUnwindSafe(|| source.decode_chunk(self.chunk, stored, elements));
             match std::panic::catch_unwind(began) {
                 Ok(outcome) => outcome.map_err(|e| e.to_string()),
-                Err(panic) => Err(format!("{}: {}", source.describe(self.chunk), Error::words(&*panic))),
+                Err(panic) => Err(format!("{}: {}", source.describe(self.chunk), panic_message(&*panic))),
             }
         });
         shared.stats.chunks.fetch_add(1, Ordering::Relaxed);

@@ -21,13 +21,13 @@ use super::{Room, Shared, Starved, plan};
 use crate::batch::Layout;
 use crate::batch::row::{is_picture, ragged_bytes};
 use crate::cache::{Lease, Lent, Near, Spot};
-use crate::order::Epoch;
-use crate::order::split::Rows;
-use crate::source::checkpoints::Checkpoints;
-use crate::source::read::stop_reading_when;
-use crate::source::uring::{DEPTH, Uring};
-use crate::source::{Access, Located, ReadMode};
-use crate::{Error, Result};
+use crate::{Error, Result, panic_message};
+use tidegate_order::Epoch;
+use tidegate_order::split::Rows;
+use tidegate_source::checkpoints::Checkpoints;
+use tidegate_source::read::stop_reading_when;
+use tidegate_source::uring::{DEPTH, Uring};
+use tidegate_source::{Access, Located, ReadMode};
 
 /// Neighbours are read together up to this many bytes, and over a network up to more.
 const READ_BYTES: u64 = 512 << 10;
@@ -97,7 +97,7 @@ pub(super) fn run(shared: &Arc<Shared>, feed: &Mutex<Feed>, thread: usize) {
         }
     };
     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
-        shared.fail(Error::Panic { thread: format!("tg-read-{thread}"), what: Error::words(&*panic) });
+        shared.fail(Error::Panic { thread: format!("tg-read-{thread}"), what: panic_message(&*panic) });
     }
     shared.watch.note(thread, "done", None);
 }

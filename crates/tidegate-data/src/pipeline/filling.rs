@@ -18,8 +18,8 @@ use super::{Beside, Delivered, Done, Failure, OnError, Shared};
 use crate::batch::geometry::Draw;
 use crate::batch::layout::Layout;
 use crate::batch::{Batch, BatchMemory, Column, FieldSpec, Part};
-use crate::order::split::Rows;
-use crate::{Error, Result};
+use crate::{Error, Result, panic_message};
+use tidegate_order::split::Rows;
 
 /// Row states.
 const EMPTY: u64 = 0;
@@ -302,7 +302,7 @@ impl Drop for Filling {
         }
         let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
         let outcome = finished.unwrap_or_else(|panic| {
-            Err(Error::Panic { thread: "batch".into(), what: Error::words(&*panic) })
+            Err(Error::Panic { thread: "batch".into(), what: panic_message(&*panic) })
         });
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         failures.sort_by_key(|f| f.position);

@@ -15,8 +15,8 @@ use tidegate_core::sync::lock;
 use tidegate_core::memory::{Account, Block, Budget, Priority};
 
 use crate::batch::Layout;
-use crate::source::{Grouped, Located, ReadMode};
 use crate::{Error, Result};
+use tidegate_source::{Grouped, Located, ReadMode};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Groups {
         }
         let row = source.row(at, block).and_then(|row| Some((row, into.get_mut(..row.len())?)));
         let (row, target) =
-            row.ok_or_else(|| Error::Decode("a row is not in its group: please report this".into()))?;
+            row.ok_or_else(|| Error::decode("a row is not in its group: please report this"))?;
         target.copy_from_slice(row);
         Ok(0..row.len())
     }

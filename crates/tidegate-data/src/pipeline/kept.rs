@@ -18,9 +18,9 @@ use super::plan;
 use super::stats::Stats;
 use crate::batch::Layout;
 use crate::cache::{Memory, Near, Repeated, Tier};
-use crate::order::Foresight;
-use crate::source::{Access, Chunked, Extremes, Source};
 use crate::{Error, Result};
+use tidegate_order::Foresight;
+use tidegate_source::{Access, Chunked, Extremes, Source};
 
 /// Samples after which it is known what they cost.
 const SEEN_LEAST: u64 = 256;

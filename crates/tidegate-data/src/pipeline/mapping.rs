@@ -12,7 +12,7 @@ use tidegate_core::sync::lock;
 
 use super::{BatchMap, Beside, Delivered, Done, Shared};
 use crate::batch::Batch;
-use crate::{Error, Result};
+use crate::{Error, Result, panic_message};
 
 /// Batches on their way to the function; a batch that failed passes through.
 #[derive(Debug, Default)]
@@ -82,6 +82,8 @@ pub(super) fn run(shared: &Arc<Shared>, map: &dyn BatchMap, thread: usize) {
 /// Calls the function; its panic is an error like any other.
 pub(super) fn apply(map: &dyn BatchMap, batch: Batch) -> Result<Delivered> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.map(batch)))
-        .unwrap_or_else(|panic| Err(Error::Panic { thread: "transform".into(), what: Error::words(&*panic) }))
+        .unwrap_or_else(|panic| {
+            Err(Error::Panic { thread: "transform".into(), what: panic_message(&*panic) })
+        })
         .map(Delivered::Mapped)
 }

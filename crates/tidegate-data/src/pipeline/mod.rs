@@ -47,12 +47,12 @@ use self::watch::Watch;
 use self::work::{Job, Own};
 use crate::batch::{Batch, Layout};
 use crate::cache::{Coming, Lease, Records, Rule, Tier};
-use crate::order::random::Stream;
-use crate::order::split::{Rows, Split};
-use crate::order::{Epoch, Foresight, Order};
-use crate::source::checkpoints::Checkpoints;
-use crate::source::{ChunkSizes, ReadMode, Source};
 use crate::{Error, Place, Result};
+use tidegate_order::random::Stream;
+use tidegate_order::split::{Rows, Split};
+use tidegate_order::{Epoch, Foresight, Order};
+use tidegate_source::checkpoints::Checkpoints;
+use tidegate_source::{ChunkSizes, ReadMode, Source};
 
 /// What happens when a sample fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -288,11 +288,11 @@ impl Shared {
         let split = &self.config.split;
         match self.config.order.foresight() {
             Foresight::Once => Ok(stream.below(self.source.len())),
-            Foresight::Listed => self.epoch.id(stream.below(split.len.max(1))),
+            Foresight::Listed => Ok(self.epoch.id(stream.below(split.len.max(1)))?),
             Foresight::None => {
                 let batch = position.saturating_sub(split.start) / split.global_batch;
                 let asked = split.start + (batch + 1) * split.global_batch;
-                self.epoch.id(stream.below(asked.min(split.len).max(1)))
+                Ok(self.epoch.id(stream.below(asked.min(split.len).max(1)))?)
             }
         }
     }

@@ -8,7 +8,7 @@
 
 use std::any::Any;
 
-use crate::source::Value;
+use tidegate_decode::Value;
 
 /// What is noted of one sample.
 pub type Note = Box<dyn Any + Send>;

@@ -18,13 +18,14 @@ use super::groups::Groups;
 use super::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
 use crate::cache::Records;
-use crate::decode::{Decoders, compact};
-use crate::order::Foresight;
-use crate::source::checkpoints::Checkpoints;
-use crate::source::index::Index;
-use crate::source::read::{direct_works, read_mode, staging_bytes};
-use crate::source::{Access, Chunked, Extremes, Grouped, Kind, ReadMode, Source, SourceExt};
 use crate::{Error, Result};
+use tidegate_decode::Kind;
+use tidegate_decode::{Decoders, compact};
+use tidegate_order::Foresight;
+use tidegate_source::checkpoints::Checkpoints;
+use tidegate_source::index::Index;
+use tidegate_source::read::{direct_works, read_mode, staging_bytes};
+use tidegate_source::{Access, Chunked, Extremes, Grouped, ReadMode, Source, SourceExt};
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
 pub const STACK_BYTES: u64 = 2 << 20;

@@ -17,10 +17,10 @@ use super::work::{Job, Task};
 use super::{Room, Shared, chunks};
 use crate::Result;
 use crate::cache::{Packed, Records, Spot, Tier};
-use crate::source::Located;
-use crate::source::checkpoints::Checkpoints;
-use crate::source::read::{Extent, staging_bytes};
-use crate::source::uring::{Uring, Wanted};
+use tidegate_source::Located;
+use tidegate_source::checkpoints::Checkpoints;
+use tidegate_source::read::{Extent, staging_bytes};
+use tidegate_source::uring::{Uring, Wanted};
 
 /// One read: consecutive bytes of one shard, for one or more rows, or the one object of a tier; and the checkpoints of each row.
 #[derive(Debug)]
@@ -154,7 +154,9 @@ pub(super) fn fetch(
                 let groups = &shared.reserved.groups;
                 groups.read(source, first, shared.mode, &mut staging, &shared.stats.groups)
             }
-            (None, None) => shared.source.read(first, read.len, shared.mode, &mut staging),
+            (None, None) => {
+                shared.source.read(first, read.len, shared.mode, &mut staging).map_err(Into::into)
+            }
         };
         if from_source {
             count += 1;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
 use crate::cache::{Rule, Tier};
-use crate::source::ReadMode;
+use tidegate_source::ReadMode;
 
 /// Counters of an epoch.
 #[derive(Debug, Default)]

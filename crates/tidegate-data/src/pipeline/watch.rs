@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 use tidegate_core::sync::lock;
 
-use crate::source::{Located, Source};
+use tidegate_source::{Located, Source};
 
 #[derive(Debug, Clone)]
 struct Note {

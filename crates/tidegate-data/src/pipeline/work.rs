@@ -21,9 +21,10 @@ use super::stats::add;
 use super::{Failure, OnError, Room, Shared, chunks};
 use crate::batch::row::{Needs, Target, Tools};
 use crate::cache::Tier;
-use crate::order::random::{Purpose, Stream};
-use crate::source::{Located, SourceExt, Value};
-use crate::{Error, Result};
+use crate::{Error, Result, panic_message};
+use tidegate_decode::Value;
+use tidegate_order::random::{Purpose, Stream};
+use tidegate_source::{Error as SourceError, Located, SourceExt};
 
 /// How often another sample is tried in place of a failed one.
 const ATTEMPTS: u8 = 16;
@@ -83,7 +84,7 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
                 let done = || run_chunk(shared, job, own);
                 if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(done)) {
                     let thread = format!("tg-work-{thread}");
-                    shared.fail(Error::Panic { thread, what: Error::words(&*panic) });
+                    shared.fail(Error::Panic { thread, what: panic_message(&*panic) });
                 }
                 add(&shared.stats.work_ns, began);
                 continue;
@@ -99,7 +100,7 @@ pub(super) fn run(shared: &Arc<Shared>, number: usize, thread: usize) {
                 own.clear_poison();
                 *lock(own) = Own::default();
                 let thread = format!("tg-work-{thread}");
-                fail(shared, &task, Error::Panic { thread, what: Error::words(&*panic) });
+                fail(shared, &task, Error::Panic { thread, what: panic_message(&*panic) });
             }
         }
         give_back_what_is_lacked(shared, own);
@@ -155,8 +156,10 @@ pub(super) fn failed(
     }
     let position = filling.at.position(row as u64);
     let what = match error {
-        Error::Sample { field, what, .. } if !field.is_empty() => format!("field {field:?}: {what}"),
-        Error::Sample { what, .. } => what,
+        Error::Source(SourceError::Sample { field, what, .. }) if !field.is_empty() => {
+            format!("field {field:?}: {what}")
+        }
+        Error::Source(SourceError::Sample { what, .. }) => what,
         other => other.to_string(),
     };
     filling.list(Failure { position, place: place.clone(), what: what.clone() });
@@ -165,7 +168,8 @@ pub(super) fn failed(
     }
     if attempt >= ATTEMPTS {
         let what = format!("{what}; and {ATTEMPTS} other samples in its place failed too");
-        return filling.raise(row, Error::Sample { place: Box::new(place), field: String::new(), what });
+        return filling
+            .raise(row, SourceError::Sample { place: Box::new(place), field: String::new(), what }.into());
     }
     let attempt = attempt + 1;
     let config = &shared.config;
@@ -179,7 +183,7 @@ pub(super) fn failed(
 
 /// Fills the row of a task.
 fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
-    let sample = |field: &str, what: String| shared.source.blame(&task.at, field, what);
+    let sample = |field: &str, what: String| Error::from(shared.source.blame(&task.at, field, what));
     let range = task.range.clone().map_err(|what| sample("", what))?;
     let bytes = &task.room[range];
     if let Room::Made(_) = &*task.room {
@@ -194,7 +198,7 @@ fn make(shared: &Shared, task: &Task, own: &mut Own) -> Result<()> {
     for (c, column) in shared.layout.columns.iter().enumerate() {
         let value = values.get(column.field).copied().unwrap_or(Value::Missing);
         let field = |what: Error| match what {
-            Error::Decode(what) => sample(&column.name, what),
+            Error::Decode(what) => sample(&column.name, what.to_string()),
             other => other,
         };
         if value == Value::Missing && config.partial {
@@ -272,7 +276,7 @@ fn fits(shared: &Shared, needs: &Needs, room: usize) -> Result<()> {
     if asked <= most {
         return Ok(());
     }
-    Err(Error::Decode(format!(
+    Err(Error::decode(format!(
         "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one picture: raise memory, or run \
          `tidegate index --force` if the file changed",
         mib(asked),

@@ -11,9 +11,9 @@ use tidegate_array::kernels::boxes::Axes as At;
 
 use super::spill::drop_pages;
 use super::{LEVEL, Options, Stitch};
-use crate::source::Source;
-use crate::source::volume::Volume;
 use crate::{Error, Result};
+use tidegate_source::Source;
+use tidegate_source::volume::Volume;
 
 impl Stitch {
     /// The file of a chunk.

@@ -29,10 +29,10 @@ use self::array::put;
 use self::axis::Axis;
 pub use self::axis::Blend;
 use self::spill::Spill;
-use crate::decode::npy::DType;
-use crate::source::Source;
-use crate::source::volume::Volume;
 use crate::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_source::Source;
+use tidegate_source::volume::Volume;
 
 /// The level of compression: what zarr-python writes too.
 const LEVEL: i32 = 3;

@@ -12,10 +12,11 @@ use tidegate_core::memory::Budget;
 use tidegate_data::batch::geometry::Draw;
 use tidegate_data::batch::row::{Needs, Target, Tools};
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
-use tidegate_data::order::Shuffle;
-use tidegate_data::source::index::Index;
-use tidegate_data::source::{self, Kind, SourceExt};
 use tidegate_data::{Error, Result};
+use tidegate_decode::Kind;
+use tidegate_order::Shuffle;
+use tidegate_source::SourceExt;
+use tidegate_source::index::Index;
 
 use crate::{Loader, Options};
 
@@ -55,7 +56,7 @@ const DECODED: u64 = 600;
 const ROUNDS: usize = 5;
 
 /// Random crops of `size` for every image field; other fields as they are inferred.
-pub(super) fn training_fields(source: &dyn source::Source, size: u32) -> Vec<(String, FieldSpec)> {
+pub(super) fn training_fields(source: &dyn tidegate_source::Source, size: u32) -> Vec<(String, FieldSpec)> {
     let image = ImageSpec { size: Some((size, size)), crop: Crop::Random, flip: 0.5, ..ImageSpec::default() };
     let images = source.schema().iter().filter(|f| matches!(f.kind, Kind::Image | Kind::Pixels));
     images.map(|f| (f.name.clone(), FieldSpec::Image(image.clone()))).collect()
@@ -63,7 +64,7 @@ pub(super) fn training_fields(source: &dyn source::Source, size: u32) -> Vec<(St
 
 impl Bench {
     /// Samples a second of one thread that decodes, crops and resizes what is in memory.
-    fn decoder(&self, source: &dyn source::Source) -> Result<()> {
+    fn decoder(&self, source: &dyn tidegate_source::Source) -> Result<()> {
         let layout = Layout::new(source.schema(), &training_fields(source, self.size), true)?;
         let column = &layout.columns[0];
         let n = source.len().min(DECODED);
@@ -104,7 +105,7 @@ impl Bench {
     }
 
     pub(super) fn run(self) -> Result<()> {
-        let source = source::open(&self.source, false)?;
+        let source = tidegate_source::open(&self.source, false)?;
         if self.decoder {
             return self.decoder(&*source);
         }

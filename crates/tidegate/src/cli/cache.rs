@@ -9,8 +9,9 @@ use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::Result;
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec};
-use tidegate_data::order::Shuffle;
-use tidegate_data::source::{Kind, open};
+use tidegate_decode::Kind;
+use tidegate_order::Shuffle;
+use tidegate_source::open;
 
 use crate::{Loader, Options, WhatIf};
 

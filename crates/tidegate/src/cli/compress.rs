@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use tidegate_data::{Error, Result, source};
+use tidegate_data::{Error, Result};
 
 use crate::dataset::analyse::{Options, analyse};
 
@@ -47,7 +47,7 @@ pub(super) struct Analyse {
 impl Compress {
     pub(super) fn run(self) -> Result<()> {
         let Self::Analyse(Analyse { source, field, samples, bytes, bound, plot, json }) = self;
-        let source = source::open(&source, false)?;
+        let source = tidegate_source::open(&source, false)?;
         let options = Options { field, samples: samples.max(1), bytes: super::bytes(&bytes)?, bounds: bound };
         let found = analyse(&*source, &options)?;
         if found.is_empty() {

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::mib;
-use tidegate_data::source::{Source, open};
 use tidegate_data::{Error, Result};
+use tidegate_source::{Source, open};
 
-use crate::dataset::dedup::{By, Duplicate, Duplicates, Search, write_npy};
 use crate::atomic_file::write_whole;
+use crate::dataset::dedup::{By, Duplicate, Duplicates, Search, write_npy};
 
 #[derive(Debug, Args)]
 pub(super) struct Dedup {

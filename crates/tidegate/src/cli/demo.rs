@@ -14,9 +14,9 @@ use clap::Args;
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::limit::{Cgroup, cgroups};
 use tidegate_core::memory::size::mib;
-use tidegate_data::order::Shuffle;
-use tidegate_data::source;
 use tidegate_data::{Error, Result};
+use tidegate_order::Shuffle;
+use tidegate_source;
 
 use super::bench::training_fields;
 use super::inspect::write_to;
@@ -76,7 +76,7 @@ impl Demo {
             synth::dataset(&shards, &recipe, &|done| super::progress("pictures", done, self.samples))?;
         }
         let enclosure = Enclosure::enter();
-        let source = source::open(&shards.to_string_lossy(), false)?;
+        let source = tidegate_source::open(&shards.to_string_lossy(), false)?;
         let budget = super::bytes(&self.memory)?;
         println!(
             "streaming {} samples ({} MiB) under a budget of {} MiB",

@@ -9,13 +9,14 @@ use std::path::Path;
 
 use base64::Engine as _;
 use tidegate_core::memory::size::mib;
-use tidegate_data::source::{self, Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
+use tidegate_decode::{Kind, Value};
+use tidegate_source::{Source, SourceExt};
 
 use crate::html::escape;
 
 pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()> {
-    let source = source::open(url, false)?;
+    let source = tidegate_source::open(url, false)?;
     let sizes = source.extremes();
     let n = source.len();
     println!("{url}: {n} samples in {} runs, {} MiB", source.runs().len(), mib(sizes.total_bytes));

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use tidegate_core::memory::size::{Size, mib};
-use tidegate_data::{Error, Result, source};
+use tidegate_data::{Error, Result};
 
 use crate::dataset::pack::{self, Format};
 use crate::dataset::synth::{self, Form, Recipe};
@@ -220,7 +220,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Pack { source, out, format, max_size, max_samples, quantize, codec } => {
             let small = small(&quantize, &codec)?;
             let limits = pack::Limits { bytes: bytes(&max_size)?, samples: max_samples.max(1) };
-            let source = source::open(&source, false)?;
+            let source = tidegate_source::open(&source, false)?;
             let packed = pack::pack(&*source, &out, format, limits, &small, &|done| {
                 progress("packed", done, source.len())
             })?;
@@ -235,11 +235,11 @@ fn execute(command: Command) -> Result<()> {
         }
         Command::Index { source, force, checkpoints } => {
             let source = match checkpoints {
-                true => source::open_with_checkpoints(&source, force, &|done, total| {
+                true => tidegate_source::open_with_checkpoints(&source, force, &|done, total| {
                     progress("checkpoints", done, total);
                     Ok(())
                 }),
-                false => source::open(&source, force),
+                false => tidegate_source::open(&source, force),
             }?;
             println!(
                 "{} samples, {} MiB, fingerprint {:016x}",

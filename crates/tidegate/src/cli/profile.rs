@@ -10,8 +10,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use tidegate_core::memory::Budget;
 use tidegate_data::batch::FieldSpec;
-use tidegate_data::source::{Source, open};
 use tidegate_data::{Error, Result};
+use tidegate_source::{Source, open};
 
 use crate::dataset::profile::{Diff, Profile, path_of};
 use crate::dataset::scan;

@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegate_data::order::Shuffle;
-use tidegate_data::order::quality::{Candidate, candidates, cheapest};
-use tidegate_data::source::open;
 use tidegate_data::{Error, Result};
+use tidegate_order::Shuffle;
+use tidegate_order::quality::{Candidate, candidates, cheapest};
+use tidegate_source::open;
 
 #[derive(Debug, Args)]
 pub(super) struct ShuffleQuality {

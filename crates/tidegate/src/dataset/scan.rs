@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_core::memory::Budget;
 use tidegate_data::batch::{FieldSpec, Layout};
-use tidegate_data::decode::npy::{self, DType};
 use tidegate_data::pipeline::{Failure, Keep, OnError};
-use tidegate_data::source::{Field, Source, SourceExt, Value};
+use tidegate_decode::npy::{self, DType};
+use tidegate_decode::{Field, Value};
+use tidegate_source::{Source, SourceExt};
 
 use crate::{Error, Loader, Options, Result};
 

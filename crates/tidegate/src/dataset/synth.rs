@@ -11,9 +11,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use tidegate_data::order::random::{Purpose, Stream};
-use tidegate_data::source::tar;
 use tidegate_data::{Error, Result};
+use tidegate_order::random::{Purpose, Stream};
+use tidegate_source::tar;
 
 /// How a data set is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

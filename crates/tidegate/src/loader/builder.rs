@@ -6,9 +6,9 @@
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::FieldSpec;
-use tidegate_data::order::Shuffle;
-use tidegate_data::source::open;
 use tidegate_data::{Error, Result};
+use tidegate_order::Shuffle;
+use tidegate_source::open;
 
 use crate::{Loader, Options};
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_data::cache::curve::{Point, Policy, Supply, curve};
-use tidegate_data::order::Foresight;
-use tidegate_data::source::read::{aligned, staging_bytes};
-use tidegate_data::source::{ReadMode, Source};
 use tidegate_data::{Error, Result};
+use tidegate_order::Foresight;
+use tidegate_source::read::{aligned, staging_bytes};
+use tidegate_source::{ReadMode, Source};
 
 use crate::Loader;
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use tidegate_data::batch::Batch;
-use tidegate_data::order;
 use tidegate_data::pipeline::{self, Delivered, Failure, Pipeline, StageStats};
 use tidegate_data::{Error, Result};
 
@@ -35,7 +34,7 @@ pub(crate) struct Running {
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) config: pipeline::Config,
     /// Its ids; those of a sampler come only once.
-    pub(crate) ids: Arc<dyn order::Epoch>,
+    pub(crate) ids: Arc<dyn tidegate_order::Epoch>,
     /// Why it could not go on with other memory.
     pub(crate) stopped: Option<String>,
 }

@@ -17,15 +17,15 @@ use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
-use tidegate_data::order::fed::Fed;
-use tidegate_data::order::given::{Given, Ids};
-use tidegate_data::order::quality::Quality;
-use tidegate_data::order::{self, Order, Shuffle, order, split::Split};
 use tidegate_data::pipeline::observing::Observer;
 use tidegate_data::pipeline::plan::Plan;
 use tidegate_data::pipeline::{self, BatchMap, Keep, Kept, Past, Pipeline};
-use tidegate_data::source::{Access, Source};
 use tidegate_data::{Error, Result};
+use tidegate_order::fed::Fed;
+use tidegate_order::given::{Given, Ids};
+use tidegate_order::quality::Quality;
+use tidegate_order::{Order, Shuffle, order, split::Split};
+use tidegate_source::{Access, Source};
 
 use self::epoch::{Progress, Running, between_batches, failed_of, lock};
 use crate::dataset::profile::Collector;
@@ -63,7 +63,7 @@ pub struct Loader {
 }
 
 /// Checks that a sampler gives the ids again that came before a state was saved.
-fn check_print(ids: &dyn order::Epoch, epoch: u64, print: Option<(u64, u64)>) -> Result<()> {
+fn check_print(ids: &dyn tidegate_order::Epoch, epoch: u64, print: Option<(u64, u64)>) -> Result<()> {
     let Some((count, _)) = print.filter(|(count, _)| *count > 0) else { return Ok(()) };
     let _it_came_too = ids.id(count - 1)?;
     if ids.print(count) != print {
@@ -104,7 +104,7 @@ impl Loader {
         Self::with_order(source, options, budget, Arc::new(order))
     }
 
-    /// A loader that gives samples in an order that is no shuffle, such as those of `tidegate_data::order::{drawn, quotas}`; each rank takes its part.
+    /// A loader that gives samples in an order that is no shuffle, such as those of `tidegate_order::{drawn, quotas}`; each rank takes its part.
     ///
     /// # Errors
     /// As [`Loader::with_sampler`].
@@ -325,7 +325,7 @@ impl Loader {
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
-        let ids = self.order.begin(epoch).and_then(|()| self.order.epoch(epoch));
+        let ids = self.order.begin(epoch).and_then(|()| self.order.epoch(epoch)).map_err(Error::from);
         let ids = ids.and_then(|ids| check_print(&*ids, epoch, print).map(|()| ids));
         let pipeline = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
             Ok(pipeline) => pipeline,
@@ -341,7 +341,7 @@ impl Loader {
         Ok(Epoch { running, progress: Arc::clone(&self.progress), collector, began: Instant::now() })
     }
 
-    fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn order::Epoch>) -> Result<Pipeline> {
+    fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn tidegate_order::Epoch>) -> Result<Pipeline> {
         let (source, layout) = (Arc::clone(&self.source), Arc::clone(&self.layout));
         let (map, config, ids) = (self.map.clone(), config.clone(), Arc::clone(ids));
         let pipeline = Pipeline::start(source, layout, ids, config, &self.budget, map, &self.kept)?;
@@ -461,7 +461,7 @@ impl Loader {
     /// # Errors
     /// An order that takes no feedback; ids that there are not; losses that are negative, infinite or no numbers.
     pub fn feedback(&self, ids: &[u64], losses: &[f32]) -> Result<()> {
-        self.order.feedback(ids, losses)
+        Ok(self.order.feedback(ids, losses)?)
     }
 
     /// All that was fed back, for another loader to go on with a state of this one.
@@ -476,8 +476,8 @@ impl Loader {
     /// An order that takes no feedback; bytes of another number of samples.
     pub fn load_feedback(&self, bytes: &[u8]) -> Result<()> {
         match self.order.fed() {
-            Some(order) => order.import(bytes),
-            None => self.order.feedback(&[], &[]),
+            Some(order) => Ok(order.import(bytes)?),
+            None => Ok(self.order.feedback(&[], &[])?),
         }
     }
 

@@ -6,10 +6,10 @@
 use serde::{Deserialize, Serialize};
 use tidegate_data::batch::FieldSpec;
 use tidegate_data::cache::DiskCache;
-use tidegate_data::order::Shuffle;
-use tidegate_data::order::split::Remainder;
 use tidegate_data::pipeline::{Keep, OnError};
 use tidegate_data::{Error, Result};
+use tidegate_order::Shuffle;
+use tidegate_order::split::Remainder;
 
 /// All options of a loader, with the defaults of torch's DataLoader where the words are its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

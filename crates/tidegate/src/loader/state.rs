@@ -4,8 +4,8 @@
 //! Memory: a few words.
 
 use serde::{Deserialize, Serialize};
-use tidegate_data::order::Shuffle;
 use tidegate_data::{Error, Result};
+use tidegate_order::Shuffle;
 
 const VERSION: u32 = 1;
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Budget, Node, limit};
 use tidegate_data::cache::{Records, Rule};
-use tidegate_data::order::fed::About;
-use tidegate_data::order::quality::Quality;
 use tidegate_data::pipeline::{Failure, StageStats};
-use tidegate_data::source::ReadMode;
+use tidegate_order::fed::About;
+use tidegate_order::quality::Quality;
+use tidegate_source::ReadMode;
 
 /// One account in the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tidegate::dataset::pack::{Format, Limits, Small, pack};
 use tidegate::{Budget, FieldSpec, Loader, OnError, Options, Source, open};
-use tidegate_data::decode::npy::DType;
-use tidegate_data::source::tar::write_member;
+use tidegate_decode::npy::DType;
+use tidegate_source::tar::write_member;
 
 use super::folder;
 

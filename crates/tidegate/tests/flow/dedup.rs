@@ -80,7 +80,7 @@ fn what_spills_is_what_memory_has() {
     let ids: Arc<dyn Source> = Arc::new(Synthetic::new(800_000, 16));
     // Samples of a subset may repeat: those are duplicates.
     let listed: Vec<u64> = (0..800_000).map(|i| if i % 1000 == 999 { i - 50 } else { i }).collect();
-    let source: Arc<dyn Source> = Arc::new(tidegate_data::source::Subset::new(ids, listed).unwrap());
+    let source: Arc<dyn Source> = Arc::new(tidegate_source::Subset::new(ids, listed).unwrap());
     let search = |workers| Search { workers: Some(workers), ..search(By::Bytes, "dedup-spill") };
     let all = found(&source, &search(1), 256 << 20);
     assert_eq!(pairs(&all), (0..800).map(|i| (i * 1000 + 999, i * 1000 + 949)).collect::<Vec<_>>());

@@ -6,10 +6,10 @@ use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::Rule;
-use tidegate_data::decode::npy::DType;
-use tidegate_data::order::given::{Ids, List, Listing};
 use tidegate_data::pipeline::Keep;
-use tidegate_data::source::{ReadMode, open_with_checkpoints};
+use tidegate_decode::npy::DType;
+use tidegate_order::given::{Ids, List, Listing};
+use tidegate_source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, loader, options, pictures, rows};
 
@@ -266,7 +266,7 @@ impl Ids for Drawn {
     fn listed(&self) -> bool {
         self.0
     }
-    fn epoch(&self, epoch: u64) -> tidegate::Result<Listing> {
+    fn epoch(&self, epoch: u64) -> tidegate_order::Result<Listing> {
         // The smaller an id, the more often it comes.
         let mut draw = epoch + 1;
         let mut next = move || {

@@ -19,8 +19,9 @@ use tidegate::{
 };
 use tidegate_data::Place;
 use tidegate_data::batch::Crop;
-use tidegate_data::source::{
-    Access, Extremes, Grouped, Located, ReadMode, Synthetic, Value, checkpoints, open_with_checkpoints,
+use tidegate_decode::Value;
+use tidegate_source::{
+    Access, Extremes, Grouped, Located, ReadMode, Synthetic, checkpoints, open_with_checkpoints,
 };
 
 /// A folder beside the build, so that direct reads are tried on a real file system.
@@ -511,7 +512,7 @@ impl Grouped for Rows {
     fn group_of(&self, at: &Located) -> u64 {
         at.id / 100
     }
-    fn decode(&self, at: &Located, _: &[bool], _: ReadMode, into: &mut [u8]) -> tidegate_data::Result<()> {
+    fn decode(&self, at: &Located, _: &[bool], _: ReadMode, into: &mut [u8]) -> tidegate_source::Result<()> {
         self.decoded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         for (row, bytes) in into.chunks_exact_mut(8).take(100).enumerate() {
             bytes.copy_from_slice(&(at.id / 100 * 100 + row as u64).to_le_bytes());
@@ -530,7 +531,7 @@ impl Source for Rows {
     fn len(&self) -> u64 {
         self.plain.len()
     }
-    fn schema(&self) -> &tidegate_data::source::Schema {
+    fn schema(&self) -> &tidegate_decode::Schema {
         self.plain.schema()
     }
     fn fingerprint(&self) -> u64 {
@@ -548,7 +549,7 @@ impl Source for Rows {
     fn extremes(&self) -> Extremes {
         self.plain.extremes()
     }
-    fn locate(&self, ids: &[u64]) -> tidegate_data::Result<Vec<Located>> {
+    fn locate(&self, ids: &[u64]) -> tidegate_source::Result<Vec<Located>> {
         self.plain.locate(ids)
     }
     fn read(
@@ -557,13 +558,13 @@ impl Source for Rows {
         _: u64,
         _: ReadMode,
         _: &mut [u8],
-    ) -> tidegate_data::Result<std::ops::Range<usize>> {
-        Err(tidegate_data::Error::Config("rows are read by groups".into()))
+    ) -> tidegate_source::Result<std::ops::Range<usize>> {
+        Err(tidegate_source::Error::Config("rows are read by groups".into()))
     }
-    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> tidegate_data::Result<Vec<Value<'a>>> {
+    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> tidegate_source::Result<Vec<Value<'a>>> {
         self.plain.parse(at, bytes)
     }
-    fn key(&self, id: u64) -> tidegate_data::Result<String> {
+    fn key(&self, id: u64) -> tidegate_source::Result<String> {
         self.plain.key(id)
     }
     fn place(&self, at: &Located) -> Place {

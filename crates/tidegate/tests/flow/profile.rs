@@ -170,7 +170,7 @@ fn samples_that_fail_are_left_out_and_named() {
     let dir = pictures("profile-broken", 40, Form::Folder);
     let source = open(dir.to_str().unwrap(), false).unwrap();
     let (at, bytes) = {
-        use tidegate_data::source::SourceExt as _;
+        use tidegate_source::SourceExt as _;
         source.fetch(7).unwrap()
     };
     fs::write(dir.join(&*at.path), &bytes[..bytes.len() / 2]).unwrap();

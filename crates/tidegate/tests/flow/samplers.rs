@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tidegate::{Budget, Loader, Options};
-use tidegate_data::order::Order;
-use tidegate_data::order::drawn::{Curriculum, Even, Pace, Weighted};
-use tidegate_data::order::quotas::{Classes, Quotas, Shares, Until};
-use tidegate_data::testing;
+use tidegate_order::Order;
+use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
+use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
+use tidegate_order::testing;
 
 use super::{Form, epoch, open, options, pictures, rows};
 

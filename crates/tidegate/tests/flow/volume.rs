@@ -9,10 +9,10 @@ use tidegate_core::memory::size::Size;
 use tidegate_data::batch::FieldSpec;
 use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::min::{Min, Outcome};
-use tidegate_data::order::Order;
-use tidegate_data::order::drawn::Even;
-use tidegate_data::source::Chunked;
-use tidegate_data::source::volume::{self, Volume};
+use tidegate_order::Order;
+use tidegate_order::drawn::Even;
+use tidegate_source::Chunked;
+use tidegate_source::volume::{self, Volume};
 
 use super::{epoch, folder, rows};
 
@@ -322,5 +322,8 @@ fn volumes_are_no_place_for_what_counts_samples() {
     assert!(words(with(Options { profile: true, ..options(1) }).unwrap_err()).contains("overlap"));
     let loader = with(options(1)).unwrap();
     assert!(words(loader.cache_curve(&tidegate::WhatIf::default()).unwrap_err()).contains("chunks"));
-    assert!(words(tidegate::open(dir.join("a").to_str().unwrap(), false).unwrap_err()).contains("tg.volume"));
+    assert!(
+        words(tidegate::open(dir.join("a").to_str().unwrap(), false).unwrap_err().into())
+            .contains("tg.volume")
+    );
 }

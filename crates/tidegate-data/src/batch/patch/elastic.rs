@@ -11,7 +11,7 @@ use tidegate_array::kernels::convert::Number;
 
 use super::turn::Turn;
 use super::{AXES, Frame};
-use crate::order::random::Stream;
+use tidegate_order::random::Stream;
 
 /// Points of a grid at most: what one random stream can fill.
 pub(super) const POINTS_MOST: usize = 1 << 15;
@@ -211,7 +211,7 @@ impl Warp<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::random::Purpose;
+    use tidegate_order::random::Purpose;
 
     fn grid(deviation: f32) -> Grid {
         Grid { patch: [12, 16, 16], spacing: [4.0; 3], deviation: [deviation; 3] }

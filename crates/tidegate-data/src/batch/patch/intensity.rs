@@ -11,7 +11,7 @@ use tidegate_array::kernels::convert::rounded;
 use super::{AXES, Frame};
 use crate::batch::geometry::Draw;
 use crate::batch::spec::{Drawn, Intensity};
-use crate::order::random::{Purpose, Stream};
+use tidegate_order::random::{Purpose, Stream};
 
 /// Numbers side by side that are blurred at once along an axis that is not the last.
 const ABREAST: usize = 64;

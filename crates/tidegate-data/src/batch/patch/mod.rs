@@ -22,10 +22,10 @@ use self::turn::Turn;
 use super::geometry::Draw;
 use super::layout::ALIGN;
 use super::spec::{FieldSpec, Intensity, Level};
-use crate::decode::npy::DType;
-use crate::order::random::Purpose;
-use crate::source::{Field, Schema};
 use crate::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Schema};
+use tidegate_order::random::Purpose;
 
 /// Axes of a patch at most.
 const AXES: usize = 3;
@@ -228,7 +228,7 @@ impl PatchPlan {
 mod tests {
     use super::*;
     use crate::batch::spec::{Axes, Drawn, Elastic, MaskSpec, PatchGeometry, PatchSpec};
-    use crate::source::Kind;
+    use tidegate_decode::Kind;
 
     fn field(name: &str, dtype: DType, side: usize, ratio: (u32, u32)) -> Field {
         Field { name: name.into(), kind: Kind::Patch { dtype, shape: vec![side; 3], voxels: vec![ratio; 3] } }

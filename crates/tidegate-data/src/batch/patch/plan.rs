@@ -8,8 +8,8 @@ use tidegate_array::kernels::wavelet;
 use super::elastic::{Grid, POINTS_MOST};
 use super::{AXES, Frame, PatchPlan};
 use crate::batch::spec::{Elastic, FieldSpec, Intensity, PatchGeometry, PatchSpec};
-use crate::decode::npy::DType;
-use crate::source::{Field, Kind, Schema};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Kind, Schema};
 
 /// How patches are stored: type, shape, and how many voxels are how many of the first field's.
 type Stored<'a> = (DType, &'a [usize], &'a [(u32, u32)]);

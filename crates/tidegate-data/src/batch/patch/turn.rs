@@ -4,7 +4,7 @@
 //! Memory: the caller's.
 
 use super::{AXES, Frame};
-use crate::order::random::Stream;
+use tidegate_order::random::Stream;
 
 /// Which stored axis each delivered axis runs along, and whether backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::order::random::Purpose;
+    use tidegate_order::random::Purpose;
 
     fn draws(flip: &[usize], rotate: &[usize]) -> BTreeSet<([usize; 3], [bool; 3])> {
         (0..2000)

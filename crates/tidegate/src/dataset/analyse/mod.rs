@@ -14,9 +14,10 @@ use tidegate_array::entropy::{
 };
 use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{self, Extent, Per, Quantized, Rounding, Scheme};
-use tidegate_data::decode::npy::DType;
-use tidegate_data::source::{Field, Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Kind, Value};
+use tidegate_source::{Source, SourceExt};
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -132,10 +133,10 @@ impl Elements {
         for k in 0..count {
             let (at, data) = source.fetch(k * source.len() / count)?;
             let field = &source.schema()[i];
-            let blame = |e| source.blame(&at, &field.name, &e);
-            let values = source.parse(&at, &data).map_err(blame)?;
+            let blame = |e: &dyn std::fmt::Display| source.blame(&at, &field.name, e);
+            let values = source.parse(&at, &data).map_err(|e| blame(&e))?;
             let Value::Bytes(bytes) = values[i] else { continue };
-            let array = field.kind.array(bytes).transpose().map_err(blame)?;
+            let array = field.kind.array(bytes).transpose().map_err(|e| blame(&e))?;
             let (dtype, shape, bytes) = match &array {
                 Some(array) => (array.dtype, array.shape.clone(), array.data),
                 None => (DType::Uint8, vec![bytes.len()], bytes),
@@ -193,7 +194,7 @@ impl Elements {
     fn lossless(&self, codec: &dyn Codec, planes: f64) -> Result<Lossless> {
         let (packed, back, pack_ns, unpack_ns) = self.run(codec)?;
         if back != self.bytes {
-            return Err(Error::Decode(format!(
+            return Err(Error::decode(format!(
                 "{} gave back other elements: please report it",
                 codec.name()
             )));
@@ -210,7 +211,7 @@ impl Elements {
 
     /// Bytes when packed, what came back, and the nanoseconds of both.
     fn run(&self, codec: &dyn Codec) -> Result<(usize, Vec<u8>, f64, f64)> {
-        let failed = |e: tidegate_array::Error| Error::Decode(format!("{}: {e}", codec.name()));
+        let failed = |e: tidegate_array::Error| Error::decode(format!("{}: {e}", codec.name()));
         let (mut packed, mut back) = (Vec::new(), vec![0; self.bytes.len()]);
         let began = Instant::now();
         codec.encode(&self.bytes, &mut packed).map_err(failed)?;
@@ -255,7 +256,7 @@ impl Elements {
                 rounding: Rounding::Nearest,
             };
             let small = Quantized::new(&finite, &[finite.len()], &quantizer);
-            let small = small.map_err(|e| Error::Decode(e.to_string()))?;
+            let small = small.map_err(|e| Error::decode(e.to_string()))?;
             let bits_a_value = 8.0 * small.held_bytes() as f64 / count;
             let (error, largest) = distance(&finite, &small.values());
             found.lossy.push(near(format!("{bits} bits, blocks of 128"), bits_a_value, error, largest));

@@ -18,7 +18,8 @@ use serde::Serialize;
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
 use tidegate_data::batch::{FieldSpec, ImageSpec};
 use tidegate_data::pipeline::observing::{Note, Observer, Sample};
-use tidegate_data::source::{Kind, Source};
+use tidegate_decode::Kind;
+use tidegate_source::Source;
 
 pub use self::signatures::By;
 use self::signatures::{Mark, Marker};

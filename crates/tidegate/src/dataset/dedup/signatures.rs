@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_data::pipeline::observing::Sample;
-use tidegate_data::source::Value;
+use tidegate_decode::Value;
 use tidegate_sketch::hash::float_key;
 use tidegate_sketch::neighbour::lsh::Bands;
 use tidegate_sketch::neighbour::minhash::{MinHash, shingles};

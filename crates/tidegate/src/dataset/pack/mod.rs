@@ -14,9 +14,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
-use tidegate_data::decode::npy::DType;
-use tidegate_data::source::{Field, Kind, Source, SourceExt, Value, tar};
 use tidegate_data::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Kind, Value};
+use tidegate_source::{Source, SourceExt, tar};
 
 pub use self::small::Small;
 use self::small::Way;
@@ -158,7 +159,7 @@ fn kept(path: &Path, note: &Path, task: &Json) -> Result<Option<(u64, Option<Jso
     let end = json.as_ref().filter(|json| same(json)).and_then(|json| json.get("end")?.as_u64());
     let Some(end) = end else {
         let what = "this shard is of another data set or other limits: pack into an empty folder".into();
-        return Err(Error::Dataset { path: path.to_owned(), what });
+        return Err(tidegate_source::Error::Dataset { path: path.to_owned(), what }.into());
     };
     Ok(Some((end, json.and_then(|json| json.get("entry").filter(|e| !e.is_null()).cloned()))))
 }
@@ -183,7 +184,7 @@ impl Samples<'_> {
             Format::Mds => row(self.columns, &values),
             Format::Tar => members(self.columns, &format!("{id:09}"), &values),
         };
-        bytes.map_err(|e| self.source.blame(&at, "", &e))
+        bytes.map_err(|e| self.source.blame(&at, "", &e).into())
     }
 }
 
@@ -214,7 +215,7 @@ fn shard(
         if bytes > most {
             let at = &samples.source.locate(&[id])?[0];
             let what = format!("{bytes} bytes, and an MDS shard holds 4 GiB: pack it as tar");
-            return Err(samples.source.blame(at, "", what));
+            return Err(samples.source.blame(at, "", what).into());
         }
         writer.push(&sample)?;
         id += 1;

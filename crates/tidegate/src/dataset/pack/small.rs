@@ -6,10 +6,11 @@
 use tidegate_array::codec;
 use tidegate_array::kernels::convert::floats;
 use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
-use tidegate_data::decode::compact::QUANTIZED;
-use tidegate_data::decode::npy::{ArrayRef, DType};
-use tidegate_data::source::{Kind, Source, SourceExt, Value};
 use tidegate_data::{Error, Result};
+use tidegate_decode::compact::QUANTIZED;
+use tidegate_decode::npy::{ArrayRef, DType};
+use tidegate_decode::{Kind, Value};
+use tidegate_source::{Source, SourceExt};
 
 /// Values that share a grid.
 const BLOCK: usize = 128;
@@ -49,7 +50,10 @@ enum How {
 
 fn array<'a>(kind: &Kind, value: &Value<'a>) -> Result<ArrayRef<'a>> {
     let found = if let Value::Bytes(bytes) = value { kind.array(bytes) } else { None };
-    found.unwrap_or_else(|| Err(Error::Decode(format!("{} is no array", value.word()))))
+    match found {
+        Some(array) => Ok(array?),
+        None => Err(Error::decode(format!("{} is no array", value.word()))),
+    }
 }
 
 fn is_array(kind: &Kind) -> bool {
@@ -181,7 +185,7 @@ fn best(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Found> {
 }
 
 fn packed(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Result<Vec<u8>> {
-    codec::pack(name, dtype, shape, elements).map_err(|e| Error::Decode(e.to_string()))
+    codec::pack(name, dtype, shape, elements).map_err(|e| Error::decode(e.to_string()))
 }
 
 impl Way {
@@ -212,7 +216,7 @@ impl Way {
     pub(super) fn bytes(&self, kind: &Kind, value: &Value<'_>) -> Result<Vec<u8>> {
         let found = array(kind, value)?;
         if found.dtype != self.dtype || found.shape != self.shape {
-            return Err(Error::Decode(format!(
+            return Err(Error::decode(format!(
                 "an array of {} {:?}, where the first one is {} {:?}: only fields whose arrays are alike can be made small",
                 found.dtype.name(),
                 found.shape,
@@ -233,7 +237,7 @@ impl Way {
                 };
                 let values = floats(self.dtype, found.data);
                 let small = Quantized::new(&values, &self.shape, &options).and_then(|small| small.to_bytes());
-                small.map_err(|e| Error::Decode(e.to_string()))
+                small.map_err(|e| Error::decode(e.to_string()))
             }
         }
     }

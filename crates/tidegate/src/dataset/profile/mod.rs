@@ -22,7 +22,8 @@ use tidegate_core::memory::{Account, Budget, Grant, Priority};
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::codec::{CANDIDATES, Codec, Packer};
 use tidegate_data::pipeline::observing::{Note, Observer, Sample};
-use tidegate_data::source::{Source, Value};
+use tidegate_decode::Value;
+use tidegate_source::Source;
 
 pub use self::advice::{Advice, Padding, Quantized, padding};
 pub use self::diff::{Diff, Drift, Shared};

@@ -6,10 +6,10 @@
 //! Whatever depends on the order of samples is left to `field`, which gets the notes in that order; what is noted here is of one sample alone.
 
 use tidegate_data::batch::{FieldSpec, Layout, PixelLayout};
-use tidegate_data::decode::header;
-use tidegate_data::decode::npy::DType;
 use tidegate_data::pipeline::observing::Made;
-use tidegate_data::source::Value;
+use tidegate_decode::Value;
+use tidegate_decode::header;
+use tidegate_decode::npy::DType;
 use tidegate_sketch::moments::Moments;
 use xxhash_rust::xxh3::xxh3_64;
 

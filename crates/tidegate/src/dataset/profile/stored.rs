@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tidegate_data::source::{Source, open};
+use tidegate_source::{Source, open};
 
 use super::measure::{self, Measure};
 use super::{Profile, field};

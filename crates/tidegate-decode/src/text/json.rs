@@ -1,0 +1,272 @@
+//! JSON Lines: an object a line, its members the fields.
+//!
+//! Flow: lines -> members and their types -> a schema; a line -> values, where they lie in it.
+//! Memory: some words a field while a line is parsed.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::quoted::Quoted;
+use crate::npy::DType;
+use crate::{Error, Result};
+use crate::{Field, Kind, Schema, Value};
+
+/// Hands on the members of a line's object as they lie in it; nothing of the line is kept.
+///
+/// # Errors
+/// Why the line is no object.
+fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<(), String> {
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
+    // Lines are counted by who reads the file.
+    read.map_err(|e| {
+        let words = e.to_string();
+        let what = words.split(" at line ").next().unwrap_or_default();
+        format!("no object of JSON: {what} at character {}", e.column())
+    })
+}
+
+struct Members<F>(F);
+
+impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            (self.0)(name, map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+/// A member's name: copied only where it has escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Places of names in a list, asked for about in its order.
+#[derive(Default)]
+struct Places {
+    next: usize,
+}
+
+impl Places {
+    /// Where a name is: behind the one before, as a rule.
+    fn of<T>(&mut self, list: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
+        let expected = list.get(self.next).is_some_and(&is).then_some(self.next);
+        let found = expected.or_else(|| list.iter().position(is))?;
+        self.next = found + 1;
+        Some(found)
+    }
+}
+
+/// What the values of a member are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Int,
+    Float,
+    Text,
+    Numbers(DType),
+    Json,
+}
+
+impl Type {
+    /// Of one value; nothing of null.
+    fn of(raw: &str) -> Option<Self> {
+        let number = |raw: &str| {
+            if raw.trim().parse::<i64>().is_ok() {
+                Some(DType::Int64)
+            } else {
+                raw.trim().parse::<f64>().ok().map(|_| DType::Float64)
+            }
+        };
+        Some(match raw.as_bytes().first()? {
+            b'n' => return None,
+            b'"' => Self::Text,
+            b't' | b'f' => Self::Int,
+            b'[' => {
+                let types: Option<Vec<_>> =
+                    items(raw.as_bytes()).map(|item| number(std::str::from_utf8(item).ok()?)).collect();
+                match types {
+                    Some(types) if types.contains(&DType::Float64) => Self::Numbers(DType::Float64),
+                    // Of what a list has nothing in it says nothing.
+                    Some(types) if types.is_empty() => return None,
+                    Some(_) => Self::Numbers(DType::Int64),
+                    _ => Self::Json,
+                }
+            }
+            b'{' => Self::Json,
+            // What int64 does not hold would lose digits as a float.
+            _ if raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+                && number(raw) != Some(DType::Int64) =>
+            {
+                Self::Json
+            }
+            _ => {
+                if number(raw) == Some(DType::Int64) {
+                    Self::Int
+                } else {
+                    Self::Float
+                }
+            }
+        })
+    }
+
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Self::Int | Self::Float, Self::Int | Self::Float) => Self::Float,
+            (Self::Numbers(_), Self::Numbers(_)) => Self::Numbers(DType::Float64),
+            _ => Self::Json,
+        }
+    }
+}
+
+/// What is between the brackets and commas of a list without lists in it; of an empty list nothing.
+fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let inner = list.strip_prefix(b"[").and_then(|list| list.strip_suffix(b"]")).unwrap_or_default();
+    let blank = inner.trim_ascii().is_empty();
+    inner.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).take(if blank { 0 } else { usize::MAX })
+}
+
+/// What lines say of their members.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// In the order in which they came first.
+    members: Vec<(String, Option<Type>)>,
+}
+
+impl Seen {
+    /// Looks at a line.
+    pub fn look(&mut self, line: &[u8]) {
+        // Of members that are there twice the last one is read.
+        let mut found = BTreeMap::new();
+        let mut order = 0..;
+        let read = members(line, |name, raw| {
+            found.insert(name, (order.next(), raw));
+        });
+        // A line that is no object fails where it is read.
+        if read.is_err() {
+            return;
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_unstable_by_key(|(_, (order, _))| *order);
+        let mut places = Places::default();
+        for (name, (_, raw)) in found {
+            let this = Type::of(raw.get());
+            match places.of(&self.members, |(known, _)| *known == name) {
+                Some(at) => {
+                    let known = &mut self.members[at].1;
+                    *known = match (*known, this) {
+                        (Some(known), Some(this)) => Some(known.or(this)),
+                        (known, this) => known.or(this),
+                    }
+                }
+                None => self.members.push((name.into_owned(), this)),
+            }
+        }
+    }
+
+    /// Whether no line was an object with members.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The schema that the lines have in common.
+    pub fn schema(self) -> Schema {
+        let kind = |found: Option<Type>| match found {
+            Some(Type::Int) => Kind::Int,
+            Some(Type::Float) => Kind::Float,
+            Some(Type::Text) => Kind::Text,
+            Some(Type::Numbers(dtype)) => Kind::Numbers { dtype },
+            Some(Type::Json) | None => Kind::Json,
+        };
+        self.members.into_iter().map(|(name, found)| Field { name, kind: kind(found) }).collect()
+    }
+}
+
+/// The values of a line.
+///
+/// # Errors
+/// [`Error::Decode`] for a line that is no object, and members of other types than the schema says.
+pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
+    let mut found: Vec<Option<&'a RawValue>> = vec![None; schema.len()];
+    let mut places = Places::default();
+    members(line, |name, raw| {
+        if let Some(at) = places.of(schema, |field| field.name == name) {
+            found[at] = Some(raw);
+        }
+    })
+    .map_err(Error::Decode)?;
+    let value = |(field, raw): (&Field, Option<&'a RawValue>)| -> Result<Value<'a>> {
+        let Some(raw) = raw.map(RawValue::get) else { return Ok(Value::Missing) };
+        let misfit = || {
+            let shown: String = raw.chars().take(40).collect();
+            Error::Decode(format!(
+                "{shown} in field {:?}, which is {} in the first lines",
+                field.name,
+                field.kind.name()
+            ))
+        };
+        let bytes = raw.as_bytes();
+        Ok(match (&field.kind, bytes.first()) {
+            (_, Some(b'n')) => Value::Missing,
+            (Kind::Int, Some(b't')) => Value::Int(1),
+            (Kind::Int, Some(b'f')) => Value::Int(0),
+            (Kind::Int, _) => Value::Int(raw.parse().map_err(|_| misfit())?),
+            (Kind::Float, _) => Value::Float(raw.parse().map_err(|_| misfit())?),
+            (Kind::Text, Some(b'"')) => match bytes.contains(&b'\\') {
+                true => Value::Quoted(Quoted::json(bytes)),
+                false => Value::Bytes(&bytes[1..bytes.len() - 1]),
+            },
+            (Kind::Numbers { .. }, Some(b'[')) | (Kind::Json, _) => Value::Bytes(bytes),
+            _ => return Err(misfit()),
+        })
+    };
+    schema.iter().zip(found).map(value).collect()
+}
+
+/// Writes the numbers of a list into a row, and says how many they are.
+///
+/// # Errors
+/// [`Error::Decode`] for items that are no numbers of the type.
+pub fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
+    let (words, _) = into.as_chunks_mut::<8>();
+    let mut words = words.iter_mut();
+    let mut count = 0;
+    for item in items(list) {
+        let text = std::str::from_utf8(item).unwrap_or_default();
+        let misfit = || {
+            Error::Decode(format!(
+                "{:?} in a list of {}",
+                text.chars().take(40).collect::<String>(),
+                dtype.name()
+            ))
+        };
+        let word = match dtype {
+            DType::Int64 => text.parse::<i64>().map_err(|_| misfit())?.to_le_bytes(),
+            _ => text.parse::<f64>().map_err(|_| misfit())?.to_le_bytes(),
+        };
+        *words.next().ok_or_else(|| Error::Decode("more numbers than the line has room for".into()))? = word;
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_beyond_int64_stay_what_they_are() {
+        assert_eq!(Type::of("18446744073709551615"), Some(Type::Json));
+        assert_eq!(Type::of("-5"), Some(Type::Int));
+    }
+}

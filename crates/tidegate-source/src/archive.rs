@@ -1,0 +1,522 @@
+//! WebDataset: tar archives in which the files of one sample share their name up to the first dot.
+//!
+//! Flow: .tar / .tar.gz / .tar.zst files -> index (one entry a sample, from its first header to its last byte) -> one
+//! read a sample -> fields by extension.
+//! Memory: see `index`; a compressed archive keeps a decompressor for each open shard (`library_bytes`).
+//!
+//! Grouping follows the webdataset library: the key is the path up to the first dot of the last component, the field is
+//! the rest in lower case, and a sample ends where the key changes. Compressed archives have no random access.
+
+use std::io::Read;
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidegate_core::sync::lock;
+
+use super::index::{Builder, Entry, Index, ShardMeta};
+use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
+use super::{Access, Extremes, Located, Source, tar};
+use crate::probe::Images;
+use crate::{Error, Place, Result};
+use tidegate_decode::header::{self, ImageHeader, Probe};
+use tidegate_decode::{Field, Schema, Value, kind_of_extension};
+
+/// What is read at each header while indexing: most image headers follow within.
+const LOOK_BYTES: u64 = 16 << 10;
+/// The same over a network, where a request takes as long as a megabyte; unless the headers lie far apart.
+const REMOTE_LOOK_BYTES: u64 = 1 << 20;
+const REMOTE_GAP_BYTES: u64 = 4 << 20;
+/// Shards that are indexed at once.
+const LOCAL_SHARDS: usize = 4;
+const REMOTE_SHARDS: usize = 16;
+/// The largest window that a zstd stream may ask for: 8 MiB, what the format recommends decoders to support.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+fn packing(path: &Path) -> Packing {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("gz" | "tgz") => Packing::Gzip,
+        Some("zst" | "zstd") => Packing::Zstd,
+        _ => Packing::Plain,
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Archive {
+    name: String,
+    index: Index,
+    files: Arc<Files>,
+    /// The one compressed shard that is being read: they are read in order.
+    cursor: Mutex<Option<Cursor>>,
+    access: Access,
+}
+
+/// A decompressor and how far it has come.
+struct Cursor {
+    shard: u32,
+    stream: Box<dyn Read + Send>,
+    at: u64,
+}
+
+impl std::fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cursor({})", self.at)
+    }
+}
+
+impl Archive {
+    /// Opens shards, indexing them first if their index does not hold.
+    ///
+    /// # Errors
+    /// When an archive is damaged, naming the offset.
+    pub(super) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = super::open::shard_set(&files, "tar")?;
+        if force {
+            Index::remove(&beside, set);
+        }
+        let files = Arc::new(files);
+        let index = match Index::open(&beside, set, identity) {
+            Some(index) => index,
+            None => build(&files, Builder::new(&beside, set, identity, "tar")?)?,
+        };
+        let packed = files.paths().iter().any(|s| packing(s) != Packing::Plain);
+        let access = if packed {
+            let total = index.meta.extremes.total_bytes / 2 / index.meta.shards.len().max(1) as u64;
+            let why = format!(
+                "{name} is a compressed tar, which has no random access: each random sample would cost the \
+                 decompression of {} MiB on average; repack it with `tidegate pack {name} OUT --format tar`, or use \
+                 shuffle=False",
+                tidegate_core::memory::size::mib(total)
+            );
+            Access::Sequential { why }
+        } else {
+            Access::Random
+        };
+        Ok(Self { name: name.to_owned(), index, files, cursor: Mutex::default(), access })
+    }
+
+    fn read_packed(&self, at: &Entry, len: u64, into: &mut [u8]) -> Result<Range<usize>> {
+        let path = self.files.path(at.shard)?;
+        let mut cursor = lock(&self.cursor);
+        if cursor.as_ref().is_none_or(|c| c.shard != at.shard || c.at > at.offset) {
+            *cursor = None;
+            *cursor = Some(Cursor { shard: at.shard, stream: decompress(&self.files, at.shard)?, at: 0 });
+        }
+        let Some(c) = cursor.as_mut() else { return Ok(0..0) };
+        let skip = at.offset - c.at;
+        let target = into.get_mut(..len as usize).ok_or_else(|| Error::format(path, at.offset, "no room"))?;
+        let outcome = std::io::copy(&mut (&mut c.stream).take(skip), &mut std::io::sink())
+            .and_then(|_| c.stream.read_exact(target));
+        if outcome.is_err() {
+            *cursor = None;
+        } else {
+            c.at = at.offset + len;
+        }
+        let what = |e| {
+            format!(
+                "{e}: the compressed archive is damaged or truncated, or was compressed with a window of more than 8 MiB (--long)"
+            )
+        };
+        outcome.map_err(|e| Error::format(path, at.offset, what(e))).map(|()| 0..len as usize)
+    }
+}
+
+fn decompress(files: &Arc<Files>, shard: u32) -> Result<Box<dyn Read + Send>> {
+    let (path, file) = (files.path(shard)?, files.stream(shard)?);
+    Ok(match packing(path) {
+        Packing::Plain => file,
+        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(file))),
+        Packing::Zstd => {
+            let mut stream = zstd::stream::read::Decoder::new(file).map_err(Error::io(path))?;
+            stream.window_log_max(ZSTD_WINDOW_LOG).map_err(Error::io(path))?;
+            Box::new(stream)
+        }
+    })
+}
+
+/// A sample while its members are collected.
+#[derive(Debug, Default)]
+struct Group {
+    key: String,
+    start: u64,
+    end: u64,
+    fields: Vec<String>,
+    images: Images,
+}
+
+/// Collects members into samples while a shard is scanned.
+struct Grouping<'a> {
+    path: &'a Path,
+    shard: u32,
+    group: Option<Group>,
+    /// The fields of this shard, in order of appearance.
+    schema: Schema,
+    samples: Vec<(Entry, String, Images)>,
+}
+
+impl Grouping<'_> {
+    fn member(&mut self, member: &tar::Member, image: Option<ImageHeader>) -> Result<()> {
+        let Some((key, field)) = split_name(&member.name) else { return Ok(()) };
+        if self.group.as_ref().is_none_or(|g| g.key != key) {
+            self.flush()?;
+            self.group = Some(Group { key: key.to_owned(), start: member.start, ..Group::default() });
+        }
+        let Some(group) = self.group.as_mut() else { return Ok(()) };
+        if group.fields.contains(&field) {
+            return Err(Error::format(
+                self.path,
+                member.start,
+                format!("sample {:?} has two members {field:?}: rename one of them", group.key),
+            ));
+        }
+        if !self.schema.iter().any(|f| f.name == field) {
+            add_field(&mut self.schema, &field)
+                .map_err(|what| Error::format(self.path, member.start, what))?;
+        }
+        group.fields.push(field);
+        group.end = member.data + member.size;
+        if let Some(header) = image {
+            group.images.add(header);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let len = u32::try_from(group.end - group.start).map_err(|_| {
+            Error::format(self.path, group.start, "a sample of 4 GiB or more: split it into several")
+        })?;
+        let entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
+        self.samples.push((entry, group.key, group.images));
+        Ok(())
+    }
+}
+
+fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'static str> {
+    if schema.len() >= 256 {
+        return Err(
+            "more than 256 different extensions: the names do not follow the WebDataset convention (key.extension), so \
+                    dots in keys must go",
+        );
+    }
+    schema.push(Field { kind: kind_of_extension(name), name: name.to_owned() });
+    Ok(())
+}
+
+/// Indexes shards, several at once: what takes time is waiting for the disk or the network.
+fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
+    let (mut schema, mut shards) = (Schema::new(), Vec::new());
+    let count = files.paths().len() as u32;
+    let at_once = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
+    for first in (0..count).step_by(at_once) {
+        let some = first..count.min(first + at_once as u32);
+        let scanned: Vec<Result<Grouping<'_>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = some.map(|shard| scope.spawn(move || scan(files, shard))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        });
+        for grouping in scanned {
+            let Grouping { path, shard, schema: fields, samples, .. } = grouping?;
+            for field in fields {
+                if !schema.contains(&field) {
+                    add_field(&mut schema, &field.name).map_err(|what| Error::format(path, 0, what))?;
+                }
+            }
+            for (entry, key, images) in &samples {
+                builder.push(*entry, key, images)?;
+            }
+            let (name, samples) = (super::open::file_name(path), samples.len() as u64);
+            shards.push(ShardMeta { name, bytes: files.bytes(shard)?, samples, groups: Vec::new() });
+        }
+    }
+    if builder.samples() == 0 {
+        return Err(Error::Dataset {
+            path: files.paths()[0].clone(),
+            what: "these archives hold no samples: members must be named key.extension".into(),
+        });
+    }
+    builder.finish(schema, Vec::new(), shards)
+}
+
+/// The samples of one shard.
+fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
+    let path = files.path(shard)?;
+    let mut grouping = Grouping { path, shard, group: None, schema: Schema::new(), samples: Vec::new() };
+    if packing(path) == Packing::Plain {
+        scan_plain(files, &mut grouping)?;
+    } else {
+        scan_packed(files, &mut grouping)?;
+    }
+    grouping.flush()?;
+    Ok(grouping)
+}
+
+fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
+    let path = grouping.path;
+    let size = files.bytes(grouping.shard)?;
+    let mut look = Look { files, shard: grouping.shard, size, start: 0, bytes: Vec::new() };
+    let mut offset = 0;
+    loop {
+        let member = match tar::next(offset, &mut |at, len| look.at(at, len)) {
+            Ok(tar::Next::File(member)) => member,
+            Ok(tar::Next::Skip(to)) => {
+                offset = to;
+                continue;
+            }
+            Ok(tar::Next::End) => return Ok(()),
+            Err(error) => return Err(Error::format(path, error.offset, error.what)),
+        };
+        if member.data + member.size > size {
+            let what = format!(
+                "member {:?} says it has {} bytes, but the archive ends after {}: it is truncated, or the header lies; \
+                 copy it again",
+                member.name,
+                member.size,
+                size.saturating_sub(member.data)
+            );
+            return Err(Error::format(path, member.start, what));
+        }
+        let image = is_image(&member.name)
+            .then(|| header::probe_with(member.size, &mut |len| look.at(member.data, len).ok()))
+            .flatten();
+        offset = member.end();
+        grouping.member(&member, image)?;
+    }
+}
+
+fn is_image(name: &str) -> bool {
+    split_name(name).is_some_and(|(_, field)| kind_of_extension(&field) == tidegate_decode::Kind::Image)
+}
+
+/// A window over a shard.
+struct Look<'a> {
+    files: &'a Files,
+    shard: u32,
+    size: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Look<'_> {
+    fn at(&mut self, offset: u64, len: u64) -> std::result::Result<Vec<u8>, String> {
+        let len = len.min(self.size.saturating_sub(offset));
+        if offset < self.start || offset + len > self.start + self.bytes.len() as u64 {
+            let far = offset.saturating_sub(self.start + self.bytes.len() as u64) > REMOTE_GAP_BYTES;
+            let look = if self.files.is_remote() && !far { REMOTE_LOOK_BYTES } else { LOOK_BYTES };
+            let wide = len.max(look).min(self.size.saturating_sub(offset));
+            let mut staging = aligned(staging_bytes(wide) as usize);
+            let got = self
+                .files
+                .read(self.shard, offset, wide, ReadMode::Drop, &mut staging)
+                .map_err(|e| e.to_string())?;
+            (self.start, self.bytes) = (offset, staging[got].to_vec());
+        }
+        let from = (offset - self.start) as usize;
+        Ok(self.bytes[from..from + len as usize].to_vec())
+    }
+}
+
+/// Scans a compressed shard in one pass.
+fn scan_packed(files: &Arc<Files>, grouping: &mut Grouping<'_>) -> Result<()> {
+    let path = grouping.path;
+    let mut stream = decompress(files, grouping.shard)?;
+    let mut at = 0u64;
+    let damaged = |offset: u64, e: &std::io::Error| {
+        Error::format(path, offset, format!("{e}: the compressed archive is damaged or truncated"))
+    };
+    loop {
+        let mut failed = None;
+        let header_at = next_header(at);
+        let member = {
+            let mut forward = |offset: u64, len: u64| {
+                let skip = offset.saturating_sub(at);
+                let mut bytes = Vec::new();
+                std::io::copy(&mut (&mut stream).take(skip), &mut std::io::sink())
+                    .and_then(|_| (&mut stream).take(len).read_to_end(&mut bytes))
+                    .map_err(|e| e.to_string())?;
+                at = offset + bytes.len() as u64;
+                Ok(bytes)
+            };
+            tar::next(header_at, &mut forward)
+        };
+        let member = match member {
+            Ok(tar::Next::File(member)) => member,
+            Ok(tar::Next::Skip(to)) => {
+                failed =
+                    std::io::copy(&mut (&mut stream).take(to.saturating_sub(at)), &mut std::io::sink()).err();
+                at = to;
+                if let Some(e) = failed {
+                    return Err(damaged(at, &e));
+                }
+                continue;
+            }
+            Ok(tar::Next::End) => return Ok(()),
+            Err(error) => return Err(Error::format(path, error.offset, error.what)),
+        };
+        let mut head = Vec::new();
+        let wanted = if is_image(&member.name) { member.size.min(header::PROBE_BYTES) } else { 0 };
+        if let Err(e) = (&mut stream).take(wanted).read_to_end(&mut head) {
+            failed = Some(e);
+        }
+        let image = match header::probe(&head) {
+            Probe::Found(header) => Some(header),
+            Probe::Short | Probe::Unknown => None,
+        };
+        let rest = member.size - head.len() as u64;
+        match std::io::copy(&mut (&mut stream).take(rest), &mut std::io::sink()) {
+            Ok(n) if n < rest => {
+                let e = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                return Err(damaged(member.start, &e));
+            }
+            Ok(_) => {}
+            Err(e) => failed = Some(e),
+        }
+        if let Some(e) = failed {
+            return Err(damaged(member.start, &e));
+        }
+        at = member.data + member.size;
+        grouping.member(&member, image)?;
+    }
+}
+
+fn next_header(at: u64) -> u64 {
+    at.next_multiple_of(tar::BLOCK)
+}
+
+/// (key, field) of a member, or nothing for names that webdataset skips.
+fn split_name(name: &str) -> Option<(&str, String)> {
+    let base = name.rfind('/').map_or(0, |i| i + 1);
+    let dot = base + name[base..].find('.')?;
+    let meta = name[base..].starts_with("__");
+    (dot > base && !meta).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
+}
+
+impl Source for Archive {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn len(&self) -> u64 {
+        self.index.meta.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.index.meta.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.index.meta.fingerprint
+    }
+    fn runs(&self) -> Vec<u64> {
+        self.index.meta.shards.iter().map(|s| s.samples).collect()
+    }
+    fn access(&self) -> Access {
+        self.access.clone()
+    }
+    fn extremes(&self) -> Extremes {
+        self.index.meta.extremes
+    }
+    fn library_bytes(&self) -> u64 {
+        match self.files.paths().iter().map(|p| packing(p)).find(|&p| p != Packing::Plain) {
+            // The window, two blocks, and tables.
+            Some(Packing::Zstd) => 10 << 20,
+            Some(_) => 128 << 10,
+            None => 0,
+        }
+    }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
+    }
+    fn index(&self) -> Option<&Index> {
+        (self.access == Access::Random).then_some(&self.index)
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        self.index.locate(ids)
+    }
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let entry = &at.entry;
+        match self.files.paths().get(entry.shard as usize) {
+            Some(path) if packing(path) != Packing::Plain => self.read_packed(entry, len, into),
+            _ => self.files.read(entry.shard, entry.offset, len, mode, into),
+        }
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        let path = self.files.paths().get(at.entry.shard as usize)?;
+        (packing(path) == Packing::Plain)
+            .then(|| self.files.extent(at.entry.shard, at.entry.offset))
+            .flatten()
+    }
+    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        let schema = self.schema();
+        let mut values = vec![Value::Missing; schema.len()];
+        let path = &self.files.paths()[at.entry.shard as usize];
+        let mut read = |offset: u64, len: u64| {
+            let start = (offset as usize).min(bytes.len());
+            Ok(bytes[start..bytes.len().min(start.saturating_add(len as usize))].to_vec())
+        };
+        let (mut offset, mut sample) = (0, None);
+        while (offset as usize) < bytes.len() {
+            match tar::next(offset, &mut read)
+                .map_err(|e| Error::format(path, at.entry.offset + e.offset, e.what))?
+            {
+                tar::Next::File(member) => {
+                    offset = member.end();
+                    let Some(data) = bytes.get(member.data as usize..(member.data + member.size) as usize)
+                    else {
+                        let what = "the archive changed since it was indexed: run `tidegate index --force`";
+                        return Err(Error::format(path, at.entry.offset + member.start, what));
+                    };
+                    let named = split_name(&member.name);
+                    if let Some((key, _)) = &named
+                        && sample.get_or_insert((*key).to_owned()) != key
+                    {
+                        let what = "two samples where the index has one: the archive changed since it was indexed; run \
+                                    `tidegate index --force`";
+                        return Err(Error::format(path, at.entry.offset + member.start, what));
+                    }
+                    if let Some((_, field)) = named
+                        && let Some(i) = schema.iter().position(|f| f.name == field)
+                    {
+                        values[i] = Value::Bytes(data);
+                    }
+                }
+                tar::Next::Skip(to) => offset = to,
+                tar::Next::End => break,
+            }
+        }
+        Ok(values)
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        self.index.key(id)
+    }
+    fn place(&self, at: &Located) -> Place {
+        self.index.place(at)
+    }
+    fn shards(&self) -> Vec<PathBuf> {
+        self.files.paths().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_end_at_the_first_dot_of_the_last_component() {
+        assert_eq!(split_name("a.b/c.seg.PNG"), Some(("a.b/c", "seg.png".into())));
+        assert_eq!(split_name("a/.hidden"), None);
+        assert_eq!(split_name("plain"), None);
+        assert_eq!(split_name("__meta__.json"), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! A folder of image files, one sub-folder a class, as torchvision's ImageFolder reads it.
+//!
+//! Flow: folder -> index (relative paths as keys) -> one file a sample: fields `image` and `label`.
+//! Memory: see `index`; a million files cost nothing while they are not read.
+//!
+//! The index holds as long as no folder changed (its modification time says so); a file that changes within is noticed
+//! by its size when it is read.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::index::{Builder, Entry, Index};
+use super::read::{Extent, ReadMode, read_file, touch};
+use super::{Extremes, Located, Source, natural_order};
+use crate::probe;
+use crate::{Error, Place, Result};
+use tidegate_decode::{Field, Kind, Schema, Value};
+
+/// What counts as an image: the formats that can be decoded.
+const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// What the kernel keeps of a file that was opened: its inode, its name and its part of the inode table. Measured on ext4.
+pub(super) const KERNEL_FILE_BYTES: u64 = 1664;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    index: Index,
+    runs: Vec<u64>,
+}
+
+struct Listing {
+    classes: Vec<String>,
+    /// Sub-folders below each class, with the class' number.
+    folders: Vec<(PathBuf, usize)>,
+    identity: u64,
+}
+
+impl Folder {
+    /// Opens a folder, indexing it first if its index does not hold.
+    ///
+    /// # Errors
+    /// When it holds no images, or a name is not UTF-8.
+    pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
+        let listing = list_folders(root)?;
+        // Beside the folder, not in it: torchvision takes every folder within for a class.
+        let whole = root.canonicalize().map_err(Error::io(root))?;
+        let beside = whole.parent().unwrap_or(&whole);
+        let name = xxh3_64(format!("folder {}", whole.file_name().unwrap_or_default().display()).as_bytes());
+        if force {
+            Index::remove(beside, name);
+        }
+        let index = match Index::open(beside, name, listing.identity) {
+            Some(index) => index,
+            None => build(root, Builder::new(beside, name, listing.identity, "folder")?, &listing)?,
+        };
+        let runs = index.meta.shards.iter().map(|s| s.samples).collect();
+        Ok(Self { root: root.to_owned(), index, runs })
+    }
+}
+
+fn list_folders(root: &Path) -> Result<Listing> {
+    let mut classes = Vec::new();
+    for entry in fs::read_dir(root).map_err(Error::io(root))? {
+        let entry = entry.map_err(Error::io(root))?;
+        let name = utf8(root, &entry.file_name())?;
+        if !name.starts_with('.') && entry.path().is_dir() {
+            classes.push(name);
+        }
+    }
+    // As torchvision: class numbers follow the plain order of names.
+    classes.sort();
+    let mut folders = Vec::new();
+    if classes.is_empty() {
+        folders.push((PathBuf::new(), 0));
+    }
+    for (i, class) in classes.iter().enumerate() {
+        list_below(root, PathBuf::from(class), i, &mut folders)?;
+    }
+    let mut hash = Xxh3::new();
+    for (folder, _) in &folders {
+        let meta = fs::metadata(root.join(folder)).map_err(Error::io(root.join(folder)))?;
+        let changed = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        hash.update(folder.as_os_str().as_encoded_bytes());
+        hash.update(&changed.map_or(0, |d| d.as_nanos()).to_le_bytes());
+    }
+    Ok(Listing { classes, folders, identity: hash.digest() })
+}
+
+fn list_below(root: &Path, folder: PathBuf, class: usize, found: &mut Vec<(PathBuf, usize)>) -> Result<()> {
+    let path = root.join(&folder);
+    let mut below = Vec::new();
+    for entry in fs::read_dir(&path).map_err(Error::io(&path))? {
+        let entry = entry.map_err(Error::io(&path))?;
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            below.push(folder.join(utf8(&path, &entry.file_name())?));
+        }
+    }
+    found.push((folder, class));
+    below.sort();
+    for folder in below {
+        list_below(root, folder, class, found)?;
+    }
+    Ok(())
+}
+
+fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
+    name.to_str().map(str::to_owned).ok_or_else(|| Error::Dataset {
+        path: folder.join(name),
+        what: "this name is not UTF-8: rename it (for example with convmv)".into(),
+    })
+}
+
+fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> {
+    let mut runs: Vec<super::index::ShardMeta> = Vec::new();
+    for (folder, class) in &listing.folders {
+        let files = files_in(root, folder)?;
+        let before = builder.samples();
+        let mut bytes = 0;
+        for (path, len, header) in probe::of_files(root, &files)? {
+            bytes += len;
+            let mut entry =
+                Entry { shard: builder.samples() as u32, offset: *class as u64, ..Entry::default() };
+            entry.len = u32::try_from(len).map_err(|_| Error::Dataset {
+                path: root.join(&path),
+                what: "a sample of 4 GiB or more: split it".into(),
+            })?;
+            builder.push(entry, &path, &header.into())?;
+        }
+        let samples = builder.samples() - before;
+        if samples > 0 {
+            let name = folder.to_string_lossy().into_owned();
+            runs.push(super::index::ShardMeta { name, bytes, samples, groups: Vec::new() });
+        }
+    }
+    if builder.samples() == 0 {
+        return Err(Error::Dataset {
+            path: root.to_owned(),
+            what: "no images here: expected .jpg, .jpeg, .png or .webp files in one folder a class, .tar shards, or an \
+                   MDS index.json"
+                .into(),
+        });
+    }
+    let mut schema = vec![Field { name: "image".into(), kind: Kind::Image }];
+    if !listing.classes.is_empty() {
+        schema.push(Field { name: "label".into(), kind: Kind::Int });
+    }
+    builder.finish(schema, listing.classes.clone(), runs)
+}
+
+/// Relative paths of the image files directly in `folder`, in natural order.
+fn files_in(root: &Path, folder: &Path) -> Result<Vec<String>> {
+    let path = root.join(folder);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&path).map_err(Error::io(&path))? {
+        let entry = entry.map_err(Error::io(&path))?;
+        let name = utf8(&path, &entry.file_name())?;
+        let extension = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
+        if EXTENSIONS.contains(&extension.as_str()) && !name.starts_with('.') {
+            files.push(folder.join(name).to_string_lossy().into_owned());
+        }
+    }
+    files.sort_by(|a, b| natural_order(a, b));
+    Ok(files)
+}
+
+impl Source for Folder {
+    fn name(&self) -> &str {
+        self.root.to_str().unwrap_or("folder")
+    }
+    fn len(&self) -> u64 {
+        self.index.meta.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.index.meta.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.index.meta.fingerprint
+    }
+    fn runs(&self) -> Vec<u64> {
+        self.runs.clone()
+    }
+    fn kernel_bytes(&self) -> u64 {
+        self.len() * KERNEL_FILE_BYTES
+    }
+    fn extremes(&self) -> Extremes {
+        self.index.meta.extremes
+    }
+    fn index(&self) -> Option<&Index> {
+        Some(&self.index)
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        let entries = self.index.entries(ids)?;
+        let keys = self.index.keys(ids)?;
+        let located = ids.iter().zip(entries).zip(keys);
+        Ok(located.map(|((&id, entry), key)| Located { id, entry, path: key.into() }).collect())
+    }
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let path = self.root.join(&*at.path);
+        read_file(&path, 0, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        Extent::of(&self.root.join(&*at.path), 0)
+    }
+    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        let label = Value::Int(at.entry.offset.cast_signed());
+        Ok([Value::Bytes(bytes), label].into_iter().take(self.schema().len()).collect())
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        self.index.key(id)
+    }
+    fn place(&self, at: &Located) -> Place {
+        Place { id: at.id, shard: at.path.to_string(), offset: 0, key: at.path.to_string() }
+    }
+    fn classes(&self) -> &[String] {
+        &self.index.meta.classes
+    }
+    fn edition(&self) -> u64 {
+        // A picture that is changed in place changes no folder.
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let ids: Vec<u64> = (0..self.len()).collect();
+        for ids in ids.chunks(4096) {
+            let keys = self.index.keys(ids).unwrap_or_default();
+            keys.iter().for_each(|key| touch(&mut hash, &self.root.join(key)));
+        }
+        hash.digest()
+    }
+    fn shards(&self) -> Vec<PathBuf> {
+        self.index.keys(&[0]).map(|keys| keys.iter().map(|k| self.root.join(k)).collect()).unwrap_or_default()
+    }
+}

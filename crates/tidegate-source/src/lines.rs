@@ -1,0 +1,267 @@
+//! Text files with a sample a line: LIBSVM, JSON Lines, CSV and TSV.
+//!
+//! Flow: files -> each line once -> schema and index -> one read a line, neighbours in one -> its values, where they lie.
+//! Memory: see `index`; while indexing a line. Values are slices of the line, and unquoted straight into their row.
+//!
+//! A line is read and parsed by itself, so that any order is as good as another, a bad line is a sample like any other that fails, and its name
+//! is its number. Types are those of the first thousand lines (`json`, `delimited`): a line that does not fit them fails.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::index::{Builder, Entry, Index, ShardMeta};
+use super::open::{file_name, shard_set};
+use super::read::{Extent, Files, ReadMode};
+use super::{Extremes, Located, Source};
+use crate::probe::Images;
+use crate::{Error, Place, Result};
+use tidegate_decode::text::delimited::At;
+use tidegate_decode::text::{delimited, json, libsvm};
+use tidegate_decode::{Schema, Value};
+
+/// Bytes that are read at once while indexing.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Lines that say what types there are.
+pub(super) const LOOKED_AT: u64 = 1000;
+/// The mark of UTF-8.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
+/// Bytes of a record, at most: far below what an entry can say.
+const RECORD_MOST: usize = 256 << 20;
+
+/// What the lines of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Libsvm,
+    Json,
+    /// Cells between these bytes, under a line of names.
+    Delimited(u8),
+}
+
+impl Format {
+    /// By a file's name.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str())?;
+        Some(match extension.to_ascii_lowercase().as_str() {
+            "libsvm" | "svm" | "svmlight" => Self::Libsvm,
+            "jsonl" | "ndjson" => Self::Json,
+            "csv" => Self::Delimited(b','),
+            "tsv" => Self::Delimited(b'\t'),
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Libsvm => "libsvm",
+            Self::Json => "jsonl",
+            Self::Delimited(b'\t') => "tsv",
+            Self::Delimited(_) => "csv",
+        }
+    }
+
+    /// What of a line is its sample; it begins where the line does.
+    fn content(self, line: &[u8]) -> &[u8] {
+        let line = if self == Self::Libsvm { libsvm::content(line) } else { line };
+        let blank = |byte: &u8| match self {
+            // Cells may be blank.
+            Self::Delimited(_) => matches!(byte, b'\n' | b'\r'),
+            _ => byte.is_ascii_whitespace(),
+        };
+        let end = line.iter().rposition(|byte| !blank(byte)).map_or(0, |last| last + 1);
+        &line[..end]
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Lines {
+    name: String,
+    format: Format,
+    index: Index,
+    files: Arc<Files>,
+}
+
+impl Lines {
+    /// Opens files, indexing them first if their index does not hold.
+    ///
+    /// # Errors
+    /// Files that cannot be read; without any sample; of different columns; lines of 256 MiB.
+    pub(super) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let files = Arc::new(files);
+        let (beside, name, identity) = shard_set(&files, format.name())?;
+        if force {
+            Index::remove(&beside, name);
+        }
+        let index = match Index::open(&beside, name, identity) {
+            Some(index) => index,
+            None => build(url, format, &files, Builder::new(&beside, name, identity, format.name())?)?,
+        };
+        Ok(Self { name: url.to_owned(), format, index, files })
+    }
+}
+
+/// What lines say of their types, as they pass by.
+#[derive(Debug)]
+enum Seen {
+    Libsvm(libsvm::Seen),
+    Json(json::Seen),
+    Delimited(delimited::Seen),
+}
+
+impl Seen {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Libsvm => Self::Libsvm(libsvm::Seen::default()),
+            Format::Json => Self::Json(json::Seen::default()),
+            Format::Delimited(delimiter) => Self::Delimited(delimited::Seen::new(delimiter)),
+        }
+    }
+
+    /// Looks at a line, the so-manieth sample; of columns all lines have to be looked at.
+    fn look(&mut self, line: &[u8], sample: u64) {
+        match self {
+            Self::Libsvm(seen) => seen.look(line),
+            Self::Json(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Delimited(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Json(_) | Self::Delimited(_) => {}
+        }
+    }
+
+    fn schema(self) -> Schema {
+        match self {
+            Self::Libsvm(seen) => seen.schema(),
+            Self::Json(seen) => seen.schema(),
+            Self::Delimited(seen) => seen.schema(),
+        }
+    }
+}
+
+fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
+    let (mut seen, mut shards) = (Seen::new(format), Vec::new());
+    for (number, path) in files.paths().iter().enumerate() {
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
+        let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
+        // Some editors begin a file with a mark of its encoding, which is of no line.
+        if file.fill_buf().map_err(Error::io(path))?.starts_with(MARK) {
+            file.consume(MARK.len());
+            at = MARK.len() as u64;
+        }
+        let mut record = Vec::new();
+        loop {
+            let first = row + 1;
+            let wrong = |what: String| Error::format(path, at, format!("line {first}: {what}"));
+            record.clear();
+            row += next(&mut file, format, &mut record).map_err(Error::io(path))?.map_err(wrong)?;
+            if record.is_empty() {
+                break;
+            }
+            let text = format.content(&record);
+            if let (Seen::Delimited(seen), 1) = (&mut seen, first) {
+                seen.names(text).map_err(wrong)?;
+            } else if !text.is_empty() {
+                seen.look(text, builder.samples());
+                let len = text.len() as u32;
+                let entry = Entry { shard: number as u32, offset: at, len, ..Entry::default() };
+                builder.push(entry, &format!("line {first}"), &Images::default())?;
+            }
+            at += record.len() as u64;
+        }
+        let samples = builder.samples() - before;
+        shards.push(ShardMeta { name: file_name(path), bytes: at, samples, groups: Vec::new() });
+    }
+    let none = |what: String| Err(Error::Dataset { path: url.into(), what });
+    if builder.samples() == 0 {
+        return none("there is no line with a sample".into());
+    }
+    if let Seen::Json(seen) = &seen
+        && seen.is_empty()
+    {
+        return none(format!(
+            "none of the first {LOOKED_AT} lines is an object: JSON Lines have one a line, in UTF-8"
+        ));
+    }
+    builder.finish(seen.schema(), Vec::new(), shards)
+}
+
+/// Reads the next record, and says of how many lines it is; nothing is read at the end of the file.
+fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
+    let (mut at, mut lines) = (At::Cell, 0);
+    loop {
+        let start = record.len();
+        let read = file.take((RECORD_MOST - start) as u64).read_until(b'\n', record)?;
+        if record.len() == RECORD_MOST {
+            let most = RECORD_MOST >> 20;
+            let what = "this is no text file of samples, or a quote is never closed";
+            return Ok(Err(format!("it goes on for {most} MiB: {what}")));
+        }
+        lines += u64::from(read > 0);
+        if let Format::Delimited(delimiter) = format {
+            at = record[start..].iter().fold(at, |at, byte| at.next(*byte, delimiter));
+        }
+        if at != At::Quotes {
+            return Ok(Ok(lines));
+        }
+        if read == 0 {
+            let what = "a quote at the beginning of a cell is never closed: double quotes within quotes";
+            return Ok(Err(what.into()));
+        }
+    }
+}
+
+impl Source for Lines {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn len(&self) -> u64 {
+        self.index.meta.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.index.meta.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.index.meta.fingerprint
+    }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
+    fn runs(&self) -> Vec<u64> {
+        self.index.meta.shards.iter().map(|shard| shard.samples).collect()
+    }
+    fn extremes(&self) -> Extremes {
+        self.index.meta.extremes
+    }
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
+    }
+    fn index(&self) -> Option<&Index> {
+        Some(&self.index)
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        self.index.locate(ids)
+    }
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
+    }
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        self.files.extent(at.entry.shard, at.entry.offset)
+    }
+    fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        Ok(match self.format {
+            Format::Libsvm => libsvm::parse(self.schema(), bytes)?,
+            Format::Json => json::parse(self.schema(), bytes)?,
+            Format::Delimited(delimiter) => delimited::parse(self.schema(), delimiter, bytes)?,
+        })
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        self.index.key(id)
+    }
+    fn place(&self, at: &Located) -> Place {
+        self.index.place(at)
+    }
+    fn shards(&self) -> Vec<PathBuf> {
+        self.files.paths().to_vec()
+    }
+}

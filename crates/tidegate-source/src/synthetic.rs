@@ -1,0 +1,76 @@
+//! A made-up source of any length: bytes that are a function of the id.
+//!
+//! Flow: id -> `len` bytes and an integer; called by tests, benches and `tidegate bench --synthetic`.
+//! Memory: holds none, so that 10^12 samples cost nothing.
+
+use std::ops::Range;
+
+use super::{Entry, Extremes, Located, ReadMode, Source};
+use crate::{Place, Result};
+use tidegate_decode::{Field, Kind, Schema, Value};
+use tidegate_order::random::{Purpose, Stream};
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Synthetic {
+    samples: u64,
+    sample_bytes: u32,
+    schema: Schema,
+}
+
+impl Synthetic {
+    /// `samples` samples with a field `data` of `sample_bytes` bytes and a field `id`.
+    #[must_use]
+    pub fn new(samples: u64, sample_bytes: u32) -> Self {
+        let field = |name: &str, kind| Field { name: name.into(), kind };
+        Self { samples, sample_bytes, schema: vec![field("data", Kind::Bytes), field("id", Kind::Int)] }
+    }
+}
+
+impl Source for Synthetic {
+    fn name(&self) -> &str {
+        "synthetic"
+    }
+    fn len(&self) -> u64 {
+        self.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.samples ^ u64::from(self.sample_bytes) << 40
+    }
+    fn runs(&self) -> Vec<u64> {
+        vec![self.samples]
+    }
+    fn extremes(&self) -> Extremes {
+        Extremes {
+            total_bytes: self.samples.saturating_mul(u64::from(self.sample_bytes)),
+            sample_bytes: u64::from(self.sample_bytes),
+            ..Extremes::default()
+        }
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        let entry = Entry { len: self.sample_bytes, ..Entry::default() };
+        Ok(ids
+            .iter()
+            .map(|&id| Located { id, entry: Entry { offset: id, ..entry }, path: "".into() })
+            .collect())
+    }
+    fn read(&self, at: &Located, len: u64, _: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let mut stream = Stream::new(0, 0, at.id, 0, Purpose::Synthetic);
+        for chunk in into[..len as usize].chunks_mut(8) {
+            chunk.copy_from_slice(&stream.long().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(0..len as usize)
+    }
+    fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        Ok(vec![Value::Bytes(bytes), Value::Int(at.id.cast_signed())])
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        Ok(id.to_string())
+    }
+    fn place(&self, at: &Located) -> Place {
+        Place { id: at.id, shard: "synthetic".into(), offset: 0, key: at.id.to_string() }
+    }
+}

@@ -1,0 +1,450 @@
+//! Tables: Parquet and Arrow files as samples, a row each, decoded a group of rows at a time.
+//!
+//! Flow: files -> index (one pass over all rows: their sizes, image headers and keys) -> a group decoded and packed into
+//! memory of the caller -> its rows -> values.
+//! Memory: see `index`; 56 bytes a group while open. What Arrow and the codecs allocate while a group is decoded is bounded
+//! from its metadata when it is indexed (`library_bytes`); reading single samples keeps one group for the next call.
+//!
+//! Why groups: pages of columns are compressed and hold up to 1,024 rows, so one row costs as much as its group.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidegate_core::sync::lock;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema as ArrowSchema;
+use bytes::Bytes;
+
+use super::arrow_file::ArrowFile;
+use super::columns::{self, Cell, Columns, Packed, head_bytes, packed_row};
+use super::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
+use super::parquet_file::ParquetFile;
+use super::read::{Files, ReadMode, aligned, staging_bytes};
+use super::{Access, Extremes, Grouped, Located, Source};
+use crate::probe::Images;
+use crate::{Error, Place, Result, panic_message};
+use tidegate_decode::header::{self, Probe};
+use tidegate_decode::{Schema, Value};
+
+/// More rows in a group than this are taken for damage: packed, their sizes alone would pass 4 GiB.
+const GROUP_ROWS_MOST: u64 = 1 << 30;
+
+/// What a reader of a format does with one file.
+pub(super) trait Shard: Send + Sync + std::fmt::Debug {
+    fn schema(&self) -> &ArrowSchema;
+
+    /// The groups, with what decoding each takes besides its packed rows.
+    fn groups(&self, file: &ShardFile) -> Result<Vec<GroupMeta>>;
+
+    /// Visits the batches of a group: just the wanted columns, in the order of the schema.
+    fn decode(
+        &self,
+        file: &ShardFile,
+        number: usize,
+        group: &GroupMeta,
+        wanted: &[bool],
+        visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// The formats of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Parquet,
+    Arrow,
+}
+
+impl Format {
+    /// The format that a file's name promises.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "feather" | "ipc" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    fn open(self, file: &ShardFile) -> Result<Box<dyn Shard>> {
+        guarded(file, 0, || {
+            Ok(match self {
+                Self::Parquet => Box::new(ParquetFile::open(file)?) as Box<dyn Shard>,
+                Self::Arrow => Box::new(ArrowFile::open(file)?),
+            })
+        })
+    }
+}
+
+/// One file of a table, read in one mode.
+#[derive(Debug, Clone)]
+pub(super) struct ShardFile {
+    files: Arc<Files>,
+    shard: u32,
+    mode: ReadMode,
+    pub(super) len: u64,
+}
+
+impl ShardFile {
+    fn new(files: &Arc<Files>, shard: u32, mode: ReadMode) -> Result<Self> {
+        let len = files.bytes(shard)?;
+        Ok(Self { files: Arc::clone(files), shard, mode, len })
+    }
+
+    /// Bytes of the file.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            let what = format!(
+                "{len} bytes are named here, but the file has {}: it is truncated or damaged",
+                self.len
+            );
+            return Err(Error::format(self.path(), offset, what));
+        }
+        let mut staging = aligned(staging_bytes(len) as usize);
+        let range = self.files.read(self.shard, offset, len, self.mode, &mut staging)?;
+        Ok(Bytes::from_owner(staging).slice(range))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.files.paths()[self.shard as usize]
+    }
+
+    /// A word of a library about this file.
+    pub(super) fn wrong(&self, offset: u64, what: &dyn std::fmt::Display) -> Error {
+        Error::format(
+            self.path(),
+            offset,
+            format!("{what}: the file is damaged, or of a kind that cannot be read"),
+        )
+    }
+}
+
+/// Gives errors their place, and turns a panic of a library over damaged bytes into one.
+fn guarded<T>(file: &ShardFile, offset: u64, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(file.wrong(offset, &panic_message(&*panic))));
+    outcome.map_err(|e| match e {
+        Error::Decode(what) => Error::format(file.path(), offset, what.to_string()),
+        other => other,
+    })
+}
+
+/// A group and where it lies.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    shard: u32,
+    /// Its number within the shard.
+    number: u32,
+    /// The id of its first row.
+    first: u64,
+    meta: GroupMeta,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Table {
+    name: String,
+    format: Format,
+    index: Index,
+    files: Arc<Files>,
+    columns: Columns,
+    groups: Vec<Group>,
+    /// The shard that was opened last: its metadata.
+    open: Mutex<Option<(u32, Arc<dyn Shard>)>>,
+    /// The group that single samples were read from last.
+    kept: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl Table {
+    /// Opens files of one format, indexing them first if their index does not hold.
+    ///
+    /// # Errors
+    /// A damaged file, or one with other columns than the first: by name.
+    pub(super) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = super::open::shard_set(&files, format.name())?;
+        if force {
+            Index::remove(&beside, set);
+        }
+        let files = Arc::new(files);
+        let first = format.open(&ShardFile::new(&files, 0, ReadMode::Drop)?)?;
+        let columns = Columns::new(first.schema());
+        let index = match Index::open(&beside, set, identity) {
+            Some(index) => index,
+            None => {
+                let builder = Builder::new(&beside, set, identity, format.name())?;
+                build(&files, format, &columns, columns::classes(first.schema()), builder)?
+            }
+        };
+        let mut groups = Vec::new();
+        let mut next = 0;
+        for (shard, meta) in index.meta.shards.iter().enumerate() {
+            for (number, &meta) in meta.groups.iter().enumerate() {
+                groups.push(Group { shard: shard as u32, number: number as u32, first: next, meta });
+                next += meta.rows;
+            }
+        }
+        let open = Mutex::new(Some((0, Arc::from(first))));
+        let name = name.to_owned();
+        Ok(Self { name, format, index, files, columns, groups, open, kept: Mutex::default() })
+    }
+
+    fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<dyn Shard>> {
+        let mut open = lock(&self.open);
+        if let Some((shard, reader)) = &*open
+            && *shard == number
+        {
+            return Ok(Arc::clone(reader));
+        }
+        // Let go of the last one first: its dictionaries are reserved once.
+        *open = None;
+        let reader: Arc<dyn Shard> = self.format.open(file)?.into();
+        *open = Some((number, Arc::clone(&reader)));
+        Ok(reader)
+    }
+
+    /// The group with this sample.
+    fn group(&self, id: u64) -> Result<&Group> {
+        self.groups.get(self.number(id)).ok_or_else(|| Error::Config(format!("no sample {id}")))
+    }
+
+    /// The number of that group.
+    fn number(&self, id: u64) -> usize {
+        self.groups.partition_point(|g| g.first + g.meta.rows <= id)
+    }
+}
+
+/// What the indexing of one shard collects.
+struct Collecting<'a> {
+    builder: &'a mut Builder,
+    columns: &'a Columns,
+    /// Whether a column holds images, once its first value was seen.
+    images: &'a mut [Option<bool>],
+    shard: u32,
+    file: &'a str,
+    rows_before: u64,
+}
+
+impl Collecting<'_> {
+    fn row(&mut self, row: u64, key: Option<&str>, values: &[Cell<'_>]) -> Result<u64> {
+        let len: u64 = values.iter().map(Cell::packed_bytes).sum();
+        let too_large = || Error::decode(format!("row {row} has {len} bytes, more than 4 GiB: split it"));
+        let len = u32::try_from(len).map_err(|_| too_large())?;
+        let entry = Entry { shard: self.shard, offset: row, len, ..Entry::default() };
+        let mut images = Images::default();
+        for (c, value) in values.iter().enumerate().filter(|(c, _)| self.columns.may_hold_images(*c)) {
+            let Cell::Bytes(bytes) = value else { continue };
+            let found = match header::probe(bytes) {
+                Probe::Found(header) => Some(header),
+                Probe::Short | Probe::Unknown => None,
+            };
+            self.images[c].get_or_insert(found.is_some());
+            if let Some(header) = found {
+                images.add(header);
+            }
+        }
+        let named = format!("{}:{}", self.file, self.rows_before + row);
+        self.builder.push(entry, key.filter(|k| !k.is_empty()).unwrap_or(&named), &images)?;
+        Ok(len.into())
+    }
+}
+
+fn build(
+    files: &Arc<Files>,
+    format: Format,
+    columns: &Columns,
+    classes: Vec<String>,
+    mut builder: Builder,
+) -> Result<Index> {
+    let mut images = vec![None; columns.len()];
+    let mut shards = Vec::new();
+    for (i, path) in files.paths().iter().enumerate() {
+        let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
+        let reader = format.open(&file)?;
+        if let Some(what) = columns.difference(&Columns::new(reader.schema())) {
+            let what =
+                format!("{what}: files of one dataset need the same columns; open the others by themselves");
+            return Err(Error::Dataset { path: path.clone(), what });
+        }
+        let name = super::open::file_name(path);
+        let before = builder.samples();
+        let mut groups = guarded(&file, 0, || reader.groups(&file))?;
+        if let Some(group) = groups.iter().find(|g| g.rows > GROUP_ROWS_MOST) {
+            return Err(file.wrong(group.offset, &format!("a group of {} rows", group.rows)));
+        }
+        groups.retain(|g| g.rows > 0);
+        let mut collecting = Collecting {
+            builder: &mut builder,
+            columns,
+            images: &mut images,
+            shard: i as u32,
+            file: &name,
+            rows_before: 0,
+        };
+        for (number, group) in groups.iter_mut().enumerate() {
+            index_group(&*reader, &file, number, group, &mut collecting)?;
+            collecting.rows_before += group.rows;
+        }
+        shards.push(ShardMeta { name, bytes: file.len, samples: builder.samples() - before, groups });
+    }
+    if builder.samples() == 0 {
+        return Err(Error::Dataset {
+            path: files.paths()[0].clone(),
+            what: "these files hold no rows".into(),
+        });
+    }
+    let images: Vec<bool> = images.iter().map(|seen| *seen == Some(true)).collect();
+    builder.finish(columns.fields(&images), classes, shards)
+}
+
+fn index_group(
+    reader: &dyn Shard,
+    file: &ShardFile,
+    number: usize,
+    group: &mut GroupMeta,
+    collecting: &mut Collecting<'_>,
+) -> Result<()> {
+    let all = vec![true; collecting.columns.len()];
+    let meta = *group;
+    let (mut row, mut bytes, mut largest) = (0, head_bytes(meta.rows as usize) as u64, 0);
+    let columns = collecting.columns;
+    guarded(file, meta.offset, || {
+        reader.decode(file, number, &meta, &all, &mut |batch| {
+            columns.each_row(batch, &mut |key, values| {
+                let len = collecting.row(row, key, values)?;
+                row += 1;
+                bytes += len;
+                largest = len.max(largest);
+                Ok(())
+            })
+        })
+    })?;
+    if row != meta.rows {
+        return Err(
+            file.wrong(meta.offset, &format!("a group of {row} rows whose metadata say {}", meta.rows))
+        );
+    }
+    if bytes > u64::from(u32::MAX) {
+        let what = "a group of more than 4 GiB: write the file with a smaller row_group_size";
+        return Err(Error::format(file.path(), meta.offset, what));
+    }
+    group.packed_bytes = bytes;
+    // Arrays of one batch of rows, and their copy in the form that is packed.
+    let arrays = 2 * bytes.min(largest * batch_rows(&meta) as u64);
+    group.library_bytes = group.library_bytes.saturating_add(arrays);
+    Ok(())
+}
+
+/// Rows that are decoded into arrays at a time: about 4 MiB of them, as far as the metadata tell.
+pub(super) fn batch_rows(group: &GroupMeta) -> usize {
+    let mean = (group.library_bytes / 2 / group.rows.max(1)).max(1);
+    ((4 << 20) / mean).clamp(1, 1024) as usize
+}
+
+impl Grouped for Table {
+    fn group_bytes(&self) -> u64 {
+        self.groups.iter().map(|g| g.meta.packed_bytes).max().unwrap_or(0)
+    }
+
+    fn group_of(&self, at: &Located) -> u64 {
+        self.number(at.id) as u64
+    }
+
+    fn decode(&self, at: &Located, wanted: &[bool], mode: ReadMode, into: &mut [u8]) -> Result<()> {
+        let group = self.group(at.id)?;
+        let file = ShardFile::new(&self.files, group.shard, mode)?;
+        let reader = self.shard(group.shard, &file)?;
+        let mut packed = Packed::new(into, group.meta.rows as usize);
+        guarded(&file, group.meta.offset, || {
+            reader.decode(&file, group.number as usize, &group.meta, wanted, &mut |batch| {
+                packed.push(&self.columns, batch, wanted)
+            })?;
+            packed.finish()
+        })
+    }
+
+    fn row<'a>(&self, at: &Located, group: &'a [u8]) -> Option<&'a [u8]> {
+        packed_row(group, at.entry.offset as usize)
+    }
+}
+
+impl Source for Table {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn len(&self) -> u64 {
+        self.index.meta.samples
+    }
+    fn schema(&self) -> &Schema {
+        &self.index.meta.schema
+    }
+    fn fingerprint(&self) -> u64 {
+        self.index.meta.fingerprint
+    }
+    fn runs(&self) -> Vec<u64> {
+        self.groups.iter().map(|g| g.meta.rows).collect()
+    }
+    fn access(&self) -> Access {
+        Access::Grouped
+    }
+    fn grouped(&self) -> Option<&dyn Grouped> {
+        Some(self)
+    }
+    fn extremes(&self) -> Extremes {
+        self.index.meta.extremes
+    }
+    fn edition(&self) -> u64 {
+        self.files.edition()
+    }
+    fn side_car(&self) -> Option<&Path> {
+        Some(self.index.dir())
+    }
+    fn latency(&self) -> Option<Duration> {
+        self.files.latency()
+    }
+    fn library_bytes(&self) -> u64 {
+        self.groups.iter().map(|g| g.meta.library_bytes).max().unwrap_or(0)
+    }
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        self.index.locate(ids)
+    }
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let mut kept = lock(&self.kept);
+        let group = self.group_of(at);
+        if kept.as_ref().is_none_or(|(k, _)| *k != group) {
+            let mut bytes = kept.take().map(|(_, bytes)| bytes).unwrap_or_default();
+            bytes.resize(self.group(at.id)?.meta.packed_bytes as usize, 0);
+            self.decode(at, &vec![true; self.columns.len()], mode, &mut bytes)?;
+            *kept = Some((group, bytes));
+        }
+        let row =
+            kept.as_ref().and_then(|(_, bytes)| self.row(at, bytes)).filter(|row| row.len() as u64 == len);
+        let found = row.zip(into.get_mut(..len as usize));
+        let (row, target) =
+            found.ok_or_else(|| Error::Config("a row of another size than indexed".into()))?;
+        target.copy_from_slice(row);
+        Ok(0..len as usize)
+    }
+    fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        self.columns.parse(bytes)
+    }
+    fn key(&self, id: u64) -> Result<String> {
+        self.index.key(id)
+    }
+    fn place(&self, at: &Located) -> Place {
+        // An entry has the number of a row where a shard has no place for it: that of its group is told.
+        Place { offset: self.group(at.id).map_or(0, |g| g.meta.offset), ..self.index.place(at) }
+    }
+    fn classes(&self) -> &[String] {
+        &self.index.meta.classes
+    }
+    fn shards(&self) -> Vec<PathBuf> {
+        self.files.paths().to_vec()
+    }
+}
