@@ -1,17 +1,23 @@
-//! Locks and atomics: the standard library's, or loom's under `--cfg loom`.
+//! Locks and atomics: the standard library's, or loom's under `--cfg loom`; waits that a stop ends.
 //!
 //! Flow: imported wherever threads meet, so that production and the model checker run the same code.
 //! Memory: holds none.
 
+mod gate;
+mod stop;
+
+pub use gate::Gate;
+pub use stop::{Registration, StopToken, StopWhen, Wake};
+
 #[cfg(loom)]
 pub use loom::sync::{
     Arc, Condvar, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 #[cfg(not(loom))]
 pub use std::sync::{
     Arc, Condvar, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// Locks `mutex`, also after another thread panicked while it held it.

@@ -9,7 +9,7 @@ use super::arena::{Arena, ArenaStats, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::region::Backing;
 use super::{Account, Node, size::Size};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, StopWhen, lock};
 use crate::{Error, Result};
 
 /// Who holds bytes that can be had again at a price: a cache. It takes them with [`Priority::CacheFill`] and gives them up when
@@ -150,7 +150,10 @@ impl Budget {
     /// when they are done with it, and until then nobody gets more.
     pub fn set_cap(&self, bytes: u64) {
         match &self.inner.node {
-            Some(node) => node.set_cap(bytes),
+            Some(node) => {
+                node.set_cap(bytes);
+                self.inner.ledger.wake();
+            }
             None => self.inner.ledger.set_cap(bytes),
         }
         self.reclaim(0);
@@ -242,15 +245,15 @@ impl Budget {
     /// # Errors
     /// [`Error::TooLarge`] at once when they can never be free; [`Error::Exhausted`] when `stop` ended the wait. `stop` is asked
     /// under the ledger's lock: it may neither take memory nor give any back.
-    pub fn acquire(
+    pub fn acquire<'a>(
         &self,
         account: Account,
         bytes: u64,
         priority: Priority,
-        stop: &dyn Fn() -> bool,
+        stop: impl Into<StopWhen<'a>>,
     ) -> Result<Grant> {
         let attempt = || self.attempt(bytes, priority, || self.attempt_grant(account, bytes));
-        self.inner.ledger.obtain(account, bytes, priority, attempt, Some(stop))
+        self.inner.ledger.obtain(account, bytes, priority, attempt, Some(stop.into()))
     }
 
     /// Reserves `bytes` for an allocation elsewhere, if they are free now.
@@ -282,16 +285,16 @@ impl Budget {
     ///
     /// # Errors
     /// As [`Budget::acquire`]; [`Error::Map`] when the kernel refuses address space.
-    pub fn block(
+    pub fn block<'a>(
         &self,
         account: Account,
         bytes: u64,
         priority: Priority,
-        stop: &dyn Fn() -> bool,
+        stop: impl Into<StopWhen<'a>>,
     ) -> Result<Block> {
         let extent = extent_bytes(bytes);
         let attempt = || self.attempt(extent, priority, || self.attempt_block(account, bytes));
-        self.inner.ledger.obtain(account, extent, priority, attempt, Some(stop))?
+        self.inner.ledger.obtain(account, extent, priority, attempt, Some(stop.into()))?
     }
 
     /// Reserves `bytes` with their place in the arena, if they are free now.
@@ -318,6 +321,7 @@ fn drop_holes(arena: &Arena, bytes: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::StopToken;
 
     #[test]
     fn the_process_has_one_size() {
@@ -361,7 +365,8 @@ mod tests {
             let budget = budget.clone();
             std::thread::Builder::new()
                 .spawn(move || {
-                    budget.block(Account::Raw, 5 << 12, Priority::Prefetch, &|| false).map(|b| b.len())
+                    let stop = StopToken::new();
+                    budget.block(Account::Raw, 5 << 12, Priority::Prefetch, &stop).map(|b| b.len())
                 })
                 .unwrap()
         };

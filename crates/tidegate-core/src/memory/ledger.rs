@@ -8,13 +8,14 @@
 //! A newcomer may pass the queue only with a higher priority than everyone in it, so large requests are not starved.
 
 use std::fmt;
+use std::sync::Arc;
+#[cfg(not(loom))]
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
 use super::Account;
-#[cfg(loom)]
-use crate::sync::Arc;
-use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Gate, MutexGuard, Ordering, StopWhen, Wake};
 use crate::{Error, Result};
 
 /// Who goes first when bytes are short: the batch that the consumer waits for, then read-ahead, then caches.
@@ -72,6 +73,10 @@ impl Queue {
     }
 }
 
+/// How often a request looks again at what other processes gave back.
+#[cfg(not(loom))]
+const NODE_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Counts bytes against a cap; see the head of this file.
 pub(super) struct Ledger {
     /// Charged as well for every byte, where the budget is one of several processes: the cap is this one's part of it.
@@ -85,8 +90,7 @@ pub(super) struct Ledger {
     top: CachePadded<AtomicU64>,
     waits: AtomicU64,
     accounts: Vec<CachePadded<Cell>>,
-    queue: Mutex<Queue>,
-    freed: Condvar,
+    queue: Arc<Gate<Queue>>,
 }
 
 impl fmt::Debug for Ledger {
@@ -98,7 +102,7 @@ impl fmt::Debug for Ledger {
 /// A handle on a ledger. Ledgers are few and about 2 KiB, and stay for the life of the process: a grant that counted
 /// references would pay two atomic operations more, 18 of 58 ns here.
 #[derive(Debug, Clone)]
-pub(super) struct LedgerRef(#[cfg(loom)] Arc<Ledger>, #[cfg(not(loom))] &'static Ledger);
+pub(super) struct LedgerRef(#[cfg(loom)] crate::sync::Arc<Ledger>, #[cfg(not(loom))] &'static Ledger);
 
 impl std::ops::Deref for LedgerRef {
     type Target = Ledger;
@@ -115,25 +119,25 @@ impl std::ops::Deref for LedgerRef {
 impl LedgerRef {
     /// A ledger of `cap_bytes`.
     pub(super) fn new(cap_bytes: u64) -> Self {
-        Self::stay(Ledger::of(cap_bytes))
+        Self::leak(Ledger::new(cap_bytes))
     }
 
     /// The ledger of one of several processes that share a budget.
     #[cfg(not(loom))]
     pub(super) fn within(node: &std::sync::Arc<super::Node>) -> Self {
-        Self::stay(Ledger { node: Some(std::sync::Arc::downgrade(node)), ..Ledger::of(0) })
+        Self::leak(Ledger { node: Some(std::sync::Arc::downgrade(node)), ..Ledger::new(0) })
     }
 
-    fn stay(ledger: Ledger) -> Self {
+    fn leak(ledger: Ledger) -> Self {
         #[cfg(loom)]
-        return Self(Arc::new(ledger));
+        return Self(crate::sync::Arc::new(ledger));
         #[cfg(not(loom))]
         Self(Box::leak(Box::new(ledger)))
     }
 }
 
 impl Ledger {
-    fn of(cap_bytes: u64) -> Self {
+    fn new(cap_bytes: u64) -> Self {
         Self {
             #[cfg(not(loom))]
             node: None,
@@ -143,8 +147,7 @@ impl Ledger {
             top: CachePadded::new(AtomicU64::new(0)),
             waits: AtomicU64::new(0),
             accounts: Account::ALL.iter().map(|_| CachePadded::new(Cell::default())).collect(),
-            queue: Mutex::new(Queue::default()),
-            freed: Condvar::new(),
+            queue: Arc::default(),
         }
     }
 
@@ -172,13 +175,14 @@ impl Ledger {
         here
     }
 
-    fn discharge_node(&self, bytes: u64) {
+    /// Gives bytes back to the budget of the node too; false if there is none.
+    fn discharge_node(&self, bytes: u64) -> bool {
         #[cfg(not(loom))]
         if let Some(node) = self.node() {
             node.discharge(bytes);
+            return true;
         }
-        #[cfg(loom)]
-        debug_assert!(bytes < u64::MAX);
+        bytes == u64::MAX
     }
 
     /// The cap in bytes.
@@ -188,7 +192,7 @@ impl Ledger {
         if let Some(node) = self.node() {
             return node.share_bytes();
         }
-        self.cap.load(Ordering::Relaxed)
+        self.cap.load(Ordering::SeqCst)
     }
 
     /// Another cap from now on. What is charged beyond a lower one stays so until its holders give it back.
@@ -218,18 +222,13 @@ impl Ledger {
         }
     }
 
-    #[cfg(not(loom))]
-    fn park<'a>(&'a self, queue: crate::sync::MutexGuard<'a, Queue>) -> crate::sync::MutexGuard<'a, Queue> {
-        // The timeout only paces `stop`, which may change without a release.
-        self.freed
-            .wait_timeout(queue, std::time::Duration::from_millis(20))
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .0
-    }
-
-    #[cfg(loom)]
-    fn park<'a>(&'a self, queue: crate::sync::MutexGuard<'a, Queue>) -> crate::sync::MutexGuard<'a, Queue> {
-        self.freed.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn park<'a>(&'a self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        // Another process of a node budget cannot notify this one when it gives bytes back.
+        #[cfg(not(loom))]
+        if self.node.is_some() {
+            return self.queue.wait_timeout(queue, NODE_POLL_INTERVAL);
+        }
+        self.queue.wait(queue)
     }
 
     fn publish_top(&self, queue: &Queue) {
@@ -239,17 +238,22 @@ impl Ledger {
 
     /// Adds `bytes` to what is charged, unless the cap forbids it. Used by the arena for pages it touches.
     pub(super) fn charge(&self, bytes: u64) -> bool {
+        let fits = |charged: u64| charged.checked_add(bytes).filter(|&next| next <= self.cap_bytes());
         let mut now = self.charged.load(Ordering::SeqCst);
+        // The node first: bytes that it refuses never show up in `charged`, where they would make others fail that fit.
+        if fits(now).is_none() || !self.charge_node(bytes) {
+            return false;
+        }
         loop {
-            let Some(next) = now.checked_add(bytes).filter(|&next| next <= self.cap_bytes()) else {
+            let Some(next) = fits(now) else {
+                // Other threads were quicker. A request that the node refused meanwhile may fit now.
+                if self.discharge_node(bytes) {
+                    self.wake();
+                }
                 return false;
             };
             match self.charged.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
-                    if !self.charge_node(bytes) {
-                        self.charged.fetch_sub(bytes, Ordering::SeqCst);
-                        return false;
-                    }
                     if next > self.peak.load(Ordering::Relaxed) {
                         self.peak.fetch_max(next, Ordering::Relaxed);
                     }
@@ -270,8 +274,8 @@ impl Ledger {
     /// Tells waiters that holes may have become usable.
     pub(super) fn wake(&self) {
         if self.top.load(Ordering::SeqCst) != 0 {
-            lock(&self.queue).releases += 1;
-            self.freed.notify_all();
+            self.queue.lock().releases += 1;
+            self.queue.notify_all();
         }
     }
 
@@ -336,7 +340,7 @@ impl LedgerRef {
         bytes: u64,
         priority: Priority,
         attempt: impl Fn() -> Option<T>,
-        stop: Option<&dyn Fn() -> bool>,
+        stop: Option<StopWhen<'_>>,
     ) -> Result<T> {
         if bytes > self.cap_bytes() {
             return Err(self.too_large(account, bytes));
@@ -348,7 +352,9 @@ impl LedgerRef {
         }
         let Some(stop) = stop else { return Err(self.exhausted(account, bytes)) };
         self.waits.fetch_add(1, Ordering::Relaxed);
-        let mut queue = lock(&self.queue);
+        // Registered before `stop` is checked, so that no stop slips between the check and the sleep.
+        let registration = stop.token().register(Arc::clone(&self.queue) as Arc<dyn Wake>);
+        let mut queue = self.queue.lock();
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
         queue.waiting.push((priority, ticket));
@@ -360,7 +366,7 @@ impl LedgerRef {
                 // Adding nothing orders this look at `charged` with every release: one that comes later sees `top`.
                 self.charged.fetch_add(0, Ordering::SeqCst);
                 let got = attempt();
-                queue = lock(&self.queue);
+                queue = self.queue.lock();
                 if let Some(got) = got {
                     break Ok(got);
                 }
@@ -372,7 +378,7 @@ impl LedgerRef {
                 // The cap was lowered meanwhile.
                 break Err(self.too_large(account, bytes));
             }
-            if stop() {
+            if stop.is_met() {
                 break Err(self.exhausted(account, bytes));
             }
             queue = self.park(queue);
@@ -381,7 +387,9 @@ impl LedgerRef {
         self.publish_top(&queue);
         // The next in the queue may fit as well.
         queue.releases += 1;
-        self.freed.notify_all();
+        self.queue.notify_all();
+        drop(queue);
+        drop(registration);
         outcome
     }
 
@@ -425,14 +433,6 @@ impl Grant {
         self.account
     }
 
-    /// Gives a part back, keeping `bytes`; keeping more than is held keeps everything.
-    pub fn shrink_to(&mut self, bytes: u64) {
-        let back = self.bytes.saturating_sub(bytes);
-        self.ledger.accounts[self.account as usize].held.fetch_sub(back, Ordering::Relaxed);
-        self.bytes -= back;
-        self.ledger.discharge(back);
-    }
-
     /// The pages behind this grant live on as a hole: only the account is relieved when it drops.
     pub(super) fn leave_resident(mut self) {
         self.resident_after = true;
@@ -454,16 +454,12 @@ impl Drop for Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::StopToken;
     use proptest::prelude::*;
 
-    fn take(
-        ledger: &LedgerRef,
-        account: Account,
-        bytes: u64,
-        stop: Option<&dyn Fn() -> bool>,
-    ) -> Result<Grant> {
+    fn take(ledger: &LedgerRef, account: Account, bytes: u64, stop: Option<&StopToken>) -> Result<Grant> {
         let attempt = || ledger.charge(bytes).then(|| ledger.grant(account, bytes));
-        ledger.obtain(account, bytes, Priority::Prefetch, attempt, stop)
+        ledger.obtain(account, bytes, Priority::Prefetch, attempt, stop.map(StopWhen::from))
     }
 
     #[test]
@@ -484,7 +480,7 @@ mod tests {
         let waiter = {
             let ledger = ledger.clone();
             std::thread::Builder::new()
-                .spawn(move || take(&ledger, Account::Staging, 50, Some(&|| false)))
+                .spawn(move || take(&ledger, Account::Staging, 50, Some(&StopToken::new())))
                 .unwrap()
         };
         while ledger.top.load(Ordering::SeqCst) == 0 {
@@ -501,8 +497,21 @@ mod tests {
     fn waiting_ends_when_told_to_stop() {
         let ledger = LedgerRef::new(10);
         let _all = ledger.try_take(Account::User, 10, Priority::Prefetch).unwrap();
-        let error = take(&ledger, Account::Batch, 1, Some(&|| true)).unwrap_err();
+        let stop = StopToken::new();
+        let stopper = {
+            let (stop, ledger) = (stop.clone(), ledger.clone());
+            std::thread::Builder::new()
+                .spawn(move || {
+                    while ledger.top.load(Ordering::SeqCst) == 0 {
+                        std::thread::yield_now();
+                    }
+                    stop.stop();
+                })
+                .unwrap()
+        };
+        let error = take(&ledger, Account::Batch, 1, Some(&stop)).unwrap_err();
         assert!(error.to_string().contains("user"), "{error}");
+        stopper.join().unwrap();
     }
 
     proptest! {
@@ -542,6 +551,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::sync::StopToken;
 
     /// Two waiters and one holder: under every interleaving both are served and the cap holds.
     #[test]
@@ -553,8 +563,9 @@ mod loom_tests {
                 let ledger = ledger.clone();
                 loom::thread::spawn(move || {
                     let attempt = || ledger.charge(2).then(|| ledger.grant(Account::Batch, 2));
-                    let grant =
-                        ledger.obtain(Account::Batch, 2, Priority::NextBatch, attempt, Some(&|| false));
+                    let stop = StopToken::new();
+                    let stop = Some(StopWhen::from(&stop));
+                    let grant = ledger.obtain(Account::Batch, 2, Priority::NextBatch, attempt, stop);
                     assert!(grant.is_ok() && ledger.usage().charged_bytes <= 2);
                 })
             };
@@ -577,6 +588,27 @@ mod loom_tests {
             assert!(ledger.usage().charged_bytes <= 3);
             let won = other.join().unwrap();
             assert!(won || mine.is_some());
+        });
+    }
+
+    /// A stop ends a wait that nothing else would end.
+    #[test]
+    fn loom_a_stop_ends_the_wait() {
+        loom::model(|| {
+            let (ledger, stop) = (LedgerRef::new(1), StopToken::new());
+            let all = ledger.try_take(Account::Staging, 1, Priority::Prefetch);
+            let waiter = {
+                let (ledger, stop) = (ledger.clone(), stop.clone());
+                loom::thread::spawn(move || {
+                    let attempt = || ledger.charge(1).then(|| ledger.grant(Account::Batch, 1));
+                    let stop = Some(StopWhen::from(&stop));
+                    ledger.obtain(Account::Batch, 1, Priority::NextBatch, attempt, stop).is_err()
+                })
+            };
+            stop.stop();
+            assert!(waiter.join().unwrap());
+            drop(all);
+            assert_eq!(ledger.usage().charged_bytes, 0);
         });
     }
 }

@@ -24,6 +24,7 @@ mod log;
 mod node;
 #[cfg(not(loom))]
 mod pieces;
+mod pool;
 #[cfg(not(loom))]
 mod region;
 #[cfg(not(loom))]
@@ -31,6 +32,7 @@ mod segments;
 pub mod size;
 #[cfg(not(loom))]
 mod slab;
+mod space;
 
 pub use account::Account;
 #[cfg(not(loom))]
@@ -46,6 +48,7 @@ pub use log::{Lease, Log};
 pub use node::Node;
 #[cfg(not(loom))]
 pub use pieces::{Piece, Pieces};
+pub use pool::Completion;
 #[cfg(not(loom))]
 pub use slab::{Slab, SlabItem, WeakSlab};
 
