@@ -12,14 +12,12 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-#[cfg(feature = "remote")]
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use tidegate_core::memory::PAGE_BYTES;
+use tidegate_core::sync::StopToken;
 
 #[cfg(feature = "remote")]
 use super::remote::{Object, Store};
@@ -313,18 +311,18 @@ impl Drop for Passing {
 }
 
 thread_local! {
-    static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    static STOP: RefCell<Option<StopToken>> = const { RefCell::new(None) };
 }
 
 /// Reads of this thread that take long, those over a network, end with an error once `stop` is set.
-pub fn stop_reading_when(stop: &Arc<AtomicBool>) {
-    STOP.with_borrow_mut(|of_thread| *of_thread = Some(Arc::clone(stop)));
+pub fn stop_reading_when(stop: &StopToken) {
+    STOP.with_borrow_mut(|of_thread| *of_thread = Some(stop.clone()));
 }
 
 /// Whether reads of this thread should end.
 #[cfg(feature = "remote")]
 pub(crate) fn stopped() -> bool {
-    STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.load(Ordering::Acquire)))
+    STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.is_stopped()))
 }
 
 /// Adds the size of a file, and when it was changed.

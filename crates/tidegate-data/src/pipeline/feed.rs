@@ -138,7 +138,7 @@ impl Feed {
             let Some(read) = self.reads.front() else { break };
             bytes += piece(read);
             let room = bytes <= staging.bytes() / 4;
-            let Some(staged) = room.then(|| staging.take(read.room_bytes(shared), &|| true)).flatten() else {
+            let Some(staged) = room.then(|| staging.try_take(read.room_bytes(shared))).flatten() else {
                 break;
             };
             taken.extend(self.reads.pop_front().map(|read| (read, staged)));
@@ -179,7 +179,7 @@ impl Feed {
     fn next(&mut self, shared: &Arc<Shared>) -> Result<Option<(Queued, Staged)>> {
         let Some(read) = self.next_queued(shared)? else { return Ok(None) };
         let began = Instant::now();
-        let staging = shared.reserved.staging.take(read.room_bytes(shared), &|| shared.stopped());
+        let staging = shared.reserved.staging.take(read.room_bytes(shared), &shared.stop);
         add(&shared.stats.staging_wait_ns, began);
         match staging {
             Some(staging) => Ok(Some((read, staging))),
@@ -429,7 +429,7 @@ fn take_slot(shared: &Shared) -> Option<SlabItem> {
     let began = Instant::now();
     let slot = shared.reserved.slots.try_take().or_else(|| {
         shared.starve(Starved::Slot);
-        let slot = shared.reserved.slots.take(&|| shared.stopped() || !lock(&shared.retries).is_empty());
+        let slot = shared.reserved.slots.take(shared.stop.or(&|| !lock(&shared.retries).is_empty()));
         shared.starve(Starved::Nothing);
         slot
     });
@@ -449,8 +449,8 @@ fn take_blocks(shared: &Shared, room: &[Vec<u64>]) -> Result<Option<Vec<Block>>>
             }
             shared.starve(Starved::Memory);
             shared.give_back();
-            let stop = || shared.stopped() || !lock(&shared.retries).is_empty();
-            let block = budget.block(Account::Batch, bytes, Priority::NextBatch, &stop);
+            let retry = || !lock(&shared.retries).is_empty();
+            let block = budget.block(Account::Batch, bytes, Priority::NextBatch, shared.stop.or(&retry));
             shared.starve(Starved::Nothing);
             block
         });

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tidegate_core::sync::lock;
+use tidegate_core::sync::{StopToken, lock};
 
 use tidegate_core::memory::{Budget, Staged, WeakSlab};
 
@@ -254,7 +254,7 @@ struct Shared {
     /// What ended the epoch, if anything did; set under the lock of `done`.
     fatal: Mutex<Option<Error>>,
     ready: Condvar,
-    stop: Arc<AtomicBool>,
+    stop: StopToken,
     /// A reader is asking the user's sampler, and may be kept waiting.
     asking: AtomicBool,
     /// Batches begun and not yet done.
@@ -303,7 +303,7 @@ impl Shared {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.stop.is_stopped()
     }
 
     fn deliver(&self, batch: u64, done: Done) {
@@ -340,8 +340,8 @@ impl Shared {
     fn fail(&self, error: Error) {
         let done = lock(&self.done);
         lock(&self.fatal).get_or_insert(error);
-        self.stop.store(true, Ordering::Release);
         drop(done);
+        self.stop.stop();
         self.ready.notify_all();
     }
 }
@@ -426,7 +426,7 @@ impl Pipeline {
             done: Mutex::default(),
             fatal: Mutex::default(),
             ready: Condvar::new(),
-            stop: Arc::default(),
+            stop: StopToken::new(),
             asking: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
             starved: AtomicU8::new(Starved::Nothing as u8),
@@ -556,7 +556,7 @@ impl Pipeline {
     /// Ends it in the middle: its threads stop and its memory goes back, unless the user's sampler does not answer for long.
     #[must_use]
     pub fn stop(mut self) -> Past {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.stop();
         let began = Instant::now();
         while self.shared.asking.load(Ordering::SeqCst) && began.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(1));
@@ -590,7 +590,7 @@ impl Drop for Pipeline {
             // Nobody here could join the threads, or release a lock that one of them held at the fork.
             return self.threads.clear();
         }
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.stop();
         self.shared.ring.close();
         self.shared.finished.close();
         if let Some(map) = &self.shared.map {

@@ -119,7 +119,7 @@ fn run_chunk(shared: &Shared, job: Job, own: &Mutex<Own>) {
         Job::Unread(chunk) => {
             // There is as much staging as there are workers, or one waits for another.
             let bytes = sample_room(&*shared.source, &shared.config.stores);
-            let room = shared.reserved.staging.take(bytes, &|| shared.stopped());
+            let room = shared.reserved.staging.take(bytes, &shared.stop);
             if let Some(room) = room {
                 chunks::fetch(shared, chunk, room).run(shared, &mut lock(own));
             }
@@ -179,6 +179,7 @@ pub(super) fn failed(
         Err(error) => return filling.raise(row, error),
     };
     lock(&shared.retries).push(Retry { filling: Arc::clone(filling), row, id, attempt });
+    shared.stop.wake_all();
 }
 
 /// Fills the row of a task.
