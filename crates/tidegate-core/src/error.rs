@@ -1,4 +1,4 @@
-//! What can go wrong with memory, always with the figures and the fix.
+//! What can go wrong with memory, always with the figures and the fix; and the classes of all errors.
 //!
 //! Flow: returned by the ledger, the arena and limit discovery; shown to the user unchanged.
 //! Memory: holds none.
@@ -9,85 +9,75 @@ use crate::memory::size::mib;
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The class of an error, for callers that treat whole classes alike, such as Python's exceptions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What class an error is of: one list for every crate, and for the exceptions of the Python package.
+///
+/// Each error type has a `kind()` that follows from its variant, so that no code has to read an error's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Options or arguments that make no sense.
+    /// Options, arguments or a request that make no sense; the user changes them.
     Config,
-    /// The budget is too small, or others hold it.
+    /// The memory budget cannot hold what is asked for.
     Budget,
-    /// The consumer holds what the next batch needs.
+    /// The consumer holds every batch slot and nothing is in flight.
     Held,
-    /// A state that does not belong to this loader.
+    /// A saved state does not belong to this loader or source.
     State,
-    /// Files, formats, bytes.
+    /// A file, store or index is damaged, missing or in an unknown format.
     Data,
-    /// One sample.
+    /// One sample cannot be read or decoded.
     Sample,
-    /// No progress for too long.
+    /// Nothing has moved for longer than allowed.
     Stalled,
     /// The user's sampler failed.
     Sampler,
-    /// The caller asked to stop waiting.
+    /// The user interrupted the wait, for example by a signal.
     Interrupted,
-    /// A defect of Tidegate.
+    /// A defect of Tidegate itself.
     Internal,
-}
-
-impl Error {
-    /// The class of this error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Size { .. } | Self::OtherBudget { .. } => ErrorKind::Config,
-            _ => ErrorKind::Budget,
-        }
-    }
 }
 
 /// An error of the memory rooms.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// More was asked than the whole budget could ever give.
+    /// The request is larger than the whole budget.
     #[error(
-        "account {account} asks for {} MiB, the budget holds {} MiB in all ({} MiB are held now); {fix}",
-        mib(*asked_bytes), mib(*cap_bytes), mib(*held_bytes)
+        "account {account} asks for {} MiB, the budget holds {} MiB in all ({} MiB are held now); \
+         raise memory to at least {} MiB",
+        mib(*asked_bytes), mib(*cap_bytes), mib(*held_bytes), mib(*asked_bytes)
     )]
     TooLarge {
-        /// Who asked.
+        /// The account of the request.
         account: Account,
-        /// What was asked.
+        /// Bytes asked for.
         asked_bytes: u64,
-        /// What is held now, over all accounts.
+        /// Bytes held now, over all accounts.
         held_bytes: u64,
         /// The budget.
         cap_bytes: u64,
-        /// What the user can do.
-        fix: String,
     },
-    /// The bytes exist, but others hold them and the caller did not want to wait.
+    /// Others hold the bytes, and the request did not wait or its wait was stopped.
     #[error(
         "account {account} asks for {} MiB, but {} of {} MiB are held: {holders}",
         mib(*asked_bytes), mib(*held_bytes), mib(*cap_bytes)
     )]
     Exhausted {
-        /// Who asked.
+        /// The account of the request.
         account: Account,
-        /// What was asked.
+        /// Bytes asked for.
         asked_bytes: u64,
-        /// What is held now, over all accounts.
+        /// Bytes held now, over all accounts.
         held_bytes: u64,
         /// The budget.
         cap_bytes: u64,
-        /// The accounts that hold most, largest first.
+        /// The accounts that hold bytes and how many, the largest first.
         holders: String,
     },
     /// The process has a budget of another size already.
     #[error(
-        "this process already has a budget of {} MiB; asked for {} MiB. Pass the same size, or one tidegate.Budget \
-         to every loader",
+        "this process already has a budget of {} MiB; asked for {} MiB. Pass the same size, or one \
+         tidegate.Budget to every loader",
         mib(*have_bytes), mib(*asked_bytes)
     )]
     OtherBudget {
@@ -102,20 +92,41 @@ pub enum Error {
         /// Why, with the fix.
         what: String,
     },
-    /// A size in words could not be read.
+    /// A memory size cannot be read, or is outside its range.
     #[error(
-        "{text:?} is no size: write bytes (1048576), a unit (\"512MiB\", \"2GB\") or a fraction of the limit (0.5)"
+        "{text:?} is not a size: write bytes (1048576), a unit (\"512MiB\", \"2GB\") or a fraction of the \
+         limit (0.5)"
     )]
     Size {
-        /// What was given.
+        /// The size as the user wrote it.
         text: String,
     },
     /// The kernel refused memory.
     #[error("the kernel refused to map {} MiB: {source}", mib(*bytes))]
     Map {
-        /// How much was to be mapped.
+        /// Bytes to be mapped.
         bytes: u64,
-        /// The kernel's word.
+        /// The kernel's error.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// The class of the error.
+    ///
+    /// ```
+    /// use tidegate_core::error::ErrorKind;
+    /// use tidegate_core::memory::size::Size;
+    /// let error = "2 parsecs".parse::<Size>().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Config);
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Size { .. } | Self::OtherBudget { .. } => ErrorKind::Config,
+            Self::TooLarge { .. } | Self::Exhausted { .. } | Self::Node { .. } | Self::Map { .. } => {
+                ErrorKind::Budget
+            }
+        }
+    }
 }

@@ -42,7 +42,7 @@ pub struct ArenaStats {
 }
 
 impl ArenaStats {
-    /// Of two arenas together.
+    /// The figures of two arenas together.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             used_bytes: self.used_bytes + other.used_bytes,
@@ -261,6 +261,33 @@ impl State {
 
     fn address(&self, place: u64) -> NonNull<u8> {
         self.regions[(place >> REGION_SHIFT) as usize].at((place & ((1 << REGION_SHIFT) - 1)) as usize)
+    }
+}
+
+/// The arenas of a budget: one for each [`Backing`].
+#[derive(Debug)]
+pub(super) struct Arenas([Arc<Arena>; Backing::ALL.len()]);
+
+impl Arenas {
+    pub(super) fn new(ledger: &LedgerRef, node: Option<&Arc<Node>>) -> Self {
+        Self(Backing::ALL.map(|backing| Arena::new(ledger.clone(), backing, node.cloned())))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Arena>> {
+        self.0.iter()
+    }
+
+    /// All arenas but the one of `backing`.
+    pub(super) fn others(&self, backing: Backing) -> impl Iterator<Item = &Arc<Arena>> {
+        self.iter().filter(move |arena| arena.backing != backing)
+    }
+}
+
+impl std::ops::Index<Backing> for Arenas {
+    type Output = Arc<Arena>;
+    fn index(&self, backing: Backing) -> &Arc<Arena> {
+        // `ALL` lists the variants in the order of their declaration.
+        &self.0[backing as usize]
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::arena::{Arena, ArenaStats, Block, Place, extent_bytes};
+use super::arena::{Arena, ArenaStats, Arenas, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
 use super::region::Backing;
 use super::{Account, Node, size::Size};
@@ -25,8 +25,7 @@ pub trait Reclaim: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 struct Inner {
     ledger: LedgerRef,
-    /// Memory of this process alone, and memory that others can map.
-    arenas: [Arc<Arena>; 2],
+    arenas: Arenas,
     reclaimers: std::sync::Mutex<Vec<std::sync::Weak<dyn Reclaim>>>,
     /// The processes that share the budget, if it is not this one's alone.
     node: Option<Arc<Node>>,
@@ -48,7 +47,7 @@ struct Inner {
 pub struct Budget {
     inner: Arc<Inner>,
     /// Which arena blocks come from.
-    from: usize,
+    backing: Backing,
 }
 
 /// The budget that sizes refer to; it lives as long as anyone uses it.
@@ -65,10 +64,13 @@ impl Budget {
     }
 
     fn over(ledger: LedgerRef, node: Option<Arc<Node>>) -> Self {
-        let arena = |backing| Arena::new(ledger.clone(), backing, node.clone());
-        let arenas = [Backing::Private, Backing::Shared].map(arena);
+        let arenas = Arenas::new(&ledger, node.as_ref());
         let reclaimers = std::sync::Mutex::default();
-        Self { inner: Arc::new(Inner { ledger, arenas, reclaimers, node }), from: 0 }
+        Self::from_inner(Arc::new(Inner { ledger, arenas, reclaimers, node }))
+    }
+
+    fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner, backing: Backing::Private }
     }
 
     /// The budget of `bytes` that up to `processes` processes of this machine share, made or joined by its name. Each may hold an
@@ -92,7 +94,7 @@ impl Budget {
             && let Some(node) = &inner.node
             && node.again(bytes, processes)?
         {
-            return Ok(Self { inner, from: 0 });
+            return Ok(Self::from_inner(inner));
         }
         let node = Arc::new(Node::join(name, bytes, processes)?);
         let budget = Self::over(LedgerRef::within(&node), Some(node));
@@ -106,12 +108,18 @@ impl Budget {
         self.inner.node.as_ref()
     }
 
-    /// The same budget, whose blocks lie in memory that other processes can map.
+    /// The same budget; its blocks come from memory of `backing`.
+    #[must_use]
+    pub fn with_backing(&self, backing: Backing) -> Self {
+        Self { inner: Arc::clone(&self.inner), backing }
+    }
+
+    /// The same budget; its blocks come from memory that other processes can map.
     ///
-    /// A forked process sees what this one writes there later; in private memory it would keep a copy of its own.
+    /// A forked process sees later writes to it. Of private memory it would keep a copy.
     #[must_use]
     pub fn shared(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), from: 1 }
+        self.with_backing(Backing::Shared)
     }
 
     /// Where in shared memory an address lies, if it does.
@@ -130,7 +138,7 @@ impl Budget {
         if let Some(inner) = process.upgrade() {
             let have = inner.ledger.cap_bytes();
             return if have == bytes {
-                Ok(Self { inner, from: 0 })
+                Ok(Self::from_inner(inner))
             } else {
                 Err(Error::OtherBudget { have_bytes: have, asked_bytes: bytes })
             };
@@ -236,8 +244,7 @@ impl Budget {
     /// How well the arena uses its pages.
     #[must_use]
     pub fn arena(&self) -> ArenaStats {
-        let [private, shared] = &self.inner.arenas;
-        private.stats().and(shared.stats())
+        self.inner.arenas.iter().fold(ArenaStats::default(), |sum, arena| sum.and(arena.stats()))
     }
 
     /// Reserves `bytes` for an allocation elsewhere, waiting until they are free or `stop` says to give up.
@@ -273,12 +280,18 @@ impl Budget {
     }
 
     fn attempt_block(&self, account: Account, bytes: u64) -> Option<Result<Block>> {
-        let (own, other) = (&self.inner.arenas[self.from], &self.inner.arenas[1 - self.from]);
+        let own = &self.inner.arenas[self.backing];
         let block = own.attempt(account, bytes).transpose();
-        if block.is_none() && other.reclaim(extent_bytes(bytes)) {
+        if block.is_some() {
+            return block;
+        }
+        // Each arena looks at what is still missing, so the later ones return no pages in vain.
+        let extent = extent_bytes(bytes);
+        let others = self.inner.arenas.others(self.backing);
+        if others.fold(false, |any, other| other.reclaim(extent) || any) {
             return own.attempt(account, bytes).transpose();
         }
-        block
+        None
     }
 
     /// Reserves `bytes` with their place in the arena, waiting until they are free or `stop` says to give up.

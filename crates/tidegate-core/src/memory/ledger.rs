@@ -285,7 +285,6 @@ impl Ledger {
             asked_bytes: bytes,
             held_bytes: self.usage().charged_bytes,
             cap_bytes: self.cap_bytes(),
-            fix: format!("raise memory to at least {} MiB", super::size::mib(bytes)),
         }
     }
 

@@ -50,6 +50,8 @@ pub use node::Node;
 pub use pieces::{Piece, Pieces};
 pub use pool::Completion;
 #[cfg(not(loom))]
+pub use region::Backing;
+#[cfg(not(loom))]
 pub use slab::{Slab, SlabItem, WeakSlab};
 
 /// The unit of the arena: what the kernel gives and takes back.

@@ -16,13 +16,18 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use crate::sync::AtomicU64;
 use crate::{Error, Result};
 
-/// Who can see a region.
+/// What kind of memory is behind an address range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backing {
-    /// This process alone.
+pub enum Backing {
+    /// Memory that this process alone can see.
     Private,
-    /// Whoever gets the file.
+    /// A memory file that other processes can map.
     Shared,
+}
+
+impl Backing {
+    /// Every backing.
+    pub const ALL: [Self; 2] = [Self::Private, Self::Shared];
 }
 
 #[derive(Debug)]
