@@ -1,4 +1,4 @@
-//! What can go wrong with memory, always with the figures and the fix; and the classes of all errors.
+//! What can go wrong with memory, with figures and fix; the classes of all errors.
 //!
 //! Flow: returned by the ledger, the arena and limit discovery; shown to the user unchanged.
 //! Memory: holds none.
@@ -9,9 +9,11 @@ use crate::memory::size::mib;
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What class an error is of: one list for every crate, and for the exceptions of the Python package.
+/// What class an error is of: one list for every crate, and for the exceptions of the Python
+/// package.
 ///
-/// Each error type has a `kind()` that follows from its variant, so that no code has to read an error's text.
+/// Each error type has a `kind()` that follows from its variant, so that no code has to read an
+/// error's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

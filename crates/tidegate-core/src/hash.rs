@@ -8,7 +8,8 @@
 /// The increment of SplitMix64: 2^64 divided by the golden ratio.
 pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The first output of SplitMix64 seeded with `key`: [`GOLDEN`] is added, then the finalizer is applied.
+/// The first output of SplitMix64 seeded with `key`: [`GOLDEN`] is added, then the finalizer is
+/// applied.
 ///
 /// Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 ///
@@ -20,7 +21,8 @@ pub const fn splitmix64(key: u64) -> u64 {
     splitmix64_finalize(key.wrapping_add(GOLDEN))
 }
 
-/// The finalizer of SplitMix64 alone (Stafford's variant 13): a bijection of 64 bits that maps 0 to 0.
+/// The finalizer of SplitMix64 alone (Stafford's variant 13): a bijection of 64 bits that maps 0
+/// to 0.
 ///
 /// ```
 /// use tidegate_core::hash::{GOLDEN, splitmix64, splitmix64_finalize};

@@ -1,4 +1,4 @@
-//! The ground floor of Tidegate: one memory budget for the process, and the arena that lives within it.
+//! The base of Tidegate: one memory budget for the process, its arena, metrics and locks.
 //!
 //! Flow: sizes in -> grants and blocks out; called by every other crate.
 //! Memory: this crate *is* the memory; see [`memory`].

@@ -1,6 +1,7 @@
 //! Whether vector instructions are used; the results are the same either way.
 //!
-//! Flow: the environment variable `TIDEGATE_SIMD=off`, read once -> [`enabled`]; the processor -> [`avx2`], [`avx512`].
+//! Flow: the environment variable `TIDEGATE_SIMD=off`, read once -> [`enabled`]; the processor ->
+//! [`avx2`], [`avx512`].
 //! Memory: holds none.
 
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ pub fn enabled() -> bool {
     *ENABLED.get_or_init(|| !matches!(std::env::var("TIDEGATE_SIMD").as_deref(), Ok("off" | "0")))
 }
 
-/// Whether AVX2, FMA, BMI1, BMI2 and LZCNT are to be used, which processors have together.
+/// Whether AVX2, FMA, BMI1, BMI2 and LZCNT are used. Processors have all of them or none.
 #[must_use]
 pub fn avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -26,7 +27,7 @@ pub fn avx2() -> bool {
     return false;
 }
 
-/// Whether AVX-512 (F, VL and DQ) is to be used.
+/// Whether AVX-512 (F, VL and DQ) is used.
 #[must_use]
 pub fn avx512() -> bool {
     #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,7 @@
-//! Locks and atomics: the standard library's, or loom's under `--cfg loom`; waits that a stop ends.
+//! Locks and atomics, of the standard library or of loom, and waits that a stop ends.
 //!
-//! Flow: imported wherever threads meet, so that production and the model checker run the same code.
+//! Flow: imported wherever threads meet, so that production and the model checker run the same
+//! code.
 //! Memory: holds none.
 
 mod gate;

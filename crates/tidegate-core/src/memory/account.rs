@@ -1,4 +1,4 @@
-//! The named accounts: whose bytes these are.
+//! The named accounts of the budget: what bytes are used for.
 //!
 //! Flow: a name given with every request; read back in reports.
 //! Memory: holds none.
@@ -7,7 +7,8 @@ use std::fmt;
 
 macro_rules! accounts {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
-        /// Who holds bytes of the budget; the list is closed, so that every report adds up.
+        /// What bytes of the budget are used for; the list is closed, so that every report adds
+        /// up.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Account { $($(#[$doc])* $variant),* }
@@ -32,9 +33,9 @@ accounts! {
     Raw = "raw",
     /// Decoded samples and row groups that wait for their turn.
     Decoded = "decoded",
-    /// Kept samples and files, page cache included.
+    /// Cached samples and files, page cache included.
     CacheMemory = "cache.memory",
-    /// Kept samples in compressed form.
+    /// Cached samples in compressed form.
     CacheCompressed = "cache.compressed",
     /// Batches, being filled, ready, or with the consumer.
     Batch = "batch",
@@ -42,11 +43,11 @@ accounts! {
     Pinned = "pinned",
     /// Windows of the side-car index.
     Index = "index",
-    /// What decoders and resizers need while they work on one sample.
+    /// Working memory of decoders and resizers for one sample.
     Scratch = "scratch",
     /// Upper bounds of allocations inside libraries.
     Library = "library",
-    /// Rings, histories and stacks of our own threads.
+    /// Rings, histories and stacks of threads of Tidegate.
     Telemetry = "telemetry",
     /// Tensors that the user tracks.
     User = "user",

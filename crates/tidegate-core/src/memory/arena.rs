@@ -1,11 +1,14 @@
-//! The arena: payload bytes in best-fit extents of 4 KiB pages, where a reservation and its place are one operation.
+//! The arena: best-fit extents of 4 KiB pages; reserving bytes and placing them is one operation.
 //!
-//! Flow: `attempt(account, bytes)` -> [`Block`]; a dropped block becomes a *warm* hole, resident and still charged.
-//! Memory: warm holes count against the budget until they are used again or released; cold ones cost address space only.
+//! Flow: `attempt(account, bytes)` -> [`Block`]; a dropped block becomes a *warm* hole, resident
+//! and still charged.
+//! Memory: warm holes count against the budget until they are used again or released; cold ones
+//! cost address space only.
 //!
-//! Fragmentation never makes anyone wait: address space is plentiful, so a request that fits the budget always finds a
-//! place, at worst in a new region, after as many warm pages as it needs have gone back to the kernel. A buddy system
-//! over the same bytes would waste some 40 % of the budget to rounding.
+//! No request waits because of fragmentation. Address space is plentiful, so a request that fits
+//! the budget always finds a place: at worst in a new region, after enough warm pages have gone
+//! back to the kernel. A buddy system over the same bytes would waste some 40 % of the budget to
+//! rounding.
 #![expect(unsafe_code, reason = "hands out disjoint parts of mapped memory")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,14 +58,14 @@ impl ArenaStats {
     }
 }
 
-/// Where bytes lie in shared memory: what another process needs to map them.
+/// A place in shared memory: what another process needs to map the bytes there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The memfd, open for as long as the budget is used.
     pub file: std::os::fd::RawFd,
     /// Its length.
     pub file_bytes: u64,
-    /// Where in it the bytes start.
+    /// The offset of the bytes in it.
     pub offset: u64,
 }
 
@@ -148,7 +151,7 @@ impl Arena {
         Arc::new(Self { ledger, backing, state: Mutex::default(), _node: node })
     }
 
-    /// The file in which an address lies, its length, and where in it, if the arena is shared.
+    /// The place of an address, if the arena is shared and the address is in it.
     pub(super) fn place(&self, address: usize) -> Option<Place> {
         let state = lock(&self.state);
         state.regions.iter().find_map(|region| {
@@ -169,7 +172,8 @@ impl Arena {
         }
     }
 
-    /// A block of `bytes`, if the budget holds them now: from a warm hole, or from cold pages charged here.
+    /// A block of `bytes`, if the budget holds them now: from a warm hole, or from cold pages
+    /// charged here.
     pub(super) fn attempt(self: &Arc<Self>, account: Account, bytes: u64) -> Result<Option<Block>> {
         let extent = extent_bytes(bytes);
         let mut state = lock(&self.state);
@@ -200,7 +204,8 @@ impl Arena {
         Ok(Some(Block { arena: Arc::clone(self), start, place, bytes, grant: Some(grant) }))
     }
 
-    /// Returns warm pages until `bytes` more can be charged, largest holes first; says whether any page went.
+    /// Returns warm pages until `bytes` more can be charged, largest holes first; true if any page
+    /// went.
     pub(super) fn reclaim(&self, bytes: u64) -> bool {
         self.release(&mut lock(&self.state), bytes)
     }
@@ -237,7 +242,7 @@ impl Arena {
         state.extents -= extent;
         state.warm.add(place, extent);
         if self.ledger.missing(0) > 0 {
-            // The cap was lowered while this was in use: its pages go now.
+            // The cap was lowered while the block was in use: its pages go now.
             self.release(&mut state, 0);
         }
     }
@@ -291,7 +296,7 @@ impl std::ops::Index<Backing> for Arenas {
     }
 }
 
-/// A payload grant: bytes of the budget and their place, page-aligned; contents start as zeros or as what was left.
+/// Page-aligned bytes of the budget. They start as zeros or as what the last block there left.
 #[must_use = "dropping a block gives its pages back at once"]
 pub struct Block {
     arena: Arc<Arena>,
@@ -315,8 +320,8 @@ impl fmt::Debug for Block {
 impl Deref for Block {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the extent is mapped for as long as the arena lives, initialized (the kernel gives zeros) and owned
-        // by this block alone until it is dropped.
+        // SAFETY: the extent is mapped for as long as the arena lives, initialized (the kernel
+        // gives zeros) and owned by this block alone until it is dropped.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes as usize) }
     }
 }

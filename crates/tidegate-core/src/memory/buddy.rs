@@ -3,8 +3,9 @@
 //! Flow: [`Buddy::take`] -> [`Staged`]; dropped pieces merge with their buddies.
 //! Memory: the whole block under one account, for the life of the pool.
 //!
-//! Only for staging. Rounding to powers of two wastes some 40 %: that is right for short-lived read buffers, which must
-//! cost nothing to take and give back and must never fragment, and wrong for everything that stays.
+//! Only for staging. Rounding to powers of two wastes some 40 %: that is right for short-lived
+//! read buffers, which must cost nothing to take and give back and must never fragment, and wrong
+//! for everything that stays.
 #![expect(unsafe_code, reason = "hands out disjoint parts of one block")]
 
 use std::fmt;
@@ -63,10 +64,12 @@ impl Buddy {
         self.0.bytes
     }
 
-    /// A page-aligned piece of at least `bytes`; waits for one, and returns `None` once `stop` is met.
+    /// A page-aligned piece of at least `bytes`; waits for one, and returns `None` once `stop` is
+    /// met.
     ///
-    /// Returns `None` at once when the pool is smaller than the piece. Waiters are not woken for each small
-    /// piece that comes back, so the holder of a piece must never wait for another piece of the same pool.
+    /// Returns `None` at once when the pool is smaller than the piece. Waiters are not woken for
+    /// each small piece that comes back, so the holder of a piece must never wait for another
+    /// piece of the same pool.
     #[must_use]
     pub fn take<'a>(&self, bytes: u64, stop: impl Into<StopWhen<'a>>) -> Option<Staged> {
         let order = Self::order(bytes);

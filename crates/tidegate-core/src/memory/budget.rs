@@ -12,13 +12,17 @@ use super::{Account, Node, size::Size};
 use crate::sync::{Arc, StopWhen, lock};
 use crate::{Error, Result};
 
-/// Who holds bytes that can be had again at a price: a cache. It takes them with [`Priority::CacheFill`] and gives them up when
-/// somebody of a higher priority lacks memory.
+/// A holder of reclaimable bytes, such as a cache.
+///
+/// It allocates with [`Priority::CacheFill`], and frees memory when a request of a higher priority
+/// does not fit. It counts bytes in `held_bytes` under the lock under which it allocates them: a
+/// request that waits is not woken when bytes become reclaimable later.
 pub trait Reclaim: Send + Sync + std::fmt::Debug {
-    /// Bytes that it could give up.
+    /// Bytes that it can free.
     fn held_bytes(&self) -> u64;
 
-    /// Gives up at least `bytes` and at least one, or all there are, without taking any.
+    /// Frees at least `bytes` (one byte for 0), or all that it holds. It allocates nothing
+    /// meanwhile.
     fn reclaim(&self, bytes: u64);
 }
 
@@ -27,7 +31,7 @@ struct Inner {
     ledger: LedgerRef,
     arenas: Arenas,
     reclaimers: std::sync::Mutex<Vec<std::sync::Weak<dyn Reclaim>>>,
-    /// The processes that share the budget, if it is not this one's alone.
+    /// The processes that share the budget, if several do.
     node: Option<Arc<Node>>,
 }
 
@@ -50,7 +54,7 @@ pub struct Budget {
     backing: Backing,
 }
 
-/// The budget that sizes refer to; it lives as long as anyone uses it.
+/// The budget that sizes refer to; it exists as long as it is used.
 static PROCESS: std::sync::Mutex<std::sync::Weak<Inner>> = std::sync::Mutex::new(std::sync::Weak::new());
 
 /// Budgets that this process shares with others, by name.
@@ -73,8 +77,11 @@ impl Budget {
         Self { inner, backing: Backing::Private }
     }
 
-    /// The budget of `bytes` that up to `processes` processes of this machine share, made or joined by its name. Each may hold an
-    /// equal part by itself; what is left of all keeps objects for all of them ([`Node`]).
+    /// A budget of `bytes` that up to `processes` processes of this machine share, made or joined
+    /// by its name.
+    ///
+    /// Each process may hold an equal part by itself. The rest caches objects for all of them
+    /// ([`Node`]).
     ///
     /// ```
     /// use tidegate_core::memory::Budget;
@@ -85,14 +92,15 @@ impl Budget {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Node`]: another size than the others', another memory group, or more processes than were said.
+    /// [`Error::Node`] if the other processes gave another size, are in another memory group, or
+    /// are too many.
     pub fn node(name: &str, bytes: u64, processes: u64) -> Result<Self> {
         let mut nodes = lock(&NODES);
         let nodes = nodes.get_or_insert_default();
         // One process is one member, however many loaders it has.
         if let Some(inner) = nodes.get(name).and_then(std::sync::Weak::upgrade)
             && let Some(node) = &inner.node
-            && node.again(bytes, processes)?
+            && node.rejoin(bytes, processes)?
         {
             return Ok(Self::from_inner(inner));
         }
@@ -102,7 +110,7 @@ impl Budget {
         Ok(budget)
     }
 
-    /// The processes that share the budget, if there are others.
+    /// The processes that share the budget, if it is one of several processes.
     #[must_use]
     pub fn shared_by(&self) -> Option<&Arc<Node>> {
         self.inner.node.as_ref()
@@ -122,16 +130,17 @@ impl Budget {
         self.with_backing(Backing::Shared)
     }
 
-    /// Where in shared memory an address lies, if it does.
+    /// The place of an address in shared memory; `None` if it is elsewhere.
     #[must_use]
     pub fn place(&self, address: usize) -> Option<Place> {
         self.inner.arenas.iter().find_map(|arena| arena.place(address))
     }
 
-    /// The process-wide budget: made with this size, or joined if one of this size is in use.
+    /// The process-wide budget: made with this size, or the one in use if it has this size.
     ///
     /// # Errors
-    /// [`Error::OtherBudget`] when a budget of another size is in use; [`Error::Size`] when the size makes no sense.
+    /// [`Error::OtherBudget`] when a budget of another size is in use; [`Error::Size`] for a size
+    /// out of range.
     pub fn process(size: &Size) -> Result<Self> {
         let bytes = size.bytes()?;
         let mut process = lock(&PROCESS);
@@ -148,14 +157,16 @@ impl Budget {
         Ok(budget)
     }
 
-    /// The cap in bytes; of a budget that several processes share, this one's part.
+    /// The cap in bytes. If several processes share the budget, the part of this process.
     #[must_use]
     pub fn cap_bytes(&self) -> u64 {
         self.inner.ledger.cap_bytes()
     }
 
-    /// Makes the cap another from now on, for all processes that share it. Caches give up what they hold beyond it at once; others give back what they have in use
-    /// when they are done with it, and until then nobody gets more.
+    /// Changes the cap, for all processes that share it.
+    ///
+    /// Caches free what they hold beyond a lower cap at once. Memory in use stays until its holder
+    /// drops it, and until then no request gets more.
     pub fn set_cap(&self, bytes: u64) {
         match &self.inner.node {
             Some(node) => {
@@ -167,12 +178,13 @@ impl Budget {
         self.reclaim(0);
     }
 
-    /// Asks this cache for memory from now on when others lack it, as long as it lives.
+    /// From now on reclaims memory from this cache when a request does not fit, as long as the
+    /// cache exists.
     pub fn reclaim_from(&self, cache: &Arc<dyn Reclaim>) {
         lock(&self.inner.reclaimers).push(Arc::downgrade(cache));
     }
 
-    /// Bytes that caches hold and could give up.
+    /// Bytes that caches hold and can free.
     #[must_use]
     pub fn reclaimable_bytes(&self) -> u64 {
         self.caches().iter().map(|cache| cache.held_bytes()).sum()
@@ -184,32 +196,32 @@ impl Budget {
         reclaimers.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 
-    /// What is missing to charge `bytes`.
+    /// Bytes that must be freed before `bytes` can be charged.
     fn missing(&self, bytes: u64) -> u64 {
         self.inner.ledger.missing(bytes)
     }
 
-    /// Takes from caches what is missing to charge `bytes`, and returns pages; says whether there is room now.
+    /// Frees holes and cached bytes until `bytes` can be charged; returns whether they can.
     fn make_room(&self, bytes: u64) -> bool {
         let missing = || self.missing(bytes);
-        // Holes first: whoever lacks memory may not have found one that is large enough.
+        // Holes first: the request may have found none that is large enough.
         self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
         if let Some(node) = &self.inner.node {
             node.make_room(bytes);
         }
-        // What would not help is not given up.
+        // Caches free nothing if that would not be enough.
         if missing() > 0 && missing() <= self.reclaimable_bytes() {
             self.reclaim(bytes);
         }
         missing() == 0
     }
 
-    /// Takes from caches what is missing to charge `bytes`, as far as they have it.
+    /// Frees cached bytes until `bytes` can be charged, or caches have no more.
     fn reclaim(&self, bytes: u64) {
         let missing = || self.missing(bytes);
         self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
         for cache in self.caches() {
-            // What a cache gives up is not free while somebody reads it: then it gives up more.
+            // Bytes that a reader still uses are not free yet: then the cache frees more.
             while missing() > 0 && cache.held_bytes() > 0 {
                 cache.reclaim(missing());
                 self.inner.arenas.iter().for_each(|arena| drop_holes(arena, bytes));
@@ -217,25 +229,25 @@ impl Budget {
         }
     }
 
-    /// `attempt`, and again after caches made room.
+    /// Runs `attempt`, and again after caches have made room.
     fn attempt<T>(&self, bytes: u64, priority: Priority, attempt: impl Fn() -> Option<T>) -> Option<T> {
         attempt()
             .or_else(|| (priority > Priority::CacheFill && self.make_room(bytes)).then(attempt).flatten())
     }
 
-    /// What is charged over all accounts, resident holes included.
+    /// Bytes charged over all accounts, resident holes included.
     #[must_use]
     pub fn usage(&self) -> Use {
         self.inner.ledger.usage()
     }
 
-    /// What one account holds.
+    /// Bytes that one account holds.
     #[must_use]
     pub fn account(&self, account: Account) -> AccountUse {
         self.inner.ledger.account(account)
     }
 
-    /// "batch 12.0 MiB, staging 4.0 MiB": who holds bytes, largest first.
+    /// The accounts that hold bytes, the largest first: "batch 12.0 MiB, staging 4.0 MiB".
     #[must_use]
     pub fn holders(&self) -> String {
         self.inner.ledger.holders()
@@ -247,11 +259,12 @@ impl Budget {
         self.inner.arenas.iter().fold(ArenaStats::default(), |sum, arena| sum.and(arena.stats()))
     }
 
-    /// Reserves `bytes` for an allocation elsewhere, waiting until they are free or `stop` says to give up.
+    /// Reserves `bytes` for an allocation elsewhere; waits until they are free or `stop` is met.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] at once when they can never be free; [`Error::Exhausted`] when `stop` ended the wait. `stop` is asked
-    /// under the ledger's lock: it may neither take memory nor give any back.
+    /// [`Error::TooLarge`] at once when the cap is smaller; [`Error::Exhausted`] when `stop` ended
+    /// the wait. `stop` is checked under the lock of the ledger: its condition may neither take
+    /// memory nor give any back.
     pub fn acquire<'a>(
         &self,
         account: Account,
@@ -294,7 +307,7 @@ impl Budget {
         None
     }
 
-    /// Reserves `bytes` with their place in the arena, waiting until they are free or `stop` says to give up.
+    /// Reserves `bytes` with their place in the arena; waits until they are free or `stop` is met.
     ///
     /// # Errors
     /// As [`Budget::acquire`]; [`Error::Map`] when the kernel refuses address space.

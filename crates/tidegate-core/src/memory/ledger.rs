@@ -1,11 +1,13 @@
 //! The ledger: one hard cap, counted in bytes that are or may become resident.
 //!
-//! Flow: `take(account, bytes, priority)` -> [`Grant`]; dropping the grant gives the bytes back and wakes who waits.
-//! Memory: a few cache lines; it hands out numbers, never memory. Places are the arena's.
+//! Flow: `obtain(account, bytes, priority)` -> [`Grant`]; dropping the grant gives the bytes back
+//! and wakes waiters.
+//! Memory: a few cache lines. It counts bytes only; the arena places them.
 //!
-//! `charged` = granted bytes + resident holes of the arena, so `charged <= cap` bounds what is resident. The fast path
-//! is one compare-and-swap; only a request that does not fit takes the lock and queues by (priority, arrival).
-//! A newcomer may pass the queue only with a higher priority than everyone in it, so large requests are not starved.
+//! `charged` = granted bytes + resident holes of the arena, so `charged <= cap` bounds what is
+//! resident. The fast path is one compare-and-swap; only a request that does not fit takes the
+//! lock and queues by (priority, arrival). A new request passes the queue only with a higher
+//! priority than all waiters, so large requests are not starved.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use super::Account;
 use crate::sync::{AtomicU64, Gate, MutexGuard, Ordering, StopWhen, Wake};
 use crate::{Error, Result};
 
-/// Who goes first when bytes are short: the batch that the consumer waits for, then read-ahead, then caches.
+/// Which request goes first when bytes are short: the next batch, then read-ahead, then caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Priority {
@@ -30,7 +32,7 @@ pub enum Priority {
     NextBatch = 3,
 }
 
-/// What one account holds.
+/// Bytes that one account holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AccountUse {
     /// Bytes held now.
@@ -39,7 +41,7 @@ pub struct AccountUse {
     pub peak_bytes: u64,
 }
 
-/// What the whole ledger holds.
+/// Bytes that the whole ledger has charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Use {
     /// The cap.
@@ -61,9 +63,10 @@ struct Cell {
 #[derive(Debug, Default)]
 struct Queue {
     next_ticket: u64,
-    /// Counts releases seen while somebody waits, so that none slips between an attempt and the sleep after it.
+    /// Counts releases while there are waiters, so that none slips between an attempt and the
+    /// sleep after it.
     releases: u64,
-    /// (priority, ticket) of everyone who waits.
+    /// (priority, ticket) of every waiter.
     waiting: Vec<(Priority, u64)>,
 }
 
@@ -79,14 +82,17 @@ const NODE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Counts bytes against a cap; see the head of this file.
 pub(super) struct Ledger {
-    /// Charged as well for every byte, where the budget is one of several processes: the cap is this one's part of it.
+    /// The budget of several processes of which this ledger is a part, if it is; it is charged for
+    /// every byte too.
     #[cfg(not(loom))]
     node: Option<std::sync::Weak<super::Node>>,
     cap: AtomicU64,
-    // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what sharing would cost.
+    // On a line of its own: every thread writes it. `cargo bench -p tidegate-core` shows what
+    // sharing would cost.
     charged: CachePadded<AtomicU64>,
     peak: CachePadded<AtomicU64>,
-    /// The highest priority in the queue, 0 when nobody waits: read without the lock on every request and release.
+    /// The highest priority in the queue, 0 without waiters; read without the lock on every
+    /// request and release.
     top: CachePadded<AtomicU64>,
     waits: AtomicU64,
     accounts: Vec<CachePadded<Cell>>,
@@ -99,8 +105,10 @@ impl fmt::Debug for Ledger {
     }
 }
 
-/// A handle on a ledger. Ledgers are few and about 2 KiB, and stay for the life of the process: a grant that counted
-/// references would pay two atomic operations more, 18 of 58 ns here.
+/// A handle on a ledger.
+///
+/// Ledgers are few and about 2 KiB, and are leaked: a grant that counted references would pay two
+/// more atomic operations, 18 of 58 ns here.
 #[derive(Debug, Clone)]
 pub(super) struct LedgerRef(#[cfg(loom)] crate::sync::Arc<Ledger>, #[cfg(not(loom))] &'static Ledger);
 
@@ -156,7 +164,7 @@ impl Ledger {
         self.node.as_ref()?.upgrade()
     }
 
-    /// Charges the budget of the node too, if there is one.
+    /// Charges the budget of the node too; true if there is none.
     fn charge_node(&self, bytes: u64) -> bool {
         #[cfg(not(loom))]
         return self.node().is_none_or(|node| node.charge(bytes));
@@ -164,7 +172,7 @@ impl Ledger {
         return bytes < u64::MAX;
     }
 
-    /// What is missing to charge `bytes`, here or among all processes.
+    /// Bytes that must be freed before `bytes` can be charged, here and among all processes.
     pub(super) fn missing(&self, bytes: u64) -> u64 {
         let charged = self.charged.load(Ordering::Relaxed);
         let here = charged.saturating_add(bytes).saturating_sub(self.cap_bytes());
@@ -195,13 +203,14 @@ impl Ledger {
         self.cap.load(Ordering::SeqCst)
     }
 
-    /// Another cap from now on. What is charged beyond a lower one stays so until its holders give it back.
+    /// Changes the cap. Bytes charged beyond a lower cap stay charged until their holders give
+    /// them back.
     pub(super) fn set_cap(&self, bytes: u64) {
         self.cap.store(bytes, Ordering::SeqCst);
         self.wake();
     }
 
-    /// What is charged over all accounts, holes included.
+    /// Bytes charged over all accounts, holes included.
     #[must_use]
     pub(super) fn usage(&self) -> Use {
         Use {
@@ -212,7 +221,7 @@ impl Ledger {
         }
     }
 
-    /// What one account holds.
+    /// Bytes that one account holds.
     #[must_use]
     pub(super) fn account(&self, account: Account) -> AccountUse {
         let cell = &self.accounts[account as usize];
@@ -236,17 +245,20 @@ impl Ledger {
         self.top.store(top, Ordering::SeqCst);
     }
 
-    /// Adds `bytes` to what is charged, unless the cap forbids it. Used by the arena for pages it touches.
+    /// Adds `bytes` to what is charged, unless the cap forbids it. The arena calls it for pages it
+    /// will touch.
     pub(super) fn charge(&self, bytes: u64) -> bool {
         let fits = |charged: u64| charged.checked_add(bytes).filter(|&next| next <= self.cap_bytes());
         let mut now = self.charged.load(Ordering::SeqCst);
-        // The node first: bytes that it refuses never show up in `charged`, where they would make others fail that fit.
+        // The node first: bytes that it refuses never show up in `charged`, where they would make
+        // others fail that fit.
         if fits(now).is_none() || !self.charge_node(bytes) {
             return false;
         }
         loop {
             let Some(next) = fits(now) else {
-                // Other threads were quicker. A request that the node refused meanwhile may fit now.
+                // Other threads were quicker. A request that the node refused meanwhile may fit
+                // now.
                 if self.discharge_node(bytes) {
                     self.wake();
                 }
@@ -264,14 +276,15 @@ impl Ledger {
         }
     }
 
-    /// Takes `bytes` off what is charged and wakes who waits. Used by the arena for pages it returned.
+    /// Takes `bytes` off what is charged and wakes waiters. The arena calls it for pages it
+    /// returned.
     pub(super) fn discharge(&self, bytes: u64) {
         self.charged.fetch_sub(bytes, Ordering::SeqCst);
         self.discharge_node(bytes);
         self.wake();
     }
 
-    /// Tells waiters that holes may have become usable.
+    /// Wakes waiters: bytes were released, or a hole became usable.
     pub(super) fn wake(&self) {
         if self.top.load(Ordering::SeqCst) != 0 {
             self.queue.lock().releases += 1;
@@ -307,7 +320,7 @@ impl Ledger {
         held.sort_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
         let words: Vec<_> =
             held.iter().map(|&(bytes, a)| format!("{a} {} MiB", super::size::mib(bytes))).collect();
-        let words = if words.is_empty() { "nobody".to_owned() } else { words.join(", ") };
+        let words = if words.is_empty() { "no account".to_owned() } else { words.join(", ") };
         #[cfg(not(loom))]
         if let Some(node) = self.node() {
             let (all, cap) = (node.usage().charged_bytes, node.cap_bytes());
@@ -319,20 +332,20 @@ impl Ledger {
 }
 
 impl LedgerRef {
-    /// Takes `bytes` if they are free and nobody of the same or a higher priority waits.
+    /// Takes `bytes` if they are free and no request of the same or a higher priority waits.
     #[cfg(test)]
     pub(super) fn try_take(&self, account: Account, bytes: u64, priority: Priority) -> Option<Grant> {
         (self.top.load(Ordering::SeqCst) < priority as u64 && self.charge(bytes))
             .then(|| self.grant(account, bytes))
     }
 
-    /// Runs `attempt` until it succeeds, in the order of priority and arrival among all who wait.
+    /// Runs `attempt` until it succeeds, in the order of priority and arrival among all waiters.
     ///
     /// `attempt` may reclaim holes and charge; it is called without any lock of the ledger held.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] when the cap could never hold `bytes`; [`Error::Exhausted`] when `stop` is absent and the
-    /// first attempt fails, or as soon as it says that waiting is over.
+    /// [`Error::TooLarge`] when the cap could never hold `bytes`; [`Error::Exhausted`] when `stop`
+    /// is absent and the first attempt fails, or as soon as `stop` is met.
     pub(super) fn obtain<T>(
         &self,
         account: Account,
@@ -351,7 +364,8 @@ impl LedgerRef {
         }
         let Some(stop) = stop else { return Err(self.exhausted(account, bytes)) };
         self.waits.fetch_add(1, Ordering::Relaxed);
-        // Registered before `stop` is checked, so that no stop slips between the check and the sleep.
+        // Registered before `stop` is checked, so that no stop slips between the check and the
+        // sleep.
         let registration = stop.token().register(Arc::clone(&self.queue) as Arc<dyn Wake>);
         let mut queue = self.queue.lock();
         let ticket = queue.next_ticket;
@@ -362,7 +376,8 @@ impl LedgerRef {
             if queue.first() == Some((priority, ticket)) {
                 let seen = queue.releases;
                 drop(queue);
-                // Adding nothing orders this look at `charged` with every release: one that comes later sees `top`.
+                // Adding nothing orders this look at `charged` with every release: one that comes
+                // later sees `top`.
                 self.charged.fetch_add(0, Ordering::SeqCst);
                 let got = attempt();
                 queue = self.queue.lock();
@@ -392,7 +407,7 @@ impl LedgerRef {
         outcome
     }
 
-    /// Writes charged bytes into an account: the second half of every grant.
+    /// Adds charged bytes to an account: the second half of every grant.
     pub(super) fn grant(&self, account: Account, bytes: u64) -> Grant {
         let cell = &self.accounts[account as usize];
         let held = cell.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -409,7 +424,8 @@ pub struct Grant {
     ledger: LedgerRef,
     account: Account,
     bytes: u64,
-    /// The bytes stay charged after the drop, because their pages stay resident as a hole of the arena.
+    /// The bytes stay charged after the drop, because their pages stay resident as a hole of the
+    /// arena.
     resident_after: bool,
 }
 
@@ -432,7 +448,7 @@ impl Grant {
         self.account
     }
 
-    /// The pages behind this grant live on as a hole: only the account is relieved when it drops.
+    /// Drops the grant, but leaves its bytes charged: their pages stay resident as a hole.
     pub(super) fn leave_resident(mut self) {
         self.resident_after = true;
     }
@@ -546,7 +562,8 @@ mod tests {
     }
 }
 
-/// Run with `make test-slow`: `RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release loom_`.
+/// Run with `make test-slow`: `RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release
+/// loom_`.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;

@@ -1,9 +1,10 @@
-//! How much memory this process may have: the least over the machine and every ancestor control group, v1 and v2.
+//! The memory limit of this process: the least of the machine and every ancestor cgroup (v1, v2).
 //!
 //! Flow: /proc and the cgroup file systems -> [`Limit`]; [`Cgroup`] also reads usage and peak.
 //! Memory: holds none.
 //!
-//! Reading only the own group is the classic mistake: a container's limit usually sits on an ancestor.
+//! Reading only the own group is the classic mistake: the limit of a container is usually set on
+//! an ancestor.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub struct Limit {
     /// The limit in bytes.
     pub bytes: u64,
-    /// What sets it: "the machine" or the file that holds the limit.
+    /// Where it comes from: "the machine", or the path of the file that holds it.
     pub source: String,
 }
 
@@ -34,7 +35,8 @@ pub fn discover() -> Limit {
     discover_in(Path::new("/"))
 }
 
-/// As [`discover`], with `/proc` and the control groups read below `root`: what the fixture trees of the tests use.
+/// As [`discover`], with `/proc` and the control groups read below `root`: what the fixture trees
+/// of the tests use.
 #[must_use]
 pub fn discover_in(root: &Path) -> Limit {
     let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
@@ -72,7 +74,8 @@ fn cgroups_in(root: &Path) -> Vec<Cgroup> {
         }
         for (mount_root, mount_point) in mounts.lines().filter_map(|l| cgroup_mount(l, unified)) {
             let mount = root.join(mount_point.trim_start_matches('/'));
-            // In a container the group's path may name folders outside the mount; then the mount is the group.
+            // In a container the group's path may name folders outside the mount; then the mount
+            // is the group.
             let inside = path.strip_prefix(mount_root.trim_end_matches('/')).unwrap_or(path);
             let dir = mount.join(inside.trim_start_matches('/'));
             let dir = if !inside.contains("..") && dir.is_dir() { dir } else { mount.clone() };
@@ -86,7 +89,8 @@ fn cgroups_in(root: &Path) -> Vec<Cgroup> {
     found
 }
 
-/// (root, mount point) of a line of mountinfo, if it is a control group file system of the wanted version.
+/// (root, mount point) of a line of mountinfo, if it is a control group file system of the wanted
+/// version.
 fn cgroup_mount(line: &str, unified: bool) -> Option<(&str, &str)> {
     let (before, after) = line.split_once(" - ")?;
     let mut kind = after.split(' ');

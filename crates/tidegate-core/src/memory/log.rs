@@ -1,9 +1,11 @@
-//! A block that is written from its beginning to its end once, and read while it is written.
+//! A block that is written once from beginning to end, and read meanwhile.
 //!
-//! Flow: [`Log::append`] copies bytes behind the last ones -> their range; [`Log::lend`] -> a [`Lease`] of written bytes.
+//! Flow: [`Log::append`] copies bytes behind the last ones -> their range; [`Log::lend`] -> a
+//! [`Lease`] of written bytes.
 //! Memory: one block, from the making of the log until it and its last lease are dropped.
 //!
-//! Caches pack small objects this way: what is written never changes, so it is lent without a lock or a copy.
+//! Caches pack small objects this way: written bytes never change, so reading them needs no lock
+//! and no copy.
 #![expect(unsafe_code, reason = "lends the written part of a block while the rest is being written")]
 
 use std::fmt;
@@ -66,7 +68,7 @@ impl Log {
         self.memory.bytes - self.used
     }
 
-    /// Writes `parts` one behind the other, and says where they lie; nothing if there is no room for all of them.
+    /// Writes `parts` one after the other and returns their range; `None` if they do not all fit.
     pub fn append(&mut self, parts: &[&[u8]]) -> Option<Range<usize>> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > self.left() {
@@ -74,8 +76,9 @@ impl Log {
         }
         let first = self.used;
         for part in parts {
-            // SAFETY: `used + part.len()` is at most the block's length, so the range lies in it; it lies behind everything that
-            // was ever lent, and `&mut self` of the only log over this block excludes other writers.
+            // SAFETY: `used + part.len()` is at most the block's length, so the range is in it. It
+            // is behind every range that a lease can have, and `&mut self` of the only log over
+            // this block excludes other writers.
             unsafe {
                 let target = self.memory.start.add(self.used).as_ptr();
                 std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
@@ -99,7 +102,8 @@ impl Log {
 impl Deref for Lease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the range was written before it was lent, and is never written again; the block lives as long as `memory`.
+        // SAFETY: the range was written before the lease existed, and is never written again; the
+        // block lives as long as `memory`.
         unsafe {
             std::slice::from_raw_parts(self.memory.start.add(self.range.start).as_ptr(), self.range.len())
         }

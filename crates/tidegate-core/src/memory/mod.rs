@@ -1,14 +1,15 @@
-//! One hard budget: bytes are reserved in a ledger before they exist, and payloads live in an arena of mapped pages.
+//! One hard memory budget: a ledger reserves bytes before an arena of mapped pages provides them.
 //!
 //! Flow: [`Budget::acquire`] -> [`Grant`] (bytes that a library or heap will take);
 //! [`Budget::block`] -> [`Block`] (bytes and their place in one step).
 //! Memory: charged here, under an [`Account`], and given back when the grant or block is dropped.
 //!
-//! Why an arena and not malloc: a correct ledger over a general allocator peaked 52 % above its budget, because an
-//! allocator keeps what it frees. Here a freed block is a *hole*: its pages still count until they are used again or
-//! returned to the kernel, so the ledger speaks of resident bytes, not of good intentions.
+//! Why an arena and not malloc: a correct ledger over a general allocator peaked 52 % above its
+//! budget, because an allocator keeps what it frees. Here a freed block is a *hole*: its pages
+//! still count until they are used again or returned to the kernel, so the ledger counts what is
+//! resident.
 
-// Under loom only the ledger is built: what it checks is the waiting, not the mapping.
+// Under loom only what waits is built: loom checks the waiting, not the mapping.
 mod account;
 #[cfg(not(loom))]
 mod arena;

@@ -1,20 +1,24 @@
-//! One budget for several processes of a machine: who is in it, what each holds, and what they keep in common.
+//! One budget for several processes of a machine: its members, what they hold and share.
 //!
-//! Flow: [`Node::join`] -> the memory file that all members have open; `charge` and `discharge` from the ledger; segments of common
-//! memory are claimed, sealed and evicted by whoever lacks memory.
-//! Memory: a memfd: two pages of figures, a table, and segments (of which claimed ones are charged, to nobody in
-//! particular). It has no name in any file system; the last member empties it, and it is gone with whoever has it open.
+//! Flow: [`Node::join`] -> the memory file that all members have open; `charge` and `discharge`
+//! from the ledger; members claim and seal segments of common memory, and evict them when they
+//! lack memory.
+//! Memory: a memfd: two pages of figures, a table, and segments (claimed ones are charged to the
+//! node, not to a member). It has no name in any file system. The last member empties it, and it
+//! is gone when no process has it open.
 //!
-//! The sum is never stored. Each member has a cell that it alone adds to, each segment a word that says how large it is and who
-//! writes it, and what is charged is the sum of them all: so a process may be killed between any two instructions and no
-//! byte is lost or counted twice. Who adds to a cell does so first and sums up then, and takes it back if there is too much:
-//! of two that add at the same time at least one sees both.
+//! The sum is never stored. Each member has a cell that it alone adds to. Each segment has a word
+//! with its size and its writer. The charged bytes are the sum of all cells and words, so a
+//! process may be killed between any two instructions and no byte is lost or counted twice. A
+//! member adds to its cell first, then sums up, and takes it back if the sum is too large: of two
+//! members that add at the same time at least one sees both.
 //!
-//! What a member holds by itself is an equal part of the cap at most, and it always gets that much: only common segments can be in its
-//! way, and those go on request. A forked child of a member is none: it is refused memory, and what it drops stays the parent's.
+//! A member may hold an equal part of the cap by itself, and always gets that much: only common
+//! segments can be in its way, and those are evicted on request. A forked child of a member is not
+//! a member: it gets no memory, and what it drops stays charged to the parent.
 //!
-//! Survivors notice a death by its pidfd when they lack memory or ask for figures, and clear the cell of the dead, whose pages
-//! the kernel has taken back by then. No thread waits for it.
+//! Members notice the death of another by its pidfd, when they lack memory or read figures, and
+//! clear its cell. The kernel has taken its pages back by then. No thread waits for it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -37,12 +41,12 @@ use super::{PAGE_BYTES, Use};
 use crate::sync::{AtomicU64, Ordering, lock};
 use crate::{Error, Result};
 
-/// What the file begins with; another layout has another number.
+/// The first word of the file; another layout has another number.
 const MAGIC: u64 = 0x7469_6465_6e6f_6401;
 /// Processes that can be in one budget.
 const MEMBERS: usize = 64;
 pub(super) const SEGMENTS: usize = 256;
-/// Segments that a member may write at once: those of two loaders.
+/// Segments that a member may write at the same time: those of two loaders.
 pub(super) const WRITTEN: u64 = 2;
 /// Words of the file, in lines of eight.
 const WORDS: usize = 64 + 8 * MEMBERS + SEGMENTS;
@@ -50,29 +54,30 @@ pub(super) const FIGURES_BYTES: u64 = (8 * WORDS as u64).next_multiple_of(PAGE_B
 /// Bytes of the common memory for each object that the table has room for.
 const OBJECT_BYTES: u64 = 2048;
 const SLOT_BYTES: u64 = 16;
-/// Where the memory group of the members is written, and how much of it.
+/// The word at which the memory group of the members is stored, and its most bytes.
 const GROUP_WORD: usize = 8;
 const GROUP_BYTES: usize = 8 * (64 - GROUP_WORD - 1);
-/// A member that is there; the rest of the word is its process id.
+/// Marks a live member; the rest of the word is its process id.
 const ALIVE: u64 = 1 << 32;
-/// In the word of a segment: its bytes, who writes or frees it (0 for nobody), and that it is being freed.
+/// Parts of the word of a segment: its bytes, the member that writes or frees it (0 for none), and
+/// whether it is being freed.
 pub(super) const SIZE: u64 = (1 << 48) - 1;
 pub(super) const OWNER_SHIFT: u32 = 48;
 pub(super) const FREEING: u64 = 1 << 63;
 
-/// What all members agree on.
+/// What all members must give alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Agreed {
     cap_bytes: u64,
     members: u64,
 }
 
-/// A dead or living neighbour, as it was met.
+/// Another member, as it was when it was looked up.
 #[derive(Debug)]
 struct Peer {
     state: u64,
     start: u64,
-    /// None where the kernel has no such thing.
+    /// `None` where the kernel has no pidfds.
     pidfd: Option<OwnedFd>,
 }
 
@@ -84,7 +89,7 @@ pub struct Node {
     pub(super) me: usize,
     pid: u32,
     peers: Mutex<HashMap<usize, Peer>>,
-    /// Held beside the lock of the file, which is one for all threads.
+    /// Held together with the lock of the file, which does not tell threads apart.
     entry: Mutex<()>,
 }
 
@@ -99,7 +104,7 @@ fn joining(name: &str) -> Result<UnixListener> {
         let bound = SocketAddr::from_abstract_name(format!("{name}-joining"));
         match bound.and_then(|address| UnixListener::bind_addr(&address)) {
             Ok(listener) => return Ok(listener),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < JOINING => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < JOIN_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => return Err(refused(format!("cannot be joined: {error}"))),
@@ -107,7 +112,7 @@ fn joining(name: &str) -> Result<UnixListener> {
     }
 }
 
-const JOINING: Duration = Duration::from_secs(30);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Memory files of this name that processes have open: several paths may be the same one.
 fn found(name: &str) -> Vec<PathBuf> {
@@ -141,8 +146,8 @@ impl Node {
     /// The node budget of this name, made or joined.
     ///
     /// # Errors
-    /// [`Error::Node`]: another size or number of members than the others have, another memory group, or more processes than
-    /// were said.
+    /// [`Error::Node`] if the other members gave another size or number, are in another memory
+    /// group, or are too many.
     pub(super) fn join(name: &str, cap_bytes: u64, members: u64) -> Result<Self> {
         let name = format!("tidegate-{}-{name}", getuid().as_raw());
         if name.len() > 90 || name.contains(['/', '\0']) {
@@ -163,7 +168,7 @@ impl Node {
                     return Ok(there);
                 }
             }
-            // What only children of dead members have open is nobody's.
+            // Only children of dead members have it open.
             there.empty();
         }
         let mut node = Self::create(&name, &agreed)?;
@@ -171,8 +176,9 @@ impl Node {
         Ok(node)
     }
 
-    /// Whether another loader of this process may use it: not after a fork, and not with other figures.
-    pub(super) fn again(&self, cap_bytes: u64, members: u64) -> Result<bool> {
+    /// Whether another loader of this process may use it: not after a fork, and not with another
+    /// size or number.
+    pub(super) fn rejoin(&self, cap_bytes: u64, members: u64) -> Result<bool> {
         if self.here() {
             self.agrees(&Agreed { cap_bytes, members })?;
         }
@@ -186,7 +192,7 @@ impl Node {
     }
 
     fn create(name: &str, agreed: &Agreed) -> Result<Self> {
-        let io = |error: rustix::io::Errno| refused(format!("the kernel gives no memory file: {error}"));
+        let io = |error: rustix::io::Errno| refused(format!("the kernel refused a memory file: {error}"));
         let file = memfd_create(name, MemfdFlags::CLOEXEC).map_err(io)?;
         let table = (agreed.cap_bytes / OBJECT_BYTES * SLOT_BYTES).next_multiple_of(PAGE_BYTES);
         // Half of them for a budget that grows.
@@ -269,7 +275,7 @@ impl Node {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Takes a place among the members; false if the last of them has just left.
+    /// Enters the members; false if the last of them has just left.
     fn enter(&mut self, members: u64) -> Result<bool> {
         match self.take_place(members)? {
             Some(place) => self.me = place,
@@ -331,25 +337,27 @@ impl Node {
         self.word(1).load(Ordering::Relaxed)
     }
 
-    /// How many processes it is for.
+    /// How many processes may join.
     #[must_use]
     pub fn members(&self) -> u64 {
         self.word(2).load(Ordering::Relaxed).max(1)
     }
 
-    /// What each member may hold by itself: an equal part of all, so that no member can keep another from its own.
+    /// Bytes that each member may hold by itself: an equal part, so that no member can keep
+    /// another from its own.
     #[must_use]
     pub fn share_bytes(&self) -> u64 {
         self.share_of(self.cap_bytes())
     }
 
-    /// What segments may take where each member leaves so much of its part: those that are being written are no part of any.
+    /// Bytes that segments may take if each member leaves `by_each` of its part. Segments being
+    /// written belong to no part.
     #[must_use]
     pub fn left_bytes(&self, by_each: u64) -> u64 {
         self.members() * (by_each + WRITTEN * self.segment_bytes())
     }
 
-    /// What each member could hold by itself of another cap.
+    /// Bytes that each member could hold by itself under another cap.
     #[must_use]
     pub fn share_of(&self, cap_bytes: u64) -> u64 {
         // Segments that are being written cannot be evicted.
@@ -371,7 +379,7 @@ impl Node {
         self.fixed_bytes().wrapping_add(cells).wrapping_add(self.segments_held_bytes())
     }
 
-    /// What is charged over all members, and the most that ever was.
+    /// Bytes charged over all members, and the most ever charged.
     #[must_use]
     pub fn usage(&self) -> Use {
         self.reap();
@@ -379,30 +387,31 @@ impl Node {
         Use { cap_bytes: self.cap_bytes(), charged_bytes: self.total(), peak_bytes, waits: 0 }
     }
 
-    /// What is missing to charge `bytes`.
+    /// Bytes that must be freed before `bytes` can be charged.
     pub(super) fn missing(&self, bytes: u64) -> u64 {
         self.total().saturating_add(bytes).saturating_sub(self.cap_bytes())
     }
 
-    /// Whether this member may have `bytes` more by itself, which it then gets as soon as nothing in common is in its way.
+    /// Whether `bytes` more are within the part of this member. Then it gets them once enough
+    /// segments are evicted.
     fn is_due(&self, bytes: u64) -> bool {
         let held = self.cell(self.me).load(Ordering::SeqCst);
         self.here() && held.saturating_add(bytes) <= self.share_bytes()
     }
 
-    /// What is missing for this member to charge `bytes`.
+    /// Bytes that must be freed before this member can charge `bytes`.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
         if self.is_due(bytes) && self.evictable_bytes() == 0 { 0 } else { self.missing(bytes) }
     }
 
-    /// Evicts what is missing for this member to charge `bytes`, if they are due to it.
+    /// Evicts segments until this member can charge `bytes`, if they are within its part.
     pub(super) fn make_room(&self, bytes: u64) {
         if self.is_due(bytes) {
             self.evict(self.missing(bytes));
         }
     }
 
-    /// Adds with `add`, and takes it back with `undo` if there is too much then.
+    /// Runs `add`, and `undo` if the sum is too large then; true if it is not.
     pub(super) fn try_add(&self, bytes: u64, add: impl Fn(), undo: impl Fn()) -> bool {
         for attempt in 0..4 {
             if self.missing(bytes) > 0 && (attempt > 0 || !self.reap() || self.missing(bytes) > 0) {
@@ -415,7 +424,7 @@ impl Node {
                 return true;
             }
             undo();
-            // Somebody else tried at the same time, and perhaps took it back as well.
+            // Another member tried at the same time, and perhaps took it back as well.
             std::thread::yield_now();
         }
         false
@@ -433,8 +442,9 @@ impl Node {
         if self.try_add(bytes, add, || self.discharge(bytes)) {
             return true;
         }
-        // All shares together, with what is being written, are within the cap: where there is nothing to evict, it is exceeded for a
-        // moment by an attempt that will be taken back, or by who has not yet given back what a lower cap takes from him.
+        // All shares and the segments being written are together within the cap. So if nothing can
+        // be evicted, the sum is too large only because of an attempt that will be taken back, or
+        // of a member that still holds more than a lower cap allows.
         if self.is_due(bytes) && self.evictable_bytes() == 0 {
             add();
             self.word(3).fetch_max(self.total(), Ordering::Relaxed);
@@ -449,7 +459,7 @@ impl Node {
         }
     }
 
-    /// Clears what dead members held, and says whether there were any.
+    /// Clears what dead members held; true if there were any.
     fn reap(&self) -> bool {
         let others = (0..MEMBERS).filter(|&m| m != self.me && self.state(m).load(Ordering::SeqCst) != 0);
         let dead: Vec<usize> = others.filter(|&m| self.is_dead(m)).collect();
@@ -458,7 +468,7 @@ impl Node {
         }
         let _held = self.held();
         for member in dead {
-            // Somebody else may have reaped it, and another process have its place.
+            // Another member may have reaped it, and another process may have its place.
             let state = self.state(member).load(Ordering::SeqCst);
             if state == 0 || !self.is_dead(member) {
                 continue;
@@ -680,7 +690,8 @@ mod tests {
         assert!(all[0].charge(share), "all shares fit together");
         let written: Vec<_> = (0..3).map_while(|_| all[0].claim_segment()).collect();
         assert_eq!(written.len() as u64, WRITTEN, "and what is being written");
-        // A lower cap: who has given back gets his part at once, the other one nothing more.
+        // A lower cap: the member that has given back gets its part at once, the other one nothing
+        // more.
         all[0].set_cap(CAP / 2);
         let less = all[0].share_bytes();
         all[0].discharge(share);
@@ -719,6 +730,6 @@ mod tests {
         drop(second);
         assert_eq!(file.metadata().unwrap().blocks(), 0, "the last one empties it");
         let third = Node::join("stays", 2 * CAP, 3).unwrap();
-        assert_eq!(third.alive(), 1, "what has no member is nobody's");
+        assert_eq!(third.alive(), 1, "a node without members is gone");
     }
 }

@@ -1,9 +1,10 @@
-//! A block cut in disjoint pieces that several threads fill at once, each piece by one at a time.
+//! A block cut in disjoint pieces that several threads fill at the same time.
 //!
-//! Flow: memory + ranges -> pieces, each in at most one hand -> the memory again, when all are back.
+//! Flow: memory + ranges -> pieces, each with one holder at most -> the memory again.
 //! Memory: holds the block or slab item it was given.
 //!
-//! Decoders write straight into their row of the batch; the check that no row is in two hands costs one atomic.
+//! Decoders write straight into their row of the batch. The check that a row has one holder takes
+//! one atomic operation.
 #![expect(unsafe_code, reason = "hands out disjoint mutable parts of one block, checked at run time")]
 
 use std::fmt;
@@ -67,14 +68,14 @@ impl<M: Stable> Pieces<M> {
         Ok(Self { memory, start, pieces })
     }
 
-    /// Piece `i`, unless there is none or somebody has it now.
+    /// Piece `i`; `None` if there is no such piece or it has a holder.
     #[must_use]
     pub fn take(&self, i: usize) -> Option<Piece<'_>> {
         let (range, taken) = self.pieces.get(i)?;
         if taken.swap(true, Ordering::AcqRel) {
             return None;
         }
-        // SAFETY: the range lies inside the memory (checked in `new`).
+        // SAFETY: the range is inside the memory (checked in `new`).
         let start = unsafe { self.start.add(range.start) };
         Some(Piece { start, len: range.len(), taken, of: PhantomData })
     }

@@ -11,14 +11,17 @@ use std::sync::Arc;
 
 use crate::sync::{Gate, StopWhen};
 
-/// Something that still uses an item's memory after its owner dropped it, such as a copy to a device.
+/// Something that still uses an item's memory after its owner dropped it, such as a copy to a
+/// device.
 pub trait Completion: Send + Sync {
     /// Whether the memory is no longer used. Once true it stays true.
     ///
-    /// It is called under the lock of the slab: it must return at once and must not touch the slab.
+    /// It is called under the lock of the slab: it must return at once and must not touch the
+    /// slab.
     fn is_complete(&self) -> bool;
 
-    /// Blocks until [`Completion::is_complete`]. A stop does not interrupt it, so it must end by itself, and soon.
+    /// Blocks until [`Completion::is_complete`]. A stop does not interrupt it, so it must end by
+    /// itself, and soon.
     fn wait(&self);
 }
 
@@ -127,7 +130,8 @@ impl<T> Drop for Pool<T> {
     }
 }
 
-/// Makes it a pool of `count` items: `make` makes new ones now; those beyond are dropped as soon as they are free.
+/// Makes it a pool of `count` items: `make` makes new ones now; those beyond are dropped as soon
+/// as they are free.
 pub(super) fn resize<T, E>(
     pool: &Gate<Pool<T>>,
     count: usize,
@@ -149,8 +153,9 @@ enum Found<T> {
 
 /// A free item; waits for one until `stop` is met.
 ///
-/// When none is free it waits for the completion of the item parked longest, although others may be given back earlier: a
-/// completion cannot notify, and an owner may keep its item for as long as it likes.
+/// When none is free it waits for the completion of the item parked longest, although others may
+/// be given back earlier: a completion cannot notify, and an owner may keep its item for as long
+/// as it likes.
 pub(super) fn take<T: Send + 'static>(pool: &Arc<Gate<Pool<T>>>, stop: StopWhen<'_>) -> Option<T> {
     loop {
         let found = pool.wait_until(stop, |state| {
@@ -160,7 +165,8 @@ pub(super) fn take<T: Send + 'static>(pool: &Arc<Gate<Pool<T>>>, stop: StopWhen<
         });
         let item = match found {
             None => {
-                // The notification for a parked item may have come here: pass it on to another waiter.
+                // The notification for a parked item may have come here: pass it on to another
+                // waiter.
                 pool.notify_one();
                 return None;
             }
@@ -392,7 +398,8 @@ mod tests {
         });
     }
 
-    /// Two waiters, one of which is stopped: the notification that it may have got reaches the other.
+    /// Two waiters, one of which is stopped: the notification that it may have got reaches the
+    /// other.
     #[cfg(loom)]
     #[test]
     fn loom_a_stopped_waiter_passes_its_notification_on() {

@@ -1,10 +1,11 @@
-//! One mapping of memory, private or shared with other processes: address space first, pages only when touched.
+//! One mapping of memory, private or shared: address space at once, pages only when touched.
 //!
 //! Flow: length -> base pointer; called by the arena alone.
-//! Memory: none of its own account: the arena charges pages before it lets anyone touch them.
+//! Memory: charges nothing itself; the arena charges pages before they are touched.
 //!
-//! Huge pages are refused: one touch would make 2 MiB resident where 4 KiB were charged. Shared memory is a memfd: it has
-//! no name, needs no room in /dev/shm, and is gone with the last process that has it.
+//! Huge pages are refused: one touch would make 2 MiB resident where 4 KiB were charged. Shared
+//! memory is a memfd: it has no name, needs no room in /dev/shm, and is gone with the last process
+//! that has it.
 #![expect(unsafe_code, reason = "mapping memory is the purpose of this file")]
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -37,9 +38,11 @@ pub(super) struct Region {
     file: Option<OwnedFd>,
 }
 
-// SAFETY: a Region is plain memory at a fixed address; who may touch which part is the arena's business.
+// SAFETY: a Region is plain memory at a fixed address; the arena decides which part has which
+// owner.
 unsafe impl Send for Region {}
-// SAFETY: as above; no method touches the memory through a shared reference except `release`, whose caller owns the range.
+// SAFETY: as above; no method touches the memory through a shared reference except `release`,
+// whose caller owns the range.
 unsafe impl Sync for Region {}
 
 impl Region {
@@ -69,8 +72,8 @@ impl Region {
             }
         }
         .map_err(refused)?;
-        // SAFETY: the range was mapped just now; the advice changes no contents. A kernel without huge pages refuses
-        // it, and then there is nothing to refuse.
+        // SAFETY: the range was mapped just now; the advice changes no contents. A kernel without
+        // huge pages refuses it, and has none to avoid.
         let _unsupported = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::Map {
             bytes: len as u64,
@@ -95,8 +98,9 @@ impl Region {
     /// Word number `i` of a region of which only words are used.
     pub(super) fn word(&self, i: usize) -> &AtomicU64 {
         assert!((i + 1) * 8 <= self.len, "word {i} lies outside a region of {} bytes", self.len);
-        // SAFETY: the word lies within the mapping, which is aligned to pages and lives as long as `self`. Other processes write
-        // it as atomics do; attached regions have no other access, here or there.
+        // SAFETY: the word is within the mapping, which is aligned to pages and lives as long as
+        // `self`. Other processes write it as atomics do; attached regions have no other access,
+        // here or there.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u64>().add(i)) }
     }
 
@@ -104,13 +108,13 @@ impl Region {
         self.len
     }
 
-    /// The file of a shared region, and where in it `address` lies, if it does.
+    /// The file of a shared region and the offset of `address` in it, if it is there.
     pub(super) fn file_at(&self, address: usize) -> Option<(RawFd, u64)> {
         let offset = address.checked_sub(self.base.as_ptr().addr()).filter(|&offset| offset < self.len)?;
         Some((self.file.as_ref()?.as_raw_fd(), offset as u64))
     }
 
-    /// The address of `offset`, which must lie within the region.
+    /// The address of `offset`, which must be within the region.
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset < self.len, "offset {offset} lies outside a region of {} bytes", self.len);
         // SAFETY: the offset is within the mapping, which is one allocated object.
@@ -120,9 +124,11 @@ impl Region {
     /// Returns the pages of a range to the kernel; the range reads as zeros afterwards.
     pub(super) fn release(&self, offset: usize, len: usize) {
         assert!(offset + len <= self.len, "a release beyond the region");
-        // Pages of a file stay in it when a mapping lets go of them: there they are cut out of the file.
+        // Pages of a file stay in it when a mapping lets go of them: there they are cut out of the
+        // file.
         let advice = if self.file.is_some() { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
-        // SAFETY: the range is inside this mapping, and the arena calls this only for holes, which nobody references.
+        // SAFETY: the range is inside this mapping, and the arena calls this only for holes, to
+        // which no reference exists.
         let released = unsafe { madvise(self.at(offset).as_ptr().cast(), len, advice) };
         debug_assert!(released.is_ok(), "madvise refused a mapped range");
     }
@@ -130,7 +136,8 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: every block holds the arena and so this region; at this point nobody references the mapping.
+        // SAFETY: every block holds the arena and so this region; at this point no reference to
+        // the mapping exists.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "munmap refused a mapped range");
     }

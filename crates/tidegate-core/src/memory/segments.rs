@@ -1,8 +1,11 @@
-//! The common memory of a node's processes: segments of its file that one of them writes, all read, and whoever lacks memory evicts.
+//! The common memory of the processes of a node: segments that one process writes and all read.
 //!
-//! Flow: `claim_segment` -> a segment that this process alone writes -> `seal_segment`; `evict` gives sealed ones back.
-//! Memory: segments are charged from when they are claimed until their pages are gone, by the word that says whose they are.
-//! Not here: who the processes are and what each holds by itself (`node`); what is written into segments (`tidegate-data`'s `cache`).
+//! Flow: `claim_segment` -> a segment that this process alone writes -> `seal_segment`. A process
+//! that lacks memory frees sealed ones with `evict`.
+//! Memory: segments are charged from when they are claimed until their pages are gone, by the word
+//! that holds their owner.
+//! Not here: the processes and what each holds by itself (`node`); the contents of segments
+//! (`cache` in `tidegate-data`).
 
 use std::fs::File;
 use std::io;
@@ -21,13 +24,13 @@ impl Node {
         self.file.try_clone()
     }
 
-    /// Where the table begins in the file.
+    /// The offset of the table in the file.
     #[must_use]
     pub fn table_start(&self) -> u64 {
         FIGURES_BYTES
     }
 
-    /// What it takes.
+    /// Bytes of the table.
     #[must_use]
     pub fn table_bytes(&self) -> u64 {
         self.word(4).load(Ordering::Relaxed)
@@ -39,31 +42,31 @@ impl Node {
         self.word(5).load(Ordering::Relaxed)
     }
 
-    /// Where a segment begins in the file.
+    /// The offset of a segment in the file.
     #[must_use]
     pub fn segment_start(&self, i: u32) -> u64 {
         FIGURES_BYTES + self.table_bytes() + u64::from(i) * self.segment_bytes()
     }
 
-    /// What claimed segments take.
+    /// Bytes of the claimed segments.
     #[must_use]
     pub fn segments_held_bytes(&self) -> u64 {
         (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst) & SIZE).sum()
     }
 
-    /// The most that segments may take.
+    /// The most bytes that segments may take.
     #[must_use]
     pub fn segments_limit_bytes(&self) -> u64 {
         self.word(6).load(Ordering::Relaxed)
     }
 
-    /// Changes the most that segments may take, and evicts what is beyond.
+    /// Changes the most bytes that segments may take, and evicts those beyond it.
     pub fn set_segments_limit(&self, bytes: u64) {
         self.word(6).store(bytes, Ordering::SeqCst);
         self.evict(self.segments_held_bytes().saturating_sub(bytes));
     }
 
-    /// A segment that this process alone writes, charged; nothing if there is no room.
+    /// Claims and charges a segment that this process alone writes; `None` if none fits.
     #[must_use]
     pub fn claim_segment(&self) -> Option<u32> {
         let (bytes, owner) = (self.segment_bytes(), (self.me as u64 + 1) << OWNER_SHIFT);
@@ -74,7 +77,7 @@ impl Node {
             return None;
         }
         let taken = std::cell::Cell::new(None);
-        // Another process may be quicker with the same one.
+        // Another process may claim the same one first.
         let free = |i: &usize| {
             self.segment(*i).compare_exchange(0, bytes | owner, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
@@ -87,15 +90,15 @@ impl Node {
         self.try_add(bytes, add, undo).then(|| taken.get().map(|i| i as u32)).flatten()
     }
 
-    /// This process writes a segment no more: whoever lacks memory may evict it.
+    /// Ends the writing of a segment: a process that lacks memory may evict it from now on.
     pub fn seal_segment(&self, i: u32) {
         if self.here() {
             self.segment(i as usize).fetch_and(SIZE, Ordering::SeqCst);
         }
     }
 
-    /// Gives back sealed segments until `bytes` have gone, or there are none, the last ones first; they are not filled again before
-    /// the limit is set anew.
+    /// Frees sealed segments, the last ones first, until `bytes` are free or no sealed one is
+    /// left. They are not filled again before the limit is set again.
     pub(super) fn evict(&self, bytes: u64) {
         let mut gone = 0;
         for i in (0..SEGMENTS).rev() {
@@ -113,7 +116,7 @@ impl Node {
         }
     }
 
-    /// What evicting could give.
+    /// Bytes that evicting can free.
     pub(super) fn evictable_bytes(&self) -> u64 {
         let words = (0..SEGMENTS).map(|i| self.segment(i).load(Ordering::SeqCst));
         words.filter(|word| word & !SIZE == 0).sum()

@@ -1,4 +1,4 @@
-//! Sizes in words and figures: "2GiB", 0.5 of the limit, "12.0" MiB in messages.
+//! Memory sizes as text: "2GiB", 0.5 of the limit, "12.0" MiB in messages.
 //!
 //! Flow: text or number -> bytes; bytes -> text.
 //! Memory: holds none.
@@ -19,7 +19,7 @@ pub fn mib(bytes: u64) -> String {
 pub enum Size {
     /// Bytes.
     Bytes(u64),
-    /// A fraction of the process's limit, see [`limit::discover`].
+    /// A fraction of the memory limit of the process, see [`limit::discover`].
     Fraction(f64),
 }
 

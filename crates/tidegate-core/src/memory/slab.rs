@@ -1,12 +1,14 @@
 //! A slab: equal items that are used again and again without a trip to the arena.
 //!
-//! Flow: [`Slab::take`] -> [`SlabItem`]; a dropped item is free for the next taker, at once or after an event.
-//! Memory: a block for each item under one account, from the making of the slab until it is resized or dropped. An item
-//! that is out keeps its own block.
+//! Flow: [`Slab::take`] -> [`SlabItem`]; a dropped item is free for the next taker, at once or
+//! after an event.
+//! Memory: a block for each item under one account, from the making of the slab until it is
+//! resized or dropped. An item that is out keeps its own block.
 //!
-//! The ring of batch slots is a slab: a batch returns its slot when the last view of it is dropped, and a slot that a
-//! device still reads returns when the device's event has completed. Items of one size cannot fragment, and their pages
-//! stay warm: filling a fresh 38 MB batch takes 13 ms, a used one 1 ms.
+//! The ring of batch slots is a slab: a batch returns its slot when the last view of it is
+//! dropped, and a slot that a device still reads returns when the device's event has completed.
+//! Items of one size cannot fragment, and their pages stay warm: filling a fresh 38 MB batch takes
+//! 13 ms, a used one 1 ms.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -25,7 +27,8 @@ pub struct Slab {
     pool: Arc<Gate<Pool<Block>>>,
 }
 
-/// Refers to a slab without keeping it: the slab exists as long as a [`Slab`] or one of its items does.
+/// Refers to a slab without keeping it: the slab exists as long as a [`Slab`] or one of its items
+/// does.
 #[derive(Debug, Clone, Default)]
 pub struct WeakSlab {
     item_bytes: usize,
@@ -59,7 +62,8 @@ impl Slab {
 
     /// Changes the number of items to `count`.
     ///
-    /// New items are made now. Free items beyond `count` are dropped now, others when they come back.
+    /// New items are made now. Free items beyond `count` are dropped now, others when they come
+    /// back.
     ///
     /// # Errors
     /// As [`Budget::try_block`]; then the slab has fewer items than asked for.
@@ -87,8 +91,8 @@ impl Slab {
 
     /// A free item; waits for one, and returns `None` once `stop` is met.
     ///
-    /// If none is free, it waits for the item that was parked first ([`SlabItem::release_after`]), or, if none is parked,
-    /// for an item to be dropped.
+    /// If none is free, it waits for the item that was parked first ([`SlabItem::release_after`]),
+    /// or, if none is parked, for an item to be dropped.
     #[must_use]
     pub fn take<'a>(&self, stop: impl Into<StopWhen<'a>>) -> Option<SlabItem> {
         pool::take(&self.pool, stop.into()).map(|block| self.item(block))
@@ -149,10 +153,12 @@ impl fmt::Debug for SlabItem {
 }
 
 impl SlabItem {
-    /// Keeps the memory from the next taker until `completion` is complete, also after this item is dropped.
+    /// Keeps the memory from the next taker until `completion` is complete, also after this item
+    /// is dropped.
     ///
-    /// For memory that something other than a thread of ours still reads, such as a copy to a device. After several calls
-    /// the item waits for all completions. If the whole slab is dropped first, its destructor waits for them.
+    /// For memory that something other than a thread of ours still reads, such as a copy to a
+    /// device. After several calls the item waits for all completions. If the whole slab is
+    /// dropped first, its destructor waits for them.
     pub fn release_after(&mut self, completion: Box<dyn Completion>) {
         self.completions.push(completion);
     }

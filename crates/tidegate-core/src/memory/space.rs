@@ -11,9 +11,11 @@ use std::sync::Arc;
 use super::PAGE_BYTES;
 use crate::sync::{Gate, StopWhen};
 
-/// With fewer pieces out than this, each piece that comes back wakes the waiters: the rest may be held for long.
+/// With fewer pieces out than this, each piece that comes back wakes the waiters: the rest may be
+/// held for long.
 const FEW_PIECES: usize = 8;
-/// A piece of this many bytes wakes the waiters at once: a wake-up costs nothing against reading and decoding it.
+/// A piece of this many bytes wakes the waiters at once: a wake-up costs nothing against reading
+/// and decoding it.
 const LARGE_BYTES: u64 = 1 << 20;
 
 /// The free pieces of a block.
@@ -66,7 +68,8 @@ impl Space {
     }
 }
 
-/// The offset of a piece of `order`; waits for one until `stop` is met. `None` at once if no piece is that large.
+/// The offset of a piece of `order`; waits for one until `stop` is met. `None` at once if no piece
+/// is that large.
 pub(super) fn take(space: &Arc<Gate<Space>>, order: usize, stop: StopWhen<'_>) -> Option<usize> {
     if order >= space.lock().free.len() {
         return None;
@@ -76,8 +79,8 @@ pub(super) fn take(space: &Arc<Gate<Space>>, order: usize, stop: StopWhen<'_>) -
 
 /// Gives a piece back, and wakes the waiters if that is worth it.
 ///
-/// That is when a quarter of the block is free, the piece is large, or few pieces are out. A wake-up for each sample's
-/// piece took 5 % of the processor from the decoders.
+/// That is when a quarter of the block is free, the piece is large, or few pieces are out. A
+/// wake-up for each sample's piece took 5 % of the processor from the decoders.
 pub(super) fn give_back(space: &Gate<Space>, offset: usize, order: usize) {
     let mut state = space.lock();
     state.merge(offset, order);

@@ -3,8 +3,9 @@
 //! Flow: [`event!`](crate::event) at a decision -> the subscriber that the application installed.
 //! Memory: holds none.
 //!
-//! An event tells of a decision, such as a cache that gives up or a knob that changes: a few in a minute, never one for each
-//! sample. Without the cargo feature `tracing` of this crate an event compiles to nothing, and its values are not computed.
+//! An event tells of a decision, such as a cache that gives up or a knob that changes: a few in a
+//! minute, never one for each sample. Without the cargo feature `tracing` of this crate an event
+//! compiles to nothing, and its values are not computed.
 
 #[cfg(feature = "tracing")]
 #[doc(hidden)]
@@ -16,7 +17,7 @@ pub use tracing as __tracing;
 ///
 /// ```
 /// let held_bytes = 12_u64;
-/// tidegate_core::event!(WARN, "the disk cache stopped", held_bytes = held_bytes, reason = "no space left");
+/// tidegate_core::event!(WARN, "the disk cache stopped", held_bytes = held_bytes, reason = "full");
 /// tidegate_core::event!(INFO, "the epoch began");
 /// ```
 #[cfg(feature = "tracing")]
@@ -38,7 +39,7 @@ macro_rules! event {
 ///
 /// ```
 /// let held_bytes = 12_u64;
-/// tidegate_core::event!(WARN, "the disk cache stopped", held_bytes = held_bytes, reason = "no space left");
+/// tidegate_core::event!(WARN, "the disk cache stopped", held_bytes = held_bytes, reason = "full");
 /// tidegate_core::event!(INFO, "the epoch began");
 /// ```
 #[cfg(not(feature = "tracing"))]

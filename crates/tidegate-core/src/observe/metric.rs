@@ -1,7 +1,7 @@
 //! Metrics, each defined once: name, unit and meaning.
 //!
-//! Flow: [`metrics!`](crate::metrics) makes counters that threads add to, a reading of them, and a table that describes each
-//! field. Reports, JSON and the documentation are made from that table.
+//! Flow: [`metrics!`](crate::metrics) makes counters that threads add to, a reading of them, and a
+//! table that describes each field. Reports, JSON and the documentation are made from that table.
 //! Memory: 128 bytes for each counter, so that two threads never write the same cache line.
 
 use std::fmt;
@@ -195,15 +195,20 @@ impl Counter {
     }
 }
 
-/// Defines metrics once: a struct of [`Counter`]s that threads add to, and a struct that is a reading of all metrics.
+/// Defines metrics once: a struct of [`Counter`]s that threads add to, and a struct that is a
+/// reading of all metrics.
 ///
-/// The first struct names the counters, the second one lists all metrics in the order of reports. A field is one of
+/// The first struct names the counters, the second one lists all metrics in the order of reports.
+/// A field is one of
 /// - `counter name: Unit`: threads add to it, and readings have it as a `u64`;
-/// - `internal name: Unit`: threads add to it, and readings do not have it: other metrics are computed from it;
-/// - `gauge name: Type = Unit`: readings alone have it. The type has a default and is a [`MetricValue`].
+/// - `internal name: Unit`: threads add to it, and readings do not have it: other metrics are
+///   computed from it;
+/// - `gauge name: Type = Unit`: readings alone have it. The type has a default and is a
+///   [`MetricValue`].
 ///
-/// The comment of a field is its meaning. The first struct gets `snapshot()`, which fills in the counters and leaves gauges
-/// at their defaults; the second one gets the constant `METRICS` and the iterator `values()`.
+/// The comment of a field is its meaning. The first struct gets `snapshot()`, which fills in the
+/// counters and leaves gauges at their defaults; the second one gets the constant `METRICS` and
+/// the iterator `values()`.
 ///
 /// ```
 /// use tidegate_core::observe::{MetricInfo, Unit, Value};

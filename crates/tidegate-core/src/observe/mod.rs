@@ -1,6 +1,7 @@
-//! What the program tells about itself: metrics that are defined once, and events of control decisions.
+//! What the program tells about itself: metrics and events of control decisions.
 //!
-//! Flow: [`metrics!`](crate::metrics) -> counters and readings of them; [`event!`](crate::event) -> a tracing subscriber.
+//! Flow: [`metrics!`](crate::metrics) -> counters and readings of them; [`event!`](crate::event)
+//! -> a tracing subscriber.
 //! Memory: 128 bytes for each counter.
 //! Not here: reports, which are made from readings (`tidegate::report`).
 

@@ -1,9 +1,11 @@
 //! A value behind a lock, and the threads that wait for it to change.
 //!
-//! Flow: a thread changes the value and notifies; `wait_until` returns when the value fits or a stop is asked for.
+//! Flow: a thread changes the value and notifies; `wait_until` returns when the value fits or a
+//! stop is asked for.
 //! Memory: holds none beyond the value.
 //!
-//! No wait has a timeout: a timeout would hide a lost wake-up. Loom checks the waits built on this.
+//! No wait has a timeout: a timeout would hide a lost wake-up. Loom checks the waits built on
+//! this.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -71,7 +73,8 @@ impl<T> Gate<T> {
         self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Gate::wait`], for at most `timeout`: only where another process changes what is waited for.
+    /// As [`Gate::wait`], for at most `timeout`: only where another process changes what is waited
+    /// for.
     #[cfg(not(loom))]
     pub fn wait_timeout<'a>(
         &'a self,
@@ -85,8 +88,8 @@ impl<T> Gate<T> {
 impl<T: Send + 'static> Gate<T> {
     /// Waits until `look` finds something in the value; returns `None` once `stop` is met.
     ///
-    /// `look` is asked before `stop`, so a thread that a notification woke always uses what it was woken for. Both run
-    /// under the lock and must not lock this gate.
+    /// `look` is asked before `stop`, so a thread that a notification woke always uses what it was
+    /// woken for. Both run under the lock and must not lock this gate.
     pub fn wait_until<'a, R>(
         self: &Arc<Self>,
         stop: impl Into<StopWhen<'a>>,
@@ -121,7 +124,8 @@ impl<T: Send + 'static> Gate<T> {
 
 impl<T: Send> Wake for Gate<T> {
     fn wake(&self) {
-        // A waiter that has checked its condition holds the lock until it sleeps: locking here waits for that.
+        // A waiter that has checked its condition holds the lock until it sleeps: locking here
+        // waits for that.
         drop(self.lock());
         self.changed.notify_all();
     }

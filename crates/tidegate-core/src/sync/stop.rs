@@ -1,6 +1,7 @@
 //! A stop that wakes: a flag, and the waits that must see it at once.
 //!
-//! Flow: a blocked wait registers itself; [`StopToken::stop`] sets the flag and wakes every registered wait.
+//! Flow: a blocked wait registers itself; [`StopToken::stop`] sets the flag and wakes every
+//! registered wait.
 //! Memory: an entry for each thread that waits now.
 //!
 //! A plain flag would have to be polled, and the timeout of the poll would hide lost wake-ups.
@@ -12,7 +13,8 @@ use super::{AtomicBool, Mutex, Ordering, lock};
 
 /// A place where threads wait, such as a [`Gate`](super::Gate).
 pub trait Wake: Send + Sync {
-    /// Wakes every thread that waits here, also one that has checked its condition and is about to sleep.
+    /// Wakes every thread that waits here, also one that has checked its condition and is about to
+    /// sleep.
     fn wake(&self);
 }
 
@@ -73,8 +75,8 @@ impl StopToken {
 
     /// Wakes every wait that is registered, so that it checks its [`StopWhen`] again.
     ///
-    /// Call it after a change that makes the condition of a [`StopToken::or`] true, without a lock that this condition
-    /// takes.
+    /// Call it after a change that makes the condition of a [`StopToken::or`] true, without a lock
+    /// that this condition takes.
     pub fn wake_all(&self) {
         // Copied, so that no lock of the token is held while the locks of waits are taken.
         let waiting: Vec<_> = lock(&self.0.waiters).waiting.iter().map(|(_, w)| Arc::clone(w)).collect();
@@ -83,8 +85,8 @@ impl StopToken {
 
     /// Stops a wait as well when `condition` holds.
     ///
-    /// `condition` runs under the lock of the wait: it may neither wait nor touch what is waited for. The code that makes
-    /// it true calls [`StopToken::wake_all`] afterwards.
+    /// `condition` runs under the lock of the wait: it may neither wait nor touch what is waited
+    /// for. The code that makes it true calls [`StopToken::wake_all`] afterwards.
     #[must_use]
     pub fn or<'a>(&'a self, condition: &'a dyn Fn() -> bool) -> StopWhen<'a> {
         StopWhen { token: self, condition: Some(condition) }
@@ -92,7 +94,8 @@ impl StopToken {
 
     /// Has `waiter` woken by a stop until the registration is dropped.
     ///
-    /// Register before the flag is checked for the last time before sleeping, and without the lock of `waiter`.
+    /// Register before the flag is checked for the last time before sleeping, and without the lock
+    /// of `waiter`.
     #[must_use = "dropping a registration ends it"]
     pub fn register(&self, waiter: Arc<dyn Wake>) -> Registration<'_> {
         let mut waiters = lock(&self.0.waiters);
