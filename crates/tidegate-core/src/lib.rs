@@ -7,6 +7,7 @@
 pub mod error;
 pub mod hash;
 pub mod memory;
+pub mod observe;
 pub mod simd;
 pub mod sync;
 
