@@ -1,6 +1,8 @@
-"""The same training with Accelerate: the loader splits by rank itself, so only model and optimizer are prepared.
+"""Train the network of `train.py` with Accelerate.
 
-accelerate launch --cpu examples/accelerate_train.py photos
+The loader splits by rank itself, so `prepare` takes only the model and the optimizer.
+
+    accelerate launch --cpu examples/accelerate_train.py photos
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""Which order learns a rare class best, over five seeds; and data on which none of them helps.
+"""Compare sample orders on a rare class, over five seeds, and on data where no order helps.
 
-Run with `pip install tidegate pyarrow`; a small network in NumPy learns from a Parquet file: of the rare class in
-few steps of small batches, where it matters most what they are made of.
+A small network in NumPy learns from a Parquet file. It sees the rare class in few steps of small
+batches, where the contents of a batch matter most.
+
+Needs `pip install tidegate pyarrow`.
 """
 
 import argparse
@@ -19,7 +21,7 @@ SAMPLES, FEATURES, HIDDEN = 20_000, 16, 32
 
 
 def rare(seed):
-    """Two in a hundred belong to class 1, which lies on a shell around part of class 0."""
+    """Two in a hundred belong to class 1, a shell around part of class 0."""
     random = np.random.default_rng(seed)
     labels = (random.random(SAMPLES) < 0.02).astype(np.int64)
     x = random.normal(size=(SAMPLES, FEATURES))
@@ -28,7 +30,7 @@ def rare(seed):
 
 
 def noisy(seed):
-    """As many of each class, and every fifth label is wrong: the hardest samples are those with nothing to learn."""
+    """Every fifth label is wrong, in equal classes: the hardest samples teach nothing."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(SAMPLES, FEATURES))
     labels = (x[:, 0] + x[:, 1] * x[:, 2] > 0).astype(np.int64)
@@ -36,7 +38,7 @@ def noisy(seed):
 
 
 class Network:
-    """One hidden layer and a cross-entropy, by stochastic gradient descent with momentum."""
+    """One hidden layer with a cross-entropy loss; stochastic gradient descent with momentum."""
 
     def __init__(self, seed):
         random = np.random.default_rng(seed)
@@ -52,7 +54,10 @@ class Network:
         return 1 / (1 + np.exp(-self.hidden(x)[1] @ self.weights[1]))
 
     def learn(self, x, y, weights, rate):
-        """Make a step; return the loss of each sample before, and a bound of its gradient's norm up to a factor."""
+        """Make a step.
+
+        Return each sample's loss before the step, and a bound of its gradient's norm up to a factor.
+        """
         inputs, hidden = self.hidden(x)
         p = np.clip(1 / (1 + np.exp(-hidden @ self.weights[1])), 1e-7, 1 - 1e-7)
         slope = (p - y) * weights / len(y)

@@ -1,6 +1,8 @@
-"""The same training with Lightning: a loader is an iterable of dicts, so it goes into `Trainer.fit` as it is.
+"""Train the network of `train.py` with Lightning.
 
-python examples/lightning_train.py photos --epochs 2
+A loader is an iterable of dicts, so `Trainer.fit` takes it as it is.
+
+    python examples/lightning_train.py photos --epochs 2
 """
 
 import argparse
@@ -14,7 +16,7 @@ import tidegate as tg
 
 
 class Classifier(lightning.LightningModule):
-    """Colours and stripes."""
+    """A classifier of colours and stripes."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
-"""A small 3-D segmentation network on a labelled OME-Zarr volume: class-balanced patches beside uniform ones.
+"""Compare class-balanced and uniform patches of an OME-Zarr volume for 3-D segmentation.
 
     python examples/segmentation.py [--seeds 5] [--steps 200]
 
-The script makes the volume: noisy cells, and in them rare vesicles of almost the same brightness (less than a
-thousandth of the voxels). The network (two 3x3x3 convolutions and a classifier for each voxel, in NumPy) sees the same
-number of patches from each sampler, and is judged by Dice on a volume that it has not seen. Memory is printed as
-training goes on: it stays what it was after the first steps.
+The script makes the volume: noisy cells with rare vesicles in them, of almost the same brightness
+(less than a thousandth of the voxels). The network is in NumPy: two 3x3x3 convolutions and a
+classifier for each voxel. It sees the same number of patches from each sampler and is judged by
+Dice on a volume that it has not seen. The script prints resident memory during training; it stays
+the same after the first steps.
 
 Needs `pip install zarr` to write the volume.
 """
@@ -20,12 +21,12 @@ import tidegate as tg
 from tidegate import samplers
 
 PATCH, BATCH, CHANNELS, CLASSES = 16, 8, 10, 3
-# A voxel of the output sees so many voxels on each side.
+# An output voxel depends on this many input voxels on each side.
 SEES = 2
 
 
 def make(path, side, seed):
-    """An OME-NGFF image and its labels: 0 outside, 1 cells, 2 vesicles in them."""
+    """Write an OME-NGFF image and its labels: 0 outside, 1 cells, 2 vesicles in them."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((side,) * 3, "uint8")
 
@@ -52,13 +53,13 @@ def make(path, side, seed):
 
 
 def windows(x):
-    """(batch, z, y, x, channels) -> the 3x3x3 neighbourhood of each inner voxel, flat."""
+    """Return the flat 3x3x3 neighbourhood of each inner voxel of (batch, z, y, x, channels)."""
     view = np.lib.stride_tricks.sliding_window_view(x, (3, 3, 3), axis=(1, 2, 3))
     return view.reshape(*view.shape[:4], -1)
 
 
 class Network:
-    """Two convolutions with rectifiers, and a classifier; trained by Adam."""
+    """Two convolutions with rectifiers and a classifier, trained by Adam."""
 
     def __init__(self, seed):
         rng = np.random.default_rng(seed)
@@ -69,7 +70,7 @@ class Network:
         self.steps = 0
 
     def forward(self, image):
-        """Logits of the inner voxels of (batch, z, y, x) images, and what the gradient needs."""
+        """Return logits of inner voxels of (batch, z, y, x) images, and inputs of the gradient."""
         a, b, c, a0, b0, c0 = self.weights
         x = windows((image.astype("f4")[..., None] - 100) / 50)
         first = np.maximum(x @ a + a0, 0)
@@ -86,7 +87,7 @@ class Network:
         d = p.reshape(-1, CLASSES) / target.size
         _, b, c = self.weights[:3]
         e = (d @ c.T) * (second.reshape(-1, CHANNELS) > 0)
-        # Back through the windows: each voxel gets what its neighbourhoods had of it.
+        # Back through the windows: each voxel sums the gradients of all windows that contain it.
         spread = (e @ b.T).reshape(*y.shape[:4], CHANNELS, 3, 3, 3)
         f = np.zeros_like(first)
         n = y.shape[1]
@@ -104,7 +105,7 @@ class Network:
 
 
 def dice(network, volume, memory):
-    """Dice of each class over all tiles of a volume."""
+    """Return the Dice score of each class over all tiles of a volume."""
     both, either = np.zeros(CLASSES), np.zeros(CLASSES)
     for batch in tg.Loader(volume, batch_size=BATCH, memory=memory):
         found = network.forward(batch["em"])[0].argmax(-1)

@@ -1,12 +1,12 @@
-"""Train a small network on photo-like JPEGs with plain torch; stop and resume in mid-epoch; one rank or several.
+"""Train a small network with plain torch, resume in mid-epoch, on one rank or several.
 
     tidegate synth photos --samples 2000 --classes 4 --width 160
     python examples/train.py photos --epochs 3
-    python examples/train.py photos --epochs 3 --stop-after 20 --state run.pt   # leaves after 20 steps
-    python examples/train.py photos --epochs 3 --state run.pt                   # goes on: the same losses
-    torchrun --nproc-per-node 2 examples/train.py photos --epochs 1             # two ranks, gloo
+    python examples/train.py photos --epochs 3 --stop-after 20 --state run.pt   # stops
+    python examples/train.py photos --epochs 3 --state run.pt     # resumes: the same losses
+    torchrun --nproc-per-node 2 examples/train.py photos --epochs 1   # two ranks, gloo
 
-Prints one line a step with the loss; the last line has the accuracy on held-out samples.
+Each step prints a line with its loss. The last line has the accuracy on held-out samples.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tidegate as tg
 
 
 def network(classes: int) -> nn.Module:
-    """Three convolutions are enough for colours and stripes."""
+    """Return three convolutions and a classifier: enough for colours and stripes."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, stride=2),
         nn.ReLU(),
@@ -65,7 +65,7 @@ def main() -> None:
         fields={"image": tg.Image(64, crop="random", scale=(0.5, 1), **norm)},
         output="torch",
     )
-    whole = {"rank": 0, "world_size": 1}  # of it on every rank
+    whole = {"rank": 0, "world_size": 1}  # every rank validates on all samples
     fields = {"image": tg.Image(64, **norm)}
     val = tg.Loader(parts["val"], batch_size=32, memory=budget, fields=fields, output="torch", **whole)
     model = network(len(source.stats["classes"]))
