@@ -7,6 +7,8 @@ use std::io;
 use std::path::PathBuf;
 
 use tidegate_core::ErrorKind;
+use tidegate_core::memory::Account;
+use tidegate_core::memory::size::mib;
 
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,9 +48,43 @@ pub enum Error {
         /// The size of one.
         slot_mib: String,
     },
-    /// Others hold the memory that the next batch needs, and nothing is on its way.
-    #[error("{0}")]
-    Starved(String),
+    /// Others hold the memory that the next batch needs, and nothing is in flight.
+    #[error(
+        "no batch can be made: the budget of {} MiB is held by {holders}; drop or copy the batches you keep, or raise memory",
+        mib(*cap_bytes)
+    )]
+    Starved {
+        /// The budget.
+        cap_bytes: u64,
+        /// The accounts that hold most, largest first.
+        holders: String,
+    },
+    /// An epoch could not go on after its budget changed.
+    #[error("the epoch could not go on with other memory: {why}")]
+    NotResumed {
+        /// Why.
+        why: String,
+    },
+    /// The budget cannot hold the least plan of an epoch.
+    #[error(
+        "memory of {} MiB is too small: this loader needs at least {} MiB ({parts}, in MiB); account {account} asks for {} \
+         MiB; raise memory, or {fix}",
+        mib(*cap_bytes), mib(*least_bytes), mib(*asked_bytes)
+    )]
+    TooSmall {
+        /// The budget.
+        cap_bytes: u64,
+        /// What the least plan takes.
+        least_bytes: u64,
+        /// Each account of it.
+        parts: String,
+        /// The account that asks for most.
+        account: Account,
+        /// What it asks for.
+        asked_bytes: u64,
+        /// What the user can do.
+        fix: String,
+    },
     /// Too many samples failed.
     #[error("{failed} of {seen} samples failed, more than the allowed rate of {rate}; the last: {last}")]
     TooManyFailed {
@@ -96,7 +132,8 @@ impl Error {
             Self::Decode(_) | Self::TooManyFailed { .. } => ErrorKind::Data,
             Self::Config(_) => ErrorKind::Config,
             Self::State(_) => ErrorKind::State,
-            Self::Held { .. } | Self::Starved(_) => ErrorKind::Held,
+            Self::Held { .. } | Self::Starved { .. } | Self::NotResumed { .. } => ErrorKind::Held,
+            Self::TooSmall { .. } => ErrorKind::Budget,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Panic { .. } | Self::Internal(_) => ErrorKind::Internal,

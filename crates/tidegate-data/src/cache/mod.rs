@@ -60,6 +60,16 @@ pub enum Rule {
     Adaptive,
 }
 
+impl tidegate_core::observe::MetricValue for Rule {
+    fn value(&self) -> tidegate_core::observe::Value<'_> {
+        tidegate_core::observe::Value::Text(match self {
+            Self::Fixed => "fixed",
+            Self::Min => "min",
+            Self::Adaptive => "adaptive",
+        })
+    }
+}
+
 /// The accesses to come, as far as they are known.
 pub type Coming = Box<dyn Iterator<Item = u64> + Send>;
 

@@ -1,9 +1,9 @@
 //! A bounded ring between stages: lock-free while it is neither empty nor full.
 //!
-//! Flow: tasks from readers to workers.
-//! Memory: its slots (some 100 KiB); what the tasks point to is bounded by staging.
+//! Flow: jobs from readers to workers.
+//! Memory: its slots (some 100 KiB); what the jobs point to is bounded by staging.
 //!
-//! crossbeam's ArrayQueue carries the items; a lock and two conditions only put threads to sleep.
+//! crossbeam's ArrayQueue carries the items; a lock and a condition only put threads to sleep.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -12,6 +12,17 @@ use tidegate_core::sync::lock;
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
+
+/// What a wait for an item came to.
+#[derive(Debug)]
+pub(super) enum Popped<T> {
+    /// The oldest item.
+    Item(T),
+    /// The thread is not to run now.
+    Parked,
+    /// The epoch has ended.
+    Closed,
+}
 
 #[derive(Debug)]
 pub(super) struct Ring<T> {
@@ -47,27 +58,36 @@ impl<T> Ring<T> {
                 }
                 Err(back) => item = back,
             }
-            // Until half of it is free, so that who fills it is not woken for each item.
+            // Until half of it is free, so that the thread that fills it is not woken for each item.
             self.sleep(|| self.items.len() > self.items.capacity() / 2);
         }
     }
 
-    /// Takes the oldest item, waiting for one; nothing once the ring is closed.
-    pub(super) fn pop(&self) -> Option<T> {
+    /// Takes the oldest item, waiting for one while `wanted` says that this thread is to run.
+    pub(super) fn pop(&self, wanted: impl Fn() -> bool) -> Popped<T> {
         loop {
             if self.closed.load(Ordering::Acquire) {
                 // What is left is dropped here, so that its memory goes back.
                 while self.items.pop().is_some() {}
-                return None;
+                return Popped::Closed;
+            }
+            if !wanted() {
+                return Popped::Parked;
             }
             if let Some(item) = self.items.pop() {
                 if self.items.len() <= self.items.capacity() / 2 {
                     self.wake();
                 }
-                return Some(item);
+                return Popped::Item(item);
             }
-            self.sleep(|| self.items.is_empty());
+            self.sleep(|| self.items.is_empty() && wanted());
         }
+    }
+
+    /// Wakes all threads that sleep, to look again whether they are to run.
+    pub(super) fn wake_all(&self) {
+        drop(lock(&self.gate));
+        self.changed.notify_all();
     }
 
     pub(super) fn close(&self) {
@@ -107,6 +127,13 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    fn item<T>(ring: &Ring<T>) -> Option<T> {
+        match ring.pop(|| true) {
+            Popped::Item(item) => Some(item),
+            Popped::Parked | Popped::Closed => None,
+        }
+    }
+
     #[test]
     fn nothing_is_lost_and_closing_frees() {
         let ring = Arc::new(Ring::new(4));
@@ -116,7 +143,7 @@ mod tests {
                 s.spawn(move || (0..1000).for_each(|i| ring.push(t * 1000 + i).unwrap()));
             }
             let takers: Vec<_> =
-                (0..2).map(|_| s.spawn(|| (0..1500).map(|_| ring.pop().unwrap()).sum::<u64>())).collect();
+                (0..2).map(|_| s.spawn(|| (0..1500).map(|_| item(&ring).unwrap()).sum::<u64>())).collect();
             takers.into_iter().map(|t| t.join().unwrap()).sum::<u64>()
         });
         assert_eq!(sum, (0..3000).sum::<u64>());
@@ -125,6 +152,7 @@ mod tests {
         ring.push(Arc::clone(&held)).unwrap();
         ring.close();
         assert_eq!(Arc::strong_count(&held), 1);
-        assert!(ring.pop().is_none() && ring.push(held).is_err());
+        assert!(item(&ring).is_none() && ring.push(held).is_err());
+        assert!(matches!(Ring::<u8>::new(4).pop(|| false), Popped::Parked));
     }
 }

@@ -82,7 +82,7 @@ impl Epoch {
     pub fn next_with(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
         let running = &mut *lock(&self.running);
         if let Some(why) = running.stopped.take() {
-            return Err(Error::Starved(format!("the epoch could not go on with other memory: {why}")));
+            return Err(Error::NotResumed { why });
         }
         let Some(pipeline) = running.pipeline.as_mut() else { return Ok(None) };
         let outcome = pipeline.next(interrupted);
@@ -110,7 +110,7 @@ impl Epoch {
                 progress.print = None;
             }
             // What is held can be let go, and then the epoch goes on.
-            Err(Error::Held { .. } | Error::Starved(_)) => {}
+            Err(Error::Held { .. } | Error::Starved { .. } | Error::NotResumed { .. }) => {}
             Err(_) => {
                 drop(progress);
                 running.pipeline = None;

@@ -17,9 +17,9 @@ use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
-use tidegate_data::pipeline::observing::Observer;
-use tidegate_data::pipeline::plan::Plan;
-use tidegate_data::pipeline::{self, BatchMap, Keep, Kept, Past, Pipeline};
+use tidegate_data::pipeline::observer::Observer;
+use tidegate_data::pipeline::plan::{Facts, Held, Plan};
+use tidegate_data::pipeline::{self, BatchMap, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
 use tidegate_order::fed::Fed;
 use tidegate_order::given::{Given, Ids};
@@ -48,7 +48,7 @@ pub struct Loader {
     order: Arc<dyn Order>,
     map: Option<Arc<dyn BatchMap>>,
     progress: Arc<Mutex<Progress>>,
-    kept: Kept,
+    kept: Retained,
     /// Tiers behind the memory, which other processes may share.
     stores: Vec<Arc<Records>>,
     collector: Option<Arc<Collector>>,
@@ -143,7 +143,7 @@ impl Loader {
             None => order(options.shuffle, options.seed, &source.runs())?.into(),
         };
         let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
-        let kept = Kept::new(&*source, &layout, &budget, order.foresight(), options.keep)?;
+        let kept = Retained::new(&*source, &layout, &budget, order.foresight(), options.keep)?;
         let disk = options.disk.as_ref().map(|disk| disk::open(&*source, disk)).transpose()?;
         let common = budget.shared_by().map(|others| node::open(&*source, others)).transpose()?.flatten();
         if common.is_some() && options.keep == Keep::Decoded {
@@ -246,7 +246,8 @@ impl Loader {
         let collected = self.collector.as_ref().map_or(0, |collector| collector.held_bytes());
         let cap_bytes =
             cap_bytes.saturating_sub(self.order.held_bytes() + collected + self.kept.index_bytes());
-        Plan::alone(&*self.source, &self.layout, &self.config(0, 0)?, cap_bytes)
+        let facts = Facts::gather(&*self.source, &self.layout, &self.config(0, 0)?);
+        Plan::new(&facts, cap_bytes, |_| Held::default()).map_err(|small| small.explain(&*self.source))
     }
 
     /// Who profiles an epoch that begins here, unless one was profiled to its end: a part of one would pass for the whole.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
 use tidegate_data::batch::{FieldSpec, ImageSpec};
-use tidegate_data::pipeline::observing::{Note, Observer, Sample};
+use tidegate_data::pipeline::observer::{Note, Observer, Sample};
 use tidegate_decode::Kind;
 use tidegate_source::Source;
 

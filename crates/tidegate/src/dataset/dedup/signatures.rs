@@ -4,7 +4,7 @@
 //! Memory: a mark of at most [`Marker::note_bytes`]; while a text is cut in shingles [`Marker::working_bytes`].
 
 use serde::{Deserialize, Serialize};
-use tidegate_data::pipeline::observing::Sample;
+use tidegate_data::pipeline::observer::Sample;
 use tidegate_decode::Value;
 use tidegate_sketch::hash::float_key;
 use tidegate_sketch::neighbour::lsh::Bands;

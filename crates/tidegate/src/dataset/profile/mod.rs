@@ -21,7 +21,7 @@ use serde_json::json;
 use tidegate_core::memory::{Account, Budget, Grant, Priority};
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::codec::{CANDIDATES, Codec, Packer};
-use tidegate_data::pipeline::observing::{Note, Observer, Sample};
+use tidegate_data::pipeline::observer::{Note, Observer, Sample};
 use tidegate_decode::Value;
 use tidegate_source::Source;
 

@@ -6,7 +6,7 @@
 //! Whatever depends on the order of samples is left to `field`, which gets the notes in that order; what is noted here is of one sample alone.
 
 use tidegate_data::batch::{FieldSpec, Layout, PixelLayout};
-use tidegate_data::pipeline::observing::Made;
+use tidegate_data::pipeline::observer::Made;
 use tidegate_decode::Value;
 use tidegate_decode::header;
 use tidegate_decode::npy::DType;

@@ -14,10 +14,11 @@ use tidegate_core::sync::lock;
 use serde::{Deserialize, Serialize};
 use tidegate_core::memory::{Account, Budget, Grant, Priority, WeakSlab};
 
-use super::plan;
-use super::stats::Stats;
+use super::config::Config;
+use super::metrics::Metrics;
+use super::plan::{mean_bytes, readers_most};
 use crate::batch::Layout;
-use crate::cache::{Memory, Near, Repeated, Tier};
+use crate::cache::{Coming, Memory, Near, Repeated, Rule, Tier};
 use crate::{Error, Result};
 use tidegate_order::Foresight;
 use tidegate_source::{Access, Chunked, Extremes, Source};
@@ -42,10 +43,10 @@ pub enum Keep {
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct Retained {
     /// The slots of the last epoch, as long as the consumer holds a batch of it.
     pub slots: WeakSlab,
-    pub(super) samples: Arc<Samples>,
+    pub(super) samples: Arc<EpochCache>,
     /// Pays for where chunks lie.
     indexes: Option<Arc<Grant>>,
 }
@@ -59,7 +60,7 @@ fn index_room(chunked: &dyn Chunked, budget: &Budget) -> Result<Grant> {
     Ok(grant)
 }
 
-impl Kept {
+impl Retained {
     /// Nothing yet, for a source under a budget, in an order of which so much is known.
     ///
     /// # Errors
@@ -78,9 +79,13 @@ impl Kept {
         let stored: Arc<dyn Near> = match foresight {
             // Chunks come again, in whatever order patches do.
             Foresight::Once if chunked.is_some() => Repeated::new(budget, total_bytes, count, true),
-            Foresight::Once => {
-                Memory::packing(budget, total_bytes, count, sample_bytes, plan::readers_most(source))
-            }
+            Foresight::Once => Memory::packing(
+                budget,
+                total_bytes,
+                count,
+                sample_bytes,
+                readers_most(source.latency(), mean_bytes(source)),
+            ),
             _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
         };
         let why_not = if foresight != Foresight::Once {
@@ -102,8 +107,56 @@ impl Kept {
         let rows = matches!(keep, Keep::Auto | Keep::Decoded).then(|| Memory::new(budget, rows_bytes, count));
         let sizes = Sizes { samples: count, stored_bytes: total_bytes, rows_bytes };
         let keep = AtomicU8::new(keep as u8);
-        let samples = Samples { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) };
+        let samples = EpochCache { stored, rows, sizes, keep, limit: Mutex::new(0), seen: AtomicU64::new(0) };
         Ok(Self { slots: WeakSlab::default(), samples: Arc::new(samples), indexes: indexes.map(Arc::new) })
+    }
+
+    /// The samples in memory.
+    pub(super) fn cache(&self) -> Arc<EpochCache> {
+        Arc::clone(&self.samples)
+    }
+
+    /// Divides what the plan leaves for caches in memory between this process and the processes of the machine, tells the
+    /// cache what is coming, and says how many bytes it could hit in an epoch.
+    pub(super) fn divide(
+        &self,
+        source: &dyn Source,
+        config: &Config,
+        budget: &Budget,
+        left_bytes: u64,
+        coming: impl FnOnce() -> (Coming, u64),
+    ) -> u64 {
+        let shared = config.stores.iter().find(|store| store.in_memory());
+        // What all processes share is a fixed set, and what each keeps alone follows Belady's rule where objects come again:
+        // few processes hit more with this, many with that, and halves of both are never far from the better one.
+        let alone_bytes = match shared {
+            Some(_) if source.chunked().is_some() => left_bytes / 2,
+            Some(_) => 0,
+            None => left_bytes,
+        };
+        self.set_limit(alone_bytes);
+        let left = left_bytes - if shared.is_some() { alone_bytes } else { 0 };
+        let in_memory = budget.shared_by().map_or(left, |node| node.left_bytes(left));
+        for store in &config.stores {
+            // Those on disk look for room again; what several processes keep goes when one of them lacks it, not before.
+            store.set_limit(if store.in_memory() {
+                in_memory.max(store.held_bytes())
+            } else {
+                store.limit_bytes()
+            });
+        }
+        let (coming, count) = coming();
+        let samples = &self.samples;
+        samples.stored.look_ahead(coming, count);
+        match shared.map_or(samples.held_bytes(), |store| store.held_bytes()) {
+            0 => 0,
+            // Told access by access.
+            _ if alone_bytes > 0 && samples.stored.rule() != Rule::Fixed => 0,
+            _ => {
+                let gain = samples.stored.codec().map_or(1.0, |(_, gain)| gain);
+                ((in_memory as f64 * gain) as u64).min(samples.total_bytes())
+            }
+        }
     }
 
     /// What it holds of the budget whatever is kept.
@@ -126,7 +179,7 @@ impl Kept {
 
 /// Samples in memory, in one of two forms.
 #[derive(Debug)]
-pub(super) struct Samples {
+pub(super) struct EpochCache {
     /// As they are stored.
     pub(super) stored: Arc<dyn Near>,
     /// As rows, where they may be.
@@ -155,12 +208,11 @@ struct Costs {
 }
 
 impl Costs {
-    fn of(stats: &Stats, readers: usize, workers: usize) -> Self {
-        let read = |c: &AtomicU64| c.load(Ordering::Relaxed) as f64;
-        let samples = read(&stats.samples).max(1.0);
+    fn new(metrics: &Metrics, readers: usize, workers: usize) -> Self {
+        let samples = metrics.samples.get().max(1) as f64;
         Self {
-            reading: read(&stats.read_ns) / samples / readers.max(1) as f64,
-            decoding: read(&stats.work_ns) / samples / workers.max(1) as f64,
+            reading: metrics.read_ns.get() as f64 / samples / readers.max(1) as f64,
+            decoding: metrics.work_ns.get() as f64 / samples / workers.max(1) as f64,
         }
     }
 
@@ -179,7 +231,7 @@ impl Costs {
     }
 }
 
-impl Samples {
+impl EpochCache {
     fn limit(&self) -> MutexGuard<'_, u64> {
         lock(&self.limit)
     }
@@ -223,7 +275,7 @@ impl Samples {
     }
 
     /// One more sample was made: after the first ones it is decided what is kept.
-    pub(super) fn made(&self, stats: &Stats, readers: usize, workers: usize) {
+    pub(super) fn made(&self, metrics: &Metrics, readers: usize, workers: usize) {
         if !self.is(Keep::Auto) {
             return;
         }
@@ -232,7 +284,7 @@ impl Samples {
             return;
         }
         let limit = self.limit();
-        let rows = Costs::of(stats, readers, workers).rows_are_better(*limit, self.sizes);
+        let rows = Costs::new(metrics, readers, workers).rows_are_better(*limit, self.sizes);
         let keep = if rows { Keep::Decoded } else { Keep::Stored };
         self.keep.store(keep as u8, Ordering::Release);
         if let Some(tier) = self.tier() {

@@ -1,0 +1,128 @@
+//! From the bytes of a sample to its row of the batch.
+//!
+//! Flow: bytes -> fields -> decoded, cropped, resized, written to each column of the row -> observer, cache of rows.
+//! Memory: the worker's scratch, see `scratch`.
+
+use std::sync::Mutex;
+
+use tidegate_core::memory::Piece;
+use tidegate_core::memory::size::mib;
+use tidegate_core::sync::lock;
+use tidegate_decode::Value;
+use tidegate_source::{Located, SourceExt};
+
+use super::batch_builder::Row;
+use super::handles::Handles;
+use super::observer::{Made, Sample};
+use super::plan::Reserved;
+use super::scratch::WorkerScratch;
+use crate::batch::ColumnPlan;
+use crate::batch::row::{Needs, Target};
+use crate::cache::Tier;
+use crate::{Error, Result};
+
+/// A column that was written: its memory, how much of it was used, and the shape of a ragged one.
+type Written<'a> = (Piece<'a>, usize, Vec<usize>);
+
+/// Writes the row of a sample from its bytes; `checkpoints` is the record of its largest JPEG.
+pub(super) fn decode(
+    h: &Handles,
+    (row, at): (&Row, &Located),
+    bytes: &[u8],
+    checkpoints: Option<&[u8]>,
+    scratch: &Mutex<WorkerScratch>,
+) -> Result<()> {
+    let spec = &*h.spec;
+    let scratch = &mut *lock(scratch);
+    let values = spec.source.parse(at, bytes).map_err(|e| spec.source.blame(at, "", e))?;
+    // Held until all are there, if the row is to be kept, or an observer sees it.
+    let (kept, observer) = (h.cache.rows(), spec.config.observer.as_deref());
+    let mut made: Vec<Written<'_>> = Vec::new();
+    for (c, column) in spec.layout.columns.iter().enumerate() {
+        let value = values.get(column.field).copied().unwrap_or(Value::Missing);
+        if value == Value::Missing && spec.config.partial {
+            made.extend(row.piece(c).map(|piece| (piece, 0, Vec::new())));
+            continue;
+        }
+        let written = decode_column(h, row, (c, column), value, checkpoints, scratch);
+        let (piece, written, shape) = written.map_err(|error| match error {
+            Error::Decode(what) => spec.source.blame(at, &column.name, what).into(),
+            other => other,
+        })?;
+        if kept.is_some() || observer.is_some() {
+            let len = if column.shape.is_some() { piece.len() } else { written };
+            made.push((piece, len, shape.clone()));
+        }
+        row.wrote(c, written, shape);
+    }
+    if let Some(observer) = observer.filter(|_| !row.is_padding()) {
+        let made: Vec<Made<'_>> =
+            made.iter().map(|(piece, len, shape)| Made { bytes: &piece[..*len], shape }).collect();
+        let sample = Sample { id: at.id, index: row.index(), stored: bytes, values: &values, made: &made };
+        row.note(observer.see(&sample));
+    }
+    if let Some(rows) = kept {
+        let parts: Vec<&[u8]> = made.iter().map(|(piece, ..)| &**piece).collect();
+        // The cache may be full, or not want this sample: then it is decoded again in the next epoch.
+        rows.put(at.id, &parts);
+    }
+    Ok(())
+}
+
+/// Writes one column of a row.
+fn decode_column<'a>(
+    h: &Handles,
+    row: &'a Row,
+    (c, column): (usize, &ColumnPlan),
+    value: Value<'_>,
+    checkpoints: Option<&[u8]>,
+    scratch: &mut WorkerScratch,
+) -> Result<Written<'a>> {
+    let needs = Needs::of(column, value)?;
+    let mut piece = row.piece(c).ok_or_else(given_twice)?;
+    let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
+    fits(&h.reserved, &needs, target.bytes.len())?;
+    let (layout, draw) = (&h.spec.layout, row.draw());
+    scratch.with(&h.reserved, &h.metrics, &needs, |tools, scratch| {
+        tools.fill(layout, column, value, &needs, checkpoints, draw, scratch, &mut target)
+    })?;
+    let Target { written, shape, filled, .. } = target;
+    h.metrics.filled.add(u64::from(filled));
+    Ok((piece, written, shape))
+}
+
+/// Writes a row that was decoded in an earlier epoch.
+pub(super) fn copy(h: &Handles, row: &Row, mut decoded: &[u8]) -> Result<()> {
+    for (c, column) in h.spec.layout.columns.iter().enumerate() {
+        let (bytes, rest) = decoded.split_at_checked(column.row_bytes()).ok_or_else(given_twice)?;
+        row.piece(c).ok_or_else(given_twice)?.copy_from_slice(bytes);
+        decoded = rest;
+    }
+    Ok(())
+}
+
+/// Two hands on one row: a defect of ours.
+pub(super) fn given_twice() -> Error {
+    Error::Internal("a row was given out twice".into())
+}
+
+/// Refuses an image that takes more than the plan has for one, or than its batch has room for.
+fn fits(reserved: &Reserved, needs: &Needs, room: usize) -> Result<()> {
+    let plan = &reserved.plan;
+    let room = plan.image_bytes.min(room as u64);
+    let (asked, most) = if needs.whole_bytes > room {
+        (needs.whole_bytes, room)
+    } else {
+        (needs.total(), plan.scratch_bytes)
+    };
+    if asked <= most {
+        return Ok(());
+    }
+    Err(Error::decode(format!(
+        "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one image: raise memory, or \
+         run `tidegate index --force` if the file changed",
+        mib(asked),
+        mib(most),
+        mib(reserved.budget.cap_bytes())
+    )))
+}
