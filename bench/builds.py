@@ -1,14 +1,14 @@
-"""Two builds of Tidegate on the same work: speed and peak memory as ratios. `make bench-builds BASE=COMMIT`.
+"""Two builds compared: CPU time, wall time, peak memory. `make bench-builds BASE=COMMIT`.
 
-Flow: a commit, checked out and built below target/ -> its wheel in a folder of its own -> each case with each build,
-in a process and a memory control group of its own, in interleaved rounds -> CPU seconds a sample, wall seconds and
-peak memory as new / base within the round; the table has the medians, the raw runs are kept as JSON.
-Memory: the budgets that the cases name; a control group counts heap, stacks and page cache, and where none can be
-made the peak is the proportional set size of the process tree, sampled four times a second.
+Flow: a commit -> its wheel, built and installed below target/ -> each case with each build, in a
+process and a memory control group of its own, in interleaved rounds -> CPU seconds a sample, wall
+seconds and peak memory as new / base within the round -> a table of medians; raw runs as JSON.
+Memory: the budgets that the cases name. A control group counts heap, stacks and page cache. Where
+none can be made, the peak is the proportional set size of the process tree, sampled at 4 Hz.
 
-Before the rounds each build goes through each case once, untimed: it makes its index, and the digests of everything
-that the two builds deliver have to be equal. A build that exists already is named by its Python or by the folder
-that has its `tidegate` package (`--base-python`, `--new-python`), and is not built again.
+Before the rounds each build runs each case once, untimed. That run makes the index, and it digests
+every batch: the digests of the two builds must be equal. A build that exists already is given by
+its Python or by the folder that contains its `tidegate` package (`--base-python`, `--new-python`).
 """
 
 import argparse
@@ -94,7 +94,7 @@ def cpu_seconds():
 
 
 def add_to_digest(digest, batch):
-    """Hash everything in a batch: ids, and each column, ragged ones with their offsets."""
+    """Hash every column of a batch; of a ragged one its values and offsets."""
     import numpy as np
 
     for name in sorted(batch):
@@ -105,11 +105,11 @@ def add_to_digest(digest, batch):
 
 
 def child(name, data, scratch, digest):
-    """Go through the epochs of one case and print one line of JSON."""
+    """Run the epochs of one case and print one line of JSON."""
     import tidegate as tg
 
     options, epochs = CASES[name](tg, data, scratch)
-    # A sampler makes the order by itself.
+    # A sampler is not combined with shuffle.
     options.setdefault("shuffle", True)
     if options["shuffle"] is None:
         del options["shuffle"]
@@ -126,15 +126,15 @@ def child(name, data, scratch, digest):
             if hashed:
                 add_to_digest(hashed, batch)
     loader.close()
-    told = {"samples": samples, "wall_s": time.perf_counter() - began, "cpu_s": cpu_seconds() - cpu}
-    told |= {"charged_mib": round(budget.peak_bytes / MIB, 2), "package": str(Path(tg.__file__).parent)}
+    run = {"samples": samples, "wall_s": time.perf_counter() - began, "cpu_s": cpu_seconds() - cpu}
+    run |= {"charged_mib": round(budget.peak_bytes / MIB, 2), "package": str(Path(tg.__file__).parent)}
     if hashed:
-        told["digest"] = hashed.hexdigest()
-    print(json.dumps(told), flush=True)
+        run["digest"] = hashed.hexdigest()
+    print(json.dumps(run), flush=True)
 
 
 class Build:
-    """One of the two: the interpreter that runs it, and the folder that comes first on its path."""
+    """One of the two builds: its interpreter, and the folder that comes first on its path."""
 
     def __init__(self, name, place):
         place = Path(place)
@@ -147,13 +147,13 @@ class Build:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def environment(self):
-        """Variables of a child; each build has indexes of its own."""
+        """The environment of a child. Each build has a cache folder for its own indexes."""
         path = {"PYTHONPATH": str(self.site)} if self.site else {}
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return clean | path | {"XDG_CACHE_HOME": str(self.cache), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(self, case, data, digest=False):
-        """Run a case in a process of its own; return what it printed, with its peak memory in MiB."""
+        """Run a case in a process of its own; return its figures and its peak memory in MiB."""
         for path in data.rglob("*.tar") if case not in GROUPS["volumes"] else (data / "volume").rglob("*"):
             if path.is_file():
                 drop_cache(path)
@@ -163,14 +163,14 @@ class Build:
             done, peak = measured(command, self.environment(), f"{self.name}-{case}")
         if done.returncode or not done.stdout.strip():
             raise SystemExit(f"{case} with the {self.name} build failed:\n{done.stderr}")
-        told = json.loads(done.stdout.splitlines()[-1])
-        if self.site and Path(told["package"]) != self.site / "tidegate":
-            raise SystemExit(f"the {self.name} build ran from {told['package']}, not from {self.site}")
-        return {"build": self.name, "case": case, **told, **peak}
+        run = json.loads(done.stdout.splitlines()[-1])
+        if self.site and Path(run["package"]) != self.site / "tidegate":
+            raise SystemExit(f"the {self.name} build ran from {run['package']}, not from {self.site}")
+        return {"build": self.name, "case": case, **run, **peak}
 
 
 def measured(command, environment, name):
-    """Run a command in a memory control group, or where none can be made under a watch of its memory."""
+    """Run a command in a memory control group; where none can be made, sample its memory."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     try:
         group = Group(f"builds-{name}")
@@ -200,7 +200,7 @@ def measured(command, environment, name):
 
 
 def built(commit):
-    """Build the wheel of a commit below target/, once; return the folder that it is installed in."""
+    """Build and install the wheel of a commit below target/, once; return its folder."""
     git = ["git", "-C", str(ROOT)]
     found = subprocess.run([*git, "rev-parse", "--verify", f"{commit}^{{commit}}"], capture_output=True, text=True)
     if found.returncode:
@@ -213,7 +213,7 @@ def built(commit):
     if not tree.exists():
         subprocess.run([*git, "worktree", "prune"], check=True)
         subprocess.run([*git, "worktree", "add", "--detach", str(tree), sha], check=True)
-    # The same target folder: crates from the registry are compiled already.
+    # In the target folder of the root, crates from the registry are compiled already.
     environment = {"CARGO_TARGET_DIR": str(ROOT / "target")} | os.environ
     wheels, part = folder / "wheels", folder / "part"
     shutil.rmtree(wheels, ignore_errors=True)
@@ -253,16 +253,16 @@ def compared(case, runs):
     at = {(run["round"], run["build"]): run for run in runs if run["case"] == case}
     per_sample = lambda run: run["cpu_s"] / run["samples"]  # noqa: E731
     figures = {"cpu": per_sample, "wall": lambda run: run["wall_s"], "peak": lambda run: run["peak_mib"]}
-    told = {"case": case, "samples": at[rounds[0], "base"]["samples"]}
+    result = {"case": case, "samples": at[rounds[0], "base"]["samples"]}
     for name, figure in figures.items():
         ratios = sorted(figure(at[i, "new"]) / figure(at[i, "base"]) for i in rounds)
-        told[name] = {
+        result[name] = {
             "base": statistics.median(figure(at[i, "base"]) for i in rounds),
             "new": statistics.median(figure(at[i, "new"]) for i in rounds),
             "ratio": round(statistics.median(ratios), 4),
             "range": [round(ratios[0], 4), round(ratios[-1], 4)],
         }
-    return told
+    return result
 
 
 def table(results, rounds):
@@ -271,23 +271,23 @@ def table(results, rounds):
     print(f"Above the limit, marked by !: CPU seconds a sample {CPU_LIMIT}, peak memory {PEAK_LIMIT}.\n")
     print("| case | CPU ms a sample, base → new | ratio | wall ratio | peak MiB, base → new | ratio |")
     print("|-|-|-|-|-|-|")
-    ratio = lambda told, limit: (  # noqa: E731
-        f"{told['ratio']:.3f}{' !' if limit and told['ratio'] > limit else ''} "
-        f"({told['range'][0]:.3f}–{told['range'][1]:.3f})"
+    ratio = lambda figure, limit: (  # noqa: E731
+        f"{figure['ratio']:.3f}{' !' if limit and figure['ratio'] > limit else ''} "
+        f"({figure['range'][0]:.3f}–{figure['range'][1]:.3f})"
     )
-    for told in results:
-        cpu, wall, peak = told["cpu"], told["wall"], told["peak"]
+    for result in results:
+        cpu, wall, peak = result["cpu"], result["wall"], result["peak"]
         print(
-            f"| {told['case']} | {1e3 * cpu['base']:.3f} → {1e3 * cpu['new']:.3f} | {ratio(cpu, CPU_LIMIT)} "
+            f"| {result['case']} | {1e3 * cpu['base']:.3f} → {1e3 * cpu['new']:.3f} | {ratio(cpu, CPU_LIMIT)} "
             f"| {ratio(wall, None)} | {peak['base']:.1f} → {peak['new']:.1f} | {ratio(peak, PEAK_LIMIT)} |"
         )
 
 
 def machine():
-    """Return the words that say what the figures were measured on."""
+    """Return what identifies the machine that was measured."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    told = {"cpu": model[0].split(":")[1].strip() if model else platform.machine(), "cores": os.cpu_count()}
-    return told | {"kernel": platform.release(), "python": platform.python_version(), "load": os.getloadavg()[0]}
+    result = {"cpu": model[0].split(":")[1].strip() if model else platform.machine(), "cores": os.cpu_count()}
+    return result | {"kernel": platform.release(), "python": platform.python_version(), "load": os.getloadavg()[0]}
 
 
 def main():
@@ -330,7 +330,7 @@ def main():
         print(f"{case}: both builds deliver the same data, digest {digests['new']}", flush=True)
     runs = []
     for number in range(given.rounds):
-        # The machine may get slower or faster meanwhile: neither build is always the first.
+        # The speed of the machine drifts, so the builds take turns at running first.
         for case in cases:
             for build in builds if number % 2 == 0 else builds[::-1]:
                 runs.append(build.run(case, data) | {"round": number})
