@@ -48,14 +48,8 @@ def volume(tg, data, layout):
     from tidegate import samplers
 
     source = tg.volume(f"{data}/volume/{layout}", patch=(96,) * 3, stride=1)
-    return {
-        "source": source,
-        "batch_size": 8,
-        "memory": "512MiB",
-        "keep": "nothing",
-        "shuffle": None,
-        "sampler": samplers.replacement(400),
-    }, 2
+    options = {"batch_size": 8, "memory": "512MiB", "keep": "nothing", "sampler": samplers.replacement(400)}
+    return {"source": source, **options}, 2
 
 
 def cache_memory(tg, data, _scratch):
@@ -109,10 +103,8 @@ def child(name, data, scratch, digest):
     import tidegate as tg
 
     options, epochs = CASES[name](tg, data, scratch)
-    # A sampler is not combined with shuffle.
-    options.setdefault("shuffle", True)
-    if options["shuffle"] is None:
-        del options["shuffle"]
+    if "sampler" not in options:
+        options["shuffle"] = True
     source = options.pop("source")
     source = tg.open(source) if isinstance(source, str) else source
     budget = tg.Budget(options.pop("memory"))
