@@ -221,7 +221,7 @@ def built(commit):
 
 
 def make_data(folder, cases, samples):
-    """Make the data sets that the cases read, once, with the new build."""
+    """Make the data sets that the cases read, where they do not exist yet."""
     shards = folder / "photos"
     if any(case not in GROUPS["volumes"] for case in cases) and not shards.exists():
         part = folder / "photos-part"
@@ -294,10 +294,14 @@ def main():
     parser.add_argument("--out", type=Path, help="where the raw runs go; by default bench/results/builds-TIME.json")
     for private in ("--child", "--data", "--scratch"):
         parser.add_argument(private, help=argparse.SUPPRESS)
-    parser.add_argument("--digest", action="store_true", help=argparse.SUPPRESS)
+    for private in ("--digest", "--make"):
+        parser.add_argument(private, action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.child, given.data, given.scratch, given.digest)
+        return
+    if given.make:
+        make_data(Path(given.data), given.cases, given.samples)
         return
     if not given.base and not given.base_python:
         parser.error("give --base COMMIT or --base-python PLACE")
@@ -314,7 +318,8 @@ def main():
     ]
     data = WORK / f"data-{given.samples}-{SIDE}"
     data.mkdir(exist_ok=True)
-    make_data(data, cases, given.samples)
+    command = [builds[1].python, __file__, "--make", "--data", str(data), "--samples", str(given.samples)]
+    subprocess.run([*command, "--cases", *cases], env=builds[1].environment(), check=True)
     for case in cases:
         digests = {build.name: build.run(case, data, digest=True)["digest"] for build in builds}
         if digests["base"] != digests["new"]:
