@@ -22,11 +22,11 @@ PYTEST := $(BIN)/python -m pytest -c python/pyproject.toml python/tests
 .PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-pythons \
 	install lint-features test-loom fuzz suite bench test-s3 docs clean
 
-help: ## List these targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+help:
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # The demo reads JPEGs from tar shards: without Parquet, object stores, Zarr and tensor trains it
-# compiles a third of the crates. It shares profile and folder with the wheel, which compiles the rest.
+# compiles a third of the crates. It shares profile and folder with the wheel, which needs the rest.
 demo: ## Make photo-like JPEG shards, stream them under 64 MiB, write demo/report.html
 	cargo run --release --locked -p tidegate --no-default-features --bin tidegate -- demo
 
@@ -35,14 +35,15 @@ dev: $(VENV)/dev ## Build the extension for debugging into .venv, with the Pytho
 py: $(VENV)/dev ## Run Python tests on that build: make py T="-k state"
 	$(PYTEST) $(T)
 
-rs: ## Run the Rust tests whose names contain T, of one crate with P: make rs T=ledger P=tidegate-core
+rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P=tidegate-core
 	@if command -v cargo-nextest >/dev/null; \
 	then cargo nextest run $(if $(P),-p $(P),--workspace) --locked $(T); \
 	else cargo test $(if $(P),-p $(P),--workspace) --locked $(T); fi
 
-test: lint test-rust test-python test-memory ## Run what CI runs: lint, Rust, Python and memory tests
+test: lint test-rust test-python test-memory ## Run what CI runs: lint, Rust, Python, memory
 
-test-slow: lint-features test-loom fuzz test-pythons ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
+test-slow: ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
+test-slow: lint-features test-loom fuzz test-pythons
 	@# Each Python has built its wheel over the last one: this one is installed again.
 	$(MAKE) install
 	$(BIN)/pip install --quiet tensorly
@@ -54,16 +55,17 @@ test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10
 bench: ## Run a benchmark: make bench TARGET=volumes; without TARGET it lists them
 	@$(MAKE) --no-print-directory -C bench $(TARGET)
 
-# `make bench-volumes` is `make bench TARGET=volumes`; so `make bench-builds BASE=COMMIT` compares two builds.
+# `make bench-volumes` is `make bench TARGET=volumes`; `make bench-builds BASE=COMMIT` compares two
+# builds.
 bench-%:
 	@$(MAKE) --no-print-directory -C bench $*
 
 test-s3: bench-s3
 
-docs: ## Build the documentation of the Rust crates
+docs:
 	cargo doc --workspace --no-deps --locked
 
-clean: ## Remove everything that was built, and the virtual environments
+clean:
 	cargo clean
 	rm -rf .venv .venv-3.* demo python/tidegate/_tidegate.*.so
 

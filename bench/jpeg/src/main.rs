@@ -2,8 +2,8 @@
 //! `make bench-jpeg DATA=<folder of JPEGs>`.
 //!
 //! Flow: a folder of JPEGs, the same at 4:2:0, and images of 3 megapixels -> the same
-//! random-resized-crop boxes and the same resize for all, in interleaved rounds -> images a second of
-//! CPU time, medians, as a table and as JSON lines.
+//! random-resized-crop boxes and the same resize for all, in interleaved rounds -> images a second
+//! of CPU time, medians, as a table and as JSON lines.
 //! Memory: 200 images of each kind.
 
 mod peers;

@@ -56,7 +56,7 @@ impl Turbo {
         Err(text.to_string_lossy().into_owned().into())
     }
 
-    /// Decodes the columns of MCUs and the rows around a region, at one part in `scale` of the size.
+    /// Decodes the columns of MCUs and the rows around a region, at 1/`scale` of the size.
     pub fn partial(
         &mut self,
         bytes: &[u8],
@@ -134,8 +134,8 @@ impl Turbo {
         let handle = self.decompressor;
         let pitch = (image.channels * image.region.width) as i32;
         let format = if image.channels == 3 { tj::TJPF_TJPF_RGB } else { tj::TJPF_TJPF_RGBX };
-        // SAFETY: `into` has room for the rows of the region that was set; both are borrowed during
-        // the call.
+        // SAFETY: `into` has room for the rows of the region that was set; both are borrowed
+        // during the call.
         let code = unsafe {
             tj::tj3Decompress8(handle, bytes.as_ptr(), bytes.len() as _, into.as_mut_ptr(), pitch, format)
         };
@@ -149,8 +149,8 @@ impl Turbo {
         self.whole(bytes, &header, 3, &mut pixels)?;
         let (handle, mut out, mut size) = (self.compressor, std::ptr::null_mut(), 0);
         let (width, height) = (header.width as i32, header.height as i32);
-        // SAFETY: the pixels are borrowed during the call; the library allocates the output, which is
-        // copied and freed.
+        // SAFETY: the pixels are borrowed during the call; the library allocates the output,
+        // which is copied and freed.
         unsafe {
             let codes = [
                 tj::tj3Set(handle, tj::TJPARAM_TJPARAM_QUALITY as i32, 85),
