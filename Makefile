@@ -43,9 +43,7 @@ rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P
 test: lint test-rust test-python test-memory ## Run what CI runs: lint, Rust, Python, memory
 
 test-slow: ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
-test-slow: lint-features test-loom fuzz test-pythons
-	@# Each Python has built its wheel over the last one: this one is installed again.
-	$(MAKE) install
+test-slow: lint-features test-loom fuzz test-pythons install
 	$(BIN)/pip install --quiet tensorly
 	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
