@@ -16,10 +16,10 @@ use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate_data::batch::geometry::{Draw, geometry, halved, halvings};
 use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};
-use tidegate_data::decode::checkpoints;
-use tidegate_data::decode::header::{self, ImageHeader};
-use tidegate_data::decode::{Decoders, Pixel, Region, Request, Rows};
-use tidegate_data::source::checkpoints::fitting_bytes;
+use tidegate_decode::checkpoints;
+use tidegate_decode::header::{self, ImageHeader};
+use tidegate_decode::{Decoders, Pixel, Region, Request, Rows};
+use tidegate_source::checkpoints::fitting_bytes;
 
 const SIZE: u32 = 224;
 const TO: (u32, u32) = (SIZE, SIZE);

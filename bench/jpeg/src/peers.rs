@@ -6,8 +6,8 @@
 
 use std::ffi::{CStr, c_void};
 
-use tidegate_data::decode::Region;
-use tidegate_data::decode::header::ImageHeader;
+use tidegate_decode::Region;
+use tidegate_decode::header::ImageHeader;
 use turbojpeg_sys as tj;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -144,7 +144,7 @@ impl Turbo {
 
     /// Encodes the same image at 4:2:0 and quality 85.
     pub fn subsampled(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        let header = tidegate_data::decode::header::of(bytes)?;
+        let header = tidegate_decode::header::of(bytes)?;
         let mut pixels = Vec::new();
         self.whole(bytes, &header, 3, &mut pixels)?;
         let (handle, mut out, mut size) = (self.compressor, std::ptr::null_mut(), 0);
