@@ -1,126 +1,143 @@
-# `make demo` runs the main job, `make test` passes all tests; both install what they need into .venv.
+# Two commands to know: `make demo` runs the main job, `make test` is what CI runs.
+# `make` alone lists the others. All of them install what they need into .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA ?=
-# The interpreter of the peers: an environment with bench/requirements.txt installed.
-PEERS_PYTHON ?= $(PYTHON)
+# The Pythons of `make test-pythons`.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+# What `make py`, `make rs` and `make bench` hand on; the crate of `make rs`.
+T :=
+P :=
+TARGET := help
 
-.PHONY: demo test test-rust test-python test-memory test-slow lint test-s3 bench bench-cache bench-resize bench-keep bench-latency bench-sketch bench-samplers bench-profile bench-dedup bench-volumes bench-compact bench-jpeg bench-peers docs clean
+# What the extension is compiled from, and what the wheel holds as well.
+RUST := Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml) python/Cargo.toml \
+	$(shell find crates/*/src python/src -name '*.rs')
+WHEEL := python/pyproject.toml python/README.md \
+	$(shell find python/tidegate -type f -not -name '*.so' -not -name '*.pyc')
+PYTEST := $(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
-demo:
-	cargo run --release --locked -p tidegate -- demo
+.PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-pythons \
+	install lint-features test-loom fuzz suite bench test-s3 docs clean
 
-test: lint test-rust test-python test-memory
+help:
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-lint:
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; else echo "SKIPPED: cargo-deny is not installed"; fi
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+# The demo reads JPEGs from tar shards: without Parquet, object stores, Zarr and tensor trains it
+# compiles a third of the crates. It shares profile and folder with the wheel, which needs the rest.
+demo: ## Make photo-like JPEG shards, stream them under 64 MiB, write demo/report.html
+	cargo run --release --locked -p tidegate --no-default-features --bin tidegate -- demo
 
-test-rust:
-	cargo test --workspace --locked
+dev: $(VENV)/dev ## Build the extension for debugging into .venv, with the Python files in place
 
-$(VENV)/installed: python/pyproject.toml python/requirements-test.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r python/requirements-test.txt
-	touch $@
+py: $(VENV)/dev ## Run Python tests on that build: make py T="-k state"
+	$(PYTEST) $(T)
 
-# One profile for tests: the release build of the wheel is what users run.
-.PHONY: install
-install: $(VENV)/installed
-	cd python && ../$(BIN)/maturin build --release --locked --quiet --out ../target/wheels --interpreter ../$(BIN)/python
-	$(BIN)/pip install --quiet --no-deps --force-reinstall target/wheels/tidegate-*.whl
+rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P=tidegate-core
+	@if command -v cargo-nextest >/dev/null; \
+	then cargo nextest run $(if $(P),-p $(P),--workspace) --locked $(T); \
+	else cargo test $(if $(P),-p $(P),--workspace) --locked $(T); fi
 
-test-python: install
-	$(BIN)/ruff check python bench examples
-	$(BIN)/ruff format --check python bench examples
-	$(BIN)/python -m mypy.stubtest tidegate._tidegate
-	$(BIN)/python -m pytest -c python/pyproject.toml python/tests
+test: lint test-rust test-python test-memory ## Run what CI runs: lint, Rust, Python, memory
 
-test-memory: install
-	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
-
-test-slow: install
-	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
-	TIDEGATE_VALUES=1000000000 cargo test -p tidegate-array --release --lib no_value_is_beyond
+test-slow: ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
+test-slow: lint-features test-loom fuzz test-pythons install
 	$(BIN)/pip install --quiet tensorly
-	PROPTEST_CASES=20000 cargo test --release -p tidegate-core -p tidegate-data --lib
-	TIDEGATE_FUZZ_SECONDS=60 cargo test -p tidegate-data --release --test fuzz -- --nocapture
-	$(BIN)/python -m pytest -c python/pyproject.toml python/tests --slow
+	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
 
-# An epoch from an S3 server on this machine; PEERS=mosaicml,webdataset beside it, with PEERS_PYTHON.
-PEERS ?=
-test-s3: install
-	$(BIN)/python bench/s3.py --peers "$(PEERS)" --peers-python "$(PEERS_PYTHON)" --out bench/results/s3.json
+test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10 to 3.13
 
-bench:
-	cargo bench -p tidegate-core
-	cargo bench -p tidegate-data --bench cache
-	cargo bench -p tidegate-data --bench order
-	cargo bench -p tidegate-array
-	@if [ -n "$(DATA)" ]; then cargo run --release --locked -p tidegate -- bench "$(DATA)" --decoder; else echo "give DATA=<folder of JPEGs> to measure the decoder"; fi
+bench: ## Run a benchmark: make bench TARGET=volumes; without TARGET it lists them
+	@$(MAKE) --no-print-directory -C bench $(TARGET)
 
-# What it takes to halve the budget in the middle of an epoch.
-bench-resize: install
-	$(BIN)/python bench/resize.py --out bench/results/resize.json
+# `make bench-volumes` is `make bench TARGET=volumes`; `make bench-builds BASE=COMMIT` compares two
+# builds.
+bench-%:
+	@$(MAKE) --no-print-directory -C bench $*
 
-# What it gives to keep samples decoded.
-bench-keep: install
-	$(BIN)/python bench/keep.py --out bench/results/keep.json
-
-# A store that is far away, by how many requests the budget allows.
-bench-latency: install
-	$(BIN)/python bench/latency.py --out bench/results/latency.json
-
-# Sparse products, bounds and sparse training beside the Python packages that do the same; copies made small.
-bench-compact: install
-	$(BIN)/pip install --quiet scikit-learn pysz==1.1.0 zfpy==1.0.1
-	$(BIN)/python bench/compact.py --out bench/results/compact.json
-
-# Sketches on one core, beside the Python packages that do the same.
-bench-sketch: install
-	$(BIN)/pip install --quiet river==0.26.1 rensa==0.5.0
-	$(BIN)/python bench/sketch.py --out bench/results/sketch.json
-
-# Samplers over 10^8 ids: memory and time; torch's beside them where PEERS_PYTHON has it.
-bench-samplers: install
-	$(BIN)/python bench/samplers.py --peers-python "$(PEERS_PYTHON)" --out bench/results/samplers.json
-
-# What a profile costs, of 2 GiB of pictures, text, labels and embeddings; and whether it is the same for any workers.
-bench-profile: install
-	$(BIN)/python bench/profiles.py --out bench/results/profile.json
-
-# Duplicates planted in 10^5 documents; rensa and datatrove beside.
-bench-dedup: install
-	$(BIN)/pip install --quiet rensa==0.5.0 datatrove==0.10.1 tokenizers spacy xxhash==3.5.0
-	$(BIN)/python bench/dedup.py --out bench/results/dedup.json
-
-# Patches of a volume, beside TensorStore and zarr-python.
-bench-volumes: install
-	$(BIN)/pip install --quiet tensorstore==0.1.86
-	$(BIN)/python bench/volumes.py --out bench/results/volumes.json
-
-# What the plan caches, beside the policies of libCacheSim.
-bench-cache: install
-	$(BIN)/pip install --quiet libcachesim
-	$(BIN)/python bench/cache.py --out bench/results/cache.json
-
-# Builds libjpeg-turbo, which takes cmake and nasm.
-bench-jpeg:
-	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs>; 'tidegate synth photos' makes one" && exit 2)
-	cargo run --release --locked --manifest-path bench/jpeg/Cargo.toml --target-dir target/bench-jpeg -- "$(DATA)"
-
-bench-peers:
-	@test -n "$(DATA)" || (echo "give DATA=<folder of JPEGs, one folder a class>; 'tidegate synth photos' makes one" && exit 2)
-	$(PEERS_PYTHON) bench/peers.py --data "$(DATA)"
+test-s3: bench-s3
 
 docs:
 	cargo doc --workspace --no-deps --locked
 
 clean:
 	cargo clean
-	rm -rf $(VENV) demo
+	rm -rf .venv .venv-3.* demo python/tidegate/_tidegate.*.so
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; \
+	then cargo deny --offline check licenses bans sources; \
+	else echo "SKIPPED: cargo-deny is not installed"; fi
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+# Every feature alone, and none: each has to compile without a warning.
+lint-features:
+	for features in "" parquet remote tensor-train zarr; do \
+		cargo clippy -p tidegate --no-default-features --features "$$features" --locked -- -D warnings || exit 1; \
+	done
+
+test-rust:
+	cargo test --workspace --locked
+
+test-python: install
+	$(BIN)/ruff check python bench examples
+	$(BIN)/ruff format --check python bench examples
+	cd python && $(abspath $(BIN))/python -m mypy
+	$(BIN)/python -m mypy.stubtest tidegate._tidegate
+	$(PYTEST)
+
+test-memory: install
+	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
+
+test-loom:
+	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
+
+fuzz:
+	TIDEGATE_VALUES=1000000000 cargo test -p tidegate-array --release --lib no_value_is_beyond
+	PROPTEST_CASES=20000 cargo test --release --workspace --lib
+	TIDEGATE_FUZZ_SECONDS=60 cargo test --release --workspace --test fuzz -- --nocapture
+
+# One Python: an environment of its own, a wheel built for it, the tests. A Python that is missing
+# is an error only where CI=true.
+test-python-%:
+	@for python in python$* ~/.pyenv/versions/$*.*/bin/python$*; do \
+		if "$$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$*")' 2>/dev/null; then \
+			exec $(MAKE) --no-print-directory suite PYTHON="$$python" VENV=.venv-$*; \
+		fi; \
+	done; \
+	echo "MISSING: Python $* is neither on PATH nor in ~/.pyenv/versions: its tests did not run" >&2; \
+	[ "$$CI" != true ]
+
+suite: install
+	@echo "== $$($(BIN)/python --version)"
+	$(PYTEST)
+
+# The stamps below are files in the environment: removing it removes them.
+$(VENV)/requirements: python/requirements-test.txt python/requirements-torch.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r python/requirements-test.txt
+	$(BIN)/pip install --quiet --no-deps -r python/requirements-torch.txt
+	@touch $@
+
+# The wheel that users get. It is built again only where one of its files has changed, or where
+# `make dev` has put its own build in its place.
+install: $(VENV)/wheel
+$(VENV)/wheel: $(VENV)/requirements $(RUST) $(WHEEL)
+	rm -rf target/wheels/$(VENV)
+	cd python && $(abspath $(BIN))/maturin build --release --locked --quiet \
+		--out ../target/wheels/$(VENV) --interpreter $(abspath $(BIN))/python
+	$(BIN)/pip install --quiet --no-deps --force-reinstall target/wheels/$(VENV)/*.whl
+	@rm -f $(VENV)/dev python/tidegate/_tidegate.*.so
+	@touch $@
+
+# Only Rust is compiled: Python files are used in place.
+$(VENV)/dev: $(VENV)/requirements $(RUST) python/pyproject.toml
+	cd python && VIRTUAL_ENV=$(abspath $(VENV)) $(abspath $(BIN))/maturin develop --profile dev --locked --quiet
+	@rm -f $(VENV)/wheel
+	@touch $@

@@ -1,9 +1,13 @@
-"""How well does the plan cache? `make bench-cache`.
+"""Hit ratios of the planned cache, and the time that planning takes. `make bench-cache`.
 
-Flow: access traces -> hit ratios of our policies and of libCacheSim's, in one table; what planning takes.
-Traces: T1, 20,000 samples, shuffled anew each epoch; T5, 24 volumes of 12³ chunks, random patches of 96³ voxels in
-chunks of 64³ (with replacement); T6, the same with volumes drawn by Zipf's law, as class balance does. Ratios are of
-the epochs after the first. "min" knows this epoch and the next, "optimum" everything.
+Flow: access traces -> hit ratios of our policies and of libCacheSim's, in one table -> ns an
+access for planning.
+Memory: the traces; the caches are simulated.
+
+Traces: T1, 20,000 samples in a new order each epoch; T5, 24 volumes of 12³ chunks, random patches
+of 96³ voxels in chunks of 64³ (with replacement); T6, T5 with volumes drawn by Zipf's law, as
+class balance draws them. The first epoch does not count. "min" knows this epoch and the next,
+"optimum" knows all epochs.
 """
 
 import argparse
@@ -23,7 +27,7 @@ def shuffles(rng, samples=20_000, epochs=8):
 
 
 def patches(rng, zipf, volumes=24, side=12, chunk=64, patch=96, draws=8_000, epochs=4):
-    """Chunks that random patches touch, in order."""
+    """The chunks that random patches touch, in order of access."""
     weights = 1 / np.arange(1, volumes + 1) if zipf else np.ones(volumes)
     accesses = []
     for _ in range(draws * epochs):
@@ -37,7 +41,7 @@ def patches(rng, zipf, volumes=24, side=12, chunk=64, patch=96, draws=8_000, epo
 
 
 def library(name, accesses, epoch, size):
-    """Hit ratio of a policy of libCacheSim after the first epoch."""
+    """The hit ratio of a policy of libCacheSim after the first epoch."""
     import libcachesim as lcs
 
     cache = getattr(lcs, name)(cache_size=size)
@@ -80,7 +84,7 @@ def table(seed):
 
 
 def planning(accesses=1_000_000, objects=1_000_000):
-    """Nanoseconds an access for one cache, and seconds for eight, over two epochs known."""
+    """Nanoseconds an access for one cache, seconds for eight caches; two epochs are known."""
     rng = np.random.default_rng(0)
     trace = rng.integers(0, objects, 2 * accesses).astype(np.uint32)
     sizes = np.ones(objects, np.uint32)

@@ -1,7 +1,8 @@
-"""Compact data beside the Python packages that do the same. `make bench-compact`.
+"""Compact data, next to Python packages of the same kind. `make bench-compact`.
 
-Flow: sparse products, error bounds, sparse training from files of twenty budgets, training on copies made small -> each
-with its peer, in interleaved rounds of one run -> medians, as one line of JSON each.
+Flow: sparse products, error bounds, sparse training from files of 20 times the budget, training on
+compressed copies -> each with its peer, in interleaved rounds of one run -> medians, one line of
+JSON each.
 Memory: a few hundred MiB of arrays; training runs in control groups of their own.
 """
 
@@ -28,7 +29,7 @@ ROUNDS = 5
 
 
 def interleaved(works):
-    """Medians of seconds: each work in turn, in rounds, after one that does not count."""
+    """Median seconds of each work. They take turns; the first round does not count."""
     seconds = {name: [] for name in works}
     for turn in range(ROUNDS + 1):
         for name, work in works.items():
@@ -40,7 +41,7 @@ def interleaved(works):
 
 
 def sparse(report):
-    """Rows and blocks beside SciPy's: 10^7 entries of float32 with indices of 32 bits."""
+    """CSR and BSR next to SciPy's: 10^7 entries of float32 with 32-bit indices."""
     from scipy.sparse import bsr_array, csr_array
 
     rng = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def sparse(report):
             "one thread": lambda other=other: ours.dot(other, threads=1),
             "two threads": lambda other=other: ours.dot(other, threads=2),
         })  # fmt: skip
-        speeds = {f"{who} G entries/s": round(work * len(data) / s / 1e9, 3) for who, s in found.items()}
+        speeds = {f"{peer} G entries/s": round(work * len(data) / s / 1e9, 3) for peer, s in found.items()}
         report({"sparse": f"CSR times {name}", **speeds, "times scipy": round(found["scipy"] / found["two threads"], 2),
                 "times scipy, one thread": round(found["scipy"] / found["one thread"], 2),
                 "largest error": largest})  # fmt: skip
@@ -77,13 +78,13 @@ def sparse(report):
             "one thread": lambda o=ours, n=size: o.dot(x[:n], threads=1),
             "two threads": lambda o=ours, n=size: o.dot(x[:n], threads=2),
         })  # fmt: skip
-        speeds = {f"{who} G entries/s": round(values.size / s / 1e9, 3) for who, s in found.items()}
+        speeds = {f"{peer} G entries/s": round(values.size / s / 1e9, 3) for peer, s in found.items()}
         report({"sparse": f"BSR of {side} by {side} times vector", **speeds,
                 "times scipy": round(found["scipy"] / found["two threads"], 2)})  # fmt: skip
 
 
 def fields():
-    """Yield (name, float32 array): smooth, turbulent, noise, and a random walk."""
+    """Yield (name, float32 array): smooth, turbulent, noise, random walk."""
     rng = np.random.default_rng(0)
     i = np.arange(128) / 128
     z, y, x = np.meshgrid(i, i, i, indexing="ij")
@@ -103,7 +104,7 @@ def fields():
 
 
 def bounds(report):
-    """Ratios and speeds beside SZ3 and zfp at the same absolute bound, each value checked."""
+    """Ratios and speeds next to SZ3 and zfp at the same absolute bound; checks each value."""
     import pysz
     import zfpy
 
@@ -116,21 +117,21 @@ def bounds(report):
                 "SZ3": lambda f=field, e=error: pysz.sz.compress(f, sz_config(pysz, f, e)),
                 "zfp": lambda f=field, e=error: zfpy.compress_numpy(f, tolerance=e),
             }
-            packed = {who: make() for who, make in made.items()}
+            packed = {peer: make() for peer, make in made.items()}
             sizes = {"tidegate": len(packed["tidegate"]), "SZ3": packed["SZ3"][0].nbytes, "zfp": len(packed["zfp"])}
             back = {
                 "tidegate": lambda p=packed: compress.unpack(p["tidegate"]),
                 "SZ3": lambda p=packed, f=field: pysz.sz.decompress(p["SZ3"][0], np.float32, f.shape)[0],
                 "zfp": lambda p=packed: zfpy.decompress_numpy(p["zfp"]),
             }
-            errors = {who: float(np.abs(np.asarray(work(), np.float64) - field).max()) for who, work in back.items()}
+            errors = {peer: float(np.abs(np.asarray(work(), np.float64) - field).max()) for peer, work in back.items()}
             pack, unpack = interleaved(made), interleaved(back)
-            for who in made:
+            for peer in made:
                 report({
-                    "bound": name, "share of range": share, "who": who, "ratio": round(field.nbytes / sizes[who], 2),
-                    "pack GB/s": round(field.nbytes / pack[who] / 1e9, 3),
-                    "unpack GB/s": round(field.nbytes / unpack[who] / 1e9, 3),
-                    "largest error over bound": round(errors[who] / error, 4),
+                    "bound": name, "share of range": share, "who": peer, "ratio": round(field.nbytes / sizes[peer], 2),
+                    "pack GB/s": round(field.nbytes / pack[peer] / 1e9, 3),
+                    "unpack GB/s": round(field.nbytes / unpack[peer] / 1e9, 3),
+                    "largest error over bound": round(errors[peer] / error, 4),
                 })  # fmt: skip
 
 
@@ -145,7 +146,7 @@ COLUMNS, ENTRIES = 50_000, 40
 
 
 def libsvm(path, total, seed):
-    """Write a LIBSVM file of about so many bytes: the labels follow a quarter of the columns, with noise."""
+    """Write a LIBSVM file of about `size` bytes; a quarter of the columns decide the label."""
     rng = np.random.default_rng(0)
     weights = np.zeros(COLUMNS)
     weights[rng.integers(0, COLUMNS, COLUMNS // 4)] = rng.normal(0, 2, COLUMNS // 4)
@@ -153,7 +154,7 @@ def libsvm(path, total, seed):
     rows = 0
     with open(path, "w") as file:
         while file.tell() < total:
-            # Columns by Zipf's law, as words come.
+            # Columns follow Zipf's law, as words do.
             places = (COLUMNS ** rng.random((2000, ENTRIES))).astype(int) - 1
             values = rng.random((2000, ENTRIES)).round(3) + 0.1
             score = (weights[places] * values).sum(axis=1) + rng.normal(0, 0.5, 2000)
@@ -169,9 +170,9 @@ RATE, BATCH = 0.5, 512
 
 
 def train_ours(path, test, memory):
-    """Logistic regression by minibatches, from disk under the budget."""
+    """Logistic regression by minibatches from disk, under the budget."""
     source = tg.open(path)
-    # Lines are far smaller than a page: drawn from anywhere, each would be read with its page.
+    # Lines are far smaller than a page: a full shuffle would read a page for each line.
     shuffle = tg.Window(8192)
     loader = tg.Loader(source, batch_size=BATCH, memory=memory, shuffle=shuffle, seed=0, drop_last=True)
     columns = source.columns
@@ -194,13 +195,13 @@ def train_ours(path, test, memory):
 
 
 def narrow(x):
-    """SGDClassifier takes indices of 32 bits, the reader gives 64."""
+    """SGDClassifier takes 32-bit indices, the reader returns 64-bit ones."""
     x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)
     return x
 
 
 def train_theirs(path, test, memory):
-    """scikit-learn's: pieces of the file by offset, as its documentation has it, and partial_fit."""
+    """scikit-learn, as its documentation shows: pieces of the file by offset, partial_fit."""
     from sklearn.datasets import load_svmlight_file
     from sklearn.linear_model import SGDClassifier
 
@@ -208,7 +209,7 @@ def train_theirs(path, test, memory):
     size, offset, rows = os.path.getsize(path), 0, 0
     piece = memory // 8
     while offset < size:
-        # With an offset, what is not said to begin with 1 is taken to begin with 0.
+        # With an offset, load_svmlight_file assumes indices from 0 unless told otherwise.
         x, y = load_svmlight_file(
             path, n_features=COLUMNS, dtype=np.float32, offset=offset, length=piece, zero_based=False
         )
@@ -220,8 +221,8 @@ def train_theirs(path, test, memory):
     return rows, model.score(narrow(x), y > 0)
 
 
-def child(who, folder, memory):
-    work = {"tidegate": train_ours, "scikit-learn": train_theirs, "nothing": None}[who]
+def child(peer, folder, memory):
+    work = {"tidegate": train_ours, "scikit-learn": train_theirs, "nothing": None}[peer]
     if work is None:
         import sklearn.linear_model  # noqa: F401
 
@@ -234,7 +235,7 @@ def child(who, folder, memory):
 
 
 def regression(report, budget_mib=16):
-    """A sparse logistic regression from a file of twenty budgets, in a control group."""
+    """A sparse logistic regression from a file of 20 budgets, in a control group."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         libsvm(f"{folder}/train.libsvm", 20 * budget_mib * MIB, seed=1)
         libsvm(f"{folder}/test.libsvm", 8 * MIB, seed=2)
@@ -245,13 +246,13 @@ def regression(report, budget_mib=16):
         base = None
         found = {}
         for turn in range(3):
-            for who in ("nothing", "tidegate", "scikit-learn"):
+            for peer in ("nothing", "tidegate", "scikit-learn"):
                 drop_cache(f"{folder}/train.libsvm")
                 command = [
                     sys.executable,
                     __file__,
                     "--child",
-                    who,
+                    peer,
                     "--folder",
                     folder,
                     "--memory",
@@ -259,32 +260,32 @@ def regression(report, budget_mib=16):
                 ]
                 limit = (
                     None
-                    if base is None or who != "tidegate"
+                    if base is None or peer != "tidegate"
                     else int((base + budget_mib + max(budget_mib / 50, 8)) * MIB)
                 )
-                done, peak = in_group(f"sparse-{who}-{turn}", command, limit)
+                done, peak = in_group(f"sparse-{peer}-{turn}", command, limit)
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 result = json.loads(done.stdout.splitlines()[-1])
-                if who == "nothing":
+                if peer == "nothing":
                     base = peak if base is None and peak else base
                     continue
-                found.setdefault(who, []).append(
+                found.setdefault(peer, []).append(
                     {**result, "peak MiB": peak, "limit MiB": limit and round(limit / MIB, 1)}
                 )
-        for who, runs in found.items():
+        for peer, runs in found.items():
             speed = statistics.median(run["rows"] / run["seconds"] for run in runs)
             report({
-                "regression": who, "file MiB": 20 * budget_mib, "budget MiB": budget_mib, "rows/s": round(speed),
+                "regression": peer, "file MiB": 20 * budget_mib, "budget MiB": budget_mib, "rows/s": round(speed),
                 "accuracy": round(statistics.median(run["accuracy"] for run in runs), 4), "rows": runs[0]["rows"],
                 "baseline MiB": base, "peaks MiB": [run["peak MiB"] for run in runs],
                 "limits MiB": [run["limit MiB"] for run in runs],
-                "indexed once in s": round(index_s, 2) if who == "tidegate" else None,
+                "indexed once in s": round(index_s, 2) if peer == "tidegate" else None,
             })  # fmt: skip
 
 
 def copies(report):
-    """A classifier trained on a data set and on copies of it, quantized and packed: accuracy and bytes read."""
+    """Accuracy and bytes read of a classifier trained on a data set and on its packed copies."""
     rng = np.random.default_rng(0)
     classes, side = 10, 24
     centres = np.cumsum(np.cumsum(rng.normal(size=(classes, side, side)), axis=1), axis=2)

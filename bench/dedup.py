@@ -1,8 +1,9 @@
-"""Duplicates planted in 10^5 documents: recall, false positives, memory, time; peers beside. `make bench-dedup`.
+"""Finds duplicates planted in 10^5 documents, next to two peers. `make bench-dedup`.
 
-Flow: documents of 50 to 900 words, of which some are copies with a few words changed -> MDS -> `tg.dedup(by="text")` in
-a memory group, with spill; datatrove's MinHash and rensa's LSH in a process each -> the pairs that each found, against
-the true Jaccard similarity of their 5-word shingles.
+Flow: documents of 50 to 900 words, some of them copies with a few words changed -> MDS ->
+`tg.dedup(by="text")` in a memory control group, with spill; datatrove's MinHash and rensa's LSH in
+a process each -> recall and false positives against the true Jaccard similarity of the 5-word
+shingles, memory, time.
 Memory: a budget of 256 MiB, and one that forces it to spill.
 """
 
@@ -42,7 +43,7 @@ def make(folder):
     for _ in range(PLANTED):
         of = int(rng.integers(0, DOCUMENTS - PLANTED))
         copy = texts[of].copy()
-        # Of a changed word five shingles differ.
+        # A changed word changes five shingles.
         target = rng.uniform(0.55, 0.98)
         changed = rng.random(len(copy)) < 1 - (2 * target / (1 + target)) ** 0.2
         copy[changed] = draw(int(changed.sum()))
@@ -59,7 +60,7 @@ def make(folder):
 
 
 def write(folder, texts, shard=10_000):
-    """Write texts as MDS (version 2): for each shard the number of samples, where each begins, and the samples."""
+    """Write texts as MDS version 2: a shard has its count, the offsets and the samples."""
     import struct
 
     folder.mkdir(parents=True)
@@ -102,7 +103,7 @@ def ours(data, memory):
 
 
 def rensa(data):
-    """rensa's R-MinHash and LSH of 14 bands of 8, as its documentation has it: the first of each cluster is kept."""
+    """rensa, as its documentation shows: R-MinHash, LSH of 14 bands of 8, first one kept."""
     from rensa import RMinHash, RMinHashLSH
 
     texts = texts_of(data)
@@ -121,7 +122,7 @@ def rensa(data):
 
 
 def datatrove(data):
-    """datatrove's four steps in one process, with its defaults: 14 bands of 8, 5-grams of words."""
+    """datatrove's four steps in one process; its defaults: 14 bands of 8, 5-grams of words."""
     from datatrove.data import Document
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
@@ -148,7 +149,7 @@ def datatrove(data):
 
 
 def members(folder):
-    """Return what datatrove wrote of clusters: pairs of a document and a cluster."""
+    """Return the clusters that datatrove wrote, as document -> first document."""
     import struct
 
     groups = {}
@@ -159,23 +160,23 @@ def members(folder):
 
 
 def run(how, data, budget=None):
-    """Return what a child told, with the peak of its group."""
+    """Return the figures of a child, with the peak of its group."""
     command = [sys.executable, __file__, "--child", how, "--data", str(data), "--memory", str(budget)]
     done, peak = in_group("dedup", command)
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:]
-        told = {"error": words[0] if words else f"exit {done.returncode}"}
+        figures = {"error": words[0] if words else f"exit {done.returncode}"}
     else:
-        told = json.loads(done.stdout.splitlines()[-1])
-    told["peak_MiB"] = peak
-    return told
+        figures = json.loads(done.stdout.splitlines()[-1])
+    figures["peak_MiB"] = peak
+    return figures
 
 
-def judged(told, planted, texts):
-    """Return recall by similarity, and how alike the pairs are that nobody planted or that are less alike than 0.8."""
-    if "clusters" not in told:
-        return told
-    clusters = {int(a): b for a, b in told.pop("clusters").items()}
+def scored(figures, planted, texts):
+    """Return recall by similarity, and the share of found pairs below a similarity."""
+    if "clusters" not in figures:
+        return figures
+    clusters = {int(a): b for a, b in figures.pop("clusters").items()}
     first = lambda i: clusters.get(i, i)  # noqa: E731
     recall = {}
     for low, high in ((0.6, 0.7), (0.7, 0.75), (0.75, 0.8), (0.8, 0.85), (0.85, 0.9), (0.9, 1.01)):
@@ -183,14 +184,14 @@ def judged(told, planted, texts):
         hit = sum(first(a) == first(b) for a, b in those)
         recall[f"{low}-{min(high, 1.0)}"] = [round(hit / max(len(those), 1), 3), len(those)]
     above = [(a, b) for a, b, s in planted if s >= 0.8]
-    told["recall_at_0.8_and_more"] = round(sum(first(a) == first(b) for a, b in above) / len(above), 4)
-    told["recall"] = recall
+    figures["recall_at_0.8_and_more"] = round(sum(first(a) == first(b) for a, b in above) / len(above), 4)
+    figures["recall"] = recall
     alike = [similarity(texts[a], texts[b]) for a, b in clusters.items()]
-    told["found"] = len(alike)
-    told["false_below_0.8"] = round(sum(s < 0.8 for s in alike) / max(len(alike), 1), 3)
-    told["false_below_0.7"] = round(sum(s < 0.7 for s in alike) / max(len(alike), 1), 3)
-    told["false_below_0.5"] = sum(s < 0.5 for s in alike)
-    return told
+    figures["found"] = len(alike)
+    figures["false_below_0.8"] = round(sum(s < 0.8 for s in alike) / max(len(alike), 1), 3)
+    figures["false_below_0.7"] = round(sum(s < 0.7 for s in alike) / max(len(alike), 1), 3)
+    figures["false_below_0.5"] = sum(s < 0.5 for s in alike)
+    return figures
 
 
 def main():
@@ -213,10 +214,10 @@ def main():
         "planted": len(planted),
         "MiB": round(sum(map(len, texts)) / MIB),
         "opened": run("ours", arguments.data, "opened"),
-        "tidegate, 256MiB": judged(run("ours", arguments.data, "256MiB"), planted, texts),
-        "tidegate, 48MiB": judged(run("ours", arguments.data, "48MiB"), planted, texts),
-        "rensa": judged(run("rensa", arguments.data), planted, texts),
-        "datatrove": judged(run("datatrove", arguments.data), planted, texts),
+        "tidegate, 256MiB": scored(run("ours", arguments.data, "256MiB"), planted, texts),
+        "tidegate, 48MiB": scored(run("ours", arguments.data, "48MiB"), planted, texts),
+        "rensa": scored(run("rensa", arguments.data), planted, texts),
+        "datatrove": scored(run("datatrove", arguments.data), planted, texts),
     }
     print(json.dumps(found, indent=1))
     if arguments.out:

@@ -1,7 +1,9 @@
-"""A proxy before an HTTP server that is slow and breaks things, for tests and benchmarks.
+"""A slow and faulty proxy in front of an HTTP server, for tests and benchmarks.
 
-Flow: a request -> a pause -> mostly the server's answer; sometimes an error, a body that breaks off, or a range that
-was not asked for. Faults follow from a seed and the number of the request, and are counted by name.
+Flow: a request -> a pause -> the server's answer; at a given rate an error instead, a body that is
+cut off, or another range than the request's. Faults follow from a seed and the number of the
+request, and are counted by name.
+Memory: one response body for each connection.
 """
 
 import collections
@@ -16,7 +18,7 @@ FAULTS = ["500", "503", "429", "drop", "cut", "short", "range"]
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to `host:port` from a port of its own, with `latency` seconds and faults in a share `rate` of GETs."""
+    """Forwards to (host, port) after `latency` seconds, with faults in a share `rate` of GETs."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -44,7 +46,7 @@ class Proxy(ThreadingHTTPServer):
             return fault
 
     def handle_error(self, request, client_address):
-        """Connections that clients close are no news."""
+        """Print nothing: clients may close connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):

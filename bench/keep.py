@@ -1,7 +1,7 @@
-"""What it gives to keep samples decoded, where they are the same in each epoch (a validation set). `make bench-keep`.
+"""The gain of caching decoded samples, where each epoch has the same ones. `make bench-keep`.
 
-Flow: three epochs with samples kept as they are stored, decoded, and whichever the loader chooses, for several
-amounts of memory in one run -> images a second in the later epochs, as one line of JSON each.
+Flow: three epochs that cache samples as stored, as decoded, or as the loader chooses, for several
+amounts of memory in one run -> images a second after the first epoch, one line of JSON each.
 Memory: the budgets that are named.
 """
 

@@ -1,7 +1,7 @@
-"""Samples a second from a store that is far away, by how many requests the budget allows at once. `make bench-latency`.
+"""Samples a second from a distant store, by the requests that fit a budget. `make bench-latency`.
 
-Flow: one shard of 6,000 samples of 63 KiB on a server of this process's child that waits before each answer -> shuffled
-epochs with three budgets for each latency, as one line of JSON each.
+Flow: one shard of 6,000 samples of 63 KiB on a server in a child process, which waits before each
+answer -> shuffled epochs with three budgets for each latency, one line of JSON each.
 Memory: the budgets that are named; the server is a process of its own.
 """
 
@@ -80,7 +80,7 @@ def main():
     lines = []
     for latency in arguments.latency:
         with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as folder:
-            # Else a body waits for the acknowledgement of its header.
+            # Without it a body waits for the acknowledgement of its header.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server = multiprocessing.Process(target=serve, args=(listener, latency), daemon=True)
             server.start()

@@ -1,12 +1,12 @@
 """The peers, each doing the same work in its own idiom.
 
-JPEG -> random resized crop 224 (scale .08-1, ratio 3/4-4/3, antialiased bilinear) ->
-horizontal flip p=.5 -> shuffled uint8 batches, on the CPU.  Every `*_loader(data_dir, batch,
-workers)` returns a Loader: `.epoch()` iterates one epoch of image batches, the partial last one
-included (what the peer can keep live between epochs lives on); `.close()` stops it.  torch,
+JPEG -> random resized crop 224 (scale .08-1, ratio 3/4-4/3, antialiased bilinear) -> horizontal
+flip p=.5 -> shuffled uint8 batches, on the CPU. Every `*_loader(data_dir, batch, workers)`
+returns a Loader: `.epoch()` iterates one epoch of image batches, the partial last one included
+(workers that the peer can keep alive between epochs stay alive); `.close()` stops it. torch,
 webdataset, mosaicml and litdata yield N,C,H,W torch tensors, dali N,H,W,C torch tensors, grain,
-tfdata, spdl and datago N,H,W,C numpy arrays.  Write shards and measure each peer in separate
-processes.  SPDL needs the FFmpeg libraries on LD_LIBRARY_PATH.
+tfdata, spdl and datago N,H,W,C numpy arrays. Write shards and measure each peer in separate
+processes. SPDL needs the FFmpeg libraries on LD_LIBRARY_PATH.
 """
 
 import math
@@ -53,7 +53,7 @@ def shard_sample(sample):
 
 
 def make_shards(peer, folder, out, shards=8):
-    """Writes `folder` (class folders of JPEGs) as at least `shards` shards into the new `out`, by
+    """Write `folder` (class folders of JPEGs) as at least `shards` shards into the new `out`, by
     the peer's own writer; all three store the JPEG bytes as they are."""
     files = files_of(folder)
     size = min(64 << 20, sum(map(os.path.getsize, files)) // shards)
@@ -323,7 +323,7 @@ def datago_loader(data_dir, batch, workers):
 
 
 def tidegate_loader(data_dir, batch, workers):
-    """Default options, but for what the work asks and the number of threads that all get."""
+    """Default options, except for those that the work needs and the number of threads."""
     import tidegate as tg
 
     name = tg.open(data_dir)
@@ -339,5 +339,5 @@ def tidegate_loader(data_dir, batch, workers):
     return Loader(lambda: (b[field] for b in loader), loader.close)
 
 
-# The same over the same files, beside which checkpoints were made.
+# The same loader: it finds the checkpoints that were made for the files.
 tidegate_checkpoints_loader = tidegate_loader

@@ -1,23 +1,28 @@
-"""Does the budget hold? `make test-memory`.
+"""Tests that the budget holds, by the peak of a memory control group. `make test-memory`.
 
-Flow: tar shards and a folder of pictures, out of the kernel's caches -> for each budget a child in a memory group
-without a limit: its peak must stay within baseline + budget + max(2 %, 8 MiB); then another child with that as its
-limit: it must live and deliver every sample once. The baseline is the same process with source and index open and
-no loader. A naive loader over np.memmap must fail the first half, which proves that the test can fail.
-Memory: control groups are made below this process's own; skipped aloud where none can be made.
+Flow: tar shards and a folder of images, not in the page cache -> for each budget a child in a
+control group without a limit: its peak must stay within baseline + budget + max(2 %, 8 MiB); then
+a child with that limit: it must deliver every sample once. The baseline is the same process with
+source and index open and no loader. A naive loader over np.memmap must fail the first half, which
+proves that the test can fail.
+Memory: control groups are made below this process's own. Where none can be made, the test prints
+SKIPPED.
 
-With `--ranks 64:4`, four processes share one budget of 64 MiB and go through two epochs of one dataset in one memory
-group: its peak must stay within four baselines in one group + budget + max(2 %, 8 MiB), and what they keep in common
-must be there once. How long it takes until what one of them holds is free after a SIGKILL is told.
+With `--ranks 64:4`, four processes share one budget of 64 MiB and run two epochs of one data set
+in one control group. Its peak must stay within four baselines in one group + budget + max(2 %, 8
+MiB), and the cache that they share must have each sample once. The test prints how long it takes
+until the memory of a killed process (SIGKILL) is free.
 
-With `--arrays 64`, the same for the patches of a Zarr volume and the rows of an .npy, each 20 times that budget, beside
-what zarr-python and np.memmap take to read the same; and a child with that limit that augments all patches of the
-volume and blends what comes of overlapping ones into another array, under the same budget.
+With `--arrays 64`, the same for the patches of a Zarr volume and the rows of an .npy, each 20
+times that budget, and the peaks of zarr-python and np.memmap, which read the same. Another child
+with that limit augments all patches of the volume and blends the overlapping predictions into
+another array, under the same budget.
 
-Page cache, heap, stacks and the kernel's own bytes for open files all count. With `--files N` a folder of N pictures is
-read as well, with the kernel's caches dropped: every file that is opened leaves its inode, its name and its part of the
-inode table in the kernel, about 1.6 KiB, and no call takes them back. The kernel does where there is a limit, so there
-the loader must live; without one the peak is told only.
+Page cache, heap, stacks and the kernel's own bytes for open files all count. With `--files N` the
+test also reads a folder of N images with the kernel's caches dropped. Every file that is opened
+leaves its inode, its name and its part of the inode table in the kernel, about 1.6 KiB, and no
+system call frees them. The kernel frees them at a limit, so with a limit the loader must finish;
+without one the peak is only printed.
 """
 
 import argparse
@@ -64,7 +69,7 @@ class Group:
         return int((self.dir / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).read_text())
 
     def failures(self):
-        """How often the limit was met and pages had to be reclaimed."""
+        """The number of times that the limit was reached and pages had to be reclaimed."""
         if self.unified:
             return dict(line.split() for line in (self.dir / "memory.events").read_text().splitlines())
         return {"failcnt": (self.dir / "memory.failcnt").read_text().strip()}
@@ -79,7 +84,7 @@ class Group:
 
 
 def in_group(name, command, limit=None):
-    """Runs a command in a group of its own: what became of it, and the group's peak in MiB, none if it has none."""
+    """Run a command in a group of its own; return it and the peak in MiB, None without a group."""
     try:
         group = Group(name, limit)
     except OSError as error:
@@ -96,7 +101,7 @@ def in_group(name, command, limit=None):
 
 
 def drop_cache(path):
-    """Writes a file back and drops it from the page cache."""
+    """Write a file back and drop it from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -104,7 +109,7 @@ def drop_cache(path):
 
 
 def make_shards(out, total, extension, payloads, per_shard=512):
-    """Tar shards of `total` bytes made of the payloads in turn: distinct files, out of the page cache."""
+    """Write tar shards of `total` bytes from the payloads in turn, not in the page cache."""
     done = out / "done"
     if done.exists() and int(done.read_text()) >= total:
         return
@@ -124,7 +129,7 @@ def make_shards(out, total, extension, payloads, per_shard=512):
 
 
 def make_folder(out, total, payloads, files=None):
-    """A folder of pictures in classes of 1,000: so many files, or so many bytes."""
+    """Write a folder of images in classes of 1,000: `files` files, or `total` bytes."""
     written = count = 0
     while count < files if files else written < total:
         folder = out / f"{count // 1000:04}"
@@ -135,20 +140,20 @@ def make_folder(out, total, payloads, files=None):
         written, count = written + len(data), count + 1
 
 
-def small_pictures():
+def small_images():
     """JPEGs of about 1 KiB."""
     from PIL import Image
 
     data = []
     for i in range(16):
-        picture = Image.radial_gradient("L").resize((48 + i, 40)).convert("RGB")
-        picture.save(sink := io.BytesIO(), "JPEG", quality=60)
+        image = Image.radial_gradient("L").resize((48 + i, 40)).convert("RGB")
+        image.save(sink := io.BytesIO(), "JPEG", quality=60)
         data.append(sink.getvalue())
     return data
 
 
 def drop_kernel_caches():
-    """Writes everything back and forgets pages, inodes and names: the first read of a file is a first read."""
+    """Write everything back and drop pages, inodes and names, so that reads are cold."""
     subprocess.run(["sync"], check=True)
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
@@ -164,7 +169,7 @@ def payloads(root, kind):
 
 
 def read_all(loader, field):
-    """Every batch of one epoch, touched: the ids seen."""
+    """Touch every batch of one epoch; return how often each id was seen."""
     seen = bytearray(len(loader.source))
     for batch in loader:
         column = batch[field]
@@ -232,7 +237,7 @@ def child(kind, data, budget):
 
 
 def predict(data, budget):
-    """All patches, augmented, as what a model says of them: how many came once, and chunks that were not written."""
+    """Augment and blend all patches; return how many came once, 0 if a chunk is unwritten."""
     import tidegate as tg
 
     tiles = tg.volume(data, patch=(64, 64, 64), stride=(64, 48, 64))
@@ -251,7 +256,7 @@ def predict(data, budget):
 
 
 def rank_child(kind, data, budget, rank, ranks):
-    """One of several processes that share a budget; the others are waited for at the beginning and at the end."""
+    """One of several processes that share a budget; it waits for the others twice."""
     import tidegate as tg
 
     source = tg.open(data)
@@ -269,7 +274,7 @@ def rank_child(kind, data, budget, rank, ranks):
         epochs.append({"seen": [i for i, n in enumerate(seen) for _ in range(n)], "hit_bytes": stages["hit_bytes"]})
     figures = {"pid": os.getpid(), "samples": len(source), "epochs": epochs, "common": shared.node["common_bytes"]}
     print(json.dumps(figures | {"peak_charged": shared.node["peak_bytes"]}), flush=True)
-    # Somebody is killed meanwhile: when is what it held free?
+    # The parent kills another process: measure when its memory is free.
     batches = iter(loader)
     held = next(batches)
     for line in sys.stdin:
@@ -281,7 +286,7 @@ def rank_child(kind, data, budget, rank, ranks):
 
 
 def run_ranks(kind, data, budget, ranks, limit=None):
-    """All ranks in one group: their figures, the group's peak, and how long a SIGKILL takes to free memory."""
+    """Run all ranks in one group; return their figures, its peak, the ms to free a killed one."""
     group = Group(kind, limit)
 
     def enter():
@@ -325,8 +330,8 @@ def check_ranks(data, budget_mib, ranks, report):
         epochs = [[rank["epochs"][i] for rank in figures] for i in range(2)]
         samples = list(range(figures[0]["samples"]))
         once = all(sorted(id for rank in epoch for id in rank["seen"]) == samples for epoch in epochs)
-        # What comes from the cache in an epoch without repetition is there for one sample each: if it were there twice,
-        # hits would be half of what is kept, of which the ends of segments hold nothing.
+        # An epoch without repetition hits each cached sample once: if samples were cached twice,
+        # the hit bytes would be half of the cached ones. The ends of segments are empty.
         hits, common = sum(rank["hit_bytes"] for rank in epochs[1]), max(rank["common"] for rank in figures)
         one_copy = hits >= 0.7 * common
         fits = result["peak"] <= allowed
@@ -342,7 +347,7 @@ def check_ranks(data, budget_mib, ranks, report):
 
 
 def naive(data):
-    """What is done without a loader: map the files and touch the pages; of a volume read patches anywhere."""
+    """Read without a loader: map the files and touch the pages; of a volume read patches."""
     import numpy as np
 
     if data.endswith(".npy"):
@@ -386,12 +391,12 @@ def check(data, budget_mib, report):
     free = run("loader", data, budget)
     held = run("loader", data, budget, limit=allowed)
     runs = (("without a limit", free), ("limited to that", held))
-    good = [told(name, result, base["peak"], allowed, budget_mib, report) for name, result in runs]
+    good = [report_run(name, result, base["peak"], allowed, budget_mib, report) for name, result in runs]
     return all(good), allowed
 
 
-def told(name, result, base, allowed, budget_mib, report):
-    """Report a run, and say whether it was good."""
+def report_run(name, result, base, allowed, budget_mib, report):
+    """Report a run; return whether it passed."""
     once = result.get("once") == result.get("samples")
     good = "failed" not in result and once and result["peak"] <= allowed
     report(
@@ -403,7 +408,7 @@ def told(name, result, base, allowed, budget_mib, report):
 
 
 def check_arrays(root, budget_mib, times, report):
-    """`check` of a volume and of an .npy, and what others take beside it."""
+    """`check` a volume and an .npy, and report the peaks of their peers."""
     ok = True
     for name, make, peer in (("volume.zarr", make_volume, "zarr-python"), ("rows.npy", make_npy, "np.memmap")):
         data = root / name
@@ -419,14 +424,16 @@ def check_arrays(root, budget_mib, times, report):
         if data.suffix == ".zarr":
             base = run("baseline", data, budget_mib * MIB)["peak"]
             result = run("predictions", data, budget_mib * MIB, limit=allowed)
-            ok &= told("augmented, predictions blended, limited to that", result, base, allowed, budget_mib, report)
+            ok &= report_run(
+                "augmented, predictions blended, limited to that", result, base, allowed, budget_mib, report
+            )
             shutil.rmtree(f"{data}.predicted")
         shutil.rmtree(data) if data.is_dir() else data.unlink()
     return ok
 
 
 def check_folder(folder, budget_mib, report):
-    """The second half of `check` over cold files; the first is told and does not decide: see the head of this file."""
+    """The second half of `check` over cold files; the first half is printed and cannot fail."""
     budget = budget_mib * MIB
     allowed = run("baseline", folder, budget)["peak"] + budget + max(budget // 50, 8 * MIB)
     drop_kernel_caches()
@@ -502,7 +509,7 @@ def main():
         shutil.rmtree(shards)
     if given.files:
         folder = root / "folder"
-        make_folder(folder, 0, small_pictures(), given.files)
+        make_folder(folder, 0, small_images(), given.files)
         run("baseline", folder, budgets[0] * MIB)  # makes the index
         ok &= check_folder(folder, budgets[0], print)
         shutil.rmtree(folder)

@@ -1,11 +1,12 @@
-"""The loaders of the field on the same files: `make bench-peers DATA=<folder of JPEGs>`.
+"""Other loaders on the same files: `make bench-peers DATA=<folder of JPEGs>`.
 
-Flow: folder of classes -> the peers' own shards beside it -> every loader in a process of its own, rounds interleaved
--> images/s of the second epoch, first batch, peak proportional memory of the process tree, peak of a memory control
-group -> one table of medians; raw runs are kept as JSON lines.
-Memory: that of the peers; page cache is counted by the control group only.
+Flow: folder of classes -> the peers' own shards next to it -> every loader in a process of its
+own, in interleaved rounds -> images/s of the second epoch, seconds to the first batch, peak
+proportional set size of the process tree, peak of a memory control group -> one table of medians;
+raw runs are kept as JSON lines.
+Memory: that of the peers; only the control group counts page cache.
 
-A peer that cannot be imported or fails is named with its reason.
+A peer that cannot be imported or fails is listed with its reason.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOLDER = ["tidegate", "dali", "tfdata", "torch", "spdl", "datago", "grain"]
-# What is made of the folder first: the peers' own shards; for Tidegate the same files with checkpoints beside them.
+# Made from the folder first: the peers' own shards; for Tidegate checkpoints of the same files.
 SHARDS = ["tidegate_checkpoints", "webdataset", "mosaicml", "litdata"]
 PEERS = FOLDER + SHARDS
 TAR = ["tidegate", "webdataset"]
 
 
 def tree(pid):
-    """This process and all below it."""
+    """The ids of a process and of all its descendants."""
     pids, found = [pid], []
     while pids:
         pid = pids.pop()
@@ -43,7 +44,7 @@ def tree(pid):
 
 
 def proportional_mib(pid):
-    """Sum of the proportional set sizes of a process tree."""
+    """The sum of the proportional set sizes of a process tree."""
     total = 0
     for one in tree(pid):
         try:
@@ -79,7 +80,7 @@ def peak_mib(folder):
 
 
 def child(peer, data, batch, workers, epochs):
-    """Runs in a process of its own: one JSON line."""
+    """Run in a process of its own and print one line of JSON."""
     sys.path.insert(0, str(HERE))
     began = time.perf_counter()
     import loaders
@@ -121,7 +122,7 @@ def run(peer, data, batch, workers, epochs):
     peak, stop = [0.0], threading.Event()
 
     def watch():
-        # A look takes 2 ms and the lock of the process's mappings: at twenty a second that is 5 % of a core.
+        # A sample takes 2 ms and locks the mappings of the process: at 20 Hz, 5 % of a core.
         while not stop.wait(0.25):
             peak[0] = max(peak[0], proportional_mib(process.pid))
 
@@ -149,7 +150,7 @@ def run(peer, data, batch, workers, epochs):
 
 def shards(peer, data):
     out = data.parent / f"{data.name}-{peer}"
-    # Tidegate sees for itself whether its checkpoints are whole, and of this version.
+    # Tidegate itself checks that its checkpoints are complete and of this version.
     if not out.exists() or peer == "tidegate_checkpoints":
         code = (
             f"import sys; sys.path.insert(0, {str(HERE)!r}); import loaders\n"
@@ -163,7 +164,7 @@ def shards(peer, data):
 
 
 def decoder(data):
-    """Images/s of one thread of Tidegate's that decodes and crops what is in memory."""
+    """Images/s of one thread that decodes and crops JPEGs from memory."""
     command = [sys.executable, "-c", "import tidegate.cli as c, sys; sys.exit(c.main())"]
     out = subprocess.run([*command, "bench", str(data), "--decoder", "--json"], capture_output=True, text=True)
     lines = [line for line in out.stdout.splitlines() if line.startswith("{")]
@@ -171,7 +172,7 @@ def decoder(data):
 
 
 def share(runs, workers):
-    """How much of what its decoder could do the loader delivers, round by round: both follow what the machine does."""
+    """Print the rate of the loader as a share of its decoder's, by round: the machine drifts."""
     good = [r for r in runs if "failed" not in r]
     alone = {r["round"]: r["decoder_per_second"] for r in good if r["kind"] == "decoder"}
     loaded = {r["round"]: r["rates"][-1] for r in good if (r["kind"], r["peer"]) == ("folder", "tidegate")}
@@ -244,7 +245,7 @@ def main():
                 break
         sink.write(json.dumps({"machine": machine}) + "\n")
         for round_number in range(given.rounds):
-            # Beside the loader that it is compared with.
+            # The decoder runs next to the loader that it is compared with.
             for kind, peer, path in [work[0], ("decoder", "decoder", data), *work[1:]]:
                 alone = kind == "decoder"
                 result = decoder(path) if alone else run(peer, path, given.batch, given.workers, given.epochs)

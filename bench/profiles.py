@@ -1,8 +1,9 @@
-"""What a profile costs: beside the same loader without one, of a mixed dataset. `make bench-profile`.
+"""The cost of a profile: the same loader with and without it. `make bench-profile`.
 
-Flow: tar shards of pictures, text, labels and embeddings -> plain epochs, profiled ones and `tg.profile` by turns, each
-in a process and a memory group of its own -> samples a second as ratios within the round, the peak of the group over
-that of a process that has only opened the data; then profiles by 1, 2 and 4 workers, compared bit for bit.
+Flow: tar shards of images, text, labels and embeddings -> plain epochs, profiled epochs and
+`tg.profile` in turn, each in a process and a memory control group of its own -> samples a second
+as ratios within the round, the peak of the group above that of a process that only opens the
+data; then profiles by 1, 2 and 4 workers, compared bit for bit.
 Memory: a budget of 128 MiB.
 """
 
@@ -28,10 +29,10 @@ def make(folder, samples):
 
     if folder.exists():
         return
-    pictures = folder.with_name(folder.name + "-pictures")
+    images = folder.with_name(folder.name + "-images")
     cli = [str(Path(sys.executable).with_name("tidegate"))]
     subprocess.run(
-        [*cli, "synth", str(pictures), "--samples", str(samples), "--form", "tar"],
+        [*cli, "synth", str(images), "--samples", str(samples), "--form", "tar"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -39,7 +40,7 @@ def make(folder, samples):
     words = ["".join(chr(97 + c) for c in rng.integers(0, 26, n)) for n in rng.integers(2, 11, WORDS)]
     part = folder.with_name(folder.name + "-part")
     part.mkdir()
-    for shard in sorted(pictures.glob("*.tar")):
+    for shard in sorted(images.glob("*.tar")):
         with tarfile.open(shard) as source, tarfile.open(part / shard.name, "w") as out:
             for member in source:
                 add(out, member.name, source.extractfile(member).read())
@@ -83,14 +84,14 @@ def child(how, data, workers):
         rows = sum(batch.rows for batch in loader)
         found = loader.profile() if how.endswith("profiled") else None
     seconds = time.perf_counter() - began
-    told = {"rows": rows, "seconds": seconds, "bytes": source.stats["total_bytes"]}
+    figures = {"rows": rows, "seconds": seconds, "bytes": source.stats["total_bytes"]}
     if found is not None:
-        told["bits"] = bits(json.loads(found.__reduce__()[1][0]))
-    print(json.dumps(told))
+        figures["bits"] = bits(json.loads(found.__reduce__()[1][0]))
+    print(json.dumps(figures))
 
 
 def bits(document):
-    """Return a hash of all but the sketches whose library draws at random."""
+    """Hash everything except the sketches whose library draws random numbers."""
     import hashlib
 
     def without(value):
@@ -103,15 +104,15 @@ def bits(document):
 
 
 def run(how, data, workers=None):
-    """Return what a child told, and the peak of its group in MiB, if groups can be made."""
+    """Return the figures of a child and the peak of its group in MiB, if groups can be made."""
     command = [sys.executable, __file__, "--child", how, "--data", str(data)]
     command += [] if workers is None else ["--workers", str(workers)]
     done, peak = in_group(f"profile-{how.replace(' ', '-')}", command)
     if done.returncode:
         sys.exit(done.stderr)
-    told = json.loads(done.stdout) if done.stdout.strip() else {}
-    told["peak_MiB"] = peak
-    return told
+    figures = json.loads(done.stdout) if done.stdout.strip() else {}
+    figures["peak_MiB"] = peak
+    return figures
 
 
 def main():
@@ -132,7 +133,10 @@ def main():
     ways = ["plain", "plain profiled", "profile", "crops", "crops profiled"]
     rounds = [{way: run(way, arguments.data) for way in ways} for _ in range(arguments.rounds)]
     rate = lambda of: of["rows"] / of["seconds"]  # noqa: E731
-    ratio = lambda way, to: statistics.median(rate(r[way]) / rate(r[to]) for r in rounds)  # noqa: E731
+
+    def ratio(way, to):
+        return statistics.median(rate(r[way]) / rate(r[to]) for r in rounds)
+
     peaks = [r["profile"]["peak_MiB"] for r in rounds]
     workers = {n: run("profile", arguments.data, n)["bits"] for n in (1, 2, 4)}
     found = {

@@ -1,7 +1,7 @@
-"""How fast memory goes back when the budget is halved in the middle of an epoch. `make bench-resize`.
+"""The time to free memory when the budget is halved in an epoch. `make bench-resize`.
 
-Flow: an epoch with the cache full -> `set_memory` -> how long it took, what the kernel says is resident before and
-after, and how long the next batches took beside those before; several times, as one line of JSON each.
+Flow: an epoch with a full cache -> `set_memory` -> its time, the resident bytes before and after,
+the time of the next batches against those before; several runs, one line of JSON each.
 Memory: the budget that is named.
 """
 
@@ -29,7 +29,7 @@ def once(data, memory):
     )
     for _ in loader:
         pass
-    waits, told = [], {}
+    waits, figures = [], {}
     began = time.perf_counter()
     for i, batch in enumerate(loader):
         waits.append(time.perf_counter() - began)
@@ -37,8 +37,8 @@ def once(data, memory):
             before = resident()
             began = time.perf_counter()
             loader.set_memory(memory // 2)
-            told = {"set_memory_ms": 1000 * (time.perf_counter() - began)}
-            told |= {
+            figures = {"set_memory_ms": 1000 * (time.perf_counter() - began)}
+            figures |= {
                 "before_mib": before >> 20,
                 "after_mib": resident() >> 20,
                 "charged_mib": budget.charged_bytes >> 20,
@@ -49,8 +49,8 @@ def once(data, memory):
         began = time.perf_counter()
     usual = statistics.median(waits[5:20])
     after = waits[21:]
-    told |= {"usual_batch_ms": 1000 * usual, "next_batch_ms": 1000 * after[0]}
-    return told | {"late_batches": sum(wait > 3 * usual + 0.005 for wait in after)}
+    figures |= {"usual_batch_ms": 1000 * usual, "next_batch_ms": 1000 * after[0]}
+    return figures | {"late_batches": sum(wait > 3 * usual + 0.005 for wait in after)}
 
 
 def main():

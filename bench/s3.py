@@ -1,10 +1,11 @@
-"""An epoch from an S3 server, beside a plain downloader and the peers. `make test-s3`.
+"""An epoch from an S3 server, next to a plain downloader and the peers. `make bench-s3`.
 
-Besides, an epoch that fills a disk cache, and one of another process from it.
+Also an epoch that fills a disk cache, and an epoch of another process that reads from it.
 
-Flow: 1,000 shards of 1 MiB on moto's server, behind a proxy with 20 ms of latency and 1 % of faults -> bytes a second
-and peak memory of each loader, in processes of their own, one after the other in several rounds; and their requests.
-Memory: children are watched from /proc; the server and the proxy are processes of their own.
+Flow: 1,000 shards of 1 MiB on moto's server, behind a proxy with 20 ms of latency and 1 % of
+faults -> bytes a second, peak memory and requests of each loader, in processes of their own, one
+after the other in several rounds.
+Memory: that of the children, read from /proc; the server is another process.
 """
 
 import argparse
@@ -66,11 +67,11 @@ def free_port():
         return s.getsockname()[1]
 
 
-# What each child does; it prints one line of JSON: samples, bytes, seconds.
+# The work of each child, which prints one line of JSON: samples, bytes, seconds.
 
 
 def downloader(args):
-    """Every object by one request, `concurrency` at once."""
+    """Get every object by one request, `concurrency` in flight."""
     keys = [f"train/{i:05}.tar" for i in range(args.shards)]
     local = threading.local()
 
@@ -106,7 +107,7 @@ def tidegate(args, disk=None):
 
 
 def to_disk(args):
-    """An epoch that is kept on disk; and, as `from_disk`, the next one, of another process."""
+    """An epoch that fills the disk cache; as `from_disk`, the next one in another process."""
     import tidegate as tg
 
     return tidegate(args, tg.DiskCache(Path(os.environ["XDG_CACHE_HOME"]) / "disk", "4GiB"))
@@ -132,7 +133,7 @@ def webdataset(args):
     import webdataset as wds
     from torch.utils.data import DataLoader
 
-    # A program that is given each shard, as its users do it; a shard that breaks off within is lost in part.
+    # One curl for each shard, as its users write it; a shard that is cut off is lost in part.
     names = f"{args.url}/data/train/{{00000..{args.shards - 1:05}}}.tar"
     urls = f"pipe:curl -s --fail --retry 9 --retry-delay 1 --retry-all-errors {names}"
     data = wds.WebDataset(urls, shardshuffle=False, empty_check=False, handler=wds.warn_and_continue).batched(
@@ -166,7 +167,7 @@ def tree(pid):
 
 
 def pss(pid):
-    """Proportional resident bytes of a process and its children."""
+    """The proportional set size of a process and its descendants, in bytes."""
     total = 0
     for process in tree(pid):
         try:
@@ -196,7 +197,10 @@ def measure(name, python, args, url):
 def fill(url, args):
     s3 = client(url)
     s3.create_bucket(Bucket="data")
-    put = lambda key, data: s3.put_object(Bucket="data", Key=key, Body=data, ACL="public-read")  # noqa: E731
+
+    def put(key, data):
+        s3.put_object(Bucket="data", Key=key, Body=data, ACL="public-read")
+
     for i in range(args.shards):
         put(f"train/{i:05}.tar", shard(i))
     if "mosaicml" in args.peers:

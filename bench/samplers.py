@@ -1,7 +1,7 @@
-"""Samplers over 10^8 ids: what they take and how long, beside torch's. `make bench-samplers`.
+"""Samplers over 10^8 ids: memory and time, next to torch's. `make bench-samplers`.
 
-Flow: labels or weights in NumPy -> a loader of ids alone -> seconds to make it, what the budget says it holds, what the
-process takes more, ids a second; one line of JSON each.
+Flow: labels or weights in NumPy -> a loader of ids alone -> seconds to make it, bytes charged to
+the budget, growth of the process, ids a second; one line of JSON each.
 Memory: the arrays, and the budget that is named.
 """
 
@@ -33,7 +33,7 @@ print(json.dumps({"sampler": "torch WeightedRandomSampler", "ids": n} | found))
 
 
 def resident():
-    """Return what the process takes, in MiB."""
+    """Return the resident set size of this process in MiB."""
     fields = Path("/proc/self/smaps_rollup").read_text().split()
     return int(fields[fields.index("Rss:") + 1]) >> 10
 

@@ -1,7 +1,7 @@
-"""Sketches on one core, beside the Python packages that do the same. `make bench-sketch`.
+"""Sketches on one core, next to Python packages of the same kind. `make bench-sketch`.
 
-Flow: arrays in memory -> each sketch and its peer, in interleaved rounds of one run -> medians of millions of values a
-second, as one line of JSON each.
+Flow: arrays in memory -> each sketch and its peer, in interleaved rounds of one run -> median
+millions of values a second, one line of JSON each.
 Memory: 64 MiB of numbers, 10^5 short documents.
 """
 
@@ -44,7 +44,7 @@ def ours(documents):
 
 
 def cases():
-    """Yield (name, million values, {who: work})."""
+    """Yield (name, million values, {peer: work})."""
     random = np.random.default_rng(0)
     singles = random.normal(size=16 << 20).astype(np.float32)
     cached, out = singles[: 1 << 16], np.empty_like(singles)
@@ -94,7 +94,7 @@ def cases():
             "tidegate, conservative": lambda: made(sketch.CountMin(0.001, 0.02, conservative=True), keys),
         },
     )
-    # 300 tokens a document: rensa takes words, ours their hashes.
+    # 300 tokens a document: rensa takes words, Tidegate takes their hashes.
     hashed = [random.integers(0, 1 << 62, 300) for _ in range(2000)]
     words = [[str(token) for token in tokens] for tokens in hashed]
     yield "minhash", 0.6, {"tidegate": lambda: ours(hashed), "rensa": lambda: rensas(words)}
@@ -114,15 +114,15 @@ def main():
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
     lines = []
     for name, millions, work in cases():
-        seconds = {who: [] for who in work}
+        seconds = {peer: [] for peer in work}
         for _ in range(ROUNDS):
-            for who, run in work.items():
+            for peer, run in work.items():
                 began = time.perf_counter()
                 run()
-                seconds[who].append(time.perf_counter() - began)
-        for who, times in seconds.items():
+                seconds[peer].append(time.perf_counter() - began)
+        for peer, times in seconds.items():
             rates = [round(millions / t, 1) for t in times]
-            lines.append(json.dumps({"sketch": name, "who": who, "M/s": statistics.median(rates), "rounds": rates}))
+            lines.append(json.dumps({"sketch": name, "who": peer, "M/s": statistics.median(rates), "rounds": rates}))
             print(lines[-1], flush=True)
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")

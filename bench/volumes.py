@@ -1,11 +1,12 @@
-"""Patches of a chunked volume: Tidegate beside TensorStore, zarr-python and the decoding alone. `make bench-volumes`.
+"""Patches of a chunked volume, next to TensorStore and zarr-python. `make bench-volumes`.
 
-Flow: a synthetic 512^3 uint16 volume, once in chunks of 64^3 and once in shards of 256^3 with chunks of 32^3, zstd-3
--> the same number of patches from each, uncached, interleaved, the median of the rounds; augmented ones out of chunks
-in memory; then a cache of a tenth of it.
-Memory: the budgets that are named; peers have what they take.
+Flow: a synthetic 512^3 uint16 volume, once in chunks of 64^3 and once in shards of 256^3 with
+chunks of 32^3, zstd-3 -> the same number of patches from each, uncached, interleaved, the median
+of the rounds; augmented patches from chunks in memory; then a cache of a tenth of the volume.
+Memory: the budgets that are named; peers use as much as they want.
 
-The floor is what two threads decode of the same chunks from memory into memory, without reading and making patches.
+The floor is the rate at which two threads decode the same chunks from memory into memory, without
+reading files and without making patches.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def ours(folder, layout, patch, step, count, memory, keep="nothing"):
 
 
 def augmented(folder, layout, count):
-    """Patches of 64^3 a second out of chunks in memory, with each augmentation alone, and all as often as nnU-Net."""
+    """Patches of 64^3 a second from memory: each augmentation alone, all at nnU-Net's rates."""
     volume = tg.volume(f"{folder}/{layout}", patch=(64,) * 3)
     often = {"elastic": 0.2, "noise": 0.1, "blur": 0.2, "intensity": 0.15, "contrast": 0.15, "gamma": 0.3}
     ranges = {
@@ -188,7 +189,7 @@ def uncached(folder, layout, patch, aligned, arguments):
         "chunks_per_patch": round(chunks, 2),
         "patches_per_s": medians,
         "of_floor": round(medians["tidegate"] / medians["floor"], 3),
-        # Patches in flight share chunks, which is not caching: of those that were wanted, so many were decoded.
+        # Patches in flight share chunks: the share of the needed chunks that was decoded.
         "decoded": round(statistics.median(decoded), 3),
         "chunks_of_floor": round(medians["tidegate"] * statistics.median(decoded) / medians["floor"], 3),
         "over_tensorstore": round(medians["tidegate"] / medians["tensorstore"], 2),
@@ -197,7 +198,7 @@ def uncached(folder, layout, patch, aligned, arguments):
 
 
 def label(folder, side):
-    """Labels of the volume: balls of ten classes, the later ones rarer."""
+    """Write labels of the volume: balls of ten classes, the later ones rarer."""
     import zarr
 
     rng = np.random.default_rng(1)
@@ -213,7 +214,7 @@ def label(folder, side):
 
 
 def belady(accesses, horizon, capacity):
-    """Chunks that are decoded when what comes next soonest is kept; the horizon goes on behind."""
+    """Count the chunks that Belady's MIN decodes; it also knows the accesses of `horizon`."""
     import heapq
 
     coming, after = accesses + horizon, {}
@@ -234,7 +235,7 @@ def belady(accesses, horizon, capacity):
 
 
 def cached(folder, layout, patch, count, share):
-    """Class-balanced patches with a cache of a share of the volume: chunks that we, MIN and TensorStore decode."""
+    """Chunks that Tidegate, MIN and TensorStore decode for class-balanced patches with a cache."""
     import tensorstore as ts
 
     volume = tg.volume(folder, array={"data": layout, "labels": "labels"}, patch=(patch,) * 3)

@@ -1,8 +1,10 @@
-//! Tidegate's JPEG decoder beside libjpeg-turbo and zune-jpeg, on one core: `make bench-jpeg DATA=<folder of JPEGs>`.
+//! Tidegate's JPEG decoder next to libjpeg-turbo and zune-jpeg, on one core:
+//! `make bench-jpeg DATA=<folder of JPEGs>`.
 //!
-//! Flow: a folder of JPEGs, the same at 4:2:0, and pictures of 3 megapixels -> the same random-resized-crop boxes and the same
-//! resize for everyone, in interleaved rounds -> images a second of processor time, medians, as a table and as JSON lines.
-//! Memory: 200 pictures of each kind.
+//! Flow: a folder of JPEGs, the same at 4:2:0, and images of 3 megapixels -> the same
+//! random-resized-crop boxes and the same resize for all, in interleaved rounds -> images a second
+//! of CPU time, medians, as a table and as JSON lines.
+//! Memory: 200 images of each kind.
 
 mod peers;
 
@@ -14,19 +16,19 @@ use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate_data::batch::geometry::{Draw, geometry, halved, halvings};
 use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};
-use tidegate_data::decode::checkpoints;
-use tidegate_data::decode::header::{self, ImageHeader};
-use tidegate_data::decode::{Decoders, Pixel, Region, Request, Rows};
-use tidegate_data::source::checkpoints::fitting_bytes;
+use tidegate_decode::checkpoints;
+use tidegate_decode::header::{self, ImageHeader};
+use tidegate_decode::{Decoders, Pixel, Region, Request, Rows};
+use tidegate_source::checkpoints::fitting_bytes;
 
 const SIZE: u32 = 224;
 const TO: (u32, u32) = (SIZE, SIZE);
-const PICTURES: usize = 200;
+const IMAGES: usize = 200;
 const ROUNDS: usize = 7;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A picture, the box that is wanted of it, and its checkpoints.
+/// An image, the box that is wanted of it, and its checkpoints.
 struct Case {
     bytes: Vec<u8>,
     header: ImageHeader,
@@ -34,7 +36,7 @@ struct Case {
     record: Vec<u8>,
 }
 
-/// What a contender keeps between pictures.
+/// The buffers that a contender keeps between images.
 struct Room {
     pixels: Vec<u8>,
     small: Vec<u8>,
@@ -59,7 +61,7 @@ impl Room {
     }
 }
 
-/// Takes rows into one picture.
+/// Collects the rows of one image.
 struct Whole<'a> {
     into: &'a mut [u8],
     stride: usize,
@@ -78,7 +80,7 @@ impl Rows for Whole<'_> {
 
 type Contender = (&'static str, fn(&Case, &mut Room) -> Result<(), Failure>);
 
-/// Crops of 224 pixels, bilinear with antialiasing, by our resizer unless another is named.
+/// Crops of 224 pixels, bilinear with antialiasing, by Tidegate's resizer unless another is named.
 const CROPS: [Contender; 8] = [
     ("tidegate", |case, room| ours(case, room, 0, None)),
     ("tidegate, checkpoints", |case, room| ours(case, room, 0, Some(&case.record))),
@@ -86,29 +88,29 @@ const CROPS: [Contender; 8] = [
         ours(case, room, halvings(case.region, TO), Some(&case.record))
     }),
     ("libjpeg-turbo, partial", |case, room| {
-        let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
-        resize(room, picture, case.region, 0)
+        let image = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
+        resize(room, image, case.region, 0)
     }),
     ("libjpeg-turbo, partial; fast_image_resize", |case, room| {
-        let picture = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
-        library_resize(room, picture, case.region)
+        let image = room.turbo.partial(&case.bytes, case.region, 1, &mut room.pixels)?;
+        library_resize(room, image, case.region)
     }),
     ("libjpeg-turbo, partial, scaled", |case, room| {
         let halvings = halvings(case.region, TO);
-        let picture = room.turbo.partial(&case.bytes, case.region, 1 << halvings, &mut room.pixels)?;
-        resize(room, picture, case.region, halvings)
+        let image = room.turbo.partial(&case.bytes, case.region, 1 << halvings, &mut room.pixels)?;
+        resize(room, image, case.region, halvings)
     }),
     ("libjpeg-turbo, whole", |case, room| {
-        let picture = room.turbo.whole(&case.bytes, &case.header, 4, &mut room.pixels)?;
-        resize(room, picture, case.region, 0)
+        let image = room.turbo.whole(&case.bytes, &case.header, 4, &mut room.pixels)?;
+        resize(room, image, case.region, 0)
     }),
     ("zune-jpeg, whole", |case, room| {
-        let picture = peers::zune(&case.bytes, &case.header, 4, &mut room.pixels)?;
-        resize(room, picture, case.region, 0)
+        let image = peers::zune(&case.bytes, &case.header, 4, &mut room.pixels)?;
+        resize(room, image, case.region, 0)
     }),
 ];
 
-/// Whole pictures, not resized.
+/// Whole images, not resized.
 const WHOLE: [Contender; 3] = [
     ("tidegate", |case, room| decode(case, whole(&case.header), room)),
     ("libjpeg-turbo", |case, room| {
@@ -117,7 +119,7 @@ const WHOLE: [Contender; 3] = [
     ("zune-jpeg", |case, room| peers::zune(&case.bytes, &case.header, 3, &mut room.pixels).map(|_| ())),
 ];
 
-/// Records of checkpoints, as an index is made.
+/// Makes the checkpoint records, as indexing does.
 const RECORDS: [Contender; 1] = [("tidegate", |case, room| {
     room.record.resize(case.record.len(), 0);
     checkpoints::record(&case.bytes, &mut room.record);
@@ -153,13 +155,13 @@ fn ours(case: &Case, room: &mut Room, halvings: u32, checkpoints: Option<&[u8]>)
     Ok(())
 }
 
-/// Gives the rows of a region of what a peer decoded to our resizer.
-fn resize(room: &mut Room, picture: peers::Picture, region: Region, halvings: u32) -> Result<(), Failure> {
+/// Passes the rows of a region that a peer decoded to Tidegate's resizer.
+fn resize(room: &mut Room, image: peers::Decoded, region: Region, halvings: u32) -> Result<(), Failure> {
     let (region, part) = halved(region, halvings);
     let size = (region.width, region.height);
     let mut rows = room.scaler.begin(size, part, TO, down_first(size, TO), &mut room.small);
-    let (left, top) = (region.x - picture.region.x, region.y - picture.region.y);
-    let stride = 4 * picture.region.width as usize;
+    let (left, top) = (region.x - image.region.x, region.y - image.region.y);
+    let stride = 4 * image.region.width as usize;
     for row in room.pixels.chunks_exact(stride).take((top + size.1) as usize).skip(top as usize) {
         rows.room().copy_from_slice(&row[4 * left as usize..][..4 * size.0 as usize]);
         rows.done();
@@ -167,9 +169,9 @@ fn resize(room: &mut Room, picture: peers::Picture, region: Region, halvings: u3
     Ok(())
 }
 
-/// The same by fast_image_resize.
-fn library_resize(room: &mut Room, picture: peers::Picture, region: Region) -> Result<(), Failure> {
-    let Region { x, y, width, height } = picture.region;
+/// Does the same with fast_image_resize.
+fn library_resize(room: &mut Room, image: peers::Decoded, region: Region) -> Result<(), Failure> {
+    let Region { x, y, width, height } = image.region;
     let bytes = &room.pixels[..4 * (width * height) as usize];
     let source = ImageRef::new(width, height, bytes, PixelType::U8x4)?;
     let cut = CroppedImage::new(&source, region.x - x, region.y - y, region.width, region.height)?;
@@ -183,7 +185,7 @@ fn library_resize(room: &mut Room, picture: peers::Picture, region: Region) -> R
 fn cases(files: Vec<Vec<u8>>) -> Result<Vec<Case>, Failure> {
     let spec = ImageSpec { size: Some((SIZE, SIZE)), crop: Crop::Random, ..ImageSpec::default() };
     let mean = files.iter().map(Vec::len).sum::<usize>() / files.len();
-    let room = fitting_bytes(mean as u64).ok_or("pictures too small for checkpoints")? as usize;
+    let room = fitting_bytes(mean as u64).ok_or("images too small for checkpoints")? as usize;
     let case = |(position, bytes): (usize, Vec<u8>)| {
         let header = header::of(&bytes)?;
         let draw = Draw { seed: 1, epoch: 0, position: position as u64 };
@@ -195,7 +197,7 @@ fn cases(files: Vec<Vec<u8>>) -> Result<Vec<Case>, Failure> {
     files.into_iter().enumerate().map(case).collect()
 }
 
-/// Pictures a second of processor time, round by round.
+/// Images a second of CPU time, by round.
 type Rates = Vec<f64>;
 
 /// The rates of each contender, in interleaved rounds.
@@ -222,7 +224,7 @@ fn median(mut values: Rates) -> f64 {
     values[values.len() / 2]
 }
 
-/// Prints a row for each contender: its rates, and how many times those of the `reference` they are.
+/// Prints a row for each contender: its rates, and their ratio to those of `reference`.
 fn table(
     data: &str,
     what: &str,
@@ -241,13 +243,13 @@ fn table(
     Ok(())
 }
 
-/// Processor time of this thread.
+/// CPU time of this thread.
 fn seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// The mean difference that a reduced decode makes, of all values.
+/// The mean difference of all values between a reduced and a full decode.
 fn draft_difference(cases: &[Case]) -> Result<f64, Failure> {
     let mut room = Room::new()?;
     let (mut sum, mut n) = (0u64, 0);
@@ -261,7 +263,8 @@ fn draft_difference(cases: &[Case]) -> Result<f64, Failure> {
     Ok(sum as f64 / n as f64)
 }
 
-/// Our crops are those of libjpeg-turbo, and checkpoints change nothing: the greatest difference of any value.
+/// The greatest difference of any value between Tidegate's crops, with and without checkpoints,
+/// and those of libjpeg-turbo.
 fn difference(cases: &[Case]) -> Result<u8, Failure> {
     let mut room = Room::new()?;
     let mut most = 0;
@@ -290,29 +293,29 @@ fn files_below(folder: &Path, found: &mut Vec<std::path::PathBuf>) -> Result<(),
     Ok(())
 }
 
-fn pictures(folder: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+fn images(folder: &Path) -> Result<Vec<Vec<u8>>, Failure> {
     let mut paths = Vec::new();
     files_below(folder, &mut paths)?;
     paths.sort();
-    let step = (paths.len() / PICTURES).max(1);
-    Ok(paths.iter().step_by(step).take(PICTURES).map(std::fs::read).collect::<Result<_, _>>()?)
+    let step = (paths.len() / IMAGES).max(1);
+    Ok(paths.iter().step_by(step).take(IMAGES).map(std::fs::read).collect::<Result<_, _>>()?)
 }
 
 fn main() -> Result<(), Failure> {
     let folder = std::env::args().nth(1).ok_or("usage: tidegate-bench-jpeg FOLDER")?;
-    let given = pictures(Path::new(&folder))?;
+    let given = images(Path::new(&folder))?;
     let mut turbo = peers::Turbo::new()?;
     let subsampled = given.iter().map(|bytes| turbo.subsampled(bytes)).collect::<Result<Vec<_>, _>>()?;
     let large = tempfile::tempdir()?;
     let recipe = Recipe { samples: 48, classes: 1, seed: 5, width: 2000, form: Form::Folder, shard: 48 };
     synth::dataset(large.path(), &recipe, &|_| ())?;
-    let large = pictures(large.path())?;
+    let large = images(large.path())?;
     for (name, files) in [("as given", given), ("4:2:0, quality 85", subsampled), ("3 megapixels", large)] {
         let cases = cases(files)?;
         let mean = |of: fn(&Case) -> usize| cases.iter().map(of).sum::<usize>() / cases.len();
         let bytes = mean(|case| case.bytes.len());
         println!(
-            "\n{name}: {} pictures, mean {bytes} bytes, {:.2} megapixels, checkpoints {:.1} % of that; greatest difference \
+            "\n{name}: {} images, mean {bytes} bytes, {:.2} megapixels, checkpoints {:.1} % of that; greatest difference \
              from libjpeg-turbo: {}; mean difference of a draft: {:.2}\n",
             cases.len(),
             mean(|case| (case.header.width * case.header.height) as usize) as f64 / 1e6,

@@ -1,4 +1,4 @@
-//! The other decoders, as their own documentation has them used.
+//! The other decoders, used as their own documentation shows.
 //!
 //! Flow: JPEG -> RGB rows, of the region where the library can.
 //! Memory: the caller's.
@@ -6,8 +6,8 @@
 
 use std::ffi::{CStr, c_void};
 
-use tidegate_data::decode::Region;
-use tidegate_data::decode::header::ImageHeader;
+use tidegate_decode::Region;
+use tidegate_decode::header::ImageHeader;
 use turbojpeg_sys as tj;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -15,15 +15,15 @@ use zune_core::options::DecoderOptions;
 
 use crate::Failure;
 
-/// What a peer decoded at the start of a buffer, which contains the region asked for.
+/// The region that a peer decoded to the start of a buffer; it contains the requested one.
 #[derive(Clone, Copy)]
-pub struct Picture {
+pub struct Decoded {
     pub region: Region,
-    /// Bytes a pixel: 3 for RGB, 4 for RGB and one that means nothing.
+    /// Bytes a pixel: 3 for RGB, 4 for RGB and an unused byte.
     pub channels: u32,
 }
 
-impl Picture {
+impl Decoded {
     pub fn bytes(&self) -> usize {
         (self.region.width * self.region.height * self.channels) as usize
     }
@@ -56,14 +56,14 @@ impl Turbo {
         Err(text.to_string_lossy().into_owned().into())
     }
 
-    /// Decodes the columns of MCUs and the rows around a region, at one part in `scale` of the size.
+    /// Decodes the columns of MCUs and the rows around a region, at 1/`scale` of the size.
     pub fn partial(
         &mut self,
         bytes: &[u8],
         region: Region,
         scale: u32,
         into: &mut Vec<u8>,
-    ) -> Result<Picture, Failure> {
+    ) -> Result<Decoded, Failure> {
         let handle = self.decompressor;
         // SAFETY: the bytes are borrowed during the call.
         let header = unsafe { tj::tj3DecompressHeader(handle, bytes.as_ptr(), bytes.len() as _) };
@@ -94,19 +94,19 @@ impl Turbo {
         let crop = tj::tjregion { x: x as i32, y: y as i32, w: got.width as i32, h: got.height as i32 };
         // SAFETY: numbers only.
         Self::check(handle, unsafe { tj::tj3SetCroppingRegion(handle, crop) })?;
-        let picture = Picture { region: got, channels: 4 };
-        self.rgb(bytes, picture, into)?;
-        Ok(picture)
+        let image = Decoded { region: got, channels: 4 };
+        self.rgb(bytes, image, into)?;
+        Ok(image)
     }
 
-    /// Decodes a whole picture.
+    /// Decodes a whole image.
     pub fn whole(
         &mut self,
         bytes: &[u8],
         header: &ImageHeader,
         channels: u32,
         into: &mut Vec<u8>,
-    ) -> Result<Picture, Failure> {
+    ) -> Result<Decoded, Failure> {
         let handle = self.decompressor;
         let one = tj::tjscalingfactor { num: 1, denom: 1 };
         let all = tj::tjregion { x: 0, y: 0, w: 0, h: 0 };
@@ -122,34 +122,35 @@ impl Turbo {
             Self::check(handle, code)?;
         }
         let region = Region { x: 0, y: 0, width: header.width, height: header.height };
-        let picture = Picture { region, channels };
-        self.rgb(bytes, picture, into)?;
-        Ok(picture)
+        let image = Decoded { region, channels };
+        self.rgb(bytes, image, into)?;
+        Ok(image)
     }
 
-    fn rgb(&mut self, bytes: &[u8], picture: Picture, into: &mut Vec<u8>) -> Result<(), Failure> {
-        if into.len() < picture.bytes() {
-            into.resize(picture.bytes(), 0);
+    fn rgb(&mut self, bytes: &[u8], image: Decoded, into: &mut Vec<u8>) -> Result<(), Failure> {
+        if into.len() < image.bytes() {
+            into.resize(image.bytes(), 0);
         }
         let handle = self.decompressor;
-        let pitch = (picture.channels * picture.region.width) as i32;
-        let format = if picture.channels == 3 { tj::TJPF_TJPF_RGB } else { tj::TJPF_TJPF_RGBX };
-        // SAFETY: `into` holds the rows of the region that was set, and both are borrowed during the call.
+        let pitch = (image.channels * image.region.width) as i32;
+        let format = if image.channels == 3 { tj::TJPF_TJPF_RGB } else { tj::TJPF_TJPF_RGBX };
+        // SAFETY: `into` has room for the rows of the region that was set; both are borrowed
+        // during the call.
         let code = unsafe {
             tj::tj3Decompress8(handle, bytes.as_ptr(), bytes.len() as _, into.as_mut_ptr(), pitch, format)
         };
         Self::check(handle, code)
     }
 
-    /// The same picture at 4:2:0 and quality 85.
+    /// Encodes the same image at 4:2:0 and quality 85.
     pub fn subsampled(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        let header = tidegate_data::decode::header::of(bytes)?;
+        let header = tidegate_decode::header::of(bytes)?;
         let mut pixels = Vec::new();
         self.whole(bytes, &header, 3, &mut pixels)?;
         let (handle, mut out, mut size) = (self.compressor, std::ptr::null_mut(), 0);
         let (width, height) = (header.width as i32, header.height as i32);
-        // SAFETY: the pixels are borrowed during the call; the library makes room for what comes out, which is copied and
-        // given back.
+        // SAFETY: the pixels are borrowed during the call; the library allocates the output,
+        // which is copied and freed.
         unsafe {
             let codes = [
                 tj::tj3Set(handle, tj::TJPARAM_TJPARAM_QUALITY as i32, 85),
@@ -185,19 +186,19 @@ impl Drop for Turbo {
     }
 }
 
-/// Decodes a whole picture with zune-jpeg.
+/// Decodes a whole image with zune-jpeg.
 pub fn zune(
     bytes: &[u8],
     header: &ImageHeader,
     channels: u32,
     into: &mut Vec<u8>,
-) -> Result<Picture, Failure> {
+) -> Result<Decoded, Failure> {
     let color = if channels == 3 { ColorSpace::RGB } else { ColorSpace::RGBA };
     let options = DecoderOptions::default().jpeg_set_out_colorspace(color);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let region = Region { x: 0, y: 0, width: header.width, height: header.height };
-    let picture = Picture { region, channels };
-    into.resize(picture.bytes().max(into.len()), 0);
-    decoder.decode_into(&mut into[..picture.bytes()])?;
-    Ok(picture)
+    let image = Decoded { region, channels };
+    into.resize(image.bytes().max(into.len()), 0);
+    decoder.decode_into(&mut into[..image.bytes()])?;
+    Ok(image)
 }

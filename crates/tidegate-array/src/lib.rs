@@ -15,6 +15,7 @@ pub mod npy;
 pub mod quantize;
 pub mod sparse;
 pub mod stored;
+#[cfg(feature = "tensor-train")]
 pub mod tensor_train;
 
 pub use dtype::DType;
