@@ -1,6 +1,6 @@
-//! Quantized arrays as bytes: what a quantized column of a shard holds.
+//! Quantized arrays as bytes: the contents of a quantized column of a shard.
 //!
-//! Flow: [`Quantized`] -> bytes -> [`View`], which reads grids where they lie.
+//! Flow: [`Quantized`] -> bytes -> [`View`], which reads grids in place.
 //! Memory: holds none.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //! grids   scale f32, and unless symmetric zero or base f32, of each group
 //! codes   packed
 //! ```
-//! Everything is little-endian. Where it says how much there is, the length of the bytes has to agree.
+//! All numbers are little-endian. The length of the bytes must agree with the header.
 
 use super::{Grid, Groups, Per, Quantized, Scheme, dequantize};
 use crate::kernels::bits::{WIDTHS, packed_bytes};
@@ -18,14 +18,14 @@ const MAGIC: &[u8; 4] = b"TGQ1";
 const HEAD_BYTES: usize = 12;
 const AXES_MOST: usize = 8;
 
-/// A quantized array within bytes.
+/// A quantized array in borrowed bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View<'a> {
     /// The shape of the values.
     pub shape: Vec<usize>,
-    /// Bits of a code.
+    /// Bits per code.
     pub bits: u32,
-    /// See [`Scheme`].
+    /// How the grids represent 0.
     pub scheme: Scheme,
     /// Which values share a grid.
     pub per: Per,
@@ -35,16 +35,17 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Whether bytes begin as those of a quantized array do.
+    /// Whether the bytes begin like a quantized array.
     #[must_use]
     pub fn is_one(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
     }
 
-    /// What bytes hold.
+    /// Parses a quantized array.
     ///
     /// # Errors
-    /// [`Error::Value`] for bytes that are something else, lie about their length, or have grids that none of their scheme is.
+    /// [`Error::Value`] for other bytes, for bytes of another length than the header states, and
+    /// for grids that the scheme cannot have.
     pub fn of(bytes: &'a [u8]) -> Result<Self> {
         let wrong = |what: &str| Error::value(format!("quantized array: {what}"));
         let cut = || wrong("the bytes end within its head: it is cut short");
@@ -70,7 +71,7 @@ impl<'a> View<'a> {
         let axes = usize::from(head[7]);
         if !WIDTHS.contains(&bits) || axes > AXES_MOST {
             return Err(wrong(&format!(
-                "{bits} bits and {axes} axes: 2 to 8 bits and at most {AXES_MOST} axes can be"
+                "{bits} bits and {axes} axes: only 2 to 8 bits and at most {AXES_MOST} axes are possible"
             )));
         }
         let (sides, rest) = rest.split_at_checked(4 * axes).ok_or_else(cut)?;
@@ -84,7 +85,7 @@ impl<'a> View<'a> {
         let (grids, codes) = grids.ok_or_else(|| wrong("the bytes end within its grids: it is cut short"))?;
         if codes.len() != packed_bytes(values, bits) {
             return Err(wrong(&format!(
-                "{} bytes of codes, where {shape:?} at {bits} bits has {}: it is cut short, or not what it says",
+                "{} bytes of codes, but {shape:?} at {bits} bits needs {}: it is cut short or damaged",
                 codes.len(),
                 packed_bytes(values, bits)
             )));
@@ -115,18 +116,18 @@ impl<'a> View<'a> {
         }
     }
 
-    /// As [`Quantized::dequantize`], without anything in between.
+    /// As [`Quantized::dequantize`], without a copy of the codes.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Quantized::dequantize`].
     ///
     /// # Panics
-    /// As there.
+    /// As [`Quantized::dequantize`].
     pub fn dequantize(&self, dtype: DType, into: &mut [u8]) -> Result<()> {
         dequantize(self.codes, self.bits, |group| self.grid(group), self.groups, dtype, into)
     }
 
-    /// The same with memory of its own.
+    /// An owned copy.
     #[must_use]
     pub fn to_owned(&self) -> Quantized {
         let grids = (0..self.groups.count).map(|group| self.grid(group)).collect();
@@ -136,10 +137,10 @@ impl<'a> View<'a> {
 }
 
 impl Quantized {
-    /// As bytes, for [`View::of`].
+    /// Serializes the array, for [`View::of`].
     ///
     /// # Errors
-    /// [`Error::Value`] for more than 8 axes, or sides and blocks of 2^32 and more.
+    /// [`Error::Value`] for more than 8 axes, or sides and blocks of 2^32 or more.
     ///
     /// ```
     /// use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme, View};
@@ -152,8 +153,9 @@ impl Quantized {
     /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let small = |n: usize| {
-            u32::try_from(n)
-                .map_err(|_| Error::value(format!("{n} is more than a quantized array can store: 2^32 − 1")))
+            u32::try_from(n).map_err(|_| {
+                Error::value(format!("{n} is more than a quantized array can store: at most 2^32 − 1"))
+            })
         };
         if self.shape.len() > AXES_MOST {
             return Err(Error::value(format!(
