@@ -1,38 +1,40 @@
-//! Wavelets of N-d arrays by lifting: what is coarse first, and then what it lacks.
+//! Wavelet transforms of N-d arrays by lifting: the coarse array first, then its details.
 //!
-//! Flow: numbers -> for each level, along each axis: sums into the first half, differences into the second -> the same back.
-//! Memory: the caller's, and [`room`] numbers of its besides.
+//! Flow: numbers -> for each level, along each axis: sums in the first half, differences in the
+//! second -> and back.
+//! Memory: the caller's, and [`room`] numbers of scratch from the caller.
 //!
-//! Sums are on the scale of the numbers (a constant stays what it is), so that what is coarse can be used as it is. Integers come back
-//! exactly, as lifting has it (Calderbank et al., 1998); CDF 5/3 of integers is that of JPEG 2000's lossless path, Haar the S-transform. An odd
-//! length has one sum more than differences, and borders are mirrored.
+//! Sums keep the scale of the numbers (a constant stays the same), so the coarse array can be used
+//! directly. Integers are restored exactly by lifting (Calderbank et al., 1998): integer CDF 5/3
+//! is JPEG 2000's lossless transform, Haar the S-transform. An odd length has one more sum than
+//! differences, and borders are mirrored.
 
 use bytemuck::Pod;
 
 use super::boxes::place;
 
-/// Numbers side by side that are worked on at once.
+/// Adjacent numbers processed together.
 const ABREAST: usize = 64;
 
-/// The kind.
+/// The wavelet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wavelet {
-    /// Means and differences of two neighbours.
+    /// Means and differences of adjacent pairs.
     Haar,
-    /// Cohen, Daubechies and Feauveau's 5/3: differences from the line between two neighbours.
+    /// Cohen–Daubechies–Feauveau 5/3: differences from the line between two neighbours.
     Cdf53,
 }
 
 /// Numbers that can be lifted.
 pub trait Lift: Pod {
-    /// `odd` less what its even neighbours foretell.
+    /// `odd` minus the prediction from its even neighbours.
     fn difference(wavelet: Wavelet, odd: Self, before: Self, after: Self) -> Self;
-    /// Undoes it.
+    /// Inverts [`Lift::difference`].
     fn odd(wavelet: Wavelet, difference: Self, before: Self, after: Self) -> Self;
-    /// `even` with its share of the differences on both sides.
+    /// `even` plus its share of the differences on both sides.
     fn sum(wavelet: Wavelet, even: Self, before: Self, after: Self) -> Self;
-    /// Undoes it.
+    /// Inverts [`Lift::sum`].
     fn even(wavelet: Wavelet, sum: Self, before: Self, after: Self) -> Self;
 }
 
@@ -67,7 +69,7 @@ impl Lift for f32 {
     }
 }
 
-/// Of numbers near the ends of their type sums wrap, and come back all the same.
+/// Sums of numbers near the limits of the type wrap, and are restored exactly all the same.
 impl Lift for i32 {
     #[inline(always)]
     fn difference(wavelet: Wavelet, odd: Self, before: Self, after: Self) -> Self {
@@ -102,22 +104,24 @@ fn share(wavelet: Wavelet, before: i32, after: i32) -> i32 {
     }
 }
 
-/// Numbers that are needed besides, for arrays of this shape.
+/// Numbers of scratch that an array of this shape needs.
 #[must_use]
 pub fn room(shape: &[usize]) -> usize {
     (shape.iter().max().copied().unwrap_or(0) + 1) * ABREAST
 }
 
-/// The sides of what is coarse after so many levels.
+/// The shape of the coarse array after this many levels.
 #[must_use]
 pub fn coarse(shape: &[usize], levels: u32) -> Vec<usize> {
     shape.iter().map(|side| (0..levels).fold(*side, |side, _| side.div_ceil(2))).collect()
 }
 
-/// Replaces an array by its wavelet levels: what is coarse lies in the first corner, of [`coarse`] sides.
+/// Replaces an array by its wavelet transform. The coarse array is in the first corner and has
+/// [`coarse`] sides.
 ///
 /// # Panics
-/// If `values` has not the shape's numbers, `room` fewer than [`room`], or the shape more than eight axes.
+/// If `values` does not have the shape's length, `room` has fewer than [`room`] numbers, or the
+/// shape has more than eight axes.
 ///
 /// ```
 /// use tidegate_array::kernels::wavelet::{Wavelet, forward, inverse, room};
@@ -137,7 +141,7 @@ pub fn forward<T: Lift>(values: &mut [T], shape: &[usize], wavelet: Wavelet, lev
     }
 }
 
-/// Undoes [`forward`].
+/// Inverts [`forward`].
 ///
 /// # Panics
 /// As [`forward`].
@@ -150,7 +154,7 @@ pub fn inverse<T: Lift>(values: &mut [T], shape: &[usize], wavelet: Wavelet, lev
     }
 }
 
-/// Rows of an array that are evenly apart, of which some columns are worked on.
+/// Rows of an array at a regular distance, and the range of columns to process.
 struct Rows<'a, T> {
     values: &'a mut [T],
     step: usize,
@@ -158,7 +162,8 @@ struct Rows<'a, T> {
     width: usize,
 }
 
-/// Calls `each` with all lines of the box of `sides` along an axis, many side by side where they lie so.
+/// Calls `each` with all lines of the box of `sides` along an axis, several at a time if they are
+/// adjacent.
 fn lines<T: Lift>(
     values: &mut [T],
     shape: &[usize],
@@ -167,7 +172,11 @@ fn lines<T: Lift>(
     room: &mut [T],
     mut each: impl FnMut(&mut Rows<'_, T>, &mut [T]),
 ) {
-    assert_eq!(values.len(), shape.iter().product::<usize>(), "as many numbers as the shape says");
+    assert_eq!(
+        values.len(),
+        shape.iter().product::<usize>(),
+        "there must be as many numbers as the shape needs"
+    );
     let last = shape.len() - 1;
     let (count, step) = (sides[axis], shape[axis + 1..].iter().product::<usize>());
     if count < 2 || sides.contains(&0) {
@@ -188,7 +197,7 @@ fn lines<T: Lift>(
 }
 
 impl<T: Lift> Rows<'_, T> {
-    /// Even and odd rows to sums and differences.
+    /// Transforms even and odd rows to sums and differences.
     fn split(&mut self, wavelet: Wavelet, room: &mut [T]) {
         if self.step == 1 {
             return split_line(&mut self.values[..self.count], wavelet, room);
@@ -223,7 +232,7 @@ impl<T: Lift> Rows<'_, T> {
         }
     }
 
-    /// Undoes it.
+    /// Inverts [`Rows::split`].
     fn join(&mut self, wavelet: Wavelet, room: &mut [T]) {
         if self.step == 1 {
             return join_line(&mut self.values[..self.count], wavelet, room);
@@ -263,10 +272,11 @@ impl<T: Lift> Rows<'_, T> {
     }
 }
 
-/// The same of one line: what is even and odd apart first, so that neighbours are worked on at once.
+/// The same for a single line: separates even from odd first, so that adjacent numbers are
+/// processed together.
 fn split_line<T: Lift>(line: &mut [T], wavelet: Wavelet, room: &mut [T]) {
     let (odds, evens) = (line.len() / 2, line.len().div_ceil(2));
-    // One more than there are, at the end: the last again.
+    // One element more than needed: the last one is repeated at the end.
     let (even, odd) = room[..line.len() + 1].split_at_mut(evens + 1);
     for ((even, odd), pair) in even.iter_mut().zip(odd.iter_mut()).zip(line.as_chunks::<2>().0) {
         (*even, *odd) = (pair[0], pair[1]);
@@ -344,7 +354,7 @@ mod tests {
             prop_assert_eq!(values, before);
         }
 
-        /// A constant stays what it is, and of a line CDF 5/3 leaves no differences but at the border.
+        /// A constant is unchanged, and CDF 5/3 of a line has no differences except at the border.
         #[test]
         fn what_is_smooth_has_no_differences(len in 4usize..200, wavelet in kind()) {
             let mut besides = vec![0.0; room(&[len])];
@@ -358,7 +368,7 @@ mod tests {
         }
     }
 
-    /// The coarse corner of two axes is the mean of squares of four.
+    /// The coarse corner of two axes holds the means of 2 × 2 squares.
     #[test]
     fn haar_is_means_along_all_axes() {
         let before: Vec<f32> = (0..48).map(|i| ((i * 37) % 53) as f32).collect();
