@@ -26,6 +26,7 @@ pub(crate) fn array_error(error: &tidegate_array::Error) -> PyErr {
         tidegate_array::Error::Misuse { .. } | tidegate_array::Error::Option { .. } => {
             classes::ConfigError::new_err(text)
         }
+        tidegate_array::Error::Internal { .. } => classes::InternalError::new_err(text),
         _ => classes::DataError::new_err(text),
     }
 }

@@ -51,6 +51,12 @@ pub enum Error {
         /// What is not supported, and the fix.
         what: String,
     },
+    /// A defect of this library.
+    #[error("{what}: please report this")]
+    Internal {
+        /// What happened.
+        what: String,
+    },
 }
 
 impl Error {
@@ -69,6 +75,10 @@ impl Error {
 
     pub(crate) fn option(what: impl Into<String>) -> Self {
         Self::Option { what: what.into() }
+    }
+
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        Self::Internal { what: what.into() }
     }
 
     pub(crate) fn misuse(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

@@ -148,7 +148,7 @@ impl Mapped {
             unsafe { mmap(std::ptr::null_mut(), whole, protection, flags, &file, stored.offset - skip) };
         let pages = pages.map_err(|e| Error::io(path)(e.into()))?;
         let pages = NonNull::new(pages.cast::<u8>())
-            .ok_or_else(|| Error::misuse(path, "the kernel mapped it at address zero: please report this"))?;
+            .ok_or_else(|| Error::internal("the kernel mapped a file at address zero"))?;
         // SAFETY: `skip` is within the mapping of `whole` bytes.
         let start = unsafe { pages.add(skip as usize) };
         Ok(Self { stored, mode, file, pages: Some((pages, whole)), start })
@@ -305,7 +305,8 @@ elements!(u8 => Uint8, i8 => Int8, u16 => Uint16, i16 => Int16, u32 => Uint32, i
 /// use tidegate_array::DType;
 /// let mut file = tempfile::NamedTempFile::new()?;
 /// file.write_all(&[1, 0, 2, 0, 3, 0])?;
-/// let array = MappedArray::<u16>::open(Stored::raw(file.path(), DType::Uint16, vec![3], 0)?, Mode::Read)?;
+/// let stored = Stored::raw(file.path(), DType::Uint16, vec![3], 0)?;
+/// let array = MappedArray::<u16>::open(stored, Mode::Read)?;
 /// // SAFETY: no one writes to the file or truncates it.
 /// assert_eq!(unsafe { array.elements() }, [1, 2, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

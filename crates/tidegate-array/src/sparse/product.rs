@@ -25,7 +25,7 @@ fn share<I: Index, S: Send>(
     work: usize,
     threads: usize,
     product: &mut [S],
-    of_a_row: usize,
+    row_len: usize,
     run: impl Fn(Range<usize>, &mut [S]) -> Result<()> + Sync,
 ) -> Result<()> {
     let rows = indptr.len() - 1;
@@ -44,15 +44,13 @@ fn share<I: Index, S: Send>(
         for part in 0..threads {
             let rows = start..end(part).max(start);
             // The last row of blocks may extend beyond the edge.
-            let (mine, others) = rest.split_at_mut((rows.len() * of_a_row).min(rest.len()));
+            let (mine, others) = rest.split_at_mut((rows.len() * row_len).min(rest.len()));
             (rest, start) = (others, rows.end);
             let run = &run;
             running.push(scope.spawn(move || run(rows, mine)));
         }
         running.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(Error::value("a thread of the product panicked: please report this")))
+            thread.join().unwrap_or_else(|_| Err(Error::internal("a thread of the product panicked")))
         })
     })
 }
@@ -300,7 +298,7 @@ mod tests {
 
     fn coo<I: Index>(rows: usize, cols: usize, entries: &[(usize, usize, i32)]) -> Coo<'static, I, i32> {
         let along = |of: fn(&(usize, usize, i32)) -> usize| -> Vec<I> {
-            entries.iter().map(|entry| I::of(of(entry)).unwrap()).collect()
+            entries.iter().map(|entry| I::from_usize(of(entry)).unwrap()).collect()
         };
         let coords = vec![along(|entry| entry.0).into(), along(|entry| entry.1).into()];
         Coo::new(&[rows, cols], coords, entries.iter().map(|entry| entry.2).collect::<Vec<_>>()).unwrap()
@@ -395,8 +393,7 @@ mod tests {
             words(csr(vec![0, 2, 1], vec![0], vec![1.0])).contains("row 1 begins at entry 2 and ends at 1")
         );
         assert!(
-            words(csr(vec![0, 1, 1], vec![3], vec![1.0]))
-                .contains("entry 0, in row 0, lies in column 3 of 3")
+            words(csr(vec![0, 1, 1], vec![3], vec![1.0])).contains("entry 0, in row 0, is in column 3 of 3")
         );
         assert!(words(csr(vec![0, 1, 1], vec![1], vec![])).contains("as many"));
         assert!(words(csr(vec![0, 0, 2], vec![2, 1], vec![1.0; 2])).contains("row 1: column 1 comes after"));
@@ -410,8 +407,8 @@ mod tests {
         assert!(huge.transposed().is_err() || huge.to_dense().is_err());
         assert!(u32::checked(1 << 33).unwrap_err().to_string().contains("64-bit"));
         let bsr = Bsr::<u32, f32>::new((3, 3), (2, 2), vec![0, 0, 1], vec![2], vec![0.0; 4]);
-        assert!(bsr.unwrap_err().to_string().contains("block 0 lies in column 2 of 2"));
+        assert!(bsr.unwrap_err().to_string().contains("block 0 is in column 2 of 2"));
         let coo = Coo::<u32, f32>::new(&[2, 2], vec![vec![0].into(), vec![2].into()], vec![1.0]);
-        assert!(coo.unwrap_err().to_string().contains("entry 0 lies at 2 of 2 along axis 1"));
+        assert!(coo.unwrap_err().to_string().contains("entry 0 is at 2 of 2 along axis 1"));
     }
 }
