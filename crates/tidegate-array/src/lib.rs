@@ -15,8 +15,10 @@ pub mod kernels;
 pub mod mmap;
 pub mod npy;
 pub mod quantize;
+#[cfg(feature = "sparse")]
 pub mod sparse;
 pub mod stored;
+#[cfg(feature = "tensor-train")]
 pub mod tensor_train;
 
 pub use dtype::DType;
@@ -28,9 +30,9 @@ pub use error::{Error, Result};
 /// [`Error::Value`] if the allocation fails.
 pub fn filled<T: Copy>(len: Option<usize>, value: T) -> Result<Vec<T>> {
     let mut array = Vec::new();
-    let room = len.filter(|len| array.try_reserve_exact(*len).is_ok());
+    let reserved = len.filter(|len| array.try_reserve_exact(*len).is_ok());
     let what = len.map_or_else(|| "2^64 or more".to_owned(), |len| len.to_string());
-    let len = room.ok_or_else(|| {
+    let len = reserved.ok_or_else(|| {
         Error::value(format!("an array of {what} elements is more than memory has: give a smaller shape"))
     })?;
     array.resize(len, value);
