@@ -46,12 +46,12 @@ pub fn entropy_bits(counts: &[u64]) -> f64 {
 #[must_use]
 pub fn plane_bits(elements: &[u8], width: usize) -> f64 {
     let mut plane = Vec::with_capacity(elements.len() / width.max(1));
-    let of = |byte: usize| {
+    let plane_entropy = |byte: usize| {
         plane.clear();
         plane.extend(elements.iter().skip(byte).step_by(width).copied());
         entropy_bits(&count_bytes(&plane))
     };
-    (0..width).map(of).sum()
+    (0..width).map(plane_entropy).sum()
 }
 
 /// The fewest bits per value of a Gaussian source of this variance for a mean square error

@@ -138,7 +138,7 @@ impl Bounded {
         if let Ok(into) = bytemuck::try_cast_slice_mut(into) {
             predictor.unpack::<T>(&mut residuals, &self.shape, step, into);
         } else {
-            let mut aligned = crate::filled(Some(values), T::of(0.0))?;
+            let mut aligned = crate::filled(Some(values), T::from_f64(0.0))?;
             predictor.unpack(&mut residuals, &self.shape, step, &mut aligned);
             into.copy_from_slice(bytemuck::cast_slice(&aligned));
         }
@@ -179,7 +179,7 @@ impl Codec for Bounded {
         }
     }
 
-    fn room_bytes(&self, len: u64) -> u64 {
+    fn scratch_bytes(&self, len: u64) -> u64 {
         // Steps; outliers and their indices, at worst one per value; and the library's tables.
         let values = len / self.dtype.size() as u64;
         4 * values + 8 * values + len + pco_bytes(values, 8)
@@ -220,7 +220,7 @@ mod tests {
         error: f64,
     ) -> (usize, usize) {
         let codec = parse(name, dtype, shape).unwrap();
-        let (mut packed, mut back) = (Vec::new(), vec![T::of(0.0); values.len()]);
+        let (mut packed, mut back) = (Vec::new(), vec![T::from_f64(0.0); values.len()]);
         codec.encode(bytemuck::cast_slice(values), &mut packed).unwrap();
         codec.decode(&packed, bytemuck::cast_slice_mut(&mut back)).unwrap();
         let wrong = |(before, after): &(&T, &T)| {
@@ -303,7 +303,7 @@ mod tests {
         let values = [-1.7e308f64, 0.0, 1.7e308];
         let codec = parse("rel:1e-3", DType::Float64, &[3]).unwrap();
         let error = codec.encode(bytemuck::cast_slice(&values), &mut Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("no float says"), "{error}");
+        assert!(error.contains("no float is twice that"), "{error}");
         assert_eq!(parse("abs:1e308", DType::Float32, &[3]).unwrap().name(), "abs:1e308");
     }
 
@@ -332,7 +332,8 @@ mod tests {
         for bit in 0..packed.len() * 8 {
             let mut wrong = packed.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
-            let _an_error_or_other_values = codec.decode(&wrong, bytemuck::cast_slice_mut(&mut back));
+            // An error, or other values: either is right, as long as decoding ends.
+            codec.decode(&wrong, bytemuck::cast_slice_mut(&mut back)).ok();
         }
         assert!(codec.decode(&packed, bytemuck::cast_slice_mut(&mut back[..499])).is_err());
     }

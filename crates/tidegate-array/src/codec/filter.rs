@@ -49,7 +49,7 @@ impl Filter {
     }
 
     /// Whether undoing it needs scratch as long as the bytes.
-    pub(super) fn moves(&self) -> bool {
+    pub(super) fn needs_scratch(&self) -> bool {
         matches!(self, Self::Shuffle(_))
     }
 
@@ -76,13 +76,13 @@ impl Filter {
         }
     }
 
-    /// Undoes it. `room` must be as long as `bytes` if [`Self::moves`] says so.
-    pub(super) fn back(&self, bytes: &mut [u8], room: &mut [u8]) {
+    /// Undoes it. `scratch` must be as long as `bytes` if [`Self::needs_scratch`] says so.
+    pub(super) fn inverse(&self, bytes: &mut [u8], scratch: &mut [u8]) {
         match self {
             Self::Delta(width) => sums(*width, bytes),
             Self::Shuffle(width) => {
-                room.copy_from_slice(bytes);
-                unshuffle(room, *width, bytes);
+                scratch.copy_from_slice(bytes);
+                unshuffle(scratch, *width, bytes);
             }
             // Dropped bits cannot be restored.
             Self::BitRound(..) => {}

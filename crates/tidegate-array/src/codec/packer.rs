@@ -1,7 +1,7 @@
 //! Packers: the last step of a chain, which reduces the number of bytes.
 //!
 //! Flow: bytes -> LZ4, Zstandard, deflate, or pco (for numbers) -> the same bytes.
-//! Memory: the libraries' contexts, bounded by [`Packer::room_bytes`].
+//! Memory: the libraries' contexts, bounded by [`Packer::scratch_bytes`].
 
 use half::f16;
 use pco::ChunkConfig;
@@ -76,7 +76,7 @@ impl Packer {
             }
             "pco" if name == kind => Ok(Self::Pco(dtype)),
             _ => Err(Error::option(format!(
-                "an unknown codec {name:?}: known are lz4, zstd, deflate, pco, behind delta, shuffle or bitround:<bits>, as in \
+                "unknown codec {name:?}: known are lz4, zstd, deflate, pco, after delta, shuffle or bitround:<bits>, as in \
                  delta+shuffle+zstd:3; and abs:<error> and rel:<error>"
             ))),
         }
@@ -93,7 +93,7 @@ impl Packer {
         }
     }
 
-    pub(super) fn room_bytes(&self, len: u64) -> u64 {
+    pub(super) fn scratch_bytes(&self, len: u64) -> u64 {
         match self {
             Self::Lz4 => 0,
             Self::Zstd(_) => ZSTD_BYTES,
@@ -250,7 +250,7 @@ mod tests {
         let honest = simple_compress(&(0..1000).collect::<Vec<u64>>(), &usual).unwrap();
         let at = chunk(&honest, 1000);
         // The claims of a chunk about its mode, and the window after it.
-        let lie = |mode: u64, delta: usize, log: u64, state: u64| {
+        let refused = |mode: u64, delta: usize, log: u64, state: u64| {
             let mut lying = honest[..at].to_vec();
             lying.resize(at + 64, 0);
             for (place, word) in [(0, mode), (delta, 2 | (log - 1) << 4 | state << 9)] {
@@ -259,12 +259,12 @@ mod tests {
             }
             unpco(&lying, &mut vec![0u64; 1000]).unwrap_err().to_string().contains("tables")
         };
-        assert!(lie(4 | 1 << 28, 32, 4, 0), "a dictionary of 2^24 numbers");
+        assert!(refused(4 | 1 << 28, 32, 4, 0), "a dictionary of 2^24 numbers");
         let dictionary = 4 | 3 << 4;
         for (mode, delta) in [(0, 4), (1, 4 + 64), (2, 4 + 64), (3, 4 + 8), (dictionary, 32 + 3 * 64)] {
-            assert!(lie(mode, delta, 11, 0), "mode {mode}: a window of 2^11 for 1000 numbers");
-            assert!(lie(mode, delta, 10, 1), "mode {mode}: a state of two");
-            assert!(!lie(mode, delta, 10, 0), "mode {mode}");
+            assert!(refused(mode, delta, 11, 0), "mode {mode}: a window of 2^11 for 1000 numbers");
+            assert!(refused(mode, delta, 10, 1), "mode {mode}: a state of two");
+            assert!(!refused(mode, delta, 10, 0), "mode {mode}");
         }
     }
 }

@@ -308,12 +308,12 @@ fn predict<T: Float>(known: &[T], at: usize, reach: usize, index: usize, step: u
     if index + step >= side {
         return before;
     }
-    let behind = place(at + reach);
+    let after = place(at + reach);
     if index < 3 * step || index + 3 * step >= side {
-        return (before + behind) * 0.5;
+        return (before + after) * 0.5;
     }
     let far = place(at - 3 * reach) + place(at + 3 * reach);
-    (9.0 * (before + behind) - far) * 0.0625
+    (9.0 * (before + after) - far) * 0.0625
 }
 
 #[cfg(test)]

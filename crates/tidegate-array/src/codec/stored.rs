@@ -4,7 +4,8 @@
 //! Memory: that of the codec.
 //!
 //! ```text
-//! "TGC1"  place of the type in DType::ALL u8  axes u8  bytes of the name u8  0 u8  shape u32[axes]  name  packed elements
+//! "TGC1"  index of the type in DType::ALL u8  axes u8  bytes of the name u8  0 u8
+//! shape u32[axes]  name  packed elements
 //! ```
 
 use super::{Codec, parse};
@@ -36,7 +37,7 @@ pub struct Packed<'a> {
 /// ```
 /// use tidegate_array::{DType, codec};
 /// let bytes = codec::pack("shuffle+zstd", DType::Uint16, &[100], &[3, 0].repeat(100))?;
-/// let packed = codec::Packed::of(&bytes)?;
+/// let packed = codec::Packed::parse(&bytes)?;
 /// let mut back = vec![0; 200];
 /// packed.unpack(&mut back)?;
 /// assert_eq!((packed.shape, back), (vec![100], [3, 0].repeat(100)));
@@ -78,7 +79,7 @@ pub fn pack(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Resul
 impl<'a> Packed<'a> {
     /// Whether the bytes begin like a packed array.
     #[must_use]
-    pub fn is_one(bytes: &[u8]) -> bool {
+    pub fn has_magic(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
     }
 
@@ -86,10 +87,10 @@ impl<'a> Packed<'a> {
     ///
     /// # Errors
     /// [`Error::Value`] for other bytes, and for truncated ones.
-    pub fn of(bytes: &'a [u8]) -> Result<Self> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let wrong = |what: &str| Error::value(format!("packed array: {what}"));
         let cut = || wrong("the bytes end within its head: it is cut short");
-        if !Self::is_one(bytes) {
+        if !Self::has_magic(bytes) {
             return Err(wrong("the bytes do not begin with TGC1: they are something else"));
         }
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(cut)?;

@@ -138,7 +138,7 @@ fn pack_with(numbers: &[u8], bits: u32, into: &mut [u8], gather: impl Fn(u64, u3
         let word = gather(u64::from_le_bytes(*eight), bits).to_le_bytes();
         // Writes a whole word if it fits: the next word overwrites the excess.
         match into[i * taken..].first_chunk_mut() {
-            Some(room) => *room = word,
+            Some(into) => *into = word,
             None => into[i * taken..][..taken].copy_from_slice(&word[..taken]),
         }
     }

@@ -51,7 +51,8 @@ pub struct Corner<'a> {
 /// use tidegate_array::kernels::boxes::{Corner, copy};
 /// let from: Vec<u8> = (0..12).collect();
 /// let mut into = [0u8; 4];
-/// copy(&from, Corner { shape: &[3, 4], at: &[1, 1] }, &mut into, Corner { shape: &[2, 2], at: &[0, 0] }, &[2, 2], 1);
+/// let first = Corner { shape: &[3, 4], at: &[1, 1] };
+/// copy(&from, first, &mut into, Corner { shape: &[2, 2], at: &[0, 0] }, &[2, 2], 1);
 /// assert_eq!(into, [5, 6, 9, 10]);
 /// ```
 pub fn copy(
@@ -89,9 +90,9 @@ pub fn copy(
     // The axis before the inner run has its own loop.
     let rows = if inner > 0 {
         inner -= 1;
-        Rows { count: extent[inner], run, step: steps[inner], step_into: steps_into[inner] }
+        Runs { count: extent[inner], run, step: steps[inner], step_into: steps_into[inner] }
     } else {
-        Rows { count: 1, run, step: 0, step_into: 0 }
+        Runs { count: 1, run, step: 0, step_into: 0 }
     };
     let mut index: Axes = [0; MOST_AXES];
     loop {
@@ -116,14 +117,14 @@ pub fn copy(
 }
 
 /// Runs of bytes at a regular distance.
-struct Rows {
+struct Runs {
     count: usize,
     run: usize,
     step: usize,
     step_into: usize,
 }
 
-impl Rows {
+impl Runs {
     fn copy(&self, from: &[u8], into: &mut [u8]) {
         // A short run of known length compiles to a move; a function call would take longer.
         match self.run {
@@ -252,10 +253,10 @@ mod tests {
         /// (shape of one, corner in it, shape of the other, corner in it, extent)
         fn common()(axes in 1usize..5)(
             extent in prop::collection::vec(0usize..5, axes),
-            room in prop::collection::vec(prop::collection::vec(0usize..3, 4), axes),
+            margins in prop::collection::vec(prop::collection::vec(0usize..3, 4), axes),
         ) -> [Vec<usize>; 5] {
-            let sum = |i: usize, j: usize| room.iter().zip(&extent).map(|(r, n)| r[i] + r[j] + n).collect();
-            let at = |i: usize| room.iter().map(|r| r[i]).collect();
+            let sum = |i: usize, j: usize| margins.iter().zip(&extent).map(|(r, n)| r[i] + r[j] + n).collect();
+            let at = |i: usize| margins.iter().map(|r| r[i]).collect();
             [sum(0, 1), at(0), sum(2, 3), at(2), extent.clone()]
         }
     }

@@ -137,7 +137,7 @@ impl Ends {
 }
 
 /// The grid of each group of values.
-pub(super) fn of(
+pub(super) fn grids(
     values: &[f32],
     groups: Groups,
     bits: u32,
@@ -212,12 +212,12 @@ fn best(points: &[Point], ends: Ends, bits: u32, scheme: Scheme) -> Result<Grid>
                     (_, false) => (low, end),
                 }
             };
-            let of = |share: f64| {
+            let evaluate = |share: f64| {
                 let (low, high) = over(share);
                 Grid::over(low, high, bits, scheme).map(|grid| (cost(points, &grid, codes), grid))
             };
-            let share = least_share(&|share| Ok(of(share)?.0))?;
-            let (this, grid) = of(share)?;
+            let share = least_share(&|share| Ok(evaluate(share)?.0))?;
+            let (this, grid) = evaluate(share)?;
             if this < found_cost {
                 (found, found_cost) = (grid, this);
                 (low, high) = over(share);

@@ -51,7 +51,7 @@ impl Groups {
     ///
     /// # Errors
     /// [`Error::Option`] for an axis that does not exist, or blocks without values.
-    pub fn of(per: Per, shape: &[usize]) -> Result<Self> {
+    pub fn new(per: Per, shape: &[usize]) -> Result<Self> {
         let values: usize = shape.iter().product();
         let (inner, count) = match per {
             Per::Tensor => (values, 1),
@@ -147,7 +147,8 @@ impl Quantized {
     /// ```
     /// use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
     /// let (bits, scheme, per) = (8, Scheme::Offset, Per::Row);
-    /// let options = Options { bits, scheme, per, extent: Extent::Whole, rounding: Rounding::Nearest };
+    /// let (extent, rounding) = (Extent::Whole, Rounding::Nearest);
+    /// let options = Options { bits, scheme, per, extent, rounding };
     /// let small = Quantized::new(&[0.0, 51.0, 255.0, 1.0, 1.0, 1.0], &[2, 3], &options)?;
     /// assert_eq!((small.grids.len(), small.codes.len()), (2, 6));
     /// assert_eq!(small.values(), [0.0, 51.0, 255.0, 1.0, 1.0, 1.0]);
@@ -156,7 +157,7 @@ impl Quantized {
     pub fn new(values: &[f32], shape: &[usize], options: &Options) -> Result<Self> {
         let Options { bits, scheme, per, extent, rounding } = *options;
         let groups = checked(values, shape, bits, per)?;
-        let grids = calibrate::of(values, groups, bits, scheme, extent)?;
+        let grids = calibrate::grids(values, groups, bits, scheme, extent)?;
         Self::with(values, shape, bits, scheme, per, grids, rounding)
     }
 
@@ -209,7 +210,7 @@ impl Quantized {
     /// # Panics
     /// If `into` has another length, or is not aligned to its type.
     pub fn dequantize(&self, dtype: DType, into: &mut [u8]) -> Result<()> {
-        let groups = Groups::of(self.per, &self.shape)?;
+        let groups = Groups::new(self.per, &self.shape)?;
         dequantize(&self.codes, self.bits, |group| self.grids[group], groups, dtype, into)
     }
 
@@ -264,7 +265,7 @@ fn checked(values: &[f32], shape: &[usize], bits: u32, per: Per) -> Result<Group
             values.len()
         )));
     }
-    Groups::of(per, shape)
+    Groups::new(per, shape)
 }
 
 #[cfg(test)]
@@ -343,7 +344,7 @@ mod tests {
 
     /// Quantizes one by one, by the formula in this file's opening comment.
     fn plain(values: &[f32], shape: &[usize], options: &Options) -> (Vec<u32>, Vec<f32>) {
-        let groups = Groups::of(options.per, shape).unwrap();
+        let groups = Groups::new(options.per, shape).unwrap();
         let group = |i: usize| i / groups.inner % groups.count;
         let (first, last) = options.scheme.codes(options.bits);
         let of = |i: usize| {
@@ -402,10 +403,10 @@ mod tests {
                 prop_assert_eq!(back, expected.iter().map(|x| round(*x)).collect::<Vec<_>>());
             }
             let bytes = small.to_bytes().unwrap();
-            prop_assert_eq!(View::of(&bytes).unwrap().to_owned(), small.clone());
+            prop_assert_eq!(View::parse(&bytes).unwrap().to_owned(), small.clone());
             // Within half a step, except for the rounding of a zero.
             if scheme == Scheme::Offset {
-                let groups = Groups::of(per, &shape).unwrap();
+                let groups = Groups::new(per, &shape).unwrap();
                 for (i, (value, came)) in values.iter().zip(&expected).enumerate() {
                     let step = small.grids[i / groups.inner % groups.count].scale;
                     prop_assert!((value - came).abs() <= step * 0.5001 + value.abs() * 1e-6 + f32::MIN_POSITIVE);
@@ -418,13 +419,13 @@ mod tests {
             let small = Quantized::new(&gaussian(120), &[6, 20], &options(3, Scheme::Affine, Per::Row, Extent::Whole)).unwrap();
             let mut bytes = small.to_bytes().unwrap();
             bytes[at] = byte;
-            if let Ok(view) = View::of(&bytes) {
+            if let Ok(view) = View::parse(&bytes) {
                 let mut values = vec![0f32; view.shape.iter().product()];
                 view.dequantize(DType::Float32, bytemuck::cast_slice_mut(&mut values)).unwrap();
                 prop_assert!(values.iter().all(|value| value.is_finite()));
             }
             let whole = small.to_bytes().unwrap();
-            prop_assert!(cut >= whole.len() || View::of(&whole[..cut]).is_err());
+            prop_assert!(cut >= whole.len() || View::parse(&whole[..cut]).is_err());
         }
 
         #[test]

@@ -4,7 +4,7 @@
 //! Memory: holds none.
 //!
 //! ```text
-//! "TGQ1"  bits u8  scheme u8  per u8  axes u8  of per u32  shape u32[axes]
+//! "TGQ1"  bits u8  scheme u8  per u8  axes u8  parameter of per u32  shape u32[axes]
 //! grids   scale f32, and unless symmetric zero or base f32, of each group
 //! codes   packed
 //! ```
@@ -37,7 +37,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Whether the bytes begin like a quantized array.
     #[must_use]
-    pub fn is_one(bytes: &[u8]) -> bool {
+    pub fn has_magic(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
     }
 
@@ -46,10 +46,10 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Value`] for other bytes, for bytes of another length than the header states, and
     /// for grids that the scheme cannot have.
-    pub fn of(bytes: &'a [u8]) -> Result<Self> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let wrong = |what: &str| Error::value(format!("quantized array: {what}"));
         let cut = || wrong("the bytes end within its head: it is cut short");
-        if !Self::is_one(bytes) {
+        if !Self::has_magic(bytes) {
             return Err(wrong("the bytes do not begin with TGQ1: they are something else"));
         }
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(cut)?;
@@ -60,12 +60,12 @@ impl<'a> View<'a> {
             2 => Scheme::Offset,
             _ => return Err(wrong("an unknown scheme: a newer version wrote it")),
         };
-        let of = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+        let parameter = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
         let per = match head[6] {
             0 => Per::Tensor,
-            1 => Per::Channel(of),
+            1 => Per::Channel(parameter),
             2 => Per::Row,
-            3 => Per::Block(of),
+            3 => Per::Block(parameter),
             _ => return Err(wrong("unknown groups: a newer version wrote it")),
         };
         let axes = usize::from(head[7]);
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
         let shape: Vec<usize> = sides.iter().map(|side| u32::from_le_bytes(*side) as usize).collect();
         let values = shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n <= 1 << 40);
         let values = values.ok_or_else(|| wrong(&format!("a shape of {shape:?}, which no sample has")))?;
-        let groups = Groups::of(per, &shape)?;
+        let groups = Groups::new(per, &shape)?;
         let grids = (groups.count as u64).checked_mul(scheme.grid_bytes());
         let grids = grids.and_then(|bytes| rest.split_at_checked(usize::try_from(bytes).ok()?));
         let (grids, codes) = grids.ok_or_else(|| wrong("the bytes end within its grids: it is cut short"))?;
@@ -137,7 +137,7 @@ impl<'a> View<'a> {
 }
 
 impl Quantized {
-    /// Serializes the array, for [`View::of`].
+    /// Serializes the array, for [`View::parse`].
     ///
     /// # Errors
     /// [`Error::Value`] for more than 8 axes, or sides and blocks of 2^32 or more.
@@ -145,10 +145,11 @@ impl Quantized {
     /// ```
     /// use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme, View};
     /// let (bits, scheme, per) = (4, Scheme::Symmetric, Per::Block(32));
-    /// let options = Options { bits, scheme, per, extent: Extent::Whole, rounding: Rounding::Nearest };
+    /// let (extent, rounding) = (Extent::Whole, Rounding::Nearest);
+    /// let options = Options { bits, scheme, per, extent, rounding };
     /// let small = Quantized::new(&[0.5; 64], &[64], &options)?;
     /// let bytes = small.to_bytes()?;
-    /// assert_eq!(View::of(&bytes)?.to_owned(), small);
+    /// assert_eq!(View::parse(&bytes)?.to_owned(), small);
     /// # Ok::<(), tidegate_array::Error>(())
     /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
@@ -163,7 +164,7 @@ impl Quantized {
                 self.shape.len()
             )));
         }
-        let (per, of) = match self.per {
+        let (per, parameter) = match self.per {
             Per::Tensor => (0, 0),
             Per::Channel(axis) => (1, axis),
             Per::Row => (2, 0),
@@ -176,7 +177,7 @@ impl Quantized {
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend([self.bits as u8, scheme, per, self.shape.len() as u8]);
-        bytes.extend(small(of)?.to_le_bytes());
+        bytes.extend(small(parameter)?.to_le_bytes());
         for side in &self.shape {
             bytes.extend(small(*side)?.to_le_bytes());
         }

@@ -7,7 +7,7 @@
 //! The block shape need not divide the matrix. Blocks at the right and lower edges extend beyond
 //! it, and their elements there are ignored.
 
-use super::csr::{Rows, check_rows};
+use super::csr::{CsrBuilder, check_rows};
 use super::{Csr, Element, Held, Index, bytes, changed, sparsity};
 use crate::{Error, Result, filled};
 
@@ -33,7 +33,8 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
     /// ```
     /// use tidegate_array::sparse::Bsr;
     /// // Three columns, of which the second block has one.
-    /// let m = Bsr::<u32, f32>::new((2, 3), (2, 2), vec![0, 1], vec![1], vec![5.0, 0.0, 7.0, 0.0])?;
+    /// let data = vec![5.0, 0.0, 7.0, 0.0];
+    /// let m = Bsr::<u32, f32>::new((2, 3), (2, 2), vec![0, 1], vec![1], data)?;
     /// assert_eq!(m.to_dense()?, [0.0, 0.0, 5.0, 0.0, 0.0, 7.0]);
     /// # Ok::<(), tidegate_array::Error>(())
     /// ```
@@ -52,9 +53,9 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
                 block.0, block.1
             )));
         }
-        let of_a_block = block.0.checked_mul(block.1);
+        let block_len = block.0.checked_mul(block.1);
         check_rows(rows.div_ceil(block.0), &matrix.indptr, matrix.indices.len())?;
-        if of_a_block.and_then(|n| n.checked_mul(matrix.indices.len())) != Some(matrix.data.len()) {
+        if block_len.and_then(|n| n.checked_mul(matrix.indices.len())) != Some(matrix.data.len()) {
             return Err(Error::value(format!(
                 "{} elements do not fill {} blocks of {} by {}",
                 matrix.data.len(),
@@ -73,11 +74,11 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
         Ok(matrix)
     }
 
-    /// As [`Csr::again`], for blocks.
+    /// As [`Csr::from_validated`], for blocks.
     ///
     /// # Errors
-    /// As [`Csr::again`].
-    pub fn again(
+    /// As [`Csr::from_validated`].
+    pub fn from_validated(
         (rows, cols): (usize, usize),
         block: (usize, usize),
         indptr: impl Into<Held<'a, I>>,
@@ -86,9 +87,9 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
     ) -> Result<Self> {
         let matrix =
             Self { rows, cols, block, indptr: indptr.into(), indices: indices.into(), data: data.into() };
-        let of_a_block = block.0.checked_mul(block.1).filter(|n| *n > 0).ok_or_else(changed)?;
+        let block_len = block.0.checked_mul(block.1).filter(|n| *n > 0).ok_or_else(changed)?;
         let fit = Some(matrix.indptr.len()) == rows.div_ceil(block.0).checked_add(1)
-            && of_a_block.checked_mul(matrix.indices.len()) == Some(matrix.data.len());
+            && block_len.checked_mul(matrix.indices.len()) == Some(matrix.data.len());
         if fit { Ok(matrix) } else { Err(changed()) }
     }
 
@@ -174,12 +175,12 @@ impl<'a, I: Index, T: Element> Bsr<'a, I, T> {
     /// [`Error::Value`] if borrowed memory has changed, or if the index type cannot count the
     /// entries.
     pub fn to_csr(&self) -> Result<Csr<'static, I, T>> {
-        let mut made = Rows::new(self.rows, 0);
+        let mut made = CsrBuilder::new(self.rows, 0);
         let mut lines: Vec<Vec<(I, T)>> = vec![Vec::new(); self.block.0.min(self.rows)];
         for row_of_blocks in 0..self.rows.div_ceil(self.block.0) {
             let first = row_of_blocks * self.block.0;
             let mut too_large = None;
-            self.each(row_of_blocks, |row, col, value| match I::of(col) {
+            self.each(row_of_blocks, |row, col, value| match I::from_usize(col) {
                 Some(index) if value != T::ZERO => lines[row - first].push((index, value)),
                 Some(_) => {}
                 None => too_large = Some(col),
@@ -204,8 +205,8 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
     /// [`Error::Value`] for blocks without elements, if the allocation fails, or if borrowed
     /// memory has changed.
     pub fn to_bsr(&self, (height, width): (usize, usize)) -> Result<Bsr<'static, I, T>> {
-        let of_a_block = height.checked_mul(width).filter(|n| *n > 0);
-        let of_a_block = of_a_block.ok_or_else(|| {
+        let block_len = height.checked_mul(width).filter(|n| *n > 0);
+        let block_len = block_len.ok_or_else(|| {
             Error::value(format!("blocks of {height} by {width} elements: both must be at least 1"))
         })?;
         let (mut indptr, mut indices, mut data) = (vec![I::zeroed()], Vec::<I>::new(), Vec::new());
@@ -219,7 +220,7 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
             columns.sort_unstable();
             columns.dedup();
             let start = data.len();
-            let more = columns.len().checked_mul(of_a_block);
+            let more = columns.len().checked_mul(block_len);
             let more = more.filter(|more| data.try_reserve(*more).is_ok()).ok_or_else(|| {
                 let blocks = indices.len() + columns.len();
                 Error::value(format!(
@@ -231,7 +232,7 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
                 for entry in self.range(row)? {
                     let col = self.indices[entry].at();
                     let block = columns.binary_search(&(col / width)).map_err(|_| changed())?;
-                    let place = &mut data[start + block * of_a_block + (row - first) * width + col % width];
+                    let place = &mut data[start + block * block_len + (row - first) * width + col % width];
                     *place = place.plus(self.data[entry]);
                 }
             }

@@ -4,7 +4,7 @@
 //! ([`Csr`]), dense arrays.
 //! Memory: as in `sparse`.
 
-use super::csr::Rows;
+use super::csr::CsrBuilder;
 use super::{Csr, Element, Held, Index, bytes, changed, sparsity};
 use crate::{Error, Result, filled};
 
@@ -27,7 +27,8 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
     ///
     /// ```
     /// use tidegate_array::sparse::Coo;
-    /// let one = Coo::<u32, i32>::new(&[2, 2], vec![vec![1, 0, 1].into(), vec![0, 1, 0].into()], vec![5, 7, 6])?;
+    /// let coords = vec![vec![1, 0, 1].into(), vec![0, 1, 0].into()];
+    /// let one = Coo::<u32, i32>::new(&[2, 2], coords, vec![5, 7, 6])?;
     /// assert_eq!(one.to_dense()?, [0, 7, 11, 0]);
     /// assert_eq!(one.to_csr()?.arrays(), (&[0, 1, 2][..], &[1, 0][..], &[7, 11][..]));
     /// # Ok::<(), tidegate_array::Error>(())
@@ -141,7 +142,7 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
             *entries.get_mut(*place).ok_or_else(changed)? = (col_of[entry], self.data[entry]);
             *place += 1;
         }
-        let mut made = Rows::new(*rows, self.entries());
+        let mut made = CsrBuilder::new(*rows, self.entries());
         for row in 0..*rows {
             made.push(&mut entries[starts[row]..starts[row + 1]])?;
         }

@@ -66,7 +66,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
     ///
     /// # Errors
     /// [`Error::Value`] if the lengths do not match.
-    pub fn again(
+    pub fn from_validated(
         (rows, cols): (usize, usize),
         indptr: impl Into<Held<'a, I>>,
         indices: impl Into<Held<'a, I>>,
@@ -144,7 +144,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
     /// # Errors
     /// [`Error::Value`] if borrowed memory has changed.
     pub fn canonical(&self) -> Result<Csr<'static, I, T>> {
-        let mut made = Rows::new(self.rows, self.entries());
+        let mut made = CsrBuilder::new(self.rows, self.entries());
         let mut row: Vec<(I, T)> = Vec::new();
         for r in 0..self.rows {
             let range = self.range(r)?;
@@ -213,7 +213,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
                 dense.len()
             )));
         }
-        let mut made = Rows::new(rows, 0);
+        let mut made = CsrBuilder::new(rows, 0);
         let mut row: Vec<(I, T)> = Vec::new();
         for r in 0..rows {
             row.clear();
@@ -262,13 +262,13 @@ pub(super) fn check_rows<I: Index>(rows: usize, indptr: &[I], entries: usize) ->
 
 /// A builder of a matrix, row by row.
 #[derive(Debug)]
-pub(super) struct Rows<I, T> {
+pub(super) struct CsrBuilder<I, T> {
     indptr: Vec<I>,
     indices: Vec<I>,
     data: Vec<T>,
 }
 
-impl<I: Index, T: Element> Rows<I, T> {
+impl<I: Index, T: Element> CsrBuilder<I, T> {
     pub(super) fn new(rows: usize, entries: usize) -> Self {
         let mut indptr = Vec::with_capacity(rows + 1);
         indptr.push(I::zeroed());

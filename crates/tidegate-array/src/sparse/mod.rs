@@ -33,7 +33,7 @@ pub trait Index: Pod + Send + Sync + Ord + Debug {
     fn at(self) -> usize;
 
     /// The index of a position, if the type can hold it.
-    fn of(at: usize) -> Option<Self>;
+    fn from_usize(at: usize) -> Option<Self>;
 
     /// The index for an error text: a large unsigned number also as the negative number that
     /// another library may have stored.
@@ -44,7 +44,7 @@ pub trait Index: Pod + Send + Sync + Ord + Debug {
     /// # Errors
     /// [`Error::Value`] if the type cannot hold it.
     fn checked(at: usize) -> Result<Self> {
-        Self::of(at)
+        Self::from_usize(at)
             .ok_or_else(|| Error::value(format!("{at} does not fit in {}: use 64-bit indices", Self::NAME)))
     }
 }
@@ -58,7 +58,7 @@ macro_rules! indices {
                 usize::try_from(self).unwrap_or(usize::MAX)
             }
             #[inline]
-            fn of(at: usize) -> Option<Self> {
+            fn from_usize(at: usize) -> Option<Self> {
                 Self::try_from(at).ok()
             }
             fn shown(self) -> String {

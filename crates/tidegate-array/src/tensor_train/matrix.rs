@@ -45,7 +45,8 @@ impl TtMatrix {
     /// use tidegate_array::tensor_train::{Limit, TtMatrix};
     /// // 6 rows of 4 columns; element (i, j) is (i + 1)(j + 1).
     /// let matrix: Vec<f64> = (0..24).map(|at| ((at / 4 + 1) * (at % 4 + 1)) as f64).collect();
-    /// let table = TtMatrix::decompose(&matrix, &[2, 3], &[2, 2], Limit { tolerance: 1e-9, rank: None })?;
+    /// let limit = Limit { tolerance: 1e-9, rank: None };
+    /// let table = TtMatrix::decompose(&matrix, &[2, 3], &[2, 2], limit)?;
     /// assert!((table.row(5)?[3] - 24.0).abs() < 1e-6);
     /// assert!((table.matvec(&[1.0; 4])?[0] - 10.0).abs() < 1e-6);
     /// # Ok::<(), tidegate_array::Error>(())

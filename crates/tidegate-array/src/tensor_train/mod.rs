@@ -140,7 +140,8 @@ impl TensorTrain {
     /// use tidegate_array::tensor_train::{Limit, TensorTrain};
     /// let sum = |i: usize| (i / 100 + i / 10 % 10 + i % 10) as f64;
     /// let values: Vec<f64> = (0..1000).map(sum).collect();
-    /// let train = TensorTrain::decompose(&values, &[10, 10, 10], Limit { tolerance: 1e-10, rank: None })?;
+    /// let limit = Limit { tolerance: 1e-10, rank: None };
+    /// let train = TensorTrain::decompose(&values, &[10, 10, 10], limit)?;
     /// assert_eq!(train.ranks(), [1, 2, 2, 1]);
     /// assert!((train.entry(&[3, 4, 5])? - 12.0).abs() < 1e-9);
     /// # Ok::<(), tidegate_array::Error>(())
