@@ -11,11 +11,14 @@ mod values;
 
 use pyo3::prelude::*;
 
-use crate::errors::classes::ConfigError;
+use crate::errors::classes::{ConfigError, InternalError};
 
 /// An error of a sketch as `ConfigError`, which is a `ValueError`.
 fn raised(error: tidegate_sketch::Error) -> PyErr {
-    ConfigError::new_err(error.to_string())
+    match error {
+        tidegate_sketch::Error::Internal(_) => InternalError::new_err(error.to_string()),
+        _ => ConfigError::new_err(error.to_string()),
+    }
 }
 
 /// A class over a sketch: one lock, taken with the interpreter released, and what all have in common.
