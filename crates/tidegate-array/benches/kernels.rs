@@ -91,8 +91,9 @@ fn main() {
         say(&format!("float32 to {}", dtype.name()), gb_s, 2.0 * memcpy);
     }
     for (wavelet, name) in [(Wavelet::Haar, "haar"), (Wavelet::Cdf53, "cdf53")] {
-        let mut room = vec![0.0; 256 * 256];
-        let gb_s = best(BYTES, || forward(&mut numbers, &[256, 256, 256], wavelet, 1, black_box(&mut room)));
+        let mut scratch = vec![0.0; 256 * 256];
+        let gb_s =
+            best(BYTES, || forward(&mut numbers, &[256, 256, 256], wavelet, 1, black_box(&mut scratch)));
         say(&format!("{name} of 256^3 float32, one level in place"), gb_s, memcpy);
     }
 }

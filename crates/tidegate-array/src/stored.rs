@@ -1,5 +1,4 @@
-//! The location of an array in a file: .npy, a stored member of an .npz, a safetensors tensor, or
-//! raw bytes.
+//! The location of an array in a file: .npy, a member of an .npz, safetensors, or raw bytes.
 //!
 //! Flow: a path, and a name if a file has several arrays -> [`Stored`], checked against the file's
 //! length.

@@ -1,10 +1,11 @@
-//! Counting distinct values: HyperLogLog (smallest), Theta (supports set operations), CPC
-//! (smallest when stored).
+//! Counting distinct values with HyperLogLog, Theta and CPC sketches.
 //!
 //! Flow: keys with their hash -> sketch -> an estimate with bounds; serialized as by Apache
 //! DataSketches.
 //! Memory: HLL 2^lg_k bytes, and as many for the copy of its registers; Theta at most 16·2^lg_k;
 //! CPC about 2^lg_k.
+//!
+//! HyperLogLog is the smallest in memory and CPC when stored; Theta supports set operations.
 //!
 //! Most keys of a stream change nothing. One hash detects them before the library, which hashes on
 //! its own, is called. References: Flajolet et al., 2007; Ting, 2014 (the estimator that uses the

@@ -1,14 +1,14 @@
-//! Drift detection: ADWIN (the mean, with a guarantee) and Page–Hinkley (the mean, with little
-//! delay).
+//! Drift detection in the mean of a stream: ADWIN and Page–Hinkley.
 //!
 //! Flow: numbers (losses, lengths, features) one by one -> alarms; the caller then resets a
 //! window, a model or a normalization.
 //! Memory: ADWIN takes 16 bytes per bucket and at most 6 buckets per power of two, 6 KiB for any
 //! stream; Page–Hinkley a few words.
 //!
-//! Both raise alarms at the same values as river (0.26). [`crate::quantile::ks`] compares whole
-//! distributions. References: Bifet and Gavaldà, «Learning from time-changing data with adaptive
-//! windowing», 2007; Page, «Continuous inspection schemes», 1954.
+//! ADWIN bounds its false alarms; Page–Hinkley reacts with less delay. Both raise alarms at the
+//! same values as river (0.26). [`crate::quantile::ks`] compares whole distributions. References:
+//! Bifet and Gavaldà, «Learning from time-changing data with adaptive windowing», 2007; Page,
+//! «Continuous inspection schemes», 1954.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::fraction;

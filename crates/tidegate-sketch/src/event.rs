@@ -1,5 +1,4 @@
-//! Change detection: sends a metric only when it moves by a bound, and processes a sample only
-//! when its bytes change.
+//! Change detection, so that only moved metrics are sent and only changed samples processed.
 //!
 //! Flow: values -> [`SendOnDelta`] -> the few worth sending; (id, bytes) -> [`Unchanged`] ->
 //! whether to process them again.

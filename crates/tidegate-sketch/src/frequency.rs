@@ -1,5 +1,4 @@
-//! Frequencies of values: an upper bound for any value (Count–Min), and the most frequent values
-//! (frequent items).
+//! Frequencies: an upper bound for any value (Count–Min), and the most frequent values.
 //!
 //! Flow: keys with their hash -> counters -> estimates with bounds.
 //! Memory: eight bytes per counter of a Count–Min sketch; a map of bounded size for frequent

@@ -1,5 +1,4 @@
-//! One-pass summaries of streams in bounded memory: sketches that merge, can be stored, and state
-//! their error.
+//! One-pass summaries of streams in bounded memory: sketches that merge and state their error.
 //!
 //! Flow: values, arrays or hashes -> counts, moments, quantiles, samples, alarms, neighbours;
 //! called by profiles and samplers.

@@ -1,14 +1,14 @@
-//! Count, mean, variance, skewness, kurtosis, minimum and maximum of a stream, and its number of
-//! NaNs.
+//! Moments of a stream: count, mean, variance, skewness, kurtosis, minimum and maximum.
 //!
 //! Flow: slices of f32 or f64 -> blocks of 4,096 values -> a [`Summary`] each -> a fixed tree of
 //! summaries -> [`Moments`].
 //! Memory: 32 KiB for the block being filled, and 80 bytes for each of at most 54 summaries.
 //!
-//! A block's position in the stream alone determines its position in the tree, so neither the
-//! slicing of values nor vector instructions change a bit. A block is summed in sixteen lanes
-//! around its first value, and squares are added with fused multiply-add on every processor.
-//! Summaries are joined by the formulas of Chan, Golub and LeVeque (1979) and Pébay (2008).
+//! NaNs and infinities are counted, and left out of all else. A block's position in the stream
+//! alone determines its position in the tree, so neither the slicing of values nor vector
+//! instructions change a bit. A block is summed in sixteen lanes around its first value, and
+//! squares are added with fused multiply-add on every processor. Summaries are joined by the
+//! formulas of Chan, Golub and LeVeque (1979) and Pébay (2008).
 
 use tidegate_core::simd;
 

@@ -1,13 +1,12 @@
-//! Online models: linear and logistic regression by stochastic gradient descent, in one pass, with
-//! resets on drift.
+//! Linear and logistic regression in one pass over a stream, reset on drift.
 //!
 //! Flow: rows and targets in batches -> [`Online`] -> predictions, and an alarm if the model's own
 //! loss shows that the stream has changed.
 //! Memory: 16 bytes per feature, and a drift detector.
 //!
-//! A step is η₀ / t^¼ times the gradient of the batch's mean loss (Bottou, «Stochastic gradient
-//! descent tricks», 2012). After a drift t restarts at one, so older knowledge is overwritten
-//! quickly.
+//! The optimizer is stochastic gradient descent. A step is η₀ / t^¼ times the gradient of the
+//! batch's mean loss (Bottou, «Stochastic gradient descent tricks», 2012). After a drift t
+//! restarts at one, so older knowledge is overwritten quickly.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::drift::Adwin;

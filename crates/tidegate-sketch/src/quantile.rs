@@ -1,14 +1,13 @@
-//! Quantiles of a stream: KLL (uniform rank error) and REQ (smaller error towards one end), and
-//! the distance of two distributions.
+//! Quantiles of a stream: KLL and REQ sketches, and the distance of two distributions.
 //!
 //! Flow: numbers -> sketch -> quantiles, ranks; two KLL sketches -> the Kolmogorov–Smirnov
 //! distance. Serialized as by Apache DataSketches.
 //! Memory: KLL with k = 200 about 5 KiB; REQ with k = 12 about 16 KiB for a million values.
 //!
-//! Compaction keeps one of two values by a fair bit that the library draws without a seed, so two
-//! sketches of one stream differ within their errors. References: Karnin, Lang and Liberty,
-//! «Optimal quantile approximation in streams», 2016; Cormode et al., «Relative error streaming
-//! quantiles», 2021.
+//! KLL has the same rank error everywhere, REQ a smaller one towards one end. Compaction keeps one
+//! of two values by a fair bit that the library draws without a seed, so two sketches of one
+//! stream differ within their errors. References: Karnin, Lang and Liberty, «Optimal quantile
+//! approximation in streams», 2016; Cormode et al., «Relative error streaming quantiles», 2021.
 
 use datasketches::codec::{SketchBytes, SketchSlice};
 use datasketches::common::{NumStdDev, SearchCriteria};

@@ -1,5 +1,4 @@
-//! Reservoir sampling: a fair sample of a stream of unknown length, uniform or weighted, that
-//! tells how many values to skip.
+//! Reservoir sampling of a stream of unknown length, uniform or weighted, with skips.
 //!
 //! Flow: ids, weights -> [`Reservoir::skip`], [`Reservoir::offer`] -> a sample without
 //! replacement; readers need not read skipped values.

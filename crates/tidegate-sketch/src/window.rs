@@ -1,14 +1,14 @@
-//! Sliding windows: exact aggregates of the last values, and event counts within ε in logarithmic
-//! memory.
+//! Sliding windows: exact aggregates of the last values, and approximate event counts.
 //!
 //! Flow: values -> [`Window`] -> minimum, maximum, sum or mean of the last n; events ->
 //! [`EventCount`] -> the number of events among the last n values.
 //! Memory: 16 bytes per value of a window; an event count takes at most (1/ε + 4)/2 · log2(n)
 //! words.
 //!
-//! A window is two stacks (Tangwongsan et al., «General incremental sliding-window aggregation»,
-//! 2015). Nothing is subtracted, so a value that has left leaves no trace in a sum. An event count
-//! is an exponential histogram (Datar, Gionis, Indyk and Motwani, 2002).
+//! Event counts are within ε of the truth, in logarithmic memory. A window is two stacks
+//! (Tangwongsan et al., «General incremental sliding-window aggregation», 2015). Nothing is
+//! subtracted, so a value that has left leaves no trace in a sum. An event count is an exponential
+//! histogram (Datar, Gionis, Indyk and Motwani, 2002).
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,4 @@
-//! Predictors of floats from their neighbours. Residuals, in steps, are small where the array is
-//! smooth.
+//! Predictors of floats from their neighbours: smooth arrays leave small residuals.
 //!
 //! Flow: floats of arrays of one shape, a step -> integer residuals and the indices of outliers,
 //! which no step represents within the bound -> and back.

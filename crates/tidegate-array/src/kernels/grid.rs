@@ -1,12 +1,12 @@
-//! Values and codes of a uniform grid: `value = (code − zero) · scale + base`, codes in bytes or
-//! packed.
+//! Values and codes of a uniform grid, with codes in bytes or packed.
 //!
 //! Flow: values -> minimum and maximum, nearest codes; codes -> values.
 //! Memory: the caller's, and one KiB of stack.
 //!
-//! Each operation is rounded separately, so that vectors of any width give the same bits. Outputs
-//! larger than a core's caches are written with streaming stores: a cache line that is written
-//! whole is then not read first, which saves a third of a copy's traffic.
+//! A code stands for `(code − zero) · scale + base`. Each operation is rounded separately, so that
+//! vectors of any width give the same bits. Outputs larger than a core's caches are written with
+//! streaming stores: a cache line that is written whole is then not read first, which saves a
+//! third of a copy's traffic.
 
 #![expect(
     unsafe_code,

@@ -1,5 +1,4 @@
-//! Matrices as tensor trains: rows and columns are split into digits, with one core per pair of
-//! digits.
+//! Matrices as tensor trains, with one core per pair of row and column digits.
 //!
 //! Flow: a matrix, the digits of its rows and columns -> [`TtMatrix`] -> products with vectors,
 //! single rows (of an embedding table).

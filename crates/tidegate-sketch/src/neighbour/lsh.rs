@@ -1,13 +1,13 @@
-//! Locality-sensitive hashing: finds candidates for similar items without comparing all pairs.
-//! Similar items are more likely to have equal keys.
+//! Locality-sensitive hashing: candidates for similar items, without comparing all pairs.
 //!
 //! Flow: MinHash words -> [`Bands`], vectors -> [`Hyperplanes`] or [`Projections`] -> keys ->
 //! [`Index`] -> candidates.
 //! Memory: 16 bytes per key; the hash families of vectors hold their random directions.
 //!
-//! References: Indyk and Motwani, 1998 (banding); Charikar, «Similarity estimation techniques from
-//! rounding algorithms», 2002 (hyperplanes); Datar et al., «Locality-sensitive hashing scheme
-//! based on p-stable distributions», 2004.
+//! The more similar two items are, the more likely they have an equal key. References: Indyk and
+//! Motwani, 1998 (banding); Charikar, «Similarity estimation techniques from rounding algorithms»,
+//! 2002 (hyperplanes); Datar et al., «Locality-sensitive hashing scheme based on p-stable
+//! distributions», 2004.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::positive;
