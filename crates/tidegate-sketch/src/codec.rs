@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn new(what: &'static str, bytes: &'a [u8], kind: Kind, version: u8) -> Result<Self> {
         let wrong = |why: String| Err(Error::bytes(what, why));
         if bytes.len() < HEAD + CHECKSUM {
-            return wrong(format!("{} bytes are fewer than its head and checksum take", bytes.len()));
+            return wrong(format!("{} bytes are fewer than the head and the checksum take", bytes.len()));
         }
         if &bytes[..4] != MAGIC {
             return wrong(format!("they begin with {:02x?}, not with \"TGSK\"", &bytes[..4]));
@@ -103,7 +103,10 @@ impl<'a> Reader<'a> {
         }
         let (body, sum) = bytes.split_at(bytes.len() - CHECKSUM);
         if sum != hash_bytes(body).0.to_le_bytes() {
-            return wrong(format!("the checksum of {} bytes is wrong: they are cut or damaged", bytes.len()));
+            return wrong(format!(
+                "the checksum of {} bytes is wrong: they are truncated or damaged",
+                bytes.len()
+            ));
         }
         Ok(Self { what, left: &body[HEAD..] })
     }
@@ -124,7 +127,7 @@ impl<'a> Reader<'a> {
                 self.left = left;
                 Ok(byte)
             }
-            None => self.wrong("they end too early"),
+            None => self.wrong("they are truncated"),
         }
     }
 
@@ -134,7 +137,7 @@ impl<'a> Reader<'a> {
                 self.left = left;
                 Ok(u64::from_le_bytes(*word))
             }
-            None => self.wrong("they end too early"),
+            None => self.wrong("they are truncated"),
         }
     }
 

@@ -58,7 +58,10 @@ fn share<I: Index, S: Send>(
 fn lengths(what: &str, found: usize, wanted: Option<usize>) -> Result<()> {
     match wanted == Some(found) {
         true => Ok(()),
-        false => Err(Error::value(format!("{what} has {found} elements, where {wanted:?} are needed"))),
+        false => {
+            let wanted = wanted.map_or_else(|| "2^64 or more".to_owned(), |wanted| wanted.to_string());
+            Err(Error::value(format!("{what} has {found} elements, where {wanted} are needed")))
+        }
     }
 }
 
