@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_its_word_on_memory_and_foreign_bytes() {
+    fn memory_is_as_declared_and_foreign_bytes_are_refused() {
         let mut moments = Moments::new(false);
         for _ in 0..3000 {
             moments.update(&[1.0f32; 1000]);

@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back_and_lie_where_they_should(
+        fn numbers_are_restored_from_the_documented_bits(
             numbers in proptest::collection::vec(any::<u8>(), 0..300), bits in 2u32..=8, start in 0usize..10,
         ) {
             let low: Vec<u8> = numbers.iter().map(|n| (u32::from(*n) & ((1 << bits) - 1)) as u8).collect();

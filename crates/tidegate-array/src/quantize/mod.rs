@@ -415,7 +415,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_that_lie_are_refused(at in 0usize..60, byte: u8, cut in 0usize..200) {
+        fn malformed_bytes_are_refused(at in 0usize..60, byte: u8, cut in 0usize..200) {
             let small = Quantized::new(&gaussian(120), &[6, 20], &options(3, Scheme::Affine, Per::Row, Extent::Whole)).unwrap();
             let mut bytes = small.to_bytes().unwrap();
             bytes[at] = byte;

@@ -88,7 +88,7 @@ mod tests {
 
     /// Each synthetic row is between a row and one of its k nearest, and all rows are used evenly.
     #[test]
-    fn rows_lie_between_neighbours() {
+    fn rows_are_between_neighbours() {
         for features in [2, 12] {
             let mut draws = Draws::new(features as u64);
             let rows: Vec<f64> = (0..60 * features).map(|_| (draws.positive() * 8.0).floor()).collect();
