@@ -314,7 +314,7 @@ elements!(u8 => Uint8, i8 => Int8, u16 => Uint16, i16 => Int16, u32 => Uint32, i
 #[derive(Debug)]
 pub struct MappedArray<T> {
     mapped: Mapped,
-    of: PhantomData<T>,
+    element: PhantomData<T>,
 }
 
 impl<T: Element> MappedArray<T> {
@@ -343,7 +343,7 @@ impl<T: Element> MappedArray<T> {
                 format!("its elements begin at byte {offset}, no multiple of their size: read them instead");
             return Err(Error::misuse(path, what));
         }
-        Ok(Self { mapped, of: PhantomData })
+        Ok(Self { mapped, element: PhantomData })
     }
 
     /// The untyped mapping.
