@@ -6,6 +6,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use tidegate_core::ErrorKind;
+
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -60,6 +62,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } | Self::Format { .. } | Self::Value { .. } => ErrorKind::Data,
+            Self::Option { .. } | Self::Misuse { .. } => ErrorKind::Config,
+            Self::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

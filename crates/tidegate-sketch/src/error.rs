@@ -3,6 +3,8 @@
 //! Flow: returned by constructors, updates, merges and readers; shown to the user unchanged.
 //! Memory: holds none.
 
+use tidegate_core::ErrorKind;
+
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -55,6 +57,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Internal(_) => ErrorKind::Internal,
+            _ => ErrorKind::Config,
+        }
+    }
+
     pub(crate) fn parameter(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
         Self::Parameter { name, value: value.to_string(), expected: expected.into() }
     }

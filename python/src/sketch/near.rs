@@ -44,7 +44,8 @@ fn signatures<'py>(
             let words = py.detach(|| {
                 let (mut words, mut wrong) = (Vec::new(), None);
                 slices.texts(|text| {
-                    match minhash::MinHash::new(&minhash::shingles(&String::from_utf8_lossy(text), n), slots) {
+                    match minhash::MinHash::new(&minhash::shingles(&String::from_utf8_lossy(text), n), slots)
+                    {
                         Ok(sketch) => words.extend(sketch.words()),
                         Err(error) => wrong = Some(error),
                     }
