@@ -460,7 +460,13 @@ mod tests {
         File::options().write(true).open(&big).unwrap().set_len(130).unwrap();
         let cut = mapped.read(0, &mut [0; 10]).unwrap_err().to_string();
         assert!(cut.contains("cut short"), "{cut}");
-        assert!(mapped.read(8, &mut [0; 4]).unwrap_err().to_string().contains("8 to 12 of 10"));
+        assert!(
+            mapped
+                .read(8, &mut [0; 4])
+                .unwrap_err()
+                .to_string()
+                .contains("8 to 12 are outside the array of 10")
+        );
         let empty = npy(dir.path(), "<f4", "False", "(0, 7)", &[]);
         let empty = MappedArray::<f32>::open(Stored::open(&empty, None).unwrap(), Mode::Read).unwrap();
         // SAFETY: there are no elements.
