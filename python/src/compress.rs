@@ -31,7 +31,7 @@ type Unpacked<'py> = (&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>);
 /// What a packed array is.
 #[pyfunction]
 pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpacked<'py>> {
-    let packed = Packed::of(packed).map_err(|e| array_error(&e))?;
+    let packed = Packed::parse(packed).map_err(|e| array_error(&e))?;
     let bytes = packed.unpacked_bytes().map_err(|e| array_error(&e))?;
     // Elements that there is no room for are claimed by bytes that are damaged, as a rule.
     let empty = py.import("numpy")?.call_method1("empty", (bytes, "uint8")).map_err(|_| {

@@ -21,13 +21,7 @@ pub(crate) mod classes {
 
 /// The exception for an error of arrays.
 pub(crate) fn array_error(error: &tidegate_array::Error) -> PyErr {
-    let text = error.to_string();
-    match error {
-        tidegate_array::Error::Misuse { .. } | tidegate_array::Error::Option { .. } => {
-            classes::ConfigError::new_err(text)
-        }
-        _ => classes::DataError::new_err(text),
-    }
+    raise(error)
 }
 
 /// The exception for an argument that makes no sense.
@@ -56,8 +50,10 @@ macro_rules! classed {
     };
 }
 
+classed!(tidegate_array::Error);
 classed!(tidegate_core::Error);
 classed!(tidegate_order::Error);
+classed!(tidegate_sketch::Error);
 classed!(tidegate_source::Error, place);
 classed!(tidegate::Error, place);
 

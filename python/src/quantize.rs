@@ -57,7 +57,7 @@ impl Quantized {
     /// From the bytes of a stored one.
     #[staticmethod]
     fn of(bytes: &[u8]) -> PyResult<Self> {
-        View::of(bytes).map(|view| Self(view.to_owned())).map_err(|e| array_error(&e))
+        View::parse(bytes).map(|view| Self(view.to_owned())).map_err(|e| array_error(&e))
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

@@ -159,7 +159,7 @@ macro_rules! with_csr {
     ($self:expr, $py:expr, |$m:ident: $I:ident, $T:ident| $body:expr) => {{
         let (indptr, indices) = (Indices::of($self.indptr.bind($py))?, Indices::of($self.indices.bind($py))?);
         with_data!($self.data.bind($py), |data: $T| with_indices!(indptr, indices, |p, i: $I| {
-            let $m = made(sparse::Csr::<$I, $T>::again($self.shape, p, i, data))?;
+            let $m = made(sparse::Csr::<$I, $T>::from_validated($self.shape, p, i, data))?;
             $body
         }))
     }};
@@ -281,7 +281,7 @@ macro_rules! with_bsr {
     ($self:expr, $py:expr, |$m:ident: $I:ident, $T:ident| $body:expr) => {{
         let (indptr, indices) = (Indices::of($self.indptr.bind($py))?, Indices::of($self.indices.bind($py))?);
         with_data!($self.data.bind($py), |data: $T| with_indices!(indptr, indices, |p, i: $I| {
-            let $m = made(sparse::Bsr::<$I, $T>::again($self.shape, $self.block, p, i, data))?;
+            let $m = made(sparse::Bsr::<$I, $T>::from_validated($self.shape, $self.block, p, i, data))?;
             $body
         }))
     }};

@@ -101,11 +101,11 @@ def test_what_is_damaged_says_where(tmp_path, array):
     huge = tensors(a=tensor([2**40, 2**40], 0, 2**60))
     for name, data, error, word in [
         ("cut.npy", whole[:-1], tg.DataError, "4200 bytes, and the file has 4199"),
-        ("head.npy", whole[:50], tg.DataError, "truncated header"),
+        ("head.npy", whole[:50], tg.DataError, "the header is truncated"),
         ("none.npy", b"", tg.DataError, "NUMPY"),
-        ("huge.npy", whole.replace(b"(60, 7, 5)", b"(2**70,)  "), tg.DataError, "no list of numbers"),
+        ("huge.npy", whole.replace(b"(60, 7, 5)", b"(2**70,)  "), tg.DataError, "not a list of numbers"),
         ("long.npy", whole.replace(b"(60, 7, 5)", b"(60, 7, 9)"), tg.DataError, "7560 bytes"),
-        ("objects.npy", whole.replace(b"'<u2'", b"'|O' "), tg.DataError, "unpickling"),
+        ("objects.npy", whole.replace(b"'<u2'", b"'|O' "), tg.DataError, "unpickled"),
         ("cut.npz", zipped[:-30], tg.DataError, "truncated or damaged"),
         ("packed.npz", (tmp_path / "packed.npz").read_bytes(), tg.ConfigError, "np.savez"),
         ("a.safetensors", overlap, tg.DataError, "safetensors"),

@@ -92,8 +92,8 @@ def test_what_is_no_matrix_says_why():
         return CSR(np.array(indptr, "int32"), np.array(indices, "int32"), np.array(data), (2, 3), **options)
 
     for indptr, indices, words in (
-        ([0, 1, 2], [0, 3], "entry 1, in row 1, lies in column 3 of 3"),
-        ([0, 1, 2], [0, -1], r"lies in column 4294967295 \(or -1\) of 3"),
+        ([0, 1, 2], [0, 3], "entry 1, in row 1, is in column 3 of 3"),
+        ([0, 1, 2], [0, -1], r"is in column 4294967295 \(or -1\) of 3"),
         ([0, 2, 1], [0, 1], "rows go from entry 0 to 1"),
         ([0, 3, 2], [0, 1], "row 1 begins at entry 3"),
         ([0, 1], [0, 1], "one more than rows"),
@@ -110,7 +110,7 @@ def test_what_is_no_matrix_says_why():
         csr([0, 1, 2], [0, 1], data=[1j, 2j])
     with pytest.raises(tg.ConfigError, match="different widths"):
         CSR(np.array([0, 1, 1], "int64"), np.array([0], "int32"), np.array([1.0]), (2, 3))
-    with pytest.raises(tg.DataError, match="entry 0 lies at 5 of 2 along axis 0"):
+    with pytest.raises(tg.DataError, match="entry 0 is at 5 of 2 along axis 0"):
         COO([[5], [0]], [1.0], (2, 2))
     with pytest.raises(tg.ConfigError, match="height, width"):
         BSR([0, 1], [0], [1.0], (1, 1))

@@ -1,6 +1,7 @@
-//! How fast compact data become whole: `cargo bench -p tidegate-array --bench compact`.
+//! Speed of unpacking compact data: `cargo bench -p tidegate-array --bench compact`.
 //!
-//! Flow: codes, sparse matrices, packed elements -> values and bytes a second on one core, as lines of JSON.
+//! Flow: codes, sparse matrices, packed elements -> values and bytes per second on one core, as
+//! lines of JSON.
 //! Memory: its own.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints")]
 
@@ -13,7 +14,7 @@ use tidegate_array::sparse::Csr;
 use tidegate_array::tensor_train::{Limit, TensorTrain};
 use tidegate_array::{DType, codec};
 
-/// The least of seven runs, or of as many as a third of a second has, in seconds.
+/// The fastest of seven runs, or of as many as fit in a third of a second, in seconds.
 fn best(mut run: impl FnMut()) -> f64 {
     run();
     let (all, mut runs, mut least) = (Instant::now(), 0, f64::INFINITY);
@@ -46,7 +47,7 @@ fn main() {
 
 fn quantized(count: usize, place: &str) {
     let values: Vec<f32> = (0..count as u64).map(uniform).collect();
-    // What a copy of as many bytes as are written takes, for the share of bandwidth.
+    // The time of copying as many bytes as are written, for the share of bandwidth.
     let (from, mut into) = (values.clone(), vec![0f32; count]);
     let copy = best(|| black_box(&mut into[..]).copy_from_slice(black_box(&from[..])));
     for bits in 2..=8 {
@@ -115,7 +116,7 @@ fn packed() {
     for (name, dtype, elements) in kinds {
         let mut names = codec::candidates(dtype);
         names.extend(if dtype == DType::Float32 { &["abs:1e-2", "abs:1e-3", "abs:1e-4"][..] } else { &[] });
-        // Bits a byte of a source whose bytes have each statistics of their own.
+        // Bits per byte of a source whose byte planes each have their own statistics.
         let entropy = plane_bits(&elements, dtype.size()) / dtype.size() as f64;
         for codec in names {
             let shape = [elements.len() / dtype.size()];

@@ -1,6 +1,7 @@
-//! How near kernels come to copying: `cargo bench -p tidegate-array`.
+//! Speed of kernels compared with copying: `cargo bench -p tidegate-array`.
 //!
-//! Flow: arrays larger than the caches -> bytes written a second, and their share of what a copy of as many writes, as lines of JSON.
+//! Flow: arrays larger than the caches -> bytes written per second, and their share of a copy's,
+//! as lines of JSON.
 //! Memory: its own.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -15,7 +16,7 @@ use tidegate_array::kernels::wavelet::{Wavelet, forward};
 
 const BYTES: usize = 64 << 20;
 
-/// The best of seven, in GB/s of `bytes`.
+/// The fastest of seven runs, in GB/s of `bytes`.
 fn best(bytes: usize, mut run: impl FnMut()) -> f64 {
     run();
     let times = (0..7).map(|_| {
@@ -57,7 +58,7 @@ fn main() {
         let gb_s = best(BYTES, || gather(from, width, &numbers, black_box(&mut *into)));
         say(&format!("gather rows of {width} bytes"), gb_s, memcpy);
     }
-    // A patch of 64^3 out of a chunk of 128^3 of u16, in the second-level cache as the pipeline has them.
+    // A patch of 64^3 of a 128^3 chunk of u16, in the second-level cache as in the pipeline.
     let (chunk, patch) = ([128; 3], [64; 3]);
     let patch_bytes = 2 * 64usize.pow(3);
     let in_cache = best(patch_bytes * 100, || {
@@ -79,7 +80,7 @@ fn main() {
         }
     });
     say("patch of a chunk, u16", gb_s, in_cache);
-    // Conversions: bytes read and written, beside a copy's.
+    // Conversions: bytes read and written, compared with a copy's.
     let count = BYTES / 4;
     let mut numbers = vec![0.0f32; count];
     for dtype in [DType::Uint8, DType::Uint16, DType::Float16, DType::Bfloat16] {
@@ -90,8 +91,9 @@ fn main() {
         say(&format!("float32 to {}", dtype.name()), gb_s, 2.0 * memcpy);
     }
     for (wavelet, name) in [(Wavelet::Haar, "haar"), (Wavelet::Cdf53, "cdf53")] {
-        let mut room = vec![0.0; 256 * 256];
-        let gb_s = best(BYTES, || forward(&mut numbers, &[256, 256, 256], wavelet, 1, black_box(&mut room)));
+        let mut scratch = vec![0.0; 256 * 256];
+        let gb_s =
+            best(BYTES, || forward(&mut numbers, &[256, 256, 256], wavelet, 1, black_box(&mut scratch)));
         say(&format!("{name} of 256^3 float32, one level in place"), gb_s, memcpy);
     }
 }

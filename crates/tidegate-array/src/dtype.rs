@@ -1,6 +1,6 @@
-//! The types of elements.
+//! Element types.
 //!
-//! Flow: names of NumPy, codes of files -> [`DType`].
+//! Flow: NumPy's type names, type codes in files -> [`DType`].
 //! Memory: holds none.
 
 /// Element types of arrays, in files and batches.
@@ -24,7 +24,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// All of them; the order never changes, as files store places in it.
+    /// All types. Their order never changes: files store indices into this list.
     pub const ALL: [Self; 13] = [
         Self::Bool,
         Self::Uint8,
@@ -41,7 +41,7 @@ impl DType {
         Self::Float64,
     ];
 
-    /// NumPy's name.
+    /// NumPy's name of the type.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -61,10 +61,10 @@ impl DType {
         }
     }
 
-    /// The type of that name.
+    /// The type with this name.
     ///
     /// # Errors
-    /// In words, with the known ones.
+    /// A message that lists the known names.
     pub fn parse(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|d| d.name() == name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|d| d.name()).collect();
@@ -72,7 +72,7 @@ impl DType {
         })
     }
 
-    /// Bytes an element.
+    /// Bytes per element.
     #[must_use]
     pub fn size(self) -> usize {
         match self {

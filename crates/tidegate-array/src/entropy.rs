@@ -1,14 +1,17 @@
-//! What compression can reach: entropies, and how few bits an error allows.
+//! Limits of compression: entropies, and the fewest bits that an allowed error needs.
 //!
-//! Flow: bytes -> counts -> bits a symbol; a variance or a histogram and an error -> bits a value.
-//! Memory: counts of 256 or 65,536 symbols; two matrices of the bins of a histogram.
+//! Flow: bytes -> counts -> bits per symbol; a variance or a histogram and an error -> bits per
+//! value.
+//! Memory: counts of 256 or 65,536 symbols; two matrices with one row and column per bin of a
+//! histogram.
 //!
-//! All bits are of memoryless sources, and no codec that looks at symbols one by one needs fewer; one that sees how they follow one another may.
+//! All figures are for memoryless sources: no codec that codes symbols independently needs fewer
+//! bits. A codec that uses the dependence between symbols may.
 
-/// How often each byte comes.
+/// Counts the occurrences of each byte value.
 #[must_use]
 pub fn count_bytes(bytes: &[u8]) -> [u64; 256] {
-    // Four at once: the same byte again and again would have to wait for its own count.
+    // Four tables: with one, a run of equal bytes would wait for its own counter at every step.
     let mut counts = [[0u64; 256]; 4];
     let (fours, rest) = bytes.as_chunks::<4>();
     for four in fours {
@@ -22,7 +25,7 @@ pub fn count_bytes(bytes: &[u8]) -> [u64; 256] {
     sums
 }
 
-/// Bits a symbol, from how often each comes (Shannon, 1948).
+/// Entropy in bits per symbol, from the count of each symbol (Shannon, 1948).
 ///
 /// ```
 /// use tidegate_array::entropy::entropy_bits;
@@ -38,19 +41,21 @@ pub fn entropy_bits(counts: &[u64]) -> f64 {
     counts.iter().filter(|count| **count > 0).map(bits).sum()
 }
 
-/// Bits an element, as the sum over the bytes that it has: what a codec reaches that packs each of them by itself (`shuffle`).
+/// Entropy in bits per element, as the sum over its bytes: what a codec reaches that packs each
+/// byte plane separately (`shuffle`).
 #[must_use]
 pub fn plane_bits(elements: &[u8], width: usize) -> f64 {
     let mut plane = Vec::with_capacity(elements.len() / width.max(1));
-    let of = |byte: usize| {
+    let plane_entropy = |byte: usize| {
         plane.clear();
         plane.extend(elements.iter().skip(byte).step_by(width).copied());
         entropy_bits(&count_bytes(&plane))
     };
-    (0..width).map(of).sum()
+    (0..width).map(plane_entropy).sum()
 }
 
-/// The least bits a value of a Gaussian source of this variance that a mean square error allows (Shannon, 1959).
+/// The fewest bits per value of a Gaussian source of this variance for a mean square error
+/// (Shannon, 1959).
 ///
 /// ```
 /// use tidegate_array::entropy::gaussian_rate_bits;
@@ -64,18 +69,18 @@ pub fn gaussian_rate_bits(variance: f64, error: f64) -> f64 {
 /// A point of a rate–distortion curve.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct RatePoint {
-    /// The mean square error.
+    /// Mean square error.
     pub error: f64,
-    /// The least bits a value.
+    /// The fewest bits per value at this error.
     pub bits: f64,
 }
 
-/// Steps of an iteration, at most, and what it may still change the rate by.
+/// Most steps of the iteration, and the change of rate below which it stops.
 const STEPS: usize = 2000;
 const SETTLED_BITS: f64 = 1e-6;
 
-/// The rate–distortion curve of a histogram, its bins standing for these values, at slopes of the curve: by Blahut's and Arimoto's
-/// algorithm (1972) for squared errors.
+/// The rate–distortion curve of a histogram for squared errors, at the given slopes of the curve:
+/// the algorithm of Blahut and Arimoto (1972). `values` are the values that the bins stand for.
 ///
 /// ```
 /// use tidegate_array::entropy::{RatePoint, blahut_arimoto};
@@ -135,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_curve_of_a_gaussian_is_its_formula() {
-        // Bins of a Gaussian of variance 1, as counts.
+        // The bins of a Gaussian of variance 1, as counts.
         let values: Vec<f64> = (-60..=60).map(|i| f64::from(i) / 12.0).collect();
         let counts: Vec<u64> = values.iter().map(|x| ((-x * x / 2.0).exp() * 1e9) as u64).collect();
         for RatePoint { error, bits } in blahut_arimoto(&values, &counts, &[-0.6, -1.0, -2.0, -5.0, -10.0]) {

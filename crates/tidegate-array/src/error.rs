@@ -1,59 +1,77 @@
-//! What can go wrong with arrays in files, with the place and the fix.
+//! Errors of this crate: what is wrong, where, and the fix.
 //!
-//! Flow: returned by every room of this crate.
+//! Flow: returned by every module of this crate.
 //! Memory: holds none.
 
 use std::io;
 use std::path::PathBuf;
 
-/// The result of this crate.
+use tidegate_core::ErrorKind;
+
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the array rooms.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read, written or mapped.
     #[error("{path}: {source}")]
     Io {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The system's word.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A file is not what it says it is.
+    /// A file's contents do not match its format.
     #[error("{path}: at byte {offset}: {what}")]
     Format {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Where in it.
+        /// Position in the file, in bytes.
         offset: u64,
         /// What is wrong, and the fix.
         what: String,
     },
-    /// Numbers that cannot be what is asked for.
+    /// Numbers that the operation cannot accept.
     #[error("{what}")]
     Value {
         /// What is wrong, and the fix.
         what: String,
     },
-    /// An option that makes no sense, whatever the numbers are.
+    /// An option that is invalid for any input.
     #[error("{what}")]
     Option {
-        /// Which, and the fix.
+        /// Which option, and the fix.
         what: String,
     },
-    /// Something that this array or mode cannot do.
+    /// An operation that this array or mode does not support.
     #[error("{path}: {what}")]
     Misuse {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What, and the fix.
+        /// What is not supported, and the fix.
+        what: String,
+    },
+    /// A defect of this library.
+    #[error("{what}: please report this")]
+    Internal {
+        /// What happened.
         what: String,
     },
 }
 
 impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } | Self::Format { .. } | Self::Value { .. } => ErrorKind::Data,
+            Self::Option { .. } | Self::Misuse { .. } => ErrorKind::Config,
+            Self::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
@@ -69,6 +87,10 @@ impl Error {
 
     pub(crate) fn option(what: impl Into<String>) -> Self {
         Self::Option { what: what.into() }
+    }
+
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        Self::Internal { what: what.into() }
     }
 
     pub(crate) fn misuse(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

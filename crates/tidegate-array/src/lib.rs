@@ -1,8 +1,10 @@
-//! Arrays: where they lie in files, mapped into memory, and the kernels that move their elements.
+//! Arrays: locating them in files, mapping them into memory, and kernels that move their elements.
 //!
-//! Flow: .npy, .npz, safetensors, raw files -> [`stored::Stored`] -> [`mmap::Mapped`]; elements in C order -> the same elsewhere, or made
-//! small ([`quantize`]).
-//! Memory: mapped pages, which are the kernel's page cache and of no budget; kernels have none.
+//! Flow: .npy, .npz, safetensors and raw files -> [`stored::Stored`] -> [`mmap::Mapped`]; elements
+//! in C order -> reordered, converted or compressed elements ([`kernels`], [`codec`],
+//! [`quantize`]).
+//! Memory: mapped pages are the kernel's page cache and are charged to no budget; kernels hold
+//! none.
 //! Not here: samples of arrays (`tidegate-data`), budgets (`tidegate-core`).
 
 pub mod codec;
@@ -13,6 +15,7 @@ pub mod kernels;
 pub mod mmap;
 pub mod npy;
 pub mod quantize;
+#[cfg(feature = "sparse")]
 pub mod sparse;
 pub mod stored;
 #[cfg(feature = "tensor-train")]
@@ -21,16 +24,17 @@ pub mod tensor_train;
 pub use dtype::DType;
 pub use error::{Error, Result};
 
-/// An array of one value.
+/// An array of `len` elements that all have one value; `None` stands for a length above 2^64.
 ///
 /// # Errors
-/// [`Error::Value`] where memory has no room for it.
+/// [`Error::Value`] if the allocation fails.
 pub fn filled<T: Copy>(len: Option<usize>, value: T) -> Result<Vec<T>> {
     let mut array = Vec::new();
-    let room = len.filter(|len| array.try_reserve_exact(*len).is_ok());
+    let reserved = len.filter(|len| array.try_reserve_exact(*len).is_ok());
     let what = len.map_or_else(|| "2^64 or more".to_owned(), |len| len.to_string());
-    let len =
-        room.ok_or_else(|| Error::value(format!("an array of {what} elements is more than memory has")))?;
+    let len = reserved.ok_or_else(|| {
+        Error::value(format!("an array of {what} elements is more than memory has: give a smaller shape"))
+    })?;
     array.resize(len, value);
     Ok(array)
 }

@@ -1,34 +1,36 @@
 //! The header of NumPy's .npy files, versions 1 to 3.
 //!
-//! Flow: the first bytes of a file -> [`Header`]: type, order, shape, and where the elements begin.
+//! Flow: the first bytes of a file -> [`Header`]: element type, order, shape, and offset of the
+//! elements.
 //! Memory: holds none.
 //!
-//! Specification: NumPy, «numpy.lib.format». Object arrays are refused: they are pickles.
+//! Specification: NumPy, «numpy.lib.format». Object arrays are refused because they are pickles.
 
 use crate::DType;
 
-/// Bytes of which a header is read at most.
+/// The longest header that is read, in bytes.
 pub const HEADER_BYTES: usize = 64 << 10;
 
-/// What a file says of its array.
+/// What a file's header says about its array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// Element type.
     pub dtype: DType,
     /// Whether elements are big-endian.
     pub big_endian: bool,
-    /// Whether the first axis is the one whose elements are neighbours.
+    /// Whether the array is in Fortran order: elements next to each other along the first axis are
+    /// adjacent in the file.
     pub fortran: bool,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Where the elements begin.
+    /// Offset of the first element, in bytes.
     pub offset: usize,
 }
 
-/// Reads the header.
+/// Parses a header.
 ///
 /// # Errors
-/// In words, for what is no .npy, and for arrays of objects or records.
+/// A message if the bytes are not an .npy header, or if the array holds objects or records.
 pub fn header(bytes: &[u8]) -> Result<Header, String> {
     let wrong = |what: &str| format!("npy: {what}");
     if !bytes.starts_with(b"\x93NUMPY") {
@@ -37,20 +39,26 @@ pub fn header(bytes: &[u8]) -> Result<Header, String> {
     let (start, len): (usize, Option<usize>) = match bytes.get(6) {
         Some(1) => (10, bytes.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
         Some(2 | 3) => (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)),
-        _ => return Err(wrong("an unknown version")),
+        _ => return Err(wrong("unknown version")),
     };
-    let header =
-        len.and_then(|n| bytes.get(start..start.checked_add(n)?)).ok_or_else(|| wrong("truncated header"))?;
+    let header = len
+        .and_then(|n| bytes.get(start..start.checked_add(n)?))
+        .ok_or_else(|| wrong("the header is truncated"))?;
     let text = std::str::from_utf8(header).map_err(|_| wrong("the header is not text"))?;
     let value = |key: &str| {
         let at = text.find(&format!("'{key}'"))?;
         Some(text[at..].split_once(':')?.1.trim_start())
     };
     let descr = value("descr").and_then(|v| v.strip_prefix('\'')?.split('\'').next());
-    let descr = descr.ok_or_else(|| wrong("a structured dtype cannot be read"))?;
-    let (order, code) = descr.split_at_checked(1).ok_or_else(|| wrong("an empty dtype"))?;
+    let descr = descr
+        .ok_or_else(|| wrong("a structured dtype cannot be read: save each field as an array of its own"))?;
+    let (order, code) = descr.split_at_checked(1).ok_or_else(|| wrong("the dtype is empty"))?;
     let dtype = match (order, code) {
-        ("|", "O") => return Err(wrong("an array of Python objects, which only unpickling could read")),
+        ("|", "O") => {
+            return Err(wrong(
+                "an array of Python objects can only be unpickled, which is not done: save it as numbers",
+            ));
+        }
         ("|", "b1") => DType::Bool,
         ("|", "u1") => DType::Uint8,
         ("|", "i1") => DType::Int8,
@@ -68,12 +76,12 @@ pub fn header(bytes: &[u8]) -> Result<Header, String> {
     let fortran = match value("fortran_order") {
         Some(v) if v.starts_with("False") => false,
         Some(v) if v.starts_with("True") => true,
-        _ => return Err(wrong("no fortran_order")),
+        _ => return Err(wrong("fortran_order is missing")),
     };
     let inside = value("shape").and_then(|v| v.strip_prefix('(')?.split(')').next());
     let shape: Option<Vec<usize>> = inside
         .map(|s| s.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect())
-        .ok_or_else(|| wrong("no shape"))?;
-    let shape = shape.ok_or_else(|| wrong("a shape that is no list of numbers"))?;
+        .ok_or_else(|| wrong("the shape is missing"))?;
+    let shape = shape.ok_or_else(|| wrong("the shape is not a list of numbers"))?;
     Ok(Header { dtype, big_endian: order == ">", fortran, shape, offset: start + header.len() })
 }

@@ -1,9 +1,11 @@
-//! Where an array lies in a file: .npy, a member of a stored .npz, a tensor of safetensors, or raw bytes.
+//! The location of an array in a file: .npy, a member of an .npz, safetensors, or raw bytes.
 //!
-//! Flow: a path, and a name where a file has several -> [`Stored`], checked against the length of the file.
-//! Memory: headers while they are read.
+//! Flow: a path, and a name if a file has several arrays -> [`Stored`], checked against the file's
+//! length.
+//! Memory: headers, while they are read.
 //!
-//! Specifications: NumPy's format; ZIP, whose members must be stored, since what is deflated cannot be found; safetensors.
+//! Specifications: NumPy's format; safetensors; ZIP, whose members must be stored, because
+//! elements of a deflated member have no offset.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,47 +18,50 @@ use safetensors::tensor::Metadata;
 use crate::npy::{self, HEADER_BYTES};
 use crate::{DType, Error, Result};
 
-/// What safetensors' header has at most.
+/// The longest safetensors header that is accepted, in bytes.
 const TENSORS_HEADER_BYTES: u64 = 100 << 20;
 
-/// See the head of this file.
+/// An array's file, offset, type and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The file.
+    /// The file's path.
     pub path: PathBuf,
     /// Element type.
     pub dtype: DType,
     /// Whether elements are big-endian.
     pub big_endian: bool,
-    /// Whether the first axis is the one whose elements are neighbours.
+    /// Whether the array is in Fortran order: elements next to each other along the first axis are
+    /// adjacent in the file.
     pub fortran: bool,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Where the elements begin in the file.
+    /// Offset of the first element in the file, in bytes.
     pub offset: u64,
 }
 
 impl Stored {
-    /// The array in a file, by its extension; `name` is needed where there are several.
+    /// Locates the array in a file, by the file's extension. `name` is required if the file has
+    /// several arrays.
     ///
     /// # Errors
-    /// A file that is not what it says, is too short, or has no array of this name, with those that it has.
+    /// The file is malformed or too short, or has no array of this name (the message lists its
+    /// names).
     pub fn open(path: &Path, name: Option<&str>) -> Result<Self> {
         match path.extension().and_then(|e| e.to_str()) {
             Some("npz") => Self::npz(path, name),
             Some("safetensors") => Self::safetensors(path, name),
             _ if name.is_some() => {
-                let what = "a file of one array, which has no name: leave the name out";
+                let what = "this file has one array, which has no name: leave the name out";
                 Err(Error::misuse(path, what))
             }
             _ => Self::npy(path),
         }
     }
 
-    /// Elements that lie in a file as they are, from a byte on.
+    /// Raw elements in a file, from byte `offset` to its end.
     ///
     /// # Errors
-    /// A file of another length than type and shape make.
+    /// The file's length is not what type and shape need.
     pub fn raw(path: &Path, dtype: DType, shape: Vec<usize>, offset: u64) -> Result<Self> {
         let stored = Self { path: path.to_owned(), dtype, big_endian: false, fortran: false, shape, offset };
         let file = File::open(path).map_err(Error::io(path))?;
@@ -79,7 +84,7 @@ impl Stored {
         Self::member(path, &file, 0)
     }
 
-    /// An .npy that begins at a byte of a file.
+    /// Locates the .npy that begins at byte `start` of a file.
     fn member(path: &Path, file: &File, start: u64) -> Result<Self> {
         let mut bytes = vec![0; HEADER_BYTES];
         let mut read = 0;
@@ -110,17 +115,18 @@ impl Stored {
         let member = archive.by_index_raw(at).map_err(damaged)?;
         if member.compression() != zip::CompressionMethod::Stored {
             let what = format!(
-                "array {name:?} is compressed, so its elements cannot be found: save it with np.savez"
+                "array {name:?} is compressed, so its elements have no offset in the file: save it with np.savez"
             );
             return Err(Error::misuse(path, what));
         }
-        let start =
-            member.data_start().ok_or_else(|| Error::format(path, 0, "npz: a member without a place"))?;
+        let start = member
+            .data_start()
+            .ok_or_else(|| Error::format(path, 0, "npz: a member has no offset: the file is damaged"))?;
         let end = start + member.size();
         drop(member);
         let stored = Self::member(path, &file, start)?;
         if stored.offset + stored.bytes() != end {
-            let what = format!("npz: array {name:?} does not fill its member: it is damaged");
+            let what = format!("npz: array {name:?} does not fill its member: the file is damaged");
             return Err(Error::format(path, start, what));
         }
         Ok(stored)
@@ -141,17 +147,17 @@ impl Stored {
         let mut bytes = vec![0; len as usize];
         file.read_exact_at(&mut bytes, 8).map_err(Error::io(path))?;
         let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-        // That there are no gaps and overlaps was checked with it.
+        // Parsing has already checked that there are no gaps or overlaps.
         let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
         if (8 + len).checked_add(end) != Some(whole) {
             return Err(wrong(format!(
-                "its tensors end at byte {end} behind a header of {len}, in a file of {whole}: it is truncated or damaged"
+                "its tensors end {end} bytes after a header of {len}, in a file of {whole}: it is truncated or damaged"
             )));
         }
         let mut names: Vec<String> = metadata.tensors().keys().cloned().collect();
         names.sort_unstable();
         let name = chosen(path, name, &names)?;
-        let info = metadata.info(&name).ok_or_else(|| wrong("no tensors".into()))?;
+        let info = metadata.info(&name).ok_or_else(|| wrong("it has no tensors".into()))?;
         let dtype = match info.dtype {
             Dtype::BOOL => DType::Bool,
             Dtype::U8 => DType::Uint8,
@@ -168,7 +174,7 @@ impl Stored {
             Dtype::F64 => DType::Float64,
             other => {
                 return Err(wrong(format!(
-                    "tensor {name:?} has elements of {other:?}, which cannot be read"
+                    "tensor {name:?} has elements of {other:?}, which cannot be read: save it as another type"
                 )));
             }
         };
@@ -178,7 +184,7 @@ impl Stored {
         let stored = Self { path: path.to_owned(), dtype, big_endian: false, fortran: false, shape, offset };
         if stored.checked_bytes()? != (to - from) as u64 {
             return Err(wrong(format!(
-                "tensor {name:?} of {:?} does not have {} bytes",
+                "tensor {name:?} of {:?} does not take {} bytes: the header is damaged",
                 stored.shape,
                 to - from
             )));
@@ -199,18 +205,21 @@ impl Stored {
             Error::format(
                 &self.path,
                 self.offset,
-                format!("a shape of {:?}, of more than 2^64 bytes", self.shape),
+                format!(
+                    "a shape of {:?} is more than 2^64 bytes: the header is damaged, or the shape is wrong",
+                    self.shape
+                ),
             )
         })
     }
 
-    /// Itself, if the file has all of it.
+    /// Returns the array if the file holds all of it.
     fn inside(self, file: &File) -> Result<Self> {
         let len = file.metadata().map_err(Error::io(&self.path))?.len();
         let bytes = self.checked_bytes()?;
         if self.offset.checked_add(bytes).is_none_or(|end| end > len) {
             let what = format!(
-                "{} of {:?} is {bytes} bytes, and the file has {} from here: it is truncated, or its header lies",
+                "{} of {:?} is {bytes} bytes, and the file has {} from here: it is truncated, or its header is wrong",
                 self.dtype.name(),
                 self.shape,
                 len.saturating_sub(self.offset)
@@ -221,16 +230,18 @@ impl Stored {
     }
 }
 
-/// The name that is given, or the only one.
+/// The given name if the file has it, or the only name.
 fn chosen(path: &Path, name: Option<&str>, names: &[String]) -> Result<String> {
     let known = || names.join(", ");
     match (name, names) {
         (Some(name), _) if names.iter().any(|known| known == name) => Ok(name.to_owned()),
         (Some(name), _) => {
-            Err(Error::misuse(path, format!("there is no array {name:?}: it has {}", known())))
+            Err(Error::misuse(path, format!("there is no array {name:?}: the file has {}", known())))
         }
         (None, [only]) => Ok(only.clone()),
-        (None, []) => Err(Error::misuse(path, "it has no arrays")),
-        (None, _) => Err(Error::misuse(path, format!("it has several arrays: name one of {}", known()))),
+        (None, []) => Err(Error::misuse(path, "the file has no arrays")),
+        (None, _) => {
+            Err(Error::misuse(path, format!("the file has several arrays: give a name, one of {}", known())))
+        }
     }
 }

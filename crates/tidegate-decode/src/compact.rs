@@ -21,11 +21,11 @@ fn decode(error: tidegate_array::Error) -> Error {
 /// # Errors
 /// [`Error::Decode`] for bytes that are no array made small, or cut short.
 pub fn room_bytes(bytes: &[u8]) -> Result<u64> {
-    if View::is_one(bytes) {
+    if View::has_magic(bytes) {
         return Ok(0);
     }
-    let packed = Packed::of(bytes).map_err(decode)?;
-    Ok(packed.codec.room_bytes(packed.unpacked_bytes().map_err(decode)? as u64))
+    let packed = Packed::parse(bytes).map_err(decode)?;
+    Ok(packed.codec.scratch_bytes(packed.unpacked_bytes().map_err(decode)? as u64))
 }
 
 /// What unpacking any sample of a field takes at most besides its row.
@@ -36,7 +36,7 @@ pub fn most_bytes(dtype: DType, shape: &[usize], codec: &str) -> u64 {
         return bytes;
     }
     // One that is not known fails sample by sample.
-    codec::parse(codec, dtype, shape).map_or(0, |codec| codec.room_bytes(bytes))
+    codec::parse(codec, dtype, shape).map_or(0, |codec| codec.scratch_bytes(bytes))
 }
 
 /// The elements of a sample, as this type and shape, into room for them.
@@ -47,14 +47,14 @@ pub fn unpack(bytes: &[u8], dtype: DType, shape: &[usize], into: &mut [u8]) -> R
     let other = |found: &[usize], of: &str| {
         Error::Decode(format!("an array of {of} {found:?} where {} {shape:?} was declared", dtype.name()))
     };
-    if View::is_one(bytes) {
-        let view = View::of(bytes).map_err(decode)?;
+    if View::has_magic(bytes) {
+        let view = View::parse(bytes).map_err(decode)?;
         if view.shape != shape {
             return Err(other(&view.shape, "codes"));
         }
         return view.dequantize(dtype, into).map_err(decode);
     }
-    let packed = Packed::of(bytes).map_err(decode)?;
+    let packed = Packed::parse(bytes).map_err(decode)?;
     if packed.shape != shape || packed.dtype != dtype {
         return Err(other(&packed.shape, packed.dtype.name()));
     }

@@ -1,10 +1,11 @@
-//! The bytes of the sketches that are our own: a head, little-endian words, a checksum.
+//! The serialized form of this crate's own sketches: a head, little-endian words, a checksum.
 //!
 //! Flow: `to_bytes` -> [`Writer`] -> bytes -> [`Reader`] -> `from_bytes`.
 //! Memory: the bytes.
 //!
-//! Head: `TGSK`, a byte for the kind of sketch, a byte for the version of its layout. The end: eight bytes of MurmurHash3 of all before.
-//! Sketches of Apache DataSketches (HLL, Theta, CPC, KLL, REQ, frequent items) have that project's bytes instead.
+//! Head: `TGSK`, a byte for the kind of sketch, a byte for the version of its layout. End: eight
+//! bytes of MurmurHash3 over everything before. HLL, Theta, CPC, KLL, REQ and frequent items use
+//! the format of Apache DataSketches instead.
 
 use crate::hash::hash_bytes;
 use crate::{Error, Result};
@@ -13,7 +14,7 @@ const MAGIC: &[u8; 4] = b"TGSK";
 const HEAD: usize = 6;
 const CHECKSUM: usize = 8;
 
-/// What the bytes hold; the numbers are frozen.
+/// The kinds of sketches; their numbers are frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -89,7 +90,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn new(what: &'static str, bytes: &'a [u8], kind: Kind, version: u8) -> Result<Self> {
         let wrong = |why: String| Err(Error::bytes(what, why));
         if bytes.len() < HEAD + CHECKSUM {
-            return wrong(format!("{} bytes are fewer than its head and checksum take", bytes.len()));
+            return wrong(format!("{} bytes are fewer than the head and the checksum take", bytes.len()));
         }
         if &bytes[..4] != MAGIC {
             return wrong(format!("they begin with {:02x?}, not with \"TGSK\"", &bytes[..4]));
@@ -102,7 +103,10 @@ impl<'a> Reader<'a> {
         }
         let (body, sum) = bytes.split_at(bytes.len() - CHECKSUM);
         if sum != hash_bytes(body).0.to_le_bytes() {
-            return wrong(format!("the checksum of {} bytes is wrong: they are cut or damaged", bytes.len()));
+            return wrong(format!(
+                "the checksum of {} bytes is wrong: they are truncated or damaged",
+                bytes.len()
+            ));
         }
         Ok(Self { what, left: &body[HEAD..] })
     }
@@ -111,8 +115,9 @@ impl<'a> Reader<'a> {
         Err(Error::bytes(self.what, why))
     }
 
-    /// What parameters that were read make, if they make anything.
-    pub(crate) fn made<T>(&self, made: Result<T>) -> Result<T> {
+    /// Turns an error of a constructor, caused by parameters that were read, into
+    /// [`Error::Bytes`].
+    pub(crate) fn constructed<T>(&self, made: Result<T>) -> Result<T> {
         made.map_err(|error| Error::bytes(self.what, error))
     }
 
@@ -122,7 +127,7 @@ impl<'a> Reader<'a> {
                 self.left = left;
                 Ok(byte)
             }
-            None => self.wrong("they end too early"),
+            None => self.wrong("they are truncated"),
         }
     }
 
@@ -132,7 +137,7 @@ impl<'a> Reader<'a> {
                 self.left = left;
                 Ok(u64::from_le_bytes(*word))
             }
-            None => self.wrong("they end too early"),
+            None => self.wrong("they are truncated"),
         }
     }
 

@@ -1,10 +1,16 @@
-//! How many values differ: HyperLogLog (smallest), Theta (sets can be intersected), CPC (smallest when stored).
+//! Counting distinct values with HyperLogLog, Theta and CPC sketches.
 //!
-//! Flow: keys with their hash -> sketch -> an estimate with bounds; the bytes are those of Apache DataSketches.
-//! Memory: HLL 2^lg_k bytes and as many for what is known of it; Theta at most 16·2^lg_k; CPC about 2^lg_k.
+//! Flow: keys with their hash -> sketch -> an estimate with bounds; serialized as by Apache
+//! DataSketches.
+//! Memory: HLL 2^lg_k bytes, and as many for the copy of its registers; Theta at most 16·2^lg_k;
+//! CPC about 2^lg_k.
 //!
-//! Most keys of a stream change nothing: they are told by the one hash before the library, which hashes by itself, is asked. References: Flajolet et al., 2007;
-//! Ting, 2014 (the estimator that remembers its history); Dasgupta et al., «A framework for estimating stream expression cardinalities», 2016.
+//! HyperLogLog is the smallest in memory and CPC when stored; Theta supports set operations.
+//!
+//! Most keys of a stream change nothing. One hash detects them before the library, which hashes on
+//! its own, is called. References: Flajolet et al., 2007; Ting, 2014 (the estimator that uses the
+//! sketch's history); Dasgupta et al., «A framework for estimating stream expression
+//! cardinalities», 2016.
 
 use datasketches::common::NumStdDev;
 use datasketches::cpc::{CpcSketch, CpcUnion};
@@ -16,14 +22,14 @@ use datasketches::theta::{
 use crate::hash::Key;
 use crate::{Error, Result};
 
-/// An estimate of a number, with what it lies between with so many standard deviations' certainty.
+/// An estimated count with its confidence bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// The most likely number.
+    /// The estimate.
     pub value: f64,
-    /// It is hardly less.
+    /// The lower bound.
     pub low: f64,
-    /// It is hardly more.
+    /// The upper bound.
     pub high: f64,
 }
 
@@ -32,7 +38,7 @@ fn deviations(deviations: u8) -> Result<NumStdDev> {
         1 => Ok(NumStdDev::One),
         2 => Ok(NumStdDev::Two),
         3 => Ok(NumStdDev::Three),
-        _ => Err(Error::parameter("deviations", deviations, "bounds are known for 1, 2 and 3")),
+        _ => Err(Error::parameter("deviations", deviations, "give 1, 2 or 3")),
     }
 }
 
@@ -40,12 +46,13 @@ fn lg_k(value: u8, least: u8, most: u8) -> Result<u8> {
     if (least..=most).contains(&value) {
         return Ok(value);
     }
-    Err(Error::parameter("lg_k", value, format!("it must lie between {least} and {most}")))
+    Err(Error::parameter("lg_k", value, format!("it must be between {least} and {most}")))
 }
 
 macro_rules! estimate {
     () => {
-        /// How many values differ, and the bounds that so many standard deviations give (1, 2 or 3).
+        /// The number of distinct values, with bounds at this many standard deviations (1, 2 or
+        /// 3).
         ///
         /// # Errors
         /// [`Error::Parameter`] for another number of deviations.
@@ -57,7 +64,8 @@ macro_rules! estimate {
     };
 }
 
-/// A HyperLogLog of 2^`lg_k` registers; its relative standard error is 0.83 / sqrt(2^lg_k), merged 1.04 / sqrt(2^lg_k).
+/// A HyperLogLog of 2^`lg_k` registers. Its relative standard error is 0.83 / sqrt(2^lg_k), after
+/// merges 1.04 / sqrt(2^lg_k).
 ///
 /// ```
 /// use tidegate_sketch::distinct::Hll;
@@ -70,9 +78,10 @@ macro_rules! estimate {
 #[derive(Debug, Clone)]
 pub struct Hll {
     sketch: HllSketch,
-    /// The greatest value that came for each register.
+    /// The largest value seen for each register.
     seen: Vec<u8>,
-    /// How often one rose: once that is more than the library lists or hashes, registers are all that it keeps.
+    /// How often a register grew. Above the capacity of the library's list and hash table, the
+    /// library keeps only registers.
     rises: u32,
 }
 
@@ -82,14 +91,14 @@ impl Hll {
     /// An empty sketch.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `lg_k` is not between 4 and 21.
+    /// [`Error::Parameter`] if `lg_k` is not between 4 and 21.
     pub fn new(lg_k: u8) -> Result<Self> {
         let lg_k = self::lg_k(lg_k, 4, 21)?;
         let made = HllSketch::new(lg_k, HllType::Hll8);
-        Ok(Self::of(made.map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?))
+        Ok(Self::from_sketch(made.map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?))
     }
 
-    fn of(sketch: HllSketch) -> Self {
+    fn from_sketch(sketch: HllSketch) -> Self {
         Self { seen: vec![0; 1 << sketch.lg_config_k()], rises: 0, sketch }
     }
 
@@ -99,7 +108,8 @@ impl Hll {
         let value = high.leading_zeros().min(62) as u8 + 1;
         let slot = low as usize & (self.seen.len() - 1);
         if self.seen[slot] >= value {
-            // While it lists values, it tells more of them apart than there are registers.
+            // While the library lists values, it distinguishes more of them than there are
+            // registers.
             if self.rises as usize > self.seen.len().max(64) {
                 return;
             }
@@ -110,47 +120,49 @@ impl Hll {
         self.sketch.update(*key);
     }
 
-    /// The logarithm of the number of registers.
+    /// The base-2 logarithm of the number of registers.
     #[must_use]
     pub fn lg_k(&self) -> u8 {
         self.sketch.lg_config_k()
     }
 
-    /// Takes what another stream had; what comes out has the lesser number of registers.
+    /// Merges another stream's sketch; the result has the smaller number of registers.
     ///
     /// # Errors
-    /// None that is known: any two can be merged.
+    /// None at present: any two sketches can be merged.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let lg_k = self.lg_k().min(other.lg_k());
         let mut union = HllUnion::new(lg_k).map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?;
         union.update(&self.sketch);
         union.update(&other.sketch);
-        *self = Self::of(union.to_sketch(HllType::Hll8));
+        *self = Self::from_sketch(union.to_sketch(HllType::Hll8));
         Ok(())
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + 2 * self.seen.len() + 64) as u64
     }
 
-    /// The bytes of Apache DataSketches.
+    /// Serializes in the format of Apache DataSketches.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.sketch.serialize()
     }
 
-    /// A sketch from the bytes of Apache DataSketches, of registers of 4, 6 or 8 bits.
+    /// Reads the format of Apache DataSketches, with registers of 4, 6 or 8 bits.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch.
+    /// [`Error::Bytes`] if the bytes are not such a sketch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        HllSketch::deserialize(bytes).map(Self::of).map_err(|e| Error::bytes("HLL sketch", e.message()))
+        HllSketch::deserialize(bytes)
+            .map(Self::from_sketch)
+            .map_err(|e| Error::bytes("HLL sketch", e.message()))
     }
 }
 
-/// A Theta sketch of about 2^`lg_k` hashes; its relative standard error is 1 / sqrt(2^lg_k).
+/// A Theta sketch of about 2^`lg_k` hashes. Its relative standard error is 1 / sqrt(2^lg_k).
 ///
 /// ```
 /// use tidegate_sketch::distinct::Theta;
@@ -167,13 +179,13 @@ impl Hll {
 #[derive(Debug)]
 pub struct Theta {
     lg_k: u8,
-    /// What a union, an intersection, a difference or bytes gave.
-    closed: Option<CompactThetaSketch>,
-    /// What came since.
-    open: ThetaSketch,
+    /// The result of a union, an intersection, a difference or of reading bytes.
+    fixed: Option<CompactThetaSketch>,
+    /// The values added since.
+    recent: ThetaSketch,
 }
 
-fn sets<T>(made: std::result::Result<T, datasketches::error::Error>) -> Result<T> {
+fn set_operation<T>(made: std::result::Result<T, datasketches::error::Error>) -> Result<T> {
     made.map_err(|e| Error::Mismatch { what: "Theta sketches", why: e.message().to_owned() })
 }
 
@@ -181,91 +193,93 @@ impl Theta {
     /// An empty sketch.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `lg_k` is not between 5 and 26.
+    /// [`Error::Parameter`] if `lg_k` is not between 5 and 26.
     pub fn new(lg_k: u8) -> Result<Self> {
-        Self::of(None, lg_k)
+        Self::from_parts(None, lg_k)
     }
 
-    fn of(closed: Option<CompactThetaSketch>, lg_k: u8) -> Result<Self> {
+    fn from_parts(fixed: Option<CompactThetaSketch>, lg_k: u8) -> Result<Self> {
         let lg_k = self::lg_k(lg_k, 5, 26)?;
         let made = ThetaSketchBuilder::default().lg_k(lg_k).build();
-        let open = made.map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?;
-        Ok(Self { lg_k, closed, open })
+        let recent = made.map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?;
+        Ok(Self { lg_k, fixed, recent })
     }
 
     /// Counts a value.
     pub fn add(&mut self, key: &Key<'_>) {
-        // What is not below theta changes nothing.
-        let closed = self.closed.as_ref().map_or(u64::MAX, CompactThetaSketch::theta64);
-        if key.hash.0 >> 1 < self.open.theta64().min(closed) {
-            self.open.update(*key);
+        // A hash that is not below theta changes nothing.
+        let fixed = self.fixed.as_ref().map_or(u64::MAX, CompactThetaSketch::theta64);
+        if key.hash.0 >> 1 < self.recent.theta64().min(fixed) {
+            self.recent.update(*key);
         }
     }
 
-    fn together(&self) -> Result<CompactThetaSketch> {
-        match &self.closed {
-            None => Ok(self.open.compact(true)),
-            Some(closed) if self.open.is_empty() => Ok(closed.clone()),
-            Some(closed) => Self::union_of(self.lg_k, &[closed, &self.open.compact(true)]),
+    fn combined(&self) -> Result<CompactThetaSketch> {
+        match &self.fixed {
+            None => Ok(self.recent.compact(true)),
+            Some(fixed) if self.recent.is_empty() => Ok(fixed.clone()),
+            Some(fixed) => Self::union_of(self.lg_k, &[fixed, &self.recent.compact(true)]),
         }
     }
 
     fn union_of(lg_k: u8, sets: &[&CompactThetaSketch]) -> Result<CompactThetaSketch> {
-        let mut union = self::sets(ThetaUnionBuilder::default().lg_k(lg_k).build())?;
+        let mut union = set_operation(ThetaUnionBuilder::default().lg_k(lg_k).build())?;
         for &set in sets {
-            self::sets(union.update(set))?;
+            set_operation(union.update(set))?;
         }
         Ok(union.to_sketch(true))
     }
 
-    /// How many values differ, and the bounds that so many standard deviations give (1, 2 or 3).
+    /// The number of distinct values, with bounds at this many standard deviations (1, 2 or 3).
     ///
     /// # Errors
     /// [`Error::Parameter`] for another number of deviations.
     pub fn estimate(&self, deviations: u8) -> Result<Estimate> {
-        let (n, sketch) = (self::deviations(deviations)?, self.together()?);
+        let (n, sketch) = (self::deviations(deviations)?, self.combined()?);
         Ok(Estimate { value: sketch.estimate(), low: sketch.lower_bound(n), high: sketch.upper_bound(n) })
     }
 
-    /// What came in either stream.
+    /// The union: values of either stream.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where they were made with other seeds, by another program.
+    /// [`Error::Mismatch`] if another program made them with different seeds.
     pub fn union(&self, other: &Self) -> Result<Self> {
         let lg_k = self.lg_k.min(other.lg_k);
-        Self::of(Some(Self::union_of(lg_k, &[&self.together()?, &other.together()?])?), lg_k)
+        Self::from_parts(Some(Self::union_of(lg_k, &[&self.combined()?, &other.combined()?])?), lg_k)
     }
 
-    /// What came in both.
+    /// The intersection: values of both streams.
     ///
     /// # Errors
     /// As [`Theta::union`].
     pub fn intersection(&self, other: &Self) -> Result<Self> {
         let mut both = ThetaIntersection::default();
-        sets(both.update(&self.together()?))?;
-        sets(both.update(&other.together()?))?;
-        let sketch = both.to_sketch(true).ok_or(Error::Empty("an intersection"))?;
-        Self::of(Some(sketch), self.lg_k.min(other.lg_k))
+        set_operation(both.update(&self.combined()?))?;
+        set_operation(both.update(&other.combined()?))?;
+        let sketch =
+            both.to_sketch(true).ok_or(Error::Internal("an intersection of two sketches has no result"))?;
+        Self::from_parts(Some(sketch), self.lg_k.min(other.lg_k))
     }
 
-    /// What came here alone.
+    /// The difference: values of this stream that the other does not have.
     ///
     /// # Errors
     /// As [`Theta::union`].
     pub fn difference(&self, other: &Self) -> Result<Self> {
-        let sketch = sets(ThetaANotB::default().compute(&self.together()?, &other.together()?, true))?;
-        Self::of(Some(sketch), self.lg_k.min(other.lg_k))
+        let sketch =
+            set_operation(ThetaANotB::default().compute(&self.combined()?, &other.combined()?, true))?;
+        Self::from_parts(Some(sketch), self.lg_k.min(other.lg_k))
     }
 
-    /// The same once more.
+    /// A copy.
     ///
     /// # Errors
     /// As [`Theta::union`].
-    pub fn again(&self) -> Result<Self> {
-        Self::of(Some(self.together()?), self.lg_k)
+    pub fn try_clone(&self) -> Result<Self> {
+        Self::from_parts(Some(self.combined()?), self.lg_k)
     }
 
-    /// Takes what another stream had.
+    /// Merges another stream's sketch.
     ///
     /// # Errors
     /// As [`Theta::union`].
@@ -274,32 +288,34 @@ impl Theta {
         Ok(())
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        let closed = self.closed.as_ref().map_or(0, CompactThetaSketch::estimated_size);
-        (size_of::<Self>() + (16 << self.lg_k) + closed) as u64
+        let fixed = self.fixed.as_ref().map_or(0, CompactThetaSketch::estimated_size);
+        (size_of::<Self>() + (16 << self.lg_k) + fixed) as u64
     }
 
-    /// The bytes of Apache DataSketches, compact and in ascending order.
+    /// Serializes in the format of Apache DataSketches, compact and in ascending order.
     ///
     /// # Errors
     /// As [`Theta::union`].
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        Ok(self.together()?.serialize())
+        Ok(self.combined()?.serialize())
     }
 
-    /// A sketch from the bytes of Apache DataSketches, which do not tell `lg_k`.
+    /// Reads the format of Apache DataSketches, which does not store `lg_k`.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch; [`Error::Parameter`] as [`Theta::new`].
+    /// [`Error::Bytes`] if the bytes are not such a sketch; [`Error::Parameter`] as
+    /// [`Theta::new`].
     pub fn from_bytes(bytes: &[u8], lg_k: u8) -> Result<Self> {
         let sketch = CompactThetaSketch::deserialize(bytes);
-        Self::of(Some(sketch.map_err(|e| Error::bytes("Theta sketch", e.message()))?), lg_k)
+        Self::from_parts(Some(sketch.map_err(|e| Error::bytes("Theta sketch", e.message()))?), lg_k)
     }
 }
 
-/// A CPC sketch (Lang, «Back to the future», 2017): of the same error as a HyperLogLog, in two thirds of its bytes once stored.
+/// A CPC sketch (Lang, «Back to the future», 2017): the error of a HyperLogLog at two thirds of
+/// its stored bytes.
 ///
 /// ```
 /// use tidegate_sketch::distinct::Cpc;
@@ -319,7 +335,7 @@ impl Cpc {
     /// An empty sketch.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `lg_k` is not between 4 and 26.
+    /// [`Error::Parameter`] if `lg_k` is not between 4 and 26.
     pub fn new(lg_k: u8) -> Result<Self> {
         let lg_k = self::lg_k(lg_k, 4, 26)?;
         let sketch = CpcSketch::new(lg_k).map_err(|e| Error::parameter("lg_k", lg_k, e.message()))?;
@@ -331,10 +347,10 @@ impl Cpc {
         self.sketch.update(*key);
     }
 
-    /// Takes what another stream had; what comes out has the lesser `lg_k`.
+    /// Merges another stream's sketch; the result has the smaller `lg_k`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where they were made with other seeds, by another program.
+    /// [`Error::Mismatch`] if another program made them with different seeds.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let wrong = |e: datasketches::error::Error| Error::Mismatch {
             what: "CPC sketches",
@@ -347,22 +363,22 @@ impl Cpc {
         Ok(())
     }
 
-    /// What it takes now, in bytes.
+    /// Memory it takes now, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.sketch.estimated_size() as u64
     }
 
-    /// The bytes of Apache DataSketches.
+    /// Serializes in the format of Apache DataSketches.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.sketch.serialize()
     }
 
-    /// A sketch from the bytes of Apache DataSketches.
+    /// Reads the format of Apache DataSketches.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch.
+    /// [`Error::Bytes`] if the bytes are not such a sketch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let sketch = CpcSketch::deserialize(bytes).map_err(|e| Error::bytes("CPC sketch", e.message()))?;
         Ok(Self { sketch })
@@ -385,7 +401,7 @@ mod tests {
         (sum / f64::from(n)).sqrt()
     }
 
-    /// What is passed over before the library changes no bit of its state.
+    /// Skipping a key before it reaches the library changes no bit of the state.
     #[test]
     fn passing_over_changes_no_bit() {
         for (lg_k, n) in [(4, 100), (8, 40), (8, 10_000), (12, 300), (12, 3000), (12, 200_000), (16, 20_000)]
@@ -404,7 +420,7 @@ mod tests {
         }
     }
 
-    /// RMSE at most 1.1 times what theory says, alone and in unions of different sizes.
+    /// The RMSE is at most 1.1 times the theoretical one, alone and in unions of different sizes.
     #[test]
     fn errors_are_as_published() {
         let (trials, n) = (400, 20_000u64);

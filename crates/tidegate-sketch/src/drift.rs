@@ -1,22 +1,26 @@
-//! Whether a stream is still what it was: ADWIN (its mean, with a guarantee), Page–Hinkley (its mean, at once).
+//! Drift detection in the mean of a stream: ADWIN and Page–Hinkley.
 //!
-//! Flow: numbers (losses, lengths, features) one by one -> alarms; who listens forgets, resets a window or normalizes anew.
-//! Memory: ADWIN 16 bytes for each of at most 6 buckets of each power of two, so 6 KiB for any stream; Page–Hinkley a few words.
+//! Flow: numbers (losses, lengths, features) one by one -> alarms; the caller then resets a
+//! window, a model or a normalization.
+//! Memory: ADWIN takes 16 bytes per bucket and at most 6 buckets per power of two, 6 KiB for any
+//! stream; Page–Hinkley a few words.
 //!
-//! Both raise their alarms at the values where those of river (0.26) do. Distributions as a whole are compared by [`crate::quantile::ks`].
-//! References: Bifet and Gavaldà, «Learning from time-changing data with adaptive windowing», 2007; Page, «Continuous inspection schemes», 1954.
+//! ADWIN bounds its false alarms; Page–Hinkley reacts with less delay. Both raise alarms at the
+//! same values as river (0.26). [`crate::quantile::ks`] compares whole distributions. References:
+//! Bifet and Gavaldà, «Learning from time-changing data with adaptive windowing», 2007; Page,
+//! «Continuous inspection schemes», 1954.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::fraction;
 use crate::{Error, Result};
 
-/// Buckets of each size, before two become one.
+/// The most buckets of a size before two are merged.
 const BUCKETS: usize = 5;
-/// Values between two looks at the window.
+/// Values between two checks of the window.
 const CLOCK: u64 = 32;
-/// The least part of the window that is compared with the rest.
+/// The smallest part of the window that is compared with the rest.
 const LEAST_PART: f64 = 5.0;
-/// Values before the first look.
+/// Values before the first check.
 const GRACE: u64 = 10;
 
 fn number(at: u64, value: f64) -> Result<f64> {
@@ -49,7 +53,7 @@ impl Row {
     }
 }
 
-/// A window that shrinks when the mean of its older part differs from that of its newer one.
+/// ADWIN: a window that shrinks when the means of its older and its newer part differ.
 ///
 /// ```
 /// use tidegate_sketch::drift::Adwin;
@@ -73,17 +77,18 @@ pub struct Adwin {
     ticks: u64,
     seen: u64,
     alarms: u64,
-    /// The last value raised an alarm: the next begins anew.
+    /// The last value raised an alarm, so the next update starts a new window.
     alarmed: bool,
 }
 
 impl Adwin {
     const VERSION: u8 = 1;
 
-    /// With false alarms of probability `delta` at most, for each look at the window, of values between 0 and 1.
+    /// A detector with a false-alarm probability of at most `delta` per check, for values between
+    /// 0 and 1.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `delta` is not between 0 and 1.
+    /// [`Error::Parameter`] if `delta` is not between 0 and 1.
     pub fn new(delta: f64) -> Result<Self> {
         Ok(Self {
             delta: fraction("delta", delta)?,
@@ -98,7 +103,7 @@ impl Adwin {
         })
     }
 
-    /// Forgets the window.
+    /// Clears the window.
     pub fn reset(&mut self) {
         self.rows.clear();
         self.rows.push(Row::default());
@@ -106,10 +111,10 @@ impl Adwin {
         (self.total, self.variance, self.alarmed) = (0.0, 0.0, false);
     }
 
-    /// Takes the next value; true where the stream has changed. After an alarm the window begins anew.
+    /// Adds a value; returns true if the stream has changed. After an alarm the window restarts.
     ///
     /// # Errors
-    /// [`Error::Value`] for what is no finite number, which changes nothing.
+    /// [`Error::Value`] for a value that is not finite; it changes nothing.
     pub fn update(&mut self, value: f64) -> Result<bool> {
         let value = number(self.seen, value)?;
         if self.alarmed {
@@ -165,7 +170,7 @@ impl Adwin {
         n
     }
 
-    /// Drops the oldest buckets for as long as any older part differs from the rest.
+    /// Drops the oldest buckets while any older part differs from the rest.
     fn shrink(&mut self) -> bool {
         let mut changed = false;
         while self.differs() {
@@ -210,25 +215,25 @@ impl Adwin {
         if self.width == 0 { 0.0 } else { self.total / self.width as f64 }
     }
 
-    /// Values in the window.
+    /// Number of values in the window.
     #[must_use]
     pub fn width(&self) -> u64 {
         self.width
     }
 
-    /// Alarms so far.
+    /// Number of alarms so far.
     #[must_use]
     pub fn alarms(&self) -> u64 {
         self.alarms
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + 64 * size_of::<Row>()) as u64
     }
 
-    /// The state, bit for bit.
+    /// Serializes the exact state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Adwin, Self::VERSION);
@@ -241,14 +246,14 @@ impl Adwin {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("ADWIN detector", bytes, Kind::Adwin, Self::VERSION)?;
         let delta = from.float()?;
-        let mut adwin = from.made(Self::new(delta))?;
+        let mut adwin = from.constructed(Self::new(delta))?;
         (adwin.width, adwin.total, adwin.variance) = (from.word()?, from.float()?, from.float()?);
         (adwin.ticks, adwin.seen, adwin.alarms) = (from.word()?, from.word()?, from.word()?);
         adwin.alarmed = from.byte()? != 0;
@@ -272,7 +277,8 @@ impl Adwin {
     }
 }
 
-/// Alarms when a sum of what values exceed their mean by has risen, or fallen, by a threshold.
+/// Page–Hinkley: raises an alarm when the cumulative deviation from the mean has risen, or fallen,
+/// by a threshold.
 ///
 /// ```
 /// use tidegate_sketch::drift::PageHinkley;
@@ -296,15 +302,16 @@ pub struct PageHinkley {
 
 impl PageHinkley {
     const VERSION: u8 = 1;
-    /// What is left of a sum after one more value.
+    /// The share of a sum that remains after each value.
     const FORGETTING: f64 = 1.0 - 0.0001;
     /// Values before the first alarm.
     const LEAST_VALUES: u64 = 30;
 
-    /// Changes of the mean by less than `delta` are let pass; `threshold` trades false alarms against delay.
+    /// A detector that ignores changes of the mean below `delta`. A larger `threshold` gives fewer
+    /// false alarms and more delay.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where one of them is negative or no number.
+    /// [`Error::Parameter`] if `delta` or `threshold` is negative or NaN.
     pub fn new(delta: f64, threshold: f64) -> Result<Self> {
         if !(delta >= 0.0 && delta.is_finite()) {
             return Err(Error::parameter("delta", delta, "it must be a number that is not negative"));
@@ -329,10 +336,10 @@ impl PageHinkley {
         (self.least_rise, self.greatest_fall, self.alarmed) = (f64::INFINITY, -1.0, false);
     }
 
-    /// Takes the next value; true where the mean has changed. After an alarm the test begins anew.
+    /// Adds a value; returns true if the mean has changed. After an alarm the test restarts.
     ///
     /// # Errors
-    /// [`Error::Value`] for what is no finite number, which changes nothing.
+    /// [`Error::Value`] for a value that is not finite; it changes nothing.
     pub fn update(&mut self, value: f64) -> Result<bool> {
         let value = number(self.count, value)?;
         if self.alarmed {
@@ -350,13 +357,13 @@ impl PageHinkley {
         Ok(self.alarmed)
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         size_of::<Self>() as u64
     }
 
-    /// The state, bit for bit.
+    /// Serializes the exact state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::PageHinkley, Self::VERSION);
@@ -365,14 +372,14 @@ impl PageHinkley {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("Page-Hinkley detector", bytes, Kind::PageHinkley, Self::VERSION)?;
         let (delta, threshold) = (from.float()?, from.float()?);
-        let mut test = from.made(Self::new(delta, threshold))?;
+        let mut test = from.constructed(Self::new(delta, threshold))?;
         (test.count, test.mean, test.rise) = (from.word()?, from.float()?, from.float()?);
         (test.fall, test.least_rise, test.greatest_fall) = (from.float()?, from.float()?, from.float()?);
         test.alarmed = from.byte()? != 0;
@@ -385,7 +392,7 @@ mod tests {
     use super::*;
     use crate::random::Draws;
 
-    /// No more than δ of stationary runs raise an alarm.
+    /// At most δ of stationary runs raise an alarm.
     #[test]
     fn false_alarms_are_seldom() {
         let (runs, delta) = (10_000, 0.002);

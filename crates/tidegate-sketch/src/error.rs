@@ -1,57 +1,71 @@
-//! What can go wrong with a sketch, always with the offending value.
+//! Errors of sketches, always with the offending value.
 //!
 //! Flow: returned by constructors, updates, merges and readers; shown to the user unchanged.
 //! Memory: holds none.
 
-/// The result of this crate.
+use tidegate_core::ErrorKind;
+
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a sketch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A parameter that makes no sense.
+    /// An invalid parameter.
     #[error("{name} is {value}: {expected}")]
     Parameter {
-        /// The parameter.
+        /// The parameter's name.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What may be given.
+        /// The accepted values.
         expected: String,
     },
-    /// A value that the sketch cannot take.
+    /// A value that the sketch cannot accept.
     #[error("the value at {at} is {value}: {expected}")]
     Value {
-        /// Its place in what was given.
+        /// Its index in the input.
         at: usize,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What may be given.
+        /// The accepted values.
         expected: String,
     },
-    /// A question to which there is no answer yet.
-    #[error("{0}: nothing has been seen yet")]
+    /// A query before the first value.
+    #[error("{0} needs at least one value: nothing has been seen yet")]
     Empty(&'static str),
-    /// Bytes that are no such sketch, or only a part of one.
+    /// Bytes that are not such a sketch, or are truncated.
     #[error("these bytes are no {what}: {why}")]
     Bytes {
-        /// What was to be read.
+        /// The kind of sketch that was to be read.
         what: &'static str,
-        /// What is wrong with them.
+        /// What is wrong with the bytes.
         why: String,
     },
-    /// Two sketches that cannot become one.
+    /// Two sketches that cannot be merged.
     #[error("{what} cannot be merged: {why}")]
     Mismatch {
-        /// What was to be merged.
+        /// The kind of sketch.
         what: &'static str,
-        /// In what they differ.
+        /// How they differ.
         why: String,
     },
+    /// A defect of this library.
+    #[error("{0}: please report this")]
+    Internal(&'static str),
 }
 
 impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Internal(_) => ErrorKind::Internal,
+            _ => ErrorKind::Config,
+        }
+    }
+
     pub(crate) fn parameter(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
         Self::Parameter { name, value: value.to_string(), expected: expected.into() }
     }
@@ -77,15 +91,15 @@ impl Error {
     }
 }
 
-/// Checks that a parameter lies strictly between 0 and 1.
+/// Checks that a parameter is strictly between 0 and 1.
 pub(crate) fn fraction(name: &'static str, value: f64) -> Result<f64> {
     if value > 0.0 && value < 1.0 {
         return Ok(value);
     }
-    Err(Error::parameter(name, value, "it must lie between 0 and 1, both excluded"))
+    Err(Error::parameter(name, value, "it must be between 0 and 1, both excluded"))
 }
 
-/// Checks that a parameter is a positive number.
+/// Checks that a parameter is positive and finite.
 pub(crate) fn positive(name: &'static str, value: f64) -> Result<f64> {
     if value > 0.0 && value.is_finite() {
         return Ok(value);

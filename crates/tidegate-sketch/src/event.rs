@@ -1,10 +1,12 @@
-//! Work that is done only when something changed: metrics sent when they moved by a bound, samples handled when their bytes differ.
+//! Change detection, so that only moved metrics are sent and only changed samples processed.
 //!
-//! Flow: values -> [`SendOnDelta`] -> the few worth sending; (id, bytes) -> [`Unchanged`] -> whether they are to be worked on again.
-//! Memory: 16 bytes an event that waits; 48 bytes an id that is remembered, up to a capacity.
+//! Flow: values -> [`SendOnDelta`] -> the few worth sending; (id, bytes) -> [`Unchanged`] ->
+//! whether to process them again.
+//! Memory: 16 bytes per pending event; 48 bytes per remembered id, up to a capacity.
 //!
-//! A false «unchanged» would be lost data. So metrics are told apart by a stated bound, and bytes by a hash of 128 bits, never by a filter that may be
-//! wrong; what is not remembered counts as changed. Reference: Miskowicz, «Send-on-delta concept», 2006.
+//! A false «unchanged» would lose data. So metrics are compared with a stated bound and bytes with
+//! a 128-bit hash, never with a probabilistic filter, and an id that is not remembered counts as
+//! changed. Reference: Miskowicz, «Send-on-delta concept», 2006.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,12 +15,14 @@ use crate::error::positive;
 use crate::hash::hash_bytes;
 use crate::{Error, Result};
 
-/// A metric that is sent when it is off by more than `delta` from what was sent last: who listens is never off by more.
+/// Sends a metric when it differs by more than `delta` from the value last sent, so a receiver is
+/// never off by more.
 ///
 /// ```
 /// use tidegate_sketch::event::SendOnDelta;
 /// let mut loss = SendOnDelta::new(0.1, 8)?;
-/// let sent = [1.0, 1.05, 1.2, 1.15].into_iter().map(|x| loss.offer(x)).collect::<Result<Vec<_>, _>>()?;
+/// let values = [1.0, 1.05, 1.2, 1.15].into_iter();
+/// let sent = values.map(|x| loss.offer(x)).collect::<Result<Vec<_>, _>>()?;
 /// assert_eq!(sent, [true, false, true, false]);
 /// assert_eq!(loss.drain(), [(0, 1.0), (2, 1.2)]);
 /// # Ok::<(), tidegate_sketch::Error>(())
@@ -37,29 +41,30 @@ pub struct SendOnDelta {
 impl SendOnDelta {
     const VERSION: u8 = 1;
 
-    /// With at most `capacity` events that wait to be taken; the oldest is dropped, and counted, when another comes.
+    /// At most `capacity` events stay pending; after that each new event drops the oldest, which
+    /// is counted.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `delta` is not positive or nothing may wait.
+    /// [`Error::Parameter`] if `delta` is not positive or `capacity` is 0.
     pub fn new(delta: f64, capacity: usize) -> Result<Self> {
         if capacity == 0 || capacity > 1 << 40 {
-            return Err(Error::parameter("capacity", capacity, "between 1 and 2^40 events may wait"));
+            return Err(Error::parameter("capacity", capacity, "give between 1 and 2^40 pending events"));
         }
         let delta = positive("delta", delta)?;
         Ok(Self { delta, capacity, last: None, waiting: VecDeque::new(), seen: 0, sent: 0, dropped: 0 })
     }
 
-    /// Takes the next value; true where it is an event.
+    /// Adds a value; returns true if it is an event.
     ///
     /// # Errors
     /// [`Error::Value`] for NaN.
     pub fn offer(&mut self, value: f64) -> Result<bool> {
         if value.is_nan() {
-            return Err(Error::value(self.seen as usize, value, "NaN is off by no bound"));
+            return Err(Error::value(self.seen as usize, value, "NaN cannot be compared with a bound"));
         }
         let at = self.seen;
         self.seen += 1;
-        // Two equal infinities differ by NaN, and so by no more than the bound.
+        // The difference of two equal infinities is NaN, but they are equal.
         if self.last.is_some_and(|last| value == last || (value - last).abs() <= self.delta) {
             return Ok(false);
         }
@@ -73,24 +78,24 @@ impl SendOnDelta {
         Ok(true)
     }
 
-    /// Takes the events that wait: (place in the stream, value).
+    /// Removes and returns pending events: (index in the stream, value).
     pub fn drain(&mut self) -> Vec<(u64, f64)> {
         self.waiting.drain(..).collect()
     }
 
-    /// (values, events, events that nobody took in time).
+    /// (values, events, events that were dropped).
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
         (self.seen, self.sent, self.dropped)
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + 16 * self.capacity.next_power_of_two()) as u64
     }
 
-    /// The state.
+    /// Serializes the state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Delta, Self::VERSION);
@@ -100,32 +105,36 @@ impl SendOnDelta {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("send-on-delta", bytes, Kind::Delta, Self::VERSION)?;
         let (delta, capacity) = (from.float()?, from.word()? as usize);
-        let mut state = from.made(Self::new(delta, capacity))?;
+        let mut state = from.constructed(Self::new(delta, capacity))?;
         state.last = Some(from.float()?).filter(|last| !last.is_nan());
         (state.seen, state.sent, state.dropped) = (from.word()?, from.word()?, from.word()?);
         let (places, values) = (from.words()?, from.floats()?);
         if places.len() != values.len() || places.len() > state.capacity {
-            return from.wrong(format!("{} places and {} values that wait", places.len(), values.len()));
+            return from.wrong(format!(
+                "{} indices and {} values of pending events",
+                places.len(),
+                values.len()
+            ));
         }
         state.waiting = places.into_iter().zip(values).collect();
         from.end(state)
     }
 }
 
-/// Which samples have the bytes that they had.
+/// Recognizes samples whose bytes have not changed.
 ///
 /// ```
 /// use tidegate_sketch::event::Unchanged;
 /// let mut seen = Unchanged::new(1000)?;
-/// assert!(seen.changed(7, b"a picture"));
-/// assert!(!seen.changed(7, b"a picture"));
+/// assert!(seen.changed(7, b"an image"));
+/// assert!(!seen.changed(7, b"an image"));
 /// assert!(seen.changed(7, b"another"));
 /// # Ok::<(), tidegate_sketch::Error>(())
 /// ```
@@ -140,18 +149,18 @@ pub struct Unchanged {
 impl Unchanged {
     const VERSION: u8 = 1;
 
-    /// Remembers up to `capacity` ids; of others everything counts as changed.
+    /// Remembers up to `capacity` ids; all other ids count as changed.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when nothing may be remembered.
+    /// [`Error::Parameter`] if `capacity` is 0.
     pub fn new(capacity: usize) -> Result<Self> {
         if capacity == 0 || capacity > 1 << 40 {
-            return Err(Error::parameter("capacity", capacity, "between 1 and 2^40 ids are remembered"));
+            return Err(Error::parameter("capacity", capacity, "give between 1 and 2^40 ids"));
         }
         Ok(Self { capacity, hashes: HashMap::new(), skipped: 0, forgotten: 0 })
     }
 
-    /// Whether these are other bytes than `id` had when it was last asked for.
+    /// Whether the bytes differ from those of the previous call for `id`.
     pub fn changed(&mut self, id: u64, bytes: &[u8]) -> bool {
         let hash = hash_bytes(bytes);
         if let Some(before) = self.hashes.get_mut(&id) {
@@ -167,19 +176,19 @@ impl Unchanged {
         true
     }
 
-    /// (ids that are remembered, times that nothing had to be done, times that an id found no room).
+    /// (remembered ids, calls that found no change, ids for which there was no space).
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
         (self.hashes.len() as u64, self.skipped, self.forgotten)
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + (self.capacity * 8 / 7 + 1).next_power_of_two() * 25) as u64
     }
 
-    /// The state.
+    /// Serializes the state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut rows: Vec<_> = self.hashes.iter().map(|(&id, &hash)| (id, hash)).collect();
@@ -192,14 +201,14 @@ impl Unchanged {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("table of hashes", bytes, Kind::Unchanged, Self::VERSION)?;
         let capacity = from.word()? as usize;
-        let mut state = from.made(Self::new(capacity))?;
+        let mut state = from.constructed(Self::new(capacity))?;
         (state.skipped, state.forgotten) = (from.word()?, from.word()?);
         let (ids, low, high) = (from.words()?, from.words()?, from.words()?);
         if ids.len() != low.len() || ids.len() != high.len() || ids.len() > state.capacity {
@@ -221,7 +230,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Who listens is never off by more than the bound, and no more is sent than moves.
+        /// A receiver is never off by more than the bound, and no more is sent than the changes
+        /// require.
         #[test]
         fn the_bound_holds(values in prop::collection::vec(-100.0..100.0f64, 1..200), delta in 0.01..50.0f64) {
             let mut metric = SendOnDelta::new(delta, 1000).unwrap();

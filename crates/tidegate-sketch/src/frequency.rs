@@ -1,7 +1,8 @@
-//! How often values come: an upper bound for any of them (Count–Min), and those that come most (frequent items).
+//! Frequencies: an upper bound for any value (Count–Min), and the most frequent values.
 //!
 //! Flow: keys with their hash -> counters -> estimates with bounds.
-//! Memory: eight bytes a counter of a Count–Min; a map of bounded size for frequent items.
+//! Memory: eight bytes per counter of a Count–Min sketch; a map of bounded size for frequent
+//! items.
 
 use std::hash::Hash;
 
@@ -13,11 +14,13 @@ use crate::hash::Key;
 use crate::{Error, Result};
 use tidegate_core::hash::splitmix64_finalize;
 
-/// Counts of any values, never too small (Cormode and Muthukrishnan, «An improved data stream summary», 2005).
+/// A Count–Min sketch: counts that are never too small (Cormode and Muthukrishnan, «An improved
+/// data stream summary», 2005).
 ///
-/// An estimate is at most ε of all counts too large, with probability 1 − δ. A *conservative* one raises only the counters that have to be
-/// (Estan and Varghese, 2002): it errs less, but takes no merge that keeps that, only the plain bound. Its bytes are our own: no two libraries' are
-/// compatible.
+/// With probability 1 − δ, an estimate is too large by at most ε times the total. A *conservative*
+/// sketch raises only the counters that must be raised (Estan and Varghese, 2002). It is more
+/// exact, but after a merge only the plain bound holds. The serialized form is our own: no two
+/// libraries are compatible.
 ///
 /// ```
 /// use tidegate_sketch::frequency::CountMin;
@@ -38,22 +41,29 @@ pub struct CountMin {
 impl CountMin {
     const VERSION: u8 = 1;
 
-    /// With estimates at most `epsilon` of the total too large, but for a fraction `delta` of values.
+    /// A sketch whose estimates are too large by at most `epsilon` times the total, except for a
+    /// fraction `delta` of values.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where one of them is not between 0 and 1, or so small that the counters take more than 4 GiB.
+    /// [`Error::Parameter`] if one is not between 0 and 1, or so small that the counters take more
+    /// than 4 GiB.
     pub fn new(epsilon: f64, delta: f64, conservative: bool) -> Result<Self> {
         let width = (std::f64::consts::E / fraction("epsilon", epsilon)?).ceil();
         let depth = (1.0 / fraction("delta", delta)?).ln().ceil().max(1.0);
         if width.log2().ceil().exp2() * depth > f64::from(1 << 29) {
-            return Err(Error::parameter("epsilon", epsilon, "the counters would take more than 4 GiB"));
+            return Err(Error::parameter(
+                "epsilon",
+                epsilon,
+                "the counters would take more than 4 GiB: give a larger one",
+            ));
         }
         let (lg_width, depth) = (width.log2().ceil() as u32, depth as usize);
         Ok(Self { lg_width, depth, conservative, total: 0, counters: vec![0; depth << lg_width] })
     }
 
-    /// The counters of a hash, one a row: rows are multiply-shift functions of one hash of 64 bits.
-    fn places(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+    /// The counters of a hash, one per row. Row functions are multiply-shift functions of a 64-bit
+    /// hash.
+    fn cells(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
         let (lg_width, shift) = (self.lg_width, 64 - self.lg_width.max(1));
         (0..self.depth).map(move |row| {
             let odd = splitmix64_finalize(row as u64 + 1) | 1;
@@ -62,49 +72,43 @@ impl CountMin {
         })
     }
 
-    /// Counts a value `times` more.
+    /// Adds `times` to a value's count.
     pub fn add(&mut self, key: &Key<'_>, times: u64) {
         self.total = self.total.saturating_add(times);
         if self.conservative {
             let least = self.estimate(key).saturating_add(times);
-            for place in self.places(key.hash.0) {
-                self.counters[place] = self.counters[place].max(least);
+            for cell in self.cells(key.hash.0) {
+                self.counters[cell] = self.counters[cell].max(least);
             }
         } else {
-            for place in self.places(key.hash.0) {
-                self.counters[place] = self.counters[place].saturating_add(times);
+            for cell in self.cells(key.hash.0) {
+                self.counters[cell] = self.counters[cell].saturating_add(times);
             }
         }
     }
 
-    /// How often a value came, at most: never less than the truth.
+    /// An upper bound of a value's count.
     #[must_use]
     pub fn estimate(&self, key: &Key<'_>) -> u64 {
-        self.places(key.hash.0).map(|place| self.counters[place]).min().unwrap_or(0)
+        self.cells(key.hash.0).map(|cell| self.counters[cell]).min().unwrap_or(0)
     }
 
-    /// By how much an estimate is too large at most, but for one value in e^depth.
+    /// The most by which an estimate is too large, except for one value in e^depth.
     #[must_use]
     pub fn error_bound(&self) -> f64 {
         std::f64::consts::E * self.total as f64 / (1u64 << self.lg_width) as f64
     }
 
-    /// All counts together.
+    /// The sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Whether only the counters that have to be are raised.
-    #[must_use]
-    pub fn is_conservative(&self) -> bool {
-        self.conservative
-    }
-
-    /// Takes the counts of another stream; of conservative ones what comes out is bounded as a plain one's.
+    /// Merges another stream's counts; a merged conservative sketch has the bound of a plain one.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where their sizes or kinds differ.
+    /// [`Error::Mismatch`] if sizes or modes differ.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("Count-Min sketches", "the width's logarithm", self.lg_width, other.lg_width)?;
         Error::mismatch("Count-Min sketches", "the depth", self.depth, other.depth)?;
@@ -117,13 +121,13 @@ impl CountMin {
         Ok(())
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + self.counters.len() * 8) as u64
     }
 
-    /// The state.
+    /// Serializes the state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::CountMin, Self::VERSION);
@@ -132,10 +136,10 @@ impl CountMin {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("Count-Min sketch", bytes, Kind::CountMin, Self::VERSION)?;
         let conservative = from.byte()? != 0;
@@ -149,19 +153,19 @@ impl CountMin {
     }
 }
 
-/// A value that came often.
+/// A frequent value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frequent<T> {
     /// The value.
     pub item: T,
-    /// It came at least so often.
+    /// The lower bound of its count.
     pub at_least: u64,
-    /// It came at most so often.
+    /// The upper bound of its count.
     pub at_most: u64,
 }
 
-/// The values that come most (Misra and Gries, 1982; Anderson et al., «A high-performance algorithm for identifying frequent items», 2017), in the bytes of
-/// Apache DataSketches.
+/// The most frequent values (Misra and Gries, 1982; Anderson et al., «A high-performance algorithm
+/// for identifying frequent items», 2017), in the format of Apache DataSketches.
 ///
 /// ```
 /// use tidegate_sketch::frequency::FrequentItems;
@@ -176,30 +180,30 @@ pub struct Frequent<T> {
 pub struct FrequentItems<T>(FrequentItemsSketch<T>);
 
 impl<T: Eq + Hash + Clone + Ord + FrequentItemValue> FrequentItems<T> {
-    /// With a map of at most 2^`lg_size` values, three quarters of it in use.
+    /// A sketch with a map of at most 2^`lg_size` slots, of which three quarters are used.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where `lg_size` is not between 3 and 26.
+    /// [`Error::Parameter`] if `lg_size` is not between 3 and 26.
     pub fn new(lg_size: u8) -> Result<Self> {
         if !(3..=26).contains(&lg_size) {
-            return Err(Error::parameter("lg_size", lg_size, "it must lie between 3 and 26"));
+            return Err(Error::parameter("lg_size", lg_size, "it must be between 3 and 26"));
         }
         let made = FrequentItemsSketch::new(1 << lg_size);
         Ok(Self(made.map_err(|e| Error::parameter("lg_size", lg_size, e.message()))?))
     }
 
-    /// Counts a value `times` more.
+    /// Adds `times` to a value's count.
     pub fn add(&mut self, item: T, times: u64) {
         self.0.update_with_count(item, times);
     }
 
-    /// How often an item came: (at least, at most).
+    /// The bounds of an item's count: (lower, upper).
     #[must_use]
     pub fn bounds(&self, item: &T) -> (u64, u64) {
         (self.0.lower_bound(item), self.0.upper_bound(item))
     }
 
-    /// All that may have come more often than the error, most frequent first.
+    /// All items that may be more frequent than the error, most frequent first.
     #[must_use]
     pub fn top(&self) -> Vec<Frequent<T>> {
         let mut rows: Vec<_> = self
@@ -216,39 +220,39 @@ impl<T: Eq + Hash + Clone + Ord + FrequentItemValue> FrequentItems<T> {
         rows
     }
 
-    /// How far the bounds of any value lie apart; 0 where all counts are exact.
+    /// The width of the bounds of any count; 0 while all counts are exact.
     #[must_use]
     pub fn error(&self) -> u64 {
         self.0.maximum_error()
     }
 
-    /// All counts together.
+    /// The sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.total_weight()
     }
 
-    /// Takes the counts of another stream; the errors add up.
+    /// Merges another stream's counts; errors add up.
     pub fn merge(&mut self, other: &Self) {
         self.0.merge(&other.0);
     }
 
-    /// What it takes now, without what strings hold themselves.
+    /// Memory it takes now, in bytes, without the contents of strings.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.0.estimated_size() as u64
     }
 
-    /// The bytes of Apache DataSketches.
+    /// Serializes in the format of Apache DataSketches.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.serialize()
     }
 
-    /// A sketch from the bytes of Apache DataSketches.
+    /// Reads the format of Apache DataSketches.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch.
+    /// [`Error::Bytes`] if the bytes are not such a sketch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         Ok(Self(
             FrequentItemsSketch::deserialize(bytes)
@@ -262,7 +266,7 @@ mod tests {
     use super::*;
     use crate::random::Draws;
 
-    /// Values with frequencies as of Zipf's law, by inversion.
+    /// Values with Zipf-distributed frequencies, by inversion.
     fn zipf(draws: &mut Draws) -> u64 {
         (50_000f64.powf(draws.positive()) as u64).min(49_999)
     }

@@ -1,10 +1,12 @@
-//! One hash of a value, which every sketch is fed with.
+//! The hash of a value that every sketch uses.
 //!
-//! Flow: a number or bytes -> MurmurHash3 x64-128 with seed 9001 -> (low, high); called wherever values are told apart.
+//! Flow: a number or bytes -> MurmurHash3 x64-128 with seed 9001 -> (low, high); called wherever
+//! values are distinguished.
 //! Memory: holds none.
 //!
-//! Function and seed are those of Apache DataSketches (whose C++, Java and Python update their sketches so), so that what is hashed here once can
-//! be compared with what its sketches hold. Reference: Appleby, «MurmurHash3», 2011.
+//! Function and seed are those of Apache DataSketches in C++, Java and Python, so a hash computed
+//! here can be compared with the contents of their sketches. Reference: Appleby, «MurmurHash3»,
+//! 2011.
 
 use std::hash::{Hash, Hasher};
 
@@ -36,13 +38,13 @@ fn finish(mut low: u64, mut high: u64, len: u64) -> (u64, u64) {
     (low, high.wrapping_add(low))
 }
 
-/// The hash of a number of 64 bits, as of its eight bytes.
+/// Hashes a 64-bit number as its eight bytes.
 #[must_use]
 pub fn hash_word(value: u64) -> (u64, u64) {
     finish(SEED ^ first(value), SEED, 8)
 }
 
-/// The hash of bytes.
+/// Hashes bytes.
 ///
 /// ```
 /// use tidegate_sketch::hash::{hash_bytes, hash_word};
@@ -73,7 +75,8 @@ pub fn hash_bytes(bytes: &[u8]) -> (u64, u64) {
     finish(low, high, bytes.len() as u64)
 }
 
-/// The word by which a float is told from others: one zero, one NaN; of doubles, as singles are widened.
+/// The bits that identify a float: −0 equals 0, and all NaNs are equal. Singles are widened to
+/// doubles first.
 #[must_use]
 pub fn float_key(value: f64) -> u64 {
     if value.is_nan() {
@@ -82,11 +85,11 @@ pub fn float_key(value: f64) -> u64 {
     (value + 0.0).to_bits()
 }
 
-/// A value to be counted, with its hash.
+/// A value to count, with its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'a> {
     bytes: Bytes<'a>,
-    /// Its hash.
+    /// The value's hash.
     pub hash: (u64, u64),
 }
 
@@ -120,7 +123,7 @@ impl<'a> From<&'a str> for Key<'a> {
     }
 }
 
-/// As DataSketches of any language hash it: the bytes alone, with no length before them.
+/// As DataSketches hashes it in any language: only the bytes, without a length prefix.
 impl Hash for Key<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self.bytes {
@@ -134,7 +137,7 @@ impl Hash for Key<'_> {
 mod tests {
     use super::*;
 
-    /// Against `datasketches`, whose Theta sketch keeps the hash itself, halved.
+    /// Compares with `datasketches`, whose Theta sketch keeps half the hash.
     #[test]
     fn hashes_as_datasketches_do() {
         let text = "the quick brown fox jumps over the lazy dog";

@@ -1,8 +1,10 @@
-//! What one pass over a stream can tell, in memory declared beforehand: sketches that merge, are stored, and say how wrong they may be.
+//! One-pass summaries of streams in bounded memory: sketches that merge and state their error.
 //!
-//! Flow: values, arrays or hashes in -> counts, moments, quantiles, samples, alarms, neighbours out; called by profiles and samplers.
-//! Memory: none but what `size_bytes` of a sketch says, which is bounded by its parameters.
-//! Not here: files, threads, clocks: this crate is pure. Orders of samples (`tidegate_data::order`).
+//! Flow: values, arrays or hashes -> counts, moments, quantiles, samples, alarms, neighbours;
+//! called by profiles and samplers.
+//! Memory: only what `size_bytes` of a sketch reports, which its parameters bound.
+//! Not here: files, threads and clocks, because this crate is pure; sample orders
+//! (`tidegate-order`).
 
 mod codec;
 pub mod distinct;

@@ -1,10 +1,13 @@
-//! Count, mean, variance, skewness, kurtosis, least and greatest of a stream, and how many of its values are no numbers.
+//! Moments of a stream: count, mean, variance, skewness, kurtosis, minimum and maximum.
 //!
-//! Flow: slices of f32 or f64 -> blocks of 4,096 values -> a [`Summary`] each -> a fixed tree of them -> [`Moments`].
-//! Memory: 32 KiB for the block that is not full, and 80 bytes for each of at most 54 summaries.
+//! Flow: slices of f32 or f64 -> blocks of 4,096 values -> a [`Summary`] each -> a fixed tree of
+//! summaries -> [`Moments`].
+//! Memory: 32 KiB for the block being filled, and 80 bytes for each of at most 54 summaries.
 //!
-//! A block's place in the stream alone says where it stands in the tree, so how values are cut in slices changes no bit, and neither do vector
-//! instructions: a block is added up in sixteen lanes around its first value, and squares are added by one fused step everywhere. Summaries are joined by the
+//! NaNs and infinities are counted, and left out of all else. A block's position in the stream
+//! alone determines its position in the tree, so neither the slicing of values nor vector
+//! instructions change a bit. A block is summed in sixteen lanes around its first value, and
+//! squares are added with fused multiply-add on every processor. Summaries are joined by the
 //! formulas of Chan, Golub and LeVeque (1979) and Pébay (2008).
 
 use tidegate_core::simd;
@@ -12,15 +15,15 @@ use tidegate_core::simd;
 use crate::codec::{Kind, Reader, Writer};
 use crate::{Error, Result};
 
-/// Values in a block.
+/// Values per block.
 const BLOCK: usize = 4096;
 const LANES: usize = 16;
 
-/// A type of which moments are taken.
+/// Number types that have moments.
 pub trait Real: Copy + PartialOrd + Into<f64> {
-    /// Greater than all numbers.
+    /// Larger than all numbers.
     const INFINITY: Self;
-    /// Less than all numbers.
+    /// Smaller than all numbers.
     const NEG_INFINITY: Self;
 }
 
@@ -34,22 +37,22 @@ impl Real for f64 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
 }
 
-/// What is known of some values.
+/// Statistics of some values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// Finite values.
+    /// Number of finite values.
     pub count: u64,
-    /// Values that are not a number.
+    /// Number of NaNs.
     pub nan: u64,
-    /// Values that are infinite.
+    /// Number of infinities.
     pub infinite: u64,
-    /// The mean of the finite values.
+    /// Mean of the finite values.
     pub mean: f64,
-    /// Sums of the powers 2, 3 and 4 of what they differ from it by.
+    /// Sums of the 2nd, 3rd and 4th powers of the deviations from the mean.
     powers: [f64; 3],
-    /// The least finite value; infinite if there is none.
+    /// Smallest finite value; infinity if there is none.
     pub min: f64,
-    /// The greatest.
+    /// Largest finite value; negative infinity if there is none.
     pub max: f64,
 }
 
@@ -73,7 +76,7 @@ impl Summary {
         let count = self.count + other.count;
         let (a, b, n) = (self.count as f64, other.count as f64, count as f64);
         let ([a2, a3, a4], [b2, b3, b4]) = (self.powers, other.powers);
-        // Halves, so that no difference of two doubles is too large for one.
+        // Halves, because the difference of two doubles can overflow.
         let half = other.mean / 2.0 - self.mean / 2.0;
         let (d, d_n) = (2.0 * half, 2.0 * (half / n));
         let d2 = d * d;
@@ -97,18 +100,18 @@ impl Summary {
         }
     }
 
-    /// The variance, over `count - ddof`; NaN where that is not positive.
+    /// The variance over `count - ddof`; NaN if that is not positive.
     #[must_use]
     pub fn variance(&self, ddof: u64) -> f64 {
         if self.count <= ddof {
             return f64::NAN;
         }
-        // Squares past what a double holds are infinite, or the difference of two that are.
+        // Squares beyond the range of a double are infinite, or a difference of infinities.
         let squares = if self.powers[0].is_nan() { f64::INFINITY } else { self.powers[0].max(0.0) };
         squares / (self.count - ddof) as f64
     }
 
-    /// Its root.
+    /// The standard deviation.
     #[must_use]
     pub fn std(&self, ddof: u64) -> f64 {
         self.variance(ddof).sqrt()
@@ -121,7 +124,7 @@ impl Summary {
         (self.powers[1] / n) / (self.powers[0] / n).powf(1.5)
     }
 
-    /// The fourth standardized moment less 3; 0 for a normal distribution.
+    /// The excess kurtosis: the fourth standardized moment minus 3, 0 for a normal distribution.
     #[must_use]
     pub fn kurtosis(&self) -> f64 {
         let n = self.count as f64;
@@ -129,7 +132,7 @@ impl Summary {
     }
 }
 
-/// Lanes of sums of powers, around `shift`.
+/// Sums of powers around `shift`, in lanes.
 struct Sums<T> {
     powers: [[f64; LANES]; 4],
     low: [T; LANES],
@@ -138,7 +141,7 @@ struct Sums<T> {
 
 impl<T: Real> Sums<T> {
     #[inline(always)]
-    fn of<const SHAPE: bool>(values: &[T], shift: f64) -> Self {
+    fn new<const SHAPE: bool>(values: &[T], shift: f64) -> Self {
         let mut sums =
             Self { powers: [[0.0; LANES]; 4], low: [T::INFINITY; LANES], high: [T::NEG_INFINITY; LANES] };
         let (rows, rest) = values.as_chunks::<LANES>();
@@ -146,7 +149,7 @@ impl<T: Real> Sums<T> {
             sums.add::<SHAPE>(row, shift);
         }
         if !rest.is_empty() {
-            // Filled up with the first value, which is the shift: it adds nothing.
+            // Padded with the first value, which is the shift and adds nothing.
             let mut row = [values[0]; LANES];
             row[..rest.len()].copy_from_slice(rest);
             sums.add::<SHAPE>(&row, shift);
@@ -154,7 +157,7 @@ impl<T: Real> Sums<T> {
         sums
     }
 
-    /// One simple loop for each array, over all of it: so the compiler keeps them in vectors.
+    /// One simple loop per array keeps each in vector registers.
     #[inline(always)]
     fn add<const SHAPE: bool>(&mut self, row: &[T; LANES], shift: f64) {
         let Self { powers: [s1, s2, s3, s4], low, high } = self;
@@ -201,7 +204,7 @@ impl<T: Real> Sums<T> {
     }
 }
 
-/// Halves are joined until one lane is left.
+/// Joins halves until one lane is left.
 fn folded(mut lanes: [f64; LANES], join: impl Fn(f64, f64) -> f64) -> f64 {
     let mut half = LANES / 2;
     while half > 0 {
@@ -213,7 +216,7 @@ fn folded(mut lanes: [f64; LANES], join: impl Fn(f64, f64) -> f64) -> f64 {
     lanes[0]
 }
 
-/// How wide the vectors are; the sums are the same.
+/// The vector width to use; the sums are the same for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vectors {
     Portable,
@@ -237,32 +240,31 @@ mod wide {
 
     #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
     pub(super) fn avx512<T: Real, const SHAPE: bool>(values: &[T], shift: f64) -> Sums<T> {
-        Sums::of::<SHAPE>(values, shift)
+        Sums::new::<SHAPE>(values, shift)
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn avx2<T: Real, const SHAPE: bool>(values: &[T], shift: f64) -> Sums<T> {
-        Sums::of::<SHAPE>(values, shift)
+        Sums::new::<SHAPE>(values, shift)
     }
 }
 
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "instructions that not every processor has"))]
 fn sums<T: Real, const SHAPE: bool>(values: &[T], shift: f64, vectors: Vectors) -> Sums<T> {
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "instructions that not every processor has")]
     match vectors {
-        // SAFETY: AVX-512 was found, see `Vectors::found`.
-        Vectors::Avx512 => return unsafe { wide::avx512::<T, SHAPE>(values, shift) },
-        // SAFETY: AVX2 and FMA were found, see `Vectors::found`.
-        Vectors::Avx2 => return unsafe { wide::avx2::<T, SHAPE>(values, shift) },
-        Vectors::Portable => {}
+        // SAFETY: `Vectors::found` detected AVX-512.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => unsafe { wide::avx512::<T, SHAPE>(values, shift) },
+        // SAFETY: `Vectors::found` detected AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2 => unsafe { wide::avx2::<T, SHAPE>(values, shift) },
+        _ => Sums::new::<SHAPE>(values, shift),
     }
-    let _portable = vectors;
-    Sums::of::<SHAPE>(values, shift)
 }
 
-/// What is known of a block, which is not empty.
+/// The summary of a block, which is not empty.
 fn block<T: Real>(values: &[T], shape: bool, vectors: Vectors) -> Summary {
-    let of = |values: &[T]| {
+    let summarize = |values: &[T]| {
         let shift = values[0].into();
         let sums = if shape {
             sums::<_, true>(values, shift, vectors)
@@ -271,8 +273,8 @@ fn block<T: Real>(values: &[T], shape: bool, vectors: Vectors) -> Summary {
         };
         sums.summary(values.len() as u64, shift)
     };
-    let summary = of(values);
-    // A value that is no number leaves none in the sums.
+    let summary = summarize(values);
+    // A NaN or infinity makes the sums non-finite.
     if summary.powers[0].is_finite() {
         return summary;
     }
@@ -285,9 +287,9 @@ fn block<T: Real>(values: &[T], shape: bool, vectors: Vectors) -> Summary {
         }
     }
     let infinite = values.len() as u64 - finite.len() as u64 - nan;
-    let mut known = if finite.is_empty() { Summary::EMPTY } else { of(&finite) };
+    let mut known = if finite.is_empty() { Summary::EMPTY } else { summarize(&finite) };
     if known.count > 0 && !known.powers[0].is_finite() {
-        // Too large to be squared: of the mean something can still be said, and of the spread that it is.
+        // The squares overflow: the mean is still known, and the spread is known to be infinite.
         known.mean = finite.iter().map(|&x| x.into() / finite.len() as f64).sum();
         known.powers[0] = f64::INFINITY;
     }
@@ -306,24 +308,25 @@ fn block<T: Real>(values: &[T], shape: bool, vectors: Vectors) -> Summary {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
     shape: bool,
-    /// Summaries of so many joined leaves (a power of two of them), each less than those before.
+    /// Summaries of (a power of two of) joined leaves, each of fewer leaves than those before.
     tree: Vec<(u32, Summary)>,
-    /// Of the block that is not yet full.
+    /// The values of the block being filled.
     pending: Vec<f64>,
 }
 
 impl Moments {
     const VERSION: u8 = 1;
 
-    /// Of an empty stream; with `shape`, of the third and fourth powers as well, which takes twice the time.
+    /// Moments of an empty stream. With `shape` they include the third and fourth powers, at twice
+    /// the cost.
     #[must_use]
     pub fn new(shape: bool) -> Self {
         Self { shape, tree: Vec::new(), pending: Vec::new() }
     }
 
-    /// Takes more of the stream.
+    /// Adds values.
     pub fn update<T: Real>(&mut self, values: &[T]) {
-        // Never more than a block: what growing takes would not be declared.
+        // Reserves at most a block, because `size_bytes` does not include growth.
         self.pending.reserve_exact(BLOCK - self.pending.len());
         let missing = if self.pending.is_empty() { 0 } else { BLOCK - self.pending.len() };
         let (first, rest) = values.split_at(missing.min(values.len()));
@@ -355,11 +358,11 @@ impl Moments {
         self.tree.push((level, summary));
     }
 
-    /// Takes another stream, as if it followed; it becomes one leaf of the tree, so the same streams in the same order give the same bits,
-    /// whoever made them.
+    /// Appends another stream. It becomes one leaf of the tree, so the same streams in the same
+    /// order give the same bits, independent of who computed them.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where one knows the shape and the other does not.
+    /// [`Error::Mismatch`] if only one has the shape.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("moments", "shape", self.shape, other.shape)?;
         self.flush();
@@ -367,7 +370,7 @@ impl Moments {
         Ok(())
     }
 
-    /// What is known of all values.
+    /// The summary of all values.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let pending = (!self.pending.is_empty()).then(|| block(&self.pending, self.shape, Vectors::found()));
@@ -375,19 +378,19 @@ impl Moments {
         all.copied().reduce(|a, b| a.join(&b)).unwrap_or(Summary::EMPTY)
     }
 
-    /// Whether skewness and kurtosis are known.
+    /// Whether skewness and kurtosis are computed.
     #[must_use]
     pub fn has_shape(&self) -> bool {
         self.shape
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + BLOCK * 8 + 54 * size_of::<(u32, Summary)>()) as u64
     }
 
-    /// The state, bit for bit.
+    /// Serializes the exact state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Moments, Self::VERSION);
@@ -404,10 +407,10 @@ impl Moments {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("moments", bytes, Kind::Moments, Self::VERSION)?;
         let (shape, pending) = (from.byte()? != 0, from.floats()?);
@@ -456,7 +459,7 @@ mod tests {
     }
 
     proptest! {
-        /// How a stream is cut, and whether vectors are used, changes no bit.
+        /// Neither the slicing of a stream nor vector instructions change a bit.
         #[test]
         fn cuts_change_no_bit(cuts in prop::collection::vec(0usize..9000, 0..6), seed: u64) {
             let mut draws = crate::random::Draws::new(seed);
@@ -472,7 +475,7 @@ mod tests {
             }
             cut.update(rest);
             prop_assert_eq!(&whole, &cut);
-            // Only what was found: the others are the same as the portable one where it was not.
+            // Only vector widths that were detected: the others fall back to the portable code.
             for vectors in [Vectors::Avx2, Vectors::Avx512].into_iter().filter(|&v| v as u8 <= Vectors::found() as u8) {
                 let of = |vectors| block(&values[..1000], true, vectors);
                 prop_assert_eq!(of(Vectors::Portable), of(vectors));
@@ -491,7 +494,7 @@ mod tests {
             prop_assert!((all.kurtosis() - kurtosis).abs() < 1e-6, "{} {kurtosis}", all.kurtosis());
         }
 
-        /// Merging is associative up to rounding, and counts what is no number.
+        /// Merging is associative up to rounding, and counts NaNs and infinities.
         #[test]
         fn merges(parts in prop::collection::vec(prop::collection::vec(prop::num::f64::ANY, 0..100), 1..6)) {
             let small = |x: f64| if x.abs() < 1e-100 || x.abs() > 1e50 { x.signum() } else { x };
@@ -514,7 +517,8 @@ mod tests {
         }
     }
 
-    /// NIST StRD, univariate summary statistics: (data, certified mean, certified standard deviation).
+    /// NIST StRD, univariate summary statistics: (data, certified mean, certified standard
+    /// deviation).
     #[test]
     fn nist_numerical_accuracy() {
         let alternating = |first: f64, low: f64, high: f64| {
@@ -528,7 +532,8 @@ mod tests {
             (alternating(1_000_000.2, 1_000_000.1, 1_000_000.3), 1_000_000.2, 0.1),
             (alternating(10_000_000.2, 10_000_000.1, 10_000_000.3), 10_000_000.2, 0.1),
         ];
-        // The data of the last two are no doubles: what is certified of decimals holds of these up to their spacing, 1.2e-10 and 1.9e-9.
+        // The data of the last two sets are not exact doubles: the certified figures hold up to
+        // the spacing of doubles there, 1.2e-10 and 1.9e-9.
         let bounds = [1e-12, 1e-12, 1.2e-9, 1.9e-8];
         for (set, ((values, mean, deviation), bound)) in sets.into_iter().zip(bounds).enumerate() {
             let all = of(&values);
@@ -542,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_its_word_on_memory_and_foreign_bytes() {
+    fn memory_is_as_declared_and_foreign_bytes_are_refused() {
         let mut moments = Moments::new(false);
         for _ in 0..3000 {
             moments.update(&[1.0f32; 1000]);

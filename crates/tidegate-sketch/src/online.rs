@@ -1,17 +1,19 @@
-//! Models that learn from the stream as it passes: linear and logistic regression by stochastic gradient descent, one pass, forgetting on drift.
+//! Linear and logistic regression in one pass over a stream, reset on drift.
 //!
-//! Flow: rows and targets in batches -> [`Online`] -> predictions, and an alarm where the model's own loss says that the stream has changed.
-//! Memory: 16 bytes a feature, and a drift detector.
+//! Flow: rows and targets in batches -> [`Online`] -> predictions, and an alarm if the model's own
+//! loss shows that the stream has changed.
+//! Memory: 16 bytes per feature, and a drift detector.
 //!
-//! A step is η₀ / t^¼ times the gradient of the batch's mean loss (Bottou, «Stochastic gradient descent tricks», 2012). After a drift t is one again, so
-//! what was learnt before is overwritten quickly.
+//! The optimizer is stochastic gradient descent. A step is η₀ / t^¼ times the gradient of the
+//! batch's mean loss (Bottou, «Stochastic gradient descent tricks», 2012). After a drift t
+//! restarts at one, so older knowledge is overwritten quickly.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::drift::Adwin;
 use crate::error::positive;
 use crate::{Error, Result};
 
-/// What is predicted.
+/// What the model predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Target {
@@ -37,7 +39,7 @@ pub enum Target {
 pub struct Online {
     target: Target,
     rate: f64,
-    /// One a feature, then the constant.
+    /// One weight per feature, then the constant.
     weights: Vec<f64>,
     step: u64,
     seen: u64,
@@ -48,13 +50,13 @@ pub struct Online {
 impl Online {
     const VERSION: u8 = 1;
 
-    /// A model of so many features that knows nothing yet, with this first rate of learning.
+    /// An untrained model for this many features, with this initial learning rate.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when there are no features or the rate is not positive.
+    /// [`Error::Parameter`] if there are no features or the rate is not positive.
     pub fn new(features: usize, target: Target, rate: f64) -> Result<Self> {
         if features == 0 || features > 1 << 28 {
-            return Err(Error::parameter("features", features, "it must lie between 1 and 2^28"));
+            return Err(Error::parameter("features", features, "it must be between 1 and 2^28"));
         }
         Ok(Self {
             target,
@@ -91,8 +93,8 @@ impl Online {
         constant + weights.iter().zip(row).map(|(w, x)| w * x).sum::<f64>()
     }
 
-    /// (prediction, loss, slope of the loss in the raw prediction).
-    fn judged(&self, row: &[f64], truth: f64) -> (f64, f64, f64) {
+    /// (prediction, loss, derivative of the loss by the raw prediction).
+    fn evaluate(&self, row: &[f64], truth: f64) -> (f64, f64, f64) {
         let raw = self.raw(row);
         match self.target {
             Target::Number => (raw, (raw - truth) * (raw - truth) / 2.0, raw - truth),
@@ -106,11 +108,13 @@ impl Online {
         }
     }
 
-    /// Learns from a batch of rows and their targets; returns the mean loss before, and whether the stream has changed.
+    /// Learns from a batch of rows and targets. Returns the mean loss before the step, and whether
+    /// the stream has changed.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for rows that are not whole or another number of targets; [`Error::Value`] for what is not finite, and for classes
-    /// other than 0 and 1; then nothing is learnt.
+    /// [`Error::Parameter`] for incomplete rows or another number of targets; [`Error::Value`] for
+    /// numbers that are not finite, and for classes other than 0 and 1. The model does not change
+    /// then.
     pub fn learn(&mut self, rows: &[f64], targets: &[f64]) -> Result<(f64, bool)> {
         let whole = self.rows(rows)?;
         if whole.len() != targets.len() || targets.is_empty() {
@@ -129,16 +133,16 @@ impl Online {
         let mut slopes = vec![0.0; self.weights.len()];
         let (mut loss, features) = (0.0, self.features());
         for (row, &truth) in whole.zip(targets) {
-            let (_, lost, slope) = self.judged(row, truth);
+            let (_, lost, slope) = self.evaluate(row, truth);
             loss += lost;
             slopes.iter_mut().zip(row).for_each(|(sum, x)| *sum += slope * x);
             slopes[features] += slope;
         }
         let n = targets.len() as f64;
         let loss = loss / n;
-        // A loss that has left the numbers is left to the next line to stop.
+        // The check below handles a loss that is no longer finite.
         let before = self.losses.mean();
-        // A loss that falls is no drift but learning.
+        // A falling loss is learning, not drift.
         let drifted = loss.is_finite() && self.losses.update(loss)? && self.losses.mean() > before;
         if drifted {
             (self.step, self.drifts) = (0, self.drifts + 1);
@@ -163,10 +167,10 @@ impl Online {
     /// # Errors
     /// As [`Online::learn`].
     pub fn predict(&self, rows: &[f64]) -> Result<Vec<f64>> {
-        Ok(self.rows(rows)?.map(|row| self.judged(row, 0.0).0).collect())
+        Ok(self.rows(rows)?.map(|row| self.evaluate(row, 0.0).0).collect())
     }
 
-    /// One weight a feature, then the constant.
+    /// One weight per feature, then the constant.
     #[must_use]
     pub fn weights(&self) -> &[f64] {
         &self.weights
@@ -178,10 +182,11 @@ impl Online {
         self.drifts
     }
 
-    /// Takes what a model of another part of the stream has learnt: weights are averaged by the rows that each has seen.
+    /// Merges a model of another part of the stream: averages weights by the number of rows that
+    /// each has seen.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where features or targets differ.
+    /// [`Error::Mismatch`] if features or targets differ.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("models", "the number of features", self.features(), other.features())?;
         Error::mismatch("models", "the target", self.target as u8, other.target as u8)?;
@@ -194,13 +199,13 @@ impl Online {
         Ok(())
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + 16 * self.weights.len()) as u64 + self.losses.size_bytes()
     }
 
-    /// The state, bit for bit.
+    /// Serializes the exact state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Online, Self::VERSION);
@@ -210,10 +215,10 @@ impl Online {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("model", bytes, Kind::Online, Self::VERSION)?;
         let target = if from.byte()? == 0 { Target::Number } else { Target::Class };
@@ -232,7 +237,7 @@ mod tests {
     use super::*;
     use crate::random::Draws;
 
-    /// Rows of three features and the class by a plane, turned round where `turned`.
+    /// Rows of three features, with the class given by a plane; `turned` swaps the classes.
     fn batch(draws: &mut Draws, n: usize, turned: bool) -> (Vec<f64>, Vec<f64>) {
         let rows: Vec<f64> = (0..3 * n).map(|_| 2.0 * draws.positive() - 1.0).collect();
         let of = |row: &[f64]| f64::from((row[0] - 2.0 * row[1] + 0.2 > 0.0) != turned);
@@ -251,7 +256,7 @@ mod tests {
         right.count() as f64 / 4000.0
     }
 
-    /// One pass finds what many passes over all data would: the plane.
+    /// One pass finds the plane that many passes over all data would find.
     #[test]
     fn learns_in_one_pass_and_forgets_on_drift() {
         let (mut model, mut draws) = (Online::new(3, Target::Class, 1.0).unwrap(), Draws::new(1));
@@ -273,7 +278,7 @@ mod tests {
         assert!(after > 0.93, "{after}");
     }
 
-    /// Against the solution of the normal equations of the same rows.
+    /// Compares with the solution of the normal equations of the same rows.
     #[test]
     fn finds_the_least_squares() {
         let (mut model, mut draws) = (Online::new(2, Target::Number, 0.3).unwrap(), Draws::new(2));

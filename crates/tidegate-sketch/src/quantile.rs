@@ -1,10 +1,13 @@
-//! The distribution of a stream: KLL (the same error everywhere) and REQ (a smaller one towards one end), and how two of them differ.
+//! Quantiles of a stream: KLL and REQ sketches, and the distance of two distributions.
 //!
-//! Flow: numbers -> sketch -> quantiles, ranks; two KLL sketches -> the Kolmogorov–Smirnov distance. The bytes are those of Apache DataSketches.
-//! Memory: KLL of k = 200 about 5 KiB; REQ of k = 12 about 16 KiB for a million values.
+//! Flow: numbers -> sketch -> quantiles, ranks; two KLL sketches -> the Kolmogorov–Smirnov
+//! distance. Serialized as by Apache DataSketches.
+//! Memory: KLL with k = 200 about 5 KiB; REQ with k = 12 about 16 KiB for a million values.
 //!
-//! Which of two values survives a compaction is a fair bit that the library draws without a seed: two sketches of one stream differ within their errors.
-//! References: Karnin, Lang and Liberty, «Optimal quantile approximation in streams», 2016; Cormode et al., «Relative error streaming quantiles», 2021.
+//! KLL has the same rank error everywhere, REQ a smaller one towards one end. Compaction keeps one
+//! of two values by a fair bit that the library draws without a seed, so two sketches of one
+//! stream differ within their errors. References: Karnin, Lang and Liberty, «Optimal quantile
+//! approximation in streams», 2016; Cormode et al., «Relative error streaming quantiles», 2021.
 
 use datasketches::codec::{SketchBytes, SketchSlice};
 use datasketches::common::{NumStdDev, SearchCriteria};
@@ -20,25 +23,25 @@ fn rank(value: f64) -> Result<f64> {
     if (0.0..=1.0).contains(&value) {
         return Ok(value);
     }
-    Err(Error::parameter("rank", value, "it must lie between 0 and 1"))
+    Err(Error::parameter("rank", value, "it must be between 0 and 1"))
 }
 
 fn number(at: usize, value: f32) -> Error {
     Error::value(at, value, "NaN has no rank: leave it out, and count it with Moments")
 }
 
-/// A float that is no NaN as the integer that stands at its place in the order: integers sort faster than floats.
+/// A float other than NaN as an integer with the same order: integers sort faster than floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Single(i32);
 
 impl Single {
     fn new(value: f32) -> Option<Self> {
-        // One zero: the two are equal, but not as bits.
+        // −0 becomes 0: they are equal, but have different bits.
         let bits = (value + 0.0).to_bits().cast_signed();
         (!value.is_nan()).then_some(Self(Self::turned(bits)))
     }
 
-    /// Of negative numbers the order of the bits is the other way round.
+    /// The bits of negative numbers have the opposite order.
     fn turned(bits: i32) -> i32 {
         bits ^ (bits >> 31) & i32::MAX
     }
@@ -84,10 +87,10 @@ impl ReqValue for Single {
 
 macro_rules! quantiles {
     () => {
-        /// Takes numbers; nothing of them if one is NaN.
+        /// Adds values, or none of them if one is NaN.
         ///
         /// # Errors
-        /// [`Error::Value`] naming the first NaN.
+        /// [`Error::Value`] with the index of the first NaN.
         pub fn update(&mut self, values: &[f32]) -> Result<()> {
             if let Some(at) = values.iter().position(|x| x.is_nan()) {
                 return Err(number(at, values[at]));
@@ -96,7 +99,7 @@ macro_rules! quantiles {
             Ok(())
         }
 
-        /// Takes the numbers among values, and tells how many there were.
+        /// Adds all values except NaNs; returns the number of values added.
         pub fn update_numbers(&mut self, values: &[f32]) -> u64 {
             let before = self.0.n();
             self.add_all(values);
@@ -112,7 +115,7 @@ macro_rules! quantiles {
         /// The values at these ranks, each between 0 and 1.
         ///
         /// # Errors
-        /// [`Error::Parameter`] for a rank that is not; [`Error::Empty`] before the first value.
+        /// [`Error::Parameter`] for another rank; [`Error::Empty`] before the first value.
         pub fn quantiles(&self, ranks: &[f64]) -> Result<Vec<f32>> {
             for &rank in ranks {
                 self::rank(rank)?;
@@ -123,7 +126,7 @@ macro_rules! quantiles {
             Ok(found.into_iter().map(Single::value).collect())
         }
 
-        /// The fraction of values that are not greater than this.
+        /// The fraction of values that are at most `value`.
         ///
         /// # Errors
         /// [`Error::Value`] for NaN; [`Error::Empty`] before the first value.
@@ -132,13 +135,13 @@ macro_rules! quantiles {
             self.0.rank(&point, SearchCriteria::Inclusive).ok_or(Error::Empty("a rank"))
         }
 
-        /// Values so far.
+        /// Number of values so far.
         #[must_use]
         pub fn count(&self) -> u64 {
             self.0.n()
         }
 
-        /// The bytes of Apache DataSketches, of floats.
+        /// Serializes as a float sketch of Apache DataSketches.
         #[must_use]
         pub fn to_bytes(&self) -> Vec<u8> {
             self.0.serialize()
@@ -146,7 +149,7 @@ macro_rules! quantiles {
     };
 }
 
-/// Quantiles whose rank is off by at most [`Kll::error`], with 99 % certainty.
+/// A KLL sketch: ranks of its quantiles are off by at most [`Kll::error`], with 99 % confidence.
 ///
 /// ```
 /// use tidegate_sketch::quantile::Kll;
@@ -158,14 +161,16 @@ macro_rules! quantiles {
 #[derive(Debug, Clone)]
 pub struct Kll(KllSketch<Single>);
 
-/// Of so many sorted values one is handed to the sketch, which weighs as much as all: a level of compaction for each bit.
+/// The compaction levels skipped per chunk: of 2^LEVELS sorted values, the sketch receives one
+/// with the weight of all.
 const LEVELS: u8 = 3;
 
 impl Kll {
     quantiles!();
 
-    /// Whole chunks are sorted at once, and every eighth value of them goes on at level 3, from a drawn one on: as three levels of compaction
-    /// would leave them, whose small steps take most of the time.
+    /// Sorts whole chunks at once and adds every eighth value, from a random one on, at level 3.
+    /// That is what three levels of compaction would leave; their small steps would take most of
+    /// the time.
     fn add_all(&mut self, values: &[f32]) {
         let kept = usize::from(self.0.k()).min(192);
         let mut draws = Draws::new(self.0.n());
@@ -188,44 +193,45 @@ impl Kll {
     /// An empty sketch; its error is about 2.3 / k^0.9.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where k is less than 8.
+    /// [`Error::Parameter`] if k is less than 8.
     pub fn new(k: u16) -> Result<Self> {
         Ok(Self(KllSketch::new(k).map_err(|e| Error::parameter("k", k, e.message()))?))
     }
 
-    /// By how much a rank may be off.
+    /// The most by which a rank is off.
     #[must_use]
     pub fn error(&self) -> f64 {
         self.0.normalized_rank_error()
     }
 
-    /// Takes the values of another stream.
+    /// Merges another stream's sketch.
     ///
     /// # Errors
-    /// None for sketches of this program: the error is that of the lesser k.
+    /// None for sketches of this program; the error becomes that of the smaller k.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let merged = self.0.merge(&other.0);
         merged.map_err(|e| Error::Mismatch { what: "KLL sketches", why: e.message().to_owned() })
     }
 
-    /// What it takes now, in bytes.
+    /// Memory it takes now, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + self.0.num_retained() * 4 + 64 * 24) as u64
     }
 
-    /// A sketch from the bytes of Apache DataSketches, of floats.
+    /// Reads a float sketch of Apache DataSketches.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch.
+    /// [`Error::Bytes`] if the bytes are not such a sketch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         Ok(Self(KllSketch::deserialize(bytes).map_err(|e| Error::bytes("KLL sketch", e.message()))?))
     }
 }
 
-/// The bytes of a KLL sketch of sorted values, of which it holds every eighth at level 3.
+/// The serialized form of a KLL sketch that holds every eighth of some sorted values at level 3.
 fn chunk_image(k: u16, sorted: &[Single], from: usize) -> Vec<u8> {
-    // The capacity of a level, by how far it lies below the top: k (2/3)^depth, rounded, and at least 8.
+    // The capacity of a level, by its distance from the top: k (2/3)^depth, rounded, and at least
+    // 8.
     let level = |depth: u32| (((u64::from(k) << (depth + 1)) / 3u64.pow(depth)).div_ceil(2)).max(8);
     let capacity: u64 = (0..=u32::from(LEVELS)).map(level).sum();
     let kept = sorted.iter().skip(from).step_by(1 << LEVELS);
@@ -242,7 +248,7 @@ fn chunk_image(k: u16, sorted: &[Single], from: usize) -> Vec<u8> {
     image
 }
 
-/// Quantiles whose relative error of rank is small towards one end.
+/// A REQ sketch: the relative error of ranks is small towards one end.
 ///
 /// ```
 /// use tidegate_sketch::quantile::Req;
@@ -261,59 +267,60 @@ impl Req {
         values.iter().for_each(|&value| self.add(value));
     }
 
-    /// An empty sketch, exact towards the greatest values, or the least.
+    /// An empty sketch that is exact towards the largest values (`high`) or the smallest.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where k is odd, less than 4 or past 1,024.
+    /// [`Error::Parameter`] if k is odd, less than 4 or above 1,024.
     pub fn new(k: u16, high: bool) -> Result<Self> {
         let accuracy = if high { RankAccuracy::HighRank } else { RankAccuracy::LowRank };
         Ok(Self(ReqSketch::new(k, accuracy).map_err(|e| Error::parameter("k", k, e.message()))?))
     }
 
-    /// What a rank lies between, with three standard deviations' certainty.
+    /// Bounds of a rank, with three standard deviations' confidence.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where it is not between 0 and 1.
+    /// [`Error::Parameter`] if the rank is not between 0 and 1.
     pub fn rank_bounds(&self, rank: f64) -> Result<(f64, f64)> {
         let (rank, n) = (self::rank(rank)?, NumStdDev::Three);
         Ok((self.0.rank_lower_bound(rank, n), self.0.rank_upper_bound(rank, n)))
     }
 
-    /// Takes the values of another stream.
+    /// Merges another stream's sketch.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where they are exact towards other ends.
+    /// [`Error::Mismatch`] if they are exact towards different ends.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let merged = self.0.merge(&other.0);
         merged.map_err(|e| Error::Mismatch { what: "REQ sketches", why: e.message().to_owned() })
     }
 
-    /// What it takes now, in bytes.
+    /// Memory it takes now, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + self.0.num_retained() as usize * 4 + 64 * 64) as u64
     }
 
-    /// A sketch from the bytes of Apache DataSketches, of floats.
+    /// Reads a float sketch of Apache DataSketches.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a sketch.
+    /// [`Error::Bytes`] if the bytes are not such a sketch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         Ok(Self(ReqSketch::deserialize(bytes).map_err(|e| Error::bytes("REQ sketch", e.message()))?))
     }
 }
 
-/// How far two distributions are apart.
+/// The distance of two distributions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Distance {
-    /// The greatest difference of their ranks that was found: the Kolmogorov–Smirnov statistic.
+    /// The Kolmogorov–Smirnov statistic: the largest difference of ranks found.
     pub statistic: f64,
-    /// What it must exceed to be no accident at the chosen level, the errors of both sketches included.
+    /// The value above which the difference is significant at the chosen level, the errors of both
+    /// sketches included.
     pub threshold: f64,
 }
 
 impl Distance {
-    /// Whether the streams have different distributions.
+    /// Whether the distributions differ significantly.
     #[must_use]
     pub fn differs(&self) -> bool {
         self.statistic > self.threshold
@@ -323,13 +330,16 @@ impl Distance {
 /// Ranks at which two distributions are compared.
 const STEPS: usize = 512;
 
-/// The two-sample Kolmogorov–Smirnov test on sketches, wrong with probability `delta` at most where the streams are alike.
+/// The two-sample Kolmogorov–Smirnov test on sketches. If the streams are alike, it is wrong with
+/// probability at most `delta`.
 ///
-/// The threshold is sqrt(ln(2/δ)/2 · (n+m)/(nm)) (Smirnov; Hodges, 1958) and the rank errors of both sketches; ranks are compared at 512 quantiles of
-/// each, so up to 1/512 of the statistic may be missed.
+/// The threshold is sqrt(ln(2/δ)/2 · (n+m)/(nm)) (Smirnov; Hodges, 1958) plus the rank errors of
+/// both sketches. Ranks are compared at 512 quantiles of each, so the statistic may be too small
+/// by up to 1/512.
 ///
 /// # Errors
-/// [`Error::Empty`] where one has seen nothing; [`Error::Parameter`] where `delta` is not between 0 and 1.
+/// [`Error::Empty`] if one sketch is empty; [`Error::Parameter`] if `delta` is not between 0 and
+/// 1.
 pub fn ks(one: &Kll, other: &Kll, delta: f64) -> Result<Distance> {
     let ranks: Vec<f64> = (0..=STEPS).map(|i| i as f64 / STEPS as f64).collect();
     let (first, second) = (one.0.sorted_view(), other.0.sorted_view());
@@ -360,7 +370,8 @@ mod tests {
         sorted.partition_point(|&x| x <= value) as f64 / sorted.len() as f64
     }
 
-    /// The published bounds, alone and merged. KLL's holds with 99 % certainty for one rank: of 40 sketches at most two may break it.
+    /// The published bounds, alone and merged. KLL's bound holds with 99 % confidence for one
+    /// rank, so at most two of 40 sketches may break it.
     #[test]
     fn ranks_are_within_the_published_bounds() {
         let mut broken = 0;
@@ -413,7 +424,7 @@ mod tests {
         assert!(alike.count() <= 10, "false alarms");
     }
 
-    /// Chunks are taken whole for every k, and the error is as published for small streams too.
+    /// Whole chunks are accepted for every k, and the error is as published for small streams too.
     #[test]
     fn chunks_are_taken_whole() {
         for k in [8, 11, 64, 200, 500, 4000] {

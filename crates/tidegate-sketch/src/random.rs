@@ -1,13 +1,14 @@
-//! Random numbers whose state is one word, so that a sketch which draws can be stored and go on.
+//! Random numbers with a state of one word, so that a sketch that draws can be stored and resumed.
 //!
 //! Flow: a seed -> [`Draws`]; called by reservoirs and by hash families.
 //! Memory: eight bytes.
 //!
-//! SplitMix64 (Steele, Lea and Flood, «Fast splittable pseudorandom number generators», OOPSLA 2014).
+//! SplitMix64 (Steele, Lea and Flood, «Fast splittable pseudorandom number generators», OOPSLA
+//! 2014).
 
 use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
-/// A stream of draws.
+/// A stream of random numbers.
 ///
 /// ```
 /// use tidegate_sketch::random::Draws;

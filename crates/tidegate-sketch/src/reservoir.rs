@@ -1,11 +1,14 @@
-//! A fair sample of a stream of unknown length, uniform or by weight, which says how many values it will not look at.
+//! Reservoir sampling of a stream of unknown length, uniform or weighted, with skips.
 //!
-//! Flow: ids, weights -> [`Reservoir::skip`], [`Reservoir::offer`] -> a sample without replacement; readers jump over what is skipped.
-//! Memory: 16 bytes an id of the sample.
+//! Flow: ids, weights -> [`Reservoir::skip`], [`Reservoir::offer`] -> a sample without
+//! replacement; readers need not read skipped values.
+//! Memory: 16 bytes per id of the sample.
 //!
-//! Each value has an exponential key with its weight as rate, and the k least stay (Efraimidis and Spirakis, «Weighted random sampling with a
-//! reservoir», 2006). Keys are drawn for those that stay alone: how much weight passes until the next one is exponential too (their A-ExpJ), and with
-//! all weights equal that is a number of values to skip (Li's Algorithm L, 1994). Since keys stay, two samples merge by the k least of both.
+//! Each value has an exponential key with its weight as rate, and the k smallest keys stay
+//! (Efraimidis and Spirakis, «Weighted random sampling with a reservoir», 2006). Keys are drawn
+//! only for values that stay: the weight that passes until the next one is exponential too (their
+//! A-ExpJ), and with equal weights it is a number of values to skip (Li's Algorithm L, 1994).
+//! Because keys are kept, two samples merge by the k smallest of both.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,26 +18,26 @@ use crate::random::Draws;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Kept {
+struct Entry {
     key: f64,
     id: u64,
 }
 
-impl Eq for Kept {}
+impl Eq for Entry {}
 
-impl Ord for Kept {
+impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
         self.key.total_cmp(&other.key).then(self.id.cmp(&other.id))
     }
 }
 
-impl PartialOrd for Kept {
+impl PartialOrd for Entry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// See the head of this file.
+/// A sample of a stream, without replacement.
 ///
 /// ```
 /// use tidegate_sketch::reservoir::Reservoir;
@@ -54,20 +57,20 @@ impl PartialOrd for Kept {
 #[derive(Debug, Clone)]
 pub struct Reservoir {
     k: usize,
-    /// Two of one seed draw the same, and so are no two samples.
+    /// Samples with the same seed use the same draws and are not independent.
     seed: u64,
     draws: Draws,
-    /// Greatest key first.
-    kept: BinaryHeap<Kept>,
+    /// Largest key first.
+    entries: BinaryHeap<Entry>,
     seen: u64,
-    /// Weight that passes before the next value stays.
+    /// Weight to pass before the next value stays.
     left: f64,
 }
 
 impl PartialEq for Reservoir {
     fn eq(&self, other: &Self) -> bool {
         let state =
-            |r: &Self| (r.k, r.seed, r.draws, r.seen, r.left.to_bits(), r.kept.clone().into_sorted_vec());
+            |r: &Self| (r.k, r.seed, r.draws, r.seen, r.left.to_bits(), r.entries.clone().into_sorted_vec());
         state(self) == state(other)
     }
 }
@@ -75,37 +78,39 @@ impl PartialEq for Reservoir {
 impl Reservoir {
     const VERSION: u8 = 1;
 
-    /// A sample of `k`, by draws of `seed`.
+    /// A sample of `k` values, with random numbers from `seed`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when k is 0 or past 2^32.
+    /// [`Error::Parameter`] if k is 0 or above 2^32.
     pub fn new(k: usize, seed: u64) -> Result<Self> {
         if k == 0 || k as u64 > 1 << 32 {
             return Err(Error::parameter("k", k, "a sample has between 1 and 2^32 values"));
         }
-        Ok(Self { k, seed, draws: Draws::new(seed), kept: BinaryHeap::new(), seen: 0, left: 0.0 })
+        Ok(Self { k, seed, draws: Draws::new(seed), entries: BinaryHeap::new(), seen: 0, left: 0.0 })
     }
 
     fn greatest(&self) -> Option<f64> {
-        self.kept.peek().filter(|_| self.kept.len() == self.k).map(|kept| kept.key)
+        self.entries.peek().filter(|_| self.entries.len() == self.k).map(|entry| entry.key)
     }
 
-    /// How many values of weight one may be passed over, unseen, before one must be offered.
+    /// How many values of weight one may be skipped unread before the next must be offered.
     #[must_use]
     pub fn skip(&self) -> u64 {
         if self.greatest().is_none() { 0 } else { self.left as u64 }
     }
 
-    /// Passes over so many values of weight one, which must not be more than [`Reservoir::skip`].
+    /// Skips this many values of weight one, at most [`Reservoir::skip`].
     pub fn pass(&mut self, values: u64) {
         self.seen += values;
         self.left -= values as f64;
     }
 
-    /// Offers the next value; returns the id that leaves, if one does, or `None` where the sample still grows or stays as it is.
+    /// Offers the next value. Returns the id that leaves the sample; `None` if the sample still
+    /// grows, or stays as it is.
     ///
     /// # Errors
-    /// [`Error::Value`] when the weight is negative, infinite or not a number. Weight zero is never taken.
+    /// [`Error::Value`] if the weight is negative, infinite or NaN. A weight of zero is never
+    /// sampled.
     pub fn offer(&mut self, id: u64, weight: f64) -> Result<Option<u64>> {
         if !(weight >= 0.0 && weight.is_finite()) {
             return Err(Error::value(self.seen as usize, weight, "weights are finite and not negative"));
@@ -116,11 +121,11 @@ impl Reservoir {
         }
         let Some(greatest) = self.greatest() else {
             let key = self.draws.exponential() / weight;
-            if self.kept.len() == self.kept.capacity() {
-                // Never past k, which is what is declared.
-                self.kept.reserve_exact((self.k - self.kept.len()).min(self.kept.len().max(64)));
+            if self.entries.len() == self.entries.capacity() {
+                // Never above k, which is what `size_bytes` reports.
+                self.entries.reserve_exact((self.k - self.entries.len()).min(self.entries.len().max(64)));
             }
-            self.kept.push(Kept { key, id });
+            self.entries.push(Entry { key, id });
             self.draw_next();
             return Ok(None);
         };
@@ -128,29 +133,30 @@ impl Reservoir {
             self.left -= weight;
             return Ok(None);
         }
-        // A key below the greatest one: exponential, cut off there.
+        // A key below the largest one: an exponential distribution, truncated there.
         let below = -(-greatest * weight).exp_m1();
         let key = -(-self.draws.positive() * below).ln_1p() / weight;
-        let left = self.kept.pop();
-        self.kept.push(Kept { key, id });
+        let left = self.entries.pop();
+        self.entries.push(Entry { key, id });
         self.draw_next();
-        Ok(left.map(|kept| kept.id))
+        Ok(left.map(|entry| entry.id))
     }
 
-    /// Offers so many ids of weight one, of which `id` tells those that are looked at by their place.
+    /// Offers this many ids of weight one; `id` returns the id at an index and is called only for
+    /// values that are not skipped.
     fn offer_places(&mut self, values: u64, id: impl Fn(u64) -> u64) {
         let mut at = 0;
         while at < values && self.skip() < values - at {
             let skipped = self.skip();
             self.pass(skipped);
-            // Weight one is never refused.
-            let _left = self.offer(id(at + skipped), 1.0);
+            // A weight of one is always accepted, and the id that leaves is of no interest.
+            self.offer(id(at + skipped), 1.0).ok();
             at += skipped + 1;
         }
         self.pass(values - at);
     }
 
-    /// Offers so many ids of weight one, from `first` on.
+    /// Offers consecutive ids of weight one, from `first` on.
     pub fn offer_run(&mut self, first: u64, values: u64) {
         self.offer_places(values, |place| first + place);
     }
@@ -167,32 +173,35 @@ impl Reservoir {
         };
     }
 
-    /// The sample, in no order that means anything.
+    /// The sample, in no particular order.
     #[must_use]
     pub fn ids(&self) -> Vec<u64> {
-        self.kept.clone().into_sorted_vec().into_iter().map(|kept| kept.id).collect()
+        self.entries.clone().into_sorted_vec().into_iter().map(|entry| entry.id).collect()
     }
 
-    /// Values so far.
+    /// Number of values so far.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// Takes the sample of another stream; neither may have seen what the other has, and their seeds must differ.
+    /// Merges the sample of another stream. The streams must be disjoint and the seeds different.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where they are of different sizes or of one seed.
+    /// [`Error::Mismatch`] if the sizes differ or the seeds are equal.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("reservoirs", "k", self.k, other.k)?;
         if self.seed == other.seed && self.seen > 0 && other.seen > 0 {
-            let why = format!("both have the seed {}, and so the same draws: give each another", self.seed);
+            let why = format!(
+                "both have the seed {} and therefore the same draws: give each another seed",
+                self.seed
+            );
             return Err(Error::Mismatch { what: "reservoirs", why });
         }
-        for &kept in &other.kept {
-            self.kept.push(kept);
-            if self.kept.len() > self.k {
-                self.kept.pop();
+        for &entry in &other.entries {
+            self.entries.push(entry);
+            if self.entries.len() > self.k {
+                self.entries.pop();
             }
         }
         self.seen += other.seen;
@@ -200,26 +209,26 @@ impl Reservoir {
         Ok(())
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        (size_of::<Self>() + self.k * size_of::<Kept>()) as u64
+        (size_of::<Self>() + self.k * size_of::<Entry>()) as u64
     }
 
-    /// The state, which goes on as this would.
+    /// Serializes the state; a sketch read from it continues in the same way.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Reservoir, Self::VERSION);
         to.word(self.k as u64).word(self.seed).word(self.draws.0).word(self.seen).float(self.left);
-        let kept = self.kept.clone().into_sorted_vec();
-        to.words(kept.iter().map(|kept| kept.id)).words(kept.iter().map(|kept| kept.key.to_bits()));
+        let entries = self.entries.clone().into_sorted_vec();
+        to.words(entries.iter().map(|entry| entry.id)).words(entries.iter().map(|entry| entry.key.to_bits()));
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("reservoir", bytes, Kind::Reservoir, Self::VERSION)?;
         let (k, seed, draws) = (from.word()? as usize, from.word()?, Draws(from.word()?));
@@ -228,8 +237,8 @@ impl Reservoir {
         if ids.len() != keys.len() || ids.len() > k || k == 0 || keys.iter().any(|key| !key.is_finite()) {
             return from.wrong(format!("{} ids and {} keys in a sample of {k}", ids.len(), keys.len()));
         }
-        let kept = ids.into_iter().zip(keys).map(|(id, key)| Kept { key, id }).collect();
-        from.end(Self { k, seed, draws, kept, seen, left })
+        let entries = ids.into_iter().zip(keys).map(|(id, key)| Entry { key, id }).collect();
+        from.end(Self { k, seed, draws, entries, seen, left })
     }
 }
 
@@ -246,7 +255,7 @@ mod tests {
         ids
     }
 
-    /// Every subset of 3 of 8 comes equally often: 56 cells.
+    /// Every subset of 3 of 8 is equally frequent: 56 cells.
     #[test]
     fn every_subset_is_equally_likely() {
         let mut counts = std::collections::BTreeMap::new();
@@ -260,7 +269,7 @@ mod tests {
         assert!(chi < 55.0 + 5.0 * 110f64.sqrt(), "chi-square {chi} over 55 degrees");
     }
 
-    /// Early and late values stay equally often in a long stream, merged or not.
+    /// Early and late values of a long stream stay equally often, merged or not.
     #[test]
     fn inclusion_is_uniform() {
         let (n, k, runs) = (1000u64, 20, 4000u64);
@@ -285,7 +294,8 @@ mod tests {
         }
     }
 
-    /// A-Res draws a key for every value; A-ExpJ, which jumps, must have the same distribution, and both that of successive draws.
+    /// A-Res draws a key for every value. A-ExpJ, which jumps, must have the same distribution,
+    /// and both that of successive draws.
     #[test]
     fn jumps_sample_as_keys_of_all_values_do() {
         let weights = [1.0, 2.0, 3.0, 4.0, 0.5, 0.0];

@@ -1,10 +1,14 @@
-//! The last values of a stream: exact aggregates of a window, and counts within ε in logarithmic memory.
+//! Sliding windows: exact aggregates of the last values, and approximate event counts.
 //!
-//! Flow: values -> [`Window`] -> least, greatest, sum or mean of the last n; events -> [`EventCount`] -> how many of the last n were any.
-//! Memory: 16 bytes a value of a window; an event count at most (1/ε + 4)/2 · log2(n) words.
+//! Flow: values -> [`Window`] -> minimum, maximum, sum or mean of the last n; events ->
+//! [`EventCount`] -> the number of events among the last n values.
+//! Memory: 16 bytes per value of a window; an event count takes at most (1/ε + 4)/2 · log2(n)
+//! words.
 //!
-//! A window is two stacks (Tangwongsan et al., «General incremental sliding-window aggregation», 2015): nothing is subtracted, so nothing of a value that
-//! has left remains in a sum. An event count is an exponential histogram (Datar, Gionis, Indyk and Motwani, 2002).
+//! Event counts are within ε of the truth, in logarithmic memory. A window is two stacks
+//! (Tangwongsan et al., «General incremental sliding-window aggregation», 2015). Nothing is
+//! subtracted, so a value that has left leaves no trace in a sum. An event count is an exponential
+//! histogram (Datar, Gionis, Indyk and Motwani, 2002).
 
 use std::collections::VecDeque;
 
@@ -12,17 +16,17 @@ use crate::codec::{Kind, Reader, Writer};
 use crate::error::fraction;
 use crate::{Error, Result};
 
-/// What is known of a window.
+/// The aggregate of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Aggregate {
-    /// The least value.
+    /// The smallest value.
     Min = 0,
-    /// The greatest.
+    /// The largest value.
     Max = 1,
-    /// Their sum.
+    /// The sum of the values.
     Sum = 2,
-    /// Their mean.
+    /// The mean of the values.
     Mean = 3,
 }
 
@@ -51,7 +55,8 @@ impl Aggregate {
 /// ```
 /// use tidegate_sketch::window::{Aggregate, Window};
 /// let mut slowest = Window::new(3, Aggregate::Max)?;
-/// let seen: Vec<f64> = [5.0, 1.0, 2.0, 3.0].into_iter().map(|x| slowest.push(x)).collect::<Result<_, _>>()?;
+/// let values = [5.0, 1.0, 2.0, 3.0].into_iter();
+/// let seen: Vec<f64> = values.map(|x| slowest.push(x)).collect::<Result<_, _>>()?;
 /// assert_eq!(seen, [5.0, 5.0, 5.0, 3.0]);
 /// # Ok::<(), tidegate_sketch::Error>(())
 /// ```
@@ -59,7 +64,7 @@ impl Aggregate {
 pub struct Window {
     len: usize,
     aggregate: Aggregate,
-    /// Aggregates of the older values from each on, the oldest last.
+    /// Aggregates of the older values, each from one value to the end; the oldest value last.
     old: Vec<f64>,
     /// The newer values, and their aggregate.
     new: Vec<f64>,
@@ -69,10 +74,10 @@ pub struct Window {
 impl Window {
     const VERSION: u8 = 1;
 
-    /// Of the last `len` values.
+    /// A window of the last `len` values.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when `len` is 0.
+    /// [`Error::Parameter`] if `len` is 0.
     pub fn new(len: usize, aggregate: Aggregate) -> Result<Self> {
         if len == 0 || len > 1 << 40 {
             return Err(Error::parameter("len", len, "a window has between 1 and 2^40 values"));
@@ -81,10 +86,10 @@ impl Window {
         Ok(Self { len, aggregate, old: Vec::new(), new: Vec::new(), new_together })
     }
 
-    /// Takes the next value, and gives the aggregate of the last ones.
+    /// Adds a value and returns the aggregate of the window.
     ///
     /// # Errors
-    /// [`Error::Value`] for NaN, which would be in a sum for as long as the window is.
+    /// [`Error::Value`] for NaN, which would stay in a sum as long as it is in the window.
     pub fn push(&mut self, value: f64) -> Result<f64> {
         if value.is_nan() {
             return Err(Error::value(self.count(), value, "a window holds numbers"));
@@ -105,13 +110,13 @@ impl Window {
         Ok(self.value())
     }
 
-    /// Values in the window.
+    /// Number of values in the window.
     #[must_use]
     pub fn count(&self) -> usize {
         self.old.len() + self.new.len()
     }
 
-    /// The aggregate now; of no values, what changes no aggregate.
+    /// The current aggregate; the neutral element if the window is empty.
     #[must_use]
     pub fn value(&self) -> f64 {
         let old = self.old.last().copied().unwrap_or(self.aggregate.neutral());
@@ -129,13 +134,13 @@ impl Window {
         self.new_together = self.aggregate.neutral();
     }
 
-    /// What it takes at most, in bytes.
+    /// The most memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + 2 * (self.len + 1) * 8) as u64
     }
 
-    /// The state, bit for bit.
+    /// Serializes the exact state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Window, Self::VERSION);
@@ -144,10 +149,10 @@ impl Window {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("window", bytes, Kind::Window, Self::VERSION)?;
         let (kind, len) = (from.byte()?, from.word()? as usize);
@@ -162,7 +167,7 @@ impl Window {
     }
 }
 
-/// How many of the last values were events, within ε of the truth.
+/// The number of events among the last values, within ε of the true number.
 ///
 /// ```
 /// use tidegate_sketch::window::EventCount;
@@ -176,19 +181,19 @@ pub struct EventCount {
     window: u64,
     epsilon: f64,
     now: u64,
-    /// At level l: when the newest event of each bucket of 2^l events was, newest first.
+    /// For level l: the time of the newest event of each bucket of 2^l events, newest first.
     levels: Vec<VecDeque<u64>>,
-    /// Events in all buckets.
+    /// Number of events in all buckets.
     total: u64,
 }
 
 impl EventCount {
     const VERSION: u8 = 1;
 
-    /// Over the last `window` values.
+    /// A counter over the last `window` values.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when the window is empty or `epsilon` not between 0 and 1.
+    /// [`Error::Parameter`] if the window is empty or `epsilon` is not between 0 and 1.
     pub fn new(window: u64, epsilon: f64) -> Result<Self> {
         if window == 0 {
             return Err(Error::parameter("window", window, "a window has at least one value"));
@@ -197,13 +202,13 @@ impl EventCount {
         Ok(Self { window, epsilon, now: 0, levels: Vec::new(), total: 0 })
     }
 
-    /// Buckets of a size, at most.
+    /// The most buckets of a size.
     fn most(&self) -> usize {
-        // More than there are values in a window are never needed.
+        // A window never needs more than it has values.
         (0.5 / self.epsilon).ceil().min(self.window as f64) as usize + 1
     }
 
-    /// Takes the next value: whether it is an event.
+    /// Adds a value: whether it is an event.
     pub fn push(&mut self, event: bool) {
         self.now += 1;
         while let Some(oldest) = self.levels.last() {
@@ -234,29 +239,29 @@ impl EventCount {
             if buckets.len() <= most {
                 return;
             }
-            // The two oldest become one of twice the size, as new as the newer of them.
+            // Merges the two oldest buckets; the new one has the time of the newer.
             buckets.pop_back();
             let Some(newer) = buckets.pop_back() else { return };
             (at, level) = (newer, level + 1);
         }
     }
 
-    /// How many events there were in the window: wrong by at most ε of the truth.
+    /// The number of events in the window, off by at most ε times the true number.
     #[must_use]
     pub fn estimate(&self) -> f64 {
         let oldest = if self.levels.is_empty() { 1 } else { 1u64 << (self.levels.len() - 1) };
-        // Of the oldest bucket between one and all are still in the window.
+        // Between one and all events of the oldest bucket are still in the window.
         self.total as f64 - (oldest - 1) as f64 / 2.0
     }
 
-    /// What it takes now, in bytes.
+    /// Memory it takes now, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         let level = size_of::<VecDeque<u64>>() + 8 * (self.most() + 1).next_power_of_two();
         (size_of::<Self>() + self.levels.len() * level) as u64
     }
 
-    /// The state.
+    /// Serializes the state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Histogram, Self::VERSION);
@@ -267,14 +272,14 @@ impl EventCount {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("event count", bytes, Kind::Histogram, Self::VERSION)?;
         let (window, epsilon) = (from.word()?, from.float()?);
-        let mut count = from.made(Self::new(window, epsilon))?;
+        let mut count = from.constructed(Self::new(window, epsilon))?;
         count.now = from.word()?;
         for level in 0..from.word()?.min(63) {
             let buckets: VecDeque<u64> = from.words()?.into();
@@ -294,7 +299,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The oracle looks at all of the window, each time.
+        /// The oracle scans the whole window each time.
         #[test]
         fn windows_agree_with_brute_force(
             values in prop::collection::vec(-1000i32..1000, 0..300), len in 1usize..40, kind in 0usize..4,
@@ -317,7 +322,7 @@ mod tests {
             }
         }
 
-        /// Runs of events and of none, which are the worst for a histogram.
+        /// Runs of events and of none, the worst case for a histogram.
         #[test]
         fn event_counts_are_within_epsilon(
             runs in prop::collection::vec((any::<bool>(), 1usize..400), 1..30), window in 1u64..1000,
@@ -347,7 +352,7 @@ mod tests {
         for epsilon in [0.0, 1.0, -0.1, f64::NAN] {
             assert!(EventCount::new(10, epsilon).is_err());
         }
-        // What was large leaves nothing behind.
+        // Large values leave no trace.
         window.push(1e300).unwrap();
         window.push(1.0).unwrap();
         assert_eq!(window.push(2.0).unwrap(), 3.0);

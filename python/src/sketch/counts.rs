@@ -74,25 +74,25 @@ distinct! {
 
         /// What came in either stream.
         fn union(&self, other: &Self) -> PyResult<Self> {
-            let other = other.again()?;
+            let other = other.try_clone()?;
             Self::of(self.lock().union(&other))
         }
 
         /// What came in both.
         fn intersection(&self, other: &Self) -> PyResult<Self> {
-            let other = other.again()?;
+            let other = other.try_clone()?;
             Self::of(self.lock().intersection(&other))
         }
 
         /// What came here alone.
         fn difference(&self, other: &Self) -> PyResult<Self> {
-            let other = other.again()?;
+            let other = other.try_clone()?;
             Self::of(self.lock().difference(&other))
         }
 
         /// Takes what another stream had.
         fn merge(&self, other: &Self) -> PyResult<()> {
-            let other = other.again()?;
+            let other = other.try_clone()?;
             self.lock().merge(&other).map_err(raised)
         }
 
@@ -112,9 +112,9 @@ distinct! {
 
 impl Theta {
     /// A copy, so that two locks are never held together.
-    fn again(&self) -> PyResult<distinct::Theta> {
+    fn try_clone(&self) -> PyResult<distinct::Theta> {
         let sketch = self.lock();
-        sketch.again().map_err(raised)
+        sketch.try_clone().map_err(raised)
     }
 }
 

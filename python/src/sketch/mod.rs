@@ -11,11 +11,11 @@ mod values;
 
 use pyo3::prelude::*;
 
-use crate::errors::classes::ConfigError;
+use crate::errors::raise;
 
-/// An error of a sketch as `ConfigError`, which is a `ValueError`.
+/// The exception for an error of a sketch.
 fn raised(error: tidegate_sketch::Error) -> PyErr {
-    ConfigError::new_err(error.to_string())
+    raise(&error)
 }
 
 /// A class over a sketch: one lock, taken with the interpreter released, and what all have in common.

@@ -37,14 +37,15 @@ fn signatures<'py>(
     let slices = values.slices()?;
     match slices {
         Slices::Words(elements, _) => {
-            let words = py.detach(|| minhash::MinHash::of(elements, slots)).map_err(raised)?.words();
+            let words = py.detach(|| minhash::MinHash::new(elements, slots)).map_err(raised)?.words();
             Ok(given(py, words).into_any())
         }
         Slices::Texts(..) => {
             let words = py.detach(|| {
                 let (mut words, mut wrong) = (Vec::new(), None);
                 slices.texts(|text| {
-                    match minhash::MinHash::of(&minhash::shingles(&String::from_utf8_lossy(text), n), slots) {
+                    match minhash::MinHash::new(&minhash::shingles(&String::from_utf8_lossy(text), n), slots)
+                    {
                         Ok(sketch) => words.extend(sketch.words()),
                         Err(error) => wrong = Some(error),
                     }

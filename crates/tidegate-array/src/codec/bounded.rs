@@ -1,9 +1,12 @@
-//! The error-bounded codec: floats within a bound of what they were, each of them.
+//! The error-bounded codec: every float comes back within a given bound.
 //!
-//! Flow: floats -> steps of twice the bound from what `predict` foretells, as integers -> pco; what no step is near enough to, apart, as it is.
-//! Memory: an integer and a float a value while packing; while unpacking an integer a value, and what lies apart.
+//! Flow: floats -> residuals against `predict`, in steps of 2 × bound -> integers -> pco. Values
+//! that no step represents within the bound (outliers) are stored raw.
+//! Memory: packing takes an integer and a float per value; unpacking takes an integer per value,
+//! and the outliers.
 //!
-//! Each value is unpacked while it is packed, and if that is not within the bound (NaN, infinities, what is too large for its step) it goes apart.
+//! The packer unpacks each value as it goes. A value that does not come back within the bound
+//! (NaN, infinities, values too large for their step) becomes an outlier.
 
 use pco::standalone::simple_compress;
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
@@ -13,22 +16,22 @@ use super::predict::{AXES_MOST, Float, Predictor, Steps};
 use super::{Codec, damaged};
 use crate::{DType, Error, Result};
 
-/// How far a value may be from what it was.
+/// How far an unpacked value may be from the original.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
-    /// At most so much.
+    /// Absolute error, at most.
     Absolute(f64),
-    /// At most this share of the distance from the least finite value to the largest.
+    /// Error at most this share of the range of the finite values.
     Relative(f64),
-    /// At most this share of itself, or of the least normal number.
+    /// Error at most this share of the value itself, or of the smallest normal number.
     Each(f64),
 }
 
 impl Bound {
-    /// `abs:<error>` or `rel:<error>`; nothing for another name.
+    /// Parses `abs:<error>` or `rel:<error>`; `None` for another name.
     ///
     /// # Errors
-    /// [`Error::Option`] for an error that is none.
+    /// [`Error::Option`] if the error is not a number above 0.
     pub(super) fn parse(name: &str) -> Result<Option<Self>> {
         let (kind, error): (fn(f64) -> Self, _) = match name.split_once(':') {
             Some(("abs", error)) => (Self::Absolute, error),
@@ -51,15 +54,16 @@ impl Bound {
     }
 }
 
-/// Bytes of a head: predictor, step, values apart, bytes of their places, bytes of steps.
+/// Bytes of the head: predictor, step, count of outliers, bytes of their indices, bytes of the
+/// steps.
 const HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 8;
 
-/// See the head of this file.
+/// The codec for one bound, element type and shape.
 #[derive(Debug)]
 pub(super) struct Bounded {
     bound: Bound,
     dtype: DType,
-    /// The last axes, as many as are predicted along.
+    /// The last axes of the shape, as many as the predictor uses.
     shape: Vec<usize>,
 }
 
@@ -81,26 +85,27 @@ impl Bounded {
             Bound::Absolute(error) => error,
             Bound::Relative(share) | Bound::Each(share) => share * extent(&values),
         };
-        // A hair less, so that rounding of the step takes nobody over the bound who need not go apart.
+        // Slightly less than the bound allows: a step rounded up must not push values over the
+        // bound.
         let step = 2.0 * error * (1.0 - 4.0 * f64::EPSILON);
         if !step.is_finite() {
             return Err(Error::option(format!(
-                "an error of {error:e}, twice which no float says: give a smaller one"
+                "an error of {error:e}: no float is twice that; give a smaller one"
             )));
         }
         let steps = Steps::new(step, error);
         let predictor = Predictor::best(&values, &self.shape, steps);
-        let (left, places) = predictor.pack(&values, &self.shape, steps);
+        let (residuals, places) = predictor.pack(&values, &self.shape, steps);
         let failed = |e: pco::errors::PcoError| Error::value(format!("pco: {e}"));
-        // What predicts is done; integers are packed as they are.
+        // The values are already predicted, so pco packs the integers as they are.
         let plain = ChunkConfig::default().with_mode_spec(ModeSpec::Classic).with_delta_spec(DeltaSpec::NoOp);
-        let packed = simple_compress(&left, &plain).map_err(failed)?;
+        let packed = simple_compress(&residuals, &plain).map_err(failed)?;
         let gaps = places.iter().scan(0, |before, at| Some((at - std::mem::replace(before, *at)) as u64));
         let gaps: Vec<u64> = gaps.collect();
-        let apart: Vec<T> = places.iter().map(|at| values[*at]).collect();
+        let outliers: Vec<T> = places.iter().map(|at| values[*at]).collect();
         let gaps = simple_compress(&gaps, &plain).map_err(failed)?;
-        let apart =
-            zstd::bulk::compress(bytemuck::cast_slice(&apart), 3).map_err(|e| Error::value(e.to_string()))?;
+        let outliers = zstd::bulk::compress(bytemuck::cast_slice(&outliers), 3)
+            .map_err(|e| Error::value(e.to_string()))?;
         into.push(predictor.code());
         into.extend(step.to_le_bytes());
         for number in [places.len() as u64, gaps.len() as u64, packed.len() as u64] {
@@ -108,43 +113,48 @@ impl Bounded {
         }
         into.extend(gaps);
         into.extend(packed);
-        into.extend(apart);
+        into.extend(outliers);
         Ok(())
     }
 
     fn unpack<T: Float>(&self, packed: &[u8], into: &mut [u8]) -> Result<()> {
-        let cut = || damaged("they end before their parts do");
+        let cut = || damaged("they end early");
         let (head, rest) = packed.split_at_checked(HEAD_BYTES).ok_or_else(cut)?;
         let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
-        let (predictor, step) = (Predictor::of(head[0], self.shape.len()), f64::from_bits(number(1)));
+        let (predictor, step) = (Predictor::from_code(head[0], self.shape.len()), f64::from_bits(number(1)));
         let part = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (count, gaps) = (part(number(9)), part(number(17)));
         let values = into.len() / size_of::<T>();
         let predictor = predictor.filter(|_| step.is_finite() && count <= values).ok_or_else(|| {
-            damaged(format!("predictor {}, a step of {step} and {count} of {values} values apart", head[0]))
+            damaged(format!(
+                "predictor {}, a step of {step}, {count} outliers among {values} values",
+                head[0]
+            ))
         })?;
         let (gaps, rest) = rest.split_at_checked(gaps).ok_or_else(cut)?;
-        let (packed, apart) = rest.split_at_checked(part(number(25))).ok_or_else(cut)?;
-        let mut left = crate::filled(Some(values), 0i32)?;
-        unpco(packed, &mut left)?;
+        let (packed, outliers) = rest.split_at_checked(part(number(25))).ok_or_else(cut)?;
+        let mut residuals = crate::filled(Some(values), 0i32)?;
+        unpco(packed, &mut residuals)?;
         if let Ok(into) = bytemuck::try_cast_slice_mut(into) {
-            predictor.unpack::<T>(&mut left, &self.shape, step, into);
+            predictor.unpack::<T>(&mut residuals, &self.shape, step, into);
         } else {
-            let mut aligned = crate::filled(Some(values), T::of(0.0))?;
-            predictor.unpack(&mut left, &self.shape, step, &mut aligned);
+            let mut aligned = crate::filled(Some(values), T::from_f64(0.0))?;
+            predictor.unpack(&mut residuals, &self.shape, step, &mut aligned);
             into.copy_from_slice(bytemuck::cast_slice(&aligned));
         }
         let mut places = crate::filled(Some(count), 0u64)?;
         unpco(gaps, &mut places)?;
         let mut whole = crate::filled(Some(count * size_of::<T>()), 0u8)?;
-        if zstd::bulk::decompress_to_buffer(apart, &mut whole).map_err(damaged)? != whole.len() {
-            return Err(damaged("not as many values apart as places"));
+        if zstd::bulk::decompress_to_buffer(outliers, &mut whole).map_err(damaged)? != whole.len() {
+            return Err(damaged("the counts of outliers and of their indices differ"));
         }
         let mut at = 0u64;
         for (gap, value) in places.iter().zip(whole.chunks_exact(size_of::<T>())) {
             at = at.saturating_add(*gap);
             let place = usize::try_from(at).ok().and_then(|at| into.chunks_exact_mut(size_of::<T>()).nth(at));
-            place.ok_or_else(|| damaged("a value apart behind the last one"))?.copy_from_slice(value);
+            place
+                .ok_or_else(|| damaged("the index of an outlier is beyond the last value"))?
+                .copy_from_slice(value);
         }
         Ok(())
     }
@@ -169,8 +179,8 @@ impl Codec for Bounded {
         }
     }
 
-    fn room_bytes(&self, len: u64) -> u64 {
-        // Steps; places, at worst all; values apart; and the libraries' own.
+    fn scratch_bytes(&self, len: u64) -> u64 {
+        // Steps; outliers and their indices, at worst one per value; and the library's tables.
         let values = len / self.dtype.size() as u64;
         4 * values + 8 * values + len + pco_bytes(values, 8)
     }
@@ -188,7 +198,7 @@ fn read<T: Float>(bytes: &[u8]) -> Result<Vec<T>> {
     Ok(values.map(bytemuck::pod_read_unaligned).collect())
 }
 
-/// From the least finite value to the largest.
+/// The largest finite value less the least.
 fn extent<T: Float>(values: &[T]) -> f64 {
     let finite = values.iter().map(|value| value.to_f64()).filter(|value| value.is_finite());
     let (low, high) =
@@ -201,7 +211,7 @@ mod tests {
     use super::super::parse;
     use super::*;
 
-    /// Packs and unpacks, and says how many values are not within the bound, and how many bytes the packed ones took.
+    /// Packs and unpacks; returns the number of values beyond the bound, and the packed bytes.
     fn violations<T: Float>(
         values: &[T],
         shape: &[usize],
@@ -210,7 +220,7 @@ mod tests {
         error: f64,
     ) -> (usize, usize) {
         let codec = parse(name, dtype, shape).unwrap();
-        let (mut packed, mut back) = (Vec::new(), vec![T::of(0.0); values.len()]);
+        let (mut packed, mut back) = (Vec::new(), vec![T::from_f64(0.0); values.len()]);
         codec.encode(bytemuck::cast_slice(values), &mut packed).unwrap();
         codec.decode(&packed, bytemuck::cast_slice_mut(&mut back)).unwrap();
         let wrong = |(before, after): &(&T, &T)| {
@@ -221,7 +231,7 @@ mod tests {
         (values.iter().zip(&back).filter(wrong).count(), packed.len())
     }
 
-    /// Values of one kind: smooth, drawn, of all exponents, of any bits.
+    /// The i-th value of one kind: smooth, random, of all exponents, of any bits.
     fn value(kind: usize, i: u64) -> f32 {
         let drawn = tidegate_core::hash::splitmix64(i ^ (kind as u64) << 56);
         let uniform = (drawn >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
@@ -235,7 +245,7 @@ mod tests {
         }
     }
 
-    /// As many values as `TIDEGATE_VALUES` says: `make test-slow` asks for 10⁹.
+    /// The number of values is `TIDEGATE_VALUES`: `make test-slow` sets 10⁹.
     #[test]
     fn no_value_is_beyond_the_bound() {
         let count = std::env::var("TIDEGATE_VALUES")
@@ -293,7 +303,7 @@ mod tests {
         let values = [-1.7e308f64, 0.0, 1.7e308];
         let codec = parse("rel:1e-3", DType::Float64, &[3]).unwrap();
         let error = codec.encode(bytemuck::cast_slice(&values), &mut Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("no float says"), "{error}");
+        assert!(error.contains("no float is twice that"), "{error}");
         assert_eq!(parse("abs:1e308", DType::Float32, &[3]).unwrap().name(), "abs:1e308");
     }
 
@@ -322,7 +332,8 @@ mod tests {
         for bit in 0..packed.len() * 8 {
             let mut wrong = packed.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
-            let _an_error_or_other_values = codec.decode(&wrong, bytemuck::cast_slice_mut(&mut back));
+            // An error, or other values: either is right, as long as decoding ends.
+            codec.decode(&wrong, bytemuck::cast_slice_mut(&mut back)).ok();
         }
         assert!(codec.decode(&packed, bytemuck::cast_slice_mut(&mut back[..499])).is_err());
     }

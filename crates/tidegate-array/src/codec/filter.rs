@@ -1,6 +1,6 @@
-//! Filters: elements turned into others of as many bytes, which pack better.
+//! Filters: elements transformed into as many bytes that pack better.
 //!
-//! Flow: elements -> differences, bytes by their place in elements, rounded mantissas -> and back.
+//! Flow: elements -> differences, byte planes, or rounded mantissas -> and back.
 //! Memory: the caller's.
 
 use half::{bf16, f16};
@@ -8,22 +8,23 @@ use half::{bf16, f16};
 use super::Bound;
 use crate::{DType, Error, Result};
 
-/// See the head of this file.
+/// A reversible transform of elements, except for rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Filter {
-    /// Each element less the one before, as integers of this width that wrap.
+    /// Each element minus the one before, as wrapping integers of this width in bytes.
     Delta(usize),
-    /// The first bytes of all elements of this width, then the second ones, and so on.
+    /// Byte planes: the first bytes of all elements of this width, then the second bytes, and so
+    /// on.
     Shuffle(usize),
-    /// Floats with so many bits of their mantissa, rounded to even: what is left out is zeros, which pack to nothing.
+    /// Floats with this many bits of mantissa, rounded to even. The dropped bits are zeros, which
+    /// pack to nothing.
     BitRound(DType, u32),
 }
 
 impl Filter {
     pub(super) fn parse(name: &str, dtype: DType) -> Result<Self> {
-        let unknown = || {
-            Error::option(format!("an unknown filter {name:?}: known are delta, shuffle, bitround:<bits>"))
-        };
+        let unknown =
+            || Error::option(format!("unknown filter {name:?}: known are delta, shuffle, bitround:<bits>"));
         match name.split_once(':') {
             None if name == "delta" => Ok(Self::Delta(dtype.size())),
             None if name == "shuffle" => Ok(Self::Shuffle(dtype.size())),
@@ -32,7 +33,7 @@ impl Filter {
                     .ok_or_else(|| Error::option(format!("bitround is for floats, not {}", dtype.name())))?;
                 let bits = bits.parse().ok().filter(|bits| (1..=most).contains(bits));
                 bits.map(|bits| Self::BitRound(dtype, bits)).ok_or_else(|| {
-                    Error::option(format!("{name:?}: of {} 1 to {most} bits can be kept", dtype.name()))
+                    Error::option(format!("{name:?}: give 1 to {most} bits of mantissa for {}", dtype.name()))
                 })
             }
             _ => Err(unknown()),
@@ -47,14 +48,14 @@ impl Filter {
         }
     }
 
-    /// Whether undoing it needs a second place for all bytes.
-    pub(super) fn moves(&self) -> bool {
+    /// Whether undoing it needs scratch as long as the bytes.
+    pub(super) fn needs_scratch(&self) -> bool {
         matches!(self, Self::Shuffle(_))
     }
 
     pub(super) fn bound(&self) -> Option<Bound> {
         match self {
-            // Half of the last bit that is kept, of a mantissa of one to two.
+            // Half of the last bit kept, for a mantissa between one and two.
             Self::BitRound(_, bits) => Some(Bound::Each(0.5 * 0.5f64.powi(*bits as i32))),
             _ => None,
         }
@@ -75,24 +76,25 @@ impl Filter {
         }
     }
 
-    /// Undoes it; `room` is as long if it moves bytes.
-    pub(super) fn back(&self, bytes: &mut [u8], room: &mut [u8]) {
+    /// Undoes it. `scratch` must be as long as `bytes` if [`Self::needs_scratch`] says so.
+    pub(super) fn inverse(&self, bytes: &mut [u8], scratch: &mut [u8]) {
         match self {
             Self::Delta(width) => sums(*width, bytes),
             Self::Shuffle(width) => {
-                room.copy_from_slice(bytes);
-                unshuffle(room, *width, bytes);
+                scratch.copy_from_slice(bytes);
+                unshuffle(scratch, *width, bytes);
             }
-            // What is gone is gone.
+            // Dropped bits cannot be restored.
             Self::BitRound(..) => {}
         }
     }
 }
 
-/// Byte `b` of element `e` goes to place `b` × elements + `e`; what is left of an element stays at the end.
+/// Moves byte `b` of element `e` to index `b` × elements + `e`. Bytes after the last whole element
+/// stay at the end.
 ///
 /// # Panics
-/// If `into` has another length.
+/// If `into` has another length than `from`.
 pub fn shuffle(from: &[u8], width: usize, into: &mut [u8]) {
     let words = from.len() / width;
     let (whole, rest) = from.split_at(words * width);
@@ -106,7 +108,7 @@ pub fn shuffle(from: &[u8], width: usize, into: &mut [u8]) {
 /// Undoes [`shuffle`].
 ///
 /// # Panics
-/// As there.
+/// As [`shuffle`].
 pub fn unshuffle(from: &[u8], width: usize, into: &mut [u8]) {
     let words = from.len() / width;
     let (planes, rest) = from.split_at(words * width);
@@ -117,7 +119,8 @@ pub fn unshuffle(from: &[u8], width: usize, into: &mut [u8]) {
     end.copy_from_slice(rest);
 }
 
-/// Runs an expression with the unsigned integer of a width, and the elements of some bytes as arrays of that many.
+/// Evaluates an expression with the unsigned integer type of a width, and the bytes as arrays of
+/// that width.
 macro_rules! with_words {
     ($width:expr, $bytes:expr, |$words:ident: $T:ident| $body:expr) => {
         match $width {
@@ -134,7 +137,7 @@ macro_rules! with_words {
     }};
 }
 
-/// What is left of an element at the end stays as it is.
+/// Bytes after the last whole element stay as they are.
 fn differences(width: usize, bytes: &mut [u8]) {
     with_words!(width, bytes, |words: T| {
         let mut before = 0;
@@ -156,7 +159,7 @@ fn sums(width: usize, bytes: &mut [u8]) {
     });
 }
 
-/// Bits of a mantissa, without the one that is not stored.
+/// Stored bits of a mantissa.
 fn mantissa(dtype: DType) -> Option<u32> {
     match dtype {
         DType::Float16 => Some(f16::MANTISSA_DIGITS - 1),
@@ -167,7 +170,8 @@ fn mantissa(dtype: DType) -> Option<u32> {
     }
 }
 
-/// Rounds mantissas to so many bits, as the `bitround` codec of numcodecs does; NaN and infinities stay, and what would become infinite is cut.
+/// Rounds mantissas to `bits` bits, as the `bitround` codec of numcodecs does. NaN and infinities
+/// stay; a value that rounding would make infinite is truncated instead.
 fn round(dtype: DType, bits: u32, bytes: &mut [u8]) {
     let all = mantissa(dtype).unwrap_or(bits);
     let drop = all - bits;
@@ -206,7 +210,7 @@ mod tests {
             filter.forward(bytemuck::cast_slice(&values), bytemuck::cast_slice_mut(&mut rounded));
             for (before, after) in values.iter().zip(&rounded) {
                 if before.is_finite() && *before != f32::MAX {
-                    // Below the normal ones the last bit that is kept has one size.
+                    // Below the normal numbers, the last bit kept has a fixed size.
                     let allowed = f64::from(before.abs()).max(f64::from(f32::MIN_POSITIVE)) * share;
                     prop_assert!((f64::from(*before) - f64::from(*after)).abs() <= allowed, "{} {}", before, after);
                 } else if *before != f32::MAX {

@@ -1,11 +1,12 @@
-//! Codecs: elements made smaller, and made whole again.
+//! Codecs: elements packed into fewer bytes, and unpacked.
 //!
-//! Flow: the name of a codec and the type of elements -> [`parse`] -> [`Codec`] -> packed bytes -> elements.
-//! Memory: the caller's, and what [`Codec::room_bytes`] says besides.
+//! Flow: a codec's name and an element type -> [`parse`] -> [`Codec`] -> packed bytes -> elements.
+//! Memory: the caller's, and what [`Codec::scratch_bytes`] states.
 //!
-//! A name is a chain, applied from left to right: `delta+shuffle+zstd:3`. Filters turn elements into others of as many bytes (`filter`); a
-//! packer ends the chain (`packer`), or the error-bounded codec is alone (`bounded`). Whatever bytes say, no more than the caller's memory is
-//! written, and what they are not is an error.
+//! A name is a chain, applied from left to right: `delta+shuffle+zstd:3`. Filters turn elements
+//! into as many bytes (`filter`), and a packer ends the chain (`packer`). The error-bounded codec
+//! stands alone (`bounded`). Decoding writes only to the caller's memory, whatever the packed
+//! bytes claim; malformed bytes are an error.
 
 mod bounded;
 pub mod filter;
@@ -22,36 +23,38 @@ use self::packer::Packer;
 pub use self::stored::{BYTES_MOST, Packed, pack};
 use crate::{DType, Error, Result};
 
-/// Makes arrays of elements smaller; object-safe, shared by all threads.
+/// Packs arrays of elements; object-safe, shared by all threads.
 pub trait Codec: Send + Sync + Debug {
-    /// Its name, as [`parse`] reads it.
+    /// The name, in the form that [`parse`] reads.
     fn name(&self) -> String;
 
-    /// Packs elements behind what `into` has.
+    /// Packs elements and appends the result to `into`.
     ///
     /// # Errors
-    /// [`Error::Value`] for elements that it cannot have.
+    /// [`Error::Value`] for elements that the codec cannot pack.
     fn encode(&self, elements: &[u8], into: &mut Vec<u8>) -> Result<()>;
 
-    /// Unpacks into memory of the length that the elements had.
+    /// Unpacks into memory of exactly the original length.
     ///
     /// # Errors
-    /// [`Error::Value`] for bytes that are something else, or too few or too many of them.
+    /// [`Error::Value`] for bytes of another codec, and for too few or too many of them.
     fn decode(&self, packed: &[u8], into: &mut [u8]) -> Result<()>;
 
-    /// What decoding so many bytes of elements takes at most besides.
-    fn room_bytes(&self, len: u64) -> u64;
+    /// The most scratch that decoding `len` bytes of elements takes, in bytes.
+    fn scratch_bytes(&self, len: u64) -> u64;
 
-    /// How far elements may be from what they were; nothing for those that come back as they were.
+    /// How far unpacked elements may be from the originals; `None` for lossless codecs.
     fn bound(&self) -> Option<Bound> {
         None
     }
 }
 
-/// The codec of a name, for elements of a type in arrays of a shape (which the error-bounded one looks along).
+/// The codec with this name, for elements of a type. The error-bounded codec predicts along the
+/// axes of `shape`.
 ///
 /// # Errors
-/// [`Error::Option`] for a name that there is not, with the known ones; a codec that cannot have such elements.
+/// [`Error::Option`] for an unknown name (the message lists the known ones), or for a codec that
+/// does not support the type.
 ///
 /// ```
 /// use tidegate_array::{DType, codec};
@@ -73,7 +76,7 @@ pub fn parse(name: &str, dtype: DType, shape: &[usize]) -> Result<Box<dyn Codec>
     Ok(Box::new(Chain { filters, packer: Packer::parse(last, dtype)? }))
 }
 
-/// The lossless codecs that are worth trying for elements of a type, from the simplest on.
+/// The lossless codecs worth trying for a type, the simplest first.
 #[must_use]
 pub fn candidates(dtype: DType) -> Vec<&'static str> {
     let mut names = vec!["lz4", "zstd", "deflate"];
@@ -85,7 +88,7 @@ pub fn candidates(dtype: DType) -> Vec<&'static str> {
     names
 }
 
-/// Filters, then a packer.
+/// Filters followed by a packer.
 #[derive(Debug)]
 struct Chain {
     filters: Vec<Filter>,
@@ -93,13 +96,13 @@ struct Chain {
 }
 
 impl Chain {
-    /// What filters need besides to undo so many bytes.
-    fn moved(&self, len: usize) -> usize {
-        if self.filters.iter().any(Filter::moves) { len } else { 0 }
+    /// Scratch that the filters need to restore `len` bytes, in bytes.
+    fn filter_scratch(&self, len: usize) -> usize {
+        if self.filters.iter().any(Filter::needs_scratch) { len } else { 0 }
     }
 }
 
-/// What bytes are that cannot be unpacked.
+/// The error for bytes that cannot be unpacked.
 fn damaged(what: impl std::fmt::Display) -> Error {
     Error::value(format!("packed bytes: {what}: they are damaged, or of another codec"))
 }
@@ -128,13 +131,13 @@ impl Codec for Chain {
             return Err(damaged("there are none"));
         }
         self.packer.decode(packed, into)?;
-        let mut room = crate::filled(Some(self.moved(into.len())), 0)?;
-        self.filters.iter().rev().for_each(|filter| filter.back(into, &mut room));
+        let mut scratch = crate::filled(Some(self.filter_scratch(into.len())), 0)?;
+        self.filters.iter().rev().for_each(|filter| filter.inverse(into, &mut scratch));
         Ok(())
     }
 
-    fn room_bytes(&self, len: u64) -> u64 {
-        self.packer.room_bytes(len) + self.moved(len as usize) as u64
+    fn scratch_bytes(&self, len: u64) -> u64 {
+        self.packer.scratch_bytes(len) + self.filter_scratch(len as usize) as u64
     }
 
     fn bound(&self) -> Option<Bound> {
@@ -166,7 +169,8 @@ mod tests {
                 codec.encode(&elements, &mut packed).unwrap();
                 codec.decode(&packed[3..], &mut back).unwrap();
                 prop_assert!(back == elements, "{} of {:?}", name, dtype);
-                // What is cut short, damaged or of another length is refused, or is something, but ends.
+                // Truncated bytes are refused. Damaged bytes, or bytes of another length, are
+                // refused or decode to something, but decoding ends.
                 let whole = packed.split_off(3);
                 if cut < whole.len() {
                     prop_assert!(codec.decode(&whole[..cut], &mut back).is_err(), "{} cut at {}", name, cut);
@@ -177,7 +181,8 @@ mod tests {
                     let mut wrong = whole.clone();
                     let at = flip / 8 % wrong.len();
                     wrong[at] ^= 1 << (flip % 8);
-                    let _an_error_or_other_elements = codec.decode(&wrong, &mut back);
+                    // An error, or other elements: either is right, as long as decoding ends.
+                    codec.decode(&wrong, &mut back).ok();
                 }
             }
         }

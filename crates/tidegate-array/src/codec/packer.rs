@@ -1,7 +1,7 @@
-//! Packers: the end of a chain, where bytes become fewer.
+//! Packers: the last step of a chain, which reduces the number of bytes.
 //!
-//! Flow: bytes -> LZ4, Zstandard, deflate, or pco (of numbers) -> the same bytes.
-//! Memory: contexts of the libraries, as [`Packer::room_bytes`] bounds them.
+//! Flow: bytes -> LZ4, Zstandard, deflate, or pco (for numbers) -> the same bytes.
+//! Memory: the libraries' contexts, bounded by [`Packer::scratch_bytes`].
 
 use half::f16;
 use pco::ChunkConfig;
@@ -10,23 +10,24 @@ use pco::standalone::{DecompressorItem, FileDecompressor, simple_compress};
 use super::damaged;
 use crate::{DType, Error, Result};
 
-/// What decoding takes besides, at most: windows and tables.
+/// The most scratch that decoding takes, in bytes: windows and tables.
 const ZSTD_BYTES: u64 = 192 << 10;
 const DEFLATE_BYTES: u64 = 64 << 10;
-/// Of pco the tables of three streams, each of 2^14 states and bins.
+/// For pco: tables of three streams with 2^14 states and bins each.
 const PCO_BYTES: u64 = 2 << 20;
 
-/// Numbers that pco's encoder looks back in, as a power of two, where there are so many.
+/// How far back pco's encoder looks, as a power of two of numbers.
 fn window(numbers: u64) -> u32 {
     numbers.next_power_of_two().ilog2().clamp(4, 15)
 }
 
-/// What decoding so many numbers of pco takes at most besides them: tables, a dictionary, and twice the window of two streams.
+/// The most scratch that decoding `numbers` numbers with pco takes, in bytes: tables, a
+/// dictionary, and twice the window of two streams.
 pub(super) fn pco_bytes(numbers: u64, size: u64) -> u64 {
     PCO_BYTES + (numbers + (4 << window(numbers))) * size
 }
 
-/// Runs an expression with the type that pco has for elements.
+/// Evaluates an expression with pco's type for the elements.
 macro_rules! with_pco {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
@@ -38,7 +39,7 @@ macro_rules! with_pco {
             DType::Float16 => with_pco!(@ f16, $T, $body),
             DType::Float32 => with_pco!(@ f32, $T, $body),
             DType::Float64 => with_pco!(@ f64, $T, $body),
-            // Of those there are, eight bytes are left.
+            // Only eight-byte types are left.
             _ => with_pco!(@ u64, $T, $body),
         }
     };
@@ -47,7 +48,7 @@ macro_rules! with_pco {
         $body
     }};
 }
-/// See the head of this file.
+/// A general compressor, or pco.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packer {
     Lz4,
@@ -75,7 +76,7 @@ impl Packer {
             }
             "pco" if name == kind => Ok(Self::Pco(dtype)),
             _ => Err(Error::option(format!(
-                "an unknown codec {name:?}: known are lz4, zstd, deflate, pco, behind delta, shuffle or bitround:<bits>, as in \
+                "unknown codec {name:?}: known are lz4, zstd, deflate, pco, after delta, shuffle or bitround:<bits>, as in \
                  delta+shuffle+zstd:3; and abs:<error> and rel:<error>"
             ))),
         }
@@ -92,12 +93,12 @@ impl Packer {
         }
     }
 
-    pub(super) fn room_bytes(&self, len: u64) -> u64 {
+    pub(super) fn scratch_bytes(&self, len: u64) -> u64 {
         match self {
             Self::Lz4 => 0,
             Self::Zstd(_) => ZSTD_BYTES,
             Self::Deflate(_) => DEFLATE_BYTES,
-            // Elements that are not aligned are made elsewhere.
+            // Elements that are not aligned are unpacked into scratch first.
             Self::Pco(dtype) => len + pco_bytes(len / dtype.size() as u64, dtype.size() as u64),
         }
     }
@@ -127,7 +128,7 @@ impl Packer {
             Self::Pco(dtype) => with_pco!(*dtype, T => {
                 let (words, rest) = bytes.as_chunks::<{ size_of::<T>() }>();
                 if !rest.is_empty() {
-                    return Err(failed(&"bytes that are no whole number of elements"));
+                    return Err(failed(&"the bytes are no whole number of elements"));
                 }
                 let numbers: Vec<T> = words.iter().map(|word| T::from_le_bytes(*word)).collect();
                 into.extend(simple_compress(&numbers, &ChunkConfig::default()).map_err(|e| failed(&e))?);
@@ -138,14 +139,14 @@ impl Packer {
 
     pub(super) fn decode(&self, packed: &[u8], into: &mut [u8]) -> Result<()> {
         let wanted = into.len();
-        let came = match self {
+        let written = match self {
             Self::Lz4 => lz4_flex::block::decompress_into(packed, into).map_err(damaged)?,
             Self::Zstd(_) => zstd::bulk::decompress_to_buffer(packed, into).map_err(damaged)?,
             Self::Deflate(_) => {
                 let mut unpacking = flate2::Decompress::new(false);
                 let status = unpacking.decompress(packed, into, flate2::FlushDecompress::Finish);
                 if status.map_err(damaged)? != flate2::Status::StreamEnd {
-                    return Err(damaged("they go on behind the last element, or end before it"));
+                    return Err(damaged("they end before the last element, or continue after it"));
                 }
                 unpacking.total_out() as usize
             }
@@ -160,18 +161,18 @@ impl Packer {
                 wanted
             }),
         };
-        if came == wanted {
+        if written == wanted {
             Ok(())
         } else {
-            Err(damaged(format!("{came} bytes of elements, where {wanted} should be")))
+            Err(damaged(format!("{written} bytes of elements instead of {wanted}")))
         }
     }
 }
 
-/// Numbers of pco, all of them and no more.
+/// Unpacks pco's numbers: exactly as many as `into` holds.
 ///
 /// # Errors
-/// [`Error::Value`] for bytes that are something else.
+/// [`Error::Value`] for bytes that pco did not write, or of another length.
 pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], mut into: &mut [T]) -> Result<()> {
     let (file, mut rest) = FileDecompressor::new(packed).map_err(damaged)?;
     loop {
@@ -181,15 +182,15 @@ pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], mut into: &mut [T
         match file.chunk_decompressor::<T, _>(rest).map_err(damaged)? {
             DecompressorItem::EndOfData([]) if into.is_empty() => return Ok(()),
             DecompressorItem::EndOfData(_) => {
-                return Err(damaged("they end before the last number, or go on"));
+                return Err(damaged("they end before the last number, or continue after it"));
             }
             DecompressorItem::Chunk(mut chunk) => {
                 let claimed = chunk.n();
                 let parts = into.split_at_mut_checked(claimed);
-                let (numbers, others) = parts.ok_or_else(|| damaged("more numbers than there should be"))?;
+                let (numbers, others) = parts.ok_or_else(|| damaged("there are too many numbers"))?;
                 let progress = chunk.read(numbers).map_err(damaged)?;
                 if !progress.finished || progress.n_processed != claimed {
-                    return Err(damaged("fewer numbers than a chunk claims"));
+                    return Err(damaged("a chunk has fewer numbers than it claims"));
                 }
                 (into, rest) = (others, chunk.into_src());
             }
@@ -197,9 +198,11 @@ pub(super) fn unpco<T: pco::data_types::Number>(packed: &[u8], mut into: &mut [T
     }
 }
 
-/// Whether what a chunk has its decoder allocate before it reads any number is what an honest one needs, for at most `most` numbers: pco
-/// itself takes a few bytes' word for dictionaries of 2^25 numbers and windows of 2^24. Bits, the lowest first (pco's `docs/format.md`): type 8, numbers 24, mode 4 and what it
-/// has (a base, 8 bits, or the length of a dictionary in 25 bits, to the next byte, and it), delta 4, where that is 2: window 5, state 4.
+/// Whether a chunk's header makes the decoder allocate no more than an honest chunk of at most
+/// `most` numbers needs. pco allocates dictionaries of up to 2^25 numbers and windows of 2^24
+/// because a few bytes claim them. Bits of the header, lowest first (pco's `docs/format.md`): type
+/// 8, numbers 24, mode 4 and its parameter (a base, 8 bits, or the length of a dictionary in 25
+/// bits, to the next byte, and the dictionary), delta 4, and if that is 2: window 5, state 4.
 fn modest(chunk: &[u8], size: usize, most: usize) -> bool {
     let bits = |at: usize, count: u32| {
         let mut word = [0; 16];
@@ -215,7 +218,8 @@ fn modest(chunk: &[u8], size: usize, most: usize) -> bool {
         4 => 64 + 8 * size * dictionary,
         _ => 36,
     };
-    // Windows are never of one number, so that one less is written; encoders leave one number as the state.
+    // A window of one number does not exist, so its size minus one is written; encoders leave one
+    // number as the state.
     let looks_back = bits(delta, 4) == 2;
     let narrow = bits(delta + 4, 5) < window(most as u64) as usize && bits(delta + 9, 4) == 0;
     (mode != 4 || dictionary <= most) && (!looks_back || narrow)
@@ -231,7 +235,7 @@ mod tests {
         let few: Vec<u64> = (0..20_000).map(|i| drawn(drawn(i) % 50)).collect();
         let again: Vec<u64> = (0..600_000).map(|i| drawn(i % 30_000)).collect();
         let usual = ChunkConfig::default();
-        // Behind the type of the first chunk and how many numbers it has.
+        // Skips the type and the number count of the first chunk.
         let chunk = |bytes: &[u8], count: u32| {
             let head = [[2].as_slice(), &(count - 1).to_le_bytes()[..3]].concat();
             bytes.windows(4).position(|window| window == head).unwrap() + 4
@@ -245,8 +249,8 @@ mod tests {
         }
         let honest = simple_compress(&(0..1000).collect::<Vec<u64>>(), &usual).unwrap();
         let at = chunk(&honest, 1000);
-        // What a chunk says of its mode, and of its window behind that.
-        let lie = |mode: u64, delta: usize, log: u64, state: u64| {
+        // The claims of a chunk about its mode, and the window after it.
+        let refused = |mode: u64, delta: usize, log: u64, state: u64| {
             let mut lying = honest[..at].to_vec();
             lying.resize(at + 64, 0);
             for (place, word) in [(0, mode), (delta, 2 | (log - 1) << 4 | state << 9)] {
@@ -255,12 +259,12 @@ mod tests {
             }
             unpco(&lying, &mut vec![0u64; 1000]).unwrap_err().to_string().contains("tables")
         };
-        assert!(lie(4 | 1 << 28, 32, 4, 0), "a dictionary of 2^24 numbers");
+        assert!(refused(4 | 1 << 28, 32, 4, 0), "a dictionary of 2^24 numbers");
         let dictionary = 4 | 3 << 4;
         for (mode, delta) in [(0, 4), (1, 4 + 64), (2, 4 + 64), (3, 4 + 8), (dictionary, 32 + 3 * 64)] {
-            assert!(lie(mode, delta, 11, 0), "mode {mode}: a window of 2^11 for 1000 numbers");
-            assert!(lie(mode, delta, 10, 1), "mode {mode}: a state of two");
-            assert!(!lie(mode, delta, 10, 0), "mode {mode}");
+            assert!(refused(mode, delta, 11, 0), "mode {mode}: a window of 2^11 for 1000 numbers");
+            assert!(refused(mode, delta, 10, 1), "mode {mode}: a state of two");
+            assert!(!refused(mode, delta, 10, 0), "mode {mode}");
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Packed arrays as bytes: what a compressed column of a shard holds.
+//! Packed arrays as bytes: the contents of a compressed column of a shard.
 //!
 //! Flow: elements, their type and shape, a codec -> [`pack`] -> bytes -> [`Packed`] -> elements.
-//! Memory: as the codec has it.
+//! Memory: that of the codec.
 //!
 //! ```text
-//! "TGC1"  place of the type in DType::ALL u8  axes u8  bytes of the name u8  0 u8  shape u32[axes]  name  packed elements
+//! "TGC1"  index of the type in DType::ALL u8  axes u8  bytes of the name u8  0 u8
+//! shape u32[axes]  name  packed elements
 //! ```
 
 use super::{Codec, parse};
@@ -13,30 +14,30 @@ use crate::{DType, Error, Result};
 const MAGIC: &[u8; 4] = b"TGC1";
 const HEAD_BYTES: usize = 8;
 const AXES_MOST: usize = 8;
-/// Bytes of an array: more than any memory has, and so few that sums of them are no trouble.
+/// The largest array, in bytes: more than any memory, yet sums of such lengths do not overflow.
 pub const BYTES_MOST: usize = 1 << 48;
 
-/// A packed array within bytes.
+/// A packed array in borrowed bytes.
 #[derive(Debug)]
 pub struct Packed<'a> {
-    /// The type of elements.
+    /// The element type.
     pub dtype: DType,
     /// The shape.
     pub shape: Vec<usize>,
-    /// How they are packed.
+    /// The codec that packed the elements.
     pub codec: Box<dyn Codec>,
     packed: &'a [u8],
 }
 
-/// Elements of an array as bytes that say what they are.
+/// Packs an array into self-describing bytes.
 ///
 /// # Errors
-/// As [`parse`] and [`Codec::encode`]; arrays of more than 8 axes, or 2^32 places along one.
+/// As [`parse`] and [`Codec::encode`]; also for more than 8 axes, or a side of 2^32 or more.
 ///
 /// ```
 /// use tidegate_array::{DType, codec};
 /// let bytes = codec::pack("shuffle+zstd", DType::Uint16, &[100], &[3, 0].repeat(100))?;
-/// let packed = codec::Packed::of(&bytes)?;
+/// let packed = codec::Packed::parse(&bytes)?;
 /// let mut back = vec![0; 200];
 /// packed.unpack(&mut back)?;
 /// assert_eq!((packed.shape, back), (vec![100], [3, 0].repeat(100)));
@@ -48,7 +49,7 @@ pub fn pack(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Resul
     let places = shape.iter().try_fold(dtype.size(), |n, side| n.checked_mul(*side));
     if places != Some(elements.len()) {
         return Err(Error::value(format!(
-            "{} bytes of {} in the shape {shape:?}",
+            "{} bytes of {} do not fill the shape {shape:?}",
             elements.len(),
             dtype.name()
         )));
@@ -60,12 +61,14 @@ pub fn pack(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Resul
     let code = DType::ALL.iter().position(|known| *known == dtype).unwrap_or_default() as u8;
     let mut bytes = MAGIC.to_vec();
     let length = u8::try_from(name.len());
-    let length = length
-        .map_err(|_| Error::option(format!("a chain of {} bytes: a name has at most 255", name.len())))?;
+    let length = length.map_err(|_| {
+        Error::option(format!("the name of a codec has {} bytes: at most 255 can be stored", name.len()))
+    })?;
     bytes.extend([code, axes, length, 0]);
     for side in shape {
-        let side = u32::try_from(*side)
-            .map_err(|_| Error::value(format!("{side} places along an axis: 2^32 − 1 can be stored")))?;
+        let side = u32::try_from(*side).map_err(|_| {
+            Error::value(format!("{side} elements along an axis: at most 2^32 − 1 can be stored"))
+        })?;
         bytes.extend(side.to_le_bytes());
     }
     bytes.extend(name.as_bytes());
@@ -74,20 +77,20 @@ pub fn pack(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Resul
 }
 
 impl<'a> Packed<'a> {
-    /// Whether bytes begin as those of a packed array do.
+    /// Whether the bytes begin like a packed array.
     #[must_use]
-    pub fn is_one(bytes: &[u8]) -> bool {
+    pub fn has_magic(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
     }
 
-    /// What bytes hold.
+    /// Parses a packed array.
     ///
     /// # Errors
-    /// [`Error::Value`] for bytes that are something else, or cut short.
-    pub fn of(bytes: &'a [u8]) -> Result<Self> {
+    /// [`Error::Value`] for other bytes, and for truncated ones.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let wrong = |what: &str| Error::value(format!("packed array: {what}"));
         let cut = || wrong("the bytes end within its head: it is cut short");
-        if !Self::is_one(bytes) {
+        if !Self::has_magic(bytes) {
             return Err(wrong("the bytes do not begin with TGC1: they are something else"));
         }
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(cut)?;
@@ -95,13 +98,13 @@ impl<'a> Packed<'a> {
         let dtype =
             *DType::ALL.get(code).ok_or_else(|| wrong("an unknown type: a newer version wrote it"))?;
         if axes > AXES_MOST {
-            return Err(wrong(&format!("{axes} axes: at most {AXES_MOST} can be")));
+            return Err(wrong(&format!("{axes} axes: at most {AXES_MOST} are possible")));
         }
         let (sides, rest) = rest.split_at_checked(4 * axes).ok_or_else(cut)?;
         let shape: Vec<usize> =
             sides.as_chunks::<4>().0.iter().map(|side| u32::from_le_bytes(*side) as usize).collect();
         let (name, packed) = rest.split_at_checked(name).ok_or_else(cut)?;
-        let name = std::str::from_utf8(name).map_err(|_| wrong("the name of its codec is no text"))?;
+        let name = std::str::from_utf8(name).map_err(|_| wrong("the name of its codec is not text"))?;
         let codec = parse(name, dtype, &shape).map_err(|e| wrong(&e.to_string()))?;
         Ok(Self { dtype, shape, codec, packed })
     }
@@ -109,22 +112,25 @@ impl<'a> Packed<'a> {
     /// Bytes of the elements.
     ///
     /// # Errors
-    /// [`Error::Value`] for a shape that no memory has.
+    /// [`Error::Value`] for a shape larger than any memory.
     pub fn unpacked_bytes(&self) -> Result<usize> {
         let bytes = self.shape.iter().try_fold(self.dtype.size(), |n, side| n.checked_mul(*side));
         bytes.filter(|bytes| *bytes <= BYTES_MOST).ok_or_else(|| {
-            Error::value(format!("packed array: a shape of {:?}, which no memory has", self.shape))
+            Error::value(format!("packed array: a shape of {:?} is larger than any memory", self.shape))
         })
     }
 
-    /// The elements, into memory of their length.
+    /// Unpacks the elements into memory of exactly their length.
     ///
     /// # Errors
-    /// As [`Codec::decode`]; memory of another length.
+    /// As [`Codec::decode`]; also for memory of another length.
     pub fn unpack(&self, into: &mut [u8]) -> Result<()> {
         let wanted = self.unpacked_bytes()?;
         if into.len() != wanted {
-            return Err(Error::value(format!("packed array: {wanted} bytes into room for {}", into.len())));
+            return Err(Error::value(format!(
+                "packed array: {wanted} bytes do not fill a buffer of {}",
+                into.len()
+            )));
         }
         self.codec.decode(self.packed, into)
     }

@@ -1,10 +1,10 @@
-//! Small numbers side by side in bytes: 2 to 8 bits each, the lowest bits first.
+//! Bit packing: numbers of 2 to 8 bits in consecutive bits of bytes, the lowest bits first.
 //!
-//! Flow: numbers, one a byte -> [`packed_bytes`] of bytes -> the same numbers.
+//! Flow: numbers, one per byte -> [`packed_bytes`] of bytes -> the same numbers.
 //! Memory: the caller's.
 //!
-//! Eight numbers take as many bytes as each has bits, so they begin on a byte whatever their width, and are spread and gathered as one word:
-//! by the processor's own instructions (BMI2) where it has them.
+//! Eight numbers of n bits take n bytes, so every group of eight begins on a byte. A group is
+//! packed and unpacked as one word, with BMI2 instructions if the processor has them.
 
 #![expect(unsafe_code, reason = "BMI2 functions, called where the processor has it")]
 
@@ -12,19 +12,19 @@ use std::ops::Range;
 
 use tidegate_core::simd;
 
-/// Widths that there are.
+/// Supported widths, in bits.
 pub const WIDTHS: std::ops::RangeInclusive<u32> = 2..=8;
 
-/// Numbers that begin on a byte.
+/// Numbers per group; every group begins on a byte.
 pub const TOGETHER: usize = 8;
 
-/// What `count` numbers take.
+/// Bytes that `count` numbers take.
 #[must_use]
 pub const fn packed_bytes(count: usize, bits: u32) -> usize {
     count / TOGETHER * bits as usize + (count % TOGETHER * bits as usize).div_ceil(8)
 }
 
-/// The places of eight numbers of so many bits, one a byte.
+/// The bits that eight numbers of this width use when there is one number per byte.
 pub(super) const fn mask(bits: u32) -> u64 {
     0x0101_0101_0101_0101 * ((1 << bits) - 1)
 }
@@ -39,7 +39,7 @@ fn gather(bytes: u64, bits: u32) -> u64 {
     (0..8).fold(0, |word, i| word | ((bytes >> (8 * i)) & ((1 << bits) - 1)) << (bits * i))
 }
 
-/// The bytes of a group as a word; those beyond it may be others' or none.
+/// The bytes of a group as a word; bytes after the group may be those of the next.
 #[inline]
 fn word(from: &[u8], at: usize, bits: u32) -> u64 {
     if let Some(whole) = from.get(at..at + 8) {
@@ -51,10 +51,11 @@ fn word(from: &[u8], at: usize, bits: u32) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// Numbers out of bytes: those of a range that begins at a multiple of [`TOGETHER`].
+/// Unpacks a range of numbers that begins at a multiple of [`TOGETHER`].
 ///
 /// # Panics
-/// Where the bytes end before the numbers, a range begins elsewhere, or `into` has another length.
+/// If `from` is too short, the range begins elsewhere, or `into` has another length than the
+/// range.
 ///
 /// ```
 /// use tidegate_array::kernels::bits::{pack, packed_bytes, unpack};
@@ -65,15 +66,18 @@ fn word(from: &[u8], at: usize, bits: u32) -> u64 {
 /// assert_eq!(numbers, [1, 2, 3, 4, 5]);
 /// ```
 pub fn unpack(from: &[u8], bits: u32, range: Range<usize>, into: &mut [u8]) {
-    assert!(range.start.is_multiple_of(TOGETHER) && range.len() == into.len(), "whole groups");
-    assert!(WIDTHS.contains(&bits) && from.len() >= packed_bytes(range.end, bits), "as many bytes");
+    assert!(
+        range.start.is_multiple_of(TOGETHER) && range.len() == into.len(),
+        "the range must begin at a group and be as long as `into`"
+    );
+    assert!(WIDTHS.contains(&bits) && from.len() >= packed_bytes(range.end, bits), "there are too few bytes");
     let from = &from[packed_bytes(range.start, bits)..];
     if bits == 8 {
         return into.copy_from_slice(&from[..into.len()]);
     }
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
-        // SAFETY: BMI2 is among what `simd::avx2` asks the processor for.
+        // SAFETY: `simd::avx2` checks for BMI2 too.
         return unsafe { unpack_bmi2(from, bits, into) };
     }
     unpack_with(from, bits, into, spread);
@@ -96,18 +100,21 @@ fn unpack_with(from: &[u8], bits: u32, into: &mut [u8], spread: impl Fn(u64, u32
     }
 }
 
-/// Numbers into bytes; of each the lowest `bits` bits.
+/// Packs the lowest `bits` bits of each number.
 ///
 /// # Panics
 /// If `into` is not [`packed_bytes`] long.
 pub fn pack(numbers: &[u8], bits: u32, into: &mut [u8]) {
-    assert!(WIDTHS.contains(&bits) && into.len() == packed_bytes(numbers.len(), bits), "as many bytes");
+    assert!(
+        WIDTHS.contains(&bits) && into.len() == packed_bytes(numbers.len(), bits),
+        "`into` must be packed_bytes long"
+    );
     if bits == 8 {
         return into.copy_from_slice(numbers);
     }
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
-        // SAFETY: BMI2 is among what `simd::avx2` asks the processor for.
+        // SAFETY: `simd::avx2` checks for BMI2 too.
         return unsafe { pack_bmi2(numbers, bits, into) };
     }
     pack_with(numbers, bits, into, gather);
@@ -125,13 +132,13 @@ unsafe fn pack_bmi2(numbers: &[u8], bits: u32, into: &mut [u8]) {
 #[inline(always)]
 fn pack_with(numbers: &[u8], bits: u32, into: &mut [u8], gather: impl Fn(u64, u32) -> u64) {
     let (eights, rest) = numbers.as_chunks::<TOGETHER>();
-    // Eight numbers take as many bytes as one has bits.
+    // Eight numbers take as many bytes as a number has bits.
     let taken = bits as usize;
     for (i, eight) in eights.iter().enumerate() {
         let word = gather(u64::from_le_bytes(*eight), bits).to_le_bytes();
-        // A whole word where there is room: what it has too much is written over by the next.
+        // Writes a whole word if it fits: the next word overwrites the excess.
         match into[i * taken..].first_chunk_mut() {
-            Some(room) => *room = word,
+            Some(into) => *into = word,
             None => into[i * taken..][..taken].copy_from_slice(&word[..taken]),
         }
     }
@@ -151,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back_and_lie_where_they_should(
+        fn numbers_are_restored_from_the_documented_bits(
             numbers in proptest::collection::vec(any::<u8>(), 0..300), bits in 2u32..=8, start in 0usize..10,
         ) {
             let low: Vec<u8> = numbers.iter().map(|n| (u32::from(*n) & ((1 << bits) - 1)) as u8).collect();

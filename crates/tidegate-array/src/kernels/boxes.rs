@@ -1,22 +1,23 @@
-//! Boxes of N-d arrays: from one array into another, and out over the borders.
+//! Boxes of N-d arrays: copying them between arrays, and padding beyond the borders.
 //!
-//! Flow: a chunk and a patch, both in C order -> what they have in common, copied.
-//! Memory: the caller's; at most [`MOST_AXES`] numbers besides.
+//! Flow: a chunk and a patch, both in C order -> their intersection, copied.
+//! Memory: the caller's, and at most [`MOST_AXES`] numbers.
 //!
-//! Axes that both arrays have in full are joined with the one before, so that what is copied at once is as long as it can be.
+//! An axis that the box fully covers in both arrays is merged with the axis before it, so that
+//! each copied run is as long as possible.
 
 use std::ops::Range;
 
-/// Axes of an array at most.
+/// The most axes of an array.
 pub const MOST_AXES: usize = 8;
 
-/// One number an axis.
+/// One number per axis.
 pub type Axes = [usize; MOST_AXES];
 
-/// The place in a grid of these sides that has a number, in C order.
+/// The coordinates of the element with this number, in C order, in a grid of these sides.
 ///
 /// # Panics
-/// If there are more than [`MOST_AXES`] axes, or one without length.
+/// If there are more than [`MOST_AXES`] axes, or an axis of length 0.
 ///
 /// ```
 /// use tidegate_array::kernels::boxes::place;
@@ -31,25 +32,27 @@ pub fn place(mut number: usize, sides: impl DoubleEndedIterator<Item = usize> + 
     at
 }
 
-/// A box in an array: where the box begins in it.
+/// A box's first corner in an array.
 #[derive(Debug, Clone, Copy)]
 pub struct Corner<'a> {
     /// The array's shape, in elements.
     pub shape: &'a [usize],
-    /// The first element of the box, an index an axis.
+    /// Coordinates of the first element of the box.
     pub at: &'a [usize],
 }
 
-/// Copies a box of `extent` elements of `size` bytes each from one array into another.
+/// Copies a box of `extent` elements, `size` bytes each, from one array into another.
 ///
 /// # Panics
-/// If the box is not inside both arrays, there are more than [`MOST_AXES`] axes, or the numbers of axes differ.
+/// If the box is not inside both arrays, there are more than [`MOST_AXES`] axes, or the numbers of
+/// axes differ.
 ///
 /// ```
 /// use tidegate_array::kernels::boxes::{Corner, copy};
 /// let from: Vec<u8> = (0..12).collect();
 /// let mut into = [0u8; 4];
-/// copy(&from, Corner { shape: &[3, 4], at: &[1, 1] }, &mut into, Corner { shape: &[2, 2], at: &[0, 0] }, &[2, 2], 1);
+/// let first = Corner { shape: &[3, 4], at: &[1, 1] };
+/// copy(&from, first, &mut into, Corner { shape: &[2, 2], at: &[0, 0] }, &[2, 2], 1);
 /// assert_eq!(into, [5, 6, 9, 10]);
 /// ```
 pub fn copy(
@@ -64,12 +67,12 @@ pub fn copy(
     for corner in [&source, &target] {
         assert!(corner.shape.len() == axes && corner.at.len() == axes && axes <= MOST_AXES, "axes");
         let inside = corner.at.iter().zip(extent).zip(corner.shape).all(|((at, n), side)| at + n <= *side);
-        assert!(inside, "a box outside of its array");
+        assert!(inside, "the box must be within both arrays");
     }
     if extent.contains(&0) {
         return;
     }
-    // The last axis, and those before that are there in full.
+    // Merges the last axis with those before it that are fully covered.
     let mut inner = axes;
     let mut run = size;
     while inner > 0 {
@@ -84,12 +87,12 @@ pub fn copy(
         corner.at.iter().zip(steps).map(|(at, step)| at * step).sum()
     };
     let (mut a, mut b) = (start(&source, &steps), start(&target, &steps_into));
-    // The axis before is walked in a loop of its own.
+    // The axis before the inner run has its own loop.
     let rows = if inner > 0 {
         inner -= 1;
-        Rows { count: extent[inner], run, step: steps[inner], step_into: steps_into[inner] }
+        Runs { count: extent[inner], run, step: steps[inner], step_into: steps_into[inner] }
     } else {
-        Rows { count: 1, run, step: 0, step_into: 0 }
+        Runs { count: 1, run, step: 0, step_into: 0 }
     };
     let mut index: Axes = [0; MOST_AXES];
     loop {
@@ -113,17 +116,17 @@ pub fn copy(
     }
 }
 
-/// Runs of bytes, evenly apart.
-struct Rows {
+/// Runs of bytes at a regular distance.
+struct Runs {
     count: usize,
     run: usize,
     step: usize,
     step_into: usize,
 }
 
-impl Rows {
+impl Runs {
     fn copy(&self, from: &[u8], into: &mut [u8]) {
-        // Short runs of known length are moves; a call for each would take longer than they do.
+        // A short run of known length compiles to a move; a function call would take longer.
         match self.run {
             16 => self.copy_known::<16>(from, into),
             32 => self.copy_known::<32>(from, into),
@@ -150,7 +153,7 @@ impl Rows {
     }
 }
 
-/// Bytes from one element to the next along each axis of an array in C order.
+/// Strides of an array in C order, in bytes.
 fn strides(shape: &[usize], size: usize) -> Axes {
     let mut steps = [0; MOST_AXES];
     let mut step = size;
@@ -161,21 +164,21 @@ fn strides(shape: &[usize], size: usize) -> Axes {
     steps
 }
 
-/// What stands where an array has no element of its own.
+/// The source of elements beyond an array's borders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beyond<'a> {
-    /// This element.
+    /// This element, everywhere.
     Constant(&'a [u8]),
-    /// The nearest element.
+    /// The nearest element of the array.
     Edge,
-    /// The elements mirrored at the border, which is not repeated, as NumPy's `reflect`.
+    /// The array mirrored at its border, without repeating the border: NumPy's `reflect`.
     Reflect,
 }
 
-/// Fills what lies outside of the box `inside` of an array, an axis after the other.
+/// Fills the elements outside the box `inside` of an array, one axis after the other.
 ///
 /// # Panics
-/// If the box is not inside the array, or `bytes` is not as long as the shape says.
+/// If the box is not inside the array, or `bytes` does not have the shape's length.
 ///
 /// ```
 /// use tidegate_array::kernels::boxes::{Beyond, extend};
@@ -184,13 +187,18 @@ pub enum Beyond<'a> {
 /// assert_eq!(&row, b"cbabcdc");
 /// ```
 pub fn extend(bytes: &mut [u8], shape: &[usize], inside: &[Range<usize>], size: usize, beyond: Beyond<'_>) {
-    assert_eq!(bytes.len(), shape.iter().product::<usize>() * size, "a shape of other bytes");
+    assert_eq!(
+        bytes.len(),
+        shape.iter().product::<usize>() * size,
+        "`bytes` must have the length that the shape needs"
+    );
     assert_eq!(shape.len(), inside.len(), "axes");
     let mut below = size;
-    // From the last axis to the first: what was filled along one is inside for those before.
+    // From the last axis to the first: what is filled along one axis is inside for the axes before
+    // it.
     for axis in (0..shape.len()).rev() {
         let (len, Range { start, end }) = (shape[axis], inside[axis].clone());
-        assert!(start <= end && end <= len, "a box outside of its array");
+        assert!(start <= end && end <= len, "the box must be within the array");
         if start > 0 || end < len {
             for slab in bytes.chunks_exact_mut(below * len) {
                 for at in (0..start).chain(end..len) {
@@ -210,7 +218,7 @@ pub fn extend(bytes: &mut [u8], shape: &[usize], inside: &[Range<usize>], size: 
     }
 }
 
-/// The index within `start..end` that stands for one outside.
+/// The index within `start..end` that an index outside maps to.
 fn nearest(at: usize, start: usize, end: usize, reflect: bool) -> Option<usize> {
     let len = end - start;
     if len == 0 {
@@ -219,7 +227,7 @@ fn nearest(at: usize, start: usize, end: usize, reflect: bool) -> Option<usize> 
     if !reflect || len == 1 {
         return Some(at.clamp(start, end - 1));
     }
-    // Mirrored again and again where the border is wider than what is inside.
+    // Mirrors repeatedly if the border is wider than the inside.
     let period = 2 * (len - 1);
     let from = (at as i64 - start as i64).rem_euclid(period as i64) as usize;
     Some(start + from.min(period - from))
@@ -230,7 +238,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All indices below a shape.
+    /// All coordinates within a shape.
     fn indices(shape: &[usize]) -> Vec<Vec<usize>> {
         shape.iter().fold(vec![vec![]], |all, &n| {
             all.iter().flat_map(|head| (0..n).map(|i| [&head[..], &[i]].concat())).collect()
@@ -245,10 +253,10 @@ mod tests {
         /// (shape of one, corner in it, shape of the other, corner in it, extent)
         fn common()(axes in 1usize..5)(
             extent in prop::collection::vec(0usize..5, axes),
-            room in prop::collection::vec(prop::collection::vec(0usize..3, 4), axes),
+            margins in prop::collection::vec(prop::collection::vec(0usize..3, 4), axes),
         ) -> [Vec<usize>; 5] {
-            let sum = |i: usize, j: usize| room.iter().zip(&extent).map(|(r, n)| r[i] + r[j] + n).collect();
-            let at = |i: usize| room.iter().map(|r| r[i]).collect();
+            let sum = |i: usize, j: usize| margins.iter().zip(&extent).map(|(r, n)| r[i] + r[j] + n).collect();
+            let at = |i: usize| margins.iter().map(|r| r[i]).collect();
             [sum(0, 1), at(0), sum(2, 3), at(2), extent.clone()]
         }
     }
@@ -281,7 +289,7 @@ mod tests {
             extend(&mut bytes, &shape, &inside, 1, beyond);
             for index in indices(&shape) {
                 let walked: Vec<usize> = index.iter().zip(&inside).map(|(&i, r)| {
-                    // A walk that turns at the borders.
+                    // A walk that reverses at the borders.
                     let (mut at, mut step) = (r.start as i64, 1);
                     let last = r.end as i64 - 1;
                     if beyond == Beyond::Edge || r.len() == 1 { return i.clamp(r.start, r.end - 1) }

@@ -1,9 +1,10 @@
-//! Elements as numbers: any type to f32 and back.
+//! Element conversion: any type to f32 and back.
 //!
-//! Flow: elements of a [`DType`] -> f32 -> elements of another.
+//! Flow: elements of a [`DType`] -> f32 -> elements of another type.
 //! Memory: the caller's.
 //!
-//! Integers are rounded to the nearest, ties to even, and saturate; NaN becomes 0. One rounding each way, so all processors agree.
+//! Conversion to integers rounds to the nearest, ties to even, and saturates; NaN becomes 0. Each
+//! direction rounds once, so all processors agree.
 
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
@@ -11,7 +12,7 @@ use half::{bf16, f16};
 
 use crate::DType;
 
-/// An element that is a number.
+/// A numeric element type.
 pub trait Number: Pod {
     /// The nearest f32.
     fn to_f32(self) -> f32;
@@ -35,10 +36,12 @@ macro_rules! integers {
 }
 integers!(u32, i32, u64, i64);
 
-/// Added to a small number, it leaves no room for what is behind the point, so that the processor rounds: to even, where that is nearest.
+/// Adding this to a small number leaves no bits for the fraction, so the processor rounds to the
+/// nearest, ties to even.
 const ROUND: f32 = 12_582_912.0;
 
-/// The nearest whole number, of numbers below 2^22, ties to even: without a call, and in vectors on any processor.
+/// Rounds to the nearest whole number, ties to even, for |x| below 2^22. Compiles to vector
+/// instructions on any processor.
 #[inline]
 #[must_use]
 pub fn rounded(x: f32) -> f32 {
@@ -52,7 +55,7 @@ macro_rules! small_integers {
             fn to_f32(self) -> f32 {
                 f32::from(self)
             }
-            /// Without a call, and in vectors on any processor.
+            /// Compiles to vector instructions on any processor.
             #[inline]
             fn from_f32(x: f32) -> Self {
                 let x = if x.is_nan() { 0.0 } else { x };
@@ -108,7 +111,8 @@ impl Number for bf16 {
     }
 }
 
-/// Runs an expression with a type parameter that is the elements' type of a [`DType`]; booleans are bytes.
+/// Evaluates an expression with a type parameter set to the element type of a [`DType`]; booleans
+/// are bytes.
 #[macro_export]
 macro_rules! with_number {
     ($dtype:expr, $number:ident => $body:expr) => {
@@ -133,15 +137,15 @@ macro_rules! with_number {
     }};
 }
 
-/// IEEE's half.
+/// IEEE half precision.
 pub type Half = f16;
-/// The upper half of an f32.
+/// bfloat16: the upper half of an f32.
 pub type Brain = bf16;
 
-/// Elements as f32.
+/// Converts elements to f32.
 ///
 /// # Panics
-/// If `from` is not aligned to its type, or not as many elements as `into`.
+/// If `from` is not aligned to its type, or `from` and `into` differ in their numbers of elements.
 ///
 /// ```
 /// use tidegate_array::{DType, kernels::convert::to_f32};
@@ -155,19 +159,19 @@ pub fn to_f32(dtype: DType, from: &[u8], into: &mut [f32]) {
         DType::Bfloat16 => bytemuck::cast_slice::<u8, bf16>(from).convert_to_f32_slice(into),
         dtype => with_number!(dtype, T => {
             let from = bytemuck::cast_slice::<u8, T>(from);
-            assert_eq!(from.len(), into.len(), "as many elements");
+            assert_eq!(from.len(), into.len(), "both must have as many elements");
             from.iter().zip(into).for_each(|(from, into)| *into = Number::to_f32(*from));
         }),
     }
 }
 
-/// Elements as f32, wherever they lie.
+/// Converts elements to f32, whatever their alignment.
 ///
 /// # Panics
-/// If they are no whole number of elements.
+/// If the bytes are not a whole number of elements.
 #[must_use]
 pub fn floats(dtype: DType, from: &[u8]) -> Vec<f32> {
-    // What comes out of a file is not aligned to its type.
+    // Bytes of a file may not be aligned to the element type.
     let mut aligned = vec![0u64; from.len().div_ceil(8)];
     let elements = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..from.len()];
     elements.copy_from_slice(from);
@@ -176,7 +180,7 @@ pub fn floats(dtype: DType, from: &[u8]) -> Vec<f32> {
     values
 }
 
-/// f32 as elements.
+/// Converts f32 to elements of another type.
 ///
 /// # Panics
 /// As [`to_f32`].
@@ -193,7 +197,7 @@ pub fn from_f32(from: &[f32], dtype: DType, into: &mut [u8]) {
         DType::Bfloat16 => bytemuck::cast_slice_mut::<u8, bf16>(into).convert_from_f32_slice(from),
         dtype => with_number!(dtype, T => {
             let into = bytemuck::cast_slice_mut::<u8, T>(into);
-            assert_eq!(from.len(), into.len(), "as many elements");
+            assert_eq!(from.len(), into.len(), "both must have as many elements");
             from.iter().zip(into).for_each(|(from, into)| *into = T::from_f32(*from));
         }),
     }
@@ -216,7 +220,8 @@ mod tests {
             }
         }
 
-        /// What an element is as f32 and back is the element, where f32 holds it.
+        /// Converting an element to f32 and back gives the element, for types that f32 holds
+        /// exactly.
         #[test]
         fn there_and_back(x: u16, at in 0usize..6) {
             use DType::{Bfloat16, Float16, Float32, Float64, Int16, Uint16};

@@ -1,14 +1,16 @@
-//! Values and codes of an even grid: `value = (code − zero) · scale + base`, a code a byte or packed in fewer bits.
+//! Values and codes of a uniform grid, with codes in bytes or packed.
 //!
-//! Flow: values -> their ends, their nearest codes; codes -> values.
-//! Memory: the caller's, and a KiB on the stack.
+//! Flow: values -> minimum and maximum, nearest codes; codes -> values.
+//! Memory: the caller's, and one KiB of stack.
 //!
-//! Each operation is rounded by itself, so that vectors of any width give the same bits. What is more than a core's caches hold is written past
-//! them: a line that is written whole need not be read first, which is a third of what a copy moves.
+//! A code stands for `(code − zero) · scale + base`. Each operation is rounded separately, so that
+//! vectors of any width give the same bits. Outputs larger than a core's caches are written with
+//! streaming stores: a cache line that is written whole is then not read first, which saves a
+//! third of a copy's traffic.
 
 #![expect(
     unsafe_code,
-    reason = "functions for AVX2 and BMI2, called where the processor has them; stores past the caches"
+    reason = "functions for AVX2 and BMI2, called if the processor has them; streaming stores"
 )]
 
 use std::ops::Range;
@@ -18,51 +20,51 @@ use tidegate_core::simd;
 use super::bits::{self, TOGETHER};
 use super::convert::{Number, rounded};
 
-/// Numbers of a vector.
+/// Numbers per vector.
 const LANES: usize = 8;
-/// Codes that are unpacked at once without AVX2.
+/// Codes unpacked per step without AVX2.
 const AT_ONCE: usize = 1024;
-/// So many bytes are written past the caches: what a core's own hold.
+/// Outputs of at least this many bytes are streamed: the size of a core's own caches.
 const STREAMED_BYTES: usize = 4 << 20;
-/// Floats of a line of the caches, and of a run that is long beside its first and last line.
+/// Floats per cache line, and the length from which a run's partial lines do not matter.
 const LINE_FLOATS: usize = 16;
 const LONG_RUN: usize = 1024;
 
-/// A grid, and the codes in use.
+/// A grid and its codes in use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Line {
-    /// From one code to the next; 0 where all values are alike.
+    /// Distance between codes; 0 if all values are equal.
     pub scale: f32,
     /// The code of 0; a whole number.
     pub zero: f32,
-    /// The value of code 0, where that is not 0.
+    /// The value of code 0, if it is not 0.
     pub base: f32,
-    /// The first code in use, and the last.
+    /// The first and the last code in use.
     pub codes: (f32, f32),
 }
 
 impl Line {
-    /// What a code stands for.
+    /// The value of a code.
     #[inline(always)]
     #[must_use]
     pub fn value(&self, code: f32) -> f32 {
         (code - self.zero) * self.scale + self.base
     }
 
-    /// Where a value lies between codes, from the first in use to the last, before it is rounded; less the zero.
+    /// The position of a value among the codes in use, before rounding, minus the zero.
     #[inline(always)]
     #[must_use]
     pub fn place(&self, value: f32) -> f32 {
-        // Without a step all is one code.
+        // Without a scale there is only one code.
         let place = if self.scale > 0.0 { (value - self.base) / self.scale } else { 0.0 };
         place.max(self.codes.0 - self.zero).min(self.codes.1 - self.zero)
     }
 }
 
-/// The least and the largest of some values and of those before, never −0, and whether all are finite.
+/// The minimum and maximum of the values and of `before`, never −0, and whether all are finite.
 #[must_use]
 pub fn ends(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
-    // Which zero is less depends on the order in which they are seen: there is one.
+    // The minimum of 0 and −0 depends on the order, so −0 becomes 0.
     let one_zero = |(low, high, finite)| (low + 0.0, high + 0.0, finite);
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
@@ -81,14 +83,14 @@ unsafe fn ends_avx2(values: &[f32], (mut least, mut largest): (f32, f32)) -> (f3
         _CMP_UNORD_Q, _mm256_cmp_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_or_ps,
         _mm256_set1_ps, _mm256_setzero_ps, _mm256_sub_ps,
     };
-    // Two of each, so that none waits for itself.
+    // Two accumulators each, so that no instruction waits for its own result.
     let (mut low, mut high) = ([_mm256_set1_ps(least); 2], [_mm256_set1_ps(largest); 2]);
     let mut odd = [_mm256_setzero_ps(); 2];
     let (whole, rest) = values.as_chunks::<{ 2 * LANES }>();
     for values in whole {
         let values: [_; 2] = bytemuck::cast(*values);
         for i in 0..2 {
-            // What is not finite leaves a NaN.
+            // A value that is not finite makes this NaN.
             let zero = _mm256_sub_ps(values[i], values[i]);
             odd[i] = _mm256_or_ps(odd[i], _mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero));
             low[i] = _mm256_min_ps(values[i], low[i]);
@@ -108,7 +110,7 @@ unsafe fn ends_avx2(values: &[f32], (mut least, mut largest): (f32, f32)) -> (f3
     (least, largest, finite)
 }
 
-/// In lanes, which compilers turn into vectors.
+/// In lanes, which the compiler vectorizes.
 fn ends_any(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
     let (mut low, mut high, mut gone) = ([before.0; LANES], [before.1; LANES], [0.0; LANES]);
     let (whole, rest) = values.as_chunks::<LANES>();
@@ -125,10 +127,10 @@ fn ends_any(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
     (least, high.into_iter().fold(before.1, f32::max), gone.iter().all(|sum| *sum == 0.0))
 }
 
-/// The nearest code of each value, ties to even; false if one is NaN.
+/// Finds the nearest code of each value, ties to even; returns false if a value is NaN.
 ///
 /// # Panics
-/// If there are not as many codes as values.
+/// If values and codes differ in length.
 ///
 /// ```
 /// use tidegate_array::kernels::grid::{Line, nearest, spread};
@@ -140,7 +142,7 @@ fn ends_any(values: &[f32], before: (f32, f32)) -> (f32, f32, bool) {
 /// assert_eq!(values, [1.0, 2.5, 8.5]);
 /// ```
 pub fn nearest(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
-    assert_eq!(values.len(), codes.len(), "as many codes");
+    assert_eq!(values.len(), codes.len(), "there must be one code per value");
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() && line.scale > 0.0 {
         // SAFETY: the processor has AVX2.
@@ -170,7 +172,7 @@ unsafe fn nearest_avx2(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
         let values = bytemuck::cast(*values);
         odd = _mm256_or_ps(odd, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
         let place = _mm256_div_ps(_mm256_sub_ps(values, base), scale);
-        // To the nearest, ties to even.
+        // Rounds to the nearest, ties to even.
         let code = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(place, first), last));
         let code = _mm256_add_epi32(code, zero);
         let code = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256::<1>(code));
@@ -188,10 +190,11 @@ fn nearest_any(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
     sound
 }
 
-/// What packed codes stand for, those of each run on its line: runs that follow one another, as many codes as `values`.
+/// Dequantizes packed codes, each run with its own line. Runs are consecutive and cover as many
+/// codes as there are `values`.
 ///
 /// # Panics
-/// Where the codes end before the values, or the runs leave some out.
+/// If the codes end before the values, or the runs do not cover all values.
 pub fn spread(
     packed: &[u8],
     bits: u32,
@@ -199,26 +202,28 @@ pub fn spread(
     values: &mut [f32],
 ) {
     let streamed = size_of_val(values) >= STREAMED_BYTES;
-    // What goes past the caches is in memory before anything else is done, a panic's unwinding included.
+    // The fence orders streaming stores before everything after this call, an unwinding panic
+    // included.
     let fence = streamed.then_some(Fence);
     let mut rest = values;
     for (run, line) in runs {
         let (values, others) = rest.split_at_mut(run.len());
-        // SAFETY: the fence follows, and until then nobody else has the values.
+        // SAFETY: the fence is dropped after the stores, and until then nothing else accesses the
+        // values.
         unsafe { spread_run(packed, bits, run.start, &line, values, streamed) };
         rest = others;
     }
     drop(fence);
-    assert!(rest.is_empty(), "a line for each value");
+    assert!(rest.is_empty(), "the runs must cover all values");
 }
 
-/// Waits, when it is dropped, for what was stored past the caches.
+/// Waits, when dropped, for preceding streaming stores.
 struct Fence;
 
 impl Drop for Fence {
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: all processors of this kind have SSE.
+        // SAFETY: every x86-64 processor has SSE.
         unsafe {
             std::arch::x86_64::_mm_sfence();
         }
@@ -226,7 +231,7 @@ impl Drop for Fence {
 }
 
 /// # Safety
-/// Where values are streamed, a [`Fence`] must be dropped before anything else is done with them.
+/// If values are streamed, a [`Fence`] must be dropped before anything else accesses them.
 unsafe fn spread_run(
     packed: &[u8],
     bits: u32,
@@ -235,8 +240,8 @@ unsafe fn spread_run(
     values: &mut [f32],
     streamed: bool,
 ) {
-    assert!(packed.len() >= bits::packed_bytes(first + values.len(), bits), "as many codes");
-    // Up to where codes begin on a byte.
+    assert!(packed.len() >= bits::packed_bytes(first + values.len(), bits), "there are too few codes");
+    // Up to the next group of codes that begins on a byte.
     let head = (first.next_multiple_of(TOGETHER) - first).min(values.len());
     let (odd, values) = values.split_at_mut(head);
     if head > 0 {
@@ -253,10 +258,12 @@ unsafe fn spread_run(
     let packed = &packed[bits::packed_bytes(first + head, bits)..];
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
-        // A line that is stored partly in either way is slow: few have to be.
+        // A cache line that is written partly by streaming is slow, so only long or whole lines
+        // are streamed.
         let lines = values.len() >= LONG_RUN || (head == 0 && values.len().is_multiple_of(LINE_FLOATS));
         let streamed = streamed && lines && values.as_ptr().addr().is_multiple_of(16);
-        // SAFETY: the processor has AVX2 and BMI2; values that are streamed are aligned, and the caller fences them.
+        // SAFETY: the processor has AVX2 and BMI2; streamed values are aligned, and the caller
+        // fences them.
         return unsafe {
             match streamed {
                 true => spread_avx2::<true>(packed, bits, line, values),
@@ -278,8 +285,8 @@ fn spread_any(packed: &[u8], bits: u32, line: &Line, values: &mut [f32]) {
 }
 
 /// # Safety
-/// The processor must have AVX2 and BMI2. Where values are streamed, they must be aligned to 16 bytes, and a fence must follow before anything else
-/// is done with them.
+/// The processor must have AVX2 and BMI2. Streamed values must be aligned to 16 bytes, and a fence
+/// must follow before anything else accesses them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi2")]
 unsafe fn spread_avx2<const STREAMED: bool>(packed: &[u8], bits: u32, line: &Line, values: &mut [f32]) {
@@ -290,7 +297,8 @@ unsafe fn spread_avx2<const STREAMED: bool>(packed: &[u8], bits: u32, line: &Lin
     let (zero, scale, base) =
         (_mm256_set1_ps(line.zero), _mm256_set1_ps(line.scale), _mm256_set1_ps(line.base));
     let mask = bits::mask(bits);
-    // A word of eight bytes has the codes of eight values, and what is behind them; near the end there may be no whole one.
+    // A word of eight bytes holds the codes of eight values and the bytes after them. Near the end
+    // there may be fewer than eight bytes.
     let mut whole = values.len() / TOGETHER;
     if whole * bits as usize + TOGETHER - bits as usize > packed.len() {
         whole = whole.min(packed.len().saturating_sub(TOGETHER - bits as usize) / bits as usize);
@@ -304,7 +312,7 @@ unsafe fn spread_avx2<const STREAMED: bool>(packed: &[u8], bits: u32, line: &Lin
         let values = _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(codes, zero), scale), base);
         if STREAMED {
             let at = eight.as_mut_ptr();
-            // SAFETY: eight values from `at` on, aligned as the caller promises.
+            // SAFETY: there are eight values from `at` on, aligned as the caller promises.
             unsafe {
                 _mm_stream_ps(at, _mm256_castps256_ps128(values));
                 _mm_stream_ps(at.add(4), _mm256_extractf128_ps::<1>(values));
@@ -324,7 +332,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Values of all kinds, both zeros and what is not finite among them.
+    /// Values of all kinds: both zeros, infinities and NaN among them.
     fn values() -> impl Strategy<Value = Vec<f32>> {
         let odd = prop_oneof![
             8 => -9f32..9.0,
@@ -386,7 +394,7 @@ mod tests {
         (0..count as u64).map(|i| tidegate_core::hash::splitmix64(seed ^ i) as u8).collect()
     }
 
-    /// Runs of whole lines, long ones, and such as are never streamed.
+    /// Runs of whole lines, long runs, and runs that are never streamed.
     #[test]
     fn what_is_beyond_the_caches_is_spread_alike() {
         let count = STREAMED_BYTES / 4;

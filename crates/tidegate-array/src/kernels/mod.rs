@@ -1,6 +1,6 @@
-//! Kernels: elements from one place to another.
+//! Kernels: loops that move and convert elements.
 //!
-//! Flow: slices of bytes and shapes in, slices of bytes out; called by sources and batches.
+//! Flow: slices of bytes and shapes -> slices of bytes; called by sources and batches.
 //! Memory: the caller's.
 
 pub mod bits;

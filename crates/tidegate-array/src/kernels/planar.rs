@@ -1,19 +1,20 @@
 //! Interleaved RGB to three planes: HWC to CHW.
 //!
-//! Flow: rows of RGB -> red, green and blue planes; called by `transpose` and where batches are made.
+//! Flow: rows of RGB -> red, green and blue planes; called by `transpose` and by batch assembly.
 //! Memory: holds none.
 //!
-//! Sixteen pixels at a time by byte shuffles where the processor has them (nine shuffles for 48 bytes), else one by one:
-//! the same bytes. `cargo bench -p tidegate-array` says how near that comes to copying.
+//! Sixteen pixels per step with byte shuffles if the processor has them (nine shuffles per 48
+//! bytes), else pixel by pixel, with the same result. `cargo bench -p tidegate-array` compares the
+//! speed with copying.
 #![expect(unsafe_code, reason = "vector instructions")]
 
-/// Splits `rgb` into the planes.
+/// Splits `rgb` into three planes.
 ///
 /// # Panics
-/// If a plane is not a third as long.
+/// If a plane is not a third as long as `rgb`.
 pub fn split(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
     let n = rgb.len() / 3;
-    assert!(red.len() == n && green.len() == n && blue.len() == n, "planes of another size than the picture");
+    assert!(red.len() == n && green.len() == n && blue.len() == n, "the planes must have the image's size");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if tidegate_core::simd::enabled() && std::arch::is_x86_feature_detected!("ssse3") {
@@ -29,7 +30,7 @@ fn scalar(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
     }
 }
 
-/// Splits whole groups of 16 pixels and says how many pixels that were.
+/// Splits whole groups of 16 pixels; returns the number of pixels done.
 ///
 /// # Safety
 /// The processor must have SSSE3; each plane must hold `rgb.len() / 3` bytes.
@@ -37,7 +38,8 @@ fn scalar(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
 #[target_feature(enable = "ssse3")]
 unsafe fn split_ssse3(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) -> usize {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_or_si128, _mm_shuffle_epi8, _mm_storeu_si128};
-    /// For channel c and part p of 48 bytes: where each byte of the plane comes from, or 0x80 for "elsewhere".
+    /// For channel c and part p of 48 bytes: the source of each byte of the plane, or 0x80 for
+    /// "elsewhere".
     const fn mask(c: usize, p: usize) -> [u8; 16] {
         let mut m = [0x80; 16];
         let mut i = 0;
@@ -58,7 +60,8 @@ unsafe fn split_ssse3(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [
     let groups = rgb.len() / 48;
     let planes = [red.as_mut_ptr(), green.as_mut_ptr(), blue.as_mut_ptr()];
     for group in 0..groups {
-        // SAFETY: group < len / 48, so 48 bytes may be read here and 16 written to each plane; unaligned access is used.
+        // SAFETY: group < len / 48, so 48 bytes may be read here and 16 written to each plane;
+        // access is unaligned.
         unsafe {
             let from = rgb.as_ptr().add(group * 48);
             let parts: [__m128i; 3] = [0, 16, 32].map(|o| _mm_loadu_si128(from.add(o).cast()));

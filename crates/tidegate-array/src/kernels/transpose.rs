@@ -1,13 +1,16 @@
-//! Transposition: rows and columns exchanged, at whatever size, near what copying takes.
+//! Matrix transposition, close to the speed of copying at any size.
 //!
-//! Flow: a matrix in C order -> its columns as rows. HWC to CHW is one of height · width rows and as many columns as channels, an array of
-//! structures to a structure of arrays one of as many columns as members.
-//! Memory: the caller's; two tiles on the stack.
+//! Flow: a matrix in C order -> its columns as rows. HWC to CHW transposes height · width rows
+//! with one column per channel; an array of structures becomes a structure of arrays with one
+//! column per member.
+//! Memory: the caller's; two tiles of stack.
 //!
-//! Cache-oblivious (Frigo et al., «Cache-oblivious algorithms», FOCS 1999): the longer side is halved until few tiles are left, each of a
-//! cache line on each side. A tile goes through the stack, so that every line is read and written whole, once, and rows that are a power of
-//! two apart do not push one another out of the cache; meanwhile the lines of the next are fetched. In a tile, registers are shuffled
-//! perfectly as often as it takes. `cargo bench -p tidegate-array` says how near that comes to copying.
+//! Cache-oblivious (Frigo et al., «Cache-oblivious algorithms», FOCS 1999): the longer side is
+//! halved until few tiles are left, each a cache line on either side. A tile is copied through the
+//! stack, so that every line is read and written whole and once, and rows at a power-of-two
+//! distance do not evict each other. Meanwhile the next tile's lines are prefetched. Within a
+//! tile, log2 rounds of register interleaving transpose it. `cargo bench -p tidegate-array`
+//! compares the speed with copying.
 
 #![expect(unsafe_code, reason = "vector instructions")]
 
@@ -15,19 +18,19 @@ use bytemuck::Pod;
 
 use super::planar;
 
-/// Bytes of a cache line, which are a tile's row.
+/// Bytes of a cache line: the row of a tile.
 const LINE: usize = 64;
-/// Tiles along each side of what is not halved further.
+/// Tiles on each side of a part that is not halved further.
 const AHEAD: usize = 4;
-/// Columns, or rows, that are too few for tiles.
+/// The most columns, or rows, of a matrix that is not tiled.
 const NARROW: usize = 4;
-/// Rows of narrow matrices that are worked on at a time, so that they stay in the first-level cache.
+/// Rows of a narrow matrix per step, so that they stay in the first-level cache.
 const NARROW_ROWS: usize = 2048;
 
-/// Exchanges `rows` and `columns` of elements of `size` bytes.
+/// Transposes a matrix of `rows` × `columns` elements of `size` bytes.
 ///
 /// # Panics
-/// If either slice has not `rows * columns * size` bytes.
+/// If either slice is not `rows * columns * size` bytes long.
 ///
 /// ```
 /// use tidegate_array::kernels::transpose::transpose;
@@ -37,7 +40,10 @@ const NARROW_ROWS: usize = 2048;
 /// ```
 pub fn transpose(from: &[u8], rows: usize, columns: usize, into: &mut [u8], size: usize) {
     let bytes = rows * columns * size;
-    assert!(from.len() == bytes && into.len() == bytes, "a matrix of other bytes");
+    assert!(
+        from.len() == bytes && into.len() == bytes,
+        "both slices must be rows * columns * size bytes long"
+    );
     if bytes == 0 {
         return;
     }
@@ -60,7 +66,7 @@ pub fn transpose(from: &[u8], rows: usize, columns: usize, into: &mut [u8], size
     }
 }
 
-/// Of elements whose size is known.
+/// Transposes elements of a size known at compile time.
 fn elements<const SIZE: usize>(from: &[u8], rows: usize, columns: usize, into: &mut [u8]) {
     let (all, _) = from.as_chunks::<SIZE>();
     let (made, _) = into.as_chunks_mut::<SIZE>();
@@ -83,7 +89,7 @@ fn elements<const SIZE: usize>(from: &[u8], rows: usize, columns: usize, into: &
     }
 }
 
-/// Few columns: each in turn, of rows that stay in the cache.
+/// Few columns: one column at a time, over rows that stay in the cache.
 fn split<const COLUMNS: usize, const SIZE: usize>(from: &[[u8; SIZE]], into: &mut [[u8; SIZE]]) {
     let rows = from.len() / COLUMNS;
     let (from, _) = from.as_chunks::<COLUMNS>();
@@ -95,7 +101,7 @@ fn split<const COLUMNS: usize, const SIZE: usize>(from: &[[u8; SIZE]], into: &mu
     }
 }
 
-/// Four columns of bytes: words, of which each byte is cut out in turn.
+/// Four columns of bytes: reads words and extracts one byte of each at a time.
 fn split_words(from: &[u8], into: &mut [u8]) {
     let rows = from.len() / NARROW;
     let (from, _) = from.as_chunks::<NARROW>();
@@ -109,7 +115,7 @@ fn split_words(from: &[u8], into: &mut [u8]) {
     }
 }
 
-/// Few rows: theirs side by side.
+/// Few rows: interleaves them.
 fn join<const ROWS: usize, const SIZE: usize>(from: &[[u8; SIZE]], into: &mut [[u8; SIZE]]) {
     let columns = from.len() / ROWS;
     let rows: [&[[u8; SIZE]]; ROWS] = std::array::from_fn(|row| &from[row * columns..][..columns]);
@@ -119,11 +125,11 @@ fn join<const ROWS: usize, const SIZE: usize>(from: &[[u8; SIZE]], into: &mut [[
     }
 }
 
-/// A tile, and it turned.
+/// A tile and its transpose.
 #[repr(align(64))]
 struct Tiles([[u8; LINE * LINE]; 2]);
 
-/// What is transposed, and where it goes.
+/// The input and output of a transposition.
 struct Matrix<'a> {
     from: &'a [u8],
     into: &'a mut [u8],
@@ -135,7 +141,7 @@ struct Matrix<'a> {
 type Span = std::ops::Range<usize>;
 
 impl Matrix<'_> {
-    /// Halves the longer side until both are within `side`.
+    /// Halves the longer side until both are at most `side`.
     fn parts(&mut self, rows: Span, columns: Span, side: usize, leaf: &mut dyn FnMut(&mut Self, Span, Span)) {
         if rows.len() <= side && columns.len() <= side {
             return leaf(self, rows, columns);
@@ -152,7 +158,7 @@ impl Matrix<'_> {
         }
     }
 
-    /// A tile of any size of elements.
+    /// Transposes a part element by element, for any element size.
     fn one_by_one(&mut self, rows: Span, columns: Span) {
         for column in columns {
             for row in rows.clone() {
@@ -163,7 +169,7 @@ impl Matrix<'_> {
         }
     }
 
-    /// Tiles one below the other, and so on, each of which fetches the next.
+    /// Transposes tile by tile, column by column; each step prefetches the next tile.
     fn tiles<const SIZE: usize>(&mut self, rows: Span, columns: Span, stack: &mut Tiles) {
         let side = LINE / SIZE;
         for column in columns.clone().step_by(side) {
@@ -177,14 +183,15 @@ impl Matrix<'_> {
         }
     }
 
-    /// Asks for the lines of a tile that is read and written soon.
+    /// Prefetches the lines of a tile that is read and written soon.
     fn fetch<const SIZE: usize>(&self, (row, column): (usize, usize)) {
         #[cfg(target_arch = "x86_64")]
         for i in 0..LINE / SIZE {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let from = ((row + i) * self.columns + column) * SIZE;
             let into = ((column + i) * self.rows + row) * SIZE;
-            // SAFETY: prefetches touch nothing, wherever they point; the address is not otherwise used.
+            // SAFETY: prefetching accesses no memory, whatever the address; the address is not
+            // used otherwise.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(self.from.as_ptr().wrapping_add(from).cast());
                 _mm_prefetch::<_MM_HINT_T0>(self.into.as_ptr().wrapping_add(into).cast());
@@ -192,7 +199,7 @@ impl Matrix<'_> {
         }
     }
 
-    /// A tile of at most a line on each side, by way of the stack.
+    /// Transposes a tile of at most a cache line on each side, through the stack.
     fn tile<const SIZE: usize>(&mut self, rows: Span, columns: Span, Tiles([lines, turned]): &mut Tiles) {
         let side = LINE / SIZE;
         let width = columns.len() * SIZE;
@@ -209,7 +216,7 @@ impl Matrix<'_> {
     }
 }
 
-/// A whole line is moved without a call.
+/// A copy that is inlined for a whole cache line.
 fn copy(into: &mut [u8], from: &[u8]) {
     match (into.first_chunk_mut::<LINE>(), from.first_chunk::<LINE>()) {
         (Some(into), Some(from)) => *into = *from,
@@ -217,14 +224,14 @@ fn copy(into: &mut [u8], from: &[u8]) {
     }
 }
 
-/// Transposes a square of `LINE / SIZE` elements on each side.
+/// Transposes a square with `LINE / SIZE` elements on each side.
 fn turn<const SIZE: usize>(lines: &[u8], turned: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64 as vector;
         macro_rules! shuffle {
             ($lanes:literal, $low:ident, $high:ident) => {{
-                // SAFETY: every x86-64 processor has SSE2, and registers are all that is touched.
+                // SAFETY: every x86-64 processor has SSE2, and only registers are accessed.
                 let low = |a, b| unsafe { vector::$low(a, b) };
                 // SAFETY: as above.
                 let high = |a, b| unsafe { vector::$high(a, b) };
@@ -248,7 +255,8 @@ fn turn<const SIZE: usize>(lines: &[u8], turned: &mut [u8]) {
     }
 }
 
-/// Squares of `LANES` elements on each side, each row in a register: rows i and i + LANES / 2 are interleaved, log2(LANES) times.
+/// Transposes squares with `LANES` elements on each side, one row per register: interleaves rows i
+/// and i + LANES / 2, log2(LANES) times.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn shuffled<const SIZE: usize, const LANES: usize>(
@@ -280,10 +288,10 @@ fn shuffled<const SIZE: usize, const LANES: usize>(
 #[cfg(target_arch = "x86_64")]
 type Register = std::arch::x86_64::__m128i;
 
-/// Rows of an array by their numbers, one behind the other.
+/// Gathers rows of an array by their numbers.
 ///
 /// # Panics
-/// If a number is beyond the last row, or `into` has not a row for each.
+/// If a number is beyond the last row, or `into` does not have one row per number.
 ///
 /// ```
 /// use tidegate_array::kernels::transpose::gather;
@@ -292,10 +300,10 @@ type Register = std::arch::x86_64::__m128i;
 /// assert_eq!(rows, [5, 6, 1, 2]);
 /// ```
 pub fn gather<T: Pod>(from: &[T], width: usize, numbers: &[u64], into: &mut [T]) {
-    assert_eq!(into.len(), numbers.len() * width, "a row for each number");
+    assert_eq!(into.len(), numbers.len() * width, "there must be one row per number");
     match width * size_of::<T>() {
         0 => {}
-        // Known lengths are moves; a call for each would take longer than they do.
+        // A run of known length compiles to a move; a function call would take longer.
         4 => rows::<T, 4>(from, numbers, into),
         8 => rows::<T, 8>(from, numbers, into),
         16 => rows::<T, 16>(from, numbers, into),

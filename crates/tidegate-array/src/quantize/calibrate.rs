@@ -1,36 +1,41 @@
-//! Calibration: how far the grid of each group reaches.
+//! Calibration: the range that the grid of each group covers.
 //!
-//! Flow: values, all of them or as they come -> their least and largest, or a histogram -> [`Grid`]s.
-//! Memory: 8 bytes a group ([`Extent::Whole`]), or a histogram of 128 KiB each ([`Extent::Best`]).
+//! Flow: values, all at once or as a stream -> their minimum and maximum, or a histogram ->
+//! [`Grid`]s.
+//! Memory: 8 bytes per group ([`Extent::Whole`]), or a histogram of 128 KiB per group
+//! ([`Extent::Best`]).
 //!
-//! A histogram has bins of a power of two, as small as the largest value allows, and joins them in pairs when a larger one comes: so it hangs on no
-//! order of the values. The best range is looked for end by end, among some and then between the best of them and its neighbours.
+//! A histogram's bins are a power of two wide, as narrow as the largest value allows; it merges
+//! bins in pairs when a larger value arrives. So it does not depend on the order of the values.
+//! The search for the best range moves one end at a time, first over a fixed set of positions and
+//! then between the best one and its neighbours.
 
 use super::{Grid, Groups, Scheme};
 use crate::kernels::convert::rounded;
 use crate::kernels::grid::ends;
 use crate::{Error, Result};
 
-/// How far a grid reaches.
+/// The range that a grid covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Extent {
-    /// From the least value to the largest.
+    /// From the minimum to the maximum.
     Whole,
-    /// As far as leaves the least mean square error: rare values far out are cut off.
+    /// The range with the least mean square error: rare values far out are clipped.
     Best,
 }
 
-/// Bins on either side of 0.
+/// Bins on each side of 0.
 const SIDE: i64 = 4096;
-/// The exponent below which no f32 asks for a smaller bin.
+/// The smallest exponent of a bin width that an f32 can need.
 const LEAST: i32 = -149 - 12;
-/// Ends that are tried of a range, then halvings between neighbours, and how often for both ends.
+/// Positions tried for an end of the range, golden-section steps between neighbours, and rounds
+/// over both ends.
 const TRIED: usize = 24;
 const HALVINGS: usize = 16;
 const ROUNDS: usize = 3;
 
-/// A value, and how often it came.
+/// A value and its count.
 type Point = (f32, f64);
 
 #[derive(Debug, Clone)]
@@ -43,7 +48,7 @@ struct Histogram {
 
 impl Histogram {
     /// # Errors
-    /// [`Error::Value`] where memory has no room for it.
+    /// [`Error::Value`] if the allocation fails.
     fn new() -> Result<Self> {
         let bins = Some(2 * SIDE as usize);
         Ok(Self { exponent: LEAST, counts: crate::filled(bins, 0)?, sums: crate::filled(bins, 0.0)? })
@@ -55,10 +60,10 @@ impl Histogram {
         self.sums.fill(0.0);
     }
 
-    /// Joins bins until values as large as this have one.
+    /// Merges bins until a value this large has one.
     fn grow(&mut self, largest: f64) {
         let bins = largest / SIDE as f64;
-        // The least power of two above.
+        // The next power of two above.
         let exponent = if bins > 0.0 { (bins.log2().floor() as i32 + 1).max(LEAST) } else { LEAST };
         let exponent = if largest >= SIDE as f64 * 2f64.powi(exponent) { exponent + 1 } else { exponent };
         if exponent <= self.exponent {
@@ -94,7 +99,7 @@ impl Histogram {
     }
 }
 
-/// The least and the largest of some values.
+/// The minimum and maximum of some values.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
     low: f32,
@@ -105,7 +110,8 @@ impl Ends {
     const NONE: Self = Self { low: f32::INFINITY, high: f32::NEG_INFINITY };
 
     /// # Errors
-    /// [`Error::Value`] for one that is not finite; the first of them is the so-manieth.
+    /// [`Error::Value`] for a value that is not finite; `first` is the index of the first value,
+    /// for the message.
     fn add(&mut self, values: &[f32], first: usize) -> Result<()> {
         let (low, high, finite) = ends(values, (self.low, self.high));
         if !finite {
@@ -121,7 +127,7 @@ impl Ends {
     }
 
     fn grid(self, bits: u32, scheme: Scheme) -> Result<Grid> {
-        // No values, no range.
+        // Without values there is no range.
         if self.low > self.high {
             Grid::over(0.0, 0.0, bits, scheme)
         } else {
@@ -131,7 +137,7 @@ impl Ends {
 }
 
 /// The grid of each group of values.
-pub(super) fn of(
+pub(super) fn grids(
     values: &[f32],
     groups: Groups,
     bits: u32,
@@ -161,7 +167,7 @@ pub(super) fn of(
     ends.iter().enumerate().map(grid).collect()
 }
 
-/// The mean of squared errors, times the number of values.
+/// The mean square error times the number of values.
 fn cost(points: &[Point], grid: &Grid, codes: (f32, f32)) -> f64 {
     let line = grid.line(codes);
     let error = |&(value, count): &Point| {
@@ -171,7 +177,7 @@ fn cost(points: &[Point], grid: &Grid, codes: (f32, f32)) -> f64 {
     points.iter().map(error).sum()
 }
 
-/// The grid that leaves the least error: both ends in turn, the other one held.
+/// The grid with the least error: optimizes each end in turn while the other is fixed.
 fn best(points: &[Point], ends: Ends, bits: u32, scheme: Scheme) -> Result<Grid> {
     let whole = ends.grid(bits, scheme)?;
     if whole.scale == 0.0 {
@@ -180,7 +186,8 @@ fn best(points: &[Point], ends: Ends, bits: u32, scheme: Scheme) -> Result<Grid>
     let codes = scheme.codes(bits);
     let count: f64 = points.iter().map(|(_, count)| count).sum();
     let mean = (points.iter().map(|&(value, count)| f64::from(value) * count).sum::<f64>() / count) as f32;
-    // Ends move between where they are and where the range would be empty.
+    // An end moves between its outermost position and the position at which the range would be
+    // empty.
     let (mut low, mut high, middle) = match scheme {
         Scheme::Offset => (ends.low, ends.high, mean.clamp(ends.low, ends.high)),
         Scheme::Affine => (ends.low.min(0.0), ends.high.max(0.0), 0.0),
@@ -205,12 +212,12 @@ fn best(points: &[Point], ends: Ends, bits: u32, scheme: Scheme) -> Result<Grid>
                     (_, false) => (low, end),
                 }
             };
-            let of = |share: f64| {
+            let evaluate = |share: f64| {
                 let (low, high) = over(share);
                 Grid::over(low, high, bits, scheme).map(|grid| (cost(points, &grid, codes), grid))
             };
-            let share = least_share(&|share| Ok(of(share)?.0))?;
-            let (this, grid) = of(share)?;
+            let share = least_share(&|share| Ok(evaluate(share)?.0))?;
+            let (this, grid) = evaluate(share)?;
             if this < found_cost {
                 (found, found_cost) = (grid, this);
                 (low, high) = over(share);
@@ -220,7 +227,8 @@ fn best(points: &[Point], ends: Ends, bits: u32, scheme: Scheme) -> Result<Grid>
     Ok(found)
 }
 
-/// Where in (0, 1] a cost is least: the best of some places, and then between its neighbours by golden sections.
+/// Where in (0, 1] a cost is least: the best of a fixed set of positions, refined between its
+/// neighbours by golden-section search.
 fn least_share(cost: &dyn Fn(f64) -> Result<f64>) -> Result<f64> {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let step = 1.0 / TRIED as f64;
@@ -241,7 +249,7 @@ fn least_share(cost: &dyn Fn(f64) -> Result<f64>) -> Result<f64> {
     Ok(if cost(middle)? < tried.1 { middle } else { tried.0 })
 }
 
-/// Sees values pass by, and says what grids suit them.
+/// Observes values as they pass and computes grids for them.
 ///
 /// ```
 /// use tidegate_array::quantize::{Calibrator, Extent, Scheme};
@@ -256,15 +264,15 @@ pub struct Calibrator {
     bits: u32,
     scheme: Scheme,
     ends: Vec<Ends>,
-    /// One a channel, or none.
+    /// One per channel, or none.
     histograms: Vec<Histogram>,
 }
 
 impl Calibrator {
-    /// For so many channels.
+    /// A calibrator for this many channels.
     ///
     /// # Errors
-    /// [`Error::Option`] for a width but 2 to 8, or no channels.
+    /// [`Error::Option`] if `bits` is not 2 to 8, or there are no channels.
     pub fn new(bits: u32, scheme: Scheme, extent: Extent, channels: usize) -> Result<Self> {
         super::checked(&[], &[0], bits, super::Per::Tensor)?;
         if channels == 0 {
@@ -276,10 +284,11 @@ impl Calibrator {
         Ok(Self { bits, scheme, ends, histograms })
     }
 
-    /// Sees more values, in runs of `inner` of the same channel.
+    /// Observes more values, in runs of `inner` values per channel.
     ///
     /// # Errors
-    /// [`Error::Value`] for NaN and infinities; values that are no whole number of runs for all channels.
+    /// [`Error::Value`] for NaN and infinities, and if the values are not a whole number of runs
+    /// for all channels.
     pub fn observe(&mut self, values: &[f32], inner: usize) -> Result<()> {
         let groups = Groups { inner: inner.max(1), count: self.ends.len() };
         if groups.count > 1 && !values.len().is_multiple_of(groups.inner * groups.count) {
@@ -289,7 +298,7 @@ impl Calibrator {
                 groups.count
             )));
         }
-        // Before anything is added.
+        // Checked before any state changes.
         let mut ends = self.ends.clone();
         for (run, group) in groups.runs(0..values.len()) {
             ends[group].add(&values[run.clone()], run.start)?;
@@ -303,10 +312,10 @@ impl Calibrator {
         Ok(())
     }
 
-    /// The grids of what was seen.
+    /// The grids of the observed values.
     ///
     /// # Errors
-    /// [`Error::Value`] for a channel of which nothing was seen, or whose range no f32 can say.
+    /// [`Error::Value`] for a channel without values, or whose range f32 cannot represent.
     pub fn grids(&self) -> Result<Vec<Grid>> {
         let grid = |(channel, ends): (usize, &Ends)| {
             if ends.low > ends.high {
@@ -322,7 +331,7 @@ impl Calibrator {
         self.ends.iter().enumerate().map(grid).collect()
     }
 
-    /// Bytes.
+    /// Memory held, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.ends.len() as u64 * 8 + self.histograms.len() as u64 * (2 * SIDE as u64 * 16)
@@ -334,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_hangs_on_no_order_of_its_values() {
+    fn a_histogram_does_not_depend_on_the_order_of_values() {
         let values: Vec<f32> =
             (0..5000).map(|i| ((i * 7919 % 5003) as f32 - 2000.0) * 1e-3).chain([3e7, -1e-40, 0.0]).collect();
         let mut sorted = values.clone();

@@ -1,6 +1,6 @@
-//! Grids: which value each code stands for.
+//! Grids: the value that each code stands for.
 //!
-//! Flow: the least and the largest value of a group -> [`Grid`].
+//! Flow: the minimum and maximum of a group -> [`Grid`].
 //! Memory: holds none.
 
 use bytemuck::{Pod, Zeroable};
@@ -8,50 +8,52 @@ use bytemuck::{Pod, Zeroable};
 use crate::kernels::grid::Line;
 use crate::{Error, Result};
 
-/// What becomes of 0.
+/// How a grid represents 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
-    /// 0 is a code, wherever the range lies: the range is widened to contain it.
+    /// 0 has a code: the range is widened to contain it.
     Affine,
-    /// 0 is the code in the middle, and one code less is used, so that negation is a code as well.
+    /// 0 has the middle code, and one code is unused, so that every value's negation also has a
+    /// code.
     Symmetric,
-    /// The least value is code 0: the closest for storage.
+    /// The minimum has code 0: the most accurate for storage.
     Offset,
 }
 
 impl Scheme {
-    /// The codes in use.
+    /// The first and the last code in use.
     #[must_use]
     pub fn codes(self, bits: u32) -> (f32, f32) {
         let last = ((1u32 << bits) - 1) as f32;
         (if self == Self::Symmetric { 1.0 } else { 0.0 }, last)
     }
 
-    /// What a grid takes when it is stored: its scale, and its zero or base if it may have one.
+    /// Stored bytes of a grid: its scale, and its zero or base if the scheme has one.
     #[must_use]
     pub fn grid_bytes(self) -> u64 {
         if self == Self::Symmetric { 4 } else { 8 }
     }
 }
 
-/// A code `q` stands for `(q − zero) · scale + base`.
+/// A grid: code `q` stands for `(q − zero) · scale + base`.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Grid {
-    /// From one code to the next; 0 where all values are alike.
+    /// Distance between codes; 0 if all values are equal.
     pub scale: f32,
     /// The code of 0; a whole number.
     pub zero: f32,
-    /// The value of code 0, where that is not 0.
+    /// The value of code 0, if it is not 0.
     pub base: f32,
 }
 
 impl Grid {
-    /// The grid of a scheme from the least value to the largest.
+    /// The grid of a scheme from `low` to `high`.
     ///
     /// # Errors
-    /// [`Error::Value`] for ends that are no numbers, the wrong way round, or further apart than f32 can say.
+    /// [`Error::Value`] for ends that are not finite, in the wrong order, or further apart than
+    /// the largest f32.
     ///
     /// ```
     /// use tidegate_array::quantize::{Grid, Scheme};
@@ -85,19 +87,19 @@ impl Grid {
         })
     }
 
-    /// With the codes in use.
+    /// The grid's line, with the codes in use.
     #[must_use]
     pub fn line(&self, codes: (f32, f32)) -> Line {
         Line { scale: self.scale, zero: self.zero, base: self.base, codes }
     }
 
-    /// What a code stands for.
+    /// The value of a code.
     #[must_use]
     pub fn value(&self, code: f32) -> f32 {
         self.line((0.0, 0.0)).value(code)
     }
 
-    /// Whether it is one that a scheme makes.
+    /// Whether this is a grid of the scheme.
     pub(super) fn is_of(&self, scheme: Scheme, bits: u32) -> bool {
         let (first, last) = scheme.codes(bits);
         let zero = match scheme {

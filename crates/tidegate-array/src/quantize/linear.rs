@@ -1,7 +1,8 @@
-//! Values to codes and back.
+//! Quantization and dequantization of values.
 //!
-//! Flow: values of groups + their grids -> codes, packed; codes -> float32, float16 or bfloat16.
-//! Memory: a KiB or two on the stack; the rest is the caller's.
+//! Flow: values and the grids of their groups -> packed codes; codes -> float32, float16 or
+//! bfloat16.
+//! Memory: one to two KiB of stack; the rest is the caller's.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -11,26 +12,27 @@ use crate::kernels::bits::{pack, packed_bytes};
 use crate::kernels::grid::{Line, nearest, spread};
 use crate::{DType, Error, Result};
 
-/// Values that are worked on at once, in the first cache; whole groups of packed ones.
+/// Values per step: they fit the first-level cache, and are whole groups of packed codes.
 const AT_ONCE: usize = 1024;
 
-/// To which of two codes a value goes that lies between them.
+/// How a value between two codes is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rounding {
-    /// To the nearer one; to the even one, where that is both.
+    /// To the nearest code; ties to even.
     Nearest,
-    /// To either, the nearer one more often, so that the mean is right: by a function of this seed and the value's place.
+    /// To either code, with probabilities that make the mean exact: a function of this seed and
+    /// the value's index.
     Stochastic(u64),
 }
 
-/// Values as packed codes of their groups' grids.
+/// Quantizes values into packed codes, by the grids of their groups.
 ///
 /// # Errors
-/// [`Error::Value`] for a NaN, with its place.
+/// [`Error::Value`] for a NaN; the message names its index.
 ///
 /// # Panics
-/// If `codes` has another length than [`packed_bytes`] says.
+/// If `codes` is not [`packed_bytes`] long.
 pub fn quantize(
     values: &[f32],
     bits: u32,
@@ -40,7 +42,7 @@ pub fn quantize(
     rounding: Rounding,
     codes: &mut [u8],
 ) -> Result<()> {
-    assert_eq!(codes.len(), packed_bytes(values.len(), bits), "as many codes");
+    assert_eq!(codes.len(), packed_bytes(values.len(), bits), "there must be one code per value");
     let (ends, mut numbers) = (scheme.codes(bits), [0; AT_ONCE]);
     for (start, into) in (0..).step_by(AT_ONCE).zip(codes.chunks_mut(packed_bytes(AT_ONCE, bits))) {
         let range = start..values.len().min(start + AT_ONCE);
@@ -64,12 +66,12 @@ pub fn quantize(
     Ok(())
 }
 
-/// As [`nearest`]; the first of the values is the so-manieth.
+/// Stochastic counterpart of [`nearest`]; `first` is the index of the first value.
 fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [u8]) -> bool {
     let mut sound = true;
     for (i, (value, code)) in values.iter().zip(into).enumerate() {
         sound &= !value.is_nan();
-        // Not below 0, so that the part before the point is the code below.
+        // Not below 0, so that truncation gives the code below.
         let place = line.place(*value) + line.zero;
         let down = place as u8;
         *code = down + u8::from(place - f32::from(down) > uniform(seed, (first + i) as u64));
@@ -77,16 +79,16 @@ fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [
     sound
 }
 
-/// A number of \[0, 1) for a place: 24 bits of the finalizer of SplitMix64 over both.
+/// A number in \[0, 1) for an index: 24 bits of SplitMix64's finalizer over seed and index.
 fn uniform(seed: u64, place: u64) -> f32 {
     let mixed = tidegate_core::hash::splitmix64(seed ^ tidegate_core::hash::splitmix64(place));
     (mixed >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }
 
-/// Packed codes as the values that they stand for; `grid` is asked for the grid of a group.
+/// Converts packed codes to the values they stand for; `grid` returns the grid of a group.
 ///
 /// # Errors
-/// [`Error::Value`] for a type but float32, float16 and bfloat16.
+/// [`Error::Value`] for a type other than float32, float16 and bfloat16.
 ///
 /// # Panics
 /// If there are fewer codes than values, or `into` is not aligned to its type.
@@ -99,10 +101,10 @@ pub fn dequantize(
     into: &mut [u8],
 ) -> Result<()> {
     if !matches!(dtype, DType::Float32 | DType::Float16 | DType::Bfloat16) {
-        let what = format!("codes as {}: they can be float32, float16 or bfloat16", dtype.name());
+        let what = format!("codes cannot become {}: give float32, float16 or bfloat16", dtype.name());
         return Err(Error::value(what));
     }
-    // Where nothing is there is nothing aligned.
+    // An empty slice need not be aligned.
     if into.is_empty() {
         return Ok(());
     }

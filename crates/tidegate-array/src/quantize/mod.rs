@@ -1,11 +1,13 @@
-//! Quantization: numbers as codes of 2 to 8 bits, and the grids that turn them back.
+//! Quantization: numbers as codes of 2 to 8 bits, and the grids that convert them back.
 //!
-//! Flow: values -> the grid of each group of them ([`grid`], from their own range or a [`Calibrator`]'s) -> codes, packed -> values.
-//! Memory: codes and grids, the caller's; a [`Calibrator`] says what it holds.
+//! Flow: values -> the grid of each group ([`grid`], from the group's own range or a
+//! [`Calibrator`]'s) -> packed codes -> values.
+//! Memory: codes and grids are the caller's; a [`Calibrator`] reports what it holds.
 //!
-//! A code is unsigned, `0 ..= 2^bits − 1`, and stands for `(code − zero) · scale + base` in f32, each operation rounded by itself, so that
-//! all processors agree. Affine and symmetric grids have no base, and 0 is a code of theirs, as arithmetic with codes needs it; offset
-//! grids have no zero and spend no code on it (Jacob et al., 2018, call the first two affine and symmetric).
+//! A code is unsigned, `0 ..= 2^bits − 1`, and stands for `(code − zero) · scale + base` in f32.
+//! Each operation is rounded separately, so that all processors agree. Affine and symmetric grids
+//! have no base and represent 0 exactly, as arithmetic with codes needs. Offset grids have no zero
+//! and spend no code on it (Jacob et al., 2018, name the first two).
 
 mod calibrate;
 pub mod grid;
@@ -24,22 +26,23 @@ use crate::{DType, Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
-    /// All.
+    /// All values.
     Tensor,
-    /// Those of one index of an axis.
+    /// The values at one index of an axis.
     Channel(usize),
-    /// Those along the last axis.
+    /// The values along the last axis.
     Row,
-    /// So many that follow one another in C order.
+    /// This many consecutive values in C order.
     Block(usize),
 }
 
-/// How values of a shape fall into groups: runs of `inner` values have one group each, in turn.
+/// How the values of a shape fall into groups: consecutive runs of `inner` values belong to the
+/// groups in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
-    /// Values of a run.
+    /// Values per run.
     pub inner: usize,
-    /// Groups.
+    /// Number of groups.
     pub count: usize,
 }
 
@@ -47,8 +50,8 @@ impl Groups {
     /// The groups of a shape.
     ///
     /// # Errors
-    /// [`Error::Option`] for an axis that there is not, or blocks without values.
-    pub fn of(per: Per, shape: &[usize]) -> Result<Self> {
+    /// [`Error::Option`] for an axis that does not exist, or blocks without values.
+    pub fn new(per: Per, shape: &[usize]) -> Result<Self> {
         let values: usize = shape.iter().product();
         let (inner, count) = match per {
             Per::Tensor => (values, 1),
@@ -61,7 +64,7 @@ impl Groups {
             Per::Channel(axis) if axis < shape.len() => (shape[axis + 1..].iter().product(), shape[axis]),
             Per::Channel(axis) => {
                 return Err(Error::option(format!(
-                    "channels along axis {axis} of an array of {} axes",
+                    "channels along axis {axis} of an array of {} axes: give an axis that it has",
                     shape.len()
                 )));
             }
@@ -69,13 +72,13 @@ impl Groups {
         Ok(Self { inner: inner.max(1), count: count.max(1) })
     }
 
-    /// Where each run of some values lies, and its group: those of `range`.
+    /// The runs of the values in `range`, each with its group.
     pub fn runs(
         self,
         range: std::ops::Range<usize>,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
         let (mut at, run) = (range.start, range.start / self.inner);
-        // Counted on, without a division for each run.
+        // Counted up, which avoids a division per run.
         let (mut end, mut group) = ((run + 1).saturating_mul(self.inner), run % self.count);
         std::iter::from_fn(move || {
             let found = (at < range.end).then(|| (at..end.min(range.end), group));
@@ -86,49 +89,50 @@ impl Groups {
     }
 }
 
-/// What is wanted.
+/// Options of quantization.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Bits of a code, 2 to 8.
+    /// Bits per code, 2 to 8.
     pub bits: u32,
-    /// See [`Scheme`].
+    /// How a grid represents 0.
     pub scheme: Scheme,
     /// Which values share a grid.
     pub per: Per,
-    /// How far a grid reaches.
+    /// The range that a grid covers.
     pub extent: Extent,
-    /// See [`Rounding`].
+    /// How values between two codes are rounded.
     pub rounding: Rounding,
 }
 
-/// Codes with their grids: an array of numbers, made small.
+/// A quantized array: packed codes with their grids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantized {
     /// The shape of the values.
     pub shape: Vec<usize>,
-    /// Bits of a code.
+    /// Bits per code.
     pub bits: u32,
-    /// See [`Scheme`].
+    /// How the grids represent 0.
     pub scheme: Scheme,
     /// Which values share a grid.
     pub per: Per,
-    /// One for each group.
+    /// One grid per group.
     pub grids: Vec<Grid>,
-    /// [`packed_bytes`] of them.
+    /// Packed codes: [`packed_bytes`] bytes.
     pub codes: Vec<u8>,
 }
 
-/// How far codes are from what they stand for.
+/// How far quantized values are from the originals.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Fidelity {
-    /// 10·log₁₀ of the mean square of the values over that of the errors, in dB; infinite without errors.
+    /// Signal to quantization noise, in dB: 10·log₁₀ of the mean square of the values over that of
+    /// the errors; infinite without errors.
     pub sqnr_db: f64,
     /// The largest error.
     pub largest_error: f64,
     /// The mean error.
     pub bias: f64,
-    /// Bits a value, grids included.
+    /// Bits per value, grids included.
     pub bits_per_value: f64,
 }
 
@@ -136,13 +140,15 @@ impl Quantized {
     /// Quantizes values by grids of their own range (dynamic quantization).
     ///
     /// # Errors
-    /// [`Error::Value`] for NaN and infinities, with their place, and a shape of another number of values; [`Error::Option`] for a width but 2 to 8, or
-    /// groups that there are not.
+    /// [`Error::Value`] for NaN and infinities (the message names the index), and for a shape of
+    /// another number of values; [`Error::Option`] if `bits` is not 2 to 8, or for groups that do
+    /// not exist.
     ///
     /// ```
     /// use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
     /// let (bits, scheme, per) = (8, Scheme::Offset, Per::Row);
-    /// let options = Options { bits, scheme, per, extent: Extent::Whole, rounding: Rounding::Nearest };
+    /// let (extent, rounding) = (Extent::Whole, Rounding::Nearest);
+    /// let options = Options { bits, scheme, per, extent, rounding };
     /// let small = Quantized::new(&[0.0, 51.0, 255.0, 1.0, 1.0, 1.0], &[2, 3], &options)?;
     /// assert_eq!((small.grids.len(), small.codes.len()), (2, 6));
     /// assert_eq!(small.values(), [0.0, 51.0, 255.0, 1.0, 1.0, 1.0]);
@@ -151,14 +157,15 @@ impl Quantized {
     pub fn new(values: &[f32], shape: &[usize], options: &Options) -> Result<Self> {
         let Options { bits, scheme, per, extent, rounding } = *options;
         let groups = checked(values, shape, bits, per)?;
-        let grids = calibrate::of(values, groups, bits, scheme, extent)?;
+        let grids = calibrate::grids(values, groups, bits, scheme, extent)?;
         Self::with(values, shape, bits, scheme, per, grids, rounding)
     }
 
-    /// Quantizes values by grids that are given, as a [`Calibrator`] found them; what lies beyond them becomes their ends.
+    /// Quantizes values by given grids, such as a [`Calibrator`]'s; values beyond a grid are
+    /// clipped to its ends.
     ///
     /// # Errors
-    /// As [`Quantized::new`]; another number of grids.
+    /// As [`Quantized::new`]; also for another number of grids.
     pub fn with(
         values: &[f32],
         shape: &[usize],
@@ -177,13 +184,13 @@ impl Quantized {
         Ok(Self { shape: shape.to_vec(), bits, scheme, per, grids, codes })
     }
 
-    /// Values.
+    /// Number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -195,7 +202,7 @@ impl Quantized {
         self.codes.len() as u64 + self.scheme.grid_bytes() * self.grids.len() as u64
     }
 
-    /// The values that codes stand for, as elements of a type: float32, float16 or bfloat16.
+    /// Dequantizes into elements of a type: float32, float16 or bfloat16.
     ///
     /// # Errors
     /// [`Error::Value`] for another type.
@@ -203,11 +210,11 @@ impl Quantized {
     /// # Panics
     /// If `into` has another length, or is not aligned to its type.
     pub fn dequantize(&self, dtype: DType, into: &mut [u8]) -> Result<()> {
-        let groups = Groups::of(self.per, &self.shape)?;
+        let groups = Groups::new(self.per, &self.shape)?;
         dequantize(&self.codes, self.bits, |group| self.grids[group], groups, dtype, into)
     }
 
-    /// The values that codes stand for.
+    /// The dequantized values.
     #[must_use]
     pub fn values(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.len()];
@@ -216,13 +223,17 @@ impl Quantized {
         values
     }
 
-    /// How far the codes are from the values that they were made of.
+    /// Compares with the original values.
     ///
     /// # Errors
-    /// [`Error::Value`] for another number of values, NaN and infinities.
+    /// [`Error::Value`] for another number of values, and for NaN and infinities.
     pub fn fidelity(&self, values: &[f32]) -> Result<Fidelity> {
         if values.len() != self.len() {
-            return Err(Error::value(format!("{} values beside {} codes", values.len(), self.len())));
+            return Err(Error::value(format!(
+                "{} values for {} codes: give the values that were quantized",
+                values.len(),
+                self.len()
+            )));
         }
         let (mut signal, mut noise, mut sum, mut largest) = (0.0, 0.0, 0.0, 0.0f64);
         for (value, came) in values.iter().zip(self.values()) {
@@ -242,16 +253,19 @@ impl Quantized {
     }
 }
 
-/// The groups of values of a shape.
+/// The groups of a shape, after checking the options.
 fn checked(values: &[f32], shape: &[usize], bits: u32, per: Per) -> Result<Groups> {
     if !WIDTHS.contains(&bits) {
-        return Err(Error::option(format!("codes of {bits} bits: 2 to 8 can be had")));
+        return Err(Error::option(format!("codes of {bits} bits: give 2 to 8")));
     }
     let count = shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side));
     if count != Some(values.len()) {
-        return Err(Error::value(format!("{} values in the shape {shape:?}", values.len())));
+        return Err(Error::value(format!(
+            "{} values in the shape {shape:?}: give one value per element",
+            values.len()
+        )));
     }
-    Groups::of(per, shape)
+    Groups::new(per, shape)
 }
 
 #[cfg(test)]
@@ -259,7 +273,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Numbers of the normal distribution, by Box and Muller, and the same on every machine.
+    /// Normally distributed numbers (Box and Muller), the same on every machine.
     fn gaussian(count: usize) -> Vec<f32> {
         let uniform =
             |i: u64| ((tidegate_core::hash::splitmix64(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
@@ -280,7 +294,8 @@ mod tests {
         small.fidelity(values).unwrap().sqnr_db
     }
 
-    /// The figures of the best uniform quantizers of a Gaussian (Max, 1960), and of blocks as deep learning has them.
+    /// The figures of the best uniform quantizers of a Gaussian (Max, 1960), and those known for
+    /// blocks in deep learning.
     #[test]
     fn a_gaussian_has_the_fidelity_that_is_known() {
         let values = gaussian(1 << 20);
@@ -318,7 +333,7 @@ mod tests {
                 assert!(best >= whole, "{scheme:?}, {per:?}: {best} and {whole} dB");
             }
         }
-        // Seen in pieces it is the same.
+        // Observed in pieces, the result is the same.
         let mut seen = Calibrator::new(6, Scheme::Offset, Extent::Best, 1).unwrap();
         values.chunks(777).for_each(|piece| seen.observe(piece, 1).unwrap());
         let whole =
@@ -327,9 +342,9 @@ mod tests {
         assert_eq!(seen.grids().unwrap(), whole.grids);
     }
 
-    /// What each value becomes, one by one, as the head of this file has it.
+    /// Quantizes one by one, by the formula in this file's opening comment.
     fn plain(values: &[f32], shape: &[usize], options: &Options) -> (Vec<u32>, Vec<f32>) {
-        let groups = Groups::of(options.per, shape).unwrap();
+        let groups = Groups::new(options.per, shape).unwrap();
         let group = |i: usize| i / groups.inner % groups.count;
         let (first, last) = options.scheme.codes(options.bits);
         let of = |i: usize| {
@@ -388,10 +403,10 @@ mod tests {
                 prop_assert_eq!(back, expected.iter().map(|x| round(*x)).collect::<Vec<_>>());
             }
             let bytes = small.to_bytes().unwrap();
-            prop_assert_eq!(View::of(&bytes).unwrap().to_owned(), small.clone());
-            // As close as half a step, but for what rounding a zero costs.
+            prop_assert_eq!(View::parse(&bytes).unwrap().to_owned(), small.clone());
+            // Within half a step, except for the rounding of a zero.
             if scheme == Scheme::Offset {
-                let groups = Groups::of(per, &shape).unwrap();
+                let groups = Groups::new(per, &shape).unwrap();
                 for (i, (value, came)) in values.iter().zip(&expected).enumerate() {
                     let step = small.grids[i / groups.inner % groups.count].scale;
                     prop_assert!((value - came).abs() <= step * 0.5001 + value.abs() * 1e-6 + f32::MIN_POSITIVE);
@@ -400,17 +415,17 @@ mod tests {
         }
 
         #[test]
-        fn bytes_that_lie_are_refused(at in 0usize..60, byte: u8, cut in 0usize..200) {
+        fn malformed_bytes_are_refused(at in 0usize..60, byte: u8, cut in 0usize..200) {
             let small = Quantized::new(&gaussian(120), &[6, 20], &options(3, Scheme::Affine, Per::Row, Extent::Whole)).unwrap();
             let mut bytes = small.to_bytes().unwrap();
             bytes[at] = byte;
-            if let Ok(view) = View::of(&bytes) {
+            if let Ok(view) = View::parse(&bytes) {
                 let mut values = vec![0f32; view.shape.iter().product()];
                 view.dequantize(DType::Float32, bytemuck::cast_slice_mut(&mut values)).unwrap();
                 prop_assert!(values.iter().all(|value| value.is_finite()));
             }
             let whole = small.to_bytes().unwrap();
-            prop_assert!(cut >= whole.len() || View::of(&whole[..cut]).is_err());
+            prop_assert!(cut >= whole.len() || View::parse(&whole[..cut]).is_err());
         }
 
         #[test]
@@ -422,7 +437,7 @@ mod tests {
             };
             let small = codes(seed);
             let mean = small.values().iter().map(|x| f64::from(*x)).sum::<f64>() / 4000.0;
-            // Five deviations of the mean of 4,000 draws, each of at most a half.
+            // Five standard deviations of the mean of 4,000 draws, each at most one half.
             prop_assert!((mean - f64::from(value)).abs() < 5.0 * 0.5 / 4000f64.sqrt());
             prop_assert!(small.values().iter().all(|x| (x - value).abs() < 1.0));
             prop_assert_eq!(codes(seed), small);
@@ -463,7 +478,7 @@ mod tests {
             [1.0, 0.0],
             "beyond the range"
         );
-        // Constant and empty arrays are none of these.
+        // Constant and empty arrays are accepted.
         for scheme in [Scheme::Affine, Scheme::Symmetric, Scheme::Offset] {
             let of = |values: &[f32]| {
                 let options = options(5, scheme, Per::Tensor, Extent::Best);

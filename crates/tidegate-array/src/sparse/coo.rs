@@ -1,30 +1,34 @@
-//! Coordinates: entries of an N-d array in any order, each with its place.
+//! Coordinate format (COO): the entries of an N-d array in any order, each with its coordinates.
 //!
-//! Flow: places along each axis and entries, checked -> [`Coo`] -> summed, as rows ([`Csr`]), dense.
-//! Memory: as `sparse` has it.
+//! Flow: coordinates along each axis and entries, checked -> [`Coo`] -> summed duplicates, CSR
+//! ([`Csr`]), dense arrays.
+//! Memory: as in `sparse`.
 
-use super::csr::Rows;
+use super::csr::CsrBuilder;
 use super::{Csr, Element, Held, Index, bytes, changed, sparsity};
 use crate::{Error, Result, filled};
 
-/// An array by its entries; several may lie in one place, and count together.
+/// An array in coordinate format. Entries with equal coordinates are summed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coo<'a, I: Index, T: Element> {
     shape: Vec<usize>,
-    /// Along each axis the places of all entries.
+    /// For each axis, the coordinate of every entry.
     coords: Vec<Held<'a, I>>,
     data: Held<'a, T>,
 }
 
 impl<'a, I: Index, T: Element> Coo<'a, I, T> {
-    /// The array of some entries: `coords` has one array an axis, as SciPy's `coo_array.coords` and the rows of torch's `indices()`.
+    /// Builds an array from entries. `coords` has one array per axis, as SciPy's
+    /// `coo_array.coords` and the rows of torch's `indices()`.
     ///
     /// # Errors
-    /// [`Error::Value`] for arrays whose lengths do not fit, and places that there are not, with the entry and the axis.
+    /// [`Error::Value`] if the lengths do not match, or if a coordinate is out of range (the
+    /// message names the entry and the axis).
     ///
     /// ```
     /// use tidegate_array::sparse::Coo;
-    /// let one = Coo::<u32, i32>::new(&[2, 2], vec![vec![1, 0, 1].into(), vec![0, 1, 0].into()], vec![5, 7, 6])?;
+    /// let coords = vec![vec![1, 0, 1].into(), vec![0, 1, 0].into()];
+    /// let one = Coo::<u32, i32>::new(&[2, 2], coords, vec![5, 7, 6])?;
     /// assert_eq!(one.to_dense()?, [0, 7, 11, 0]);
     /// assert_eq!(one.to_csr()?.arrays(), (&[0, 1, 2][..], &[1, 0][..], &[7, 11][..]));
     /// # Ok::<(), tidegate_array::Error>(())
@@ -32,19 +36,23 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
     pub fn new(shape: &[usize], coords: Vec<Held<'a, I>>, data: impl Into<Held<'a, T>>) -> Result<Self> {
         let array = Self { shape: shape.to_vec(), coords, data: data.into() };
         if array.coords.len() != shape.len() {
-            return Err(Error::value(format!("places along {} axes of {}", array.coords.len(), shape.len())));
+            return Err(Error::value(format!(
+                "coordinates along {} axes for an array of {} axes",
+                array.coords.len(),
+                shape.len()
+            )));
         }
         for (axis, (coords, side)) in array.coords.iter().zip(shape).enumerate() {
             if coords.len() != array.data.len() {
                 return Err(Error::value(format!(
-                    "{} entries at {} places along axis {axis}: there must be as many",
+                    "{} entries have {} coordinates along axis {axis}: there must be as many",
                     array.data.len(),
                     coords.len()
                 )));
             }
             if let Some(entry) = coords.iter().position(|at| at.at() >= *side) {
                 return Err(Error::value(format!(
-                    "entry {entry} lies at {} of {side} along axis {axis}",
+                    "entry {entry} is at {} of {side} along axis {axis}",
                     coords[entry].shown()
                 )));
             }
@@ -58,13 +66,13 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
         &self.shape
     }
 
-    /// Entries that are stored.
+    /// Number of stored entries.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.data.len()
     }
 
-    /// The places along each axis, and the entries.
+    /// The coordinates along each axis, and the entries.
     #[must_use]
     pub fn arrays(&self) -> (Vec<&[I]>, &[T]) {
         (self.coords.iter().map(|coords| &**coords).collect(), &self.data)
@@ -76,16 +84,16 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
         self.coords.iter().map(|coords| bytes(coords)).sum::<u64>() + bytes(&self.data)
     }
 
-    /// The share of places that have no entry, if none has two.
+    /// The share of elements without an entry, if no coordinates repeat.
     #[must_use]
     pub fn sparsity(&self) -> f64 {
         sparsity(self.entries(), self.shape.iter().copied())
     }
 
-    /// The same in C order, with what lies in one place summed in the order in which it came.
+    /// The same array in C order, with duplicates summed in their original order.
     ///
     /// # Errors
-    /// Entries that no index can count.
+    /// [`Error::Value`] if the index type cannot count the entries.
     pub fn canonical(&self) -> Result<Coo<'static, I, T>> {
         let place = |entry: usize| self.coords.iter().map(move |coords| coords[entry]);
         let mut order: Vec<usize> = (0..self.entries()).collect();
@@ -108,15 +116,18 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
         Coo::new(&self.shape, coords.into_iter().map(Into::into).collect(), data)
     }
 
-    /// A matrix by its rows, columns ascending, with what lies in one place summed.
+    /// The matrix in CSR format, columns ascending, duplicates summed.
     ///
     /// # Errors
-    /// [`Error::Value`] for an array that is no matrix.
+    /// [`Error::Value`] if the array does not have two axes.
     pub fn to_csr(&self) -> Result<Csr<'static, I, T>> {
         let ([rows, cols], [row_of, col_of]) = (&self.shape[..], &self.coords[..]) else {
-            return Err(Error::value(format!("an array of {} axes: rows are of matrices", self.shape.len())));
+            return Err(Error::value(format!(
+                "an array of {} axes cannot become CSR: it needs two axes",
+                self.shape.len()
+            )));
         };
-        // Entries by row, in the order in which they came.
+        // Entries by row, in their original order.
         let mut next = filled(rows.checked_add(1), 0usize)?;
         for row in row_of.iter() {
             *next.get_mut(row.at() + 1).ok_or_else(changed)? += 1;
@@ -131,17 +142,17 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
             *entries.get_mut(*place).ok_or_else(changed)? = (col_of[entry], self.data[entry]);
             *place += 1;
         }
-        let mut made = Rows::new(*rows, self.entries());
+        let mut made = CsrBuilder::new(*rows, self.entries());
         for row in 0..*rows {
             made.push(&mut entries[starts[row]..starts[row + 1]])?;
         }
         made.finish(*cols)
     }
 
-    /// All places, in C order; what lies in one place is summed.
+    /// The dense array in C order; duplicates are summed.
     ///
     /// # Errors
-    /// [`Error::Value`] for more places than memory has.
+    /// [`Error::Value`] if the allocation fails.
     pub fn to_dense(&self) -> Result<Vec<T>> {
         let places = self.shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side));
         let mut dense = filled(places, T::ZERO)?;
@@ -157,13 +168,14 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
         Ok(dense)
     }
 
-    /// What is not zero of a dense array in C order.
+    /// The nonzero elements of a dense array in C order.
     ///
     /// # Errors
-    /// [`Error::Value`] for another number of places than the shape has, and indices that are too small for it.
+    /// [`Error::Value`] if the array has another length than the shape needs, or if the index type
+    /// is too small for it.
     pub fn from_dense(shape: &[usize], dense: &[T]) -> Result<Coo<'static, I, T>> {
         if shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)) != Some(dense.len()) {
-            return Err(Error::value(format!("{} places in an array of {shape:?}", dense.len())));
+            return Err(Error::value(format!("{} elements do not fill the shape {shape:?}", dense.len())));
         }
         let mut coords: Vec<Vec<I>> = vec![Vec::new(); shape.len()];
         let mut data = Vec::new();
@@ -180,10 +192,11 @@ impl<'a, I: Index, T: Element> Coo<'a, I, T> {
 }
 
 impl<I: Index, T: Element> Csr<'_, I, T> {
-    /// The matrix by its entries, row by row.
+    /// The matrix in coordinate format, row by row.
     ///
     /// # Errors
-    /// Where borrowed memory was changed; rows that no index can count.
+    /// [`Error::Value`] if borrowed memory has changed, or if the index type cannot count the
+    /// rows.
     pub fn to_coo(&self) -> Result<Coo<'static, I, T>> {
         let mut rows = Vec::with_capacity(self.entries());
         for row in 0..self.rows {

@@ -1,30 +1,32 @@
-//! Compressed sparse rows: the entries of each row behind those of the row before.
+//! Compressed sparse rows (CSR): the entries of each row, one row after the other.
 //!
-//! Flow: where rows begin, columns and entries, checked -> [`Csr`] -> products (`product`), dense, transposed.
-//! Memory: as `sparse` has it.
+//! Flow: row pointers, columns and entries, checked -> [`Csr`] -> products (`product`), dense
+//! arrays, the transpose.
+//! Memory: as in `sparse`.
 
 use std::borrow::Cow;
 
 use super::{Element, Held, Index, bytes, changed, sparsity};
 use crate::{Error, Result, filled};
 
-/// A matrix by its rows.
+/// A matrix in compressed sparse row format.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Csr<'a, I: Index, T: Element> {
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// Where each row begins among the entries, and where the last one ends.
+    /// Row pointers: the index of each row's first entry, then the end of the last row.
     pub(super) indptr: Held<'a, I>,
     pub(super) indices: Held<'a, I>,
     pub(super) data: Held<'a, T>,
 }
 
 impl<'a, I: Index, T: Element> Csr<'a, I, T> {
-    /// The matrix of some arrays, as SciPy's `csr_array` and torch's `sparse_csr` have them.
+    /// Builds a matrix from arrays in the layout of SciPy's `csr_array` and torch's `sparse_csr`.
     ///
     /// # Errors
-    /// [`Error::Value`] for arrays whose lengths do not fit, rows that end before they begin, and columns that there are not, with the row and
-    /// the entry. [`Csr::check_sorted`] checks the order within rows.
+    /// [`Error::Value`] if the lengths do not match, a row ends before it begins, or a column is
+    /// out of range (the message names the row and the entry). [`Csr::check_sorted`] checks the
+    /// order within rows.
     ///
     /// ```
     /// use tidegate_array::sparse::Csr;
@@ -44,14 +46,14 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         check_rows(rows, &matrix.indptr, matrix.indices.len())?;
         if matrix.data.len() != matrix.indices.len() {
             return Err(Error::value(format!(
-                "{} entries at {} columns: there must be as many",
+                "{} entries have {} columns: there must be as many",
                 matrix.data.len(),
                 matrix.indices.len()
             )));
         }
         if let Some(entry) = matrix.indices.iter().position(|index| index.at() >= cols) {
             return Err(Error::value(format!(
-                "entry {entry}, in row {}, lies in column {} of {cols}",
+                "entry {entry}, in row {}, is in column {} of {cols}",
                 matrix.row_of(entry),
                 matrix.indices[entry].shown()
             )));
@@ -59,11 +61,12 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         Ok(matrix)
     }
 
-    /// The matrix of arrays that were checked before: looks at their lengths alone, as whatever is used of them is checked again.
+    /// Builds a matrix from arrays that [`Csr::new`] has accepted before. It checks only lengths;
+    /// every use checks the indices again.
     ///
     /// # Errors
-    /// [`Error::Value`] for lengths that do not fit.
-    pub fn again(
+    /// [`Error::Value`] if the lengths do not match.
+    pub fn from_validated(
         (rows, cols): (usize, usize),
         indptr: impl Into<Held<'a, I>>,
         indices: impl Into<Held<'a, I>>,
@@ -85,13 +88,13 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         (self.rows, self.cols)
     }
 
-    /// Entries that are stored, zeros among them.
+    /// Number of stored entries, explicit zeros included.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.indices.len()
     }
 
-    /// Where rows begin, the column of each entry, and the entries.
+    /// Row pointers, the column of each entry, and the entries.
     #[must_use]
     pub fn arrays(&self) -> (&[I], &[I], &[T]) {
         (&self.indptr, &self.indices, &self.data)
@@ -103,16 +106,16 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         bytes(&self.indptr) + bytes(&self.indices) + bytes(&self.data)
     }
 
-    /// The share of places that have no entry.
+    /// The share of elements without an entry.
     #[must_use]
     pub fn sparsity(&self) -> f64 {
         sparsity(self.entries(), [self.rows, self.cols])
     }
 
-    /// Checks that columns ascend in each row, each at most once.
+    /// Checks that the columns of each row ascend without duplicates.
     ///
     /// # Errors
-    /// [`Error::Value`] with the row and the entry.
+    /// [`Error::Value`]; the message names the row and the entry.
     pub fn check_sorted(&self) -> Result<()> {
         for row in 0..self.rows {
             let range = self.range(row)?;
@@ -121,7 +124,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
                 let (first, second) = (self.indices[range.start + at], self.indices[range.start + at + 1]);
                 let what = if first == second { "comes twice" } else { "comes after a larger one" };
                 return Err(Error::value(format!(
-                    "row {row}: column {second:?} {what}, at entry {}: sort the columns and sum what lies in one place",
+                    "row {row}: column {second:?} {what}, at entry {}: sort the columns and sum the duplicates",
                     range.start + at + 1
                 )));
             }
@@ -135,12 +138,13 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         if range.start <= range.end && range.end <= self.indices.len() { Ok(range) } else { Err(changed()) }
     }
 
-    /// The same with columns ascending in each row, and what lies in one place summed, in the order in which it came.
+    /// The same matrix with ascending columns in each row, and duplicates summed in their original
+    /// order.
     ///
     /// # Errors
-    /// Where borrowed memory was changed.
+    /// [`Error::Value`] if borrowed memory has changed.
     pub fn canonical(&self) -> Result<Csr<'static, I, T>> {
-        let mut made = Rows::new(self.rows, self.entries());
+        let mut made = CsrBuilder::new(self.rows, self.entries());
         let mut row: Vec<(I, T)> = Vec::new();
         for r in 0..self.rows {
             let range = self.range(r)?;
@@ -151,7 +155,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         made.finish(self.cols)
     }
 
-    /// The matrix with rows for columns: as compressed sparse columns are.
+    /// The transpose. Read as compressed sparse columns, its arrays describe the original matrix.
     ///
     /// # Errors
     /// As [`Csr::canonical`].
@@ -178,10 +182,10 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         Csr::new((self.cols, self.rows), indptr, indices, data)
     }
 
-    /// All places, in C order; what lies in one place is summed.
+    /// The dense matrix in C order; duplicates are summed.
     ///
     /// # Errors
-    /// As [`Csr::canonical`]; more places than memory has.
+    /// As [`Csr::canonical`]; also if the allocation fails.
     pub fn to_dense(&self) -> Result<Vec<T>> {
         let mut dense = filled(self.rows.checked_mul(self.cols), T::ZERO)?;
         for row in 0..self.rows {
@@ -197,15 +201,19 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         Ok(dense)
     }
 
-    /// What is not zero of a dense matrix in C order.
+    /// The nonzero elements of a dense matrix in C order.
     ///
     /// # Errors
-    /// [`Error::Value`] for another number of places than the shape has, and indices that are too small for it.
+    /// [`Error::Value`] if the array has another length than the shape needs, or if the index type
+    /// is too small for it.
     pub fn from_dense((rows, cols): (usize, usize), dense: &[T]) -> Result<Csr<'static, I, T>> {
         if rows.checked_mul(cols) != Some(dense.len()) {
-            return Err(Error::value(format!("{} places in a matrix of {rows} by {cols}", dense.len())));
+            return Err(Error::value(format!(
+                "{} elements do not fill a matrix of {rows} by {cols}",
+                dense.len()
+            )));
         }
-        let mut made = Rows::new(rows, 0);
+        let mut made = CsrBuilder::new(rows, 0);
         let mut row: Vec<(I, T)> = Vec::new();
         for r in 0..rows {
             row.clear();
@@ -219,7 +227,7 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
         made.finish(cols)
     }
 
-    /// The same with memory of its own.
+    /// An owned copy.
     #[must_use]
     pub fn into_owned(self) -> Csr<'static, I, T> {
         let own = |array: Held<'a, I>| Cow::Owned(array.into_owned());
@@ -228,11 +236,11 @@ impl<'a, I: Index, T: Element> Csr<'a, I, T> {
     }
 }
 
-/// Checks where rows begin.
+/// Checks the row pointers.
 pub(super) fn check_rows<I: Index>(rows: usize, indptr: &[I], entries: usize) -> Result<()> {
     if Some(indptr.len()) != rows.checked_add(1) {
         return Err(Error::value(format!(
-            "{rows} rows begin at {} places: there must be one more than rows",
+            "{rows} rows have {} row pointers: there must be one more than rows",
             indptr.len()
         )));
     }
@@ -252,22 +260,22 @@ pub(super) fn check_rows<I: Index>(rows: usize, indptr: &[I], entries: usize) ->
     }
 }
 
-/// A matrix that is made row by row.
+/// A builder of a matrix, row by row.
 #[derive(Debug)]
-pub(super) struct Rows<I, T> {
+pub(super) struct CsrBuilder<I, T> {
     indptr: Vec<I>,
     indices: Vec<I>,
     data: Vec<T>,
 }
 
-impl<I: Index, T: Element> Rows<I, T> {
+impl<I: Index, T: Element> CsrBuilder<I, T> {
     pub(super) fn new(rows: usize, entries: usize) -> Self {
         let mut indptr = Vec::with_capacity(rows + 1);
         indptr.push(I::zeroed());
         Self { indptr, indices: Vec::with_capacity(entries), data: Vec::with_capacity(entries) }
     }
 
-    /// Sorts the entries of the next row, and sums those of one place.
+    /// Appends a row: sorts its entries and sums duplicates.
     pub(super) fn push(&mut self, row: &mut [(I, T)]) -> Result<()> {
         row.sort_by_key(|(col, _)| *col);
         let start = self.indices.len();

@@ -1,11 +1,13 @@
-//! Sparse arrays: what is not zero, and where it lies.
+//! Sparse arrays: nonzero elements and their positions.
 //!
-//! Flow: entries ([`Coo`]) -> rows ([`Csr`]) or blocks ([`Bsr`]) -> products with vectors and dense matrices; and back, and to dense.
-//! Memory: the arrays' own, or borrowed from whoever has them (NumPy, SciPy, torch): [`Cow`] holds either.
-//! Not here: how batches of rows become such arrays (`tidegate-data`).
+//! Flow: entries ([`Coo`]) -> rows ([`Csr`]) or blocks ([`Bsr`]) -> products with vectors and
+//! dense matrices; and back, and to dense arrays.
+//! Memory: the arrays' own, or borrowed from NumPy, SciPy or torch; [`Cow`] holds either.
+//! Not here: making such arrays from batches of rows (`tidegate-data`).
 //!
-//! Indices are u32 or u64; a signed index that is not negative has the same bits, so arrays of other libraries are taken as they lie. What
-//! is checked when an array is made is checked again where it is used, as borrowed memory may have changed since: no index is trusted.
+//! Indices are u32 or u64. A signed index that is not negative has the same bits, so arrays of
+//! other libraries are used in place. Borrowed memory may change after the constructor has checked
+//! it, so every use checks indices again.
 
 mod bsr;
 mod coo;
@@ -22,26 +24,28 @@ pub use self::coo::Coo;
 pub use self::csr::Csr;
 use crate::{Error, Result};
 
-/// What tells where an entry lies.
+/// Index types.
 pub trait Index: Pod + Send + Sync + Ord + Debug {
-    /// Its name.
+    /// The type's name.
     const NAME: &'static str;
 
-    /// As a place in memory; one that no memory has is the last of all.
+    /// The index as a `usize`; `usize::MAX` if it does not fit.
     fn at(self) -> usize;
 
-    /// The index of a place, if it has one.
-    fn of(at: usize) -> Option<Self>;
+    /// The index of a position, if the type can hold it.
+    fn from_usize(at: usize) -> Option<Self>;
 
-    /// As people read it: what others wrote as a number below 0, as that too.
+    /// The index for an error text: a large unsigned number also as the negative number that
+    /// another library may have stored.
     fn shown(self) -> String;
 
-    /// The index of a place.
+    /// The index of a position.
     ///
     /// # Errors
-    /// [`Error::Value`] where it has none.
+    /// [`Error::Value`] if the type cannot hold it.
     fn checked(at: usize) -> Result<Self> {
-        Self::of(at).ok_or_else(|| Error::value(format!("{at} is no {}: use 64-bit indices", Self::NAME)))
+        Self::from_usize(at)
+            .ok_or_else(|| Error::value(format!("{at} does not fit in {}: use 64-bit indices", Self::NAME)))
     }
 }
 
@@ -54,7 +58,7 @@ macro_rules! indices {
                 usize::try_from(self).unwrap_or(usize::MAX)
             }
             #[inline]
-            fn of(at: usize) -> Option<Self> {
+            fn from_usize(at: usize) -> Option<Self> {
                 Self::try_from(at).ok()
             }
             fn shown(self) -> String {
@@ -66,26 +70,26 @@ macro_rules! indices {
 }
 indices!(u32, u64);
 
-/// What an entry is; sums are as wide as they have to be.
+/// Element types; sums use a type wide enough for products.
 pub trait Element: Pod + Send + Sync + PartialEq + Debug {
-    /// What products are added up in: the type itself, or for small integers a wider one.
+    /// The type of sums of products: the type itself, or a wider one for small integers.
     type Sum: Pod + Send + Sync + PartialEq + Debug;
 
-    /// Nothing.
+    /// Zero.
     const ZERO: Self;
 
-    /// No sum yet.
+    /// The empty sum.
     const NONE: Self::Sum;
 
     /// `sum + self * other`; integers wrap.
     #[must_use]
     fn add_product(self, other: Self, sum: Self::Sum) -> Self::Sum;
 
-    /// Two sums in one.
+    /// The sum of two sums.
     #[must_use]
     fn add(one: Self::Sum, other: Self::Sum) -> Self::Sum;
 
-    /// Two entries of one place.
+    /// The sum of two entries.
     #[must_use]
     fn plus(self, other: Self) -> Self;
 }
@@ -136,21 +140,22 @@ macro_rules! integers {
 }
 integers!(i8 => i32, u8 => i32, i16 => i32, i32 => i64, i64 => i64);
 
-/// An array that is one's own or another's.
+/// An owned or borrowed array.
 type Held<'a, T> = Cow<'a, [T]>;
 
-/// Bytes of an array, whoever has it.
+/// Bytes of an array.
 fn bytes<T>(array: &[T]) -> u64 {
     size_of_val(array) as u64
 }
 
-/// What is left of `shape` without entries: 1 for none, 0 for a dense array.
+/// The share of elements of a shape without entries: 1 if there are no entries, 0 for a dense
+/// array.
 fn sparsity(entries: usize, places: impl IntoIterator<Item = usize>) -> f64 {
     let places: f64 = places.into_iter().map(|side| side as f64).product();
     if places > 0.0 { 1.0 - entries as f64 / places } else { 0.0 }
 }
 
-/// What an array has that was changed by somebody else after it was made.
+/// The error for borrowed memory that has changed since the array was made.
 fn changed() -> Error {
-    Error::value("an index lies beyond the array: its memory was changed after the array was made")
+    Error::value("an index is beyond the array: its memory was changed after the array was made")
 }

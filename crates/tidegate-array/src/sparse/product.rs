@@ -1,28 +1,31 @@
 //! Products of sparse matrices with vectors and dense matrices.
 //!
-//! Flow: a matrix, what it is multiplied with, where the product goes -> rows shared out among threads by their entries -> sums.
-//! Memory: the caller's; for blocks a block of sums a thread.
+//! Flow: a matrix, the other factor, an output -> rows divided among threads by their entries ->
+//! sums.
+//! Memory: the caller's; for BSR one block of sums per thread.
 //!
-//! Each row has one thread, and its sums one order, so that the product is the same with any number of threads. Several sums are under
-//! way at once in a row, because one addition has to wait for the one before.
+//! One thread computes each row, and adds its products in a fixed order, so the result does not
+//! depend on the number of threads. A row uses several independent partial sums, because each
+//! addition waits for the one before it.
 
 use std::ops::Range;
 
 use super::{Bsr, Csr, Element, Index, changed};
 use crate::{Error, Result};
 
-/// Sums under way at once in a row.
+/// Partial sums per row.
 const LANES: usize = 4;
-/// Products that are worth a thread: a millisecond's.
+/// Multiplications that justify another thread: about a millisecond.
 const WORTH: usize = 1 << 19;
 
-/// Shares rows out so that each thread has as many entries, and runs each with its part of the product.
+/// Divides rows among threads by equal numbers of entries, and runs each thread on its part of the
+/// product.
 fn share<I: Index, S: Send>(
     indptr: &[I],
     work: usize,
     threads: usize,
     product: &mut [S],
-    of_a_row: usize,
+    row_len: usize,
     run: impl Fn(Range<usize>, &mut [S]) -> Result<()> + Sync,
 ) -> Result<()> {
     let rows = indptr.len() - 1;
@@ -40,14 +43,14 @@ fn share<I: Index, S: Send>(
         let mut running = Vec::new();
         for part in 0..threads {
             let rows = start..end(part).max(start);
-            // The last rows may lie over the edge.
-            let (mine, others) = rest.split_at_mut((rows.len() * of_a_row).min(rest.len()));
+            // The last row of blocks may extend beyond the edge.
+            let (mine, others) = rest.split_at_mut((rows.len() * row_len).min(rest.len()));
             (rest, start) = (others, rows.end);
             let run = &run;
             running.push(scope.spawn(move || run(rows, mine)));
         }
         running.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| Err(Error::value("a thread of the product panicked")))
+            thread.join().unwrap_or_else(|_| Err(Error::internal("a thread of the product panicked")))
         })
     })
 }
@@ -55,15 +58,18 @@ fn share<I: Index, S: Send>(
 fn lengths(what: &str, found: usize, wanted: Option<usize>) -> Result<()> {
     match wanted == Some(found) {
         true => Ok(()),
-        false => Err(Error::value(format!("{what} has {found} elements, where {wanted:?} are multiplied"))),
+        false => {
+            let wanted = wanted.map_or_else(|| "2^64 or more".to_owned(), |wanted| wanted.to_string());
+            Err(Error::value(format!("{what} has {found} elements, where {wanted} are needed")))
+        }
     }
 }
 
 impl<I: Index, T: Element> Csr<'_, I, T> {
-    /// `product = self · vector`, on at most so many threads.
+    /// `product = self · vector`, on at most `threads` threads.
     ///
     /// # Errors
-    /// [`Error::Value`] for vectors of other lengths; where borrowed memory was changed.
+    /// [`Error::Value`] for vectors of other lengths, or if borrowed memory has changed.
     pub fn matvec(&self, vector: &[T], product: &mut [T::Sum], threads: usize) -> Result<()> {
         lengths("the vector", vector.len(), Some(self.cols))?;
         lengths("the product", product.len(), Some(self.rows))?;
@@ -76,7 +82,8 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
         })
     }
 
-    /// `product = self · dense`, both in C order with so many columns, on at most so many threads.
+    /// `product = self · dense`, both in C order with `columns` columns, on at most `threads`
+    /// threads.
     ///
     /// # Errors
     /// As [`Csr::matvec`].
@@ -101,7 +108,8 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
         })
     }
 
-    /// `product += selfᵀ · vector`, of rows in turn on the caller's thread: what a gradient takes.
+    /// `product += selfᵀ · vector`, row by row on the caller's thread: the product that a gradient
+    /// needs.
     ///
     /// # Errors
     /// As [`Csr::matvec`].
@@ -118,7 +126,7 @@ impl<I: Index, T: Element> Csr<'_, I, T> {
     }
 }
 
-/// The sum of a row's products; nothing if a column is not there.
+/// The dot product of a row and the vector; `None` if a column is out of range.
 #[inline]
 fn dot<I: Index, T: Element>(indices: &[I], data: &[T], vector: &[T]) -> Option<T::Sum> {
     let (columns, last_columns) = indices.as_chunks::<LANES>();
@@ -140,7 +148,7 @@ impl<I: Index, T: Element> Bsr<'_, I, T> {
     /// As [`Csr::matvec`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Csr::matvec`].
     pub fn matvec(&self, vector: &[T], product: &mut [T::Sum], threads: usize) -> Result<()> {
         lengths("the vector", vector.len(), Some(self.cols))?;
         lengths("the product", product.len(), Some(self.rows))?;
@@ -158,7 +166,8 @@ impl<I: Index, T: Element> Bsr<'_, I, T> {
         })
     }
 
-    /// What a block is multiplied with; at the right edge with nothing behind it.
+    /// The part of the vector that a block is multiplied with; padded with zeros at the right
+    /// edge.
     fn piece<'v>(&self, block: usize, vector: &'v [T], edge: &'v mut [T]) -> Result<&'v [T]> {
         let width = self.block.1;
         let at = self.indices[block].at().saturating_mul(width);
@@ -171,7 +180,7 @@ impl<I: Index, T: Element> Bsr<'_, I, T> {
         Ok(edge)
     }
 
-    /// Rows of square blocks of a known side: all sums of a row of blocks stay in registers.
+    /// Square blocks of a known side: all sums of a row of blocks stay in registers.
     fn squares<const SIDE: usize>(
         &self,
         rows: Range<usize>,
@@ -199,7 +208,8 @@ impl<I: Index, T: Element> Bsr<'_, I, T> {
         Ok(())
     }
 
-    /// Rows of blocks whose width is known, so that a line of a block is one vector: sums of a line stay apart to the end.
+    /// Blocks of a known width, so that a line of a block is one vector. The partial sums of a
+    /// line are added at the end.
     fn lines<const WIDTH: usize>(
         &self,
         rows: Range<usize>,
@@ -246,7 +256,7 @@ impl<I: Index, T: Element> Bsr<'_, I, T> {
     /// As [`Csr::matmat`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Csr::matmat`].
     pub fn matmat(&self, dense: &[T], columns: usize, product: &mut [T::Sum], threads: usize) -> Result<()> {
         lengths("the matrix", dense.len(), self.cols.checked_mul(columns))?;
         lengths("the product", product.len(), self.rows.checked_mul(columns))?;
@@ -281,7 +291,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A matrix with duplicates, by entries.
+    /// A matrix with duplicates, as entries.
     fn entries() -> impl Strategy<Value = (usize, usize, Vec<(usize, usize, i32)>)> {
         (1usize..40, 1usize..40).prop_flat_map(|(rows, cols)| {
             let entry = (0..rows, 0..cols, -5i32..6);
@@ -291,7 +301,7 @@ mod tests {
 
     fn coo<I: Index>(rows: usize, cols: usize, entries: &[(usize, usize, i32)]) -> Coo<'static, I, i32> {
         let along = |of: fn(&(usize, usize, i32)) -> usize| -> Vec<I> {
-            entries.iter().map(|entry| I::of(of(entry)).unwrap()).collect()
+            entries.iter().map(|entry| I::from_usize(of(entry)).unwrap()).collect()
         };
         let coords = vec![along(|entry| entry.0).into(), along(|entry| entry.1).into()];
         Coo::new(&[rows, cols], coords, entries.iter().map(|entry| entry.2).collect::<Vec<_>>()).unwrap()
@@ -386,8 +396,7 @@ mod tests {
             words(csr(vec![0, 2, 1], vec![0], vec![1.0])).contains("row 1 begins at entry 2 and ends at 1")
         );
         assert!(
-            words(csr(vec![0, 1, 1], vec![3], vec![1.0]))
-                .contains("entry 0, in row 0, lies in column 3 of 3")
+            words(csr(vec![0, 1, 1], vec![3], vec![1.0])).contains("entry 0, in row 0, is in column 3 of 3")
         );
         assert!(words(csr(vec![0, 1, 1], vec![1], vec![])).contains("as many"));
         assert!(words(csr(vec![0, 0, 2], vec![2, 1], vec![1.0; 2])).contains("row 1: column 1 comes after"));
@@ -401,8 +410,8 @@ mod tests {
         assert!(huge.transposed().is_err() || huge.to_dense().is_err());
         assert!(u32::checked(1 << 33).unwrap_err().to_string().contains("64-bit"));
         let bsr = Bsr::<u32, f32>::new((3, 3), (2, 2), vec![0, 0, 1], vec![2], vec![0.0; 4]);
-        assert!(bsr.unwrap_err().to_string().contains("block 0 lies in column 2 of 2"));
+        assert!(bsr.unwrap_err().to_string().contains("block 0 is in column 2 of 2"));
         let coo = Coo::<u32, f32>::new(&[2, 2], vec![vec![0].into(), vec![2].into()], vec![1.0]);
-        assert!(coo.unwrap_err().to_string().contains("entry 0 lies at 2 of 2 along axis 1"));
+        assert!(coo.unwrap_err().to_string().contains("entry 0 is at 2 of 2 along axis 1"));
     }
 }

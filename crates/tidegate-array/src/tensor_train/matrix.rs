@@ -1,15 +1,16 @@
-//! Matrices as trains: rows and columns in several digits, and a core for each pair of digits.
+//! Matrices as tensor trains, with one core per pair of row and column digits.
 //!
-//! Flow: a matrix, the digits of its rows and columns -> [`TtMatrix`] -> products with vectors, single rows (of an embedding table).
-//! Memory: the cores; a product holds the vector as it changes.
+//! Flow: a matrix, the digits of its rows and columns -> [`TtMatrix`] -> products with vectors,
+//! single rows (of an embedding table).
+//! Memory: the cores; a product holds the intermediate vector.
 //!
-//! Row `i` of `m₁ · … · m_d` has the digits `i₁ … i_d`, the first one the highest, and so have columns; core `k` is
-//! `r_k × m_k n_k × r_{k+1}` (Oseledets, 2010; Novikov et al., 2015).
+//! Row `i` of `m₁ · … · m_d` has the digits `i₁ … i_d`, the most significant first; columns
+//! likewise. Core `k` is `r_k × m_k n_k × r_{k+1}` (Oseledets, 2010; Novikov et al., 2015).
 
 use super::{Limit, TensorTrain, places};
 use crate::{Error, Result};
 
-/// See the head of this file.
+/// A matrix as a tensor train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TtMatrix {
     pub(super) rows: Vec<usize>,
@@ -26,7 +27,7 @@ impl TtMatrix {
         let sides = rows.iter().zip(cols).map(|(m, n)| m.checked_mul(*n));
         if rows.len() != cols.len() || !sides.eq(train.shape().into_iter().map(Some)) {
             return Err(Error::value(format!(
-                "cores of {:?} places for rows of {rows:?} and columns of {cols:?}",
+                "cores with sides {:?} do not match rows of {rows:?} and columns of {cols:?}",
                 train.shape()
             )));
         }
@@ -34,16 +35,17 @@ impl TtMatrix {
         Ok(Self { rows: rows.to_vec(), cols: cols.to_vec(), train })
     }
 
-    /// The train of a matrix in C order.
+    /// Decomposes a matrix in C order.
     ///
     /// # Errors
-    /// As [`TensorTrain::decompose`]; rows and columns of different numbers of digits.
+    /// As [`TensorTrain::decompose`]; also if rows and columns have different numbers of digits.
     ///
     /// ```
     /// use tidegate_array::tensor_train::{Limit, TtMatrix};
     /// // 6 rows of 4 columns; element (i, j) is (i + 1)(j + 1).
     /// let matrix: Vec<f64> = (0..24).map(|at| ((at / 4 + 1) * (at % 4 + 1)) as f64).collect();
-    /// let table = TtMatrix::decompose(&matrix, &[2, 3], &[2, 2], Limit { tolerance: 1e-9, rank: None })?;
+    /// let limit = Limit { tolerance: 1e-9, rank: None };
+    /// let table = TtMatrix::decompose(&matrix, &[2, 3], &[2, 2], limit)?;
     /// assert!((table.row(5)?[3] - 24.0).abs() < 1e-6);
     /// assert!((table.matvec(&[1.0; 4])?[0] - 10.0).abs() < 1e-6);
     /// # Ok::<(), tidegate_array::Error>(())
@@ -52,7 +54,7 @@ impl TtMatrix {
         let (height, width) = (places(rows)?, places(cols)?);
         if rows.len() != cols.len() || height.checked_mul(width) != Some(matrix.len()) {
             return Err(Error::value(format!(
-                "{} elements in rows of {rows:?} and columns of {cols:?}: as many digits, and all of them together",
+                "{} elements do not match rows of {rows:?} and columns of {cols:?}: give as many digits for each, whose product is the number of elements",
                 matrix.len()
             )));
         }
@@ -81,13 +83,13 @@ impl TtMatrix {
         (&self.rows, &self.cols)
     }
 
-    /// The train.
+    /// The tensor train.
     #[must_use]
     pub fn train(&self) -> &TensorTrain {
         &self.train
     }
 
-    /// `self · vector`, a core at a time from the last one on.
+    /// `self · vector`, one core at a time from the last one on.
     ///
     /// # Errors
     /// [`Error::Value`] for a vector of another length.
@@ -96,7 +98,7 @@ impl TtMatrix {
         if vector.len() != cols {
             return Err(Error::value(format!("a vector of {} elements for {cols} columns", vector.len())));
         }
-        // Digits of columns that are left × digit × rank × digits of rows that are done.
+        // Axes: remaining column digits × this digit × rank × finished row digits.
         let (mut now, mut done) = (vector.to_vec(), 1);
         for ((core, m), n) in self.train.cores().iter().zip(&self.rows).zip(&self.cols).rev() {
             let ahead = now.len() / (n * core.right * done);
@@ -119,16 +121,16 @@ impl TtMatrix {
         Ok(now)
     }
 
-    /// One row: of an embedding table the vector of a token.
+    /// One row; in an embedding table, the vector of a token.
     ///
     /// # Errors
-    /// [`Error::Value`] for a row that there is not.
+    /// [`Error::Value`] for a row that does not exist.
     pub fn row(&self, row: usize) -> Result<Vec<f64>> {
         let (rows, _) = self.shape();
         if row >= rows {
-            return Err(Error::value(format!("row {row} of {rows}")));
+            return Err(Error::value(format!("row {row} is beyond the {rows} rows")));
         }
-        // Columns that are done × rank.
+        // Axes: finished columns × rank.
         let (mut now, mut below) = (vec![1.0], rows);
         for ((core, m), n) in self.train.cores().iter().zip(&self.rows).zip(&self.cols) {
             below /= m;
@@ -146,10 +148,10 @@ impl TtMatrix {
         Ok(now)
     }
 
-    /// Several rows, one behind the other.
+    /// Several rows, one after the other.
     ///
     /// # Errors
-    /// As [`TtMatrix::row`]; more elements than memory has.
+    /// As [`TtMatrix::row`]; also if the allocation fails.
     pub fn some_rows(&self, rows: &[usize]) -> Result<Vec<f64>> {
         let (_, cols) = self.shape();
         let mut all = crate::filled(rows.len().checked_mul(cols), 0.0)?;

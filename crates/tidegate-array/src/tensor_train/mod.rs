@@ -1,10 +1,13 @@
-//! Tensor trains: an array as a chain of small ones, one an axis.
+//! Tensor trains: an array as a chain of small arrays, one per axis.
 //!
-//! Flow: an array + how close -> [`TensorTrain`] (`split`: singular values) -> entries, slices, products, blocks of the array.
-//! Memory: the cores; what is made of them is the caller's, and [`TensorTrain::reconstruct`] keeps to what it is given.
+//! Flow: an array and a tolerance -> [`TensorTrain`] (`split`: singular values) -> entries,
+//! slices, products, blocks of the array.
+//! Memory: the cores; outputs are the caller's, and [`TensorTrain::reconstruct`] keeps within a
+//! limit.
 //!
-//! An element is a product of matrices, `A[i₁, …, i_d] = G₁[i₁] · … · G_d[i_d]`, where core `k` is `r_k × n_k × r_{k+1}` and the outer
-//! ranks are 1. By TT-SVD (Oseledets, 2011) each of the d − 1 splits may leave `ε‖A‖ / √(d − 1)`, so that all leave `ε‖A‖` together.
+//! An element is a product of matrices, `A[i₁, …, i_d] = G₁[i₁] · … · G_d[i_d]`, where core `k` is
+//! `r_k × n_k × r_{k+1}` and the outer ranks are 1. TT-SVD (Oseledets, 2011) allows each of the d
+//! − 1 splits an error of `ε‖A‖ / √(d − 1)`, so that the total is at most `ε‖A‖`.
 
 mod matrix;
 mod split;
@@ -14,22 +17,22 @@ pub use self::matrix::TtMatrix;
 use self::split::{multiply, orthogonal, split};
 use crate::{Error, Result};
 
-/// How close a train has to be, or how small.
+/// How exact, or how small, a train must be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limit {
-    /// ‖A − train‖ is at most this share of ‖A‖; 0 keeps all that is not rounding.
+    /// ‖A − train‖ is at most this share of ‖A‖; 0 drops only rounding errors.
     pub tolerance: f64,
-    /// The largest rank, whatever that leaves; none: as the tolerance needs.
+    /// The largest rank, whatever the error; `None` for as many as the tolerance needs.
     pub rank: Option<usize>,
 }
 
-/// What f64 cannot keep.
+/// The finest tolerance that f64 supports.
 const FINEST: f64 = 1e-13;
 
 impl Limit {
     fn check(self) -> Result<()> {
         if self.rank == Some(0) {
-            return Err(Error::option("a train of rank 0 is nothing: the least is 1"));
+            return Err(Error::option("a train of rank 0 holds nothing: give at least 1"));
         }
         if !(self.tolerance == 0.0 || (FINEST..1.0).contains(&self.tolerance)) {
             return Err(Error::option(format!(
@@ -40,22 +43,22 @@ impl Limit {
         Ok(())
     }
 
-    /// What each of some splits may leave of an array of this norm.
+    /// The error that each of `splits` splits may leave of an array with this norm.
     fn each(self, norm: f64, splits: usize) -> f64 {
         self.tolerance * norm / (splits.max(1) as f64).sqrt()
     }
 }
 
-/// One array of a train: `left × side × right`, in C order.
+/// One core of a train: `left × side × right`, in C order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Core {
     /// The rank to the left.
     pub left: usize,
-    /// Places along the axis.
+    /// Length of the axis.
     pub side: usize,
     /// The rank to the right.
     pub right: usize,
-    /// Elements.
+    /// The elements.
     pub data: Vec<f64>,
 }
 
@@ -70,20 +73,20 @@ impl Core {
         product
     }
 
-    /// The matrix of an index, `left × right`.
+    /// The matrix of one index, `left × right`.
     fn at(&self, index: usize) -> Vec<f64> {
         let line = |left: usize| &self.data[(left * self.side + index) * self.right..][..self.right];
         (0..self.left).flat_map(line).copied().collect()
     }
 }
 
-/// See the head of this file.
+/// An array as a tensor train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorTrain {
     cores: Vec<Core>,
 }
 
-/// The square root of the sum of squares, without leaving what f64 can say.
+/// The Frobenius norm, without overflow or underflow on the way.
 fn norm(values: &[f64]) -> f64 {
     let most = values.iter().fold(0.0f64, |most, value| most.max(value.abs()));
     if most == 0.0 {
@@ -92,7 +95,7 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|value| (value / most) * (value / most)).sum::<f64>().sqrt() * most
 }
 
-/// Elements of a shape.
+/// The number of elements of a shape.
 fn places(shape: &[usize]) -> Result<usize> {
     let places = shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n > 0);
     places.filter(|_| !shape.is_empty()).ok_or_else(|| {
@@ -101,17 +104,18 @@ fn places(shape: &[usize]) -> Result<usize> {
 }
 
 impl TensorTrain {
-    /// The train of cores.
+    /// A train from its cores.
     ///
     /// # Errors
-    /// [`Error::Value`] for cores whose ranks do not meet, or that have other elements than they say.
+    /// [`Error::Value`] if adjacent ranks differ, or if a core has another number of elements than
+    /// it states.
     pub fn new(cores: Vec<Core>) -> Result<Self> {
         let mut left = 1;
         for (axis, core) in cores.iter().enumerate() {
             let elements = core.left.checked_mul(core.side).and_then(|n| n.checked_mul(core.right));
             if core.left != left || elements != Some(core.data.len()) || core.data.is_empty() {
                 return Err(Error::value(format!(
-                    "core {axis} has {} elements as {} × {} × {}, behind a rank of {left}",
+                    "core {axis} has {} elements as {} × {} × {}, after a rank of {left}",
                     core.data.len(),
                     core.left,
                     core.side,
@@ -121,25 +125,23 @@ impl TensorTrain {
             left = core.right;
         }
         if cores.is_empty() || left != 1 {
-            return Err(Error::value(format!(
-                "{} cores that end with a rank of {left}, not of 1",
-                cores.len()
-            )));
+            return Err(Error::value(format!("{} cores end with a rank of {left}, not of 1", cores.len())));
         }
         Ok(Self { cores })
     }
 
-    /// The train of an array in C order, by TT-SVD.
+    /// Decomposes an array in C order by TT-SVD.
     ///
     /// # Errors
-    /// [`Error::Value`] for elements that are not finite, with their place; a shape of another number of elements; [`Error::Option`]
-    /// for a limit that makes no sense.
+    /// [`Error::Value`] for elements that are not finite (the message names the index), and for a
+    /// shape of another number of elements; [`Error::Option`] for an invalid limit.
     ///
     /// ```
     /// use tidegate_array::tensor_train::{Limit, TensorTrain};
     /// let sum = |i: usize| (i / 100 + i / 10 % 10 + i % 10) as f64;
     /// let values: Vec<f64> = (0..1000).map(sum).collect();
-    /// let train = TensorTrain::decompose(&values, &[10, 10, 10], Limit { tolerance: 1e-10, rank: None })?;
+    /// let limit = Limit { tolerance: 1e-10, rank: None };
+    /// let train = TensorTrain::decompose(&values, &[10, 10, 10], limit)?;
     /// assert_eq!(train.ranks(), [1, 2, 2, 1]);
     /// assert!((train.entry(&[3, 4, 5])? - 12.0).abs() < 1e-9);
     /// # Ok::<(), tidegate_array::Error>(())
@@ -147,11 +149,14 @@ impl TensorTrain {
     pub fn decompose(values: &[f64], shape: &[usize], limit: Limit) -> Result<Self> {
         limit.check()?;
         if places(shape)? != values.len() {
-            return Err(Error::value(format!("{} elements in the shape {shape:?}", values.len())));
+            return Err(Error::value(format!(
+                "{} elements in the shape {shape:?}: give one value per element",
+                values.len()
+            )));
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::value(format!(
-                "element {at} is {}, of which there are no singular values: replace it first",
+                "element {at} is {}, which has no singular values: replace it first",
                 values[at]
             )));
         }
@@ -174,7 +179,7 @@ impl TensorTrain {
         self.cores.iter().map(|core| core.side).collect()
     }
 
-    /// Ranks before, between and behind the cores.
+    /// Ranks before, between and after the cores.
     #[must_use]
     pub fn ranks(&self) -> Vec<usize> {
         std::iter::once(1).chain(self.cores.iter().map(|core| core.right)).collect()
@@ -186,13 +191,13 @@ impl TensorTrain {
         &self.cores
     }
 
-    /// Elements of all cores.
+    /// Number of elements of all cores.
     #[must_use]
     pub fn held(&self) -> usize {
         self.cores.iter().map(|core| core.data.len()).sum()
     }
 
-    /// Elements of the array for each one of the cores.
+    /// Elements of the array per element of the cores.
     #[must_use]
     pub fn compression(&self) -> f64 {
         self.cores.iter().map(|core| core.side as f64).product::<f64>() / self.held() as f64
@@ -200,7 +205,8 @@ impl TensorTrain {
 
     fn check_index(&self, axis: usize, index: usize) -> Result<&Core> {
         let core = self.cores.get(axis);
-        let core = core.ok_or_else(|| Error::value(format!("axis {axis} of {}", self.cores.len())))?;
+        let core =
+            core.ok_or_else(|| Error::value(format!("axis {axis} is beyond the {} axes", self.cores.len())))?;
         if index >= core.side {
             return Err(Error::value(format!("index {index} of {} along axis {axis}", core.side)));
         }
@@ -210,7 +216,7 @@ impl TensorTrain {
     /// One element.
     ///
     /// # Errors
-    /// [`Error::Value`] for a place that there is not.
+    /// [`Error::Value`] for an index that does not exist.
     pub fn entry(&self, at: &[usize]) -> Result<f64> {
         if at.len() != self.cores.len() {
             return Err(Error::value(format!("{} indices for {} axes", at.len(), self.cores.len())));
@@ -222,10 +228,11 @@ impl TensorTrain {
         Ok(row[0])
     }
 
-    /// The array at one index of an axis, which it no longer has.
+    /// The array at one index of an axis, without that axis.
     ///
     /// # Errors
-    /// [`Error::Value`] for an index that there is not, or of the only axis: that is an entry.
+    /// [`Error::Value`] for an index that does not exist, and for an array of one axis: use
+    /// [`TensorTrain::entry`].
     pub fn slice(&self, axis: usize, index: usize) -> Result<Self> {
         let core = self.check_index(axis, index)?;
         let fixed = core.at(index);
@@ -238,20 +245,24 @@ impl TensorTrain {
             last.data = multiply(&last.data, last.left * last.side, &fixed);
             last.right = core.right;
         } else {
-            return Err(Error::value("a slice of an array of one axis: ask for the entry"));
+            return Err(Error::value("an array of one axis has no slices: ask for the entry"));
         }
         Self::new(cores)
     }
 
-    /// The sum of products of all elements with those of another array of the same shape.
+    /// The inner product with another array of the same shape.
     ///
     /// # Errors
     /// [`Error::Value`] for another shape.
     pub fn dot(&self, other: &Self) -> Result<f64> {
         if self.shape() != other.shape() {
-            return Err(Error::value(format!("arrays of {:?} and {:?}", self.shape(), other.shape())));
+            return Err(Error::value(format!(
+                "arrays of {:?} and {:?} have no inner product: their shapes must be equal",
+                self.shape(),
+                other.shape()
+            )));
         }
-        // left of this × left of the other
+        // Axes: left rank of this × left rank of the other.
         let mut sums = vec![1.0];
         for (one, other) in self.cores.iter().zip(&other.cores) {
             let mut next = vec![0.0; one.right * other.right];
@@ -269,15 +280,15 @@ impl TensorTrain {
         Ok(sums[0])
     }
 
-    /// The square root of the sum of squares of all elements: of one core, once the others are orthogonal.
+    /// The Frobenius norm: the norm of the first core once all others are orthogonal.
     ///
     /// # Errors
-    /// [`Error::Value`] where elements are not finite.
+    /// [`Error::Value`] if elements are not finite.
     pub fn norm(&self) -> Result<f64> {
         Ok(norm(&self.orthogonalized()?.cores[0].data))
     }
 
-    /// The same array, with all cores but the first orthogonal.
+    /// The same array with all cores but the first orthogonal.
     fn orthogonalized(&self) -> Result<Self> {
         let mut cores = self.cores.clone();
         for axis in (1..cores.len()).rev() {
@@ -291,10 +302,10 @@ impl TensorTrain {
         Self::new(cores)
     }
 
-    /// A train that is as close to this one as the limit says, with ranks as small as that allows.
+    /// A train as close to this one as the limit requires, with the smallest ranks that allow it.
     ///
     /// # Errors
-    /// As [`TensorTrain::norm`]; [`Error::Option`] for a limit that makes no sense.
+    /// As [`TensorTrain::norm`]; [`Error::Option`] for an invalid limit.
     pub fn round(&self, limit: Limit) -> Result<Self> {
         limit.check()?;
         let mut cores = self.orthogonalized()?.cores;
@@ -310,22 +321,24 @@ impl TensorTrain {
         Self::new(cores)
     }
 
-    /// The array block by block, in C order: `each` gets where a block begins, and its elements. What is held meanwhile is at most
-    /// `memory_bytes`, or a row of ranks where that is less than nothing else needs.
+    /// Reconstructs the array block by block, in C order: `each` receives the index of a block's
+    /// first element, and its elements. Memory held is at most `memory_bytes`, or a row of ranks
+    /// if that is more.
     ///
     /// # Errors
-    /// Those of `each`.
+    /// The errors of `each`.
     pub fn reconstruct(
         &self,
         memory_bytes: u64,
         mut each: impl FnMut(usize, &[f64]) -> Result<()>,
     ) -> Result<()> {
-        // The last axes as one matrix, as many of them as there is room for: beside the one that it is made of, or a block.
+        // Multiplies the last axes into one matrix, as many as fit in memory next to the previous
+        // matrix, or a block.
         let (mut first, mut tail, mut width) = (self.cores.len(), vec![1.0], 1);
         while let Some(core) = first.checked_sub(1).map(|axis| &self.cores[axis]) {
             let block = (core.side as u64).saturating_mul(width as u64);
             let next = block.saturating_mul(core.left as u64);
-            // Products are there twice until they are in C order.
+            // Products exist twice until they are in C order.
             let held = next.saturating_add(block).saturating_mul(2).saturating_add(tail.len() as u64);
             if held.saturating_mul(8) > memory_bytes {
                 break;
@@ -333,7 +346,7 @@ impl TensorTrain {
             tail = multiply(&core.data, core.left * core.side, &tail);
             (first, width) = (first - 1, width * core.side);
         }
-        // A row for each axis before, of the place that is next.
+        // For each earlier axis, the row of the current index.
         let mut at = vec![0; first];
         let mut rows = vec![vec![1.0]];
         let mut start = 0;
@@ -354,10 +367,10 @@ impl TensorTrain {
         }
     }
 
-    /// The whole array, in C order.
+    /// The whole array in C order.
     ///
     /// # Errors
-    /// [`Error::Value`] for more elements than memory has.
+    /// [`Error::Value`] if the allocation fails.
     pub fn to_dense(&self) -> Result<Vec<f64>> {
         let mut whole = crate::filled(places(&self.shape()).ok(), 0.0)?;
         self.reconstruct(u64::MAX, |start, block| {
@@ -373,7 +386,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// 1 / (sum of indices + first): of Hilbert's kind.
+    /// 1 / (sum of indices + first), like a Hilbert matrix.
     fn hilbert(sides: &[usize], first: usize) -> Vec<f64> {
         let count: usize = sides.iter().product();
         let sum = |at: usize| {
@@ -389,7 +402,7 @@ mod tests {
 
     #[test]
     fn tensors_of_hilberts_kind_have_small_ranks() {
-        // 1 / (1 + x + y + z + w) at sixteenths, and with the pole a step away.
+        // 1 / (1 + x + y + z + w) at sixteenths, and with the pole one step away.
         for (first, ranks, held) in [(16, [1, 3, 3, 3, 1], 384), (1, [1, 5, 6, 5, 1], 1120)] {
             let values = hilbert(&[16; 4], first);
             let decomposed = |tolerance| {
@@ -401,14 +414,14 @@ mod tests {
             };
             let train = decomposed(1e-4);
             assert_eq!((train.ranks(), train.held()), (ranks.to_vec(), held));
-            // Down to what f64 keeps, where singular values are all but rounding.
+            // Down to what f64 supports, where singular values are nearly rounding errors.
             for tolerance in [1e-8, 1e-11, 1e-12, 1e-13] {
                 decomposed(tolerance);
             }
         }
     }
 
-    /// An array of a drawn shape, drawn ranks (or none) and drawn scale.
+    /// An array with random shape, random ranks (or none) and random scale.
     fn array() -> impl Strategy<Value = (Vec<usize>, Vec<f64>)> {
         (proptest::collection::vec(1usize..7, 1..6), any::<u64>(), 0usize..4, -200i32..200).prop_map(
             |(shape, seed, rank, scale)| {

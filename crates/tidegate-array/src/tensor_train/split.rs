@@ -1,7 +1,7 @@
-//! The linear algebra of trains, on `faer`: matrices in C order in, matrices in C order out.
+//! The linear algebra of tensor trains, with `faer`: matrices in C order in and out.
 //!
-//! Flow: a matrix -> what is left of it to the left and to the right of a rank; orthogonal rows; products.
-//! Memory: a copy or two of the matrix while it is worked on.
+//! Flow: a matrix -> its two factors at a rank; orthogonal rows; products.
+//! Memory: one or two copies of the matrix during a call.
 
 use faer::{Mat, MatRef};
 
@@ -11,27 +11,28 @@ fn view(matrix: &[f64], rows: usize) -> MatRef<'_, f64> {
     MatRef::from_row_major_slice(matrix, rows, matrix.len() / rows.max(1))
 }
 
-/// In C order.
+/// The elements in C order.
 fn listed(matrix: MatRef<'_, f64>) -> Vec<f64> {
     let lines = (0..matrix.nrows()).flat_map(|row| (0..matrix.ncols()).map(move |col| (row, col)));
     lines.map(|(row, col)| matrix[(row, col)]).collect()
 }
 
-/// `one · other`, where `one` has so many rows.
+/// `one · other`, where `one` has `rows` rows.
 pub(super) fn multiply(one: &[f64], rows: usize, other: &[f64]) -> Vec<f64> {
     let inner = one.len() / rows.max(1);
     listed((view(one, rows) * view(other, inner)).as_ref())
 }
 
-/// A matrix of so many rows as `left · right`, where `left` has orthogonal columns, as few as leave at most `leave` (in the Frobenius norm), and no
-/// more than `most`; and how many these are.
+/// Factors a matrix of `rows` rows into `left · right` and returns the rank. `left` has orthogonal
+/// columns: as few as leave an error of at most `leave` (in the Frobenius norm), and at most
+/// `most`.
 pub(super) fn split(
     matrix: &[f64],
     rows: usize,
     leave: f64,
     most: Option<usize>,
 ) -> Result<(Vec<f64>, Vec<f64>, usize)> {
-    // Singular values of what is near the ends of f64 are not.
+    // Singular values near the limits of f64 would be inexact.
     let largest = matrix.iter().fold(0.0f64, |most, value| most.max(value.abs()));
     if !largest.is_finite() {
         return Err(Error::value("elements that are not finite have no singular values"));
@@ -43,7 +44,7 @@ pub(super) fn split(
     let parts =
         scaled.thin_svd().map_err(|_| Error::value("the singular values of the array did not converge"))?;
     let (left, values) = (parts.U(), parts.S().column_vector());
-    // What rounding makes of nothing counts for nothing.
+    // Values at the level of rounding errors are ignored.
     let rounding = f64::EPSILON * values.iter().fold(0.0f64, |most, value| most.max(*value));
     let leave = (leave / scale * (1.0 - 1e-9)).max(rounding);
     let mut tail = 0.0f64;
@@ -54,7 +55,7 @@ pub(super) fn split(
     let mut rank = kept.map_or(1, |last| last + 1);
     loop {
         let few = rank.min(most.unwrap_or(rank));
-        // Singular vectors of small values may be less than orthogonal; what is left is seen, not believed.
+        // Singular vectors of small values may not be orthogonal, so the error is measured.
         let basis = left.subcols(0, few).to_owned().qr().compute_thin_Q();
         let others = basis.transpose() * &scaled;
         if few == rank && rank < values.nrows() && leave > rounding {
@@ -69,7 +70,8 @@ pub(super) fn split(
     }
 }
 
-/// A matrix of so many rows as `triangle · rows`, where the rows are orthogonal; and how many these are.
+/// Factors a matrix of `rows` rows into `triangle · rows`, where the rows are orthogonal, and
+/// returns their number.
 pub(super) fn orthogonal(matrix: &[f64], rows: usize) -> Result<(Vec<f64>, Vec<f64>, usize)> {
     if matrix.iter().any(|value| !value.is_finite()) {
         return Err(Error::value("elements that are not finite have no norm"));

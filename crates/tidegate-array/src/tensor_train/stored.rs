@@ -1,7 +1,8 @@
-//! Trains in files: safetensors, so that other programs read them.
+//! Tensor trains in safetensors files, which other programs can read.
 //!
-//! Flow: [`TensorTrain`], [`TtMatrix`] -> a file of `core.0`, `core.1`, … in float64 -> the same.
-//! Memory: the file, while it is read or written.
+//! Flow: [`TensorTrain`], [`TtMatrix`] -> a file with `core.0`, `core.1`, … in float64 -> the
+//! same.
+//! Memory: the file, during reading and writing.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use super::{Core, TensorTrain, TtMatrix};
 use crate::{Error, Result};
 
-/// The digits of a matrix, in the metadata of its file.
+/// Metadata keys for the digits of a matrix.
 const DIGITS: [&str; 2] = ["rows", "cols"];
 
 fn write(path: &Path, train: &TensorTrain, metadata: HashMap<String, String>) -> Result<()> {
@@ -29,7 +30,7 @@ fn write(path: &Path, train: &TensorTrain, metadata: HashMap<String, String>) ->
 
 fn read(path: &Path) -> Result<(TensorTrain, HashMap<String, String>)> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let wrong = |what: String| Error::format(path, 0, format!("no tensor train: {what}"));
+    let wrong = |what: String| Error::format(path, 0, format!("not a tensor train: {what}"));
     let (_, head) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
     let mut cores = Vec::new();
@@ -49,7 +50,7 @@ fn read(path: &Path) -> Result<(TensorTrain, HashMap<String, String>)> {
     }
     if cores.len() != file.len() {
         return Err(wrong(format!(
-            "{} tensors, of which {} are core.0, core.1 and so on",
+            "{} tensors, of which only {} are core.0, core.1 and so on",
             file.len(),
             cores.len()
         )));
@@ -59,7 +60,7 @@ fn read(path: &Path) -> Result<(TensorTrain, HashMap<String, String>)> {
 }
 
 impl TensorTrain {
-    /// Writes it to a file.
+    /// Writes the train to a file.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -67,17 +68,17 @@ impl TensorTrain {
         write(path, self, HashMap::new())
     }
 
-    /// Reads a file of [`TensorTrain::save`].
+    /// Reads a file that [`TensorTrain::save`] wrote.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] for what is no train.
+    /// [`Error::Io`]; [`Error::Format`] if the file does not hold a train.
     pub fn load(path: &Path) -> Result<Self> {
         Ok(read(path)?.0)
     }
 }
 
 impl TtMatrix {
-    /// Writes it to a file.
+    /// Writes the matrix to a file.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -87,7 +88,7 @@ impl TtMatrix {
         write(path, &self.train, digits.map(|(name, text)| (name.to_owned(), text)).collect())
     }
 
-    /// Reads a file of [`TtMatrix::save`].
+    /// Reads a file that [`TtMatrix::save`] wrote.
     ///
     /// # Errors
     /// As [`TensorTrain::load`].

@@ -1,10 +1,13 @@
-//! Candidates for «alike» without comparing all pairs: hashes that are equal the likelier, the more alike things are.
+//! Locality-sensitive hashing: candidates for similar items, without comparing all pairs.
 //!
-//! Flow: MinHash words -> [`Bands`], vectors -> [`Hyperplanes`] or [`Projections`] -> keys -> [`Index`] -> candidates.
-//! Memory: 16 bytes a key; a family for vectors its random directions.
+//! Flow: MinHash words -> [`Bands`], vectors -> [`Hyperplanes`] or [`Projections`] -> keys ->
+//! [`Index`] -> candidates.
+//! Memory: 16 bytes per key; the hash families of vectors hold their random directions.
 //!
-//! References: Indyk and Motwani, 1998 (banding); Charikar, «Similarity estimation techniques from rounding algorithms», 2002 (hyperplanes); Datar et al.,
-//! «Locality-sensitive hashing scheme based on p-stable distributions», 2004.
+//! The more similar two items are, the more likely they have an equal key. References: Indyk and
+//! Motwani, 1998 (banding); Charikar, «Similarity estimation techniques from rounding algorithms»,
+//! 2002 (hyperplanes); Datar et al., «Locality-sensitive hashing scheme based on p-stable
+//! distributions», 2004.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::positive;
@@ -19,20 +22,20 @@ fn key(table: usize, parts: impl Iterator<Item = u64>) -> u64 {
     })
 }
 
-/// Signatures that agree on all rows of a band become candidates.
+/// Banding of signatures: two signatures that agree on all rows of a band become candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bands {
-    /// Bands of a signature.
+    /// Bands per signature.
     pub bands: usize,
-    /// Slots in a band.
+    /// Slots per band.
     pub rows: usize,
 }
 
 impl Bands {
-    /// So many bands of so many rows; a signature has `bands * rows` slots.
+    /// A banding for signatures of `bands * rows` slots.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when one of them is 0, or there are more than 4,096 slots.
+    /// [`Error::Parameter`] if one is 0, or for more than 4,096 slots.
     pub fn new(bands: usize, rows: usize) -> Result<Self> {
         match bands.checked_mul(rows) {
             Some(1..=4096) => Ok(Self { bands, rows }),
@@ -44,16 +47,16 @@ impl Bands {
         }
     }
 
-    /// With what probability two sets of this similarity become candidates: 1 − (1 − s^rows)^bands.
+    /// The probability that two sets of this similarity become candidates: 1 − (1 − s^rows)^bands.
     #[must_use]
     pub fn probability(&self, similarity: f64) -> f64 {
         1.0 - (1.0 - similarity.powi(self.rows as i32)).powi(self.bands as i32)
     }
 
-    /// The keys of a signature, one a band.
+    /// The keys of a signature, one per band.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when the signature has another number of slots.
+    /// [`Error::Parameter`] if the signature has another number of slots.
     pub fn keys(&self, words: &[u32]) -> Result<Vec<u64>> {
         if words.len() != self.bands * self.rows {
             let expected =
@@ -111,15 +114,15 @@ impl Directions {
     }
 }
 
-/// Vectors at a small angle: they lie on the same sides of random planes.
+/// A hash family for angles: vectors at a small angle are on the same sides of random planes.
 #[derive(Debug, Clone)]
 pub struct Hyperplanes(Directions);
 
 impl Hyperplanes {
-    /// Of vectors of so many dimensions: `bits` planes for each of `tables` keys.
+    /// A family for vectors of `dimensions` numbers, with `bits` planes for each of `tables` keys.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when one of them is 0, or all take more than 1 GiB.
+    /// [`Error::Parameter`] if one is 0, or if all planes together take more than 1 GiB.
     pub fn new(dimensions: usize, bits: usize, tables: usize, seed: u64) -> Result<Self> {
         Directions::new(dimensions, bits, tables, seed).map(Self)
     }
@@ -127,25 +130,26 @@ impl Hyperplanes {
     /// The keys of a vector.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for another number of dimensions, [`Error::Value`] for what is not finite.
+    /// [`Error::Parameter`] for another number of dimensions; [`Error::Value`] for a number that
+    /// is not finite.
     pub fn keys(&self, vector: &[f32]) -> Result<Vec<u64>> {
         self.0.keys(vector, |_, dot| u64::from(dot >= 0.0))
     }
 
-    /// With what probability two vectors at this angle, in radians, become candidates.
+    /// The probability that two vectors at this angle, in radians, become candidates.
     #[must_use]
     pub fn probability(&self, angle: f64) -> f64 {
         self.0.probability(1.0 - angle / std::f64::consts::PI)
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.0.size_bytes()
     }
 }
 
-/// Vectors at a small Euclidean distance: they fall in the same cells of random lines.
+/// A hash family for Euclidean distances: close vectors fall into the same cells of random lines.
 #[derive(Debug, Clone)]
 pub struct Projections {
     directions: Directions,
@@ -154,10 +158,11 @@ pub struct Projections {
 }
 
 impl Projections {
-    /// Of vectors of so many dimensions: cells of this width on `lines` lines for each of `tables` keys.
+    /// A family for vectors of `dimensions` numbers, with cells of this width on `lines` lines for
+    /// each of `tables` keys.
     ///
     /// # Errors
-    /// As [`Hyperplanes::new`]; a width that is not positive.
+    /// As [`Hyperplanes::new`]; also for a width that is not positive.
     pub fn new(dimensions: usize, width: f64, lines: usize, tables: usize, seed: u64) -> Result<Self> {
         let width = positive("width", width)?;
         let directions = Directions::new(dimensions, lines, tables, seed)?;
@@ -176,7 +181,8 @@ impl Projections {
         })
     }
 
-    /// With what probability two vectors at this distance become candidates, by the formula of Datar et al.
+    /// The probability that two vectors at this distance become candidates, by the formula of
+    /// Datar et al.
     #[must_use]
     pub fn probability(&self, distance: f64) -> f64 {
         let c = f64::from(self.width) / distance;
@@ -184,14 +190,15 @@ impl Projections {
         self.directions.probability(1.0 - 2.0 * normal_below(-c) - density)
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.directions.size_bytes() + 4 * self.offsets.len() as u64
     }
 }
 
-/// The normal distribution function, within 1e-7 (Abramowitz and Stegun, 26.2.17), below zero.
+/// The normal distribution function for x below zero, within 1e-7 (Abramowitz and Stegun,
+/// 26.2.17).
 fn normal_below(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
     let series = t
@@ -200,7 +207,7 @@ fn normal_below(x: f64) -> f64 {
     (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt() * series
 }
 
-/// Which ids have a key in common.
+/// An index of ids by key.
 ///
 /// ```
 /// use tidegate_sketch::neighbour::lsh::{Bands, Index};
@@ -212,7 +219,7 @@ fn normal_below(x: f64) -> f64 {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
-    /// (key, id), sorted but for those that came since the last question.
+    /// (key, id), sorted except for the entries added since the last query.
     entries: Vec<(u64, u64)>,
     sorted: usize,
 }
@@ -232,7 +239,7 @@ impl Index {
         }
     }
 
-    /// The ids that have one of these keys, in ascending order.
+    /// The ids with one of these keys, in ascending order.
     pub fn candidates(&mut self, keys: &[u64]) -> Vec<u64> {
         self.sort();
         let mut found: Vec<u64> = Vec::new();
@@ -245,36 +252,37 @@ impl Index {
         found
     }
 
-    /// All ids that have a key in common with another, in groups of one key each: what is alike need not be in one group.
+    /// All ids that share a key, in one group per key. Two similar items may be in different
+    /// groups.
     pub fn groups(&mut self) -> impl Iterator<Item = &[(u64, u64)]> {
         self.sort();
         self.entries.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1)
     }
 
-    /// Keys that are held.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Takes the ids of another index, whose keys must be of the same family.
+    /// Adds the ids of another index, whose keys must be from the same family.
     pub fn merge(&mut self, other: &Self) {
         self.entries.extend(&other.entries);
     }
 
-    /// What it takes now, in bytes.
+    /// Memory it takes now, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + self.entries.capacity() * 16) as u64
     }
 
-    /// The state.
+    /// Serializes the state.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Writer::new(Kind::Lsh, Self::VERSION);
@@ -282,10 +290,10 @@ impl Index {
         to.finish()
     }
 
-    /// A state that was stored.
+    /// Reads a serialized state.
     ///
     /// # Errors
-    /// [`Error::Bytes`] where they are not such a state.
+    /// [`Error::Bytes`] if the bytes are not such a state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::new("LSH index", bytes, Kind::Lsh, Self::VERSION)?;
         let (keys, ids) = (from.words()?, from.words()?);
@@ -305,7 +313,7 @@ mod tests {
         (0..dimensions).map(|_| (draws.positive() * 2.0 - 1.0) as f32).collect()
     }
 
-    /// The S-curve: candidates are as frequent as the formula says.
+    /// The S-curve: candidates are as frequent as the formula states.
     #[test]
     fn bands_follow_their_curve() {
         let (bands, runs, n) = (Bands::new(14, 8).unwrap(), 1500u64, 400u64);
@@ -316,7 +324,7 @@ mod tests {
                 .filter(|seed| {
                     let keys = |ids: &mut dyn Iterator<Item = u64>| {
                         let set: Vec<u64> = ids.map(|i| splitmix64_finalize(seed << 32 | i)).collect();
-                        bands.keys(&MinHash::of(&set, 112).unwrap().words()).unwrap()
+                        bands.keys(&MinHash::new(&set, 112).unwrap().words()).unwrap()
                     };
                     let mut index = Index::default();
                     index.add(1, &keys(&mut (0..n)));
@@ -350,7 +358,7 @@ mod tests {
             by_distance +=
                 f64::from(meets(lines.keys(&one).unwrap(), lines.keys(&other).unwrap())) / f64::from(runs);
         }
-        // The directions are drawn once, so pairs are not independent: a looser bound.
+        // The directions are drawn once, so pairs are not independent; the bound is looser.
         assert!((by_angle - expected[0]).abs() < 0.06, "{by_angle} for {}", expected[0]);
         assert!((by_distance - expected[1]).abs() < 0.1, "{by_distance} for {}", expected[1]);
     }

@@ -1,41 +1,44 @@
-//! How alike two sets are, from a few words of each: MinHash.
+//! Similarity of sets from small signatures: MinHash.
 //!
-//! Flow: text -> [`shingles`] -> hashes -> [`MinHash`] -> [`similarity`], or `lsh` to find the alike without comparing all.
-//! Memory: eight bytes a slot.
+//! Flow: text -> [`shingles`] -> hashes -> [`MinHash`] -> [`similarity`], or `lsh` to find similar
+//! sets without comparing all.
+//! Memory: eight bytes per slot.
 //!
-//! Fast similarity sketching (Dahlgaard, Knudsen and Thorup, FOCS 2017): rounds fill the slots together, so a set of n elements takes about n + t log t
-//! hashes for t slots, where the classical scheme takes n·t, and the estimate is unbiased all the same.
+//! Fast similarity sketching (Dahlgaard, Knudsen and Thorup, FOCS 2017) fills all slots together
+//! in rounds. A set of n elements takes about n + t log t hashes for t slots, where the classical
+//! scheme takes n·t, and the estimate is still unbiased.
 
 use crate::hash::hash_bytes;
 use crate::{Error, Result};
 use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
-/// A summary of a set of hashes.
+/// The signature of a set of hashes.
 ///
 /// ```
 /// use tidegate_sketch::neighbour::minhash::{MinHash, shingles};
-/// let of = |text: &str| MinHash::of(&shingles(text, 2), 256);
-/// let (one, other) = (of("the cat sat on the mat today")?, of("The cat sat on the mat, yesterday.")?);
+/// let signature = |text: &str| MinHash::new(&shingles(text, 2), 256);
+/// let one = signature("the cat sat on the mat today")?;
+/// let other = signature("The cat sat on the mat, yesterday.")?;
 /// assert!(one.similarity(&other)? > 0.4);
 /// # Ok::<(), tidegate_sketch::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MinHash(Vec<u64>);
 
-/// What a slot holds of an element in a round: the least stays.
-fn drawn(element: u64, round: u64) -> u64 {
-    // Numbers that are no hashes would leave their pattern in one product.
+/// The value of an element for a slot in a round; a slot keeps the smallest.
+fn slot_value(element: u64, round: u64) -> u64 {
+    // Without this product, elements that are not hashes would leave their pattern.
     let spread = element.wrapping_mul(GOLDEN);
     let wide = u128::from(spread ^ spread >> 32 ^ splitmix64_finalize(round)) * 0xA076_1D64_78BD_642F;
     (wide >> 64) as u64 ^ wide as u64
 }
 
 impl MinHash {
-    /// The summary of a set, whose elements are hashes of 64 bits, in so many slots; elements may repeat.
+    /// The signature of a set, with this many slots. Elements are 64-bit hashes and may repeat.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when there is no slot, or more than 4,096.
-    pub fn of(elements: &[u64], slots: usize) -> Result<Self> {
+    /// [`Error::Parameter`] for 0 slots, or more than 4,096.
+    pub fn new(elements: &[u64], slots: usize) -> Result<Self> {
         if !(1..=4096).contains(&slots) {
             return Err(Error::parameter("slots", slots, "a summary has between 1 and 4,096 slots"));
         }
@@ -46,70 +49,73 @@ impl MinHash {
                 return Ok(Self(least));
             }
             for &element in elements {
-                let hash = drawn(element, round);
+                let hash = slot_value(element, round);
                 let slot = (((hash >> 32) * slots as u64) >> 32) as usize;
                 let value = round << 32 | hash & 0xFFFF_FFFF;
                 empty -= usize::from(least[slot] == u64::MAX);
                 least[slot] = least[slot].min(value);
             }
         }
-        // A few slots may be left: each is filled by a round of its own.
+        // A few slots may be empty: a round of its own fills each.
         for (round, slot) in (slots as u64..).zip(&mut least).filter(|(_, slot)| **slot == u64::MAX) {
             *slot = elements
                 .iter()
-                .map(|&e| round << 32 | drawn(e, round) & 0xFFFF_FFFF)
+                .map(|&e| round << 32 | slot_value(e, round) & 0xFFFF_FFFF)
                 .min()
                 .unwrap_or(u64::MAX);
         }
         Ok(Self(least))
     }
 
-    /// Makes it the summary of both sets together.
+    /// Merges with another signature: the result is that of the union of both sets.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where the numbers of slots differ.
+    /// [`Error::Mismatch`] if the numbers of slots differ.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         Error::mismatch("MinHash summaries", "the number of slots", self.0.len(), other.0.len())?;
         self.0.iter_mut().zip(&other.0).for_each(|(one, other)| *one = (*one).min(*other));
         Ok(())
     }
 
-    /// An estimate of the Jaccard similarity, |A ∩ B| / |A ∪ B|; its standard deviation is at most that of as many coin throws.
+    /// Estimates the Jaccard similarity, |A ∩ B| / |A ∪ B|. The standard deviation is at most that
+    /// of as many coin flips as slots.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where the numbers of slots differ.
+    /// [`Error::Mismatch`] if the numbers of slots differ.
     pub fn similarity(&self, other: &Self) -> Result<f64> {
         Error::mismatch("MinHash summaries", "the number of slots", self.0.len(), other.0.len())?;
         Ok(similarity(&self.words(), &other.words()))
     }
 
-    /// 32 bits a slot: all that comparing takes.
+    /// 32 bits of each slot, which suffice for comparison.
     #[must_use]
     pub fn words(&self) -> Vec<u32> {
         self.0.iter().map(|&slot| splitmix64_finalize(slot) as u32).collect()
     }
 
-    /// What it takes, in bytes.
+    /// Memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         (size_of::<Self>() + self.0.len() * 8) as u64
     }
 }
 
-/// The fraction of equal slots of two summaries of the same length.
+/// The fraction of equal slots of two signatures of the same length.
 #[must_use]
 pub fn similarity(one: &[u32], other: &[u32]) -> f64 {
     one.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / one.len() as f64
 }
 
-/// Whether words are not parted by spaces in the script of this character: it counts as one.
-fn alone(c: char) -> bool {
+/// Whether the character's script does not separate words by spaces: each character is then a
+/// word.
+fn is_word(c: char) -> bool {
     // Thai to Burmese, Khmer, kana, and the ideographs with their extensions.
     matches!(c as u32, 0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0xF900..=0xFAFF | 0x2_0000..=0x3_FFFF)
 }
 
-/// The hashes of all runs of `n` words of a text, in lower case and without what is neither letter nor digit; of a shorter one, that of all its words.
-/// Where a script does not part its words, each character is one.
+/// The hashes of all runs of `n` words of a text, in lower case, without characters other than
+/// letters and digits. A text of fewer words gives the hash of all its words. In scripts without
+/// spaces each character is a word.
 #[must_use]
 pub fn shingles(text: &str, n: usize) -> Vec<u64> {
     let n = n.max(1);
@@ -123,7 +129,7 @@ pub fn shingles(text: &str, n: usize) -> Vec<u64> {
     for c in text.chars() {
         if !c.is_alphanumeric() {
             end(&mut word);
-        } else if alone(c) {
+        } else if is_word(c) {
             end(&mut word);
             word.push(c);
             end(&mut word);
@@ -146,7 +152,7 @@ pub fn shingles(text: &str, n: usize) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// Two sets of n elements each, a fraction of which is in both.
+    /// Two sets of n elements each that share a fraction of them.
     fn pair(seed: u64, n: u64, similarity: f64) -> (Vec<u64>, Vec<u64>) {
         let both = (2.0 * n as f64 * similarity / (1.0 + similarity)).round() as u64;
         let element = |i: u64| splitmix64_finalize(seed << 32 | i);
@@ -155,7 +161,7 @@ mod tests {
         (one, other)
     }
 
-    /// No bias, and no more scatter than t independent coins have; small sets and large.
+    /// No bias, and no more variance than t independent coins; small sets and large.
     #[test]
     fn is_unbiased() {
         let (slots, runs) = (128, 1000);
@@ -167,7 +173,7 @@ mod tests {
                 let errors: Vec<f64> = (0..runs)
                     .map(|seed| {
                         let (one, other) = pair(seed + 1, n, similarity);
-                        let of = |set: &[u64]| MinHash::of(set, slots).unwrap();
+                        let of = |set: &[u64]| MinHash::new(set, slots).unwrap();
                         of(&one).similarity(&of(&other)).unwrap() - truth
                     })
                     .collect();
@@ -189,7 +195,7 @@ mod tests {
     fn plain_numbers_leave_no_pattern() {
         for step in [1, 2, 7, 1000] {
             let of = |from: u64| {
-                MinHash::of(&(from..from + 5000).map(|i| i * step).collect::<Vec<_>>(), 2048).unwrap()
+                MinHash::new(&(from..from + 5000).map(|i| i * step).collect::<Vec<_>>(), 2048).unwrap()
             };
             let found = of(0).similarity(&of(2500)).unwrap();
             assert!((found - 1.0 / 3.0).abs() < 0.04, "{found} for steps of {step}");
@@ -200,14 +206,14 @@ mod tests {
     fn merges_as_if_sketched_together() {
         for n in [1, 5, 50, 500] {
             let (one, other) = pair(3, n, 0.3);
-            let of = |set: &[u64]| MinHash::of(set, 64).unwrap();
+            let of = |set: &[u64]| MinHash::new(set, 64).unwrap();
             let mut merged = of(&one);
             merged.merge(&of(&other)).unwrap();
             assert_eq!(merged, of(&[one.clone(), other, one].concat()));
         }
-        let mut empty = MinHash::of(&[], 64).unwrap();
-        assert!(empty.merge(&MinHash::of(&[1], 32).unwrap()).is_err());
-        assert!(MinHash::of(&[1], 0).is_err());
+        let mut empty = MinHash::new(&[], 64).unwrap();
+        assert!(empty.merge(&MinHash::new(&[1], 32).unwrap()).is_err());
+        assert!(MinHash::new(&[1], 0).is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What is near to what: sets by MinHash, vectors by hashing, points by a tree.
+//! Neighbours: similar sets by MinHash, similar vectors by hashing, nearest points by a tree.
 //!
-//! Flow: documents -> [`minhash`] -> signatures -> [`lsh`] -> candidates; vectors -> [`lsh`]; points -> [`points`] -> neighbours,
-//! and [`smote`] -> new points.
-//! Memory: said by `size_bytes` of each.
+//! Flow: documents -> [`minhash`] -> signatures -> [`lsh`] -> candidates; vectors -> [`lsh`];
+//! points -> [`points`] -> neighbours, and [`smote`] -> new points.
+//! Memory: each type reports its `size_bytes`.
 
 pub mod lsh;
 pub mod minhash;

@@ -1,9 +1,11 @@
-//! The nearest of many points: a KD-tree for few dimensions, all of them looked at for many.
+//! Nearest neighbours among points: a KD-tree for few dimensions, a full scan for many.
 //!
-//! Flow: rows of numbers -> [`Points`] -> the ids of the nearest, with their distances; called by SMOTE and by users.
-//! Memory: the rows, once more in the tree.
+//! Flow: rows of numbers -> [`Points`] -> the ids of the nearest rows, with their distances;
+//! called by SMOTE and by users.
+//! Memory: the rows, and a copy of them in the tree.
 //!
-//! The tree is `kiddo`'s. Past eight dimensions a tree looks at most of its leaves anyway (Weber et al., 1998), and a plain scan is faster.
+//! The tree is `kiddo`'s. Above eight dimensions a tree visits most of its leaves anyway (Weber et
+//! al., 1998), and a scan is faster.
 
 use std::num::NonZero;
 
@@ -13,15 +15,15 @@ use crate::{Error, Result};
 
 /// A neighbour.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Near {
-    /// Its row.
+pub struct Neighbour {
+    /// Its row number.
     pub id: u64,
     /// The square of its Euclidean distance.
     pub distance_squared: f64,
 }
 
 #[derive(Debug)]
-enum Found {
+enum Search {
     D1(ImmutableKdTree<f64, 1>),
     D2(ImmutableKdTree<f64, 2>),
     D3(ImmutableKdTree<f64, 3>),
@@ -33,7 +35,7 @@ enum Found {
     Scan,
 }
 
-/// See the head of this file.
+/// Points to search.
 ///
 /// ```
 /// use tidegate_sketch::neighbour::points::Points;
@@ -46,7 +48,7 @@ enum Found {
 pub struct Points {
     dimensions: usize,
     rows: Vec<f64>,
-    found: Found,
+    search: Search,
 }
 
 fn tree<const K: usize>(rows: &[f64]) -> Result<ImmutableKdTree<f64, K>> {
@@ -55,17 +57,18 @@ fn tree<const K: usize>(rows: &[f64]) -> Result<ImmutableKdTree<f64, K>> {
         .map_err(|e| Error::parameter("points", points.len(), format!("{e:?}")))
 }
 
-fn nearest<const K: usize>(tree: &ImmutableKdTree<f64, K>, to: &[f64], k: NonZero<usize>) -> Vec<Near> {
+fn nearest<const K: usize>(tree: &ImmutableKdTree<f64, K>, to: &[f64], k: NonZero<usize>) -> Vec<Neighbour> {
     let Some(to) = to.as_array::<K>() else { return Vec::new() };
     let found = tree.query(to).nearest_n::<SquaredEuclidean<f64>>(k).execute();
-    found.into_iter().map(|n| Near { id: u64::from(n.item), distance_squared: n.distance }).collect()
+    found.into_iter().map(|n| Neighbour { id: u64::from(n.item), distance_squared: n.distance }).collect()
 }
 
 impl Points {
-    /// Of rows of so many numbers each.
+    /// Points from rows of `dimensions` numbers each.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when there are no rows or they are not whole; [`Error::Value`] for what is not finite.
+    /// [`Error::Parameter`] if there are no rows or the last one is incomplete; [`Error::Value`]
+    /// for a number that is not finite.
     pub fn new(rows: Vec<f64>, dimensions: usize) -> Result<Self> {
         if dimensions == 0 || rows.is_empty() || !rows.len().is_multiple_of(dimensions) {
             return Err(Error::parameter(
@@ -80,27 +83,27 @@ impl Points {
         if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
             return Err(Error::value(at / dimensions, rows[at], "points have finite coordinates"));
         }
-        let found = match dimensions {
-            1 => Found::D1(tree(&rows)?),
-            2 => Found::D2(tree(&rows)?),
-            3 => Found::D3(tree(&rows)?),
-            4 => Found::D4(tree(&rows)?),
-            5 => Found::D5(tree(&rows)?),
-            6 => Found::D6(tree(&rows)?),
-            7 => Found::D7(tree(&rows)?),
-            8 => Found::D8(tree(&rows)?),
-            _ => Found::Scan,
+        let search = match dimensions {
+            1 => Search::D1(tree(&rows)?),
+            2 => Search::D2(tree(&rows)?),
+            3 => Search::D3(tree(&rows)?),
+            4 => Search::D4(tree(&rows)?),
+            5 => Search::D5(tree(&rows)?),
+            6 => Search::D6(tree(&rows)?),
+            7 => Search::D7(tree(&rows)?),
+            8 => Search::D8(tree(&rows)?),
+            _ => Search::Scan,
         };
-        Ok(Self { dimensions, rows, found })
+        Ok(Self { dimensions, rows, search })
     }
 
-    /// How many there are.
+    /// Number of points.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len() / self.dimensions
     }
 
-    /// There is at least one.
+    /// Always false: there is at least one point.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -113,11 +116,13 @@ impl Points {
         &self.rows[at..at + self.dimensions]
     }
 
-    /// The `k` nearest to a place, or all if there are fewer; nearest first; which of equally near ones come is not said.
+    /// The `k` nearest points to a position, or all if there are fewer, nearest first. The order
+    /// of equally near points is unspecified.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a place of other dimensions or k = 0; [`Error::Value`] for what is not finite.
-    pub fn nearest(&self, to: &[f64], k: usize) -> Result<Vec<Near>> {
+    /// [`Error::Parameter`] for a position of other dimensions or k = 0; [`Error::Value`] for a
+    /// number that is not finite.
+    pub fn nearest(&self, to: &[f64], k: usize) -> Result<Vec<Neighbour>> {
         if to.len() != self.dimensions {
             return Err(Error::parameter(
                 "dimensions",
@@ -126,35 +131,37 @@ impl Points {
             ));
         }
         if let Some(at) = to.iter().position(|x| !x.is_finite()) {
-            return Err(Error::value(at, to[at], "a place has finite coordinates"));
+            return Err(Error::value(at, to[at], "a position has finite coordinates"));
         }
         let k = NonZero::new(k.min(self.len()))
             .ok_or_else(|| Error::parameter("k", k, "ask for at least one"))?;
-        let mut near = match &self.found {
-            Found::D1(tree) => nearest(tree, to, k),
-            Found::D2(tree) => nearest(tree, to, k),
-            Found::D3(tree) => nearest(tree, to, k),
-            Found::D4(tree) => nearest(tree, to, k),
-            Found::D5(tree) => nearest(tree, to, k),
-            Found::D6(tree) => nearest(tree, to, k),
-            Found::D7(tree) => nearest(tree, to, k),
-            Found::D8(tree) => nearest(tree, to, k),
-            Found::Scan => self.scan(to, k.get()),
+        let mut near = match &self.search {
+            Search::D1(tree) => nearest(tree, to, k),
+            Search::D2(tree) => nearest(tree, to, k),
+            Search::D3(tree) => nearest(tree, to, k),
+            Search::D4(tree) => nearest(tree, to, k),
+            Search::D5(tree) => nearest(tree, to, k),
+            Search::D6(tree) => nearest(tree, to, k),
+            Search::D7(tree) => nearest(tree, to, k),
+            Search::D8(tree) => nearest(tree, to, k),
+            Search::Scan => self.scan(to, k.get()),
         };
         near.sort_by(|a, b| a.distance_squared.total_cmp(&b.distance_squared).then(a.id.cmp(&b.id)));
         Ok(near)
     }
 
-    fn scan(&self, to: &[f64], k: usize) -> Vec<Near> {
+    fn scan(&self, to: &[f64], k: usize) -> Vec<Neighbour> {
         let rows = self.rows.chunks_exact(self.dimensions);
-        let mut all: Vec<Near> = (0..)
+        let mut all: Vec<Neighbour> = (0..)
             .zip(rows)
             .map(|(id, row)| {
                 let distance_squared = row.iter().zip(to).map(|(a, b)| (a - b) * (a - b)).sum();
-                Near { id, distance_squared }
+                Neighbour { id, distance_squared }
             })
             .collect();
-        let by = |a: &Near, b: &Near| a.distance_squared.total_cmp(&b.distance_squared).then(a.id.cmp(&b.id));
+        let by = |a: &Neighbour, b: &Neighbour| {
+            a.distance_squared.total_cmp(&b.distance_squared).then(a.id.cmp(&b.id))
+        };
         if k < all.len() {
             all.select_nth_unstable_by(k - 1, by);
             all.truncate(k);
@@ -162,10 +169,10 @@ impl Points {
         all
     }
 
-    /// What it takes, in bytes, about.
+    /// Approximate memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        let tree = if matches!(self.found, Found::Scan) { 0 } else { self.rows.len() * 8 + self.len() * 8 };
+        let tree = if matches!(self.search, Search::Scan) { 0 } else { self.rows.len() * 8 + self.len() * 8 };
         (size_of::<Self>() + self.rows.len() * 8 + tree) as u64
     }
 }
@@ -184,7 +191,8 @@ mod tests {
             let points = Points::new(rows, dimensions).unwrap();
             for _ in 0..50 {
                 let to: Vec<f64> = (0..dimensions).map(|_| draws.positive() * 10.0).collect();
-                let distances = |near: &[Near]| near.iter().map(|n| n.distance_squared).collect::<Vec<_>>();
+                let distances =
+                    |near: &[Neighbour]| near.iter().map(|n| n.distance_squared).collect::<Vec<_>>();
                 let mut scanned = points.scan(&to, 7);
                 scanned.sort_by(|a, b| a.distance_squared.total_cmp(&b.distance_squared));
                 let near = points.nearest(&to, 7).unwrap();

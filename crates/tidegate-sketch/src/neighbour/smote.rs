@@ -1,16 +1,17 @@
-//! New points between near ones of a rare class: SMOTE.
+//! Synthetic rows of a rare class, between existing ones: SMOTE.
 //!
 //! Flow: rows of features -> [`Smote`] -> the n-th synthetic row, as a function of (seed, n).
-//! Memory: the rows and their tree ([`Points`]), and four bytes a neighbour.
+//! Memory: the rows and their tree ([`Points`]), and four bytes per neighbour.
 //!
-//! A row is drawn, one of its k nearest, and a place between the two (Chawla et al., «SMOTE: synthetic minority over-sampling technique», 2002). It is for features,
-//! not for pictures: what lies between two pictures is none.
+//! Draws a row, one of its k nearest, and a point on the line between them (Chawla et al., «SMOTE:
+//! synthetic minority over-sampling technique», 2002). It is meant for features, not for images: a
+//! point between two images is not an image.
 
 use super::points::Points;
 use crate::{Error, Result};
 use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 
-/// See the head of this file.
+/// A generator of synthetic rows.
 ///
 /// ```
 /// use tidegate_sketch::neighbour::smote::Smote;
@@ -22,17 +23,19 @@ use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 #[derive(Debug)]
 pub struct Smote {
     points: Points,
-    /// Of each point its k nearest others.
+    /// The k nearest other points of each point.
     near: Vec<u32>,
     k: usize,
     seed: u64,
 }
 
 impl Smote {
-    /// Between rows of one class, of so many features each, and their `k` nearest.
+    /// A generator from the rows of one class, with `features` numbers each, and their `k` nearest
+    /// rows.
     ///
     /// # Errors
-    /// As [`Points::new`]; [`Error::Parameter`] where k is 0 or there are not more rows.
+    /// As [`Points::new`]; also [`Error::Parameter`] if k is 0 or not less than the number of
+    /// rows.
     pub fn new(rows: Vec<f64>, features: usize, k: usize, seed: u64) -> Result<Self> {
         let points = Points::new(rows, features)?;
         if k == 0 || k >= points.len() {
@@ -42,7 +45,7 @@ impl Smote {
         }
         let mut near = Vec::with_capacity(k * points.len());
         for id in 0..points.len() as u64 {
-            // Itself is among them, or as many that are the same.
+            // The point itself is among them, or as many equal points.
             let found = points.nearest(points.row(id), k + 1)?;
             near.extend(
                 found.iter().map(|n| n.id).filter(|&other| other != id).take(k).map(|other| other as u32),
@@ -58,20 +61,20 @@ impl Smote {
             splitmix64_finalize(splitmix64_finalize(self.seed ^ draw).wrapping_add(n.wrapping_mul(GOLDEN)))
         };
         let below = |draw: u64, most: usize| ((u128::from(word(draw)) * most as u128) >> 64) as usize;
-        let of = below(1, self.points.len());
-        let other = self.near[of * self.k + below(2, self.k)];
+        let row = below(1, self.points.len());
+        let other = self.near[row * self.k + below(2, self.k)];
         let part = (word(3) >> 11) as f64 / (1u64 << 53) as f64;
-        let (from, to) = (self.points.row(of as u64), self.points.row(u64::from(other)));
+        let (from, to) = (self.points.row(row as u64), self.points.row(u64::from(other)));
         from.iter().zip(to).map(|(a, b)| a + part * (b - a)).collect()
     }
 
-    /// Features of a row.
+    /// Features per row.
     #[must_use]
     pub fn features(&self) -> usize {
         self.points.row(0).len()
     }
 
-    /// What it takes, in bytes, about.
+    /// Approximate memory it takes, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.points.size_bytes() + 4 * self.near.len() as u64
@@ -83,9 +86,9 @@ mod tests {
     use super::*;
     use crate::random::Draws;
 
-    /// Each synthetic row lies between a row and one of its k nearest, and all rows take part evenly.
+    /// Each synthetic row is between a row and one of its k nearest, and all rows are used evenly.
     #[test]
-    fn rows_lie_between_neighbours() {
+    fn rows_are_between_neighbours() {
         for features in [2, 12] {
             let mut draws = Draws::new(features as u64);
             let rows: Vec<f64> = (0..60 * features).map(|_| (draws.positive() * 8.0).floor()).collect();
@@ -95,7 +98,7 @@ mod tests {
                 let row = smote.row(n);
                 let between = (0..60).any(|id| {
                     let from = points.row(id);
-                    // With the third, all that are as near.
+                    // The third nearest, and all points at the same distance.
                     let near = points.nearest(from, 60).unwrap();
                     let far = near[3].distance_squared;
                     near.iter().take_while(|n| n.distance_squared <= far).any(|n| {

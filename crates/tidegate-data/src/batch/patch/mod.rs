@@ -118,7 +118,7 @@ impl PatchPlan {
     fn work_bytes(&self) -> usize {
         let blur = self.values.as_ref().map_or(0, |values| intensity::room(values, &self.frame));
         let grid = self.grid.map_or(0, |(grid, _)| grid.room(self.frame.delivered[2]));
-        let lines = self.wavelet.map_or(0, |_| wavelet::room(&self.frame.delivered));
+        let lines = self.wavelet.map_or(0, |_| wavelet::scratch_len(&self.frame.delivered));
         grid.max(blur).max(lines) * size_of::<f32>()
     }
 

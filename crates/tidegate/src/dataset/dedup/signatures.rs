@@ -185,7 +185,7 @@ impl Marker {
         let cut = &stored[..stored.len().min(TEXT_BYTES)];
         let shingles = shingles(&String::from_utf8_lossy(cut), WORDS);
         let Some(words) =
-            MinHash::of(&shingles, SLOTS).ok().filter(|_| !shingles.is_empty()).map(|hash| hash.words())
+            MinHash::new(&shingles, SLOTS).ok().filter(|_| !shingles.is_empty()).map(|hash| hash.words())
         else {
             // Without a word, texts are told by their bytes.
             return (vec![xxh3_64(stored)], vec![0; self.signature_bytes()]);
