@@ -1,4 +1,5 @@
-//! Every sampler in the loader: the same samples whatever workers, budgets, ranks and interruptions; golden orders.
+//! Every sampler in the loader: the same samples with any workers, budgets, ranks and
+//! interruptions; golden orders.
 
 use std::sync::Arc;
 
@@ -8,13 +9,13 @@ use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
 use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
 use tidegate_order::testing;
 
-use super::{Form, epoch, open, options, pictures, rows};
+use super::{Form, epoch, images, open, options, rows};
 
 const SAMPLES: u64 = 96;
 
 type Made = Box<dyn Fn(u64, &Budget) -> Arc<dyn Order>>;
 
-/// Each sampler by its name, under a seed and a budget.
+/// Each sampler with its name, under a seed and a budget.
 fn samplers() -> Vec<(&'static str, Made)> {
     let labels: Vec<u32> =
         (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
@@ -65,7 +66,7 @@ fn every_sampler_is_an_order() {
 
 #[test]
 fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
-    let source = open(pictures("samplers", SAMPLES, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("samplers", SAMPLES, Form::Tar).to_str().unwrap(), false).unwrap();
     for (name, made) in samplers() {
         let loader = |seed: u64, workers: usize, memory: u64, ranks: (u64, u64)| {
             let image = options(12).fields.split_off(1);
@@ -87,7 +88,7 @@ fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
         assert!(expected[0] != expected[1], "{name}: epochs differ");
         let mut small = loader(5, 1, 3 << 20, (0, 1));
         assert!(expected.iter().all(|expected| epoch(&mut small) == *expected), "{name}: other memory");
-        // Stopped, and gone on with by a loader of another seed: the state's counts.
+        // Stopped, and continued by a loader with another seed: the seed of the state counts.
         let mut batches = small.epoch().unwrap();
         let first: Vec<_> = batches.by_ref().take(1).flat_map(|batch| rows(&batch.unwrap())).collect();
         let state = small.state();
@@ -97,7 +98,7 @@ fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
         let mut whole_fourth = loader(5, 2, 256 << 20, (0, 1));
         whole_fourth.set_epoch(3);
         assert!([first, epoch(&mut other)].concat() == epoch(&mut whole_fourth), "{name}: resumed");
-        // Ranks put together.
+        // All ranks together.
         let mut ranks: Vec<_> = (0..3).map(|rank| loader(5, 1, 64 << 20, (rank, 3))).collect();
         let parts: Vec<Vec<_>> = ranks.iter_mut().map(batches_of).collect();
         let together: Vec<_> =
