@@ -27,7 +27,9 @@ pub mod loader;
 mod report;
 
 pub use dataset::profile::Profile;
-pub use loader::{Builder, CacheCurve, CacheQuery, Epoch, FailedSample, Loader, MemoryPoint, Options, State};
+pub use loader::{
+    Builder, CacheCurve, CacheQuery, Epoch, FailedSample, Loader, MemoryPoint, Options, SamplerSpec, State,
+};
 pub use report::{AccountLine, NodeLine, Report};
 pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};

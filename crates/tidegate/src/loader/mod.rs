@@ -12,6 +12,7 @@ mod epoch;
 mod observer;
 mod options;
 pub mod ranks;
+mod sampler_spec;
 mod state;
 
 use std::any::Any;
@@ -41,6 +42,9 @@ pub use self::cache_curve::{CacheCurve, CacheQuery, MemoryPoint};
 pub use self::epoch::Epoch;
 pub use self::observer::FailedSample;
 pub use self::options::Options;
+pub use self::sampler_spec::{
+    ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData, SamplerSpec,
+};
 pub use self::state::State;
 
 /// Loads batches from one source, epoch after epoch, under one memory budget.

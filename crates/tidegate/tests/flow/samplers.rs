@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use tidegate::{Budget, Loader, Options};
+use tidegate::loader::{ClassShares, CurriculumPace, MixtureEnd, SampleData};
+use tidegate::{Budget, Loader, Options, SamplerSpec};
 use tidegate_order::Order;
 use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
 use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
 use tidegate_order::testing;
 
-use super::{Form, epoch, images, open, options, rows};
+use super::{Form, Synthetic, epoch, images, open, options, rows};
 
 const SAMPLES: u64 = 96;
 
@@ -134,6 +135,40 @@ fn golden_samplers() {
         .collect();
     let golden: Vec<(&str, Vec<u64>)> = GOLDEN.iter().map(|(name, ids)| (*name, ids.to_vec())).collect();
     assert_eq!(found, golden);
+}
+
+/// Python and Rust users name samplers by their specs.
+#[test]
+fn specs_make_the_golden_samplers() {
+    let labels: Vec<u32> =
+        (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
+    let weights: Vec<f64> = (0..SAMPLES).map(|id| (id % 5) as f64).collect();
+    let classes = |shares, beta, positions| SamplerSpec::Classes { shares, beta, positions, block: Some(12) };
+    let (sizes, proportions) = (vec![60, 36], vec![1.0, 2.0]);
+    let (until, block) = (MixtureEnd::All, Some(12));
+    let (weighted, labelled) = (SampleData::Weights64(&weights), SampleData::Labels(&labels));
+    let (start, epochs, pace) = (0.3, 2.0, CurriculumPace::Root);
+    let specs = [
+        (SamplerSpec::Even { positions: Some(150) }, SampleData::None),
+        (SamplerSpec::Weighted { positions: Some(130) }, weighted),
+        (
+            SamplerSpec::Curriculum { start, epochs, pace, positions: None },
+            SampleData::Difficulties(&weights),
+        ),
+        (classes(ClassShares::Stratified, 0.0, None), labelled),
+        (classes(ClassShares::Over, 0.0, None), labelled),
+        (classes(ClassShares::Under, 0.0, None), labelled),
+        (classes(ClassShares::Effective, 0.99, Some(100)), labelled),
+        (SamplerSpec::Mixture { sizes, proportions, until, block }, SampleData::None),
+    ];
+    let (source, budget) = (Synthetic::new(SAMPLES, 8), Budget::new(1 << 20));
+    let options = Options { batch_size: Some(12), seed: 42, ..Options::default() };
+    for ((spec, data), (name, ids)) in specs.iter().zip(GOLDEN) {
+        let epoch = spec.order(*data, &source, &options, &budget).unwrap().epoch(1).unwrap();
+        assert_eq!((0..8).map(|p| epoch.id(p).unwrap()).collect::<Vec<_>>(), ids, "{name}");
+    }
+    let error = specs[1].0.order(SampleData::Weights32(&[1.0]), &source, &options, &budget).unwrap_err();
+    assert!(error.to_string().contains("1 weights for 96 samples: give one for each"), "{error}");
 }
 
 const GOLDEN: [(&str, [u64; 8]); 8] = [
