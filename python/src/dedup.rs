@@ -9,7 +9,7 @@ use std::sync::Arc;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use tidegate::Error;
-use tidegate::dataset::dedup::{By, Duplicates, Search};
+use tidegate::dataset::dedup::{Criterion, Duplicates, Search};
 
 use crate::budget::Budget;
 use crate::errors::raise;
@@ -66,13 +66,14 @@ pub(crate) fn dedup<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Found<'py>> {
     let words = "by must be 'bytes', 'pixels', 'text' or 'picture', not";
-    let by: By =
+    let by: Criterion =
         serde_json::from_value(by.into()).map_err(|_| raise(&Error::Config(format!("{words} {by:?}"))))?;
     let search = Search { by, field, threshold, folder, workers };
     let progress = Progress::new(progress);
     let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-    let found = py
-        .detach(|| Rows::of(Duplicates::of(&source, &search, &budget, &|done, of| progress.told(done, of))?));
+    let found = py.detach(|| {
+        Rows::of(Duplicates::find(&source, &search, &budget, &|done, of| progress.told(done, of))?)
+    });
     let rows = found.map_err(|e| progress.raised(&e))?;
     let integers = |values| PyArray1::from_vec(py, values);
     Ok((

@@ -104,7 +104,7 @@ impl Loader {
     ) -> PyResult<(String, String)> {
         let bytes = |given| crate::budget::size(given)?.bytes().map_err(|e| raise(&e));
         let memories = memories.iter().map(bytes).collect::<PyResult<Vec<u64>>>()?;
-        let asked = tidegate::WhatIf { memories, read_bytes_per_s, rate, disk_bytes };
+        let asked = tidegate::CacheQuery { memories, read_bytes_per_s, rate, disk_bytes };
         let curve = self.with(py, |loader| loader.cache_curve(&asked))?.map_err(|e| raise(&e))?;
         let json = serde_json::to_string(&curve).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, curve.to_string()))

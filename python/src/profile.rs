@@ -62,7 +62,7 @@ pub(crate) fn made(
     let progress = Progress::new(progress);
     let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
     let found =
-        py.detach(|| tidegate::Profile::of(source, options, &budget, &|done, of| progress.told(done, of)));
+        py.detach(|| tidegate::Profile::scan(source, options, &budget, &|done, of| progress.told(done, of)));
     found.map(Profile::from).map_err(|e| progress.raised(&e))
 }
 
@@ -99,13 +99,13 @@ impl Profile {
     #[staticmethod]
     fn beside(py: Python<'_>, source: &Source) -> PyResult<Self> {
         let source = Arc::clone(&source.0);
-        py.detach(|| tidegate::Profile::beside(&*source)).map(Self::from).map_err(|e| raise(&e))
+        py.detach(|| tidegate::Profile::load_for(&*source)).map(Self::from).map_err(|e| raise(&e))
     }
 
     /// Where the profile of a source lies.
     #[staticmethod]
     fn path_of(source: &Source) -> PyResult<PathBuf> {
-        profile::path_of(&*source.0).map_err(|e| raise(&e))
+        profile::default_path(&*source.0).map_err(|e| raise(&e))
     }
 
     #[staticmethod]
@@ -145,7 +145,7 @@ impl Profile {
     fn diff(&self, py: Python<'_>, other: &Self, effect: f64) -> PyResult<(String, String)> {
         let json = other.to_json(py)?;
         let diff =
-            self.with(py, |profile| Diff::of(profile, &tidegate::Profile::from_json(&json)?, effect))?;
+            self.with(py, |profile| Diff::new(profile, &tidegate::Profile::from_json(&json)?, effect))?;
         let json = serde_json::to_string(&diff).map_err(|e| raise(&Error::Config(e.to_string())))?;
         Ok((json, diff.to_string()))
     }

@@ -97,7 +97,7 @@ def test_mistakes_are_told(documents):
     url, _, _ = documents
     with pytest.raises(tg.ConfigError, match="by must be"):
         tg.dedup(url, by="words", memory="64MiB")
-    with pytest.raises(tg.ConfigError, match="no field holds pictures"):
+    with pytest.raises(tg.ConfigError, match="no field holds images"):
         tg.dedup(url, by="picture", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="threshold must lie between 0 and 1, not 2"):
         tg.dedup(url, by="text", threshold=2.0, memory="64MiB")

@@ -60,7 +60,7 @@ pub enum Error {
         holders: String,
     },
     /// An epoch could not go on after its budget changed.
-    #[error("the epoch could not go on with other memory: {why}")]
+    #[error("the epoch could not continue with the changed budget: {why}")]
     NotResumed {
         /// Why.
         why: String,

@@ -1,17 +1,23 @@
 //! Tidegate: stream datasets larger than memory into training, under one hard memory budget.
 //!
-//! Flow: a path or pattern -> [`open`] -> [`Loader`] -> batches; state out and in; a report.
+//! Flow: a path or pattern -> [`open`] -> [`Loader`] -> batches; a state out and in; a report.
 //! Memory: one [`Budget`] for everything, see `tidegate_core::memory`.
 //!
 //! ```no_run
 //! use tidegate::{Loader, Shuffle};
-//! let mut loader = Loader::builder("shards/*.tar").batch_size(256).memory("2GiB").shuffle(Shuffle::Full).seed(7).build()?;
+//! let builder = Loader::builder("shards/*.tar").batch_size(256).memory("2GiB");
+//! let mut loader = builder.shuffle(Shuffle::Full).seed(7).build()?;
 //! for batch in loader.epoch()? {
 //!     let batch = batch?;
 //!     println!("{} rows", batch.rows);
 //! }
+//! println!("{}", loader.report());
 //! # Ok::<(), tidegate::Error>(())
 //! ```
+//!
+//! The rooms: `loader` loads, `report` says what limits it, `dataset` works on whole datasets
+//! (profile, dedup, pack, analyse, synth), `cli` is the command `tidegate`. `dataset` uses
+//! `loader`, `cli` uses all, and `loader` uses neither.
 
 mod atomic_file;
 pub mod cli;
@@ -21,11 +27,17 @@ pub mod loader;
 mod report;
 
 pub use dataset::profile::Profile;
-pub use loader::{Builder, Curve, Epoch, Loader, MemoryPoint, Options, State, WhatIf};
-pub use report::Report;
+pub use loader::{
+    Builder, CacheCurve, CacheQuery, Epoch, FailedSample, Loader, MemoryPoint, Options, SamplerSpec, State,
+};
+pub use report::{AccountLine, NodeLine, Report};
 pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
 pub use tidegate_data::pipeline::{Keep, OnError};
 pub use tidegate_data::{Error, Result};
 pub use tidegate_order::{Shuffle, split::Remainder};
 pub use tidegate_source::{Source, open};
+
+/// Makes the observer that `Options::profile` asks for. It is chosen here, so that the loader does
+/// not depend on `dataset`.
+pub(crate) const PROFILER: loader::MakeObserver = dataset::profile::observe;

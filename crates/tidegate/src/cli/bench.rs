@@ -1,6 +1,7 @@
-//! `tidegate bench`: loads a data set as training would, and says how fast and what limits it.
+//! `tidegate bench`: loads a dataset as training would, and shows how fast it is and what limits
+//! it.
 //!
-//! Flow: source + options -> epochs -> samples/s, percentiles of the wait for a batch, the stage table.
+//! Flow: source + options -> epochs -> samples/s, percentiles of the wait for a batch, stages.
 //! Memory: the budget that is given.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -22,7 +23,7 @@ use crate::{Loader, Options};
 
 #[derive(Debug, Args)]
 pub(super) struct Bench {
-    /// The data set.
+    /// The dataset.
     source: String,
     /// Samples in a batch.
     #[arg(long, default_value_t = 64)]
@@ -30,20 +31,20 @@ pub(super) struct Bench {
     /// The budget.
     #[arg(long, default_value = "256MiB")]
     memory: String,
-    /// Side of the random crops of images.
+    /// Side of the random crops of images, in pixels.
     #[arg(long, default_value_t = 224)]
     size: u32,
     /// Decoding threads.
     #[arg(long)]
     workers: Option<usize>,
-    /// Epochs.
+    /// Number of epochs.
     #[arg(long, default_value_t = 1)]
     epochs: u64,
-    /// No shuffling.
+    /// Do not shuffle.
     #[arg(long)]
     ordered: bool,
-    /// No loading: one thread, samples in memory, decoded and cropped one after another. What a loader could reach is
-    /// this times its cores.
+    /// Do not load: one thread decodes and crops samples in memory, one after another. A loader
+    /// can reach at most this times its cores.
     #[arg(long)]
     decoder: bool,
     /// Print JSON.
@@ -51,11 +52,11 @@ pub(super) struct Bench {
     json: bool,
 }
 
-/// Samples that the decoder is measured on, and how often.
+/// Samples and rounds of the decoder's measurement.
 const DECODED: u64 = 600;
 const ROUNDS: usize = 5;
 
-/// Random crops of `size` for every image field; other fields as they are inferred.
+/// Random crops of `size` for every image field. Other fields are inferred.
 pub(super) fn training_fields(source: &dyn tidegate_source::Source, size: u32) -> Vec<(String, FieldSpec)> {
     let image = ImageSpec { size: Some((size, size)), crop: Crop::Random, flip: 0.5, ..ImageSpec::default() };
     let images = source.schema().iter().filter(|f| matches!(f.kind, Kind::Image | Kind::Pixels));
@@ -63,7 +64,7 @@ pub(super) fn training_fields(source: &dyn tidegate_source::Source, size: u32) -
 }
 
 impl Bench {
-    /// Samples a second of one thread that decodes, crops and resizes what is in memory.
+    /// Measures one thread that decodes, crops and resizes samples in memory.
     fn decoder(&self, source: &dyn tidegate_source::Source) -> Result<()> {
         let layout = Layout::new(source.schema(), &training_fields(source, self.size), true)?;
         let column = &layout.columns[0];
@@ -98,7 +99,8 @@ impl Bench {
             println!("{}", json!({"images": n, "decoder_per_second": median, "rounds": rates}));
         } else {
             println!(
-                "one thread decodes and crops {median:.0} samples/s ({n} samples, median of {ROUNDS} rounds)"
+                "one thread decodes and crops {median:.0} samples/s ({n} samples, median of {ROUNDS} \
+                 rounds)"
             );
         }
         Ok(())

@@ -1,6 +1,6 @@
-//! `tidegate cache`: what memory would give, before training.
+//! `tidegate cache`: predicts what more or less memory would give.
 //!
-//! Flow: a data set and sizes -> [`crate::Curve`] -> a table with bars.
+//! Flow: a dataset and sizes -> [`crate::CacheCurve`] -> a table with bars.
 //! Memory: see `loader::cache_curve`.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -13,11 +13,11 @@ use tidegate_decode::Kind;
 use tidegate_order::Shuffle;
 use tidegate_source::open;
 
-use crate::{Loader, Options, WhatIf};
+use crate::{CacheQuery, Loader, Options};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cache {
-    /// Hits, bytes to read and samples a second without a stall, for several amounts of memory.
+    /// Show cache hits, bytes to read and samples a second without a stall for several budgets.
     #[command(
         after_help = "Example:\n  tidegate cache plan photos --memory 64MiB,128MiB,256MiB,512MiB --rate 2000"
     )]
@@ -26,27 +26,27 @@ pub(super) enum Cache {
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
-    /// The data set.
+    /// The dataset.
     source: String,
-    /// Budgets, parted by commas.
+    /// Budgets, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     memory: Vec<String>,
     /// Samples in a batch.
     #[arg(long, default_value_t = 64)]
     batch_size: u64,
-    /// Side of the pictures in a batch, in pixels; other fields as they are.
+    /// Side of the images in a batch, in pixels.
     #[arg(long, default_value_t = 224)]
     image_size: u32,
-    /// Ids in ascending order rather than shuffled.
+    /// Load ids in ascending order instead of shuffled.
     #[arg(long)]
     no_shuffle: bool,
-    /// Bytes a second that reading gives, such as 200MiB; measured if it is not given.
+    /// Bytes a second that reading gives, such as 200MiB; by default it is measured.
     #[arg(long)]
     read: Option<String>,
     /// The samples a second that training takes.
     #[arg(long)]
     rate: Option<f64>,
-    /// What a disk cache may take, such as 200GiB.
+    /// Size of a disk cache, such as 200GiB.
     #[arg(long)]
     disk: Option<String>,
 }
@@ -58,14 +58,14 @@ pub(super) fn run(cache: &Cache) -> Result<()> {
     let memories = plan.memory.iter().map(bytes).collect::<tidegate_core::Result<Vec<_>>>()?;
     let read = plan.read.as_ref().map(bytes).transpose()?;
     let size = Some((plan.image_size, plan.image_size));
-    let picture = |name: &String| {
+    let image = |name: &String| {
         let spec = ImageSpec { size, crop: Crop::Random, ..ImageSpec::default() };
         (name.clone(), FieldSpec::Image(spec))
     };
-    let pictures = source.schema().iter().filter(|f| matches!(f.kind, Kind::Image | Kind::Pixels));
+    let images = source.schema().iter().filter(|f| matches!(f.kind, Kind::Image | Kind::Pixels));
     let options = Options {
         batch_size: Some(plan.batch_size),
-        fields: pictures.map(|f| picture(&f.name)).collect(),
+        fields: images.map(|f| image(&f.name)).collect(),
         shuffle: if plan.no_shuffle { Shuffle::None } else { Shuffle::Full },
         ..Options::default()
     };
@@ -73,6 +73,7 @@ pub(super) fn run(cache: &Cache) -> Result<()> {
     let loader = Loader::new(source, options, Budget::new(largest))?;
     let disk_bytes = plan.disk.as_ref().map(bytes).transpose()?;
     let read_bytes_per_s = read.map(|bytes| bytes as f64);
-    print!("{}", loader.cache_curve(&WhatIf { memories, read_bytes_per_s, rate: plan.rate, disk_bytes })?);
+    let query = CacheQuery { memories, read_bytes_per_s, rate: plan.rate, disk_bytes };
+    print!("{}", loader.cache_curve(&query)?);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! `tidegate compress`: what compression would bring.
+//! `tidegate compress`: predicts what compression would bring.
 //!
-//! Flow: arguments -> `crate::dataset::analyse` -> text, JSON, SVG pictures.
+//! Flow: arguments -> `dataset::analyse` -> text, JSON, SVG images.
 //! Memory: that of what it calls.
 
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use tidegate_data::{Error, Result};
 
 use crate::dataset::analyse::{Options, analyse};
 
-/// What compression would bring.
+/// Predict what compression would bring.
 #[derive(Debug, Subcommand)]
 pub(super) enum Compress {
-    /// Entropies, what codecs reach of them and how fast, and how few bits an error allows.
+    /// Show entropies, the ratio and speed of codecs, and the bits that an error allows.
     #[command(
         after_help = "Examples:\n  tidegate compress analyse packed\n  tidegate compress analyse packed --field x --bound abs:1e-3 --plot plots"
     )]
@@ -22,21 +22,21 @@ pub(super) enum Compress {
 
 #[derive(Debug, Args)]
 pub(super) struct Analyse {
-    /// The data set.
+    /// The dataset.
     source: String,
-    /// Only this field.
+    /// Analyse only this field.
     #[arg(long)]
     field: Option<String>,
-    /// Samples that are looked at, evenly spread.
+    /// Samples to read, evenly spread.
     #[arg(long, default_value_t = 256)]
     samples: u64,
-    /// Bytes of elements that are looked at, at most, of each field.
+    /// Most bytes of elements to read of each field.
     #[arg(long, default_value = "64MiB")]
     bytes: String,
-    /// Errors that floats may have: abs:<error>, or rel:<share of the range>.
+    /// Errors that floats may have: abs:<error>, or rel:<fraction of the range>.
     #[arg(long, default_values = ["rel:1e-2", "rel:1e-3", "rel:1e-4"])]
     bound: Vec<String>,
-    /// Write a picture of rates and errors of each field of floats to this folder.
+    /// Write a plot of bits and errors of each float field to this folder.
     #[arg(long)]
     plot: Option<PathBuf>,
     /// Print JSON.

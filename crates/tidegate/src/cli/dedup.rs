@@ -1,6 +1,6 @@
-//! `tidegate dedup`: which samples are the same, or nearly so.
+//! `tidegate dedup`: finds samples that are the same or similar.
 //!
-//! Flow: a dataset -> `crate::dataset::dedup` -> text or JSON, and a folder with what to keep and what to draw by.
+//! Flow: a dataset -> `dataset::dedup` -> text or JSON, and a folder with ids to keep and weights.
 //! Memory: the budget that is given.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -13,31 +13,33 @@ use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
 use crate::atomic_file::write_whole;
-use crate::dataset::dedup::{By, Duplicate, Duplicates, Search, write_npy};
+use crate::dataset::dedup::{Criterion, Duplicate, Duplicates, Search, write_npy};
 
 #[derive(Debug, Args)]
 pub(super) struct Dedup {
-    /// The data set.
+    /// The dataset.
     source: String,
     /// What makes two samples duplicates.
-    #[arg(long, value_enum, default_value_t = By::Bytes)]
-    by: By,
-    /// The field that tells; by default the only one that fits, or for bytes the only picture, else all fields together.
+    #[arg(long, value_enum, default_value_t = Criterion::Bytes)]
+    by: Criterion,
+    /// Field to compare. By default the only field that fits; for bytes the only image field, else
+    /// all fields together.
     #[arg(long)]
     field: Option<String>,
-    /// The least similarity of text (default 0.8) or of pictures that look alike (default 0.879: 31 of 256 bits).
+    /// Smallest similarity of duplicates, for text (default 0.8) and picture (default 0.879: 31 of
+    /// 256 bits differ).
     #[arg(long)]
     threshold: Option<f64>,
     /// The budget.
     #[arg(long, default_value = "256MiB")]
     memory: String,
-    /// Threads.
+    /// Decoding threads.
     #[arg(long)]
     workers: Option<usize>,
-    /// Where signatures lie, and keys that memory has no room for; by default beside the data's index.
+    /// Folder for temporary files; by default that of the data's index.
     #[arg(long)]
     spill: Option<PathBuf>,
-    /// A folder for keep.npy (ids), weights.npy (one for each sample) and duplicates.csv.
+    /// Folder for keep.npy (ids), weights.npy (one for each sample) and duplicates.csv.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Print JSON.
@@ -45,7 +47,7 @@ pub(super) struct Dedup {
     json: bool,
 }
 
-/// Duplicates that are printed.
+/// The most duplicates that are printed.
 const SHOWN: usize = 10;
 
 impl Dedup {
@@ -64,10 +66,10 @@ impl Dedup {
             Ok(())
         };
         if let Some(folder) = &self.out {
-            // Before the pass, which would be lost.
+            // Fail before the scan, not after it.
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        let found = Duplicates::of(&source, &search, &budget, &progress)?;
+        let found = Duplicates::find(&source, &search, &budget, &progress)?;
         if let Some(folder) = &self.out {
             write(&found, &*source, folder)?;
         }
@@ -97,10 +99,10 @@ impl Dedup {
             println!("  and {} more", found.duplicates.len() - SHOWN);
         }
         println!("{} signatures were compared, {} MiB spilled", found.compared, mib(found.spilled_bytes));
-        if found.crowded > 0 {
+        if found.truncated > 0 {
             println!(
-                "{} samples share a key with so many that some of their duplicates may be missing",
-                found.crowded
+                "{} samples share a key with too many others: some of their duplicates may be missing",
+                found.truncated
             );
         }
         if let Some(folder) = &self.out {

@@ -1,7 +1,8 @@
 //! `tidegate demo`: the main job in one command, measured by a memory control group.
 //!
-//! Flow: photo-like tar shards -> a loader under a small budget, inside a fresh control group where one can be made ->
-//! throughput, peak against budget, what limits it, and an HTML page with the memory curve.
+//! Flow: photo-like tar shards -> a loader under a small budget, inside a new control group if one
+//! can be made -> throughput, peak and budget, what limits it, and an HTML page with the memory
+//! curve.
 //! Memory: the budget; the group's peak includes page cache, heap and stacks.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -19,17 +20,16 @@ use tidegate_order::Shuffle;
 use tidegate_source;
 
 use super::bench::training_fields;
-use super::inspect::write_to;
 use crate::dataset::synth::{self, Form, Recipe};
-use crate::html::escape;
+use crate::html::{append, escape};
 use crate::{Loader, Options};
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Where shards and page go.
+    /// Folder for shards and page.
     #[arg(long, default_value = "demo")]
     out: PathBuf,
-    /// Pictures.
+    /// Number of images.
     #[arg(long, default_value_t = 2000)]
     samples: u64,
     /// The budget.
@@ -40,7 +40,7 @@ pub(super) struct Demo {
     batch_size: u64,
 }
 
-/// A control group made for the demo: this process moves in, and out again when it is dropped.
+/// A control group for the demo. The process joins it, and leaves it when this is dropped.
 #[derive(Debug)]
 struct Enclosure {
     group: Cgroup,
@@ -61,9 +61,9 @@ impl Enclosure {
 
 impl Drop for Enclosure {
     fn drop(&mut self) {
-        // Leaving can only fail where the group is gone already; an empty group left behind is removed by the next boot.
-        let _left = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
-        let _removed = fs::remove_dir(&self.group.dir);
+        // Leaving fails only if the group is gone already. An empty group that stays does no harm.
+        fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string()).ok();
+        fs::remove_dir(&self.group.dir).ok();
     }
 }
 
@@ -73,7 +73,7 @@ impl Demo {
         if !shards.join(format!("shard-{:05}.tar", (self.samples.max(1) - 1) / 500)).exists() {
             println!("making {} photo-like JPEGs in {} …", self.samples, shards.display());
             let recipe = Recipe { samples: self.samples, form: Form::Tar, ..Recipe::default() };
-            synth::dataset(&shards, &recipe, &|done| super::progress("pictures", done, self.samples))?;
+            synth::dataset(&shards, &recipe, &|done| super::progress("images", done, self.samples))?;
         }
         let enclosure = Enclosure::enter();
         let source = tidegate_source::open(&shards.to_string_lossy(), false)?;
@@ -145,7 +145,7 @@ fn epoch(loader: &mut Loader) -> Result<u64> {
     Ok(samples)
 }
 
-/// Resident bytes of this process, where no control group tells more.
+/// Resident bytes of this process, for machines without a control group.
 fn resident_bytes() -> u64 {
     let text = fs::read_to_string(Path::new("/proc/self/statm")).unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
@@ -158,7 +158,7 @@ fn html(curve: &[(f64, u64)], baseline: u64, budget: u64, report: &str) -> Strin
     let y = |bytes: u64| height - bytes as f64 / top * height;
     let mut points = String::new();
     for (t, bytes) in curve {
-        write_to(&mut points, format_args!("{:.1},{:.1} ", t / end * width, y(*bytes)));
+        append(&mut points, format_args!("{:.1},{:.1} ", t / end * width, y(*bytes)));
     }
     let line = |bytes: u64, colour: &str, text: &str| {
         format!(

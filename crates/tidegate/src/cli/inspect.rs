@@ -1,10 +1,9 @@
-//! `tidegate inspect`: schema, counts, sizes, and a contact sheet.
+//! `tidegate inspect`: shows schema, counts and sizes, and writes a page with samples.
 //!
-//! Flow: source -> text; evenly spread samples -> one HTML page with the pictures inside.
+//! Flow: source -> text; evenly spread samples -> one HTML page that contains their images.
 //! Memory: one sample at a time, and the page.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -13,13 +12,13 @@ use tidegate_data::{Error, Result};
 use tidegate_decode::{Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
-use crate::html::escape;
+use crate::html::{append, escape};
 
 pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()> {
     let source = tidegate_source::open(url, false)?;
     let sizes = source.extremes();
     let n = source.len();
-    println!("{url}: {n} samples in {} runs, {} MiB", source.runs().len(), mib(sizes.total_bytes));
+    println!("{url}: {n} samples in {} shards, {} MiB", source.runs().len(), mib(sizes.total_bytes));
     println!(
         "mean sample {} KiB, largest {} KiB",
         sizes.total_bytes / n.max(1) / 1024,
@@ -38,13 +37,14 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
         );
     }
     if let Some(path) = html {
-        std::fs::write(path, sheet(&*source, url, samples.min(n))?).map_err(Error::io(path))?;
-        println!("contact sheet in {}", path.display());
+        std::fs::write(path, page(&*source, url, samples.min(n))?).map_err(Error::io(path))?;
+        println!("samples are in {}", path.display());
     }
     Ok(())
 }
 
-fn sheet(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
+/// The page with samples.
+fn page(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
     let mut page = format!(
         "<!doctype html><meta charset=utf-8><title>{0}</title><style>body{{font:14px sans-serif}}figure{{display:\
          inline-block;width:180px;margin:6px;vertical-align:top}}img{{max-width:180px;max-height:140px}}figcaption{{\
@@ -68,23 +68,18 @@ fn sheet(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
                         "jpeg"
                     };
                     let data = base64::engine::general_purpose::STANDARD.encode(b);
-                    write_to(&mut page, format_args!("<img src=\"data:image/{kind};base64,{data}\">"));
+                    append(&mut page, format_args!("<img src=\"data:image/{kind};base64,{data}\">"));
                 }
                 Value::Bytes(b) if matches!(field.kind, Kind::Text | Kind::Json | Kind::Int) => {
                     let text: String = String::from_utf8_lossy(b).chars().take(80).collect();
-                    write_to(&mut caption, format_args!(" · {}: {}", escape(&field.name), escape(&text)));
+                    append(&mut caption, format_args!(" · {}: {}", escape(&field.name), escape(&text)));
                 }
-                Value::Int(x) => write_to(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
-                Value::Float(x) => write_to(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
+                Value::Int(x) => append(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
+                Value::Float(x) => append(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
                 _ => {}
             }
         }
-        write_to(&mut page, format_args!("<figcaption>{caption}</figcaption></figure>"));
+        append(&mut page, format_args!("<figcaption>{caption}</figcaption></figure>"));
     }
     Ok(page)
-}
-
-/// Appends formatted text; writing to a String cannot fail.
-pub(super) fn write_to(text: &mut String, what: std::fmt::Arguments<'_>) {
-    let _infallible = text.write_fmt(what);
 }

@@ -1,6 +1,7 @@
-//! `tidegate profile`: what is in a dataset, how two differ, and parts put together.
+//! `tidegate profile`: profiles a dataset, compares two profiles, and merges profiles of parts.
 //!
-//! Flow: a dataset -> `crate::dataset::profile` -> a file beside it, text, JSON, a page; two profiles -> how they differ.
+//! Flow: a dataset -> `dataset::profile` -> a file next to it, text, JSON, a page; two profiles ->
+//! how they differ.
 //! Memory: the budget that is given.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
@@ -13,14 +14,14 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
-use crate::dataset::profile::{Diff, Profile, path_of};
-use crate::dataset::scan;
+use crate::dataset::find_field;
+use crate::dataset::profile::{Diff, Profile, default_path};
 use crate::{Options, atomic_file};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ProfileArgs {
-    /// The data set.
+    /// The dataset.
     #[arg(required = true)]
     source: Option<String>,
     /// The budget.
@@ -29,13 +30,13 @@ pub(super) struct ProfileArgs {
     /// Decoding threads.
     #[arg(long)]
     workers: Option<usize>,
-    /// Only these fields, parted by commas.
+    /// Profile only these fields, separated by commas.
     #[arg(long, value_delimiter = ',')]
     fields: Vec<String>,
-    /// Where to write it; by default beside the data's index.
+    /// File for the profile; by default it is next to the data's index.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Write a page with histograms.
+    /// Write an HTML page with histograms.
     #[arg(long)]
     html: Option<PathBuf>,
     /// Print JSON.
@@ -47,27 +48,27 @@ pub(super) struct ProfileArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// How two datasets differ, field by field: a test, and how large the difference is.
+    /// Compare two datasets field by field: tests, and how large the differences are.
     #[command(after_help = "Example:\n  tidegate profile diff train.json val.json")]
     Diff {
-        /// A profile, or a dataset that has one beside it.
+        /// A profile, or a dataset that has one.
         one: String,
-        /// Another.
+        /// The profile or dataset to compare with.
         other: String,
-        /// From which effect on (0 to 1) a difference matters.
+        /// Smallest effect (0 to 1) that matters.
         #[arg(long, default_value_t = 0.1)]
         effect: f64,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Put profiles of parts of a dataset together.
+    /// Merge the profiles of parts of a dataset.
     #[command(after_help = "Example:\n  tidegate profile merge part1.json part2.json --out whole.json")]
     Merge {
         /// The profiles.
         #[arg(required = true, num_args = 2..)]
         parts: Vec<String>,
-        /// Where to write it.
+        /// File for the merged profile.
         #[arg(long)]
         out: PathBuf,
     },
@@ -77,9 +78,9 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))
 }
 
-/// The named fields, as they are inferred.
-fn named(source: &dyn Source, names: &[String]) -> Result<Vec<(String, FieldSpec)>> {
-    let field = |name: &String| Ok((name.clone(), FieldSpec::inferred(&scan::known(source, name)?.kind)));
+/// The named fields, with inferred types.
+fn select_fields(source: &dyn Source, names: &[String]) -> Result<Vec<(String, FieldSpec)>> {
+    let field = |name: &String| Ok((name.clone(), FieldSpec::inferred(&find_field(source, name)?.kind)));
     names.iter().map(field).collect()
 }
 
@@ -87,11 +88,11 @@ impl ProfileArgs {
     pub(super) fn run(self) -> Result<()> {
         match self.command {
             Some(Command::Diff { one, other, effect, json: false }) => {
-                print!("{}", Diff::of(&Profile::find(&one)?, &Profile::find(&other)?, effect)?);
+                print!("{}", Diff::new(&Profile::find(&one)?, &Profile::find(&other)?, effect)?);
                 Ok(())
             }
             Some(Command::Diff { one, other, effect, json: true }) => {
-                println!("{}", json(&Diff::of(&Profile::find(&one)?, &Profile::find(&other)?, effect)?)?);
+                println!("{}", json(&Diff::new(&Profile::find(&one)?, &Profile::find(&other)?, effect)?)?);
                 Ok(())
             }
             Some(Command::Merge { parts, out }) => {
@@ -112,7 +113,7 @@ impl ProfileArgs {
     fn profile(self) -> Result<()> {
         let source = open(&self.source.unwrap_or_default(), false)?;
         let options = Options {
-            fields: named(&*source, &self.fields)?,
+            fields: select_fields(&*source, &self.fields)?,
             only: !self.fields.is_empty(),
             workers: self.workers,
             ..Options::default()
@@ -122,14 +123,14 @@ impl ProfileArgs {
             super::progress("profiled", done, of);
             Ok(())
         };
-        // Of some fields only, it does not take the place of the whole.
+        // A profile of some fields does not replace that of the whole dataset.
         let out = match self.out {
-            None if self.fields.is_empty() => Some(path_of(&*source)?),
+            None if self.fields.is_empty() => Some(default_path(&*source)?),
             given => given,
         };
-        // Before the pass, which would be lost.
+        // Fail before the scan, not after it.
         out.iter().chain(&self.html).try_for_each(|path| atomic_file::check_folder(path))?;
-        let profile = Profile::of(Arc::clone(&source), options, &budget, &progress)?;
+        let profile = Profile::scan(Arc::clone(&source), options, &budget, &progress)?;
         if let Some(out) = &out {
             profile.save(out)?;
         }
@@ -143,7 +144,9 @@ impl ProfileArgs {
         }
         match out {
             Some(out) if !self.json => println!("profile in {}", out.display()),
-            None if !self.json => println!("not kept, as it is of some fields only: give --out"),
+            None if !self.json => {
+                println!("the profile is of some fields only and was not saved: give --out")
+            }
             _ => {}
         }
         Ok(())

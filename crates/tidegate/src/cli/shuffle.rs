@@ -1,10 +1,11 @@
-//! `tidegate shuffle-quality`: how well windows mix class-sorted data, and what they cost.
+//! `tidegate shuffle-quality`: measures how well windows mix class-sorted data, and what they
+//! cost.
 //!
-//! Flow: a data set's shards, or made-up ones -> `order::quality` -> a table, JSON, a page with a plot.
+//! Flow: the shards of a dataset, or imagined ones -> `order::quality` -> a table, JSON, a page
+//! with a plot.
 //! Memory: see `order::quality`.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,43 +14,45 @@ use tidegate_order::Shuffle;
 use tidegate_order::quality::{Candidate, candidates, cheapest};
 use tidegate_source::open;
 
+use crate::html::append;
+
 #[derive(Debug, Args)]
 pub(super) struct ShuffleQuality {
-    /// The data set; or give --samples and --shard.
+    /// The dataset; or give --samples and --shard.
     source: Option<String>,
-    /// Samples of a made-up data set.
+    /// Samples of an imagined dataset.
     #[arg(long, conflicts_with = "source", requires = "shard")]
     samples: Option<u64>,
     /// Samples in each of its shards.
     #[arg(long)]
     shard: Option<u64>,
-    /// Samples in a window, parted by commas; by default 1, 5 and 20 % of all.
+    /// Samples in a window, separated by commas; by default 1, 5 and 20 % of all.
     #[arg(long, value_delimiter = ',')]
     windows: Vec<u64>,
-    /// The shortest ranges that are tried.
+    /// Shortest ranges to try, in samples.
     #[arg(long, default_value_t = 10)]
     ranges: u64,
-    /// Classes, as which the data are sorted.
+    /// Number of classes that the data are sorted by.
     #[arg(long, default_value_t = 100)]
     classes: u64,
     /// Samples in a batch.
     #[arg(long, default_value_t = 256)]
     batch_size: u64,
-    /// How many times as far from the whole as a true shuffle's batches may be.
+    /// How far from the whole dataset batches may be, against those of a full shuffle.
     #[arg(long, default_value_t = 1.1)]
     within: f64,
-    /// Seed.
+    /// Seed of the shuffles.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Write a page with a plot.
+    /// Write an HTML page with a plot.
     #[arg(long)]
     html: Option<PathBuf>,
 }
 
-fn words(shuffle: Shuffle) -> String {
+fn shuffle_argument(shuffle: Shuffle) -> String {
     match shuffle {
         Shuffle::Window { samples, ranges: 0, .. } => format!("tg.Window({samples})"),
         Shuffle::Window { samples, ranges, .. } => format!("tg.Window({samples}, ranges={ranges})"),
@@ -63,7 +66,7 @@ impl ShuffleQuality {
             return Ok(open(url, false)?.runs());
         }
         let (Some(samples), Some(shard)) = (self.samples, self.shard.filter(|&n| n > 0)) else {
-            return Err(Error::Config("give a data set, or --samples and --shard".into()));
+            return Err(Error::Config("give a dataset, or --samples and --shard".into()));
         };
         if samples / shard > 1 << 24 {
             return Err(Error::Config(format!("{} shards are too many: at most 2^24", samples / shard)));
@@ -100,7 +103,7 @@ impl ShuffleQuality {
                 let bar = "#".repeat((q.ratio() * 8.0).min(40.0) as usize);
                 println!(
                     "{:<36} {:>6.1}% {:>10} {:>9.3} {:>8.2}x {:>9.3} {bar}",
-                    words(candidate.shuffle),
+                    shuffle_argument(candidate.shuffle),
                     candidate.held * 100.0,
                     candidate.reads,
                     q.label_variation,
@@ -112,7 +115,7 @@ impl ShuffleQuality {
                 Some(best) => println!(
                     "the fewest reads within {:.2}x of a true shuffle: shuffle={}",
                     self.within,
-                    words(best.shuffle)
+                    shuffle_argument(best.shuffle)
                 ),
                 None => println!("none is within {:.2}x of a true shuffle", self.within),
             }
@@ -124,7 +127,7 @@ impl ShuffleQuality {
     }
 }
 
-/// A plot: reads against how far batches are from the whole.
+/// A page with a plot: reads against the distance of batches from the whole dataset.
 fn page(found: &[Candidate], within: f64) -> String {
     let (width, height) = (720.0, 420.0);
     let most_reads = found.iter().map(|c| c.reads).max().unwrap_or(1).max(2) as f64;
@@ -134,29 +137,33 @@ fn page(found: &[Candidate], within: f64) -> String {
     let mut plot = String::new();
     for (name, ratio) in [("a true shuffle", 1.0), ("the bound", within)] {
         let y = down(ratio);
-        // Writing to a string cannot fail.
-        let _written = write!(
-            plot,
-            "<line x1='60' x2='{width}' y1='{y:.1}' y2='{y:.1}' stroke='#bbb'/><text x='{}' y='{:.1}' text-anchor='end'>{name}</text>",
-            width - 4.0,
-            y - 4.0
+        append(
+            &mut plot,
+            format_args!(
+                "<line x1='60' x2='{width}' y1='{y:.1}' y2='{y:.1}' stroke='#bbb'/><text x='{}' y='{:.1}' text-anchor='end'>{name}</text>",
+                width - 4.0,
+                y - 4.0
+            ),
         );
     }
     for candidate in found {
         let (x, y) = (across(candidate.reads), down(candidate.quality.ratio()));
         let radius = 3.0 + 12.0 * candidate.held.sqrt();
-        let _written = write!(
-            plot,
-            "<circle cx='{x:.1}' cy='{y:.1}' r='{radius:.1}' fill='#2a7' fill-opacity='0.6'/><text x='{:.1}' y='{:.1}'>{}</text>",
-            x + radius + 3.0,
-            y + 4.0,
-            words(candidate.shuffle)
+        append(
+            &mut plot,
+            format_args!(
+                "<circle cx='{x:.1}' cy='{y:.1}' r='{radius:.1}' fill='#2a7' fill-opacity='0.6'/><text x='{:.1}' y='{:.1}'>{}</text>",
+                x + radius + 3.0,
+                y + 4.0,
+                shuffle_argument(candidate.shuffle)
+            ),
         );
     }
     format!(
         "<!doctype html><meta charset='utf-8'><title>Shuffle quality</title><body style='font:14px sans-serif'><h1>Shuffle quality</h1>\
-         <p>How many times as far a batch's labels are from the whole as a true shuffle's (down is better), against the reads of an epoch \
-         (logarithmic; left is better). The larger a dot, the more samples are held at once.</p>\
+         <p>The distance of a batch's labels from the whole dataset, divided by that of a full shuffle (lower is \
+         better), over the reads of an epoch (logarithmic; left is better). A larger dot holds more samples at \
+         once.</p>\
          <svg width='{width}' height='{height}' font-size='11'>{plot}<text x='60' y='{}'>1 read</text><text x='{}' y='{}' \
          text-anchor='end'>{most_reads} reads</text></svg>\n",
         height - 12.0,

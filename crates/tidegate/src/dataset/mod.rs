@@ -1,11 +1,15 @@
-//! Whole datasets: what is in one, what is in it twice, and how to store it smaller.
+//! Work on whole datasets: profile them, find duplicates, pack them, analyse compression, make
+//! one.
 //!
-//! Flow: a source -> `scan` (one epoch of a loader) or single samples -> a result, or new files.
+//! Flow: a source -> one epoch (`scan`) or single samples -> figures or new files.
 //! Memory: each module says its own.
 
 pub mod analyse;
 pub mod dedup;
 pub mod pack;
 pub mod profile;
-pub mod scan;
+mod scan;
 pub mod synth;
+
+pub use self::scan::Progress;
+pub(crate) use self::scan::find_field;

@@ -1,10 +1,11 @@
-//! Made-up photographs that cost what real ones cost: about 500 × 375 pixels, 110 KB, three of four in 4:4:4.
+//! Synthetic photos that cost as much as real ones: about 500 × 375 pixels, 110 KB, 76 % in 4:4:4.
 //!
-//! Flow: (seed, number) -> pixels with a 1/f spectrum, edges and texture -> JPEG -> folders of classes or tar shards.
-//! Memory: one picture at a time.
+//! Flow: (seed, number) -> pixels with a 1/f spectrum, edges and texture -> JPEG -> a folder for
+//! each class, or tar shards.
+//! Memory: one image on each thread.
 //!
-//! The class of a picture sets its main colour and the direction of its stripes, so that a small network learns to tell
-//! classes apart.
+//! The class of an image sets its main colour and the direction of its stripes, so that a small
+//! network can learn the classes.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -15,29 +16,29 @@ use tidegate_data::{Error, Result};
 use tidegate_order::random::{Purpose, Stream};
 use tidegate_source::tar;
 
-/// How a data set is laid out.
+/// The layout of a dataset on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// One folder a class.
+    /// A folder for each class.
     Folder,
     /// WebDataset tar shards with `jpg` and `cls`.
     Tar,
 }
 
-/// What is to be made.
+/// What to make.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// Pictures.
+    /// The number of images.
     pub samples: u64,
-    /// Classes.
+    /// The number of classes.
     pub classes: u64,
     /// The seed.
     pub seed: u64,
-    /// Mean width; height is three quarters of it.
+    /// The mean width in pixels; the mean height is three quarters of it.
     pub width: u32,
-    /// Layout.
+    /// The layout on disk.
     pub form: Form,
-    /// Pictures in a tar shard.
+    /// Images in a tar shard.
     pub shard: u64,
 }
 
@@ -47,7 +48,7 @@ impl Default for Recipe {
     }
 }
 
-/// A photo-like JPEG of class `class`.
+/// Makes a photo-like JPEG of class `class`.
 ///
 /// # Errors
 /// Never in practice: the encoder writes into memory.
@@ -55,7 +56,7 @@ pub fn photo(seed: u64, number: u64, class: u64, classes: u64, width: u32) -> Re
     let mut stream = Stream::new(seed, 0, number, 0, Purpose::Synthetic);
     let width = (f64::from(width) * stream.between(0.9, 1.1)) as u32;
     let height = (f64::from(width) * stream.between(0.68, 0.82)) as u32;
-    let rgb = picture(&mut stream, class as f64 / classes.max(1) as f64, width as usize, height as usize);
+    let rgb = pixels(&mut stream, class as f64 / classes.max(1) as f64, width as usize, height as usize);
     let quality = stream.between(92.0, 98.5) as u8;
     let mut bytes = Vec::with_capacity(160 << 10);
     let mut encoder = Encoder::new(&mut bytes, quality);
@@ -64,12 +65,13 @@ pub fn photo(seed: u64, number: u64, class: u64, classes: u64, width: u32) -> Re
     let (w, h) = (width as u16, height as u16);
     encoder
         .encode(&rgb, w, h, ColorType::Rgb)
-        .map_err(|e| Error::Config(format!("encoding a picture: {e}")))?;
+        .map_err(|e| Error::Config(format!("encoding an image: {e}")))?;
     Ok(bytes)
 }
 
-/// Octaves of smooth noise whose amplitude falls with frequency, a few edges, stripes and grain.
-fn picture(stream: &mut Stream, hue: f64, width: usize, height: usize) -> Vec<u8> {
+/// RGB pixels: octaves of smooth noise whose amplitude falls with frequency, edges, stripes,
+/// grain.
+fn pixels(stream: &mut Stream, hue: f64, width: usize, height: usize) -> Vec<u8> {
     let mut planes = [vec![0f32; width * height], vec![0f32; width * height], vec![0f32; width * height]];
     for (octave, size) in [256usize, 128, 64, 32, 16, 8, 4, 2].into_iter().enumerate() {
         let luma = 52.0 * 0.72f32.powi(octave as i32);
@@ -140,7 +142,7 @@ fn add_noise(
     }
 }
 
-/// Makes a data set in `out`; `progress` is told how many pictures are done.
+/// Makes a dataset in the folder `out`. `progress` is called with the number of images done.
 ///
 /// # Errors
 /// When the disk is full or `out` cannot be written.
@@ -174,9 +176,7 @@ pub fn dataset(out: &Path, recipe: &Recipe, progress: &(dyn Fn(u64) + Sync)) -> 
             .collect();
         let joined = handles.into_iter().map(|h| match h.map(|h| h.join()) {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => {
-                Err(Error::Panic { thread: "tg-synth".into(), what: "while making pictures".into() })
-            }
+            Ok(Err(_)) => Err(Error::Panic { thread: "tg-synth".into(), what: "while making images".into() }),
             Err(error) => Err(Error::io(out)(error)),
         });
         joined.collect()
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_repeat_and_weigh_what_photographs_do() {
+    fn photos_are_reproducible_and_as_large_as_real_ones() {
         let sizes: Vec<usize> = (0..12).map(|i| photo(1, i, i % 10, 10, 500).unwrap().len()).collect();
         let mean = sizes.iter().sum::<usize>() / sizes.len();
         assert!((80_000..140_000).contains(&mean), "mean {mean} bytes: {sizes:?}");

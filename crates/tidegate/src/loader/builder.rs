@@ -1,4 +1,4 @@
-//! A loader, configured option by option.
+//! Configures a loader option by option.
 //!
 //! Flow: a path, options -> [`Builder`] -> [`Loader`].
 //! Memory: holds none.
@@ -26,14 +26,14 @@ impl Builder {
         Self { url: url.to_owned(), options: Options::default(), memory: None, error: None }
     }
 
-    /// Samples in a batch of one rank.
+    /// Sets the number of samples in a batch of one rank.
     #[must_use]
     pub fn batch_size(mut self, samples: u64) -> Self {
         self.options.batch_size = Some(samples);
         self
     }
 
-    /// The memory of the process-wide budget: "2GiB", "0.5" of the limit.
+    /// Sets the size of the process-wide budget, such as "2GiB", or "0.5" for half of the limit.
     #[must_use]
     pub fn memory(mut self, size: &str) -> Self {
         match size.parse() {
@@ -43,35 +43,35 @@ impl Builder {
         self
     }
 
-    /// How an epoch is shuffled.
+    /// Sets how an epoch is shuffled; by default it is not.
     #[must_use]
     pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
         self.options.shuffle = shuffle;
         self
     }
 
-    /// The seed.
+    /// Sets the seed of order and augmentation; by default 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.options.seed = seed;
         self
     }
 
-    /// What is wanted of a field.
+    /// Sets how a field is delivered; the type of other fields is inferred.
     #[must_use]
     pub fn field(mut self, name: &str, spec: FieldSpec) -> Self {
         self.options.fields.push((name.to_owned(), spec));
         self
     }
 
-    /// All other options.
+    /// Changes any option.
     #[must_use]
     pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
         change(&mut self.options);
         self
     }
 
-    /// Opens the source and joins the process-wide budget.
+    /// Opens the source, joins the process-wide budget and makes the loader.
     ///
     /// # Errors
     /// As [`open`], [`Budget::process`] and [`Loader::new`].

@@ -1,7 +1,8 @@
-//! What another amount of memory would give, before training.
+//! What other amounts of memory would give a loader, before training.
 //!
-//! Flow: a loader and sizes -> for each the plan of an epoch and what its cache would hit -> [`Curve`], in words or JSON.
-//! Memory: eight bytes a sample, outside the budget: for planning, not for training.
+//! Flow: a loader and budget sizes -> for each the plan of an epoch and the hits of its cache ->
+//! [`CacheCurve`], as text or JSON.
+//! Memory: eight bytes a sample, outside the budget: it is used for planning, not for training.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +16,10 @@ use tidegate_order::Foresight;
 use tidegate_source::read::{aligned, staging_bytes};
 use tidegate_source::{ReadMode, Source};
 
-use crate::Loader;
+use super::Loader;
 
-/// Samples beyond which the exact answer takes too long.
-const SAMPLES_MOST: u64 = 1 << 24;
+/// The most samples for which the exact answer is fast enough.
+const MAX_SAMPLES: u64 = 1 << 24;
 /// Threads that measure how fast samples are read, and for how long.
 const READERS: usize = 4;
 const MEASURE: Duration = Duration::from_millis(500);
@@ -26,54 +27,92 @@ const MEASURE: Duration = Duration::from_millis(500);
 /// What one amount of memory gives.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemoryPoint {
-    /// The budget.
+    /// The size of the budget.
     pub memory_bytes: u64,
     /// What it gives; nothing if no epoch can run in it.
     pub point: Option<Point>,
-    /// Of the bytes to read in an epoch, those that a disk cache does not have.
+    /// The part of the bytes to read in an epoch that a disk cache does not have.
     pub source_bytes: Option<u64>,
 }
 
-/// What is asked.
+/// The amounts of memory to compare, and what else is known.
 #[derive(Debug, Clone, Default)]
-pub struct WhatIf {
-    /// Budgets, in bytes; of all ranks together, where they share one.
+pub struct CacheQuery {
+    /// Budgets, in bytes. Where ranks share a budget, each size is that of all ranks together.
     pub memories: Vec<u64>,
-    /// How fast bytes come that are not kept; measured if it is not given.
+    /// How fast the source is read, in bytes a second; by default it is measured.
     pub read_bytes_per_s: Option<f64>,
     /// The samples a second that training takes.
     pub rate: Option<f64>,
-    /// What a disk cache may take, all told; the loader's own if it is not given.
+    /// The size of a disk cache, in bytes; by default that of the loader's own.
     pub disk_bytes: Option<u64>,
 }
 
-/// See the head of this file.
+/// What several amounts of memory give.
 #[derive(Debug, Clone, Serialize)]
-pub struct Curve {
-    /// Smallest first.
+pub struct CacheCurve {
+    /// One for each amount of memory, in ascending order.
     pub points: Vec<MemoryPoint>,
-    /// How fast bytes come that are not kept.
+    /// How fast the source is read, in bytes a second.
     pub read_bytes_per_s: f64,
-    /// The samples a second that are wanted.
+    /// The samples a second that training takes.
     pub rate: Option<f64>,
-    /// What a disk cache may take, if there is one.
+    /// The size of the disk cache, if there is one.
     pub disk_bytes: Option<u64>,
+}
+
+/// The ids that a rank loads, and the sizes of samples.
+struct Accesses {
+    ids: Vec<u32>,
+    /// Of `ids`, those of the first epoch.
+    epoch: usize,
+    /// Bytes of each sample of the source.
+    sizes: Vec<u32>,
 }
 
 impl Loader {
-    /// What other memory would give this loader in each epoch after the first: hits of samples as they are stored (more where they are
-    /// kept packed), bytes to read, and the samples a second that never wait. Of ranks that share a budget it is what this one gets.
+    /// What other amounts of memory would give in each epoch after the first.
+    ///
+    /// It counts cache hits of samples as they are stored (a compressed cache has more), bytes to
+    /// read, and the samples a second that training can take without ever waiting. Where ranks
+    /// share a budget, it is the part of this rank.
     ///
     /// # Errors
-    /// More than 2²⁴ samples; an index that cannot be read; an order of which nothing is known.
-    pub fn cache_curve(&self, asked: &WhatIf) -> Result<Curve> {
-        let rule = match self.order().foresight() {
+    /// More than 2²⁴ samples; an index that cannot be read; an order that is not known ahead.
+    pub fn cache_curve(&self, query: &CacheQuery) -> Result<CacheCurve> {
+        let source = self.source();
+        let policy = self.check_curve()?;
+        let read_bytes_per_s = match query.read_bytes_per_s {
+            Some(speed) if speed > 0.0 && speed.is_finite() => speed,
+            Some(_) => {
+                return Err(Error::Config("a reading speed must be positive, in bytes a second".into()));
+            }
+            None => measure(&**source)?,
+        };
+        let disk_bytes = query.disk_bytes.or(self.options().disk.as_ref().map(|disk| disk.limit_bytes));
+        let on_disk = disk_bytes.unwrap_or(0) as f64 / source.extremes().total_bytes.max(1) as f64;
+        let accesses = self.accesses()?;
+        let mut memories = query.memories.clone();
+        memories.sort_unstable();
+        memories.dedup();
+        let point = |memory_bytes| {
+            let point = self.curve_point(memory_bytes, &accesses, policy, read_bytes_per_s);
+            let source_bytes = point.map(|point| missing_bytes(&point, on_disk, policy));
+            MemoryPoint { memory_bytes, point, source_bytes }
+        };
+        let points = memories.into_iter().map(point).collect();
+        Ok(CacheCurve { points, read_bytes_per_s, rate: query.rate, disk_bytes })
+    }
+
+    /// Checks that a curve can be computed, and names the policy of the cache.
+    fn check_curve(&self) -> Result<Policy> {
+        let policy = match self.order().foresight() {
             Foresight::Once => Policy::Fixed,
             Foresight::Listed => Policy::Min,
             Foresight::None => {
                 return Err(Error::Config(
-                    "this sampler is asked one id after another, so what a cache would hit is not known beforehand: give an \
-                     array, or a function of the epoch"
+                    "this sampler gives one id after another, so what a cache would hit is not known \
+                     beforehand: give an array, or a function of the epoch"
                         .into(),
                 ));
             }
@@ -81,60 +120,56 @@ impl Loader {
         let source = self.source();
         if source.chunked().is_some() {
             return Err(Error::Config(
-                "what other memory would give is told of samples, not of the chunks that patches share: the report of an epoch says \
-                 how many were decoded, and how many could have been kept"
+                "a curve is of samples, and patches of a volume share chunks: the report of an epoch \
+                 says \
+                 how many chunks were decoded, and how many could have been kept"
                     .into(),
             ));
         }
-        if source.len() > SAMPLES_MOST {
+        if source.len() > MAX_SAMPLES {
             return Err(Error::Config(format!(
-                "{} samples are too many for an exact curve (at most {SAMPLES_MOST}): select a part of them; hits scale with it",
+                "{} samples are too many for an exact curve (at most {MAX_SAMPLES}): select a part of \
+                 them; \
+                 hits grow in proportion",
                 source.len()
             )));
         }
-        let speed = match asked.read_bytes_per_s {
-            Some(speed) if speed > 0.0 && speed.is_finite() => speed,
-            Some(_) => {
-                return Err(Error::Config("a reading speed must be positive, in bytes a second".into()));
-            }
-            None => measure(&**source)?,
-        };
-        let sizes = sizes(&**source)?;
-        let disk_bytes = asked.disk_bytes.or(self.options().disk.as_ref().map(|disk| disk.limit_bytes));
-        let on_disk = disk_bytes.unwrap_or(0) as f64 / source.extremes().total_bytes.max(1) as f64;
-        let node = self.budget().shared_by();
-        let mut memories = asked.memories.clone();
-        memories.sort_unstable();
-        memories.dedup();
-        let mut accesses = Vec::new();
-        // Those of a sampler may be known already.
-        let number = self.epoch_number();
-        let epoch = self.ids_of_epoch(number, &mut accesses)?;
-        if self.order().fed().is_none() {
-            self.ids_of_epoch(number + 1, &mut accesses)?;
-        }
-        let mut points = Vec::new();
-        for memory_bytes in memories {
-            let alone = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));
-            let point = match self.plan_alone(alone) {
-                Ok(plan) => {
-                    let mean = source.extremes().total_bytes / source.len().max(1);
-                    let ready = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean;
-                    let supply = Supply { bytes_per_s: speed, ahead_bytes: plan.staging_bytes + ready };
-                    let kept = plan.kept_samples_bytes;
-                    let limits = [node.map_or(kept, |node| node.left_bytes(kept))];
-                    curve(&accesses, epoch, &sizes, rule, supply, &limits).pop()
-                }
-                Err(_) => None,
-            };
-            let source_bytes = point.map(|point| missing(&point, on_disk, rule));
-            points.push(MemoryPoint { memory_bytes, point, source_bytes });
-        }
-        Ok(Curve { points, read_bytes_per_s: speed, rate: asked.rate, disk_bytes })
+        Ok(policy)
     }
 
-    /// Appends the ids that this rank is given in an epoch, and says how many they are.
-    fn ids_of_epoch(&self, number: u64, ids: &mut Vec<u32>) -> Result<usize> {
+    fn accesses(&self) -> Result<Accesses> {
+        let sizes = sizes(&**self.source())?;
+        let mut ids = Vec::new();
+        // A sampler may know this epoch and the next, so ask for no others.
+        let number = self.epoch_number();
+        let epoch = self.append_ids(number, &mut ids)?;
+        if self.order().fed().is_none() {
+            self.append_ids(number + 1, &mut ids)?;
+        }
+        Ok(Accesses { ids, epoch, sizes })
+    }
+
+    /// What a budget gives; nothing if no epoch can run in it.
+    fn curve_point(
+        &self,
+        memory_bytes: u64,
+        accesses: &Accesses,
+        policy: Policy,
+        bytes_per_s: f64,
+    ) -> Option<Point> {
+        let (source, node) = (self.source(), self.budget().shared_by());
+        let own_bytes = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));
+        let plan = self.plan_alone(own_bytes).ok()?;
+        let mean_bytes = source.extremes().total_bytes / source.len().max(1);
+        let ready_bytes = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean_bytes;
+        let supply = Supply { bytes_per_s, ahead_bytes: plan.staging_bytes + ready_bytes };
+        let cache_bytes = plan.kept_samples_bytes;
+        let limits = [node.map_or(cache_bytes, |node| node.left_bytes(cache_bytes))];
+        curve(&accesses.ids, accesses.epoch, &accesses.sizes, policy, supply, &limits).pop()
+    }
+
+    /// Appends the ids that this rank loads in an epoch, and returns how many they are.
+    fn append_ids(&self, number: u64, ids: &mut Vec<u32>) -> Result<usize> {
         let (split, order, before) = (self.split(0)?, self.order().epoch(number)?, ids.len());
         for batch in 0..split.batches() {
             let rows = split.rows(batch);
@@ -147,18 +182,18 @@ impl Loader {
     }
 }
 
-/// The bytes to read that are not on disk, where so large a part of all samples is.
-fn missing(point: &Point, on_disk: f64, rule: Policy) -> u64 {
+/// The bytes to read that are not on disk; `on_disk` is the fraction of samples that the disk has.
+fn missing_bytes(point: &Point, on_disk: f64, policy: Policy) -> u64 {
     let in_memory = point.hits as f64 / point.accesses.max(1) as f64;
-    let missing = match rule {
-        // The two fixed sets begin at opposite ends.
+    let missing = match policy {
+        // The fixed sets of memory and disk begin at opposite ends of the ids.
         Policy::Fixed => (1.0 - in_memory - on_disk) / (1.0 - in_memory).max(f64::EPSILON),
         _ => 1.0 - on_disk,
     };
     (point.read_bytes as f64 * missing.clamp(0.0, 1.0)) as u64
 }
 
-/// The bytes of every sample.
+/// The stored bytes of every sample.
 fn sizes(source: &dyn Source) -> Result<Vec<u32>> {
     let mut sizes = Vec::new();
     let mut ids = Vec::new();
@@ -170,7 +205,7 @@ fn sizes(source: &dyn Source) -> Result<Vec<u32>> {
     Ok(sizes)
 }
 
-/// How fast samples here and there are read past the page cache, in bytes a second.
+/// Measures how fast spread samples are read past the page cache, in bytes a second.
 fn measure(source: &dyn Source) -> Result<f64> {
     let count = source.len().min(4096);
     if count == 0 {
@@ -188,7 +223,7 @@ fn measure(source: &dyn Source) -> Result<f64> {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(at) = found.get(i as usize) else { break };
                     let len = u64::from(at.entry.len);
-                    // What cannot be read is told when it is wanted.
+                    // A read error is reported when training asks for the sample.
                     if source.read(at, len, ReadMode::Direct, &mut into).is_ok() {
                         bytes.fetch_add(len, Ordering::Relaxed);
                     }
@@ -199,17 +234,17 @@ fn measure(source: &dyn Source) -> Result<f64> {
     Ok((bytes.into_inner() as f64 / began.elapsed().as_secs_f64()).max(1.0))
 }
 
-impl Curve {
+impl CacheCurve {
     fn disk_column(&self, words: &str) -> String {
         self.disk_bytes.map_or_else(String::new, |_| format!("{words:>12} "))
     }
 
-    /// The least memory that suffices, and the least that no more can better.
+    /// One sentence: the smallest memory that suffices, and the size above which more is useless.
     #[must_use]
     pub fn sentence(&self) -> String {
         let points: Vec<_> = self.points.iter().filter_map(|p| Some((p.memory_bytes, p.point?))).collect();
         let Some((most, best)) = points.last().copied() else {
-            return "none of these can run an epoch: raise memory".into();
+            return "no epoch fits in any of these: raise memory".into();
         };
         let mut words = Vec::new();
         if let Some(rate) = self.rate {
@@ -226,7 +261,7 @@ impl Curve {
     }
 }
 
-impl fmt::Display for Curve {
+impl fmt::Display for CacheCurve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "reading at {} MiB/s", mib(self.read_bytes_per_s as u64))?;
         writeln!(

@@ -1,84 +1,97 @@
-//! One epoch while it runs: the consumer's side of a pipeline, and where he is.
+//! A running epoch: the consumer's side of a pipeline, and the consumer's position.
 //!
-//! Flow: [`crate::Loader::epoch`] -> [`Epoch::next_with`], batch after batch -> the position that a state is made of.
-//! Memory: that of its pipeline, given back when it ends.
+//! Flow: [`crate::Loader::epoch`] -> [`Epoch::next_with`], batch after batch -> the position in a
+//! state.
+//! Memory: that of its pipeline, returned when the epoch ends.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use tidegate_core::sync::lock;
 use tidegate_data::batch::Batch;
 use tidegate_data::pipeline::{self, Delivered, Failure, Pipeline, StageStats};
 use tidegate_data::{Error, Result};
 
-use crate::dataset::profile::Collector;
-use crate::dataset::scan::{self, Failed};
+use super::observer::{EpochObserver, FailedSamples};
 
-/// Where the consumer is; shared by a loader and its epoch.
+/// How often and how long `set_memory` tries to get in between two batches: two seconds.
+const LOCK_TRIES: usize = 200;
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Where the consumer is. A loader shares it with its epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
     pub(crate) position: u64,
-    /// A loaded state or `set_epoch` says where the next epoch begins; else it is the one after this.
-    pub(crate) placed: bool,
-    /// How many ids came, and what tells them from others, where a sampler gives them one after another.
-    pub(crate) print: Option<(u64, u64)>,
+    /// `epoch` and `position` are where the next epoch begins, by `set_epoch` or a loaded state.
+    /// Otherwise the next epoch is the one after `epoch`.
+    pub(crate) start_is_set: bool,
+    /// (count, digest) of the ids delivered so far, for a sampler that gives ids one by one.
+    pub(crate) delivered_ids: Option<(u64, u64)>,
+    /// Positions that failed before the state was saved.
     pub(crate) failed: Vec<u64>,
     pub(crate) failures: Vec<Failure>,
     pub(crate) stats: StageStats,
     pub(crate) elapsed: Duration,
 }
 
-/// An epoch while it runs; shared with the loader, which may have to begin it again with other memory.
+impl Progress {
+    /// Moves to the beginning of another epoch.
+    pub(crate) fn advance_to(&mut self, epoch: u64) {
+        (self.epoch, self.position) = (epoch, 0);
+        self.failed.clear();
+        self.delivered_ids = None;
+    }
+}
+
+/// An epoch with its pipeline. The loader shares it, because `set_memory` may restart the
+/// pipeline.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) config: pipeline::Config,
-    /// Its ids; those of a sampler come only once.
+    /// The ids of the epoch. A sampler gives them only once.
     pub(crate) ids: Arc<dyn tidegate_order::Epoch>,
-    /// Why it could not go on with other memory.
+    /// Why the epoch could not continue with a changed budget.
     pub(crate) stopped: Option<String>,
 }
 
-/// The epoch, while nobody waits for a batch of it: a caller who does so himself (from a signal's handler, or the function that
-/// makes the batch) would wait for ever.
-pub(crate) fn between_batches(running: &Mutex<Running>) -> Result<MutexGuard<'_, Running>> {
-    for _ in 0..200 {
+/// Locks an epoch between two batches.
+///
+/// It does not wait forever: the caller may itself be inside a batch, as a signal handler or the
+/// function that makes the batch.
+pub(crate) fn lock_between_batches(running: &Mutex<Running>) -> Result<MutexGuard<'_, Running>> {
+    for _ in 0..LOCK_TRIES {
         match running.try_lock() {
             Ok(running) => return Ok(running),
             Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_INTERVAL),
         }
     }
     Err(Error::Config(
-        "the budget is changed, but a batch is being waited for, so what the epoch holds beyond it goes when it ends: call set_memory \
-         between two batches"
+        "the budget has its new size, but the consumer is waiting for a batch, so the epoch returns its \
+         excess memory only when it ends: call set_memory between two batches"
             .into(),
     ))
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How many samples failed, and the first of them.
-pub(crate) fn failed_of(progress: &Progress) -> (u64, Vec<Failed>) {
-    (progress.failures.len() as u64, scan::named(&progress.failures))
 }
 
 /// One epoch: an iterator of batches.
 #[derive(Debug)]
 pub struct Epoch {
-    pub(crate) running: Arc<Mutex<Running>>,
-    pub(crate) progress: Arc<Mutex<Progress>>,
-    pub(crate) collector: Option<Arc<Collector>>,
-    pub(crate) began: Instant,
+    pub(super) running: Arc<Mutex<Running>>,
+    pub(super) progress: Arc<Mutex<Progress>>,
+    pub(super) observer: Option<Arc<dyn EpochObserver>>,
+    pub(super) began: Instant,
 }
 
 impl Epoch {
-    /// The next batch; `interrupted` is asked while waiting, and its error ends the epoch.
+    /// The next batch, or nothing at the end of the epoch.
+    ///
+    /// While it waits it calls `interrupted`; an error from there ends the epoch.
     ///
     /// # Errors
-    /// As [`Pipeline::next`]; the epoch is over afterwards.
+    /// As [`Pipeline::next`]. The epoch ends with an error, except for [`Error::Held`] and
+    /// [`Error::Starved`]: release batches and call it again.
     pub fn next_with(&mut self, interrupted: &dyn Fn() -> Result<()>) -> Result<Option<Delivered>> {
         let running = &mut *lock(&self.running);
         if let Some(why) = running.stopped.take() {
@@ -91,33 +104,31 @@ impl Epoch {
         let mut progress = lock(&self.progress);
         progress.stats = pipeline.stats();
         progress.elapsed = self.began.elapsed();
-        // They grow at their end.
+        // The pipeline only appends failures.
         let known = progress.failures.len();
         progress.failures.extend_from_slice(pipeline.failures().get(known..).unwrap_or_default());
-        match &outcome {
+        let ended = match &outcome {
             Ok(Some(_)) => {
                 progress.position = reached;
-                progress.print = running.ids.print(reached);
+                progress.delivered_ids = running.ids.print(reached);
+                false
             }
             Ok(None) => {
-                if let Some(collector) = &self.collector {
-                    collector.note_failed(failed_of(&progress));
-                    collector.finish();
+                if let Some(observer) = &self.observer {
+                    observer.set_failed(FailedSamples::new(&progress.failures));
+                    observer.finish();
                 }
-                // The end was seen: the state is that of the next epoch's beginning.
-                (progress.epoch, progress.position, progress.placed) = (progress.epoch + 1, 0, true);
-                progress.failed.clear();
-                progress.print = None;
+                // The consumer saw the end: the state is now the beginning of the next epoch.
+                let next = progress.epoch + 1;
+                progress.advance_to(next);
+                progress.start_is_set = true;
+                true
             }
-            // What is held can be let go, and then the epoch goes on.
-            Err(Error::Held { .. } | Error::Starved { .. } | Error::NotResumed { .. }) => {}
-            Err(_) => {
-                drop(progress);
-                running.pipeline = None;
-                return outcome;
-            }
-        }
-        let ended = matches!(outcome, Ok(None));
+            // The consumer can release what it holds, and then the epoch continues.
+            Err(Error::Held { .. } | Error::Starved { .. } | Error::NotResumed { .. }) => false,
+            Err(_) => true,
+        };
+        // Stopping a pipeline joins its threads; do not hold the lock meanwhile.
         drop(progress);
         if ended {
             running.pipeline = None;

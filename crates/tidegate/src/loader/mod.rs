@@ -1,23 +1,29 @@
-//! The loader: epochs one after another, over one source, under one budget, with a state.
+//! The loader: one epoch after another over one source, under one budget, with a state.
 //!
-//! Flow: source + options -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next epoch.
-//! Memory: none between epochs; an epoch's is planned and reserved by `tidegate_data::pipeline`.
+//! Flow: source + [`Options`] -> [`Loader`] -> [`Epoch`] (an iterator of batches) -> the next
+//! epoch.
+//! Memory: none between epochs; `tidegate_data::pipeline` plans and reserves the memory of an
+//! epoch.
+//! Not here: profiles. The loader knows [`EpochObserver`]; `dataset::profile` implements it.
 
 mod builder;
 mod cache_curve;
 mod epoch;
+mod observer;
 mod options;
 pub mod ranks;
+mod sampler_spec;
 mod state;
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
+use tidegate_core::sync::lock;
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
-use tidegate_data::pipeline::observer::Observer;
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchMap, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
@@ -27,18 +33,21 @@ use tidegate_order::quality::Quality;
 use tidegate_order::{Order, Shuffle, order, split::Split};
 use tidegate_source::{Access, Source};
 
-use self::epoch::{Progress, Running, between_batches, failed_of, lock};
-use crate::dataset::profile::Collector;
-use crate::dataset::scan::{Failed, no_patches};
-use crate::{Profile, Report};
+use self::epoch::{Progress, Running, lock_between_batches};
+pub(crate) use self::observer::{EpochObserver, FailedSamples, MakeObserver, append_failures};
+use crate::Report;
 
 pub use self::builder::Builder;
-pub use self::cache_curve::{Curve, MemoryPoint, WhatIf};
+pub use self::cache_curve::{CacheCurve, CacheQuery, MemoryPoint};
 pub use self::epoch::Epoch;
+pub use self::observer::FailedSample;
 pub use self::options::Options;
+pub use self::sampler_spec::{
+    ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData, SamplerSpec,
+};
 pub use self::state::State;
 
-/// See the head of this file.
+/// Loads batches from one source, epoch after epoch, under one memory budget.
 #[derive(Debug)]
 pub struct Loader {
     source: Arc<dyn Source>,
@@ -49,51 +58,53 @@ pub struct Loader {
     map: Option<Arc<dyn BatchMap>>,
     progress: Arc<Mutex<Progress>>,
     kept: Retained,
-    /// Tiers behind the memory, which other processes may share.
+    /// The cache tiers behind the private memory cache. Other processes may share them.
     stores: Vec<Arc<Records>>,
-    collector: Option<Arc<Collector>>,
-    /// Who looks on besides; in place of the collector.
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Arc<dyn EpochObserver>>,
     /// See [`pipeline::Config::partial`].
     partial: bool,
     /// The epoch that was begun last.
     running: Weak<Mutex<Running>>,
-    /// What the order costs in randomness, once somebody asked.
+    /// How well batches of a windowed order mix; computed by the first report.
     mixing: OnceLock<Option<[Quality; 2]>>,
 }
 
-/// Checks that a sampler gives the ids again that came before a state was saved.
-fn check_print(ids: &dyn tidegate_order::Epoch, epoch: u64, print: Option<(u64, u64)>) -> Result<()> {
-    let Some((count, _)) = print.filter(|(count, _)| *count > 0) else { return Ok(()) };
-    let _it_came_too = ids.id(count - 1)?;
-    if ids.print(count) != print {
+/// Checks that a sampler gives the same ids again as before the state was saved.
+fn check_delivered(ids: &dyn tidegate_order::Epoch, epoch: u64, delivered: Option<(u64, u64)>) -> Result<()> {
+    let Some((count, _)) = delivered.filter(|(count, _)| *count > 0) else { return Ok(()) };
+    // A sampler is asked in order, so that this id comes after all those before it.
+    ids.id(count - 1)?;
+    if ids.print(count) != delivered {
         return Err(Error::State(format!(
-            "the first {count} ids that the sampler gives for epoch {epoch} are others than when it was saved: give it a set_epoch \
-             that seeds it, or give the ids as an array or a function of the epoch"
+            "the first {count} ids that the sampler gives for epoch {epoch} are others than when it was \
+             saved: give it a set_epoch that seeds it, or give the ids as an array or a function of the epoch"
         )));
     }
     Ok(())
 }
 
 impl Loader {
-    /// A loader over what lies at `url`, to be configured.
+    /// Begins to configure a loader over the data at `url`.
     #[must_use]
     pub fn builder(url: &str) -> Builder {
         Builder::new(url)
     }
 
-    /// A loader over an open source.
+    /// Makes a loader over an open source.
     ///
     /// # Errors
-    /// Options that make no sense, by name; a shuffle that the source cannot do, with the fix.
+    /// An option that is invalid, by name; a shuffle that the source cannot do, with the fix; a
+    /// budget that cannot hold an epoch.
     pub fn new(source: Arc<dyn Source>, options: Options, budget: Budget) -> Result<Self> {
-        Self::in_order(source, options, budget, None)
+        Self::assemble(source, options, budget, None)
     }
 
-    /// A loader that gives samples in the order of `ids`: the same on every rank, each of which takes its part.
+    /// Makes a loader that delivers samples in the order of `ids`.
+    ///
+    /// `ids` must be the same on every rank; each rank takes its part of them.
     ///
     /// # Errors
-    /// As [`Loader::new`]; ids together with a shuffle, which would have no say.
+    /// As [`Loader::new`]; a shuffle in `options`, because the ids are the order.
     pub fn with_sampler(
         source: Arc<dyn Source>,
         options: Options,
@@ -104,7 +115,9 @@ impl Loader {
         Self::with_order(source, options, budget, Arc::new(order))
     }
 
-    /// A loader that gives samples in an order that is no shuffle, such as those of `tidegate_order::{drawn, quotas}`; each rank takes its part.
+    /// Makes a loader with an order that is not a shuffle, such as a weighted draw.
+    ///
+    /// Each rank takes its part of the order.
     ///
     /// # Errors
     /// As [`Loader::with_sampler`].
@@ -118,64 +131,53 @@ impl Loader {
             return Err(Error::Config("give either a shuffle or a sampler: a sampler is an order".into()));
         }
         options.shuffle = Shuffle::Given { positions: order.len() };
-        Self::in_order(source, options, budget, Some(order))
+        Self::assemble(source, options, budget, Some(order))
     }
 
-    fn in_order(
+    fn assemble(
         source: Arc<dyn Source>,
         options: Options,
         budget: Budget,
-        given: Option<Arc<dyn Order>>,
+        order: Option<Arc<dyn Order>>,
     ) -> Result<Self> {
         let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
         if budget.shared_by().is_some_and(|node| !node.here()) {
             return Err(Error::Config(
-                "this budget of a node was made before a fork: make it in each process that uses it, with the same size, \
-                 processes and name"
+                "this budget of a node was made before a fork: make it in each process that uses it, \
+                 with \
+                 the same size, processes and name"
                     .into(),
             ));
         }
         if let (Access::Sequential { why }, true) = (source.access(), options.shuffle != Shuffle::None) {
             return Err(Error::Config(why));
         }
-        let order: Arc<dyn Order> = match given {
+        let order: Arc<dyn Order> = match order {
             Some(order) => order,
-            None => order(options.shuffle, options.seed, &source.runs())?.into(),
+            None => self::order(options.shuffle, options.seed, &source.runs())?.into(),
         };
-        let progress = Arc::new(Mutex::new(Progress { placed: true, ..Progress::default() }));
+        let progress = Progress { start_is_set: true, ..Progress::default() };
         let kept = Retained::new(&*source, &layout, &budget, order.foresight(), options.keep)?;
-        let disk = options.disk.as_ref().map(|disk| disk::open(&*source, disk)).transpose()?;
-        let common = budget.shared_by().map(|others| node::open(&*source, others)).transpose()?.flatten();
-        if common.is_some() && options.keep == Keep::Decoded {
-            return Err(Error::Config(
-                "keep=\"decoded\", but the ranks of a node keep samples in common as they are stored: leave keep out".into(),
-            ));
-        }
-        let stores = common.into_iter().chain(disk).map(Arc::new).collect();
-        if options.profile {
-            no_patches(&*source)?;
-        }
-        let profiled =
-            options.profile.then(|| Collector::new(Arc::clone(&source), &layout, &budget)).transpose()?;
+        let stores = open_stores(&*source, &options, &budget)?;
+        let profiler = options.profile.then(|| crate::PROFILER(&source, &layout, &budget));
         let loader = Self {
-            collector: profiled.map(Arc::new),
+            observer: profiler.transpose()?,
             source,
             options,
             budget,
             layout,
             order,
             map: None,
-            observer: None,
             partial: false,
-            progress,
+            progress: Arc::new(Mutex::new(progress)),
             kept,
             stores,
             running: Weak::new(),
             mixing: OnceLock::new(),
         };
         loader.split(0)?.check()?;
-        // Planned here as well, so that a budget that is too small is told before the first epoch.
-        let _it_fits = loader.plan_alone(loader.budget.cap_bytes())?;
+        // Plan now as well, so that a budget that is too small is an error before the first epoch.
+        loader.plan_alone(loader.budget.cap_bytes())?;
         Ok(loader)
     }
 
@@ -184,22 +186,28 @@ impl Loader {
         self.map = Some(map);
     }
 
-    /// Has somebody look on while samples are made.
-    pub(crate) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+    /// Observes epochs with this instead of the observer that the options asked for.
+    pub(crate) fn set_observer(&mut self, observer: Arc<dyn EpochObserver>) {
         self.observer = Some(observer);
     }
 
-    /// Fields that a sample lacks stay empty.
+    /// The observer, if it is a `T`.
+    pub(crate) fn observer_as<T: EpochObserver>(&self) -> Option<&T> {
+        let observer: &dyn Any = &**self.observer.as_ref()?;
+        observer.downcast_ref()
+    }
+
+    /// Leaves a field that a sample lacks empty instead of failing the sample.
     pub(crate) fn allow_partial(&mut self) {
         self.partial = true;
     }
 
-    /// How many samples failed in the epoch, and the first of them.
-    pub(crate) fn failed(&self) -> (u64, Vec<Failed>) {
-        failed_of(&self.progress())
+    /// The samples that failed in the current epoch.
+    pub(crate) fn failed(&self) -> FailedSamples {
+        FailedSamples::new(&self.progress().failures)
     }
 
-    /// The position of the consumer.
+    /// The consumer's global position in the epoch.
     pub(crate) fn position(&self) -> u64 {
         self.progress().position
     }
@@ -216,7 +224,7 @@ impl Loader {
         })
     }
 
-    pub(crate) fn config(&self, epoch: u64, start: u64) -> Result<pipeline::Config> {
+    fn config(&self, epoch: u64, start: u64) -> Result<pipeline::Config> {
         let options = &self.options;
         Ok(pipeline::Config {
             seed: options.seed,
@@ -230,10 +238,7 @@ impl Loader {
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
             order: Arc::clone(&self.order),
-            observer: self
-                .observer
-                .clone()
-                .or_else(|| self.collecting(start).map(|collector| collector as _)),
+            observer: self.observer_from(start).map(|observer| observer as _),
             partial: self.partial,
             failed: Vec::new(),
             stall: Duration::try_from_secs_f64(options.stall_seconds)
@@ -243,19 +248,20 @@ impl Loader {
 
     /// The plan of an epoch that has `cap_bytes` for itself.
     pub(crate) fn plan_alone(&self, cap_bytes: u64) -> Result<Plan> {
-        let collected = self.collector.as_ref().map_or(0, |collector| collector.held_bytes());
-        let cap_bytes =
-            cap_bytes.saturating_sub(self.order.held_bytes() + collected + self.kept.index_bytes());
+        let observer = self.observer.as_ref().map_or(0, |observer| observer.held_bytes());
+        let held_bytes = self.order.held_bytes() + observer + self.kept.index_bytes();
+        let cap_bytes = cap_bytes.saturating_sub(held_bytes);
         let facts = Facts::gather(&*self.source, &self.layout, &self.config(0, 0)?);
         Plan::new(&facts, cap_bytes, |_| Held::default()).map_err(|small| small.explain(&*self.source))
     }
 
-    /// Who profiles an epoch that begins here, unless one was profiled to its end: a part of one would pass for the whole.
-    fn collecting(&self, start: u64) -> Option<Arc<Collector>> {
-        self.collector.clone().filter(|collector| start == 0 && !collector.finished())
+    /// The observer of an epoch that begins at position `start`. Only an epoch that begins at 0 is
+    /// observed: a profile of a part would look like a profile of the whole.
+    fn observer_from(&self, start: u64) -> Option<Arc<dyn EpochObserver>> {
+        self.observer.clone().filter(|observer| start == 0 && !observer.is_done())
     }
 
-    /// The epoch that is begun next, or was last.
+    /// The number of the epoch that begins next, or that was begun last.
     pub(crate) fn epoch_number(&self) -> u64 {
         self.progress().epoch
     }
@@ -268,7 +274,7 @@ impl Loader {
         &*self.order
     }
 
-    /// Batches in an epoch: the same on every rank.
+    /// Batches in an epoch. It is the same number on every rank.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.split(0).map_or(0, |s| s.batches())
@@ -280,13 +286,13 @@ impl Loader {
         self.len() == 0
     }
 
-    /// The source.
+    /// The source that it reads.
     #[must_use]
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
 
-    /// The budget.
+    /// The budget that all its memory is charged to.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
@@ -302,44 +308,42 @@ impl Loader {
         lock(&self.progress)
     }
 
-    /// Begins the next epoch, or the one that a loaded state or `set_epoch` names.
+    /// Begins the next epoch, or the one that `set_epoch` or a loaded state names.
     ///
     /// # Errors
-    /// When the budget cannot hold the epoch, naming who holds it.
+    /// When the budget cannot hold the epoch. The message names what holds the budget.
     pub fn epoch(&mut self) -> Result<Epoch> {
-        let (epoch, start, failed, print) = {
+        let (epoch, start, failed, delivered) = {
             let mut progress = self.progress();
-            if !progress.placed {
-                (progress.epoch, progress.position) = (progress.epoch + 1, 0);
-                progress.failed.clear();
-                progress.print = None;
+            if !progress.start_is_set {
+                let next = progress.epoch + 1;
+                progress.advance_to(next);
             }
-            progress.placed = false;
+            progress.start_is_set = false;
             progress.failures.clear();
-            (progress.epoch, progress.position, progress.failed.clone(), progress.print)
+            (progress.epoch, progress.position, progress.failed.clone(), progress.delivered_ids)
         };
         let mut config = self.config(epoch, start)?;
-        let collector = self.collecting(start);
-        if let Some(collector) = &collector {
-            collector.begin()?;
+        let observer = self.observer_from(start);
+        if let Some(observer) = &observer {
+            observer.begin()?;
         }
         if self.options.on_error == crate::OnError::Skip {
             config.failed = failed;
         }
         let ids = self.order.begin(epoch).and_then(|()| self.order.epoch(epoch)).map_err(Error::from);
-        let ids = ids.and_then(|ids| check_print(&*ids, epoch, print).map(|()| ids));
-        let pipeline = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
-            Ok(pipeline) => pipeline,
+        let ids = ids.and_then(|ids| check_delivered(&*ids, epoch, delivered).map(|()| ids));
+        let (pipeline, ids) = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
+            Ok(started) => started,
             Err(error) => {
-                self.progress().placed = true;
+                self.progress().start_is_set = true;
                 return Err(error);
             }
         };
-        let (pipeline, ids) = pipeline;
         let running = Running { pipeline: Some(pipeline), config, ids, stopped: None };
         let running = Arc::new(Mutex::new(running));
         self.running = Arc::downgrade(&running);
-        Ok(Epoch { running, progress: Arc::clone(&self.progress), collector, began: Instant::now() })
+        Ok(Epoch { running, progress: Arc::clone(&self.progress), observer, began: Instant::now() })
     }
 
     fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn tidegate_order::Epoch>) -> Result<Pipeline> {
@@ -350,75 +354,79 @@ impl Loader {
         Ok(pipeline)
     }
 
-    /// Changes the budget, in the middle of an epoch too: pages beyond it are returned before this does, but those of batches
-    /// that the consumer holds. What comes next, and what it holds, stay the same.
+    /// Changes the size of the budget, also in the middle of an epoch.
     ///
-    /// Caches give way first. If that is not enough, the epoch begins again at the next batch with less memory: what was being
-    /// made is made anew. Other loaders of the budget give back what they hold beyond it when their epoch ends.
+    /// Memory above the new size is returned before this call returns, except for batches that the
+    /// consumer holds. The order and the content of later batches do not change.
+    ///
+    /// Caches are evicted first. If that is not enough, the epoch restarts at its next batch with
+    /// less memory, and batches in flight are made again. Another loader of the same budget
+    /// returns its excess when its epoch ends.
     ///
     /// # Errors
-    /// A size that makes no sense, or too small for this loader and the batches that the consumer holds, which changes nothing.
+    /// A size that is invalid, or too small for this loader and the batches that the consumer
+    /// holds. The budget is unchanged then.
     pub fn set_memory(&mut self, size: &Size) -> Result<()> {
         let (before, whole) = (self.budget.cap_bytes(), size.bytes()?);
         let whole_before = self.budget.shared_by().map_or(before, |node| node.cap_bytes());
         let bytes = self.budget.shared_by().map_or(whole, |node| node.share_of(whole));
-        let _it_fits = self.plan_alone(bytes)?;
+        // An epoch must fit before anything changes.
+        self.plan_alone(bytes)?;
         let limit = self.kept.limit_bytes();
         if limit > 0 {
             self.kept.set_limit((limit + bytes).saturating_sub(before));
         }
         self.budget.set_cap(whole);
         let Some(running) = self.running.upgrade() else {
-            self.let_go_of_slots();
+            self.release_free_slots();
             return Ok(());
         };
         if self.budget.usage().charged_bytes > bytes {
-            let running = &mut *between_batches(&running)?;
-            if let Err(error) = self.begin_again(running) {
-                // What the consumer holds leaves too little: as before, then.
+            let running = &mut *lock_between_batches(&running)?;
+            if let Err(error) = self.restart(running) {
+                // The batches that the consumer holds leave too little: restore the old size.
                 self.budget.set_cap(whole_before);
-                self.begin_again(running)?;
+                self.restart(running)?;
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Gives back the slots that nobody holds.
-    fn let_go_of_slots(&self) {
+    /// Returns the memory of batch slots that are not in use.
+    fn release_free_slots(&self) {
         if let Some(slots) = self.kept.slots.upgrade() {
             slots.shrink(0);
         }
     }
 
-    /// Lets go of all that an epoch has, and goes on with it.
-    fn begin_again(&mut self, running: &mut Running) -> Result<()> {
+    /// Stops the pipeline of an epoch and starts another at the next batch.
+    fn restart(&mut self, running: &mut Running) -> Result<()> {
         match running.pipeline.take() {
             Some(pipeline) => running.config.past = pipeline.stop(),
             None if running.stopped.is_none() => {
-                self.let_go_of_slots();
+                self.release_free_slots();
                 return Ok(());
             }
             None => running.stopped = None,
         }
-        self.let_go_of_slots();
+        self.release_free_slots();
         match self.start(&running.config, &running.ids) {
             Ok(pipeline) => {
                 running.pipeline = Some(pipeline);
                 Ok(())
             }
             Err(error) => {
-                self.progress().placed = true;
+                self.progress().start_is_set = true;
                 running.stopped = Some(error.to_string());
                 Err(error)
             }
         }
     }
 
-    /// The next epoch will be this one, from its beginning.
+    /// Makes `epoch` the next epoch, from its beginning.
     pub fn set_epoch(&mut self, epoch: u64) {
-        let mut progress = self.progress();
-        *progress = Progress { epoch, placed: true, ..Progress::default() };
+        *self.progress() = Progress { epoch, start_is_set: true, ..Progress::default() };
     }
 
     /// The state after the last batch that was delivered.
@@ -431,14 +439,17 @@ impl Loader {
             State::new(source.fingerprint(), source.len(), seed, shuffle, progress.epoch, progress.position);
         let failures = progress.failures.iter().map(|f| f.position);
         state.set_failed(failures.chain(progress.failed.iter().copied()).collect());
-        state.set_ids(progress.print, self.order.print(progress.epoch));
+        state.set_ids(progress.delivered_ids, self.order.print(progress.epoch));
         state
     }
 
-    /// Goes on where a state was saved: the next epoch begins at its position. Seed and order are the state's.
+    /// Continues from a saved state: the next epoch begins at its position.
+    ///
+    /// Seed and order are those of the state.
     ///
     /// # Errors
-    /// [`Error::State`] for a state of other data, of another sampler, or of one where there is none.
+    /// [`Error::State`] for a state of other data or of another sampler, and for a state with a
+    /// sampler where the loader has none.
     pub fn load_state(&mut self, state: &State) -> Result<()> {
         state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
         match (state.shuffle, self.options.shuffle) {
@@ -451,50 +462,44 @@ impl Loader {
             (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),
         }
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
-        let (epoch, position, failed) = (state.epoch, state.position, state.failed());
-        let print = state.came();
-        *self.progress() = Progress { epoch, position, placed: true, print, failed, ..Progress::default() };
+        *self.progress() = Progress {
+            epoch: state.epoch,
+            position: state.position,
+            start_is_set: true,
+            delivered_ids: state.delivered_ids(),
+            failed: state.failed(),
+            ..Progress::default()
+        };
         Ok(())
     }
 
-    /// What training says of samples: a loss for each id. It counts from the next epoch on, and must be the same on every rank.
+    /// Tells the order the losses of samples, one for each id. They count from the next epoch on.
+    ///
+    /// Every rank must pass the same losses.
     ///
     /// # Errors
-    /// An order that takes no feedback; ids that there are not; losses that are negative, infinite or no numbers.
+    /// An order that takes no feedback; an id outside the data; a loss that is negative, infinite
+    /// or NaN.
     pub fn feedback(&self, ids: &[u64], losses: &[f32]) -> Result<()> {
         Ok(self.order.feedback(ids, losses)?)
     }
 
-    /// All that was fed back, for another loader to go on with a state of this one.
+    /// All feedback so far, so that another loader can continue from a state of this one.
     #[must_use]
     pub fn feedback_state(&self) -> Option<Vec<u8>> {
         self.order.fed().map(Fed::export)
     }
 
-    /// Takes what was fed back to another loader; before its state.
+    /// Takes the feedback of another loader. Call it before [`Loader::load_state`].
     ///
     /// # Errors
-    /// An order that takes no feedback; bytes of another number of samples.
+    /// An order that takes no feedback; feedback for another number of samples.
     pub fn load_feedback(&self, bytes: &[u8]) -> Result<()> {
         match self.order.fed() {
             Some(order) => Ok(order.import(bytes)?),
+            // This is the error of an order that takes no feedback.
             None => Ok(self.order.feedback(&[], &[])?),
         }
-    }
-
-    /// The profile itself, where nobody else asks for it again.
-    pub(crate) fn take_profile(self) -> Option<Result<Profile>> {
-        self.collector.as_ref().map(|collector| collector.take_away())
-    }
-
-    /// What was seen of the first epoch, so far or to its end, if [`Options::profile`] asked for it.
-    #[must_use]
-    pub fn profile(&self) -> Option<Result<Profile>> {
-        let collector = self.collector.as_ref()?;
-        if !collector.finished() {
-            collector.note_failed(self.failed());
-        }
-        Some(collector.copy())
     }
 
     /// What limits the flow, and where every byte is.
@@ -509,4 +514,18 @@ impl Loader {
         report.mixing = mixing;
         report
     }
+}
+
+/// The caches that the options and a shared budget ask for: the one of a node, then the disk's.
+fn open_stores(source: &dyn Source, options: &Options, budget: &Budget) -> Result<Vec<Arc<Records>>> {
+    let disk = options.disk.as_ref().map(|disk| disk::open(source, disk)).transpose()?;
+    let node = budget.shared_by().map(|others| node::open(source, others)).transpose()?.flatten();
+    if node.is_some() && options.keep == Keep::Decoded {
+        return Err(Error::Config(
+            "keep=\"decoded\" is not possible with a budget that the ranks of a node share: their common \
+             cache keeps samples as they are stored. Leave keep out"
+                .into(),
+        ));
+    }
+    Ok(node.into_iter().chain(disk).map(Arc::new).collect())
 }

@@ -1,6 +1,6 @@
-//! What a loader is asked to do.
+//! The options of a loader.
 //!
-//! Flow: the builder, Python's keyword arguments (as JSON) or the command line -> [`Options`] -> [`crate::Loader`].
+//! Flow: builder, Python's keyword arguments (as JSON) or command line -> [`Options`] -> `Loader`.
 //! Memory: holds none.
 
 use serde::{Deserialize, Serialize};
@@ -11,45 +11,49 @@ use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
 use tidegate_order::split::Remainder;
 
-/// All options of a loader, with the defaults of torch's DataLoader where the words are its own.
+/// All options of a loader.
+///
+/// An option that torch's DataLoader has too has the same name and default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Samples in a batch of one rank.
     pub batch_size: Option<u64>,
-    /// Samples in the batches of all ranks together: what may stay while ranks change.
+    /// Samples in the batches of all ranks together. It can stay the same while the number of
+    /// ranks changes. Give either this or `batch_size`.
     pub global_batch_size: Option<u64>,
-    /// Wanted fields; the others are inferred, or left out with `only`.
+    /// How fields are delivered, by name. The type of other fields is inferred.
     pub fields: Vec<(String, FieldSpec)>,
-    /// Deliver only the named fields.
+    /// Deliver only the fields that `fields` names.
     pub only: bool,
     /// How an epoch is shuffled.
     pub shuffle: Shuffle,
     /// The seed of order and augmentation.
     pub seed: u64,
-    /// What happens after the last full batch; none: uneven on one rank, padded on several.
+    /// What happens after the last full batch. None: uneven on one rank, padded on several.
     pub remainder: Option<Remainder>,
-    /// Decoding threads; none: the cores of the control group.
+    /// Decoding threads. None: as many as cores that the process may use.
     pub workers: Option<usize>,
-    /// Batches beyond the one being consumed and the one being filled.
+    /// Batches that are made ahead, beyond the one being consumed and the one being filled.
     pub prefetch: usize,
-    /// Threads that call the batch map, for as many batches at once; 0: the worker that completes a batch does.
+    /// Threads that call the batch map, each for one batch at a time. 0: the worker that
+    /// completes a batch calls it.
     pub map_threads: usize,
     /// What happens when a sample fails.
     pub on_error: OnError,
-    /// The share of samples that may fail under skip or replace.
+    /// The fraction of samples that may fail under skip or replace, from 0 to 1.
     pub max_failure_rate: f64,
-    /// Whether the first epoch is profiled.
+    /// Whether the first epoch is profiled; see `Loader::profile`.
     pub profile: bool,
-    /// What is kept of samples in memory.
+    /// In which form the memory cache keeps samples.
     pub keep: Keep,
-    /// Where samples are kept on a disk from one epoch and one run to the next.
+    /// A disk cache, which later epochs and runs use again.
     pub disk: Option<DiskCache>,
-    /// This rank.
+    /// This rank, from 0.
     pub rank: u64,
-    /// Ranks.
+    /// The number of ranks.
     pub world_size: u64,
-    /// Seconds without movement after which an error says who waits for whom.
+    /// Seconds without progress after which an error says which stage waits for what.
     pub stall_seconds: f64,
 }
 
@@ -79,7 +83,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The size of a global batch.
+    /// The number of samples in a global batch.
     ///
     /// # Errors
     /// [`Error::Config`] unless exactly one of the two sizes is given.
@@ -100,7 +104,8 @@ impl Options {
         self.remainder.unwrap_or(if self.world_size > 1 { Remainder::Pad } else { Remainder::Uneven })
     }
 
-    /// Decoding threads: as asked, else the cores this process may use (affinity and cgroup quota).
+    /// Decoding threads: those asked for, else the cores that this process may use by affinity
+    /// and cgroup quota.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)).max(1)

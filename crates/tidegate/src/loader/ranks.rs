@@ -1,30 +1,30 @@
-//! Which of several training processes this is, from the variables that their starters set.
+//! Which of several training processes this is, from the variables that launchers set.
 //!
-//! Flow: environment (torchrun, SLURM, Open MPI, MPICH) -> [`Ranks`], and the [`node_budget`] that those of a machine share; called by
-//! the Python package and by Rust users.
+//! Flow: environment (torchrun, SLURM, Open MPI, MPICH) -> [`Ranks`] and, for the processes of one
+//! machine, their [`node_budget`]; called by the Python package and by Rust users.
 //! Memory: holds none.
 
 use serde::Serialize;
 use tidegate_core::memory::Budget;
 use tidegate_data::{Error, Result};
 
-/// This process among those that train together.
+/// This process's place among the processes of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ranks {
-    /// This one, from 0.
+    /// The rank of this process, from 0.
     pub rank: u64,
-    /// All of them.
+    /// The number of processes.
     pub world_size: u64,
-    /// Those on this machine, if it is said.
+    /// The number of processes on this machine, if a variable says it.
     pub local_world_size: Option<u64>,
-    /// What is the same for all processes of the job, and for no other on this machine.
+    /// The name of the job. No other job on this machine has it.
     pub job: String,
-    /// The variables that say so.
+    /// The variables that rank and size are from.
     pub from: &'static str,
 }
 
-/// Names of variables: rank, world size, processes on this machine, and what names the job.
-struct Starter {
+/// The names of a launcher's variables.
+struct Launcher {
     rank: &'static str,
     size: &'static str,
     local: &'static str,
@@ -32,31 +32,31 @@ struct Starter {
     from: &'static str,
 }
 
-/// The nearest first: torchrun may run within SLURM. A variable of SLURM's that is there without `srun` (in the shell of `sbatch`) is
-/// none of these.
-const STARTERS: [Starter; 4] = [
-    Starter {
+/// The innermost launcher first: torchrun may run inside SLURM. SLURM sets its step variables only
+/// under `srun`, not in the shell of `sbatch`.
+const LAUNCHERS: [Launcher; 4] = [
+    Launcher {
         rank: "RANK",
         size: "WORLD_SIZE",
         local: "LOCAL_WORLD_SIZE",
         job: &["TORCHELASTIC_RUN_ID", "MASTER_PORT"],
         from: "RANK and WORLD_SIZE",
     },
-    Starter {
+    Launcher {
         rank: "OMPI_COMM_WORLD_RANK",
         size: "OMPI_COMM_WORLD_SIZE",
         local: "OMPI_COMM_WORLD_LOCAL_SIZE",
         job: &["PMIX_NAMESPACE"],
         from: "OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE",
     },
-    Starter {
+    Launcher {
         rank: "PMI_RANK",
         size: "PMI_SIZE",
         local: "MPI_LOCALNRANKS",
         job: &[],
         from: "PMI_RANK and PMI_SIZE",
     },
-    Starter {
+    Launcher {
         rank: "SLURM_PROCID",
         size: "SLURM_STEP_NUM_TASKS",
         local: "SLURM_STEP_TASKS_PER_NODE",
@@ -65,7 +65,7 @@ const STARTERS: [Starter; 4] = [
     },
 ];
 
-/// The ranks that the environment names: of the first starter whose rank and size are both there.
+/// Reads the rank from variables: those of the first launcher whose rank and size are both set.
 ///
 /// ```
 /// let variables = |name: &str| match name {
@@ -79,12 +79,12 @@ const STARTERS: [Starter; 4] = [
 /// ```
 ///
 /// # Errors
-/// [`Error::Config`] for values that make no sense, by name.
+/// [`Error::Config`] for values that are not a rank, by name.
 pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>> {
-    let found = |starter: &&Starter| variable(starter.rank).is_some() && variable(starter.size).is_some();
-    let Some(starter) = STARTERS.iter().find(found) else { return Ok(None) };
+    let found = |launcher: &&Launcher| variable(launcher.rank).is_some() && variable(launcher.size).is_some();
+    let Some(launcher) = LAUNCHERS.iter().find(found) else { return Ok(None) };
     let text = |name: &str| variable(name).unwrap_or_default();
-    let (rank, size) = (text(starter.rank), text(starter.size));
+    let (rank, size) = (text(launcher.rank), text(launcher.size));
     let fit = rank
         .trim()
         .parse::<u64>()
@@ -94,18 +94,18 @@ pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>
     let (rank, world_size) = fit.ok_or_else(|| {
         Error::Config(format!(
             "{}={rank} and {}={size} name no rank: correct them, or give rank and world_size",
-            starter.rank, starter.size
+            launcher.rank, launcher.size
         ))
     })?;
     // SLURM says "4(x2)" where two machines have four each, and "4,3" where the first has more.
-    let local = text(starter.local);
+    let local = text(launcher.local);
     let alike = local.split_once('(').map_or(&*local, |(each, _)| each);
-    let job: Vec<String> = starter.job.iter().filter_map(|name| variable(name)).collect();
+    let job: Vec<String> = launcher.job.iter().filter_map(|name| variable(name)).collect();
     let local_world_size = alike.parse().ok();
-    Ok(Some(Ranks { rank, world_size, local_world_size, job: job.join("-"), from: starter.from }))
+    Ok(Some(Ranks { rank, world_size, local_world_size, job: job.join("-"), from: launcher.from }))
 }
 
-/// As [`detect`], from the environment of this process.
+/// Reads the rank from the environment of this process; see [`detect`].
 ///
 /// # Errors
 /// As [`detect`].
@@ -113,22 +113,24 @@ pub fn from_environment() -> Result<Option<Ranks>> {
     detect(&|name| std::env::var(name).ok())
 }
 
-/// The budget that the processes of this job share on this machine; their number and the job's name are the environment's unless
-/// they are given.
+/// Makes the budget that the processes of this job share on this machine.
+///
+/// `bytes` is the size of the whole budget. `processes` is the number of processes and `name` the
+/// name of the job; by default both are from the environment.
 ///
 /// # Errors
-/// When nobody says how many there are; as [`Budget::node`].
+/// When neither says how many processes there are, or how the job is called; as [`Budget::node`].
 pub fn node_budget(bytes: u64, processes: Option<u64>, name: Option<String>) -> Result<Budget> {
     let found = from_environment()?;
     let local = || {
         let ranks = found.as_ref()?;
-        // Without their number on this machine, all of them may be here only if there is no other.
+        // Without the number on this machine only a job of one process is certain.
         ranks.local_world_size.or((ranks.world_size == 1).then_some(1))
     };
     let processes = processes.or_else(local).ok_or_else(|| {
         Error::Config(
-            "a budget of a node is divided among its processes, and no variable says how many there are (LOCAL_WORLD_SIZE, \
-             SLURM_STEP_TASKS_PER_NODE, OMPI_COMM_WORLD_LOCAL_SIZE): give processes=N"
+            "a budget of a node is divided among its processes, and no variable says how many there are \
+             (LOCAL_WORLD_SIZE, SLURM_STEP_TASKS_PER_NODE, OMPI_COMM_WORLD_LOCAL_SIZE): give processes=N"
                 .into(),
         )
     })?;
@@ -137,8 +139,9 @@ pub fn node_budget(bytes: u64, processes: Option<u64>, name: Option<String>) -> 
         name.or_else(job).or_else(|| (processes == 1).then(|| format!("process-{}", std::process::id())));
     let name = name.ok_or_else(|| {
         Error::Config(
-            "a budget of a node has the name of its job, and no variable says it (TORCHELASTIC_RUN_ID, MASTER_PORT, SLURM_JOB_ID): \
-             give name=\"…\", the same in all processes of this job and in no other"
+            "a budget of a node has the name of its job, and no variable says it (TORCHELASTIC_RUN_ID, \
+             MASTER_PORT, SLURM_JOB_ID): give name=\"…\", the same in all processes of this job and in no \
+             other"
                 .into(),
         )
     })?;
@@ -149,7 +152,7 @@ pub fn node_budget(bytes: u64, processes: Option<u64>, name: Option<String>) -> 
 mod tests {
     use super::*;
 
-    fn of(variables: &[(&str, &str)]) -> Option<(u64, u64, Option<u64>, String)> {
+    fn summary(variables: &[(&str, &str)]) -> Option<(u64, u64, Option<u64>, String)> {
         found(variables).unwrap().map(|r| (r.rank, r.world_size, r.local_world_size, r.job))
     }
 
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_starter_is_understood() {
+    fn every_launcher_is_understood() {
         let torchrun = [
             ("RANK", "5"),
             ("WORLD_SIZE", "8"),
@@ -166,7 +169,7 @@ mod tests {
             ("TORCHELASTIC_RUN_ID", "x"),
             ("MASTER_PORT", "29500"),
         ];
-        assert_eq!(of(&torchrun), Some((5, 8, Some(4), "x-29500".into())));
+        assert_eq!(summary(&torchrun), Some((5, 8, Some(4), "x-29500".into())));
         let slurm = [
             ("SLURM_PROCID", "3"),
             ("SLURM_NTASKS", "4"),
@@ -175,9 +178,9 @@ mod tests {
             ("SLURM_JOB_ID", "77"),
             ("SLURM_STEP_ID", "0"),
         ];
-        assert_eq!(of(&slurm), Some((3, 4, Some(2), "77-0".into())));
+        assert_eq!(summary(&slurm), Some((3, 4, Some(2), "77-0".into())));
         assert_eq!(
-            of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]),
+            summary(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]),
             None,
             "the shell of sbatch is no rank"
         );
@@ -186,13 +189,13 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "2"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
         ];
-        assert_eq!(of(&mpi), Some((1, 2, Some(2), String::new())));
+        assert_eq!(summary(&mpi), Some((1, 2, Some(2), String::new())));
         let mpich = [("PMI_RANK", "0"), ("PMI_SIZE", "3"), ("MPI_LOCALNRANKS", "3"), ("PMI_ID", "0")];
-        assert_eq!(of(&mpich), Some((0, 3, Some(3), String::new())));
-        // torchrun within SLURM: the nearer one counts.
-        assert_eq!(of(&[&torchrun[..], &slurm[..]].concat()).map(|r| r.0), Some(5));
-        assert_eq!(of(&[("RANK", "1")]), None);
-        assert_eq!(of(&[]), None);
+        assert_eq!(summary(&mpich), Some((0, 3, Some(3), String::new())));
+        // torchrun inside SLURM: the inner launcher counts.
+        assert_eq!(summary(&[&torchrun[..], &slurm[..]].concat()).map(|r| r.0), Some(5));
+        assert_eq!(summary(&[("RANK", "1")]), None);
+        assert_eq!(summary(&[]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The state of a loader: where in which order the consumer is. A seek, never a replay.
+//! The state of a loader: an order and a position in it. Resuming is a seek, never a replay.
 //!
-//! Flow: loader -> [`State`] -> JSON of at most 1 KiB (listed failures besides) -> another loader.
+//! Flow: loader -> [`State`] -> JSON (at most 1 KiB, plus failed positions) -> another loader.
 //! Memory: a few words.
 
 use serde::{Deserialize, Serialize};
@@ -9,13 +9,13 @@ use tidegate_order::Shuffle;
 
 const VERSION: u32 = 1;
 
-/// Everything that is needed to go on; workers, budget and ranks are not part of it.
+/// All that another loader needs to continue. Workers, budget and ranks are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     version: u32,
-    /// The data's fingerprint, in hexadecimal.
+    /// The fingerprint of the data, in hexadecimal.
     pub fingerprint: String,
-    /// Samples in an epoch.
+    /// Samples in the data.
     pub samples: u64,
     /// The seed.
     pub seed: u64,
@@ -28,16 +28,17 @@ pub struct State {
     /// Positions that failed in this epoch, as "3,7-9".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failed: String,
-    /// What tells a sampler's ids from others, in hexadecimal: those of this epoch where it lists them, else those that came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ids: Option<String>,
-    /// How many ids came, where the sampler gives them one after another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub came: Option<u64>,
+    /// The digest of a sampler's ids, in hexadecimal: of all ids of this epoch if the sampler
+    /// lists them, else of those delivered so far.
+    #[serde(rename = "ids", default, skip_serializing_if = "Option::is_none")]
+    pub ids_digest: Option<String>,
+    /// The number of ids delivered so far, if the sampler gives ids one by one.
+    #[serde(rename = "came", default, skip_serializing_if = "Option::is_none")]
+    pub ids_delivered: Option<u64>,
 }
 
 impl State {
-    /// A state at a position.
+    /// The state at a position, without failures and without a sampler.
     #[must_use]
     pub fn new(
         fingerprint: u64,
@@ -57,8 +58,8 @@ impl State {
             epoch,
             position,
             failed: String::new(),
-            ids: None,
-            came: None,
+            ids_digest: None,
+            ids_delivered: None,
         }
     }
 
@@ -70,20 +71,23 @@ impl State {
         serde_json::to_string(self).map_err(|e| Error::State(e.to_string()))
     }
 
-    /// The state in a JSON text.
+    /// Reads a state from JSON.
     ///
     /// # Errors
-    /// [`Error::State`] for another version or no state at all.
+    /// [`Error::State`] for text that is not a state, and for a state of another version.
     pub fn from_json(text: &str) -> Result<Self> {
         let state: Self =
-            serde_json::from_str(text).map_err(|e| Error::State(format!("it is no state: {e}")))?;
+            serde_json::from_str(text).map_err(|e| Error::State(format!("it is not a state: {e}")))?;
         if state.version != VERSION {
-            return Err(Error::State(format!("its version is {}, this one reads {VERSION}", state.version)));
+            return Err(Error::State(format!(
+                "its version is {}; this program reads version {VERSION}",
+                state.version
+            )));
         }
         Ok(state)
     }
 
-    /// Checks that it belongs to data with this fingerprint.
+    /// Checks that the state belongs to data with this fingerprint.
     ///
     /// # Errors
     /// [`Error::State`] with both fingerprints.
@@ -91,38 +95,42 @@ impl State {
         let have = format!("{fingerprint:016x}");
         if self.fingerprint != have || self.samples != samples {
             return Err(Error::State(format!(
-                "it was saved for other data ({} samples, fingerprint {}); {name} has {samples} samples and fingerprint \
-                 {have}",
+                "it was saved for other data ({} samples, fingerprint {}); {name} has {samples} samples \
+                 and \
+                 fingerprint {have}",
                 self.samples, self.fingerprint
             )));
         }
         let positions = if let Shuffle::Given { positions } = self.shuffle { positions } else { samples };
         if self.position > positions {
             return Err(Error::State(format!(
-                "its position {} lies past the {positions} of an epoch",
+                "its position {} is beyond the {positions} positions of an epoch",
                 self.position
             )));
         }
         parse_positions(&self.failed).map(|_| ())
     }
 
-    /// Sets what tells a sampler's ids from others: of those that came, which are so many, or of all of an epoch.
-    pub fn set_ids(&mut self, came: Option<(u64, u64)>, all: Option<u64>) {
-        self.came = came.map(|(count, _)| count);
-        self.ids = came.map(|(_, print)| print).or(all).map(|print| format!("{print:016x}"));
+    /// Sets the digest of a sampler's ids: `delivered` is (count, digest) of the ids delivered so
+    /// far, `all` is the digest of all ids of the epoch.
+    pub fn set_ids(&mut self, delivered: Option<(u64, u64)>, all: Option<u64>) {
+        self.ids_delivered = delivered.map(|(count, _)| count);
+        self.ids_digest = delivered.map(|(_, digest)| digest).or(all).map(|digest| format!("{digest:016x}"));
     }
 
-    /// How many ids came of a sampler that gives them one after another, and what tells them from others.
+    /// (count, digest) of the ids delivered so far, for a sampler that gives ids one by one.
     #[must_use]
-    pub fn came(&self) -> Option<(u64, u64)> {
-        Some((self.came?, u64::from_str_radix(self.ids.as_ref()?, 16).ok()?))
+    pub fn delivered_ids(&self) -> Option<(u64, u64)> {
+        Some((self.ids_delivered?, u64::from_str_radix(self.ids_digest.as_ref()?, 16).ok()?))
     }
 
-    /// Checks that it belongs to the order of a loader, which has a sampler or should have one.
+    /// Checks that the state fits a loader's order, where the state or the loader has a sampler.
+    ///
+    /// `digest` is that of all ids of the epoch, if the loader's sampler lists them.
     ///
     /// # Errors
-    /// [`Error::State`] with what differs.
-    pub fn check_order(&self, order: Shuffle, print: Option<u64>) -> Result<()> {
+    /// [`Error::State`] with the difference.
+    pub fn check_order(&self, order: Shuffle, digest: Option<u64>) -> Result<()> {
         let words = |shuffle| match shuffle {
             Shuffle::Given { positions } => format!("a sampler of {positions} ids"),
             _ => "no sampler".into(),
@@ -131,20 +139,21 @@ impl State {
         if self.shuffle != order {
             return Err(Error::State(format!("it was saved with {saved}, and this loader has {here}")));
         }
-        let print = print.map(|print| format!("{print:016x}"));
-        if self.ids.is_some() && self.came.is_some() == print.is_some() {
+        let digest = digest.map(|digest| format!("{digest:016x}"));
+        if self.ids_digest.is_some() && self.ids_delivered.is_some() == digest.is_some() {
             let what = "a sampler that lists its ids";
-            return Err(Error::State(match print {
-                None => format!("it was saved with {what}, and this one gives them one after another"),
-                Some(_) => format!(
-                    "this loader has {what}, and it was saved with one that gives them one after another"
-                ),
+            return Err(Error::State(match digest {
+                None => format!("it was saved with {what}, and this loader's gives them one by one"),
+                Some(_) => {
+                    format!("this loader has {what}, and it was saved with one that gives them one by one")
+                }
             }));
         }
-        if print.is_some() && self.ids.is_some() && self.ids != print {
-            let what = "the sampler gives other ids for epoch";
+        if digest.is_some() && self.ids_digest.is_some() && self.ids_digest != digest {
             return Err(Error::State(format!(
-                "{what} {} than when it was saved: give it the same ids, weights or labels, with the same parameters and block (by default the global batch), and load its \
+                "the sampler gives other ids for epoch {} than when it was saved: give it the same ids, \
+                 weights \
+                 or labels, with the same parameters and block (by default the global batch), and load its \
                  feedback first if it takes any",
                 self.epoch
             )));
@@ -152,7 +161,7 @@ impl State {
         Ok(())
     }
 
-    /// Sets the failed positions.
+    /// Sets the positions that failed.
     pub fn set_failed(&mut self, mut positions: Vec<u64>) {
         positions.sort_unstable();
         positions.dedup();
@@ -173,7 +182,7 @@ impl State {
         self.failed = words.join(",");
     }
 
-    /// The failed positions, ascending.
+    /// The positions that failed, in ascending order.
     #[must_use]
     pub fn failed(&self) -> Vec<u64> {
         parse_positions(&self.failed).unwrap_or_default()
@@ -181,7 +190,7 @@ impl State {
 }
 
 fn parse_positions(text: &str) -> Result<Vec<u64>> {
-    let bad = || Error::State(format!("{text:?} is no list of positions"));
+    let bad = || Error::State(format!("{text:?} is not a list of positions"));
     let mut positions = Vec::new();
     for word in text.split(',').filter(|w| !w.is_empty()) {
         let (start, end) = word.split_once('-').unwrap_or((word, word));

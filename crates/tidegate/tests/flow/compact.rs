@@ -1,9 +1,9 @@
-//! Arrays made small: packed into shards and whole again in batches, or refused with the reason.
+//! Compressed arrays: packed into shards and decompressed in batches, or refused with the reason.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate::dataset::pack::{Format, Limits, Small, pack};
+use tidegate::dataset::pack::{Compression, Format, Limits, pack};
 use tidegate::{Budget, FieldSpec, Loader, OnError, Options, Source, open};
 use tidegate_decode::npy::DType;
 use tidegate_source::tar::write_member;
@@ -28,7 +28,7 @@ fn npy(dtype: &str, shape: &str, elements: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Floats of 4 by 100, and 300 tokens, a sample.
+/// Samples with floats of shape 4 × 100 and 300 tokens each.
 fn arrays(name: &str) -> PathBuf {
     let dir = folder(name);
     let mut out = std::fs::File::create(dir.join("a.tar")).unwrap();
@@ -44,7 +44,7 @@ fn arrays(name: &str) -> PathBuf {
     dir
 }
 
-fn packed(from: &Path, name: &str, small: &Small) -> Arc<dyn Source> {
+fn packed(from: &Path, name: &str, small: &Compression) -> Arc<dyn Source> {
     let source = open(from.to_str().unwrap(), false).unwrap();
     let out = folder(name);
     let limits = Limits { bytes: 30_000, samples: u64::MAX };
@@ -56,7 +56,7 @@ fn options() -> Options {
     Options { global_batch_size: Some(7), ..Options::default() }
 }
 
-/// Floats and tokens of all samples, in order, and the bytes that were read.
+/// The floats and tokens of all samples in order, and the bytes that were read.
 fn epoch(source: &Arc<dyn Source>, options: Options) -> (Vec<f32>, Vec<u16>, u64) {
     let mut loader = Loader::new(Arc::clone(source), options, Budget::new(16 << 20)).unwrap();
     let (mut floats, mut tokens): (Vec<f32>, Vec<u16>) = (Vec::new(), Vec::new());
@@ -83,25 +83,25 @@ fn arrays_that_were_made_small_come_back() {
     let (floats, found, whole) = epoch(&plain, Options { fields, ..options() });
     assert!(floats == expected && found == tokens);
 
-    let auto = Small { codec: Some("auto".into()), ..Small::default() };
+    let auto = Compression { codec: Some("auto".into()), ..Compression::default() };
     let source = packed(&from, "compact-auto", &auto);
     let (floats, found, read) = epoch(&source, options());
     assert!(floats == expected && found == tokens);
     assert!(read * 5 < whole * 4, "{read} of {whole} bytes");
-    // Shards are as large as they may be once they are small.
+    // The limit is of compressed bytes.
     let shards: Vec<u64> =
         source.shards().iter().map(|path| std::fs::metadata(path).unwrap().len()).collect();
     let (_, full) = shards.split_last().unwrap();
     assert!(full.iter().all(|bytes| (28_000..=30_000).contains(bytes)), "{shards:?}");
 
     let codec = Some("delta+shuffle+zstd".into());
-    let small = Small { quantize: vec![("x.npy".into(), 8)], codec, ..Small::default() };
+    let small = Compression { quantize: vec![("x.npy".into(), 8)], codec, ..Compression::default() };
     let source = packed(&from, "compact-quantized", &small);
     let (floats, found, read) = epoch(&source, options());
     assert!(found == tokens && read * 2 < whole, "{read} of {whole} bytes");
-    // Half a step of blocks that span at most six.
+    // The error is half a step, of blocks that span at most six.
     assert!(floats.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 6.0 / 255.0 * 0.501));
-    // As halves it is the same, rounded.
+    // Delivered as float16 it is the same, rounded.
     let half = |dtype| vec![("x.npy".to_owned(), array(dtype, &[4, 100]))];
     let with =
         |fields| Loader::new(Arc::clone(&source), Options { fields, ..options() }, Budget::new(16 << 20));
@@ -121,34 +121,34 @@ fn arrays_that_were_made_small_come_back() {
         words(vec![("t.npy".into(), array(DType::Int32, &[300]))]).contains("packed arrays of uint16 [300]")
     );
 
-    // What is small stays so when it is packed again.
+    // Compressed arrays stay compressed when they are packed again.
     let again = folder("compact-again");
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    pack(&*source, &again, Format::Mds, limits, &Small::default(), &|_| ()).unwrap();
+    pack(&*source, &again, Format::Mds, limits, &Compression::default(), &|_| ()).unwrap();
     let again = open(again.to_str().unwrap(), false).unwrap();
     assert!(epoch(&again, options()).0 == floats);
 
-    let near = Small { codec: Some("abs:0.01".into()), ..Small::default() };
+    let near = Compression { codec: Some("abs:0.01".into()), ..Compression::default() };
     let out = folder("compact-near");
     let error = pack(&*plain, &out, Format::Mds, limits, &near, &|_| ()).unwrap_err().to_string();
     assert!(error.contains("t.npy") && error.contains("float32 or float64"), "{error}");
     assert!(error.contains("--codec t.npy="), "{error}");
 
-    // A codec for one field, another for the others.
+    // One codec for one field, another for the rest.
     let codecs = vec![("x.npy".into(), "abs:0.01".into())];
-    let source = packed(&from, "compact-apart", &Small { codecs, ..auto });
+    let source = packed(&from, "compact-apart", &Compression { codecs, ..auto });
     let (floats, found, _) = epoch(&source, options());
     assert!(found == tokens && floats != expected);
     assert!(floats.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 0.01));
 }
 
 #[test]
-fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
+fn arrays_that_cannot_be_compressed_are_refused_and_damage_follows_the_policy() {
     let from = arrays("compact-wrong");
     let source = open(from.to_str().unwrap(), false).unwrap();
     let words = |quantize: &[(&str, u32)], codec: Option<&str>, format| {
         let quantize = quantize.iter().map(|(name, bits)| ((*name).to_owned(), *bits)).collect();
-        let small = Small { quantize, codec: codec.map(str::to_owned), ..Small::default() };
+        let small = Compression { quantize, codec: codec.map(str::to_owned), ..Compression::default() };
         let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
         pack(&*source, &folder("compact-refused"), format, limits, &small, &|_| ()).unwrap_err().to_string()
     };
@@ -159,7 +159,7 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
     assert!(words(&[], Some("lzma"), Format::Mds).contains("known are lz4"));
     assert!(words(&[], Some("auto"), Format::Tar).contains("--format mds"));
 
-    // A value that no code stands for is named with its sample.
+    // An error names the sample of a value that cannot be quantized.
     let dir = arrays("compact-nan");
     let mut bytes = std::fs::read(dir.join("a.tar")).unwrap();
     let value = value(17, 399).to_le_bytes();
@@ -179,11 +179,11 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
     }
     std::io::Write::write_all(&mut out, &[0; 1024]).unwrap();
     let turned = open(fortran.to_str().unwrap(), false).unwrap();
-    let small = Small { quantize: vec![("x.npy".into(), 8)], ..Small::default() };
+    let small = Compression { quantize: vec![("x.npy".into(), 8)], ..Compression::default() };
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
     let error =
         pack(&*odd, &folder("compact-none"), Format::Mds, limits, &small, &|_| ()).unwrap_err().to_string();
-    let all = Small { codec: Some("auto".into()), ..Small::default() };
+    let all = Compression { codec: Some("auto".into()), ..Compression::default() };
     for (what, small) in [("auto", &all), ("quantized", &small)] {
         let error = pack(&*turned, &folder("compact-none"), Format::Mds, limits, small, &|_| ());
         let error = error.unwrap_err().to_string();
@@ -194,7 +194,11 @@ fn what_cannot_be_made_small_says_why_and_damage_follows_the_policy() {
         "{error}"
     );
 
-    let small = Small { quantize: vec![("x.npy".into(), 4)], codec: Some("zstd".into()), ..Small::default() };
+    let small = Compression {
+        quantize: vec![("x.npy".into(), 4)],
+        codec: Some("zstd".into()),
+        ..Compression::default()
+    };
     packed(&from, "compact-damaged", &small);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compact-damaged");
     let shard = dir.join("shard.00000.mds");

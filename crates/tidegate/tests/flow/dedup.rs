@@ -1,14 +1,15 @@
-//! Duplicates: what was planted is found by bytes, pixels, looks and text, in memory and beyond it, whatever the workers.
+//! Duplicates: planted ones are found by bytes, pixels, looks and text, in memory and spilled, with
+//! any number of workers.
 
 use super::*;
-use tidegate::dataset::dedup::{By, Duplicates, Search};
+use tidegate::dataset::dedup::{Criterion, Duplicates, Search};
 
-fn search(by: By, name: &str) -> Search {
+fn search(by: Criterion, name: &str) -> Search {
     Search { by, field: None, threshold: None, folder: Some(folder(&format!("{name}-spill"))), workers: None }
 }
 
 fn found(source: &Arc<dyn Source>, search: &Search, budget: u64) -> Duplicates {
-    Duplicates::of(source, search, &Budget::new(budget), &|_, _| Ok(())).unwrap()
+    Duplicates::find(source, search, &Budget::new(budget), &|_, _| Ok(())).unwrap()
 }
 
 fn pairs(found: &Duplicates) -> Vec<(u64, u64)> {
@@ -22,7 +23,7 @@ fn encoded(pixels: &[u8], side: u16, quality: u8) -> Vec<u8> {
     out
 }
 
-/// A picture of soft spots: a grid of random levels, with what lies between.
+/// An image of soft spots: a grid of random levels, interpolated.
 fn spots(seed: u32, side: u16) -> Vec<u8> {
     const GRID: usize = 12;
     let spot = |y: usize, x: usize, c: u32| {
@@ -39,8 +40,8 @@ fn spots(seed: u32, side: u16) -> Vec<u8> {
 }
 
 #[test]
-fn pictures_are_told_by_bytes_pixels_and_looks() {
-    let dir = folder("dedup-pictures");
+fn images_are_compared_by_bytes_pixels_and_looks() {
+    let dir = folder("dedup-images");
     for i in 0..40u32 {
         fs::write(dir.join(format!("{i:02}.jpg")), encoded(&spots(i, 200), 200, 90)).unwrap();
     }
@@ -49,17 +50,17 @@ fn pictures_are_told_by_bytes_pixels_and_looks() {
     };
     copy(3, "50.jpg");
     copy(3, "51.jpg");
-    // The same picture: with a comment; stored anew with less quality; scaled.
+    // The same image with a comment, encoded again with less quality, and scaled.
     let mut commented = fs::read(dir.join("07.jpg")).unwrap();
     commented.splice(2..2, [0xFF, 0xFE, 0, 5, b'h', b'e', b'y']);
     fs::write(dir.join("52.jpg"), commented).unwrap();
     fs::write(dir.join("53.jpg"), encoded(&spots(9, 200), 200, 40)).unwrap();
     fs::write(dir.join("54.jpg"), encoded(&spots(11, 130), 130, 85)).unwrap();
-    // One that fails stands for itself.
+    // A sample that fails is kept.
     fs::write(dir.join("55.jpg"), &fs::read(dir.join("03.jpg")).unwrap()[..900]).unwrap();
     let source = open(dir.to_str().unwrap(), false).unwrap();
-    let by = |by| found(&source, &search(by, "dedup-pictures"), 64 << 20);
-    let (bytes, pixels, looks) = (by(By::Bytes), by(By::Pixels), by(By::Picture));
+    let by = |by| found(&source, &search(by, "dedup-images"), 64 << 20);
+    let (bytes, pixels, looks) = (by(Criterion::Bytes), by(Criterion::Pixels), by(Criterion::Image));
     assert_eq!(pairs(&bytes), [(40, 3), (41, 3)]);
     assert_eq!(pairs(&pixels), [(40, 3), (41, 3), (42, 7)]);
     assert_eq!(pairs(&looks), [(40, 3), (41, 3), (42, 7), (43, 9), (44, 11)]);
@@ -76,12 +77,12 @@ fn pictures_are_told_by_bytes_pixels_and_looks() {
 }
 
 #[test]
-fn what_spills_is_what_memory_has() {
+fn spilling_finds_the_same_duplicates_as_memory() {
     let ids: Arc<dyn Source> = Arc::new(Synthetic::new(800_000, 16));
-    // Samples of a subset may repeat: those are duplicates.
+    // A subset may repeat samples, which are then duplicates.
     let listed: Vec<u64> = (0..800_000).map(|i| if i % 1000 == 999 { i - 50 } else { i }).collect();
     let source: Arc<dyn Source> = Arc::new(tidegate_source::Subset::new(ids, listed).unwrap());
-    let search = |workers| Search { workers: Some(workers), ..search(By::Bytes, "dedup-spill") };
+    let search = |workers| Search { workers: Some(workers), ..search(Criterion::Bytes, "dedup-spill") };
     let all = found(&source, &search(1), 256 << 20);
     assert_eq!(pairs(&all), (0..800).map(|i| (i * 1000 + 999, i * 1000 + 949)).collect::<Vec<_>>());
     let spilled = found(&source, &search(4), 32 << 20);
@@ -92,19 +93,20 @@ fn what_spills_is_what_memory_has() {
 
 #[test]
 fn mistakes_are_told() {
-    let dir = pictures("dedup-wrong", 6, Form::Tar);
+    let dir = images("dedup-wrong", 6, Form::Tar);
     let source = open(dir.join("*.tar").to_str().unwrap(), false).unwrap();
     let wrong = |search: &Search| {
-        Duplicates::of(&source, search, &Budget::new(64 << 20), &|_, _| Ok(())).unwrap_err().to_string()
+        Duplicates::find(&source, search, &Budget::new(64 << 20), &|_, _| Ok(())).unwrap_err().to_string()
     };
     let of = |by| search(by, "dedup-wrong");
-    assert!(wrong(&of(By::Text)).contains("no field holds text: jpg (image), cls (int)"));
+    assert!(wrong(&of(Criterion::Text)).contains("no field holds text: jpg (image), cls (int)"));
     assert!(
-        wrong(&Search { field: Some("cls".into()), ..of(By::Picture) }).contains("holds int, not pictures")
+        wrong(&Search { field: Some("cls".into()), ..of(Criterion::Image) })
+            .contains("holds int, not images")
     );
-    assert!(wrong(&Search { field: Some("no".into()), ..of(By::Bytes) }).contains("jpg, cls"));
-    assert!(wrong(&Search { threshold: Some(1.5), ..of(By::Picture) }).contains("1.5"));
-    assert!(wrong(&Search { folder: Some("/nowhere".into()), ..of(By::Bytes) }).contains("/nowhere"));
-    let small = Duplicates::of(&source, &of(By::Bytes), &Budget::new(4 << 20), &|_, _| Ok(()));
+    assert!(wrong(&Search { field: Some("no".into()), ..of(Criterion::Bytes) }).contains("jpg, cls"));
+    assert!(wrong(&Search { threshold: Some(1.5), ..of(Criterion::Image) }).contains("1.5"));
+    assert!(wrong(&Search { folder: Some("/nowhere".into()), ..of(Criterion::Bytes) }).contains("/nowhere"));
+    let small = Duplicates::find(&source, &of(Criterion::Bytes), &Budget::new(4 << 20), &|_, _| Ok(()));
     assert!(small.unwrap_err().to_string().contains("budget"));
 }

@@ -1,4 +1,4 @@
-//! Epochs are the same whatever is kept in memory or on disk from one to the next, and however much memory there is.
+//! Epochs are the same whatever the caches in memory and on disk hold, and whatever the budget.
 
 use tidegate::dataset::synth::{self, Form, Recipe};
 use tidegate::{Budget, FieldSpec, Loader, Options, open};
@@ -11,7 +11,7 @@ use tidegate_decode::npy::DType;
 use tidegate_order::given::{Ids, List, Listing};
 use tidegate_source::{ReadMode, open_with_checkpoints};
 
-use super::{epoch, folder, loader, options, pictures, rows};
+use super::{epoch, folder, images, loader, options, rows};
 
 #[test]
 fn epochs_are_the_same_with_samples_kept_in_memory_and_hits_are_what_fits() {
@@ -55,7 +55,7 @@ fn epochs_are_the_same_with_samples_kept_in_memory_and_hits_are_what_fits() {
 #[test]
 fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
     for (name, form) in [("resized-folder", Form::Folder), ("resized-tar", Form::Tar)] {
-        let source = open(pictures(name, 240, form).to_str().unwrap(), false).unwrap();
+        let source = open(images(name, 240, form).to_str().unwrap(), false).unwrap();
         let expected: Vec<_> = {
             let mut loader = loader(&source, options(8), 256 << 20);
             (0..3).map(|_| epoch(&mut loader)).collect()
@@ -70,7 +70,7 @@ fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
                     let batch = batch.unwrap();
                     seen.extend(rows(&batch));
                     held.push(batch);
-                    // One batch stays with the consumer, as it does while a step runs.
+                    // The consumer holds one batch, as it does while a step runs.
                     held.drain(..held.len() - 1);
                     if (held[0].index as usize + turn).is_multiple_of(4) {
                         let cap = sizes[(held[0].index as usize / 4 + turn) % sizes.len()];
@@ -87,14 +87,14 @@ fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
 
 #[test]
 fn too_little_memory_is_refused_and_changes_nothing() {
-    let source = open(pictures("resized-badly", 60, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("resized-badly", 60, Form::Tar).to_str().unwrap(), false).unwrap();
     let mut loader = loader(&source, options(8), 64 << 20);
     let mut batches = loader.epoch().unwrap();
     let first = batches.next().unwrap().unwrap();
     let error = loader.set_memory(&Size::Bytes(100 << 10)).unwrap_err().to_string();
     assert!(error.contains("needs at least"), "{error}");
     assert_eq!(loader.budget().cap_bytes(), 64 << 20);
-    // All slots that there is memory for are with the consumer: it is told so, and nothing is lost.
+    // The consumer holds all slots that fit in memory: it gets an error, and nothing is lost.
     let mut seen = rows(&first);
     let mut held = vec![first];
     for batch in batches.by_ref().take(3) {
@@ -123,7 +123,8 @@ fn epochs_are_the_same_with_samples_kept_on_disk_and_the_next_run_reads_nothing_
             let mut loader = loader(&source, options(16), 64 << 20);
             (0..3).map(|_| epoch(&mut loader)).collect()
         };
-        // What the memory does not keep: all of it on disk, then a third, then what is there of another run.
+        // What memory does not hold: all of it on disk, then a third of it, then what another run
+        // left there.
         let total = source.extremes().total_bytes;
         for (limit, workers, least, most) in
             [(64 << 20, 1, 240, 240), (4 << 20, 2, 45, 200), (64 << 20, 4, 240, 240)]
@@ -131,7 +132,7 @@ fn epochs_are_the_same_with_samples_kept_on_disk_and_the_next_run_reads_nothing_
             let disk = DiskCache { folder: cache.clone(), limit_bytes: limit, leave_free_bytes: 0 };
             let options = Options { disk: Some(disk), workers: Some(workers), ..options(16) };
             for run in 0..2 {
-                // The least memory, so that little is kept in it.
+                // The smallest budget, so that memory holds little.
                 let mut loader = loader(&source, options.clone(), 7 << 20);
                 for (number, expected) in expected.iter().enumerate() {
                     assert!(epoch(&mut loader) == *expected, "{name}, epoch {number}, limit {limit}");
@@ -198,7 +199,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
         }
         let common = loader.budget().shared_by().map(|node| node.segments_held_bytes());
         assert_eq!(common.is_some_and(|bytes| bytes > 0), node, "combination {combination:04b}");
-        // Where the memory has all, the disk is not asked.
+        // If memory holds all samples, the disk is not asked.
         assert!(from_disk > 0 || !on_disk || !small, "combination {combination:04b}");
         assert!(kept > 0 && read > 0, "combination {combination:04b}: {kept} kept, {read} read");
     }
@@ -206,7 +207,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_epochs(
 
 #[test]
 fn samples_that_pack_are_kept_packed_and_stay_the_same() {
-    // Arrays of eight-byte integers below 50,000, in shards: three times as many fit packed.
+    // Arrays of eight-byte integers below 50,000, in shards: three times as many fit compressed.
     let dir = folder("packed");
     let mut draw = 3u64;
     let mut npy = || {
@@ -255,7 +256,7 @@ fn samples_that_pack_are_kept_packed_and_stay_the_same() {
     assert_eq!(all.report().stages.cache_codec, None, "what fits is left as it is");
 }
 
-/// Ids as a list, or one after another.
+/// Ids as a list, or one by one.
 #[derive(Debug)]
 struct Drawn(bool);
 
@@ -267,7 +268,7 @@ impl Ids for Drawn {
         self.0
     }
     fn epoch(&self, epoch: u64) -> tidegate_order::Result<Listing> {
-        // The smaller an id, the more often it comes.
+        // The smaller an id is, the more often it comes.
         let mut draw = epoch + 1;
         let mut next = move || {
             draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -332,9 +333,9 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
                 assert!(s.could_hit_bytes > s.hit_bytes && s.hits > 200, "{s:?}");
             }
         }
-        // In the middle, with other memory: an iterator is not asked again for what came.
+        // With another budget in the middle: an iterator is not asked for delivered ids again.
         assert!(epoch_with_other_memory(&mut loader, 0) == expected[0]);
-        // And stopped, and gone on with by another loader.
+        // Stopped, and continued by another loader.
         let mut batches = loader.epoch().unwrap();
         let first: Vec<_> = batches.by_ref().take(9).flat_map(|batch| rows(&batch.unwrap())).collect();
         let state = loader.state();
@@ -358,7 +359,7 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
 
 #[test]
 fn rows_that_are_the_same_each_time_are_kept_decoded() {
-    let source = open(pictures("decoded", 240, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("decoded", 240, Form::Tar).to_str().unwrap(), false).unwrap();
     let image = ImageSpec { size: Some((32, 32)), crop: Crop::Center, ..ImageSpec::default() };
     let same = Options { fields: vec![("jpg".into(), FieldSpec::Image(image))], ..options(16) };
     let expected: Vec<_> = {
@@ -371,14 +372,14 @@ fn rows_that_are_the_same_each_time_are_kept_decoded() {
             assert!(epoch(&mut loader) == *expected, "{keep:?}, epoch {number}, budget {budget}");
             let s = loader.report().stages;
             assert!(s.cache_held_bytes <= s.cache_limit_bytes, "{s:?}");
-            // What it keeps by itself depends on what took how long.
+            // By default the cache's form depends on measured times.
             assert!(keep != Keep::Decoded || s.cache_decoded);
             if keep == Keep::Decoded && number > 0 {
                 assert!(s.hits > 0 && s.hit_bytes <= s.could_hit_bytes, "{s:?}");
                 assert!(budget < 64 << 20 || (s.hits, s.reads) == (240, 0), "{s:?}");
             }
         }
-        // In the middle, with other memory.
+        // With another budget in the middle.
         assert!(epoch_with_other_memory(&mut loader, 1) == expected[1]);
     }
     let fields = options(16).fields.split_off(1);

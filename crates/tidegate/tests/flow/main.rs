@@ -1,4 +1,5 @@
-//! The flow end to end: the same samples whatever the workers, budget, ranks and interruptions; failures by policy.
+//! The flow end to end: the same samples whatever the workers, budget, ranks and interruptions;
+//! failures by policy.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -24,7 +25,7 @@ use tidegate_source::{
     Access, Extremes, Grouped, Located, ReadMode, Synthetic, checkpoints, open_with_checkpoints,
 };
 
-/// A folder beside the build, so that direct reads are tried on a real file system.
+/// A folder in the build directory, so that direct reads are tried on a real file system.
 fn folder(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if dir.exists() {
@@ -34,7 +35,7 @@ fn folder(name: &str) -> PathBuf {
     dir
 }
 
-fn pictures(name: &str, samples: u64, form: Form) -> PathBuf {
+fn images(name: &str, samples: u64, form: Form) -> PathBuf {
     let dir = folder(name);
     let recipe = Recipe { samples, classes: 4, seed: 3, width: 72, form, shard: 13 };
     synth::dataset(&dir, &recipe, &|_| ()).unwrap();
@@ -61,7 +62,7 @@ fn loader(source: &Arc<dyn Source>, options: Options, budget: u64) -> Loader {
     Loader::new(Arc::clone(source), Options { fields, ..options }, Budget::new(budget)).unwrap()
 }
 
-/// (id, bytes of every column) of each row that is no padding.
+/// (id, bytes of every column) of each row that is not padding.
 fn rows(batch: &Batch) -> Vec<(u64, Vec<u8>)> {
     let row = |r: usize| {
         let mut bytes = Vec::new();
@@ -86,7 +87,7 @@ fn epoch(loader: &mut Loader) -> Vec<(u64, Vec<u8>)> {
 
 #[test]
 fn the_same_epoch_for_every_form_worker_count_and_budget() {
-    let source = open(pictures("workers", 83, Form::Folder).to_str().unwrap(), false).unwrap();
+    let source = open(images("workers", 83, Form::Folder).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(16), 64 << 20));
     let mut ids: Vec<u64> = expected.iter().map(|(id, _)| *id).collect();
     ids.sort_unstable();
@@ -148,7 +149,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
         fs::write(&partial, [&whole[..whole.len() / 3], &vec![0; whole.len() - whole.len() / 3]].concat())
             .unwrap();
         check("partial", &open(url, false).unwrap());
-        // By several at once, of whom the first does it.
+        // Opened by several threads at once: the first makes the index.
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap());
@@ -162,7 +163,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
 #[test]
 fn checkpoints_are_refused_where_they_cannot_be() {
     let source = Arc::new(Synthetic::new(10, 8)) as Arc<dyn Source>;
-    let small = pictures("checkpoints-small", 20, Form::Folder);
+    let small = images("checkpoints-small", 20, Form::Folder);
     for (source, words) in
         [(source, "only whole sets"), (open(small.to_str().unwrap(), false).unwrap(), "10 KB")]
     {
@@ -173,7 +174,7 @@ fn checkpoints_are_refused_where_they_cannot_be() {
 
 #[test]
 fn ranks_put_together_give_the_global_order() {
-    let source = open(pictures("ranks", 53, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("ranks", 53, Form::Tar).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(12), 64 << 20));
     for world in [1, 2, 3, 8] {
         for remainder in [Remainder::Pad, Remainder::Uneven] {
@@ -200,7 +201,7 @@ fn ranks_put_together_give_the_global_order() {
 
 #[test]
 fn a_state_goes_on_under_other_workers_budget_ranks_and_batches() {
-    let source = open(pictures("resume", 61, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("resume", 61, Form::Tar).to_str().unwrap(), false).unwrap();
     let mut whole = loader(&source, options(8), 64 << 20);
     let (first, second) = (epoch(&mut whole), epoch(&mut whole));
     assert!(first != second, "epochs differ");
@@ -216,7 +217,7 @@ fn a_state_goes_on_under_other_workers_budget_ranks_and_batches() {
         assert!(seen == first, "stopped after {stop} batches");
         assert!(epoch(&mut after) == second, "the epoch after it");
     }
-    let other = open(pictures("resume-other", 61, Form::Folder).to_str().unwrap(), false).unwrap();
+    let other = open(images("resume-other", 61, Form::Folder).to_str().unwrap(), false).unwrap();
     let error = loader(&other, options(8), 64 << 20).load_state(&whole.state()).unwrap_err().to_string();
     assert!(error.contains("other data"), "{error}");
 }
@@ -234,9 +235,9 @@ fn a_seek_costs_nothing_at_a_thousand_million() {
     assert!(json.len() <= 1024 && json.contains("1000000064"), "{json}");
 }
 
-/// A folder with one picture cut in the middle, one empty, one that is no picture.
+/// A folder with one truncated image, one empty file, and one file that is not an image.
 fn damaged(name: &str) -> Arc<dyn Source> {
-    let dir = pictures(name, 40, Form::Folder);
+    let dir = images(name, 40, Form::Folder);
     let mut files: Vec<PathBuf> =
         fs::read_dir(dir.join("class_000")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -278,12 +279,12 @@ fn replacements_fit_where_rows_have_many_sizes() {
     let plain = Options { fields: Vec::new(), on_error: OnError::Replace, ..options(8) };
     let replaced = epoch(&mut loader(&source, plain, 64 << 20));
     assert_eq!(replaced.len(), 40);
-    assert!(replaced.iter().all(|(_, bytes)| bytes.len() > 1000), "every row is a picture");
+    assert!(replaced.iter().all(|(_, bytes)| bytes.len() > 1000), "every row is a image");
 }
 
 #[test]
 fn the_least_memory_is_enough_for_the_next_epoch_while_a_batch_is_held() {
-    let source = open(pictures("held", 40, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("held", 40, Form::Tar).to_str().unwrap(), false).unwrap();
     let fields = vec![options(8).fields.remove(1)];
     let make = |budget| {
         let options = Options { fields: fields.clone(), workers: Some(1), ..options(8) };
@@ -302,7 +303,7 @@ fn the_least_memory_is_enough_for_the_next_epoch_while_a_batch_is_held() {
 
 #[test]
 fn too_many_failures_end_the_epoch() {
-    let dir = pictures("rate", 40, Form::Folder);
+    let dir = images("rate", 40, Form::Folder);
     for class in fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.ends_with("class_001")) {
         for file in fs::read_dir(class).unwrap() {
             fs::write(file.unwrap().path(), b"nonsense").unwrap();
@@ -337,7 +338,7 @@ fn keeping_every_batch_is_an_error_and_letting_go_goes_on() {
 
 #[test]
 fn leaving_at_any_moment_frees_everything() {
-    let source = open(pictures("leave", 60, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("leave", 60, Form::Tar).to_str().unwrap(), false).unwrap();
     for batches in 0..6 {
         let budget = Budget::new(32 << 20);
         let fields = vec![options(8).fields.remove(1)];
@@ -354,7 +355,7 @@ fn leaving_at_any_moment_frees_everything() {
 
 #[test]
 fn budgets_and_options_that_cannot_work_say_why() {
-    let source = open(pictures("small", 20, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("small", 20, Form::Tar).to_str().unwrap(), false).unwrap();
     let fields = vec![options(8).fields.remove(1)];
     let with = |change: &dyn Fn(&mut Options), budget| {
         let mut options = Options { fields: fields.clone(), ..options(8) };
@@ -373,14 +374,14 @@ fn budgets_and_options_that_cannot_work_say_why() {
 
 #[test]
 fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
-    let dir = pictures("bomb", 30, Form::Folder);
+    let dir = images("bomb", 30, Form::Folder);
     let mut bomb =
         fs::read(fs::read_dir(dir.join("class_000")).unwrap().next().unwrap().unwrap().path()).unwrap();
     let at = bomb.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
     bomb[at + 5..at + 9].copy_from_slice(&[0xC3, 0x50, 0xC3, 0x50]);
     let resized = vec![options(8).fields.remove(0)];
     let whole = vec![("image".into(), FieldSpec::Image(ImageSpec::default()))];
-    // A baseline picture is decoded row by row, whatever its size: it only is a bomb as large as it is. Of a progressive one all
+    // A baseline image is decoded row by row, so its size does no harm. Of a progressive one all
     // coefficients are held.
     for (kind, fields) in [(0xC0, [&resized, &whole]), (0xC2, [&resized, &whole])] {
         bomb[at + 1] = kind;
@@ -406,12 +407,12 @@ fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
 }
 
 #[test]
-fn what_workers_have_for_themselves_goes_to_a_batch_that_lacks_memory() {
-    let dir = pictures("give-back", 60, Form::Folder);
+fn worker_scratch_goes_to_a_batch_that_lacks_memory() {
+    let dir = images("give-back", 60, Form::Folder);
     let class = dir.join("class_000");
     let good = fs::read(fs::read_dir(&class).unwrap().next().unwrap().unwrap().path()).unwrap();
     let at = good.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
-    // Headers that ask for much, and for more than there is.
+    // Headers that claim much, and more than memory has.
     for side in (500u16..1300).step_by(50).chain([50_000]) {
         let mut large = good.clone();
         large[at + 5..at + 9].copy_from_slice(&[side.to_be_bytes(), side.to_be_bytes()].concat());
@@ -434,7 +435,7 @@ fn what_workers_have_for_themselves_goes_to_a_batch_that_lacks_memory() {
 
 #[test]
 fn a_file_that_changes_is_named() {
-    let dir = pictures("change", 12, Form::Tar);
+    let dir = images("change", 12, Form::Tar);
     let source = open(dir.to_str().unwrap(), false).unwrap();
     let shard = dir.join("shard-00000.tar");
     let bytes = fs::read(&shard).unwrap();
@@ -451,16 +452,16 @@ fn epoch_error(loader: &mut Loader) -> String {
 
 #[test]
 fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
-    use tidegate::dataset::pack::{Format, Limits, Small, pack};
-    let source = open(pictures("pack", 50, Form::Folder).to_str().unwrap(), false).unwrap();
+    use tidegate::dataset::pack::{Compression, Format, Limits, pack};
+    let source = open(images("pack", 50, Form::Folder).to_str().unwrap(), false).unwrap();
     let expected = epoch(&mut loader(&source, options(8), 64 << 20));
     for (format, name) in [(Format::Mds, "packed-mds"), (Format::Tar, "packed-tar")] {
         let out = folder(name);
         let limits = Limits { bytes: 40_000, samples: u64::MAX };
-        let packed = pack(&*source, &out, format, limits, &Small::default(), &|_| ()).unwrap();
+        let packed = pack(&*source, &out, format, limits, &Compression::default(), &|_| ()).unwrap();
         assert!(packed.shards > 3 && packed.kept == 0, "{packed:?}");
         let again = open(out.to_str().unwrap(), false).unwrap();
-        // Names of fields differ between containers; pictures and labels do not.
+        // Names of fields differ between containers, images and labels do not.
         let mut other = options(8);
         other.fields.truncate(2);
         let found = epoch(&mut loader(&again, other, 64 << 20));
@@ -468,11 +469,12 @@ fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
     }
 }
 
-/// On a file system of 256 KiB: an error that names the file and says what is wrong, and nothing half-written is opened.
+/// On a file system of 256 KiB: an error that names the file and says what is wrong, and nothing
+/// half-written is opened.
 #[test]
 fn a_full_disk_while_packing_is_named() {
-    use tidegate::dataset::pack::{Format, Limits, Small, pack};
-    let source = open(pictures("full-source", 200, Form::Folder).to_str().unwrap(), false).unwrap();
+    use tidegate::dataset::pack::{Compression, Format, Limits, pack};
+    let source = open(images("full-source", 200, Form::Folder).to_str().unwrap(), false).unwrap();
     let small = folder("full-disk");
     let mount = |arguments: &[&str]| {
         std::process::Command::new(arguments[0]).args(&arguments[1..]).status().is_ok_and(|s| s.success())
@@ -483,7 +485,7 @@ fn a_full_disk_while_packing_is_named() {
         return;
     }
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    let outcome = pack(&*source, &small.join("out"), Format::Mds, limits, &Small::default(), &|_| ());
+    let outcome = pack(&*source, &small.join("out"), Format::Mds, limits, &Compression::default(), &|_| ());
     let opened = open(small.join("out").to_str().unwrap(), false);
     assert!(mount(&["umount", at]));
     let error = outcome.unwrap_err().to_string();
@@ -577,7 +579,7 @@ fn groups_are_decoded_once_but_for_those_on_a_windows_border() {
     for (shuffle, most) in [
         (Shuffle::None, 10),
         (Shuffle::Full, 10),
-        // Eight windows, of which each but the last may cut a run that is decoded again in the next.
+        // Eight windows: each but the last may cut a group, which the next decodes again.
         (Shuffle::Window { samples: 130, canonical_nodes: 1, ranges: 0 }, 10 + 7),
     ] {
         let rows = Rows::new(800);

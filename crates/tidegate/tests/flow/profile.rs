@@ -1,4 +1,5 @@
-//! Profiles: the same whatever the workers and budgets, right against plain sums, merged, compared, damaged.
+//! Profiles are the same with any workers and budgets, agree with plain sums, merge, compare, and
+//! refuse damaged files.
 
 use super::*;
 use serde_json::Value as Json;
@@ -6,10 +7,11 @@ use tidegate::Profile;
 use tidegate::dataset::profile::{Diff, Label};
 
 fn profiled(source: &Arc<dyn Source>, options: Options, budget: u64) -> Profile {
-    Profile::of(Arc::clone(source), options, &Budget::new(budget), &|_, _| Ok(())).unwrap()
+    Profile::scan(Arc::clone(source), options, &Budget::new(budget), &|_, _| Ok(())).unwrap()
 }
 
-/// All that is stored but the sketches whose library draws at random, and what is told of them.
+/// The stored profile without the sketches whose library draws at random, and without figures from
+/// them.
 fn bits(profile: &Profile) -> Json {
     fn without(value: &mut Json) {
         match value {
@@ -28,7 +30,7 @@ fn bits(profile: &Profile) -> Json {
 
 #[test]
 fn a_profile_is_the_same_for_any_workers_batches_and_budgets() {
-    let dir = pictures("profile-same", 90, Form::Tar);
+    let dir = images("profile-same", 90, Form::Tar);
     let source = open(dir.join("*.tar").to_str().unwrap(), false).unwrap();
     let one = profiled(&source, Options { workers: Some(1), ..Options::default() }, 64 << 20);
     for (workers, batch, budget) in [(2, None, 64), (4, None, 24), (4, Some(7), 64), (2, Some(90), 128)] {
@@ -47,8 +49,8 @@ fn a_profile_is_the_same_for_any_workers_batches_and_budgets() {
 }
 
 #[test]
-fn what_a_profile_says_of_pictures_and_labels_is_so() {
-    let dir = pictures("profile-sums", 60, Form::Tar);
+fn profiles_of_images_and_labels_are_right() {
+    let dir = images("profile-sums", 60, Form::Tar);
     let source = open(dir.join("*.tar").to_str().unwrap(), false).unwrap();
     let profile = profiled(&source, Options::default(), 64 << 20);
     let options = Options { batch_size: Some(10), ..Options::default() };
@@ -64,11 +66,11 @@ fn what_a_profile_says_of_pictures_and_labels_is_so() {
         }
     }
     let (jpg, cls) = (profile.field("jpg").unwrap(), profile.field("cls").unwrap());
-    assert_eq!((profile.samples, profile.of, profile.failed), (60, 60, 0));
+    assert_eq!((profile.samples, profile.total, profile.failed), (60, 60, 0));
     assert_eq!(jpg.histograms, levels);
     let told: Vec<_> = cls.tally.counts.iter().map(|(label, &n)| (label.to_string(), n)).collect();
     assert_eq!(told, labels.iter().map(|(label, &n)| (label.to_string(), n)).collect::<Vec<_>>());
-    // Weights that make every class count the same, and the mean over samples 1.
+    // With these weights all classes count the same, and the mean over samples is 1.
     let weights = cls.class_weights(None).unwrap();
     for (label, weight) in &weights {
         let Label::Int(label) = label else { panic!("a label of another kind") };
@@ -82,10 +84,10 @@ fn what_a_profile_says_of_pictures_and_labels_is_so() {
         .map(|((_, w), &n)| w * n as f64)
         .sum();
     assert!((of - 60.0).abs() < 1e-9);
-    // Bytes of samples are those of the index.
+    // The bytes of samples are those of the index.
     let total = profile.bytes.summary();
     assert!((total.mean.unwrap() * 60.0 - source.extremes().total_bytes as f64).abs() < 1e-3);
-    // Both sketches within their errors: ids up to 9,999.
+    // Both sketches are within their error bounds: ids up to 9,999.
     let ids: Arc<dyn Source> = Arc::new(Synthetic::new(10_000, 8));
     let ids = profiled(&ids, Options::default(), 32 << 20);
     let value = ids.field("id").unwrap().measure("value").unwrap();
@@ -103,7 +105,7 @@ fn training_profiles_its_first_epoch_and_no_other() {
     let options =
         Options { profile: true, batch_size: Some(50), shuffle: Shuffle::Full, ..Options::default() };
     let mut loader = Loader::new(Arc::clone(&source), options, Budget::new(32 << 20)).unwrap();
-    // One that is left counts for nothing.
+    // An unfinished epoch does not count.
     assert_eq!(loader.epoch().unwrap().take(3).count(), 3);
     assert_eq!(loader.profile().unwrap().unwrap().samples, 150);
     for _ in 0..2 {
@@ -113,7 +115,7 @@ fn training_profiles_its_first_epoch_and_no_other() {
     assert!(
         loader.report().accounts.iter().any(|line| line.account == "telemetry" && line.held_bytes > 100_000)
     );
-    // Three ranks, put together: all samples once, padding not at all.
+    // Three ranks, merged: every sample once, and no padding.
     let mut whole: Option<Profile> = None;
     for rank in 0..3 {
         let options = Options {
@@ -133,7 +135,7 @@ fn training_profiles_its_first_epoch_and_no_other() {
         }
     }
     let whole = whole.unwrap();
-    assert_eq!((whole.samples, whole.of), (1000, 1000));
+    assert_eq!((whole.samples, whole.total), (1000, 1000));
     let value = whole.field("id").unwrap().measure("value").unwrap().summary();
     assert!((value.mean.unwrap() - 499.5).abs() < 1e-9);
     let unprofiled = Options { batch_size: Some(10), ..Options::default() };
@@ -149,25 +151,27 @@ fn drift_and_leaks_are_found_and_nothing_else() {
         profiled(&open(dir.join("*.tar").to_str().unwrap(), false).unwrap(), Options::default(), 64 << 20)
     };
     let one = make("profile-drift-1", 1, 64, 4, 400);
-    let alike = make("profile-drift-2", 2, 64, 4, 300);
+    let similar = make("profile-drift-2", 2, 64, 4, 300);
     let other = make("profile-drift-3", 3, 90, 6, 300);
     let drifted = |a: &Profile, b: &Profile| -> Vec<String> {
-        let diff = Diff::of(a, b, 0.1).unwrap();
+        let diff = Diff::new(a, b, 0.1).unwrap();
         diff.drifts.iter().filter(|d| d.drifted).map(|d| format!("{} {}", d.field, d.what)).collect()
     };
-    assert_eq!(drifted(&one, &alike), Vec::<String>::new());
+    assert_eq!(drifted(&one, &similar), Vec::<String>::new());
     let found = drifted(&one, &other);
     for what in ["jpg height", "jpg width", "cls values"] {
         assert!(found.iter().any(|f| f == what), "{found:?}");
     }
-    // The same pictures are in both: all of them leaked.
-    let shared = Diff::of(&one, &one, 0.1).unwrap().shared;
-    assert!((shared[0].share - 1.0).abs() < 0.05 && Diff::of(&one, &alike, 0.1).unwrap().shared.is_empty());
+    // The same images are in both: all of them leaked.
+    let shared = Diff::new(&one, &one, 0.1).unwrap().shared;
+    assert!(
+        (shared[0].share - 1.0).abs() < 0.05 && Diff::new(&one, &similar, 0.1).unwrap().shared.is_empty()
+    );
 }
 
 #[test]
 fn samples_that_fail_are_left_out_and_named() {
-    let dir = pictures("profile-broken", 40, Form::Folder);
+    let dir = images("profile-broken", 40, Form::Folder);
     let source = open(dir.to_str().unwrap(), false).unwrap();
     let (at, bytes) = {
         use tidegate_source::SourceExt as _;
@@ -190,13 +194,13 @@ fn foreign_and_damaged_profiles_are_refused_in_words() {
     assert!(refused(&text.replace("\"version\":1", "\"version\":9")).contains("version 9"));
     assert!(refused(&text.replacen("\"kll\":\"", "\"kll\":\"AAAA", 1)).contains("damaged"));
     assert!(refused(&text[..text.len() / 2]).contains("no profile"));
-    let pictures = open(pictures("profile-other", 4, Form::Folder).to_str().unwrap(), false).unwrap();
-    let mut one = profiled(&pictures, Options::default(), 32 << 20);
+    let images = open(images("profile-other", 4, Form::Folder).to_str().unwrap(), false).unwrap();
+    let mut one = profiled(&images, Options::default(), 32 << 20);
     let other = Profile::from_json(&text).unwrap();
     assert!(one.merge(&other).unwrap_err().to_string().contains("other fields"));
     assert!(one.field("nope").unwrap_err().to_string().contains("nope"));
-    assert!(Profile::beside(&*pictures).unwrap_err().to_string().contains("tidegate profile"));
-    let small = Profile::of(pictures, Options::default(), &Budget::new(1 << 20), &|_, _| Ok(()));
+    assert!(Profile::load_for(&*images).unwrap_err().to_string().contains("tidegate profile"));
+    let small = Profile::scan(images, Options::default(), &Budget::new(1 << 20), &|_, _| Ok(()));
     assert!(small.unwrap_err().to_string().contains("budget"));
 }
 
@@ -209,5 +213,5 @@ fn a_profile_of_nothing_says_nothing() {
     assert!(summary["fields"]["id"]["measures"]["value"]["mean"].is_null());
     assert!(!profile.to_html().unwrap().is_empty() && !profile.to_string().is_empty());
     assert!(profile.field("id").unwrap().class_weights(None).is_err());
-    assert!(!Diff::of(&profile, &profile, 0.1).unwrap().drifts.iter().any(|d| d.drifted));
+    assert!(!Diff::new(&profile, &profile, 0.1).unwrap().drifts.iter().any(|d| d.drifted));
 }

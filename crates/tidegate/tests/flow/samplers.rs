@@ -1,20 +1,22 @@
-//! Every sampler in the loader: the same samples whatever workers, budgets, ranks and interruptions; golden orders.
+//! Every sampler in the loader: the same samples with any workers, budgets, ranks and
+//! interruptions; golden orders.
 
 use std::sync::Arc;
 
-use tidegate::{Budget, Loader, Options};
+use tidegate::loader::{ClassShares, CurriculumPace, MixtureEnd, SampleData};
+use tidegate::{Budget, Loader, Options, SamplerSpec};
 use tidegate_order::Order;
 use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
 use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
 use tidegate_order::testing;
 
-use super::{Form, epoch, open, options, pictures, rows};
+use super::{Form, Synthetic, epoch, images, open, options, rows};
 
 const SAMPLES: u64 = 96;
 
 type Made = Box<dyn Fn(u64, &Budget) -> Arc<dyn Order>>;
 
-/// Each sampler by its name, under a seed and a budget.
+/// Each sampler with its name, under a seed and a budget.
 fn samplers() -> Vec<(&'static str, Made)> {
     let labels: Vec<u32> =
         (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
@@ -65,7 +67,7 @@ fn every_sampler_is_an_order() {
 
 #[test]
 fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
-    let source = open(pictures("samplers", SAMPLES, Form::Tar).to_str().unwrap(), false).unwrap();
+    let source = open(images("samplers", SAMPLES, Form::Tar).to_str().unwrap(), false).unwrap();
     for (name, made) in samplers() {
         let loader = |seed: u64, workers: usize, memory: u64, ranks: (u64, u64)| {
             let image = options(12).fields.split_off(1);
@@ -87,7 +89,7 @@ fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
         assert!(expected[0] != expected[1], "{name}: epochs differ");
         let mut small = loader(5, 1, 3 << 20, (0, 1));
         assert!(expected.iter().all(|expected| epoch(&mut small) == *expected), "{name}: other memory");
-        // Stopped, and gone on with by a loader of another seed: the state's counts.
+        // Stopped, and continued by a loader with another seed: the seed of the state counts.
         let mut batches = small.epoch().unwrap();
         let first: Vec<_> = batches.by_ref().take(1).flat_map(|batch| rows(&batch.unwrap())).collect();
         let state = small.state();
@@ -97,7 +99,7 @@ fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
         let mut whole_fourth = loader(5, 2, 256 << 20, (0, 1));
         whole_fourth.set_epoch(3);
         assert!([first, epoch(&mut other)].concat() == epoch(&mut whole_fourth), "{name}: resumed");
-        // Ranks put together.
+        // All ranks together.
         let mut ranks: Vec<_> = (0..3).map(|rank| loader(5, 1, 64 << 20, (rank, 3))).collect();
         let parts: Vec<Vec<_>> = ranks.iter_mut().map(batches_of).collect();
         let together: Vec<_> =
@@ -133,6 +135,40 @@ fn golden_samplers() {
         .collect();
     let golden: Vec<(&str, Vec<u64>)> = GOLDEN.iter().map(|(name, ids)| (*name, ids.to_vec())).collect();
     assert_eq!(found, golden);
+}
+
+/// Python and Rust users name samplers by their specs.
+#[test]
+fn specs_make_the_golden_samplers() {
+    let labels: Vec<u32> =
+        (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
+    let weights: Vec<f64> = (0..SAMPLES).map(|id| (id % 5) as f64).collect();
+    let classes = |shares, beta, positions| SamplerSpec::Classes { shares, beta, positions, block: Some(12) };
+    let (sizes, proportions) = (vec![60, 36], vec![1.0, 2.0]);
+    let (until, block) = (MixtureEnd::All, Some(12));
+    let (weighted, labelled) = (SampleData::Weights64(&weights), SampleData::Labels(&labels));
+    let (start, epochs, pace) = (0.3, 2.0, CurriculumPace::Root);
+    let specs = [
+        (SamplerSpec::Even { positions: Some(150) }, SampleData::None),
+        (SamplerSpec::Weighted { positions: Some(130) }, weighted),
+        (
+            SamplerSpec::Curriculum { start, epochs, pace, positions: None },
+            SampleData::Difficulties(&weights),
+        ),
+        (classes(ClassShares::Stratified, 0.0, None), labelled),
+        (classes(ClassShares::Over, 0.0, None), labelled),
+        (classes(ClassShares::Under, 0.0, None), labelled),
+        (classes(ClassShares::Effective, 0.99, Some(100)), labelled),
+        (SamplerSpec::Mixture { sizes, proportions, until, block }, SampleData::None),
+    ];
+    let (source, budget) = (Synthetic::new(SAMPLES, 8), Budget::new(1 << 20));
+    let options = Options { batch_size: Some(12), seed: 42, ..Options::default() };
+    for ((spec, data), (name, ids)) in specs.iter().zip(GOLDEN) {
+        let epoch = spec.order(*data, &source, &options, &budget).unwrap().epoch(1).unwrap();
+        assert_eq!((0..8).map(|p| epoch.id(p).unwrap()).collect::<Vec<_>>(), ids, "{name}");
+    }
+    let error = specs[1].0.order(SampleData::Weights32(&[1.0]), &source, &options, &budget).unwrap_err();
+    assert!(error.to_string().contains("1 weights for 96 samples: give one for each"), "{error}");
 }
 
 const GOLDEN: [(&str, [u64; 8]); 8] = [

@@ -1,4 +1,4 @@
-//! Volumes end to end: patches that are right, chunks that are decoded once, and the promises of any other source.
+//! Volumes end to end: right patches, chunks decoded once, and the promises of any other source.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,8 @@ fn element(at: [usize; 3]) -> u16 {
     (at[0] * 7919 + at[1] * 104_729 + at[2] * 1_299_709) as u16
 }
 
-/// An array of version 2 without compression, of chunks that do not divide it; `missing` ones are not written.
+/// An uncompressed Zarr v2 array whose size is not a multiple of its chunks. `missing` chunks are
+/// not written.
 fn array(folder: &Path, shape: [usize; 3], chunk: [usize; 3], missing: &[&str]) {
     fs::create_dir_all(folder).unwrap();
     let text = format!(
@@ -110,7 +111,7 @@ fn patches_are_right_and_the_same_whatever_the_workers_budget_and_ranks() {
     assert_eq!(put_together, whole[0]);
 }
 
-/// What is drawn for a patch hangs on nothing but its place in the order; labels stay with what they label.
+/// The draws of a patch depend on its position in the order alone, and labels match their voxels.
 #[test]
 fn augmented_patches_are_the_same_whatever_the_workers_and_budget() {
     let dir = folder("augmented");
@@ -181,7 +182,7 @@ fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
         chunks
     };
     for memory in [5 << 20, 6 << 20, 7 << 20] {
-        // One batch in flight, so that what is decoded is what the cache lacks.
+        // One batch in flight, so that exactly the chunks that the cache lacks are decoded.
         let mut loader = loader(&volume, Options { workers: Some(1), ..options(1) }, memory, positions);
         for number in 0..2 {
             let decoded_before = loader.report().stages.decoded_chunks;
@@ -205,7 +206,7 @@ fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
             assert_eq!(stages.wanted_chunks, accesses.len() as u64);
             let mut min = Min::new(stages.cache_limit_bytes);
             min.look_ahead(horizon, volume.chunks() as u32);
-            // A chunk takes a page and its place in the tables.
+            // A chunk takes a page and an entry in the tables.
             let misses =
                 accesses.iter().filter(|_| min.access(&(8192 + 256u64), &mut |_| ()) != Outcome::Hit).count();
             if number == 0 {
@@ -259,7 +260,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
             let mut seen = Vec::new();
             for (i, batch) in loader.epoch().unwrap().enumerate() {
                 seen.extend(rows(&batch.unwrap()));
-                // A lower budget may take all of it away, later on.
+                // A lower budget may evict all of it later.
                 kept_in_common |=
                     loader.budget().shared_by().is_some_and(|node| node.segments_held_bytes() > 0);
                 if changing && i % 4 == 1 {
@@ -269,13 +270,13 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
             }
             assert!(seen == *expected, "combination {combination:04b}, epoch {number}");
             let s = loader.report().stages;
-            // What was on its way when the budget changed is made again.
+            // Chunks in flight when the budget changed are decoded again.
             assert!(
                 changing || s.decoded_chunks + s.hits == s.wanted_chunks,
                 "combination {combination:04b}"
             );
             assert!(s.disk_held_bytes <= s.disk_limit_bytes);
-            // Where the memory has all, the disk is not asked.
+            // If memory holds all chunks, the disk is not asked.
             assert!(s.disk_hits > 0 || !on_disk || !small || number == 0, "combination {combination:04b}");
         }
         assert_eq!(kept_in_common, node, "combination {combination:04b}");
@@ -283,7 +284,8 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
         if !on_disk || small {
             continue;
         }
-        // The next run finds all of it on the disk, what is not stored included, and none of the volume's files.
+        // The next run finds all chunks on the disk, missing ones included, and reads no file of the
+        // volume.
         let again = |reads: &dyn Fn(u64) -> bool| {
             let mut loader = with(tiers.clone(), Budget::new(32 << 20));
             assert!(epoch(&mut loader) == expected[0], "combination {combination:04b}, again");
@@ -291,7 +293,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
             assert!(reads(s.reads) && s.disk_hits > 0, "{} reads, {} from disk", s.reads, s.disk_hits);
         };
         again(&|reads| reads == 0);
-        // What is damaged there is read from the volume.
+        // Damaged chunks of the disk cache are read from the volume.
         for segment in segments(&cache) {
             let mut bytes = fs::read(&segment).unwrap();
             bytes.iter_mut().step_by(5000).for_each(|byte| *byte ^= 4);
@@ -321,7 +323,7 @@ fn volumes_are_no_place_for_what_counts_samples() {
     let words = |error: tidegate::Error| error.to_string();
     assert!(words(with(Options { profile: true, ..options(1) }).unwrap_err()).contains("overlap"));
     let loader = with(options(1)).unwrap();
-    assert!(words(loader.cache_curve(&tidegate::WhatIf::default()).unwrap_err()).contains("chunks"));
+    assert!(words(loader.cache_curve(&tidegate::CacheQuery::default()).unwrap_err()).contains("chunks"));
     assert!(
         words(tidegate::open(dir.join("a").to_str().unwrap(), false).unwrap_err().into())
             .contains("tg.volume")

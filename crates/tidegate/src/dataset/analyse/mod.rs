@@ -1,7 +1,10 @@
-//! What compression would bring: what codecs make of the arrays of a data set, beside what can be reached.
+//! Measures what compression of a dataset's arrays would bring, next to what is possible in
+//! theory.
 //!
-//! Flow: source -> elements of some samples of each field -> [`Analysis`]: entropies, codecs, quantizers and bounds, rates -> text, JSON, a plot (`plot`).
-//! Memory: elements of one field at a time, at most [`Options::bytes`], and as much again twice for what is packed and unpacked.
+//! Flow: source -> elements of some samples of each field -> [`Analysis`]: entropies, codecs,
+//! quantizers and error bounds -> text, JSON, a plot (`plot`).
+//! Memory: the elements of one field at a time, at most [`Options::bytes`], and twice as much
+//! again for the compressed and the decompressed bytes.
 
 mod plot;
 
@@ -19,115 +22,122 @@ use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
-/// What is looked at.
+use crate::html::append;
+
+/// What to analyse.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Only this field.
+    /// Analyse only this field.
     pub field: Option<String>,
-    /// Samples, evenly spread.
+    /// Samples to read, evenly spread.
     pub samples: u64,
-    /// Bytes of elements, at most.
+    /// The most bytes of elements of a field.
     pub bytes: u64,
-    /// Bounds that floats are packed within: names such as `abs:1e-3`.
+    /// Error bounds to compress floats with: names such as `abs:1e-3`.
     pub bounds: Vec<String>,
 }
 
-/// A field of arrays or bytes.
+/// The analysis of a field of arrays or bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Analysis {
-    /// Its name.
+    /// The name of the field.
     pub field: String,
-    /// The type of elements; bytes for what is no array.
+    /// The type of its elements; uint8 for bytes.
     pub dtype: DType,
-    /// Samples that were looked at.
+    /// Samples that were read.
     pub samples: u64,
-    /// Their elements.
+    /// Bytes of their elements.
     pub bytes: u64,
-    /// Bits a byte of a source without memory.
+    /// The entropy of a byte in bits, if bytes were independent.
     pub entropy_bits: f64,
-    /// The same where each byte of an element has its own statistics.
+    /// The same with separate statistics for each byte of an element.
     pub plane_bits: f64,
-    /// Codecs that change nothing.
+    /// The lossless codecs.
     pub lossless: Vec<Lossless>,
-    /// Of floats, codecs and quantizers that come near.
+    /// Of floats, the lossy codecs and quantizers.
     pub lossy: Vec<Lossy>,
     /// The variance of floats.
     pub variance: Option<f64>,
-    /// What no code of the values one by one can be below: the rate–distortion curve of their histogram.
+    /// The lower bound for codes of single values: the rate–distortion curve of their histogram.
     pub curve: Vec<RatePoint>,
 }
 
-/// What a codec makes of the elements.
+/// What a lossless codec achieves.
 #[derive(Debug, Clone, Serialize)]
 pub struct Lossless {
-    /// Its name.
+    /// The name of the codec.
     pub codec: String,
-    /// Bytes before over bytes after.
+    /// Uncompressed bytes over compressed bytes.
     pub ratio: f64,
-    /// Bytes of elements packed a nanosecond: GB/s.
+    /// The speed of compression, in GB/s of uncompressed bytes.
     pub pack_gb_s: f64,
-    /// The same unpacked.
+    /// The speed of decompression, in GB/s of uncompressed bytes.
     pub unpack_gb_s: f64,
-    /// Bits a byte beyond [`Analysis::plane_bits`]; below 0 where it sees more than single bytes.
+    /// Bits a byte above [`Analysis::plane_bits`]; negative if the codec uses more than single
+    /// bytes.
     pub gap_bits: f64,
 }
 
-/// What comes near to the elements.
+/// What a lossy codec or quantizer achieves.
 #[derive(Debug, Clone, Serialize)]
 pub struct Lossy {
-    /// The codec or quantizer.
+    /// The name of the codec or quantizer.
     pub name: String,
-    /// Bits a value.
+    /// Bits for a value.
     pub bits: f64,
     /// The largest error of a finite value.
     pub largest_error: f64,
     /// The mean square error.
     pub error: f64,
-    /// Bits that a Gaussian source of this variance needs for it.
+    /// Bits that a Gaussian source of this variance needs for this error.
     pub gaussian_bits: f64,
-    /// Bits that the histogram needs for it, where its bins are fine enough to tell.
+    /// Bits that the histogram needs for this error, if its bins are fine enough to tell.
     pub histogram_bits: Option<f64>,
 }
 
-/// Bins of the histogram.
+/// Bins of the histogram of values.
 const BINS: usize = 128;
 
-/// Looks at the fields of a source.
+/// Analyses the fields of a source that hold arrays or bytes.
 ///
 /// # Errors
-/// [`Error::Config`] for a field that there is not, or a bound that is none; samples that cannot be read.
+/// [`Error::Config`] for a field that does not exist or a bound that is not valid; a sample that
+/// cannot be read.
 pub fn analyse(source: &dyn Source, options: &Options) -> Result<Vec<Analysis>> {
     if let Some(wanted) = &options.field
         && !source.schema().iter().any(|field| field.name == *wanted)
     {
         let names: Vec<_> = source.schema().iter().map(|field| field.name.as_str()).collect();
-        return Err(Error::Config(format!("there is no field {wanted:?}: there are {}", names.join(", "))));
+        return Err(Error::Config(format!(
+            "there is no field {wanted:?}; the fields are {}",
+            names.join(", ")
+        )));
     }
     let wanted = |name: &str| options.field.as_deref().is_none_or(|wanted| wanted == name);
-    // The text of sparse rows is no array of theirs.
+    // Sparse rows are stored as text, which is no array.
     let analysed = |field: &Field| wanted(&field.name) && !matches!(field.kind, Kind::Sparse { .. });
     let fields = source.schema().iter().enumerate().filter(|(_, field)| analysed(field));
     let mut found = Vec::new();
     for (i, field) in fields {
-        if let Some(elements) = Elements::of(source, i, options)? {
+        if let Some(elements) = Elements::read(source, i, options)? {
             found.push(elements.analyse(&field.name, options)?);
         }
     }
     Ok(found)
 }
 
-/// The elements of a field.
+/// The elements of some samples of a field.
 struct Elements {
     dtype: DType,
-    /// The shape of all of them together: samples along the first axis, where they are alike.
+    /// The shape of all elements: samples along the first axis, if all have one shape.
     shape: Vec<usize>,
     samples: u64,
     bytes: Vec<u8>,
 }
 
 impl Elements {
-    /// Of some samples; nothing for numbers.
-    fn of(source: &dyn Source, i: usize, options: &Options) -> Result<Option<Self>> {
+    /// Reads the elements; nothing for a field of numbers.
+    fn read(source: &dyn Source, i: usize, options: &Options) -> Result<Option<Self>> {
         let count = options.samples.min(source.len());
         let mut found: Option<Self> = None;
         for k in 0..count {
@@ -155,7 +165,7 @@ impl Elements {
             }
             all.bytes.extend(bytes);
             all.samples += 1;
-            // Arrays of many shapes are one row of elements.
+            // Arrays of different shapes become one row of elements.
             all.shape = if all.shape[1..] == shape {
                 [&[all.samples as usize], &shape[..]].concat()
             } else {
@@ -186,7 +196,7 @@ impl Elements {
             curve: Vec::new(),
         };
         if float {
-            self.near(&mut found, options)?;
+            self.lossy(&mut found, options)?;
         }
         Ok(found)
     }
@@ -195,7 +205,7 @@ impl Elements {
         let (packed, back, pack_ns, unpack_ns) = self.run(codec)?;
         if back != self.bytes {
             return Err(Error::decode(format!(
-                "{} gave back other elements: please report it",
+                "{} returned other elements than it got: please report this",
                 codec.name()
             )));
         }
@@ -209,7 +219,8 @@ impl Elements {
         })
     }
 
-    /// Bytes when packed, what came back, and the nanoseconds of both.
+    /// Compresses and decompresses. Returns the compressed size, the decompressed bytes, and the
+    /// nanoseconds of both.
     fn run(&self, codec: &dyn Codec) -> Result<(usize, Vec<u8>, f64, f64)> {
         let failed = |e: tidegate_array::Error| Error::decode(format!("{}: {e}", codec.name()));
         let (mut packed, mut back) = (Vec::new(), vec![0; self.bytes.len()]);
@@ -221,8 +232,8 @@ impl Elements {
         Ok((packed.len(), back, pack_ns, began.elapsed().as_nanos().max(1) as f64))
     }
 
-    /// What comes near, and how few bits that could take.
-    fn near(&self, found: &mut Analysis, options: &Options) -> Result<()> {
+    /// Tries quantizers and error bounds, and computes the lower bound of bits.
+    fn lossy(&self, found: &mut Analysis, options: &Options) -> Result<()> {
         let values = floats(self.dtype, &self.bytes);
         let finite: Vec<f32> = values.iter().copied().filter(|value| value.is_finite()).collect();
         if finite.is_empty() {
@@ -239,13 +250,13 @@ impl Elements {
             return Ok(());
         }
         found.curve = curve(&finite, f64::from(low), step, variance);
-        let near = |name: String, bits: f64, error: f64, largest_error: f64| Lossy {
+        let lossy = |name: String, bits: f64, error: f64, largest_error: f64| Lossy {
             name,
             bits,
             largest_error,
             error,
             gaussian_bits: gaussian_rate_bits(variance, error),
-            histogram_bits: between(&found.curve, error),
+            histogram_bits: interpolate(&found.curve, error),
         };
         for bits in 2..=8 {
             let quantizer = quantize::Options {
@@ -258,8 +269,8 @@ impl Elements {
             let small = Quantized::new(&finite, &[finite.len()], &quantizer);
             let small = small.map_err(|e| Error::decode(e.to_string()))?;
             let bits_a_value = 8.0 * small.held_bytes() as f64 / count;
-            let (error, largest) = distance(&finite, &small.values());
-            found.lossy.push(near(format!("{bits} bits, blocks of 128"), bits_a_value, error, largest));
+            let (error, largest) = errors(&finite, &small.values());
+            found.lossy.push(lossy(format!("{bits} bits, blocks of 128"), bits_a_value, error, largest));
         }
         for name in &options.bounds {
             let codec = match codec::parse(name, self.dtype, &self.shape) {
@@ -270,19 +281,19 @@ impl Elements {
                 Err(_) => continue,
             };
             let (packed, back, ..) = self.run(&*codec)?;
-            let (error, largest) = distance(&values, &floats(self.dtype, &back));
+            let (error, largest) = errors(&values, &floats(self.dtype, &back));
             let bits_a_value = 8.0 * packed as f64 / values.len() as f64;
-            found.lossy.push(near(name.clone(), bits_a_value, error, largest));
+            found.lossy.push(lossy(name.clone(), bits_a_value, error, largest));
         }
         Ok(())
     }
 }
 
-/// The mean square and the largest error of finite values.
-fn distance(values: &[f32], came: &[f32]) -> (f64, f64) {
-    let errors = values.iter().zip(came).filter(|(value, _)| value.is_finite());
-    let (count, sum, largest) = errors.fold((0u64, 0.0, 0.0f64), |(count, sum, largest), (value, came)| {
-        let error = f64::from(*came) - f64::from(*value);
+/// The mean square error and the largest error of finite values.
+fn errors(values: &[f32], approximate: &[f32]) -> (f64, f64) {
+    let pairs = values.iter().zip(approximate).filter(|(value, _)| value.is_finite());
+    let (count, sum, largest) = pairs.fold((0u64, 0.0, 0.0f64), |(count, sum, largest), (value, other)| {
+        let error = f64::from(*other) - f64::from(*value);
         (count + 1, sum + error * error, largest.max(error.abs()))
     });
     (sum / count.max(1) as f64, largest)
@@ -295,69 +306,79 @@ fn curve(values: &[f32], low: f64, step: f64, variance: f64) -> Vec<RatePoint> {
         counts[(((f64::from(*value) - low) / step) as usize).min(BINS - 1)] += 1;
     }
     let centres: Vec<f64> = (0..BINS).map(|bin| low + (bin as f64 + 0.5) * step).collect();
-    // Of a Gaussian the slope is −1 / 2D; to where bins are no longer small beside the error.
+    // The slope of a Gaussian is −1 / 2D. Stop where bins are no longer small against the error.
     let errors = (1..40).map(|i| variance * 0.7f64.powi(i)).take_while(|error| *error > step * step);
     let slopes: Vec<f64> = errors.map(|error| -0.5 / error).collect();
     blahut_arimoto(&centres, &counts, &slopes)
 }
 
-/// The curve at an error between its points.
-fn between(curve: &[RatePoint], error: f64) -> Option<f64> {
+/// The bits at an error between two points of the curve.
+fn interpolate(curve: &[RatePoint], error: f64) -> Option<f64> {
     let pair = curve.windows(2).find(|pair| (pair[1].error..=pair[0].error).contains(&error))?;
     let share = (pair[0].error / error).ln() / (pair[0].error / pair[1].error).ln();
     Some(pair[0].bits + share * (pair[1].bits - pair[0].bits))
 }
 
 impl Analysis {
-    /// In words.
+    /// The analysis as a text with tables.
     #[must_use]
     pub fn text(&self) -> String {
-        use std::fmt::Write;
         let mut text = String::new();
         let mib = self.bytes as f64 / f64::from(1 << 20);
         let ratio = |bits: f64| if bits > 0.0 { format!("{:.2}x", 8.0 / bits) } else { "all of it".into() };
-        // Writing to a string does not fail.
-        let _written = writeln!(
-            text,
-            "{:?}: {} of {} samples, {mib:.1} MiB\n  entropy {:.3} bits a byte: {}; byte by byte of elements {:.3}: {}",
-            self.field,
-            self.dtype.name(),
-            self.samples,
-            self.entropy_bits,
-            ratio(self.entropy_bits),
-            self.plane_bits,
-            ratio(self.plane_bits)
+        append(
+            &mut text,
+            format_args!(
+                "{:?}: {} of {} samples, {mib:.1} MiB\n  entropy {:.3} bits a byte: {}; \
+                 by byte of an element {:.3}: {}\n",
+                self.field,
+                self.dtype.name(),
+                self.samples,
+                self.entropy_bits,
+                ratio(self.entropy_bits),
+                self.plane_bits,
+                ratio(self.plane_bits)
+            ),
         );
-        let _written = writeln!(
-            text,
-            "  {:24} {:>7} {:>10} {:>12} {:>14}",
-            "codec", "ratio", "pack GB/s", "unpack GB/s", "gap, bits/byte"
+        append(
+            &mut text,
+            format_args!(
+                "  {:24} {:>7} {:>10} {:>12} {:>14}\n",
+                "codec", "ratio", "pack GB/s", "unpack GB/s", "gap, bits/byte"
+            ),
         );
         for Lossless { codec, ratio, pack_gb_s, unpack_gb_s, gap_bits } in &self.lossless {
-            let _written = writeln!(
-                text,
-                "  {codec:24} {ratio:>7.2} {pack_gb_s:>10.2} {unpack_gb_s:>12.2} {gap_bits:>14.3}"
+            append(
+                &mut text,
+                format_args!(
+                    "  {codec:24} {ratio:>7.2} {pack_gb_s:>10.2} {unpack_gb_s:>12.2} {gap_bits:>14.3}\n"
+                ),
             );
         }
         if !self.lossy.is_empty() {
-            let _written = writeln!(
-                text,
-                "  {:24} {:>11} {:>13} {:>15} {:>16} {:>10}",
-                "near", "bits/value", "largest error", "R(D), Gaussian", "R(D), histogram", "gap"
+            append(
+                &mut text,
+                format_args!(
+                    "  {:24} {:>11} {:>13} {:>15} {:>16} {:>10}\n",
+                    "near", "bits/value", "largest error", "R(D), Gaussian", "R(D), histogram", "gap"
+                ),
             );
         }
         for Lossy { name, bits, largest_error, gaussian_bits, histogram_bits, .. } in &self.lossy {
             let histogram = histogram_bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.2}"));
             let gap = bits - histogram_bits.unwrap_or(*gaussian_bits);
-            let _written = writeln!(
-                text,
-                "  {name:24} {bits:>11.2} {largest_error:>13.3e} {gaussian_bits:>15.2} {histogram:>16} {gap:>10.2}"
+            append(
+                &mut text,
+                format_args!(
+                    "  {name:24} {bits:>11.2} {largest_error:>13.3e} {gaussian_bits:>15.2} \
+                     {histogram:>16} {gap:>10.2}\n"
+                ),
             );
         }
         text
     }
 
-    /// Rates over errors, as an SVG picture; nothing for what is no float.
+    /// Bits over errors as an SVG image; nothing for a field without floats.
     #[must_use]
     pub fn plot(&self) -> Option<String> {
         plot::draw(self)
@@ -369,7 +390,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gaussian_is_a_gaussian_and_codecs_are_beside_what_can_be_reached() {
+    fn codecs_of_a_gaussian_stay_above_its_bound() {
         let uniform =
             |i: u64| ((tidegate_core::hash::splitmix64(i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let normal =
@@ -389,7 +410,7 @@ mod tests {
                 && found.lossless.len() == codec::candidates(DType::Float32).len()
         );
         for lossy in &found.lossy {
-            // Nothing is below the bound; what is near it is no further than is known of quantizers.
+            // Nothing is below the bound, and quantizers are as close to it as theory says.
             let least = lossy.histogram_bits.unwrap_or(lossy.gaussian_bits);
             assert!(lossy.bits > least - 0.02, "{lossy:?}");
             let bounded = lossy.name.contains(':');

@@ -1,22 +1,20 @@
-//! Rates over errors, drawn.
+//! Draws the bits of lossy codecs over their errors.
 //!
 //! Flow: an [`Analysis`] -> SVG.
-//! Memory: its text.
-
-use std::fmt::Write;
+//! Memory: the text of the image.
 
 use tidegate_array::entropy::gaussian_rate_bits;
 
 use super::Analysis;
-use crate::html::escape;
+use crate::html::{append, escape};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
 const MARGIN: f64 = 56.0;
 
-/// Where errors (logarithmic, the smallest to the right) and bits lie on the picture.
+/// Maps errors (logarithmic, the smallest to the right) and bits to places in the image.
 struct Scale {
-    /// Powers of ten.
+    /// The smallest and the largest error, as powers of ten.
     least: f64,
     most: f64,
     bits: f64,
@@ -58,23 +56,26 @@ pub(super) fn draw(analysis: &Analysis) -> Option<String> {
     for power in scale.least as i32..=scale.most as i32 {
         let (x, _) = scale.place(10f64.powi(power), 0.0);
         let bottom = HEIGHT - MARGIN;
-        // Writing to a string does not fail.
-        let _written = writeln!(
-            svg,
-            "<line x1=\"{x:.1}\" y1=\"{MARGIN}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>\
-             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">1e{power}</text>",
-            bottom + 18.0
+        append(
+            &mut svg,
+            format_args!(
+                "<line x1=\"{x:.1}\" y1=\"{MARGIN}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>\
+             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">1e{power}</text>\n",
+                bottom + 18.0
+            ),
         );
     }
     for bits in (0..=scale.bits as u32).step_by((scale.bits / 8.0).ceil() as usize) {
         let (_, y) = scale.place(1.0, f64::from(bits));
-        let _written = writeln!(
-            svg,
-            "<line x1=\"{MARGIN}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{bits}</text>",
-            WIDTH - MARGIN,
-            MARGIN - 8.0,
-            y + 4.0
+        append(
+            &mut svg,
+            format_args!(
+                "<line x1=\"{MARGIN}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{bits}</text>\n",
+                WIDTH - MARGIN,
+                MARGIN - 8.0,
+                y + 4.0
+            ),
         );
     }
     let steps =
@@ -84,27 +85,31 @@ pub(super) fn draw(analysis: &Analysis) -> Option<String> {
     for lossy in analysis.lossy.iter().filter(|lossy| lossy.error > 0.0) {
         let ((x, y), colour) =
             (scale.place(lossy.error, lossy.bits), if lossy.name.contains(':') { "#c30" } else { "#24c" });
-        let _written = writeln!(
-            svg,
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{}: {:.2} bits</title></circle>",
-            escape(&lossy.name),
-            lossy.bits
+        append(
+            &mut svg,
+            format_args!(
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{}: {:.2} bits</title></circle>\n",
+                escape(&lossy.name),
+                lossy.bits
+            ),
         );
     }
-    let keys = [
+    let legend = [
         ("#888", "Gaussian of the same variance"),
         ("#0a7", "histogram"),
         ("#24c", "quantizers"),
         ("#c30", "bounds"),
     ];
-    for (i, (colour, what)) in keys.into_iter().enumerate() {
+    for (i, (colour, what)) in legend.into_iter().enumerate() {
         let y = MARGIN + 16.0 * (i as f64 + 1.0);
-        let _written = writeln!(
-            svg,
-            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"8\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{y:.1}\">{what}</text>",
-            MARGIN + 12.0,
-            y - 8.0,
-            MARGIN + 30.0
+        append(
+            &mut svg,
+            format_args!(
+                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"8\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{y:.1}\">{what}</text>\n",
+                MARGIN + 12.0,
+                y - 8.0,
+                MARGIN + 30.0
+            ),
         );
     }
     svg += "</svg>\n";

@@ -1,22 +1,25 @@
-//! A perceptual hash of pictures: 256 bits that change little where a picture is scaled, stored anew or made a little brighter.
+//! A perceptual image hash: 256 bits that change little when an image is scaled, encoded again or
+//! made slightly brighter.
 //!
-//! Flow: 32 × 32 pixels -> luma -> the lowest 16 × 16 frequencies but the means of rows and columns -> whether each is above their median.
-//! Memory: some KiB on the stack.
+//! Flow: 32 × 32 pixels -> luma -> the lowest 16 × 16 frequencies, without the means of rows and
+//! columns -> a bit for each frequency above their median.
+//! Memory: a few KiB on the stack.
 //!
-//! As pHash and PDQ do it (Zauner, «Implementation and benchmarking of perceptual image hash functions», 2010; Facebook's PDQ, 2019): a mirrored, turned
-//! or cropped picture has another hash.
+//! The method is that of pHash and PDQ (Zauner, «Implementation and benchmarking of perceptual
+//! image hash functions», 2010; Facebook's PDQ, 2019). A mirrored, rotated or cropped image has
+//! another hash.
 
-/// Pixels of a side that it is made of.
+/// The width and height of the image that is hashed, in pixels.
 pub(super) const SIDE: usize = 32;
-/// Frequencies of each axis.
+/// Frequencies along each axis.
 const LOW: usize = 16;
-/// Bits of a hash, and its bytes.
+/// The length of a hash in bits and in bytes.
 pub(super) const HASH_BITS: usize = LOW * LOW;
 pub(super) const HASH_BYTES: usize = HASH_BITS / 8;
-/// A picture whose frequencies carry less than a level of 255 has nothing to be known by: one colour, or nearly so.
-const LEAST: f32 = 1.0;
+/// The smallest contrast, in levels of 255. An image with less is of one colour, or nearly so.
+const MIN_CONTRAST: f32 = 1.0;
 
-/// cos(π (2x + 1) u / 64) for u from 1 to 16: the transform's rows, but for the mean.
+/// cos(π (2x + 1) u / 64) for u from 1 to 16: the rows of the transform, without the mean.
 fn cosines() -> [[f32; SIDE]; LOW] {
     let mut table = [[0.0; SIDE]; LOW];
     for (u, row) in table.iter_mut().enumerate() {
@@ -28,7 +31,7 @@ fn cosines() -> [[f32; SIDE]; LOW] {
     table
 }
 
-/// The hash of 32 × 32 pixels in planes of R, G, B; none of a picture that has nothing to be known by.
+/// The hash of 32 × 32 pixels in planes of R, G, B. An image without contrast has none.
 pub(super) fn hash(planes: &[u8]) -> Option<[u8; HASH_BYTES]> {
     let table = cosines();
     let area = SIDE * SIDE;
@@ -47,7 +50,7 @@ pub(super) fn hash(planes: &[u8]) -> Option<[u8; HASH_BYTES]> {
         *value = (0..SIDE).map(|y| rows[y][u] * table[v][y]).sum::<f32>() * 2.0 / SIDE as f32;
     }
     let strength = (low.iter().map(|x| x * x).sum::<f32>() / area as f32).sqrt();
-    if strength < LEAST {
+    if strength < MIN_CONTRAST {
         return None;
     }
     let mut sorted = low;
@@ -70,7 +73,7 @@ pub(super) fn similarity(one: &[u8], other: &[u8]) -> f64 {
 mod tests {
     use super::*;
 
-    fn picture(seed: usize, brighter: i32) -> Vec<u8> {
+    fn image(seed: usize, brighter: i32) -> Vec<u8> {
         let level = |at: usize, c: usize| {
             let (y, x) = ((at / SIDE) as f64, (at % SIDE) as f64);
             let s = seed as f64;
@@ -82,12 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_alike_has_nearly_the_same_bits() {
-        let one = hash(&picture(1, 0)).unwrap();
+    fn similar_images_have_similar_hashes() {
+        let one = hash(&image(1, 0)).unwrap();
         assert_eq!(one.iter().map(|b| b.count_ones()).sum::<u32>(), 128);
-        assert!(similarity(&one, &hash(&picture(1, 9)).unwrap()) > 0.97);
+        assert!(similarity(&one, &hash(&image(1, 9)).unwrap()) > 0.97);
         for other in 2..8 {
-            assert!(similarity(&one, &hash(&picture(other, 0)).unwrap()) < 0.8);
+            assert!(similarity(&one, &hash(&image(other, 0)).unwrap()) < 0.8);
         }
         assert_eq!(hash(&[77; 3 * SIDE * SIDE]), None);
     }

@@ -1,10 +1,11 @@
-//! How two profiles differ: for each field a test, and how large the difference is.
+//! How two profiles differ: tests of each field, and how large the differences are.
 //!
-//! Flow: two [`Profile`]s -> [`Diff`] -> words or JSON.
+//! Flow: two [`Profile`]s -> [`Diff`] -> text or JSON.
 //! Memory: holds none.
 //!
-//! With many samples any difference is significant, so a field has drifted only if the test says so and the difference matters. Ranks come from
-//! sketches: their errors are taken off the distance before it is judged, so that a p-value is never too small on their account.
+//! With many samples any difference is significant. So a field has drifted only if a test says so
+//! and the difference is large enough to matter. Ranks are from sketches. Their errors are
+//! subtracted from the distance first, so that a p-value is never too small because of a sketch.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,72 +14,75 @@ use serde::Serialize;
 use tidegate_sketch::quantile::ks;
 
 use super::Profile;
+use super::column_note::{Histogram, Label, ValueKind};
 use super::field::Field;
 use super::measure::Measure;
-use super::seen::{Histogram, Label, Sort};
-use super::stored::sketch;
+use super::stored::internal;
 use crate::{Error, Result};
 
-/// The level of all tests together.
+/// The significance level of all tests together.
 const LEVEL: f64 = 0.01;
 
-/// How often a value comes on average in the smaller dataset, where their shares are compared.
-const EACH: f64 = 5.0;
+/// How often a value must occur on average in the smaller dataset for a test of shares.
+const MIN_COUNT: f64 = 5.0;
 
 /// One test of one field.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Drift {
     /// The field.
     pub field: String,
-    /// What of it.
+    /// What of the field is compared.
     pub what: String,
     /// "Kolmogorov-Smirnov" or "chi-square".
     pub test: &'static str,
     /// Its statistic.
     pub statistic: f64,
-    /// The probability of so large a statistic where nothing has changed; at most this.
+    /// The probability of such a statistic if nothing has changed; the true one is at most this.
     pub p: f64,
-    /// How much of the distribution lies elsewhere, between 0 and 1: the greatest difference of ranks, or the total variation of shares.
+    /// The size of the difference, from 0 to 1: the largest difference of ranks, or the total
+    /// variation distance of shares.
     pub effect: f64,
-    /// Of numbers: by how many standard deviations the mean has moved (Cohen's d).
+    /// Of numbers: the shift of the mean in standard deviations (Cohen's d).
     pub moved: Option<f64>,
-    /// Whether it is no accident, and matters.
+    /// Whether the difference is significant and large enough to matter.
     pub drifted: bool,
 }
 
-/// What two datasets have in common.
+/// The values that two datasets share.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Shared {
     /// The field.
     pub field: String,
-    /// Contents that are in both, and what their number lies between, with three standard deviations' certainty.
+    /// The number of distinct values in both, with bounds of three standard deviations.
     pub estimate: f64,
-    /// See `estimate`.
+    /// The lower bound of `estimate`.
     pub low: f64,
-    /// See `estimate`.
+    /// The upper bound of `estimate`.
     pub high: f64,
-    /// Their share of the second dataset's.
+    /// The fraction of the second dataset's distinct values that they are.
     pub share: f64,
 }
 
-/// See the head of this file.
+/// How two datasets differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diff {
-    /// The names of the two, and the samples that were seen of each.
-    pub of: [(String, u64); 2],
-    /// Fields that only one of them has.
+    /// The name and the number of profiled samples of each.
+    #[serde(rename = "of")]
+    pub datasets: [(String, u64); 2],
+    /// The fields that the first dataset lacks, and those that the second lacks.
     pub missing: [Vec<String>; 2],
-    /// Fields that hold something else in the second: what in the one, and what in the other.
+    /// Fields of another kind in the second: (name, kind in the first, kind in the second).
     pub changed: Vec<(String, String, String)>,
-    /// From which effect on a difference matters.
-    pub matters: f64,
+    /// The smallest effect that matters.
+    #[serde(rename = "matters")]
+    pub min_effect: f64,
     /// All tests, in the order of fields.
     pub drifts: Vec<Drift>,
-    /// What may have leaked from one to the other.
+    /// Values that may have leaked from one to the other.
     pub shared: Vec<Shared>,
 }
 
-/// The chance that a Kolmogorov–Smirnov distance is so large by accident (its limit for many values).
+/// The p-value of a Kolmogorov–Smirnov distance, by its limit for many values.
 fn kolmogorov(distance: f64, n: f64, m: f64) -> f64 {
     let lambda = distance.max(0.0) * (n * m / (n + m)).sqrt();
     if lambda < 0.2 {
@@ -88,27 +92,52 @@ fn kolmogorov(distance: f64, n: f64, m: f64) -> f64 {
     (2.0 * (1..=100).map(term).sum::<f64>()).clamp(0.0, 1.0)
 }
 
-/// The chance that chi-square is so large with `k` degrees of freedom (Wilson and Hilferty, 1931).
+/// The p-value of chi-square with `k` degrees of freedom (Wilson and Hilferty, 1931).
 fn chi_square(statistic: f64, k: f64) -> f64 {
     let spread = 2.0 / (9.0 * k);
     let z = ((statistic / k).cbrt() - (1.0 - spread)) / spread.sqrt();
     libm::erfc(z / std::f64::consts::SQRT_2) / 2.0
 }
 
-/// As how many samples of even size those of a field count.
-fn effective(field: &Field) -> f64 {
+/// The number of equally large samples that a field's samples count as (Kish, «Survey sampling»,
+/// 1965).
+fn effective_samples(field: &Field) -> f64 {
     let bytes = field.measures[0].moments.summary();
     let varies = bytes.std(0) / bytes.mean;
     bytes.count as f64 / (1.0 + if varies.is_finite() { varies * varies } else { 0.0 })
 }
 
 impl Drift {
+    /// All tests of one field.
+    fn field(one: &Field, other: &Field, samples: [u64; 2]) -> Result<Vec<Self>> {
+        let mut found: Vec<Self> = Self::missing(one, other).into_iter().collect();
+        // Where all values are counted, a test of their shares is stronger than one of ranks.
+        let values = if one.value_kind == ValueKind::Float { None } else { Self::values(one, other) };
+        let counted = values.is_some() && one.value_kind == ValueKind::Int;
+        found.extend(values);
+        if !counted {
+            let measures = one.measures.iter().zip(&other.measures);
+            for (name, (a, b)) in one.value_kind.measures().iter().zip(measures) {
+                found.extend(Self::numbers(name, a, b, samples)?);
+            }
+        }
+        let channels = ["level of red", "level of green", "level of blue"];
+        let tables = one.histograms.iter().zip(&other.histograms);
+        for ((a, b), channel) in tables.zip(channels) {
+            let what = if one.histograms.len() == 3 { channel } else { "bytes within" };
+            found.extend(Self::levels(what, a, b, [effective_samples(one), effective_samples(other)]));
+        }
+        found.iter_mut().for_each(|drift| drift.field.clone_from(&one.name));
+        Ok(found)
+    }
+
+    /// Compares the distributions of a number.
     fn numbers(what: &str, one: &Measure, other: &Measure, samples: [u64; 2]) -> Result<Option<Self>> {
         if one.all.count() == 0 || other.all.count() == 0 {
             return Ok(None);
         }
-        let statistic = ks(&one.all, &other.all, LEVEL).map_err(sketch)?.statistic;
-        // Of an array there are many values, which are not drawn one by one.
+        let statistic = ks(&one.all, &other.all, LEVEL).map_err(internal)?.statistic;
+        // The many values of one array are not independent: count samples.
         let count = |measure: &Measure, samples: u64| measure.all.count().min(samples) as f64;
         let sure = statistic - one.all.error() - other.all.error();
         let (a, b) = (one.moments.summary(), other.moments.summary());
@@ -124,8 +153,8 @@ impl Drift {
         }))
     }
 
-    /// All values are known here, but those of one sample go together: samples are what is counted, and fewer of them where some are much larger
-    /// than others (Kish, «Survey sampling», 1965).
+    /// Compares exact histograms. The bytes of one sample are not independent, so `samples` are
+    /// what counts, and fewer of them where some are much larger than others.
     fn levels(what: &str, one: &Histogram, other: &Histogram, samples: [f64; 2]) -> Option<Self> {
         let totals = [one, other].map(|table| table.iter().sum::<u64>() as f64);
         if totals.contains(&0.0) {
@@ -146,22 +175,23 @@ impl Drift {
         })
     }
 
+    /// Compares how often each value occurs, where all values are counted.
     fn values(one: &Field, other: &Field) -> Option<Self> {
         let labels: BTreeSet<&Label> = one.tally.counts.keys().chain(other.tally.counts.keys()).collect();
-        if one.tally.beyond || other.tally.beyond {
+        if one.tally.overflowed || other.tally.overflowed {
             return None;
         }
         let count = |field: &Field, label| field.tally.counts.get(label).copied().unwrap_or(0) as f64;
         let pairs: Vec<_> = labels.iter().map(|&label| (count(one, label), count(other, label))).collect();
-        let what = match one.sort {
-            Sort::Picture => "format",
-            Sort::Array => "type and shape",
+        let what = match one.value_kind {
+            ValueKind::Image => "format",
+            ValueKind::Array => "type and shape",
             _ => "values",
         };
         Self::shares(what, &pairs)
     }
 
-    /// Samples that lack it, or have NaN or an infinity in its place.
+    /// Compares how many samples lack the field, or have NaN or infinity there.
     fn missing(one: &Field, other: &Field) -> Option<Self> {
         let counts = |field: &Field| {
             let values = field.measure("value").map(|measure| measure.moments.summary());
@@ -170,16 +200,16 @@ impl Drift {
             ((field.missing + odd) as f64, all.count as f64)
         };
         let (a, b) = (counts(one), counts(other));
-        // Where none is missing there is nothing to test.
+        // If none is missing there is nothing to test.
         (a.0 + b.0 > 0.0).then(|| Self::shares("missing or NaN", &[(a.0, b.0), (a.1, b.1)])).flatten()
     }
 
-    /// Whether some things come as often in the one as in the other, by how often each came.
+    /// Compares counts of the same things in both datasets.
     fn shares(what: &str, pairs: &[(f64, f64)]) -> Option<Self> {
         let totals = pairs.iter().fold([0.0, 0.0], |sum, pair| [sum[0] + pair.0, sum[1] + pair.1]);
-        // Of values that hardly come twice the test says nothing (Cochran, 1954).
+        // The test says nothing about values that hardly repeat (Cochran, 1954).
         let each = totals[0].min(totals[1]) / pairs.len().max(1) as f64;
-        if totals.contains(&0.0) || each < EACH {
+        if totals.contains(&0.0) || each < MIN_COUNT {
             return None;
         }
         let (mut statistic, mut variation) = (0.0, 0.0);
@@ -208,64 +238,43 @@ impl Default for Drift {
 }
 
 impl Diff {
-    /// What has changed from one dataset to the other, where differences matter from this effect on.
+    /// Compares two datasets. A difference of at least `min_effect`, from 0 to 1, matters.
     ///
     /// # Errors
-    /// [`Error::Config`] where that is not between 0 and 1.
-    pub fn of(one: &Profile, other: &Profile, matters: f64) -> Result<Self> {
-        if !(0.0..=1.0).contains(&matters) {
-            return Err(Error::Config(format!("an effect lies between 0 and 1, not {matters}")));
+    /// [`Error::Config`] for a `min_effect` outside \[0, 1\].
+    pub fn new(one: &Profile, other: &Profile, min_effect: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&min_effect) {
+            return Err(Error::Config(format!("an effect is between 0 and 1, not {min_effect}")));
         }
         let samples = [one.samples, other.samples];
-        let mut drifts: Vec<Drift> =
-            Drift::numbers("bytes of a sample", &one.bytes, &other.bytes, samples)?.into_iter().collect();
-        let mut shared = Vec::new();
-        let mut changed = Vec::new();
+        let whole = Drift::numbers("bytes of a sample", &one.bytes, &other.bytes, samples)?;
+        let mut drifts: Vec<Drift> = whole.into_iter().collect();
+        let (mut shared, mut changed) = (Vec::new(), Vec::new());
         for a in &one.fields {
-            let of = |field: &Field| format!("{} ({:?})", field.kind, field.sort).to_lowercase();
-            let other = other.fields.iter().find(|b| b.name == a.name && b.sort != a.sort);
-            changed.extend(other.map(|b| (a.name.clone(), of(a), of(b))));
-        }
-        let pairs = one.fields.iter().filter_map(|field| {
-            let alike = |other: &&Field| (&other.name, other.sort) == (&field.name, field.sort);
-            Some((field, other.fields.iter().find(alike)?))
-        });
-        for (a, b) in pairs {
-            let mut found: Vec<Drift> = Drift::missing(a, b).into_iter().collect();
-            // Where all values are told, shares say more than ranks.
-            let labels = if a.sort == Sort::Float { None } else { Drift::values(a, b) };
-            let told = labels.is_some() && a.sort == Sort::Int;
-            found.extend(labels);
-            if !told {
-                for (name, (x, y)) in a.sort.measures().iter().zip(a.measures.iter().zip(&b.measures)) {
-                    found.extend(Drift::numbers(name, x, y, samples)?);
-                }
+            let Some(b) = other.fields.iter().find(|b| b.name == a.name) else { continue };
+            if a.value_kind != b.value_kind {
+                let words = |field: &Field| format!("{} ({})", field.stored_kind, field.value_kind.name());
+                changed.push((a.name.clone(), words(a), words(b)));
+                continue;
             }
-            let channels = ["level of red", "level of green", "level of blue"];
-            let tables = a.histograms.iter().zip(&b.histograms);
-            for ((x, y), channel) in tables.zip(channels) {
-                let what = if a.histograms.len() == 3 { channel } else { "bytes within" };
-                found.extend(Drift::levels(what, x, y, [effective(a), effective(b)]));
-            }
-            found.iter_mut().for_each(|drift| drift.field.clone_from(&a.name));
-            drifts.extend(found);
-            // Labels are in both, and should be.
-            let labels = a.tally.total() > 2 * a.tally.counts.len() as u64 && a.sort == Sort::Text;
-            if !matches!(a.sort, Sort::Int | Sort::Float) && !labels {
-                shared.extend(Shared::of(a, b)?);
+            drifts.extend(Drift::field(a, b, samples)?);
+            // Labels occur in both datasets, and should.
+            let labels = a.tally.total() > 2 * a.tally.counts.len() as u64 && a.value_kind == ValueKind::Text;
+            if !matches!(a.value_kind, ValueKind::Int | ValueKind::Float) && !labels {
+                shared.extend(Shared::new(a, b)?);
             }
         }
         let level = LEVEL / drifts.len().max(1) as f64;
-        drifts.iter_mut().for_each(|drift| drift.drifted = drift.p < level && drift.effect >= matters);
+        drifts.iter_mut().for_each(|drift| drift.drifted = drift.p < level && drift.effect >= min_effect);
         let lacks = |of: &Profile, than: &Profile| {
             let known = |name: &str| of.fields.iter().any(|field| field.name == name);
             than.fields.iter().map(|field| field.name.clone()).filter(|name| !known(name)).collect()
         };
         Ok(Self {
-            of: [(one.name.clone(), samples[0]), (other.name.clone(), samples[1])],
+            datasets: [(one.name.clone(), samples[0]), (other.name.clone(), samples[1])],
             missing: [lacks(one, other), lacks(other, one)],
             changed,
-            matters,
+            min_effect,
             drifts,
             shared,
         })
@@ -273,9 +282,11 @@ impl Diff {
 }
 
 impl Shared {
-    fn of(one: &Field, other: &Field) -> Result<Option<Self>> {
-        let both = one.contents.intersection(&other.contents).map_err(sketch)?.estimate(3).map_err(sketch)?;
-        let all = other.contents.estimate(3).map_err(sketch)?.value;
+    /// The shared values of a field, if there are any.
+    fn new(one: &Field, other: &Field) -> Result<Option<Self>> {
+        let both =
+            one.contents.intersection(&other.contents).map_err(internal)?.estimate(3).map_err(internal)?;
+        let all = other.contents.estimate(3).map_err(internal)?.value;
         Ok((both.value > 0.0).then(|| Self {
             field: one.name.clone(),
             estimate: both.value,
@@ -288,7 +299,7 @@ impl Shared {
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [(one, n), (other, m)] = &self.of;
+        let [(one, n), (other, m)] = &self.datasets;
         writeln!(f, "{one} ({n} samples) and {other} ({m} samples)")?;
         writeln!(
             f,
@@ -308,9 +319,9 @@ impl fmt::Display for Diff {
                 if drift.drifted { "  drifted" } else { "" }
             )?;
         }
-        for (names, of) in self.missing.iter().zip([one, other]) {
+        for (names, dataset) in self.missing.iter().zip([one, other]) {
             if !names.is_empty() {
-                writeln!(f, "{of} has no {}", names.join(", "))?;
+                writeln!(f, "{dataset} has no {}", names.join(", "))?;
             }
         }
         for (field, one, other) in &self.changed {
@@ -321,14 +332,16 @@ impl fmt::Display for Diff {
             let percent = share * 100.0;
             writeln!(
                 f,
-                "{field}: about {estimate:.0} contents are in both ({low:.0} to {high:.0}), {percent:.1} % of the second"
+                "{field}: about {estimate:.0} distinct values are in both ({low:.0} to {high:.0}), \
+                 {percent:.1} % of the second"
             )?;
         }
         let drifted = self.drifts.iter().filter(|drift| drift.drifted).count();
-        let (of, matters) = (self.drifts.len(), self.matters);
+        let (all, min_effect) = (self.drifts.len(), self.min_effect);
         writeln!(
             f,
-            "{drifted} of {of} drifted: p below {LEVEL} over all of them, and an effect of {matters} or more"
+            "{drifted} of {all} drifted: p below {LEVEL} over all tests, and an effect of at least \
+             {min_effect}"
         )
     }
 }
@@ -338,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chances_are_those_of_tables() {
+    fn p_values_are_those_of_tables() {
         // Smirnov's table: 1.358 at 5 %, 1.628 at 1 %.
         let at = |lambda: f64| kolmogorov(lambda / 50f64.sqrt(), 100.0, 100.0);
         assert!((at(1.358) - 0.05).abs() < 5e-4 && (at(1.628) - 0.01).abs() < 2e-4);

@@ -1,24 +1,26 @@
-//! A number of every sample, over all of them: its moments, its distribution, and the tail of that.
+//! One number of every sample: its moments, its distribution, and the tail of the distribution.
 //!
-//! Flow: numbers in the order of samples -> [`Measure`] -> [`Summary`], quantiles, distances.
-//! Quantiles and distances are of singles, as DataSketches stores them: whole numbers past 2^24 are told to seven digits.
-//! Memory: at most 80 KiB, most of it the block of moments that is not yet full and REQ's compactors.
+//! Flow: numbers in sample order -> [`Measure`] -> [`Summary`], quantiles, distances.
+//! Memory: at most 80 KiB, most of it the open block of moments and REQ's compactors.
+//!
+//! Quantiles and distances are of float32, as DataSketches stores them, so whole numbers above
+//! 2^24 are exact to seven digits only.
 
 use serde::{Deserialize, Serialize};
 use tidegate_sketch::moments::Moments;
 use tidegate_sketch::quantile::{Kll, Req};
 
-use super::stored::{base64, broken, bytes_of, sketch};
+use super::stored::{damaged, from_base64, internal, to_base64};
 use crate::Result;
 
-/// Ranks that a summary gives values at.
+/// The ranks whose values a summary has.
 const RANKS: [f64; 9] = [0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999];
-/// From this rank on the tail's sketch is asked.
+/// From this rank on the sketch of the tail answers.
 const TAIL: f64 = 0.95;
 /// Bars of a histogram.
 const BARS: usize = 40;
 
-/// See the head of this file.
+/// The distribution of one number over all samples.
 #[derive(Debug, Clone)]
 pub struct Measure {
     pub(super) moments: Moments,
@@ -26,7 +28,7 @@ pub struct Measure {
     tail: Req,
 }
 
-/// What is known of a number.
+/// The figures of a measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Finite values.
@@ -35,27 +37,27 @@ pub struct Summary {
     pub nan: u64,
     /// Values that are infinite.
     pub infinite: u64,
-    /// The mean of the finite values; of none, nothing.
+    /// The mean of the finite values, if there are any.
     pub mean: Option<f64>,
-    /// Their standard deviation, over their count.
+    /// Their standard deviation (of the population).
     pub std: Option<f64>,
     /// Their skewness.
     pub skewness: Option<f64>,
     /// Their excess kurtosis.
     pub kurtosis: Option<f64>,
-    /// The least.
+    /// The smallest.
     pub min: Option<f64>,
-    /// The greatest.
+    /// The largest.
     pub max: Option<f64>,
     /// (rank, value at it).
     pub quantiles: Vec<(f64, f64)>,
-    /// By how much a rank up to 0.95 may be off, with 99 % certainty.
+    /// The largest error of a rank up to 0.95, with 99 % confidence.
     pub rank_error: f64,
-    /// Bars of equal width from the least to the greatest: the fraction of values in each.
+    /// A histogram: the fraction of values in each of 40 bars from the smallest to the largest.
     pub bars: Vec<f64>,
 }
 
-/// The sketches of a measure, as they are stored: those of Apache DataSketches in its bytes.
+/// The sketches of a measure in a profile file, in the bytes of Apache DataSketches.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
@@ -69,66 +71,66 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 impl Measure {
-    /// Of nothing yet.
+    /// A measure without values.
     ///
     /// # Errors
-    /// None that is known: the parameters are ours.
+    /// Never in practice: the parameters are ours.
     pub fn new() -> Result<Self> {
         let (all, tail) = (Kll::new(200), Req::new(12, true));
-        Ok(Self { moments: Moments::new(true), all: all.map_err(sketch)?, tail: tail.map_err(sketch)? })
+        Ok(Self { moments: Moments::new(true), all: all.map_err(internal)?, tail: tail.map_err(internal)? })
     }
 
-    /// Takes numbers.
+    /// Adds numbers.
     pub fn add(&mut self, values: &[f64]) {
         self.moments.update(values);
         self.add_some(&values.iter().map(|&x| x as f32).collect::<Vec<_>>());
     }
 
-    /// Takes numbers that stand for more of them, of which [`Measure::add_moments`] takes the moments.
+    /// Adds sampled numbers to the quantiles. [`Measure::add_moments`] adds the moments of all.
     pub(super) fn add_some(&mut self, values: &[f32]) {
-        let _numbers = self.all.update_numbers(values);
-        let _numbers = self.tail.update_numbers(values);
+        self.all.update_numbers(values);
+        self.tail.update_numbers(values);
     }
 
-    /// Takes the moments of numbers.
+    /// Adds the moments of numbers.
     pub(super) fn add_moments(&mut self, moments: &Moments) -> Result<()> {
-        self.moments.merge(moments).map_err(sketch)
+        self.moments.merge(moments).map_err(internal)
     }
 
-    /// Takes another stream.
+    /// Adds another measure.
     ///
     /// # Errors
-    /// None that is known.
+    /// Never in practice: the parameters are ours.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        self.moments.merge(&other.moments).map_err(sketch)?;
-        self.all.merge(&other.all).map_err(sketch)?;
-        self.tail.merge(&other.tail).map_err(sketch)
+        self.moments.merge(&other.moments).map_err(internal)?;
+        self.all.merge(&other.all).map_err(internal)?;
+        self.tail.merge(&other.tail).map_err(internal)
     }
 
-    /// The values at these ranks, each between 0 and 1; none before the first value.
+    /// The values at these ranks, each between 0 and 1; nothing if there are no values.
     #[must_use]
     pub fn quantiles(&self, ranks: &[f64]) -> Vec<f64> {
-        let of = |found: tidegate_sketch::Result<Vec<f32>>| found.unwrap_or_default();
-        let (all, tail) = (of(self.all.quantiles(ranks)), of(self.tail.quantiles(ranks)));
+        let all = self.all.quantiles(ranks).unwrap_or_default();
+        let tail = self.tail.quantiles(ranks).unwrap_or_default();
         let each = ranks.iter().zip(all.into_iter().zip(tail));
         each.map(|(&rank, (all, tail))| f64::from(if rank < TAIL { all } else { tail })).collect()
     }
 
-    /// What is known of it.
+    /// The figures of the measure.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let known = self.moments.summary();
-        let of = |value: f64| finite(value).filter(|_| known.count > 0);
+        let known_value = |value: f64| finite(value).filter(|_| known.count > 0);
         Summary {
             count: known.count,
             nan: known.nan,
             infinite: known.infinite,
-            mean: of(known.mean),
-            std: of(known.std(0)),
-            skewness: of(known.skewness()),
-            kurtosis: of(known.kurtosis()),
-            min: of(known.min),
-            max: of(known.max),
+            mean: known_value(known.mean),
+            std: known_value(known.std(0)),
+            skewness: known_value(known.skewness()),
+            kurtosis: known_value(known.kurtosis()),
+            min: known_value(known.min),
+            max: known_value(known.max),
             quantiles: RANKS.into_iter().zip(self.quantiles(&RANKS)).collect(),
             rank_error: self.all.error(),
             bars: self.bars(known.min, known.max).unwrap_or_default(),
@@ -146,22 +148,23 @@ impl Measure {
         (0..BARS).map(bar).collect()
     }
 
-    /// What it takes at most, in bytes: the open block of moments, and some ten thousand values that the other two hold of any stream.
-    pub(super) const MOST_BYTES: u64 = 80 << 10;
+    /// The most bytes that it can take: the open block of moments, and about ten thousand values
+    /// in the two sketches, however long the stream is.
+    pub(super) const MAX_BYTES: u64 = 80 << 10;
 
     pub(super) fn store(&self) -> Stored {
         Stored {
-            moments: base64(&self.moments.to_bytes()),
-            kll: base64(&self.all.to_bytes()),
-            req: base64(&self.tail.to_bytes()),
+            moments: to_base64(&self.moments.to_bytes()),
+            kll: to_base64(&self.all.to_bytes()),
+            req: to_base64(&self.tail.to_bytes()),
         }
     }
 
     pub(super) fn load(stored: &Stored) -> Result<Self> {
         Ok(Self {
-            moments: Moments::from_bytes(&bytes_of(&stored.moments)?).map_err(broken)?,
-            all: Kll::from_bytes(&bytes_of(&stored.kll)?).map_err(broken)?,
-            tail: Req::from_bytes(&bytes_of(&stored.req)?).map_err(broken)?,
+            moments: Moments::from_bytes(&from_base64(&stored.moments)?).map_err(damaged)?,
+            all: Kll::from_bytes(&from_base64(&stored.kll)?).map_err(damaged)?,
+            tail: Req::from_bytes(&from_base64(&stored.req)?).map_err(damaged)?,
         })
     }
 }

@@ -1,17 +1,17 @@
-//! A profile as one page: a section a field, with histograms.
+//! A profile as text, and as one HTML page with a section and histograms for each field.
 //!
-//! Flow: [`Profile`] -> HTML that needs nothing from elsewhere.
-//! Memory: the page, some ten KiB a field.
+//! Flow: [`Profile`] -> text, or HTML without outside resources.
+//! Memory: the page, about ten KiB a field.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use super::Profile;
 use super::advice::Advice;
+use super::column_note::{Histogram, ValueKind};
 use super::field::Field;
 use super::measure::{Measure, Summary};
-use super::seen::{Histogram, Sort};
 use crate::Result;
-use crate::html::escape;
+use crate::html::{append, escape};
 
 const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em;max-width:1100px;color:#222}h2{margin:1.6em 0 .2em;\
     border-top:1px solid #ddd;padding-top:.8em}table{border-collapse:collapse;margin:.4em 0}td,th{padding:2px 12px 2px 0;\
@@ -20,8 +20,8 @@ const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em;max-width:11
     color:#555}svg{background:#f7f7f7}ul{margin:.3em 0;padding-left:1.2em}";
 /// Width and height of a plot.
 const PLOT: (f64, f64) = (300.0, 90.0);
-/// Values that are shown.
-const VALUES: usize = 12;
+/// The most values that a field's table shows.
+const MAX_VALUES: usize = 12;
 
 fn number(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e9 {
@@ -45,14 +45,15 @@ fn bars(heights: &[f64], caption: &str, color: &str) -> String {
     for (i, bar) in heights.iter().enumerate().filter(|(_, bar)| **bar > 0.0) {
         let tall = bar / most * (height - 4.0);
         let (x, y) = (i as f64 * wide, height - tall);
-        // Writing to a string cannot fail.
-        let _written = write!(
-            plot,
-            "<rect x='{x:.1}' y='{y:.1}' width='{:.1}' height='{tall:.1}' fill='{color}'/>",
-            (wide - 0.5).max(0.8)
+        append(
+            &mut plot,
+            format_args!(
+                "<rect x='{x:.1}' y='{y:.1}' width='{:.1}' height='{tall:.1}' fill='{color}'/>",
+                (wide - 0.5).max(0.8)
+            ),
         );
     }
-    let _written = write!(plot, "</svg><figcaption>{}</figcaption></figure>", escape(caption));
+    append(&mut plot, format_args!("</svg><figcaption>{}</figcaption></figure>", escape(caption)));
     plot
 }
 
@@ -66,10 +67,10 @@ fn measure_plot(name: &str, summary: &Summary) -> String {
 
 fn levels(field: &Field, table: &Histogram, i: usize) -> String {
     let heights: Vec<f64> = table.iter().map(|&n| n as f64).collect();
-    let (name, color) = match (field.sort, i) {
-        (Sort::Picture, 0) => ("red: 0 to 255", "#c0504d"),
-        (Sort::Picture, 1) => ("green: 0 to 255", "#5a9a58"),
-        (Sort::Picture, _) => ("blue: 0 to 255", "#4a6fb5"),
+    let (name, color) = match (field.value_kind, i) {
+        (ValueKind::Image, 0) => ("red: 0 to 255", "#c0504d"),
+        (ValueKind::Image, 1) => ("green: 0 to 255", "#5a9a58"),
+        (ValueKind::Image, _) => ("blue: 0 to 255", "#4a6fb5"),
         _ => ("bytes: 0 to 255", "#888"),
     };
     bars(&heights, name, color)
@@ -77,7 +78,7 @@ fn levels(field: &Field, table: &Histogram, i: usize) -> String {
 
 fn row(page: &mut String, name: &str, summary: &Summary) {
     let quantile = |rank: f64| {
-        let found = summary.quantiles.iter().find(|(of, _)| *of == rank);
+        let found = summary.quantiles.iter().find(|(known, _)| *known == rank);
         optional(found.map(|&(_, value)| value))
     };
     let cells = [
@@ -92,39 +93,41 @@ fn row(page: &mut String, name: &str, summary: &Summary) {
         optional(summary.max),
         (summary.nan + summary.infinite).to_string(),
     ];
-    let _written = write!(page, "<tr><td>{}</td><td>{}</td></tr>", escape(name), cells.join("</td><td>"));
+    append(page, format_args!("<tr><td>{}</td><td>{}</td></tr>", escape(name), cells.join("</td><td>")));
 }
 
 const HEAD: &str = "<tr><th></th><th>values</th><th>mean</th><th>std</th><th>least</th><th>5 %</th><th>median</th><th>95 %</th>\
     <th>99.9 %</th><th>greatest</th><th>NaN, infinite</th></tr>";
 
 fn values(page: &mut String, field: &Field, classes: &[String]) {
-    if field.tally.beyond || field.tally.counts.is_empty() {
+    if field.tally.overflowed || field.tally.counts.is_empty() {
         return;
     }
     let mut counts: Vec<_> = field.tally.counts.iter().collect();
     counts.sort_by_key(|(label, n)| (std::cmp::Reverse(**n), (*label).clone()));
     let total = field.tally.total() as f64;
     page.push_str("<table>");
-    for (label, n) in counts.iter().take(VALUES) {
+    for (label, n) in counts.iter().take(MAX_VALUES) {
         let name = match label {
             super::Label::Int(i) => usize::try_from(*i).ok().and_then(|i| classes.get(i)),
             super::Label::Text(_) => None,
         };
         let name = name.map_or(String::new(), |name| format!(" {name}"));
         let share = **n as f64 / total;
-        let _written = write!(
+        append(
             page,
-            "<tr><td>{}{}</td><td>{n}</td><td>{:.1} %</td><td><svg width='160' height='10'><rect width='{:.0}' height='10' fill='#4a7fb5'/></svg></td></tr>",
-            escape(&label.to_string()),
-            escape(&name),
-            share * 100.0,
-            share * 160.0
+            format_args!(
+                "<tr><td>{}{}</td><td>{n}</td><td>{:.1} %</td><td><svg width='160' height='10'><rect width='{:.0}' height='10' fill='#4a7fb5'/></svg></td></tr>",
+                escape(&label.to_string()),
+                escape(&name),
+                share * 100.0,
+                share * 160.0
+            ),
         );
     }
     page.push_str("</table>");
-    if counts.len() > VALUES {
-        let _written = write!(page, "<p>and {} others</p>", counts.len() - VALUES);
+    if counts.len() > MAX_VALUES {
+        append(page, format_args!("<p>and {} others</p>", counts.len() - MAX_VALUES));
     }
 }
 
@@ -132,8 +135,8 @@ fn list(values: &[f64]) -> String {
     values.iter().map(|&x| number(x)).collect::<Vec<_>>().join(", ")
 }
 
-/// Advice in words.
-pub(super) fn words(advice: &Advice) -> Vec<String> {
+/// The advice as lines of text.
+pub(super) fn advice_lines(advice: &Advice) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(mean), Some(std)) = (&advice.mean, &advice.std) {
         lines.push(format!("normalize by mean {} and std {}", list(mean), list(std)));
@@ -172,20 +175,20 @@ pub(super) fn words(advice: &Advice) -> Vec<String> {
 }
 
 impl Profile {
-    /// The page.
+    /// The profile as an HTML page.
     ///
     /// # Errors
-    /// None that is known.
+    /// Never in practice: the sketches are ours.
     pub fn to_html(&self) -> Result<String> {
         let title = escape(&self.name);
         let mut page = format!(
             "<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{} of {} samples, {} failed",
-            self.samples, self.of, self.failed
+            self.samples, self.total, self.failed
         );
         for failed in &self.failures {
-            let _written = write!(page, "<br>{}: {}", escape(&failed.place), escape(&failed.what));
+            append(&mut page, format_args!("<br>{}: {}", escape(&failed.place), escape(&failed.what)));
         }
-        let _written = write!(page, "</p><table>{HEAD}");
+        append(&mut page, format_args!("</p><table>{HEAD}"));
         row(&mut page, "bytes of a sample", &self.bytes.summary());
         page.push_str("</table>");
         for field in &self.fields {
@@ -195,24 +198,26 @@ impl Profile {
     }
 
     fn section(&self, page: &mut String, field: &Field) -> Result<()> {
-        let distinct = field.differ()?;
-        let _written = write!(
+        let distinct = field.distinct_values()?;
+        append(
             page,
-            "<h2>{} <span class=kind>{}, {} of {} differ",
-            escape(&field.name),
-            escape(&field.kind),
-            number(distinct.value.round()),
-            self.samples
+            format_args!(
+                "<h2>{} <span class=kind>{}, {} of {} differ",
+                escape(&field.name),
+                escape(&field.stored_kind),
+                number(distinct.value.round()),
+                self.samples
+            ),
         );
         for entropy in field.entropies() {
-            let _written = write!(page, ", {entropy:.2} bits");
+            append(page, format_args!(", {entropy:.2} bits"));
         }
         if field.missing > 0 {
-            let _written = write!(page, ", {} lack it", field.missing);
+            append(page, format_args!(", {} lack it", field.missing));
         }
         let summaries: Vec<_> =
-            field.sort.measures().iter().zip(field.measures.iter().map(Measure::summary)).collect();
-        let _written = write!(page, "</span></h2><table>{HEAD}");
+            field.value_kind.measures().iter().zip(field.measures.iter().map(Measure::summary)).collect();
+        append(page, format_args!("</span></h2><table>{HEAD}"));
         summaries.iter().for_each(|(name, summary)| row(page, name, summary));
         page.push_str("</table><div class=plots>");
         summaries.iter().for_each(|(name, summary)| page.push_str(&measure_plot(name, summary)));
@@ -222,8 +227,8 @@ impl Profile {
         page.push_str("</div>");
         values(page, field, &self.classes);
         page.push_str("<ul>");
-        for line in words(&Advice::of(field)) {
-            let _written = write!(page, "<li>{}</li>", escape(&line));
+        for line in advice_lines(&Advice::new(field)) {
+            append(page, format_args!("<li>{}</li>", escape(&line)));
         }
         page.push_str("</ul>");
         Ok(())
@@ -240,7 +245,7 @@ impl fmt::Display for Profile {
             "{}: {} of {} samples, {:.1} MiB, {} failed",
             self.name,
             self.samples,
-            self.of,
+            self.total,
             mib(bytes),
             self.failed
         )?;
@@ -251,13 +256,13 @@ impl fmt::Display for Profile {
             writeln!(f, "  and {} more", self.failed - self.failures.len() as u64)?;
         }
         for field in &self.fields {
-            let distinct = field.differ().map_err(|_| fmt::Error)?;
+            let distinct = field.distinct_values().map_err(|_| fmt::Error)?;
             let about = if distinct.low < distinct.high { "about " } else { "" };
-            write!(f, "{} ({}): {about}{:.0} differ", field.name, field.kind, distinct.value)?;
+            write!(f, "{} ({}): {about}{:.0} differ", field.name, field.stored_kind, distinct.value)?;
             let missing =
                 if field.missing > 0 { format!(", {} lack it", field.missing) } else { String::new() };
             writeln!(f, "{missing}")?;
-            for (name, measure) in field.sort.measures().iter().zip(&field.measures) {
+            for (name, measure) in field.value_kind.measures().iter().zip(&field.measures) {
                 let s = measure.summary();
                 let middle = s.quantiles.iter().find(|(rank, _)| *rank == 0.5).map(|&(_, value)| value);
                 let [mean, std, min, middle, max] = [s.mean, s.std, s.min, middle, s.max].map(optional);
@@ -266,7 +271,7 @@ impl fmt::Display for Profile {
                 odd.clone().try_for_each(|(what, n)| write!(f, ", {n} {what}"))?;
                 writeln!(f)?;
             }
-            for line in words(&Advice::of(field)) {
+            for line in advice_lines(&Advice::new(field)) {
                 writeln!(f, "  {line}")?;
             }
         }

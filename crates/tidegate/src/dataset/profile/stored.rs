@@ -1,6 +1,6 @@
-//! A profile at rest: one JSON document with the figures for people and the sketches for merging.
+//! The profile file: one JSON document with figures for people and sketches for merging.
 //!
-//! Flow: [`Profile`] <-> JSON <-> a file beside the data's index.
+//! Flow: [`Profile`] <-> JSON <-> a file next to the data's index.
 //! Memory: the document, and once more as text.
 
 use std::fs::File;
@@ -15,12 +15,12 @@ use tidegate_source::{Source, open};
 use super::measure::{self, Measure};
 use super::{Profile, field};
 use crate::atomic_file;
-use crate::dataset::scan::Failed;
+use crate::loader::FailedSample;
 use crate::{Error, Result};
 
 const VERSION: u32 = 1;
 
-/// The document: what only people read is left out when it is read.
+/// The document. The summary is for people and is skipped when a profile is read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     version: u32,
@@ -29,54 +29,55 @@ struct Document {
     edition: String,
     classes: Vec<String>,
     samples: u64,
-    of: u64,
+    #[serde(rename = "of")]
+    total: u64,
     failed: u64,
-    failures: Vec<Failed>,
+    failures: Vec<FailedSample>,
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     summary: Option<serde_json::Value>,
     bytes: measure::Stored,
     fields: Vec<field::Stored>,
 }
 
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(super) fn to_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-pub(super) fn bytes_of(text: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(text).map_err(|e| Error::Config(format!("a sketch of this profile is no base64: {e}")))
+pub(super) fn from_base64(text: &str) -> Result<Vec<u8>> {
+    STANDARD.decode(text).map_err(|e| Error::Config(format!("a sketch of this profile is not base64: {e}")))
 }
 
-/// What a sketch refuses that we made.
-pub(super) fn sketch(error: tidegate_sketch::Error) -> Error {
+/// An error of a sketch that this program made.
+pub(super) fn internal(error: tidegate_sketch::Error) -> Error {
     Error::Config(error.to_string())
 }
 
-/// What a sketch refuses that was read.
-pub(super) fn broken(error: tidegate_sketch::Error) -> Error {
-    Error::Config(format!("this profile is damaged: {error}; make it anew with `tidegate profile`"))
+/// An error of a sketch that was read from a file.
+pub(super) fn damaged(error: tidegate_sketch::Error) -> Error {
+    Error::Config(format!("this profile is damaged: {error}; make a new one with `tidegate profile`"))
 }
 
-/// Where the profile of a dataset lies: beside its index.
+/// The path of a dataset's profile, next to its index.
 ///
 /// # Errors
-/// Where it has none: made-up data.
-pub fn path_of(source: &dyn Source) -> Result<PathBuf> {
+/// [`Error::Config`] for synthetic data, which has no folder.
+pub fn default_path(source: &dyn Source) -> Result<PathBuf> {
     let dir = source.side_car().ok_or_else(|| {
-        Error::Config(format!("{} lies nowhere that a profile could lie beside: give a path", source.name()))
+        Error::Config(format!("{} has no folder for its profile: give a path", source.name()))
     })?;
     Ok(dir.join(format!("profile-{:016x}.json", source.fingerprint())))
 }
 
 impl Profile {
-    /// The same once more.
-    pub(super) fn again(&self) -> Result<Self> {
+    /// Copies the profile. Not all sketches can be cloned, so the copy goes through the document.
+    pub(super) fn try_clone(&self) -> Result<Self> {
         Self::read(self.document(None)?)
     }
 
-    /// The document as JSON: under `summary` what people read, and the sketches as base64.
+    /// The document as JSON: figures for people under `summary`, and sketches as base64.
     ///
     /// # Errors
-    /// None that is known.
+    /// Never in practice: all of it can be written.
     pub fn to_json(&self) -> Result<String> {
         let document = self.document(Some(self.summary()?))?;
         serde_json::to_string(&document).map_err(|e| Error::Config(e.to_string()))
@@ -90,7 +91,7 @@ impl Profile {
             edition: format!("{:016x}", self.edition),
             classes: self.classes.clone(),
             samples: self.samples,
-            of: self.of,
+            total: self.total,
             failed: self.failed,
             failures: self.failures.clone(),
             summary,
@@ -99,10 +100,10 @@ impl Profile {
         })
     }
 
-    /// A profile that was stored.
+    /// Reads a profile from JSON.
     ///
     /// # Errors
-    /// [`Error::Config`] for what is none, is damaged, or is of another version.
+    /// [`Error::Config`] for text that is no profile, a damaged one, or one of another version.
     pub fn from_json(text: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct Head {
@@ -112,7 +113,9 @@ impl Profile {
         let head: Head = serde_json::from_str(text).map_err(none)?;
         if head.version != VERSION {
             return Err(Error::Config(format!(
-                "this profile has version {}, this program reads {VERSION}: make it anew with `tidegate profile`",
+                "this profile has version {}, and this program reads version {VERSION}: make a new one \
+                 with \
+                 `tidegate profile`",
                 head.version
             )));
         }
@@ -122,7 +125,7 @@ impl Profile {
     fn read(document: Document) -> Result<Self> {
         let number = |text: &str| {
             u64::from_str_radix(text, 16)
-                .map_err(|_| Error::Config(format!("this is no profile: {text:?} is no fingerprint")))
+                .map_err(|_| Error::Config(format!("this is no profile: {text:?} is not a fingerprint")))
         };
         Ok(Self {
             fingerprint: number(&document.fingerprint)?,
@@ -130,7 +133,7 @@ impl Profile {
             name: document.name,
             classes: document.classes,
             samples: document.samples,
-            of: document.of,
+            total: document.total,
             failed: document.failed,
             failures: document.failures,
             bytes: Measure::load(&document.bytes)?,
@@ -138,7 +141,7 @@ impl Profile {
         })
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes the profile to a file, whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -147,7 +150,7 @@ impl Profile {
         atomic_file::write_whole(path, |out| out.write_all(json.as_bytes()))
     }
 
-    /// Reads one from a file.
+    /// Reads a profile from a file.
     ///
     /// # Errors
     /// As [`Profile::from_json`], naming the file.
@@ -156,10 +159,10 @@ impl Profile {
         Self::from_json(&text).map_err(|e| Error::Config(format!("{}: {e}", path.display())))
     }
 
-    /// The one in a file, or the one that lies beside a dataset.
+    /// Reads a profile from a file, or the profile of the dataset that `what` opens.
     ///
     /// # Errors
-    /// As [`Profile::load`] and [`Profile::beside`]; what is neither.
+    /// As [`Profile::load`] and [`Profile::load_for`]; a path that is neither.
     pub fn find(what: &str) -> Result<Self> {
         let path = Path::new(what);
         let mut first = [0];
@@ -168,24 +171,26 @@ impl Profile {
         if json || path.extension().is_some_and(|e| e == "json") {
             return Self::load(path);
         }
-        Self::beside(&*open(what, false)?)
+        Self::load_for(&*open(what, false)?)
     }
 
-    /// The one that lies beside a dataset.
+    /// Reads the profile that is next to a dataset.
     ///
     /// # Errors
-    /// Where there is none, and where the data have changed since.
-    pub fn beside(source: &dyn Source) -> Result<Self> {
-        let (path, name) = (path_of(source)?, source.name());
+    /// [`Error::Config`] if there is none, or if the data have changed since it was made.
+    pub fn load_for(source: &dyn Source) -> Result<Self> {
+        let (path, name) = (default_path(source)?, source.name());
         if !path.exists() {
             return Err(Error::Config(format!(
-                "{name} has no profile, or has changed since one was made: make one with `tidegate profile {name}`"
+                "{name} has no profile, or has changed since one was made: make one with \
+                 `tidegate profile {name}`"
             )));
         }
         let found = Self::load(&path)?;
         if found.edition != source.edition() {
             return Err(Error::Config(format!(
-                "{name} has changed since its profile was made: make it anew with `tidegate profile {name}`"
+                "{name} has changed since its profile was made: make a new one with `tidegate profile \
+                 {name}`"
             )));
         }
         Ok(found)

@@ -1,8 +1,9 @@
-//! Pairs of a key and an id, sorted beyond memory: what has the same key comes together.
+//! Sorts more (key, id) pairs than memory holds, and groups the ids of each key.
 //!
-//! Flow: pairs in any order -> runs that are sorted in memory, and written to a folder once they are many -> merged -> groups of one key.
-//! Memory: the buffer that is given, used twice: for the run that is collected, and for windows of the runs that are merged. Of the files no page is
-//! left in the kernel's cache.
+//! Flow: pairs in any order -> runs that are sorted in memory and, if there are several, written
+//! to a file -> merged -> groups of one key.
+//! Memory: one buffer of a given size, first for the run that is collected, then for windows of
+//! the runs that are merged. The files leave no pages in the page cache.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,42 +17,42 @@ use crate::{Error, Result};
 
 /// A key and an id.
 pub(super) type Pair = (u64, u64);
-/// A pair at rest.
+/// Bytes of a pair in a file.
 const PAIR_BYTES: usize = 16;
-/// What is written before it is on the disk, and its pages are dropped.
+/// Bytes that are written before they are synced and their pages are dropped.
 const WRITE_BYTES: usize = 4 << 20;
-/// Ids of one key that are given at once; the first of them comes again with those that follow.
-const GROUP: usize = 1 << 16;
-/// The least window of a run while runs are merged.
-const WINDOW: usize = 64;
+/// The most ids of one key in a group. The next group of the key begins with the first id again.
+const GROUP_IDS: usize = 1 << 16;
+/// The smallest window of a run while runs are merged, in pairs.
+const MIN_WINDOW: usize = 64;
 
-/// Writes at the end of a file, whose pages do not stay.
+/// An append-only temporary file whose pages do not stay in the page cache.
 #[derive(Debug)]
-pub(super) struct Dropped {
+pub(super) struct UncachedFile {
     file: File,
     folder: PathBuf,
     bytes: u64,
     pending: Vec<u8>,
 }
 
-impl Dropped {
-    /// A file without a name: it is gone when it is closed, whatever happens.
+impl UncachedFile {
+    /// Makes a file without a name in `folder`. It vanishes when it is closed.
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(Error::io(folder))?;
-        // Nothing is read ahead: it would stay in the kernel's cache. A kernel that does not listen reads more, and no less.
-        let _advised = fadvise(&file, 0, None, Advice::Random);
+        // Read-ahead would fill the page cache. A kernel that ignores the advice only reads more.
+        fadvise(&file, 0, None, Advice::Random).ok();
         Ok(Self { file, folder: folder.to_owned(), bytes: 0, pending: Vec::new() })
     }
 
-    /// What it holds at most.
-    pub(super) const MOST_BYTES: u64 = 2 * WRITE_BYTES as u64;
+    /// The most memory that it holds.
+    pub(super) const MAX_BYTES: u64 = 2 * WRITE_BYTES as u64;
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Bytes that were flushed.
+    /// Bytes that were flushed to the file.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -61,49 +62,50 @@ impl Dropped {
         self.file.sync_data().map_err(Error::io(&self.folder))?;
         self.bytes += self.pending.len() as u64;
         self.pending.clear();
-        self.let_go(0, self.bytes);
+        self.drop_pages(0, self.bytes);
         Ok(())
     }
 
-    /// Reads what was flushed.
+    /// Reads bytes that were flushed.
     pub(super) fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(into, at).map_err(Error::io(&self.folder))?;
-        self.let_go(at, into.len() as u64);
+        self.drop_pages(at, into.len() as u64);
         Ok(())
     }
 
-    fn let_go(&self, at: u64, bytes: u64) {
-        // Whole pages: what is asked for in part stays otherwise.
+    fn drop_pages(&self, at: u64, bytes: u64) {
+        // The kernel drops whole pages only.
         let (begin, end) = (at / 4096 * 4096, (at + bytes).next_multiple_of(4096));
-        // Where the kernel does not want to, it may keep them.
-        let _advised = fadvise(&self.file, begin, std::num::NonZeroU64::new(end - begin), Advice::DontNeed);
+        // It is advice: a kernel that keeps the pages does no harm.
+        fadvise(&self.file, begin, std::num::NonZeroU64::new(end - begin), Advice::DontNeed).ok();
     }
 }
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Sorted {
+pub(super) struct ExternalSort {
     folder: PathBuf,
     buffer: Vec<Pair>,
-    most: usize,
-    /// Sorted runs, one after another: where each begins and ends, in pairs.
+    /// The most pairs in memory.
+    capacity: usize,
+    /// The sorted runs in the file: (begin, end), in pairs.
     runs: Vec<(u64, u64)>,
-    file: Option<Dropped>,
+    file: Option<UncachedFile>,
 }
 
-impl Sorted {
-    /// With room for so many pairs in memory.
-    pub(super) fn new(folder: &Path, most: usize) -> Self {
-        Self { folder: folder.to_owned(), buffer: Vec::new(), most, runs: Vec::new(), file: None }
+impl ExternalSort {
+    /// Makes a sort with at most `capacity` pairs in memory.
+    pub(super) fn new(folder: &Path, capacity: usize) -> Self {
+        Self { folder: folder.to_owned(), buffer: Vec::new(), capacity, runs: Vec::new(), file: None }
     }
 
     pub(super) fn push(&mut self, pair: Pair) -> Result<()> {
-        if self.buffer.len() == self.most {
+        if self.buffer.len() == self.capacity {
             self.spill()?;
         }
         if self.buffer.is_empty() {
-            // Never more than there is room for: growing would double it.
-            self.buffer.reserve_exact(self.most);
+            // The exact size: growing would double it.
+            self.buffer.reserve_exact(self.capacity);
         }
         self.buffer.push(pair);
         Ok(())
@@ -113,7 +115,7 @@ impl Sorted {
         self.buffer.sort_unstable();
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(Dropped::new(&self.folder)?),
+            none => none.insert(UncachedFile::new(&self.folder)?),
         };
         let begin = self.runs.last().map_or(0, |&(_, end)| end);
         for (key, id) in self.buffer.drain(..) {
@@ -127,7 +129,8 @@ impl Sorted {
         Ok(())
     }
 
-    /// Gives the ids of each key that came more than once, in ascending order; says how many bytes were written to the folder.
+    /// Passes the ids of each key that has several to `each`, in ascending order. Returns the
+    /// bytes that were written to the file.
     pub(super) fn groups(mut self, each: &mut dyn FnMut(&[u64]) -> Result<()>) -> Result<u64> {
         let mut group = Group { key: 0, ids: Vec::new(), each };
         if self.file.is_none() {
@@ -142,8 +145,8 @@ impl Sorted {
         }
         self.buffer = Vec::new();
         let Some(file) = &self.file else { return Ok(0) };
-        // One window more than runs: the bytes that are being read.
-        let window = (self.most / (self.runs.len() + 1)).max(WINDOW);
+        // One window for each run, and one for the bytes that are being read.
+        let window = (self.capacity / (self.runs.len() + 1)).max(MIN_WINDOW);
         let mut bytes = Vec::new();
         let mut runs: Vec<Run> =
             self.runs.iter().map(|&(next, end)| Run { next, end, window: Vec::new() }).collect();
@@ -164,16 +167,16 @@ impl Sorted {
     }
 }
 
-/// A run that is being merged.
+/// One run while runs are merged.
 struct Run {
     next: u64,
     end: u64,
-    /// What was read of it, the first at the end.
+    /// Pairs that were read, in descending order.
     window: Vec<Pair>,
 }
 
 impl Run {
-    fn pop(&mut self, file: &Dropped, window: usize, bytes: &mut Vec<u8>) -> Result<Option<Pair>> {
+    fn pop(&mut self, file: &UncachedFile, window: usize, bytes: &mut Vec<u8>) -> Result<Option<Pair>> {
         if self.window.is_empty() && self.next < self.end {
             let pairs = (self.end - self.next).min(window as u64);
             bytes.resize(pairs as usize * PAIR_BYTES, 0);
@@ -187,7 +190,7 @@ impl Run {
     }
 }
 
-/// The ids of the key that is being read.
+/// Collects the ids of one key.
 struct Group<'a> {
     key: u64,
     ids: Vec<u64>,
@@ -197,19 +200,19 @@ struct Group<'a> {
 impl Group<'_> {
     fn take(&mut self, (key, id): Pair) -> Result<()> {
         if key != self.key {
-            self.give()?;
+            self.flush()?;
             self.key = key;
         }
         self.ids.push(id);
-        if self.ids.len() == GROUP {
-            // The first stands for those before it.
+        if self.ids.len() == GROUP_IDS {
+            // The first id represents the group in the next one.
             (self.each)(&self.ids)?;
             self.ids.truncate(1);
         }
         Ok(())
     }
 
-    fn give(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         if self.ids.len() > 1 {
             (self.each)(&self.ids)?;
         }
@@ -218,7 +221,7 @@ impl Group<'_> {
     }
 
     fn end(mut self) -> Result<()> {
-        self.give()
+        self.flush()
     }
 }
 
@@ -227,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_the_same_in_memory_and_beyond() {
+    fn groups_are_the_same_with_and_without_spilling() {
         let folder = tempfile::tempdir().unwrap();
         let pairs: Vec<Pair> =
             (0..20_000u64).map(|id| (id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 52, id)).collect();
@@ -235,7 +238,7 @@ mod tests {
         pairs.iter().for_each(|&(key, id)| plain.entry(key).or_default().push(id));
         let plain: Vec<Vec<u64>> = plain.into_values().filter(|ids| ids.len() > 1).collect();
         for most in [100_000, 20_000, 7_001, 512] {
-            let mut sorted = Sorted::new(folder.path(), most);
+            let mut sorted = ExternalSort::new(folder.path(), most);
             pairs.iter().for_each(|&pair| sorted.push(pair).unwrap());
             let mut found = Vec::new();
             let spilled = sorted
@@ -246,13 +249,13 @@ mod tests {
                 .unwrap();
             assert_eq!((found, spilled > 0), (plain.clone(), most < 20_000), "{most}");
         }
-        // Nothing is left behind.
+        // No file is left.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
-        let error = Dropped::new(Path::new("/nowhere")).unwrap_err().to_string();
+    fn a_missing_folder_is_named() {
+        let error = UncachedFile::new(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("/nowhere"), "{error}");
     }
 }

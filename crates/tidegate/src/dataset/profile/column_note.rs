@@ -1,9 +1,9 @@
-//! What is noted of one sample, on the worker that has just made it.
+//! What is noted of one column of one sample, on the worker that decoded it.
 //!
-//! Flow: stored values and fresh rows -> [`Watched::see`] for each column -> [`Seen`] -> `field`.
-//! Memory: a note of at most [`Watched::note_bytes`] a column, which the plan of the epoch counts.
-//!
-//! Whatever depends on the order of samples is left to `field`, which gets the notes in that order; what is noted here is of one sample alone.
+//! Flow: stored values and decoded rows -> [`WatchedColumn::note`] -> [`ColumnNote`] -> `field`.
+//! Memory: a note of at most [`WatchedColumn::note_bytes`] a column, which the epoch's plan
+//! counts.
+//! Not here: what depends on the order of samples. `field` gets the notes in that order.
 
 use tidegate_data::batch::{FieldSpec, Layout, PixelLayout};
 use tidegate_data::pipeline::observer::Made;
@@ -13,76 +13,90 @@ use tidegate_decode::npy::DType;
 use tidegate_sketch::moments::Moments;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Text that is longer is no label.
+/// The longest text that can be a label.
 const LABEL_BYTES: usize = 64;
-/// Values of an array that stand for all of them where quantiles are told.
+/// Values of an array that are sampled for the quantiles.
 const SAMPLED: usize = 64;
-/// Pixels of a picture whose levels are counted, of a larger one: in whole rows that lie evenly apart.
+/// Pixels of an image whose levels are counted. Of a larger image only evenly spaced rows are.
 const PIXELS: usize = 1 << 16;
-/// Values that are widened at once.
+/// Values that are converted at once.
 const BLOCK: usize = 4096;
 
-/// How often each byte came: of 256 at most.
+/// How often each byte value occurred.
 pub type Histogram = [u64; 256];
 
-/// What a column is watched for.
+/// What the values of a column are, and so what is measured of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Sort {
+pub enum ValueKind {
     /// Whole numbers.
     Int,
     /// Floats.
     Float,
-    /// Text, JSON.
+    /// Text or JSON.
     Text,
     /// Bytes.
     Bytes,
-    /// Pictures.
-    Picture,
-    /// Labels of pixels.
+    /// Images. Profiles and reports call it "picture".
+    #[serde(rename = "picture")]
+    Image,
+    /// Class labels of pixels.
     Mask,
     /// Arrays.
     Array,
 }
 
-impl Sort {
-    /// What is measured of each value.
+impl ValueKind {
+    /// The name that profiles and reports use.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Text => "text",
+            Self::Bytes => "bytes",
+            Self::Image => "picture",
+            Self::Mask => "mask",
+            Self::Array => "array",
+        }
+    }
+
+    /// The names of what is measured of each value.
     #[must_use]
     pub fn measures(self) -> &'static [&'static str] {
         match self {
             Self::Int | Self::Float => &["value"],
             Self::Text => &["bytes", "characters", "words"],
             Self::Bytes | Self::Mask => &["bytes"],
-            Self::Picture => &["bytes", "height", "width"],
+            Self::Image => &["bytes", "height", "width"],
             Self::Array => &["bytes", "length", "value"],
         }
     }
 }
 
-/// One column that is watched.
+/// One column that is profiled.
 #[derive(Debug, Clone)]
-pub(super) struct Watched {
+pub(super) struct WatchedColumn {
     pub(super) name: String,
-    pub(super) sort: Sort,
-    /// What it is at rest.
-    pub(super) kind: &'static str,
+    pub(super) value_kind: ValueKind,
+    /// The kind of the stored field.
+    pub(super) stored_kind: &'static str,
     field: usize,
     dtype: DType,
     shape: Vec<usize>,
     layout: PixelLayout,
-    /// What pictures of floats were delivered by: (x - mean) / std.
-    pub(super) scaled: Option<Scaled>,
+    /// The normalization of float images: they are delivered as (x - mean) / std.
+    pub(super) normalized_by: Option<MeanStd>,
 }
 
-/// Means and standard deviations of R, G, B that were taken off.
-pub(super) type Scaled = ([f64; 3], [f64; 3]);
+/// The mean and the standard deviation of R, G and B, in units of \[0, 1\].
+pub(super) type MeanStd = ([f64; 3], [f64; 3]);
 
-/// A value of few, of which all are counted.
+/// A value that is counted one by one, because there are few of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Label {
     /// A whole number.
     Int(i64),
-    /// Words: text, the format of a picture, the shape of an array.
+    /// Text, the format of an image, or the type and shape of an array.
     Text(Box<str>),
 }
 
@@ -95,7 +109,7 @@ impl std::fmt::Display for Label {
     }
 }
 
-/// Whether smaller types hold all values as they are.
+/// Which smaller types hold all values exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exact {
@@ -114,22 +128,22 @@ impl Default for Exact {
 }
 
 impl Exact {
-    /// Of values in some bytes; looks no further once nothing is left to hold.
-    fn of(dtype: DType, bytes: &[u8]) -> Self {
+    /// Of values in bytes. It stops once no smaller type is left.
+    fn new(dtype: DType, bytes: &[u8]) -> Self {
         let float = matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64);
         if !float {
             return Self { whole: true, single: false, half: false };
         }
         let mut all = Self::default();
-        widened(dtype, bytes, &mut |block| {
-            all.look(block);
+        for_each_block(dtype, bytes, &mut |block| {
+            all.update(block);
             all.whole || all.half || (all.single && dtype.size() > 4)
         });
         all
     }
 
-    /// Looks at floats.
-    pub(super) fn look(&mut self, block: &[f64]) {
+    /// Takes floats into account.
+    pub(super) fn update(&mut self, block: &[f64]) {
         let holds = |x: f64, narrow: f64| narrow == x || x.is_nan();
         self.whole = self.whole && block.iter().all(|x| x.fract() == 0.0);
         self.single = self.single && block.iter().all(|&x| holds(x, f64::from(x as f32)));
@@ -143,71 +157,73 @@ impl Exact {
     }
 }
 
-/// What is noted of a value: of numbers, of which rows may have hundreds, no more than they are.
+/// The note of one value. Numbers are noted as they are, because a row may have hundreds.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(super) enum ColumnNote {
     /// The sample lacks it.
     Missing,
     Int(i64),
     Float(f64),
-    Content(Box<Content>),
+    Content(Box<ContentNote>),
 }
 
-/// What is noted of a value that has bytes.
+/// The note of a value that has bytes.
 #[derive(Debug)]
-pub(super) struct Content {
-    /// A number for each of [`Sort::measures`].
+pub(super) struct ContentNote {
+    /// A number for each of [`ValueKind::measures`].
     pub(super) numbers: [f64; 3],
-    /// What tells it from others.
+    /// A hash of the content.
     pub(super) key: u64,
     pub(super) label: Option<Label>,
     pub(super) bytes: Bytes,
-    /// Of the values of an array; of each channel of a picture of floats.
+    /// Moments of the values of an array, or of each channel of a float image.
     pub(super) moments: Vec<Moments>,
     pub(super) exact: Exact,
     pub(super) sampled: Vec<f32>,
 }
 
-/// The bytes of a value, to be counted.
+/// The bytes of a value, for the histogram.
 #[derive(Debug)]
 pub(super) enum Bytes {
     None,
-    /// So few that they are shorter than their counts.
+    /// The bytes themselves, where they are shorter than their counts.
     Few(Box<[u8]>),
     Counts(Box<[u32; 256]>),
     Channels(Box<[[u32; 256]; 3]>),
 }
 
-impl Watched {
+impl WatchedColumn {
     /// All columns of a layout.
-    pub(super) fn of(layout: &Layout) -> Vec<Self> {
+    pub(super) fn from_layout(layout: &Layout) -> Vec<Self> {
         let watched = layout.columns.iter().map(|column| {
-            let sort = match &column.spec {
-                FieldSpec::Int => Sort::Int,
-                FieldSpec::Float => Sort::Float,
-                FieldSpec::Text | FieldSpec::Json => Sort::Text,
-                FieldSpec::Bytes => Sort::Bytes,
-                FieldSpec::Image(_) => Sort::Picture,
-                FieldSpec::Mask(_) => Sort::Mask,
-                FieldSpec::Array { .. } | FieldSpec::Patch(_) => Sort::Array,
+            let value_kind = match &column.spec {
+                FieldSpec::Int => ValueKind::Int,
+                FieldSpec::Float => ValueKind::Float,
+                FieldSpec::Text | FieldSpec::Json => ValueKind::Text,
+                FieldSpec::Bytes => ValueKind::Bytes,
+                FieldSpec::Image(_) => ValueKind::Image,
+                FieldSpec::Mask(_) => ValueKind::Mask,
+                FieldSpec::Array { .. } | FieldSpec::Patch(_) => ValueKind::Array,
             };
             let layout = match &column.spec {
-                // Pictures of many sizes are as they are decoded.
+                // Images of their own sizes are delivered as they are decoded.
                 FieldSpec::Image(image) if column.shape.is_some() => image.pixels.layout,
                 _ => PixelLayout::Hwc,
             };
-            let scaled = match &column.spec {
+            let normalized_by = match &column.spec {
                 FieldSpec::Image(image) if column.dtype != DType::Uint8 => {
-                    let wide = |of: Option<[f32; 3]>, none: f64| of.map_or([none; 3], |of| of.map(f64::from));
+                    let wide = |given: Option<[f32; 3]>, default: f64| {
+                        given.map_or([default; 3], |given| given.map(f64::from))
+                    };
                     Some((wide(image.pixels.mean, 0.0), wide(image.pixels.std, 1.0)))
                 }
                 _ => None,
             };
             Self {
-                scaled,
+                normalized_by,
                 name: column.name.clone(),
-                sort,
-                kind: column.kind.name(),
+                value_kind,
+                stored_kind: column.kind.name(),
                 field: column.field,
                 dtype: column.dtype,
                 shape: column.shape.clone().unwrap_or_default(),
@@ -217,34 +233,34 @@ impl Watched {
         watched.collect()
     }
 
-    /// Its place in the schema.
+    /// The index of its field in the schema.
     pub(super) fn field(&self) -> usize {
         self.field
     }
 
-    /// What a note takes at most.
+    /// The largest size of a note.
     pub(super) fn note_bytes(&self) -> u64 {
-        let more = match self.sort {
-            Sort::Int | Sort::Float => 0,
-            Sort::Text | Sort::Bytes | Sort::Mask => 1024 + LABEL_BYTES,
-            Sort::Picture => 3 * 1024,
-            Sort::Array => 4 * SAMPLED + LABEL_BYTES + 4 * 128,
+        let content_bytes = match self.value_kind {
+            ValueKind::Int | ValueKind::Float => 0,
+            ValueKind::Text | ValueKind::Bytes | ValueKind::Mask => 1024 + LABEL_BYTES,
+            ValueKind::Image => 3 * 1024,
+            ValueKind::Array => 4 * SAMPLED + LABEL_BYTES + 4 * 128,
         };
-        let content = if more > 0 { size_of::<Content>() } else { 0 };
-        (size_of::<Seen>() + content + more) as u64
+        let content = if content_bytes > 0 { size_of::<ContentNote>() } else { 0 };
+        (size_of::<ColumnNote>() + content + content_bytes) as u64
     }
 
-    /// What is noted of its value.
-    pub(super) fn see(&self, values: &[Value<'_>], made: Made<'_>) -> Seen {
-        let stored = match (self.sort, values.get(self.field)) {
-            (_, None | Some(Value::Missing)) => return Seen::Missing,
-            (Sort::Int, _) => return Seen::Int(word(made.bytes).cast_signed()),
-            (Sort::Float, _) => return Seen::Float(f64::from_bits(word(made.bytes))),
+    /// Notes the column's value of one sample.
+    pub(super) fn note(&self, values: &[Value<'_>], made: Made<'_>) -> ColumnNote {
+        let stored = match (self.value_kind, values.get(self.field)) {
+            (_, None | Some(Value::Missing)) => return ColumnNote::Missing,
+            (ValueKind::Int, _) => return ColumnNote::Int(word(made.bytes).cast_signed()),
+            (ValueKind::Float, _) => return ColumnNote::Float(f64::from_bits(word(made.bytes))),
             (_, Some(Value::Bytes(bytes))) => bytes,
             (_, Some(Value::Quoted(_))) => made.bytes,
             _ => &[][..],
         };
-        let mut seen = Box::new(Content {
+        let mut note = Box::new(ContentNote {
             numbers: [stored.len() as f64, 0.0, 0.0],
             key: xxh3_64(stored),
             label: None,
@@ -253,42 +269,43 @@ impl Watched {
             exact: Exact::default(),
             sampled: Vec::new(),
         });
-        match self.sort {
-            Sort::Int | Sort::Float => {}
-            Sort::Text => {
-                (seen.numbers[1], seen.numbers[2]) = (characters(stored) as f64, words(stored) as f64);
-                seen.bytes = counted(stored);
+        match self.value_kind {
+            ValueKind::Int | ValueKind::Float => {}
+            ValueKind::Text => {
+                (note.numbers[1], note.numbers[2]) = (characters(stored) as f64, words(stored) as f64);
+                note.bytes = byte_counts(stored);
                 let text = (stored.len() <= LABEL_BYTES).then(|| String::from_utf8_lossy(stored));
-                seen.label = text.map(|text| Label::Text(text.into()));
+                note.label = text.map(|text| Label::Text(text.into()));
             }
-            Sort::Bytes => seen.bytes = counted(stored),
-            Sort::Mask => seen.bytes = counted(made.bytes),
-            Sort::Picture => self.picture(stored, made, &mut seen),
-            Sort::Array => self.array(made, &mut seen),
+            ValueKind::Bytes => note.bytes = byte_counts(stored),
+            ValueKind::Mask => note.bytes = byte_counts(made.bytes),
+            ValueKind::Image => self.note_image(stored, made, &mut note),
+            ValueKind::Array => self.note_array(made, &mut note),
         }
-        Seen::Content(seen)
+        ColumnNote::Content(note)
     }
 
-    fn picture(&self, stored: &[u8], made: Made<'_>, seen: &mut Content) {
-        // What was decoded has a header; but of pixels that are stored as they are the picture tells the size.
-        let header = if self.kind == "pixels" { header::pixels(stored) } else { header::of(stored).ok() };
+    fn note_image(&self, stored: &[u8], made: Made<'_>, note: &mut ContentNote) {
+        // An encoded image has a header. Of raw pixels the stored array tells the size.
+        let header =
+            if self.stored_kind == "pixels" { header::pixels(stored) } else { header::of(stored).ok() };
         if let Some(header) = header {
             let (width, height) = header.oriented();
-            (seen.numbers[1], seen.numbers[2]) = (f64::from(height), f64::from(width));
-            seen.label = Some(Label::Text(format!("{:?}", header.format).to_lowercase().into()));
+            (note.numbers[1], note.numbers[2]) = (f64::from(height), f64::from(width));
+            note.label = Some(Label::Text(format!("{:?}", header.format).to_lowercase().into()));
         }
         match (self.dtype, self.layout) {
             (DType::Uint8, PixelLayout::Hwc) => {
-                seen.bytes = Bytes::Channels(interleaved(made.bytes, self.shape(&made)[1]));
+                note.bytes = Bytes::Channels(interleaved(made.bytes, self.shape(&made)[1]));
             }
             (DType::Uint8, PixelLayout::Chw) => {
-                seen.bytes = Bytes::Channels(planes(made.bytes, self.shape(&made)[2]));
+                note.bytes = Bytes::Channels(planes(made.bytes, self.shape(&made)[2]));
             }
             (dtype, PixelLayout::Chw) => {
                 let plane = (made.bytes.len() / 3).max(1);
-                seen.moments = made.bytes.chunks(plane).map(|plane| moments(dtype, plane)).collect();
+                note.moments = made.bytes.chunks(plane).map(|plane| moments(dtype, plane)).collect();
             }
-            // Channels of interleaved floats are not told apart.
+            // Channels of interleaved floats are not measured separately.
             (_, PixelLayout::Hwc) => {}
         }
     }
@@ -298,19 +315,19 @@ impl Watched {
         if made.shape.is_empty() { &self.shape } else { made.shape }
     }
 
-    fn array(&self, made: Made<'_>, seen: &mut Content) {
+    fn note_array(&self, made: Made<'_>, note: &mut ContentNote) {
         let shape = self.shape(&made);
-        seen.numbers[1] = shape.first().copied().unwrap_or(1) as f64;
-        let words = format!("{} {shape:?}", self.dtype.name());
-        seen.label = (words.len() <= LABEL_BYTES).then(|| Label::Text(words.into()));
-        seen.moments = vec![moments(self.dtype, made.bytes)];
-        seen.exact = Exact::of(self.dtype, made.bytes);
+        note.numbers[1] = shape.first().copied().unwrap_or(1) as f64;
+        let label = format!("{} {shape:?}", self.dtype.name());
+        note.label = (label.len() <= LABEL_BYTES).then(|| Label::Text(label.into()));
+        note.moments = vec![moments(self.dtype, made.bytes)];
+        note.exact = Exact::new(self.dtype, made.bytes);
         let (size, count) = (self.dtype.size(), made.bytes.len() / self.dtype.size());
-        let few = count.min(SAMPLED);
-        for i in 0..few {
-            let at = i * count / few * size;
-            widened(self.dtype, &made.bytes[at..at + size], &mut |one| {
-                seen.sampled.push(one[0] as f32);
+        let sampled = count.min(SAMPLED);
+        for i in 0..sampled {
+            let at = i * count / sampled * size;
+            for_each_block(self.dtype, &made.bytes[at..at + size], &mut |one| {
+                note.sampled.push(one[0] as f32);
                 true
             });
         }
@@ -332,7 +349,8 @@ fn words(text: &[u8]) -> usize {
     usize::from(first) + text.windows(2).filter(begins).count()
 }
 
-/// Four tables by turns: to count the same byte twice in a row takes as long as it takes to write and read it again.
+/// Counts bytes in four tables by turns: counting the same byte twice in a row would wait for the
+/// first count to be stored.
 fn count<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> [u32; 256] {
     let mut tables = [[0u32; 256]; 4];
     for bytes in pieces {
@@ -353,7 +371,7 @@ fn count<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> [u32; 256] {
     all
 }
 
-fn counted(bytes: &[u8]) -> Bytes {
+fn byte_counts(bytes: &[u8]) -> Bytes {
     if bytes.len() <= 1024 {
         Bytes::Few(bytes.into())
     } else {
@@ -361,8 +379,8 @@ fn counted(bytes: &[u8]) -> Bytes {
     }
 }
 
-/// Every how-manieth row of a picture is counted.
-fn apart(pixels: usize) -> usize {
+/// One row out of this many is counted.
+fn row_step(pixels: usize) -> usize {
     (pixels / PIXELS).max(1)
 }
 
@@ -370,7 +388,7 @@ fn planes(pixels: &[u8], width: usize) -> Box<[[u32; 256]; 3]> {
     let plane = pixels.len() / 3;
     let mut channels = Box::new([[0; 256]; 3]);
     for (channel, plane) in channels.iter_mut().zip(pixels.chunks(plane.max(1))) {
-        *channel = count(plane.chunks(width.max(1)).step_by(apart(plane.len())));
+        *channel = count(plane.chunks(width.max(1)).step_by(row_step(plane.len())));
     }
     channels
 }
@@ -378,7 +396,7 @@ fn planes(pixels: &[u8], width: usize) -> Box<[[u32; 256]; 3]> {
 fn interleaved(pixels: &[u8], width: usize) -> Box<[[u32; 256]; 3]> {
     // Two sets of tables, for two pixels: neighbours are often equal.
     let (mut even, mut odd) = (Box::new([[0u32; 256]; 3]), [[0u32; 256]; 3]);
-    for row in pixels.chunks(3 * width.max(1)).step_by(apart(pixels.len() / 3)) {
+    for row in pixels.chunks(3 * width.max(1)).step_by(row_step(pixels.len() / 3)) {
         for two in row.chunks(6) {
             let tables = even.iter_mut().chain(&mut odd);
             for (table, &byte) in tables.zip(two) {
@@ -392,7 +410,7 @@ fn interleaved(pixels: &[u8], width: usize) -> Box<[[u32; 256]; 3]> {
     even
 }
 
-/// Moments of the values in some bytes, as one leaf: where they are joined to others, no block of theirs is open.
+/// Moments of the values in bytes, closed as one leaf, so that merging them leaves no block open.
 fn moments(dtype: DType, bytes: &[u8]) -> Moments {
     let mut values = Moments::new(true);
     if dtype == DType::Float32 {
@@ -406,19 +424,19 @@ fn moments(dtype: DType, bytes: &[u8]) -> Moments {
             values.update(&block[..count]);
         }
     } else {
-        widened(dtype, bytes, &mut |block| {
+        for_each_block(dtype, bytes, &mut |block| {
             values.update(block);
             true
         });
     }
     let mut leaf = Moments::new(true);
-    // Both know the shape.
-    let _joined = leaf.merge(&values);
+    // This cannot fail: both were made with the same parameters.
+    leaf.merge(&values).ok();
     leaf
 }
 
-/// Gives the values in some bytes as doubles, a block at a time, until that is enough.
-fn widened(dtype: DType, bytes: &[u8], take: &mut dyn FnMut(&[f64]) -> bool) {
+/// Passes the values in bytes to `take` as doubles, block by block, until it returns false.
+fn for_each_block(dtype: DType, bytes: &[u8], take: &mut dyn FnMut(&[f64]) -> bool) {
     fn each<const N: usize>(
         bytes: &[u8],
         take: &mut dyn FnMut(&[f64]) -> bool,
@@ -464,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_counted_whole_or_in_rows_apart() {
+    fn levels_are_counted_whole_or_in_rows_row_step() {
         for (height, width) in [(1, 1), (3, 7), (50, 40), (700, 301)] {
             let level = |y: usize, x: usize, c: usize| (y * 31 + x * x + c * 77) as u8;
             let (mut hwc, mut chw) = (Vec::new(), vec![0; 3 * height * width]);
@@ -489,10 +507,10 @@ mod tests {
     }
 
     #[test]
-    fn every_type_is_widened() {
+    fn every_type_is_for_each_block() {
         let one = |dtype, bytes: &[u8]| {
             let mut found = Vec::new();
-            widened(dtype, bytes, &mut |block| {
+            for_each_block(dtype, bytes, &mut |block| {
                 found.extend_from_slice(block);
                 true
             });

@@ -1,7 +1,8 @@
-//! Arrays made small on their way into shards: quantized, or packed by a codec that is given or found by trying.
+//! Compresses arrays for shards: quantized, or by a codec that is given or found by trial.
 //!
-//! Flow: fields and wishes -> a [`Way`] for each field of arrays -> the bytes of a sample's array.
-//! Memory: one sample at a time; some of them while codecs are tried.
+//! Flow: fields and [`Compression`] -> an [`ArrayEncoding`] for each array field -> the bytes of
+//! an array.
+//! Memory: one sample at a time.
 
 use tidegate_array::codec;
 use tidegate_array::kernels::convert::floats;
@@ -12,40 +13,42 @@ use tidegate_decode::npy::{ArrayRef, DType};
 use tidegate_decode::{Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
-/// Values that share a grid.
+/// Values that share the grid of a quantizer.
 const BLOCK: usize = 128;
-/// Samples that codecs are tried on, and the least gain for which one is used.
+/// Samples that codecs are tried on, and the smallest gain for which `auto` uses one.
 const TRIED: u64 = 64;
-const GAIN: f64 = 1.2;
-/// A codec has to be so much smaller than a simpler one.
-const BETTER: f64 = 0.98;
+const MIN_GAIN: f64 = 1.2;
+/// A codec replaces a simpler one only if its size is below this fraction of it.
+const MAX_RATIO: f64 = 0.98;
 
-/// What is to be made small.
+/// Which arrays to compress, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Small {
-    /// Fields of floats, and the bits of a value.
+pub struct Compression {
+    /// Float fields to quantize, and the bits of a value (2 to 8).
     pub quantize: Vec<(String, u32)>,
-    /// The codecs of single fields: names of [`codec::parse`], or `auto` for the one that gains most, if any gains a fifth.
+    /// Codecs of single fields: names of [`codec::parse`], or `auto` for the one that gains most,
+    /// if one makes the arrays at least 1.2 times smaller.
     pub codecs: Vec<(String, String)>,
-    /// The codec of all other arrays.
+    /// The codec of all other array fields.
     pub codec: Option<String>,
 }
 
-/// How the arrays of a field are made small: all of one type and shape.
+/// How the arrays of a field are stored. All have one type and shape.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Way {
+pub(super) struct ArrayEncoding {
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
-    /// Bits of a quantized value, or the name of a codec.
-    how: How,
+    method: Method,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum How {
+enum Method {
+    /// Bits of a value.
     Quantized(u32),
+    /// The name of a codec.
     Packed(String),
-    /// As they are: no codec gains enough.
-    Whole,
+    /// Uncompressed and without a header, because no codec gains enough.
+    Raw,
 }
 
 fn array<'a>(kind: &Kind, value: &Value<'a>) -> Result<ArrayRef<'a>> {
@@ -60,31 +63,33 @@ fn is_array(kind: &Kind) -> bool {
     matches!(kind, Kind::Npy | Kind::NdArray { .. })
 }
 
-impl Small {
-    /// The way of each field, if it is made small.
+impl Compression {
+    /// The encoding of each field; none for a field that is stored as it is.
     ///
-    /// # Errors
-    /// [`Error::Config`] for fields that there are not, or that are no arrays, and codecs that cannot have them.
-    pub(super) fn ways(&self, source: &dyn Source) -> Result<Vec<Option<Way>>> {
+    /// # Errors [`Error::Config`] for a field that does not exist or holds no arrays, and for a
+    /// codec that does not fit.
+    pub(super) fn encodings(&self, source: &dyn Source) -> Result<Vec<Option<ArrayEncoding>>> {
         let quantized = self.quantize.iter().map(|(name, bits)| (name, *bits));
-        // Any width will do to see whether a field is there and holds arrays.
+        // The bits do not matter for a codec: any valid number passes the check.
         for (name, bits) in quantized.chain(self.codecs.iter().map(|(name, _)| (name, 8))) {
             let field = source.schema().iter().find(|field| field.name == *name);
             let what = match field {
                 None => {
                     let names: Vec<_> = source.schema().iter().map(|field| field.name.as_str()).collect();
-                    format!("there is no field {name:?} to make small: there are {}", names.join(", "))
+                    format!("there is no field {name:?} to compress; the fields are {}", names.join(", "))
                 }
                 Some(field) if !is_array(&field.kind) => {
-                    format!("field {name:?} holds {}, and only arrays can be made small", field.kind.name())
+                    format!("field {name:?} holds {}, and only arrays can be compressed", field.kind.name())
                 }
-                Some(_) if !(2..=8).contains(&bits) => format!("{bits} bits for {name:?}: 2 to 8 can be had"),
+                Some(_) if !(2..=8).contains(&bits) => format!("{bits} bits for {name:?}: give 2 to 8"),
                 Some(_) => continue,
             };
             return Err(Error::Config(what));
         }
         if self.codec.is_some() && !source.schema().iter().any(|field| is_array(&field.kind)) {
-            return Err(Error::Config("no field holds arrays, which a codec is for: leave it out".into()));
+            return Err(Error::Config(
+                "no field holds arrays that a codec could compress: leave the codec out".into(),
+            ));
         }
         let (at, data) = source.fetch(0)?;
         let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
@@ -104,22 +109,22 @@ impl Small {
                     return Ok(None);
                 }
                 let first = array(&field.kind, value).map_err(|e| source.blame(&at, &field.name, &e))?;
-                way(source, i, &first, bits, codec)
+                choose(source, i, &first, bits, codec)
             })
             .collect()
     }
 }
 
-/// How the arrays of a field are made small, of which this is the first.
-fn way(
+/// The encoding of a field; `first` is its first array.
+fn choose(
     source: &dyn Source,
     i: usize,
     first: &ArrayRef<'_>,
     bits: Option<u32>,
     codec: Option<&str>,
-) -> Result<Option<Way>> {
+) -> Result<Option<ArrayEncoding>> {
     let (field, dtype, shape) = (&source.schema()[i], first.dtype, first.shape.clone());
-    let how = match (bits, codec) {
+    let method = match (bits, codec) {
         (Some(bits), _) => {
             if !matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32 | DType::Float64) {
                 return Err(Error::Config(format!(
@@ -128,37 +133,40 @@ fn way(
                     dtype.name()
                 )));
             }
-            How::Quantized(bits)
+            Method::Quantized(bits)
         }
-        (None, Some("auto")) => match best(source, i, first)? {
-            Found::Codec(name) => How::Packed(name.to_owned()),
-            // Arrays that are not alike, and types that MDS has no name for, stay in the format that they came in.
-            Found::Unlike => return Ok(None),
-            Found::NoGain if matches!(dtype, DType::Bool | DType::Bfloat16) => return Ok(None),
-            Found::NoGain => How::Whole,
+        (None, Some("auto")) => match try_codecs(source, i, first)? {
+            Trial::Codec(name) => Method::Packed(name.to_owned()),
+            // Arrays of different types or shapes, and types without a name in MDS, are stored as
+            // they are.
+            Trial::Mixed => return Ok(None),
+            Trial::NoGain if matches!(dtype, DType::Bool | DType::Bfloat16) => return Ok(None),
+            Trial::NoGain => Method::Raw,
         },
         (None, name) => {
             let name = name.unwrap_or_default();
             codec::parse(name, dtype, &shape).map_err(|e| {
                 let name = &field.name;
-                Error::Config(format!("field {name:?}: {e}; --codec {name}=NAME gives it one of its own"))
+                Error::Config(format!(
+                    "field {name:?}: {e}; give it a codec of its own with --codec {name}=NAME"
+                ))
             })?;
-            How::Packed(name.to_owned())
+            Method::Packed(name.to_owned())
         }
     };
-    Ok(Some(Way { dtype, shape, how }))
+    Ok(Some(ArrayEncoding { dtype, shape, method }))
 }
 
-/// What trying codecs finds.
-enum Found {
+/// The outcome of trying codecs.
+enum Trial {
     Codec(&'static str),
     NoGain,
-    /// Arrays of other types or shapes than the first one.
-    Unlike,
+    /// Some arrays have another type or shape than the first.
+    Mixed,
 }
 
-/// The codec that makes some samples smallest, if it gains enough.
-fn best(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Found> {
+/// Tries all codecs on some samples, and chooses the one that compresses best.
+fn try_codecs(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Trial> {
     let field = &source.schema()[i];
     let candidates = codec::candidates(first.dtype);
     let (mut whole, mut sizes) = (0, vec![0; candidates.len()]);
@@ -167,41 +175,52 @@ fn best(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Found> {
         let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
         let found = array(&field.kind, &values[i]).map_err(|e| source.blame(&at, &field.name, &e))?;
         if (found.dtype, &found.shape) != (first.dtype, &first.shape) {
-            return Ok(Found::Unlike);
+            return Ok(Trial::Mixed);
         }
         whole += found.data.len();
         for (name, size) in candidates.iter().zip(&mut sizes) {
             *size += packed(name, found.dtype, &found.shape, found.data)?.len();
         }
     }
-    let mut chosen = (None, whole as f64 / GAIN);
+    let mut chosen = (None, whole as f64 / MIN_GAIN);
     for (name, size) in candidates.into_iter().zip(sizes) {
-        let least = if chosen.0.is_some() { BETTER * chosen.1 } else { chosen.1 };
+        let least = if chosen.0.is_some() { MAX_RATIO * chosen.1 } else { chosen.1 };
         if (size as f64) < least {
             chosen = (Some(name), size as f64);
         }
     }
-    Ok(chosen.0.map_or(Found::NoGain, Found::Codec))
+    Ok(chosen.0.map_or(Trial::NoGain, Trial::Codec))
 }
 
 fn packed(name: &str, dtype: DType, shape: &[usize], elements: &[u8]) -> Result<Vec<u8>> {
     codec::pack(name, dtype, shape, elements).map_err(|e| Error::decode(e.to_string()))
 }
 
-impl Way {
-    /// What a reader calls it, if it is smaller.
+impl ArrayEncoding {
+    /// The words for it in the note of a finished shard. They must not change: a run that was
+    /// interrupted is continued only if they are equal.
+    pub(super) fn resume_key(&self) -> String {
+        let method = match &self.method {
+            Method::Quantized(bits) => format!("Quantized({bits})"),
+            Method::Packed(name) => format!("Packed({name:?})"),
+            Method::Raw => "Whole".into(),
+        };
+        format!("Some(Way {{ dtype: {:?}, shape: {:?}, how: {method} }})", self.dtype, self.shape)
+    }
+
+    /// The name of the codec for readers, if the arrays are compressed.
     pub(super) fn codec(&self) -> Option<&str> {
-        match &self.how {
-            How::Quantized(_) => Some(QUANTIZED),
-            How::Packed(name) => Some(name),
-            How::Whole => None,
+        match &self.method {
+            Method::Quantized(_) => Some(QUANTIZED),
+            Method::Packed(name) => Some(name),
+            Method::Raw => None,
         }
     }
 
-    /// The encoding of its column.
+    /// The name of the column's encoding in MDS.
     pub(super) fn encoding(&self) -> String {
-        match &self.how {
-            How::Whole => {
+        match &self.method {
+            Method::Raw => {
                 let shape: Vec<_> = self.shape.iter().map(usize::to_string).collect();
                 format!("ndarray:{}:{}", self.dtype.name(), shape.join(","))
             }
@@ -212,22 +231,25 @@ impl Way {
     /// The bytes of a sample's array.
     ///
     /// # Errors
-    /// [`Error::Decode`] for an array of another type or shape than the first one, NaN and infinities in what is quantized.
+    /// [`Error::Decode`] for an array of another type or shape than the first, and for NaN or
+    /// infinity in an array that is quantized.
     pub(super) fn bytes(&self, kind: &Kind, value: &Value<'_>) -> Result<Vec<u8>> {
         let found = array(kind, value)?;
         if found.dtype != self.dtype || found.shape != self.shape {
             return Err(Error::decode(format!(
-                "an array of {} {:?}, where the first one is {} {:?}: only fields whose arrays are alike can be made small",
+                "an array of {} {:?}, where the first one is {} {:?}: only fields whose arrays have one \
+                 type \
+                 and shape can be compressed",
                 found.dtype.name(),
                 found.shape,
                 self.dtype.name(),
                 self.shape
             )));
         }
-        match &self.how {
-            How::Whole => Ok(found.data.to_vec()),
-            How::Packed(name) => packed(name, self.dtype, &self.shape, found.data),
-            How::Quantized(bits) => {
+        match &self.method {
+            Method::Raw => Ok(found.data.to_vec()),
+            Method::Packed(name) => packed(name, self.dtype, &self.shape, found.data),
+            Method::Quantized(bits) => {
                 let options = Options {
                     bits: *bits,
                     scheme: Scheme::Offset,
@@ -240,5 +262,25 @@ impl Way {
                 small.map_err(|e| Error::decode(e.to_string()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_finished_shards_keep_their_words() {
+        let encoding = |method| ArrayEncoding { dtype: DType::Float32, shape: vec![2, 3], method };
+        let key = |method| encoding(method).resume_key();
+        assert_eq!(
+            key(Method::Quantized(4)),
+            "Some(Way { dtype: Float32, shape: [2, 3], how: Quantized(4) })"
+        );
+        assert_eq!(
+            key(Method::Packed("zstd".into())),
+            "Some(Way { dtype: Float32, shape: [2, 3], how: Packed(\"zstd\") })"
+        );
+        assert_eq!(key(Method::Raw), "Some(Way { dtype: Float32, shape: [2, 3], how: Whole })");
     }
 }

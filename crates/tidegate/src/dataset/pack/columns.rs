@@ -1,0 +1,114 @@
+//! The columns of a shard: their names, encodings and the bytes of a value.
+//!
+//! Flow: schema and the first sample -> [`Column`]s -> the bytes of each value.
+//! Memory: the bytes of one value.
+
+use serde_json::{Value as Json, json};
+use tidegate_data::{Error, Result};
+use tidegate_decode::npy::DType;
+use tidegate_decode::{Field, Kind, Value};
+use tidegate_source::{Source, SourceExt};
+
+use super::Format;
+use super::compression::ArrayEncoding;
+
+/// A column of a shard.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// The name of its encoding in MDS.
+    pub(super) encoding: String,
+    /// Bytes of a value, if all have the same size.
+    pub(super) size: Option<u32>,
+    kind: Kind,
+    /// How its arrays are compressed, if they are.
+    array: Option<ArrayEncoding>,
+}
+
+impl Column {
+    /// How its values are stored, as the note of a finished shard names it.
+    pub(super) fn resume_key(&self) -> String {
+        let array = self.array.as_ref().map_or_else(|| "None".into(), ArrayEncoding::resume_key);
+        format!("{} {array}", self.encoding)
+    }
+
+    /// What a reader needs to know of compressed arrays, for the index: (name, note).
+    pub(super) fn compact_note(&self) -> Option<(String, Json)> {
+        let note = |dtype: DType, shape: &[usize], codec: &str| {
+            let dtype = dtype.name();
+            json!({"dtype": dtype, "shape": shape, "codec": codec})
+        };
+        let note = match (&self.array, &self.kind) {
+            (Some(array), _) => note(array.dtype, &array.shape, array.codec()?),
+            // The source has compressed them already.
+            (None, Kind::Compact { dtype, shape, codec }) => note(*dtype, shape, codec),
+            (None, _) => return None,
+        };
+        Some((self.name.clone(), note))
+    }
+}
+
+/// The columns for the fields of a source. The first sample tells the encoding of images.
+pub(super) fn columns(
+    source: &dyn Source,
+    format: Format,
+    encodings: Vec<Option<ArrayEncoding>>,
+) -> Result<Vec<Column>> {
+    let (at, data) = source.fetch(0)?;
+    let values = source.parse(&at, &data)?;
+    let column = |((field, value), array): ((&Field, &Value<'_>), Option<ArrayEncoding>)| {
+        let jpeg = matches!(value, Value::Bytes(b) if b.starts_with(&[0xFF, 0xD8]));
+        let png = matches!(value, Value::Bytes(b) if b.starts_with(b"\x89PNG"));
+        let (encoding, size) = match (&field.kind, value) {
+            (Kind::Image, _) if jpeg => ("jpeg", None),
+            (Kind::Image, _) if png => ("png", None),
+            (Kind::Int, _) => ("int", Some(8)),
+            (Kind::Float, _) => ("float64", Some(8)),
+            (Kind::Text, _) => ("str", None),
+            (Kind::Json | Kind::Numbers { .. }, _) => ("json", None),
+            (Kind::Pixels, _) => ("pil", None),
+            (Kind::NdArray { .. }, _) => ("ndarray", None),
+            _ => ("bytes", None),
+        };
+        // Arrays of one type and shape are stored without headers; the encoding has both.
+        let encoding = match &field.kind {
+            _ if let Some(array) = &array => array.encoding(),
+            Kind::NdArray { dtype: Some(dtype), shape } => {
+                let shape = shape
+                    .iter()
+                    .map(|shape| shape.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+                ["ndarray".to_owned(), dtype.clone()].into_iter().chain(shape).collect::<Vec<_>>().join(":")
+            }
+            _ => encoding.to_owned(),
+        };
+        let name = match (format, field.name.as_str()) {
+            (Format::Tar, "label") => "cls".to_owned(),
+            (Format::Tar, "image") if jpeg => "jpg".to_owned(),
+            (Format::Tar, "image") if png => "png".to_owned(),
+            (_, name) => name.to_owned(),
+        };
+        Column { name, encoding, size, kind: field.kind.clone(), array }
+    };
+    Ok(source.schema().iter().zip(&values).zip(encodings).map(column).collect())
+}
+
+/// The bytes of a value as a column stores it.
+pub(super) fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
+    let misfit = || {
+        Error::Config(format!("field {:?}: {value:?} cannot be stored as {}", column.name, column.encoding))
+    };
+    let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.trim().parse::<i64>().ok());
+    if let Some(array) = &column.array {
+        return array
+            .bytes(&column.kind, value)
+            .map_err(|e| Error::Config(format!("field {:?}: {e}", column.name)));
+    }
+    Ok(match (column.encoding.as_str(), value) {
+        ("int", Value::Bytes(b)) => number(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
+        ("int", Value::Int(x)) => x.to_le_bytes().to_vec(),
+        ("float64", Value::Float(x)) => x.to_le_bytes().to_vec(),
+        (_, Value::Bytes(b)) => b.to_vec(),
+        (_, Value::Quoted(text)) => text.text()?,
+        _ => return Err(misfit()),
+    })
+}
