@@ -64,7 +64,7 @@ def test_pictures_that_are_alike_or_have_nothing_to_be_known_by(tmp_path):
     white, gray = (Image.new("RGB", (40, 40), color) for color in ("white", "gray"))
     for i, blank in enumerate([white, gray, white]):
         (tmp_path / f"20{i}.png").write_bytes(encoded(blank, "PNG"))
-    found = tg.dedup(tmp_path, by="picture", memory="64MiB")
+    found = tg.dedup(tmp_path, by="image", memory="64MiB")
     assert list(zip(found.index.tolist(), found.of.tolist(), strict=True)) == [(30, 4), (33, 31)]
 
 
@@ -98,7 +98,7 @@ def test_mistakes_are_told(documents):
     with pytest.raises(tg.ConfigError, match="by must be"):
         tg.dedup(url, by="words", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="no field holds pictures"):
-        tg.dedup(url, by="picture", memory="64MiB")
+        tg.dedup(url, by="image", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="threshold must lie between 0 and 1, not 2"):
         tg.dedup(url, by="text", threshold=2.0, memory="64MiB")
     with pytest.raises(tg.DataError, match="/nowhere"):

@@ -639,7 +639,7 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
         return [bytes(row) for batch in loader for row in batch["image"]]
 
     center = {"image": tg.Image(32, crop="center")}
-    stored, decoded = made(fields=center, keep="stored"), made(fields=center, keep="decoded")
+    stored, decoded = made(fields=center, cache="stored"), made(fields=center, cache="decoded")
     for _ in range(3):
         assert rows(stored) == rows(decoded)
     stages = decoded.report()["stages"]
@@ -647,13 +647,13 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
     assert (stages["hits"], stages["reads"]) == (40, 0)
     assert "samples are kept decoded" in str(decoded.report())
     with pytest.raises(tg.ConfigError, match="flips and colours differ in each epoch"):
-        made(fields={"image": tg.Image(32, flip=True)}, keep="decoded")
+        made(fields={"image": tg.Image(32, flip=True)}, cache="decoded")
     with pytest.raises(tg.ConfigError, match="a column is ragged"):
-        made(fields={"image": tg.Image()}, keep="decoded")
+        made(fields={"image": tg.Image()}, cache="decoded")
     with pytest.raises(tg.ConfigError, match="samples of a sampler are kept as they are stored"):
-        made(fields=center, keep="decoded", sampler=[1, 2], shuffle=False)
-    with pytest.raises(tg.ConfigError, match="keep='rows' must be"):
-        made(fields=center, keep="rows")
+        made(fields=center, cache="decoded", sampler=[1, 2], shuffle=False)
+    with pytest.raises(tg.ConfigError, match="cache='rows' must be"):
+        made(fields=center, cache="rows")
 
 
 def test_the_what_if_of_a_disk_cache_says_what_the_store_is_asked_for(tmp_path):

@@ -246,7 +246,7 @@ def test_what_is_noted_of_mapped_batches_waits_for_the_consumer():
 
 def test_rows_that_were_kept_are_seen_again(folder):
     fields = {"image": tg.Image(32)}
-    loader = tg.Loader(folder, batch_size=8, memory="64MiB", fields=fields, keep="decoded", profile=True)
+    loader = tg.Loader(folder, batch_size=8, memory="64MiB", fields=fields, cache="decoded", profile=True)
     next(iter(loader))
     assert sum(batch.rows for batch in loader) == 40
     assert loader.profile().summary["samples"] == 40

@@ -539,7 +539,11 @@ def test_shuffle_quality_says_what_windows_are_worth(capfd, tmp_path):
     assert _tidegate.cli(["tidegate", "shuffle-quality"]) == 1
     assert "give a data set, or --samples and --shard" in capfd.readouterr().err
     loader = tg.Loader(
-        tg.synthetic(1000, 8), batch_size=50, memory=tg.Budget("16MiB"), shuffle=tg.Window(200, ranges=10), seed=1
+        tg.synthetic(1000, 8),
+        batch_size=50,
+        memory=tg.Budget("16MiB"),
+        shuffle=tg.Window(200, range_samples=10),
+        seed=1,
     )
     ids = np.concatenate([b.ids for b in loader])
     assert sorted(ids) == list(range(1000))

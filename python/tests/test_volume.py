@@ -175,22 +175,22 @@ def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled, tmp_path
     def batches(loader):
         return [(batch.ids.tolist(), batch["raw"].tobytes(), batch["labels"].tobytes()) for batch in loader]
 
-    def loader(memory, keep="auto", workers=2, disk=None):
+    def loader(memory, cache="auto", workers=2, disk=None):
         return tg.Loader(
             volume,
             batch_size=8,
             memory=memory if isinstance(memory, tg.Budget) else tg.Budget(memory),
             disk=disk,
             sampler=sampler,
-            keep=keep,
+            cache=cache,
             workers=workers,
             ids=True,
             seed=3,
         )
 
     expected = batches(loader("64MiB"))
-    for memory, keep, workers in (("3MiB", "auto", 1), ("6MiB", "stored", 2), ("64MiB", "nothing", 3)):
-        one = loader(memory, keep, workers)
+    for memory, cache, workers in (("3MiB", "auto", 1), ("6MiB", "stored", 2), ("64MiB", "off", 3)):
+        one = loader(memory, cache, workers)
         assert batches(one) == expected
         stages = one.report()["stages"]
         assert stages["samples"] == 300
@@ -402,7 +402,7 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
         for _ in range(2):
             asked.clear()
             disk = tg.DiskCache(tmp_path / "cache", "64MiB", leave_free=0)
-            loader = tg.Loader(volume, batch_size=4, memory=tg.Budget("64MiB"), disk=disk, keep="nothing")
+            loader = tg.Loader(volume, batch_size=4, memory=tg.Budget("64MiB"), disk=disk, cache="off")
             epochs.append(([batch["data"].tobytes() for batch in loader], len(asked)))
         assert epochs[0][0] == epochs[1][0]
         assert epochs[0][1] > 0
