@@ -83,6 +83,11 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(line)
 
 
+def zarr3():
+    """Return zarr 3, or skip: on Python 3.10 there is only zarr 2, which writes no format 3."""
+    return pytest.importorskip("zarr", minversion="3")
+
+
 def picture(seed, width=96, height=80, mode="RGB"):
     """A smooth picture with an edge."""
     rng = np.random.default_rng(seed)

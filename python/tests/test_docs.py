@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import zarr3
 
 import tidegate
 
@@ -21,8 +22,6 @@ PAGES = [ROOT / "README.md", ROOT / "python" / "README.md", *sorted((ROOT / "doc
 BLOCK = re.compile(
     r"(?:^<!-- not run: *(?P<reason>[^\n]*?) *-->\n)?^```(?:python|py)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE
 )
-# Pages that need a Python package which is not on every Python.
-NEEDS = {"volumes.md": "zarr"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -34,15 +33,13 @@ def test_docstrings(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages(page, folder, shards, monkeypatch, tmp_path):
-    if page.name in NEEDS:
-        pytest.importorskip(NEEDS[page.name])
     monkeypatch.chdir(tmp_path)
     if page.name == "README.md":
         (tmp_path / "shards").symlink_to(shards)
     if page.name in ("README.md", "data.md"):
         (tmp_path / "photos").symlink_to(folder)
     if page.name == "volumes.md":
-        cells("cells.zarr")
+        cells(zarr3(), "cells.zarr")
     names = {"__name__": "__main__", "step": lambda *_: None}
     for line, _, code in blocks(page):
         if code is not None:
@@ -69,10 +66,8 @@ def blocks(page):
     return found
 
 
-def cells(path):
+def cells(zarr, path):
     """An image of 96^3 voxels and its labels."""
-    import zarr
-
     root = zarr.open_group(path, mode="w")
     labels = np.zeros((96, 96, 96), "uint16")
     labels[20:40, 30:50, 60:90], labels[70:80, 70:80, 70:80] = 1, 2

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import zarr3
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # {file: arguments}; PHOTOS is a folder of images.
@@ -17,8 +18,6 @@ ARGUMENTS = {
     "segmentation.py": ["--seeds", "1", "--steps", "6", "--side", "64"],
     "train.py": ["PHOTOS", "--epochs", "2"],
 }
-# Examples that need a Python package which is not on every Python.
-NEEDS = {"segmentation.py": "zarr"}
 
 
 def run(name, *arguments, launcher=(), **variables):
@@ -33,8 +32,8 @@ def run(name, *arguments, launcher=(), **variables):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_runs(path, folder):
-    if path.name in NEEDS:
-        pytest.importorskip(NEEDS[path.name])
+    if path.name == "segmentation.py":
+        zarr3()
     arguments = [str(folder) if given == "PHOTOS" else given for given in ARGUMENTS[path.name]]
     assert run(path.name, *arguments)
 

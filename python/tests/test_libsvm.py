@@ -53,7 +53,8 @@ def test_rows_come_as_they_are_written(tmp_path):
 
 
 def test_readers_of_others_agree(tmp_path):
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     dense, _ = written(tmp_path / "a.svm")
     theirs, labels = datasets.load_svmlight_file(str(tmp_path / "a.svm"), dtype=np.float32, n_features=50)
     source = tg.open(tmp_path / "a.svm")
@@ -107,7 +108,9 @@ def test_products_have_all_rows_or_say_which_are_left(tmp_path):
 
 
 def test_lists_of_parquet_are_rows_too(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     dense, _ = written(tmp_path / "a.svm")
     places = [np.flatnonzero(row).astype("int32") for row in dense]
     table = pa.table({

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import zarr3
 
 import tidegate as tg
 from tidegate import samplers
@@ -111,8 +112,7 @@ def test_public_docstrings_begin_with_one_sentence():
 
 def test_mistakes_of_arguments_are_named(tmp_path):
     boxes = tg.Boxes([], np.zeros((0, 3), int), np.zeros((0, 3), int))
-    zarr = pytest.importorskip("zarr")
-    array = zarr.create_array(str(tmp_path / "x.zarr"), shape=(16, 16, 16), chunks=(8, 8, 8), dtype="uint8")
+    array = zarr3().create_array(str(tmp_path / "x.zarr"), shape=(16, 16, 16), chunks=(8, 8, 8), dtype="uint8")
     array[:] = 1
     volume = tg.volume(tmp_path / "x.zarr", patch=(8, 8, 8), stride=np.array([8, 8, 8]))
     assert len(volume) == 8

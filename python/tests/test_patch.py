@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
 from tidegate import samplers
+
+zarr = zarr3()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
+
+zarr = zarr3()
 
 SHAPE, PATCH, STRIDE = (40, 37, 44), (16, 16, 16), (8, 8, 8)
 

@@ -127,7 +127,8 @@ def test_ragged_columns_and_tensors_cross_over():
     plain = list(loader(source))
     for a, b in zip(plain, loader(source, batch_transform=with_ragged, processes=2), strict=True):
         assert [bytes(x ^ 1 for x in row) for row in a["data"]] == list(b["data"])
-    torch = pytest.importorskip("torch")
+    import torch
+
     for function in [{"transform": lambda s, _: {"x": np.full(5000, s["id"])}}, {"batch_transform": lambda b: b}]:
         for batch in loader(source, processes=1, multiprocessing_context="fork", output="torch", **function):
             assert all(isinstance(column, torch.Tensor) for column in batch.values() if not hasattr(column, "offsets"))

@@ -235,8 +235,8 @@ def test_lists_count_when_memory_changes(folder):
 
 
 def test_torch_samplers(folder):
-    data = pytest.importorskip("torch.utils.data")
     import torch
+    from torch.utils import data
 
     weights = torch.rand(N, generator=torch.Generator().manual_seed(1))
     for make in (

@@ -63,7 +63,8 @@ def test_writes_the_bytes_of_the_cpp_core(n):
 
 
 def test_the_cpp_core_reads_what_is_written():
-    ds = pytest.importorskip("datasketches")
+    import datasketches as ds
+
     for n in COUNTS:
         values = numbers(n)
         hll = of(sketch.Hll(), values)
@@ -114,7 +115,8 @@ def test_moments_of_any_numbers(dtype):
 
 
 def test_arrow_arrays_are_read():
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
+
     words = texts(1000)
     plain = of(sketch.Hll(), words).to_bytes()
     kinds = [pa.string(), pa.large_string(), pa.binary()]

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import tidegate as tg
 from tidegate.sparse import BSR, COO, CSR
-
-sparse = pytest.importorskip("scipy.sparse")
 
 DTYPES = ["float32", "float64", "int8", "uint8", "int16", "int32", "int64"]
 
@@ -71,7 +70,8 @@ def test_arrays_of_scipy_are_taken_as_they_lie():
 
 
 def test_tensors_of_torch_are_taken_as_they_lie():
-    torch = pytest.importorskip("torch")
+    import torch
+
     from tidegate.torch import sparse as sparse_of
 
     theirs = torch.tensor([[0.0, 1.0], [2.0, 0.0]]).to_sparse_csr()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
 from tidegate import samplers
@@ -119,7 +119,7 @@ def labelled(tmp_path_factory):
     """A volume with two classes of balls and a label array of twice as coarse voxels, as an OME-NGFF image."""
     rng = np.random.default_rng(5)
     folder = tmp_path_factory.mktemp("labelled")
-    root = zarr.open_group(folder, mode="w")
+    root = zarr3().open_group(folder, mode="w")
     raw = rng.integers(0, 255, (96, 80, 96)).astype("uint8")
     labels = np.zeros((48, 40, 48), "uint16")
     grid = np.indices(labels.shape)
@@ -411,7 +411,7 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
 
 
 def test_levels_that_say_not_where_they_lie_are_not_aligned(tmp_path):
-    root = zarr.open_group(str(tmp_path / "old"), mode="w", zarr_format=2)
+    root = zarr3().open_group(str(tmp_path / "old"), mode="w", zarr_format=2)
     for level, side in (("0", 32), ("1", 16)):
         root.create_array(level, shape=(1, 1, side, side, side), chunks=(1, 1, 16, 16, 16), dtype="uint8")
     root.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}, {"path": "1"}]}]
@@ -421,7 +421,7 @@ def test_levels_that_say_not_where_they_lie_are_not_aligned(tmp_path):
 
 
 def test_an_image_above_counts_only_for_the_arrays_that_it_names(tmp_path):
-    root = zarr.open_group(str(tmp_path / "x"), mode="w", zarr_format=2)
+    root = zarr3().open_group(str(tmp_path / "x"), mode="w", zarr_format=2)
     for path in ("scale1/image", "other/raw"):
         root.create_array(path, shape=(16, 16), chunks=(8, 8), dtype="uint8")
     datasets = [{"path": "scale1/image", "coordinateTransformations": [{"type": "affine"}]}]

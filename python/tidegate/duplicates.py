@@ -16,6 +16,7 @@ import numpy as np
 
 from tidegate import _tidegate
 from tidegate.deprecation import renamed
+from tidegate.errors import ConfigError
 from tidegate.source import Source
 from tidegate.source import open as open_source
 
@@ -93,6 +94,8 @@ def dedup(
     >>> print(tg.dedup(tg.synthetic(100, 64), memory="32MiB"))
     0 of 100 samples are duplicates of 0 others by all fields; 0 failed
     """
+    if by not in ("bytes", "pixels", "text", "image", "picture"):
+        raise ConfigError(f"by={by!r}: give 'bytes', 'pixels', 'text' or 'image'")
     if by == "picture":
         renamed('dedup(by="picture")', 'dedup(by="image")')
     opened = source if isinstance(source, Source) else open_source(os.fspath(source))

@@ -34,7 +34,7 @@ class Source:
         return len(self._inner)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one sample. Raises ConfigError past the end, SampleError for a damaged sample."""
+        """Read one sample. Raises IndexError past the end, SampleError for a damaged sample."""
         return self._inner.sample(index + len(self) if index < 0 else index)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
