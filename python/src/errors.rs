@@ -12,6 +12,8 @@ pub(crate) mod classes {
     pyo3::import_exception!(tidegate.errors, BudgetError);
     pyo3::import_exception!(tidegate.errors, HeldError);
     pyo3::import_exception!(tidegate.errors, ConfigError);
+    pyo3::import_exception!(tidegate.errors, SamplerError);
+    pyo3::import_exception!(tidegate.errors, PatchTooLargeError);
     pyo3::import_exception!(tidegate.errors, StateError);
     pyo3::import_exception!(tidegate.errors, DataError);
     pyo3::import_exception!(tidegate.errors, SampleError);
