@@ -14,6 +14,7 @@ import pytest
 from conftest import zarr3
 
 import tidegate
+from tidegate import sketch
 
 ROOT = Path(__file__).parents[2]
 MODULES = ["tidegate", *(module.name for module in pkgutil.walk_packages(tidegate.__path__, "tidegate."))]
@@ -73,3 +74,11 @@ def cells(zarr, path):
     labels[20:40, 30:50, 60:90], labels[70:80, 70:80, 70:80] = 1, 2
     for name, array in (("em", (labels * 80).astype("uint8")), ("labels/nuclei", labels)):
         root.create_array(name, shape=array.shape, chunks=(32, 32, 32), dtype=array.dtype)[:] = array
+
+
+@pytest.mark.parametrize("thing", [tidegate.Budget, *(getattr(sketch, name) for name in sketch.__all__)])
+def test_docstrings_of_the_extension(thing):
+    assert thing.__doc__
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(thing, thing.__name__, module=False, globs={"tg": tidegate}):
+        assert runner.run(test).failed == 0

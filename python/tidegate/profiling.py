@@ -53,7 +53,7 @@ class Profile:
             where: a file that `save` wrote, or a dataset (a path or a `Source`) whose profile is
                 next to its index.
 
-        Raises ConfigError for a file that is no profile, DataError where there is none.
+        Raises ConfigError for a file that is no profile, and where there is none.
         """
         if isinstance(where, Source):
             return Profile(_tidegate.Profile.beside(where._inner))

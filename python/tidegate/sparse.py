@@ -284,7 +284,7 @@ class CSR(_Matrix):
 
     def to_scipy(self) -> Any:
         """Return a SciPy `csr_array` over the same memory."""
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array  # type: ignore[import-untyped, unused-ignore]
 
         return csr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
 
@@ -353,7 +353,7 @@ class BSR(_Matrix):
 
         Raises ConfigError for blocks that do not divide the shape, as SciPy's must.
         """
-        from scipy.sparse import bsr_array
+        from scipy.sparse import bsr_array  # type: ignore[import-untyped, unused-ignore]
 
         if any(side % part for side, part in zip(self.shape, self.block, strict=True)):
             raise ConfigError(
@@ -447,7 +447,7 @@ class COO:
 
     def to_scipy(self) -> Any:
         """Return a SciPy `coo_array` over the same memory."""
-        from scipy.sparse import coo_array
+        from scipy.sparse import coo_array  # type: ignore[import-untyped, unused-ignore]
 
         return coo_array((self.data, self.coords), shape=self.shape, copy=False)
 

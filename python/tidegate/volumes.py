@@ -132,7 +132,7 @@ class Volume(Source):
             argmax: writes the number of the greatest channel instead of the channels; by default
                 False.
             dtype: of the array; by default float32, or an integer type with `argmax`.
-            chunks: of the array, in voxels; by default those of the first array.
+            chunks: of the array, in voxels; by default those of the first array, or smaller ones.
             blend: the weight of a patch where several overlap: "gaussian" (default) or "linear",
                 less towards its border, or "uniform".
             memory: the budget for the sums of chunks that lack patches; others wait in a file.
