@@ -242,44 +242,42 @@ class Loader:
         if processes and not mapped:
             raise ConfigError(f"processes={processes} without a transform or batch_transform to call in them")
         self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
-        present = _presenter(output, ids)
-        self._present = None if mapped else present
+        self._present: Callable[[tuple[Any, ...]], Batch] | None = _presenter(output, ids)
         self._pool: Pool | None = None
-        hook = begin = stop = None
-        if processes:
-            # Without a batch_transform the loader makes the tensors, so that no worker process
-            # needs to import torch.
-            there = output == "torch" and batch_transform is not None
-            steps = Steps(transform, batch_transform, seed=seed, torch=there, ids=ids)
-            self.budget = self.budget.shared()
-            self._pool = Pool(steps, processes, self.budget, multiprocessing_context)
-            begin, stop = self._pool.begin, self._pool.stop
-            weakref.finalize(self, self._pool.close)
-            hook = _tensors_of(self._pool) if output == "torch" and not there else self._pool
-        elif mapped:
+        mapping = None
+        if mapped:
+            self._present = None
             steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
-            hook = partial(steps, empty=partial(_empty, self.budget))
-
-        mapping = None if hook is None else (hook, begin, stop)
+            mapping = self._mapping(steps, processes, multiprocessing_context)
         self._raised: list[BaseException] = []
         given = None if sampler is None else prepared(sampler, len(self.source), self._raised)
         self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, mapping, given)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
-        # What `repr` shows; kept here, because it must not wait for the Rust side's lock.
+        # What `repr` shows; kept here, because `repr` must not wait for the Rust side's lock.
         self._batches_in_epoch = len(self._inner)
         self._position: tuple[int, int] | None = None
-        given_specs = wanted if isinstance(wanted, Mapping) else {}
-        names = list(schema) if wanted is None else [*wanted] if only else [*schema, *wanted]
-        rows = {n: given_specs[n].row() if n in given_specs else schema[n] for n in names}
         size = f"{batch_size} samples" if batch_size is not None else f"{global_batch_size} samples over all ranks"
         how = "sampler" if sampler is not None else f"shuffle={shuffle}"
         self._shown = [
             f"Loader({self.source._inner.name!r}, {len(self.source)} samples, "
             f"{self._batches_in_epoch} batches of {size})",
-            f"fields: {', '.join(f'{name} {row}' for name, row in rows.items())}",
+            f"fields: {', '.join(_rows(wanted, schema))}",
             f"order: {how}, seed={seed}, rank {rank} of {world_size}",
         ]
+
+    def _mapping(self, steps: Steps, processes: int, context: str | None) -> tuple[Any, Any, Any]:
+        """Return the functions that transform a batch, begin an epoch, and end waiting."""
+        if not processes:
+            return partial(steps, empty=partial(_empty, self.budget)), None, None
+        tensors_here = steps.torch and steps.batch_transform is None
+        if tensors_here:
+            # No worker process needs to import torch: the loader makes the tensors.
+            steps.torch = False
+        self.budget = self.budget.shared()
+        self._pool = pool = Pool(steps, processes, self.budget, context)
+        weakref.finalize(self, pool.close)
+        return _tensors_of(pool) if tensors_here else pool, pool.begin, pool.stop
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; it is the same on every rank."""
@@ -518,6 +516,17 @@ def _tensors_of(hook: Callable[[tuple[Any, ...]], Batch]) -> Callable[[tuple[Any
     from tidegate.torch import tensors
 
     return lambda raw: tensors(hook(raw))
+
+
+def _rows(wanted: Mapping[str, Field] | Sequence[str] | None, schema: Mapping[str, str]) -> Iterator[str]:
+    """Return what `repr` says of each field that is delivered."""
+    if wanted is None or isinstance(wanted, Mapping):
+        given = {} if wanted is None else wanted
+        for name in dict.fromkeys([*schema, *given]):
+            yield f"{name} {given[name].row() if name in given else schema[name]}"
+    else:
+        for name in wanted:
+            yield f"{name} {schema[name]}"
 
 
 def _shuffle(shuffle: bool | Window) -> dict[str, Any]:
