@@ -17,7 +17,8 @@ import pytest
 import torch_on_cpu
 from PIL import Image
 
-# Until 13, Pillow resized along rows first, even where that is more work: then a value may round the other way.
+# Until 13, Pillow resized along rows first, even where that is more work: a value may then round
+# the other way.
 ROUNDING = 0 if int(PIL.__version__.split(".")[0]) >= 13 else 1
 
 SKIPS = Path(__file__).with_name("skips.txt")
@@ -43,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def listed_skips(text, version):
-    """[(glob of tests, glob of reasons)] of the lines of `skips.txt` that hold for a Python version."""
+    """[(glob of tests, glob of reasons)]: the lines of `skips.txt` for a Python version."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     columns = [[column.strip() for column in line.split("|", 2)] for line in lines]
     return [(test, reason) for test, versions, reason in columns if versions == "any" or version in versions.split()]

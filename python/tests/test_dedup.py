@@ -1,4 +1,4 @@
-"""Duplicates from Python: text that is nearly the same, pictures without features, what to keep and draw."""
+"""Duplicates from Python: similar texts, plain images, and which samples to keep or draw."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tidegate import samplers
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    """300 documents of random words, every tenth followed by a copy of it with a word changed; two without a word."""
+    """300 documents of random words; every tenth has a copy with one other word; two are empty."""
     import pyarrow
     import pyarrow.parquet
 

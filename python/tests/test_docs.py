@@ -57,7 +57,7 @@ def test_what_is_not_run_says_why(page):
 
 
 def blocks(page):
-    """[(line, reason, code)] of the python blocks of a page; the code is None where it is not run."""
+    """[(line, reason, code)] of a page's python blocks; the code is None where it is not run."""
     text = page.read_text()
     found = []
     for match in BLOCK.finditer(text):

@@ -1,4 +1,4 @@
-"""LIBSVM files: the rows that scikit-learn's reader would give, in any order and budget, and bad lines by name."""
+"""LIBSVM files: the rows of scikit-learn's reader, in any order and budget; bad lines by name."""
 
 import numpy as np
 import pytest

@@ -66,7 +66,7 @@ def test_every_field_of_a_tar(shards):
 
 
 def test_masks_share_the_geometry_of_their_image(tmp_path):
-    # The image is its own mask: wherever the crop falls and whether it is mirrored, both show the same place.
+    # The image is its own mask: for any crop and flip, both show the same place.
     from PIL import Image
 
     with tarfile.open(tmp_path / "m.tar", "w") as tar:
@@ -421,7 +421,7 @@ def test_sources_are_looked_at_divided_and_filtered(shards, folder):
 
 @pytest.mark.slow
 def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
-    """200 times: a run is killed, another one goes on from its last state under other workers, memory and ranks."""
+    """200 times: kill a run, then go on from its last state with other options."""
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent(

@@ -1,4 +1,4 @@
-"""One budget for several processes: the same batches, one copy of what is kept, and nothing left of who was killed."""
+"""One budget for several processes: equal batches, one cached copy, nothing leaked by a kill."""
 
 import json
 import os

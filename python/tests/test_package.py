@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it imports, old names, `repr`s, docstrings, wrong arguments."""
+"""The package as a whole: imports, old names, `repr`s, docstrings, wrong arguments."""
 
 import inspect
 import subprocess

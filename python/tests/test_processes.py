@@ -1,4 +1,4 @@
-"""Transforms in worker processes: the same results as on threads, errors that tell, memory that goes back."""
+"""Transforms in worker processes: results as on threads, clear errors, memory given back."""
 
 import os
 import shutil
@@ -216,7 +216,8 @@ def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
 
 
 def test_what_a_batch_asks_for_again_is_held_for_it():
-    # A result is 16 MiB and then 16 MiB more: batches behind a slow one must not take what it still needs.
+    # A result is 16 MiB and then 16 MiB more: batches behind a slow one must not take the memory
+    # that it still needs.
     functions = {"transform": large, "batch_transform": larger_and_first_slowly}
     seen = 0
     for result in loader(tg.synthetic(96, 8), memory="100MiB", processes=4, **functions):

@@ -233,7 +233,8 @@ def test_the_type_that_is_told_loses_nothing(array, dtype, tmp_path):
 
 
 def test_what_is_noted_of_mapped_batches_waits_for_the_consumer():
-    # At each call of the transform: the batches that were transformed and not taken. There are at most 64 slots.
+    # At each call of the transform: the number of batches that were transformed and not taken.
+    # There are at most 64 slots.
     ahead, taken, changed = [], 0, threading.Condition()
 
     def counted(batch):

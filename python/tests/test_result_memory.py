@@ -1,4 +1,4 @@
-"""`ResultMemory` alone: which batch gets memory for its results, and what it reserves for later."""
+"""`ResultMemory` alone: which batch gets memory for its results, and what it reserves."""
 
 import mmap
 

@@ -1,4 +1,4 @@
-"""`sampler=`: an array, a function of the epoch, or an iterable gives the order; what cannot be one is named."""
+"""`sampler=`: an array, a function of the epoch or an iterable; others are refused by name."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Sketches from Python: whole arrays, the bytes of Apache DataSketches in both directions, river's alarms."""
+"""Sketches from Python: whole arrays, bytes of Apache DataSketches both ways, river's alarms."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_reads_what_the_cpp_core_wrote(n):
 
 @pytest.mark.parametrize("n", COUNTS)
 def test_writes_the_bytes_of_the_cpp_core(n):
-    """Theta and CPC byte for byte; HLL too, of numbers and of texts, in whatever way the values come."""
+    """Theta, CPC and HLL are equal byte for byte, of numbers and of texts, in any parts."""
     values = numbers(n)
     theta = of(sketch.Theta(), values).to_bytes()
     # Of an empty one the seed's hash, bytes 6 and 7, is not written.

@@ -1,4 +1,4 @@
-"""Volumes: arrays that other programs wrote, patches and their alignment, balance, and what goes wrong."""
+"""Volumes: arrays of other programs, patches and their alignment, class balance, errors."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def test_borders_are_padded_as_numpy_does(golden):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A volume with two classes of balls and a label array of twice as coarse voxels, as an OME-NGFF image."""
+    """An OME-NGFF image with two classes of balls; the voxels of its labels are twice as long."""
     rng = np.random.default_rng(5)
     folder = tmp_path_factory.mktemp("labelled")
     root = zarr3().open_group(folder, mode="w")

@@ -1,8 +1,9 @@
-"""Makes PyPI's torch importable without the CUDA libraries that it links to: 4 GB that a CPU does not need.
+"""Makes PyPI's torch importable without the CUDA libraries that it links to.
 
-`python torch_on_cpu.py` writes, next to torch's own libraries, a small library for each one that is missing. It has the
-symbols that torch looks up, and each function returns 0: on a machine without a GPU torch never calls them. Needs a C
-compiler and `nm`. Does nothing where torch is not installed or finds all of its libraries.
+They take 4 GB, and a CPU does not need them. `python torch_on_cpu.py` writes a small library for
+each missing one, next to torch's own libraries. It defines the symbols that torch looks up. Each
+function returns 0; without a GPU torch never calls them. Needs a C compiler, `nm` and `readelf`.
+Does nothing where torch is not installed or finds all of its libraries.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def main() -> None:
             if name in wanted:
                 wanted[name].setdefault(version, set()).update(symbols.get(version, ()))
         for name in set(wanted) & set(needed(library)) - set(names.values()):
-            # Without versions, a symbol begins as its library is called: ncclGetUniqueId in libnccl.so.2.
+            # Without versions, a symbol begins with its library's name: ncclGetUniqueId is in
+            # libnccl.so.2.
             prefix = re.split(r"[._]", name.removeprefix("lib"))[0]
             of_it = {symbol for symbol in symbols.get("", ()) if symbol.lower().startswith(prefix.lower())}
             wanted[name].setdefault("", set()).update(of_it)
