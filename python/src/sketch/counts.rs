@@ -77,8 +77,8 @@ distinct! {
 distinct! {
     /// Number of distinct values, also of unions and intersections of streams (Theta).
     ///
-    /// `lg_k` is the base-2 logarithm of the number of hashes, 5 to 26. The bytes are those of Apache
-    /// DataSketches.
+    /// `lg_k` is the base-2 logarithm of the number of hashes, 5 to 26. The bytes are those of
+    /// Apache DataSketches.
     Theta, distinct::Theta, , {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
