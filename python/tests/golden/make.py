@@ -1,6 +1,6 @@
 """Writes the golden datasets with the writers of webdataset and mosaicml-streaming.
 
-Run `python make.py` in an environment that has both. The files are committed; the tests need neither.
+Run `python make.py` in an environment that has both. The files are committed.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""Writes sketches with the C++ core of Apache DataSketches (its Python package), and river's alarms.
+"""Writes sketches with the C++ core of Apache DataSketches, and river's alarms.
 
-Run with `pip install datasketches==5.2.0 river==0.26.1`. Writes sketches/ and sketches.json next to
-this file.
+Run with `pip install datasketches==5.2.0 river==0.26.1`. Writes sketches/ and sketches.json
+next to this file.
 """
 
 import json
