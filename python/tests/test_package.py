@@ -40,7 +40,7 @@ print(tg.torch.tensors.__name__, "torch" in sys.modules)
         tg.nothing  # noqa: B018
 
 
-def test_old_names_warn_and_mean_the_same(tmp_path):
+def test_old_names_warn_and_mean_the_same(folder):
     with pytest.warns(DeprecationWarning, match=r"Window\(ranges=...\) is now Window\(range_samples=...\)"):
         old = tg.Window(100, 2, ranges=10)
     assert old == tg.Window(100, 2, range_samples=10) == tg.Window(100, 2, 10)
@@ -48,16 +48,17 @@ def test_old_names_warn_and_mean_the_same(tmp_path):
         assert old.ranges == 10
 
     def hits(**options):
-        loader = tg.Loader(tg.synthetic(100, 64), batch_size=10, memory=tg.Budget("16MiB"), **options)
+        fields = {"image": tg.Image(32)}
+        loader = tg.Loader(folder, batch_size=10, memory=tg.Budget("64MiB"), fields=fields, **options)
         return [sum(1 for _ in loader) and loader.report()["stages"]["hits"] for _ in range(2)]
 
-    assert hits() == [0, 100]
+    assert hits(cache="stored") == [0, 40]
     assert hits(cache="off") == [0, 0]
     with pytest.warns(DeprecationWarning, match=r"Loader\(keep=...\) is now Loader\(cache=...\)") as warned:
         assert hits(keep="nothing") == [0, 0]
     assert warned[0].filename == __file__, "the warning names the line of the user"
     with pytest.warns(DeprecationWarning, match="keep"):
-        assert hits(keep="stored") == [0, 100]
+        assert hits(keep="stored") == [0, 40]
     with pytest.warns(DeprecationWarning, match="picture"), pytest.raises(tg.ConfigError):
         tg.dedup(tg.synthetic(10, 8), memory="32MiB", by="picture")
 
@@ -111,11 +112,12 @@ def test_public_docstrings_begin_with_one_sentence():
 
 
 def test_mistakes_of_arguments_are_named(tmp_path):
-    boxes = tg.Boxes([], np.zeros((0, 3), int), np.zeros((0, 3), int))
     array = zarr3().create_array(str(tmp_path / "x.zarr"), shape=(16, 16, 16), chunks=(8, 8, 8), dtype="uint8")
-    array[:] = 1
+    array[:] = 0
     volume = tg.volume(tmp_path / "x.zarr", patch=(8, 8, 8), stride=np.array([8, 8, 8]))
     assert len(volume) == 8
+    boxes = volume.boxes("data", memory="32MiB")
+    assert len(boxes) == 0
     with pytest.raises(tg.ConfigError, match="box"):
         tg.Loader(volume, batch_size=2, memory="32MiB", sampler=samplers.patches(volume, 10, boxes=boxes))
     assert samplers.patches(volume, 10, boxes=tg.Boxes([1], [[0] * 3], [[8] * 3]), classes=np.array([1]))

@@ -480,6 +480,8 @@ class Loader:
             self._pool.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_shown"):
+            return "Loader(in the making)"
         cap, charged = self.budget.cap_bytes / 2**20, self.budget.charged_bytes / 2**20
         lines = [*self._shown, f"memory: {cap:.1f} MiB, {charged:.1f} MiB charged"]
         if self._position is not None:

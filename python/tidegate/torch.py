@@ -55,12 +55,15 @@ def sparse(array: CSR | BSR | COO) -> torch.Tensor:
     >>> sparse(CSR.from_dense(np.eye(2, dtype="float32"))).values()
     tensor([1., 1.])
     """
+    # As the user has set it; torch warns where it is left out.
+    invariants = torch.sparse.check_sparse_tensor_invariants
+    check: bool = invariants.is_enabled()  # type: ignore[no-untyped-call, unused-ignore]
     if isinstance(array, COO):
         indices = torch.from_numpy(np.stack(array.coords).astype(np.int64))
-        return torch.sparse_coo_tensor(indices, torch.from_numpy(array.data), array.shape)
+        return torch.sparse_coo_tensor(indices, torch.from_numpy(array.data), array.shape, check_invariants=check)
     make = torch.sparse_csr_tensor if isinstance(array, CSR) else torch.sparse_bsr_tensor
     starts, columns, data = (torch.from_numpy(part) for part in (array.indptr, array.indices, array.data))
-    return make(starts, columns, data, size=array.shape)
+    return make(starts, columns, data, size=array.shape, check_invariants=check)
 
 
 def tensors(batch: Batch) -> Batch:
