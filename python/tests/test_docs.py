@@ -5,8 +5,11 @@ A `python` block that cannot run has the reason on the line before it: `<!-- not
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +35,30 @@ def test_docstrings(name):
     assert results.failed == 0
 
 
+# In a process of its own, since the budget is the process's. Blank lines before each block make the
+# line numbers in a traceback those of the page.
+RUN = """
+import json, sys, warnings
+warnings.simplefilter("error", DeprecationWarning)
+path, blocks = json.load(sys.stdin)
+names = {"__name__": "__main__", "step": lambda *_: None}
+for line, code in blocks:
+    exec(compile("\\n" * line + code, path, "exec"), names)
+"""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_pages(page, folder, shards, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_pages(page, folder, shards, tmp_path):
     if page.name == "README.md":
         (tmp_path / "shards").symlink_to(shards)
     if page.name in ("README.md", "data.md"):
         (tmp_path / "photos").symlink_to(folder)
     if page.name == "volumes.md":
-        cells(zarr3(), "cells.zarr")
-    names = {"__name__": "__main__", "step": lambda *_: None}
-    for line, _, code in blocks(page):
-        if code is not None:
-            # Blank lines before the code make the numbers in a traceback those of the page.
-            exec(compile("\n" * line + code, str(page), "exec"), names)
+        cells(zarr3(), str(tmp_path / "cells.zarr"))
+    code = json.dumps([str(page), [(line, code) for line, _, code in blocks(page) if code is not None]])
+    command = [sys.executable, "-c", RUN]
+    done = subprocess.run(command, cwd=tmp_path, input=code, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
