@@ -55,8 +55,7 @@ pub(crate) fn descr(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyArrayD
 }
 
 /// Returns a batch as {name: array}. A ragged column is (values, offsets, shapes, is text), of
-/// which
-/// Python makes a `Ragged`.
+/// which Python makes a `Ragged`.
 pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<'py, PyDict>> {
     let columns = std::mem::take(&mut batch.columns);
     let rows = batch.rows;
@@ -90,8 +89,7 @@ pub(crate) fn over_block<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let view = View { start: NonNull::from(&mut *block).cast(), shape, dtype };
     // Moving the block into the lease moves the owner; its bytes are an extent of the arena and
-    // keep
-    // their address.
+    // keep their address.
     let lease = Bound::new(py, Lease { memory: Held::Block(block) })?;
     // SAFETY: the block has the bytes that the shape needs (the caller requested them), and only
     // `lease` refers to it.
@@ -99,8 +97,7 @@ pub(crate) fn over_block<'py>(
 }
 
 /// Returns an array over a mapped one, which stays mapped while a view of it exists. Fortran order
-/// is
-/// returned with its axes reversed.
+/// is returned with its axes reversed.
 pub(crate) fn over_mapped<'py>(py: Python<'py>, mapped: &Arc<Mapped>) -> PyResult<Bound<'py, PyAny>> {
     let stored = mapped.stored();
     let mut shape = stored.shape.clone();

@@ -79,8 +79,7 @@ impl Budget {
     }
 
     /// Figures of all ranks that share the budget, in bytes, their common cache included; None
-    /// with
-    /// scope="process".
+    /// with scope="process".
     #[getter]
     fn node<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(node) = self.0.shared_by() else { return Ok(None) };

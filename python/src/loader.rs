@@ -228,8 +228,7 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
 }
 
 /// Three Python functions: one that transforms each batch off the consumer's thread, one that is
-/// told
-/// the number of the first batch, and one that ends the waits of the first.
+/// told the number of the first batch, and one that ends the waits of the first.
 #[derive(Debug, FromPyObject)]
 pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>);
 

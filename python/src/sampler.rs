@@ -1,8 +1,7 @@
 //! Samplers of the user: an array of ids, a function of the epoch, or an iterator.
 //!
 //! Flow: the result of `prepared` in `tidegate/sampler.py` -> [`Ids`]; called when an epoch
-//! begins,
-//! and by the reader for each id of an iterator.
+//! begins, and by the reader for each id of an iterator.
 //! Memory: one copy of the ids of an array.
 
 use std::cell::RefCell;
@@ -19,8 +18,7 @@ use crate::drawn::Drawn;
 use crate::errors::raise;
 
 /// One of `drawn`; an array of ids; or a function of the epoch, with the length of an epoch and
-/// whether
-/// it returns arrays or iterators.
+/// whether it returns arrays or iterators.
 #[derive(FromPyObject)]
 pub(crate) enum Sampler<'py> {
     Drawn(PyRef<'py, Drawn>),

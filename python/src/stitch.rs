@@ -62,8 +62,7 @@ impl Stitch {
     }
 
     /// Return the number of unwritten chunks, of those that have some of their patches, and of the
-    /// latter
-    /// in memory.
+    /// latter in memory.
     fn state(&self, py: Python<'_>) -> PyResult<(u64, usize, usize)> {
         let state = |inner: &mut stitch::Stitch| {
             let (open, here) = inner.open();

@@ -49,8 +49,7 @@ distinct! {
     /// Number of distinct values (HyperLogLog).
     ///
     /// `lg_k` is the base-2 logarithm of the number of registers, 4 to 21. The bytes are those of
-    /// Apache
-    /// DataSketches.
+    /// Apache DataSketches.
     Hll, distinct::Hll, stored merged, {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
@@ -136,8 +135,7 @@ sketch! {
     /// Counts of values, never too small (Count-Min).
     ///
     /// A count is too large by at most `epsilon` times the sum of all counts, except for a
-    /// fraction `delta`
-    /// of values.
+    /// fraction `delta` of values.
     CountMin(frequency::CountMin) stored merged {
         #[new]
         #[pyo3(signature = (epsilon = 0.001, delta = 0.01, *, conservative = false))]
@@ -220,8 +218,7 @@ sketch! {
     /// The most frequent values, with bounds of their counts.
     ///
     /// `lg_size` is the base-2 logarithm of the number of values that are tracked. The bytes are
-    /// those of
-    /// Apache DataSketches.
+    /// those of Apache DataSketches.
     FrequentItems(Items) {
         #[new]
         #[pyo3(signature = (lg_size = 10))]
@@ -237,8 +234,7 @@ sketch! {
         }
 
         /// Return (value, least count, greatest count) of values that may exceed `error`, the most
-        /// frequent
-        /// first.
+        /// frequent first.
         fn top<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
             // Python objects are made without the lock: making them may run Python, and another
             // thread.
@@ -301,8 +297,7 @@ sketch! {
         }
 
         /// Read bytes of Apache DataSketches; `texts` says that they are of strings, which they do
-        /// not
-        /// contain.
+        /// not contain.
         #[staticmethod]
         #[pyo3(signature = (bytes, *, texts = false))]
         fn from_bytes(bytes: &[u8], texts: bool) -> PyResult<Self> {

@@ -1,11 +1,9 @@
 //! The sketches of `tidegate_sketch` as Python classes that take whole arrays.
 //!
 //! Flow: NumPy arrays, Arrow arrays, lists -> `values` -> a sketch, with the interpreter released
-//! ->
-//! numbers and arrays.
+//! -> numbers and arrays.
 //! Memory: `size_bytes` of each sketch, outside of any budget; arrays are read in place where
-//! their
-//! type fits.
+//! their type fits.
 
 mod counts;
 mod near;

@@ -27,8 +27,7 @@ fn shingles<'py>(py: Python<'py>, text: &str, n: usize) -> Bound<'py, PyArray1<u
 /// Return the MinHash signature of a set of hashes, or one row for each text of an array.
 ///
 /// A set of hashes is an array of integers. A signature is `slots` words of 32 bits; `n` is the
-/// number of
-/// words in a shingle of a text.
+/// number of words in a shingle of a text.
 #[pyfunction]
 #[pyo3(name = "minhash", signature = (values, *, n = 5, slots = 112))]
 fn signatures<'py>(
@@ -141,8 +140,7 @@ sketch! {
         }
 
         /// Find vectors at a small distance, by cells of `width` on random lines: `lines` for each
-        /// of
-        /// `tables` keys.
+        /// of `tables` keys.
         #[staticmethod]
         #[pyo3(signature = (dimensions, width, *, lines = 8, tables = 16, seed = 0))]
         fn distances(dimensions: usize, width: f64, lines: usize, tables: usize, seed: u64) -> PyResult<Self> {
