@@ -79,8 +79,7 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
     Ok(out)
 }
 
-/// Returns an array over a block of the budget; its elements are not initialized to anything
-/// specific.
+/// Returns an array over a block of the budget; its elements are not set.
 pub(crate) fn over_block<'py>(
     py: Python<'py>,
     mut block: Block,
@@ -111,8 +110,8 @@ pub(crate) fn over_mapped<'py>(py: Python<'py>, mapped: &Arc<Mapped>) -> PyResul
     };
     let lease = Bound::new(py, Lease { memory: Held::Mapped(Arc::clone(mapped)) })?;
     // SAFETY: the mapping has the bytes that the shape needs and lives as long as `lease`. Other
-    // writers
-    // to the file are NumPy's contract for memory maps, documented there and in `tidegate.mapped`.
+    // writers to the file are NumPy's contract for memory maps, documented there and in
+    // `tidegate.mapped`.
     unsafe { array(lease.as_any(), &view, descr, mapped.mode() != Mode::Read) }
 }
 

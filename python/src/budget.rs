@@ -18,7 +18,7 @@ use crate::errors::raise;
 ///     scope: "process" (default), or "node": all ranks on this machine share the cap. Each may
 ///         hold an equal part, and the rest caches one copy of each sample for all.
 ///     processes: with scope="node", the number of ranks; by default as torchrun, MPI or SLURM
-/// say.
+///         say.
 ///     name: with scope="node", the name of the job, the same in each of its ranks; by default as
 ///         torchrun, MPI or SLURM say.
 ///

@@ -1,7 +1,8 @@
 //! `tidegate.profile` and the `Profile` that it makes.
 //!
-//! Flow: a source, options as JSON -> `tidegate::dataset::profile`, the interpreter released -> JSON, words, pages, numbers.
-//! Memory: what `tidegate::dataset::profile` declares, and the profile itself, outside the budget.
+//! Flow: a source, options as JSON -> `tidegate::dataset::profile`, with the interpreter released
+//! -> JSON, words, pages, numbers.
+//! Memory: that of `tidegate::dataset::profile`; the profile itself, outside of the budget.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -45,7 +45,7 @@ impl Asker {
         ASKING.with_borrow(|asking| asking.contains(&self.number()))
     }
 
-    /// Asks the sampler.
+    /// Calls the sampler.
     fn ask<T>(&self, sampler: impl FnOnce(Python<'_>) -> PyResult<T>) -> tidegate_order::Result<T> {
         ASKING.with_borrow_mut(|asking| asking.push(self.number()));
         let answer = Python::attach(sampler);

@@ -29,7 +29,7 @@ pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) ->
     if !checkpoints {
         return py.detach(|| tidegate_source::open(url, force)).map(Source).map_err(|e| raise(&e));
     }
-    // All files are read, on other threads, so that Ctrl-C is seen here.
+    // Other threads read all files, so that this one sees Ctrl-C.
     interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, force, &|_, _| stopped(stop)))
         .map(Source)
 }
@@ -49,7 +49,7 @@ pub(crate) fn stopped(stop: &AtomicBool) -> tidegate_source::Result<()> {
     }
 }
 
-/// Does what takes long on another thread, which is told if the user does not want to wait.
+/// Runs a long task on another thread, and stops it when the user interrupts.
 pub(crate) fn interruptible<T: Send, E: Classed + Send>(
     py: Python<'_>,
     work: impl FnOnce(&AtomicBool) -> Result<T, E> + Send,
