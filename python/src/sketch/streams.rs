@@ -298,8 +298,6 @@ sketch! {
 sketch! {
     /// A linear model that learns from a stream in one pass, and forgets when the stream changes.
     ///
-    /// `target` is "number" or "class" as in its errors; `rate` is the learning rate.
-    ///
     /// `target` is "number" (least squares) or "class" (0 or 1, by log-odds). `rate` is the
     /// learning rate, by default 0.1.
     Online(online::Online) stored merged {
