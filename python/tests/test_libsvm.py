@@ -133,7 +133,7 @@ def test_lists_of_parquet_are_rows_too(tmp_path):
     assert [np.flatnonzero(row).tolist() for row in rows] == places.tolist()
     with pytest.raises(tg.DataError, match="lies in column"):
         product(loader, weights[:10], indices="where", values="what")
-    with pytest.raises(tg.ConfigError, match="other lengths"):
+    with pytest.raises(tg.ConfigError, match="differ in length"):
         CSR.from_batch(_mixed(loader), 50)
 
 

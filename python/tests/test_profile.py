@@ -110,7 +110,7 @@ def test_what_follows_goes_into_a_loader(mixed):
     padding = profile.padding("txt", buckets=4)
     assert padding["edges"][-1] == max(len(text) for text in written["txt"])
     assert padding["waste_in_buckets"] < padding["waste"]
-    with pytest.raises(tg.ConfigError, match="nothing to normalize"):
+    with pytest.raises(tg.ConfigError, match="cannot be normalized"):
         profile.normalization("cls")
     with pytest.raises(tg.ConfigError, match="no field 'nope'; it has"):
         profile.normalization("nope")

@@ -246,7 +246,7 @@ def test_torch_samplers(folder):
     ):
         expected = list(make(torch.Generator().manual_seed(5)))
         assert ids(loader(folder, make(torch.Generator().manual_seed(5)), output="numpy")) == expected
-    with pytest.raises(tg.ConfigError, match="gives each rank its part"):
+    with pytest.raises(tg.ConfigError, match="divides ids among ranks"):
         loader(folder, data.DistributedSampler(range(N), num_replicas=2, rank=0))
     batches = data.BatchSampler(range(N), 4, drop_last=False)
     with pytest.raises(tg.ConfigError, match="is no id: a sampler gives one id after another"):
@@ -259,7 +259,7 @@ def test_torch_samplers(folder):
     [
         ([1, N], f"the sampler gives id {N} at position 1, but there are {N} samples"),
         ([3, -1], "the sampler gives id -1 at position 1"),
-        ([0.5, 1], "must be one row of whole numbers, not float64"),
+        ([0.5, 1], "must be one row of integers, not float64"),
         ([True, False], "bool of shape .*np.flatnonzero makes ids of a mask"),
         ([[1, 2]], r"not int64 of shape \(1, 2\)"),
         ((i for i in range(3)), "has no length"),

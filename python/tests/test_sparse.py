@@ -123,7 +123,7 @@ def test_what_is_no_matrix_says_why():
     # Forms and shapes are never taken for others.
     square = sparse.csr_array(np.array([[0.0, 1], [0, 0]]))
     for made, words in (
-        (lambda: CSR.from_scipy(square.T), r"form of csc: give matrix.tocsr\(\)"),
+        (lambda: CSR.from_scipy(square.T), r"format csc: give matrix.tocsr\(\)"),
         (lambda: BSR.from_scipy(square), r"tobsr\(\)"),
         (lambda: COO.from_scipy(square), r"tocoo\(\)"),
         (lambda: CSR.from_dense(np.ones(3)), "a matrix has two axes"),

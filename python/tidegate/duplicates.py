@@ -95,7 +95,7 @@ def dedup(
     0 of 100 samples are duplicates of 0 others by all fields; 0 failed
     """
     if by not in ("bytes", "pixels", "text", "image", "picture"):
-        raise ConfigError(f"by={by!r}: give 'bytes', 'pixels', 'text' or 'image'")
+        raise ConfigError(f"by must be 'bytes', 'pixels', 'text' or 'image', not {by!r}")
     if by == "picture":
         renamed('dedup(by="picture")', 'dedup(by="image")')
     opened = source if isinstance(source, Source) else open_source(os.fspath(source))
