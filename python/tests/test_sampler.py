@@ -249,7 +249,7 @@ def test_torch_samplers(folder):
     with pytest.raises(tg.ConfigError, match="divides ids among ranks"):
         loader(folder, data.DistributedSampler(range(N), num_replicas=2, rank=0))
     batches = data.BatchSampler(range(N), 4, drop_last=False)
-    with pytest.raises(tg.ConfigError, match="is no id: a sampler gives one id after another"):
+    with pytest.raises(tg.ConfigError, match="is no id: a sampler gives single ids"):
         ids(loader(folder, batches))
     assert ids(loader(folder, torch.arange(7))) == list(range(7))
 

@@ -127,8 +127,8 @@ def test_what_is_no_matrix_says_why():
         (lambda: BSR.from_scipy(square), r"tobsr\(\)"),
         (lambda: COO.from_scipy(square), r"tocoo\(\)"),
         (lambda: CSR.from_dense(np.ones(3)), "a matrix has two axes"),
-        (lambda: CSR([0, 1], [0], np.ones((1, 1)), (1, 2)), "one of one axis"),
-        (lambda: CSR.from_dense(np.ones((3, 3))).transposed_dot(np.eye(3)), "one of one axis"),
+        (lambda: CSR([0, 1], [0], np.ones((1, 1)), (1, 2)), "give one axis"),
+        (lambda: CSR.from_dense(np.ones((3, 3))).transposed_dot(np.eye(3)), "give one axis"),
         (lambda: CSR.from_dense(np.ones((3, 3))) @ CSR.from_dense(np.ones((3, 3))), "no array of numbers"),
         (lambda: CSR.from_dense(np.ones((2, 3))).to_bsr((2, 2)).to_scipy(), "do not divide"),
     ):

@@ -400,7 +400,7 @@ class Loader:
         """
         given = np.asarray(indices)
         if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-            raise ConfigError(f"indices must be one row of whole numbers, not {given.dtype} of shape {given.shape}")
+            raise ConfigError(f"indices must be one row of integers, not {given.dtype} of shape {given.shape}")
         if given.size and given.min() < 0:
             raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
         if hasattr(losses, "detach"):
