@@ -60,7 +60,7 @@ def test_old_names_warn_and_mean_the_same(folder):
     with pytest.warns(DeprecationWarning, match="keep"):
         assert hits(keep="stored") == [0, 40]
     with pytest.warns(DeprecationWarning, match="picture"), pytest.raises(tg.ConfigError):
-        tg.dedup(tg.synthetic(10, 8), memory="32MiB", by="picture")
+        tg.dedup(tg.synthetic(10, 8), memory=tg.Budget("32MiB"), by="picture")
 
 
 def test_reprs_are_short_and_tell(folder):
@@ -89,7 +89,7 @@ def test_reprs_are_short_and_tell(folder):
 
 
 def test_a_loader_of_some_fields_shows_those(shards):
-    loader = tg.Loader(f"{shards}/*.tar", batch_size=5, memory="64MiB", fields=["txt", "cls"])
+    loader = tg.Loader(f"{shards}/*.tar", batch_size=5, memory=tg.Budget("64MiB"), fields=["txt", "cls"])
     assert "fields: txt text, cls int" in repr(loader)
 
 
@@ -117,7 +117,7 @@ def test_mistakes_of_arguments_are_named(tmp_path):
     volume = tg.volume(tmp_path / "x.zarr", patch=(8, 8, 8), stride=np.array([8, 8, 8]))
     assert len(volume) == 8
     assert samplers.patches(volume, 10, boxes=tg.Boxes([1], [[0] * 3], [[8] * 3]), classes=np.array([1]))
-    with volume.predictions(tmp_path / "out.zarr", chunks=np.array([8, 8, 8]), memory="32MiB") as out:
+    with volume.predictions(tmp_path / "out.zarr", chunks=np.array([8, 8, 8]), memory=tg.Budget("32MiB")) as out:
         assert out.remaining_chunks == 8
         with pytest.warns(DeprecationWarning, match="Predictions.left is now"):
             assert out.left == 8
@@ -132,7 +132,7 @@ def test_a_first_sample_without_fields_is_no_excuse_for_the_next():
         return {"id": sample["id"]} if sample["id"] else {}
 
     with pytest.raises(tg.ConfigError, match="a field 'id' that the first sample"):
-        list(tg.Loader(tg.synthetic(10, 8), batch_size=10, memory="16MiB", transform=odd))
+        list(tg.Loader(tg.synthetic(10, 8), batch_size=10, memory=tg.Budget("16MiB"), transform=odd))
 
 
 def test_an_epoch_of_no_accesses_is_refused():
@@ -150,7 +150,7 @@ def test_what_a_sampler_raises_is_the_cause_whatever_it_says():
             raise ValueError("window too small")
 
     with pytest.raises(tg.SamplerError) as caught:
-        list(tg.Loader(tg.synthetic(10, 8), batch_size=5, memory="16MiB", sampler=Picky()))
+        list(tg.Loader(tg.synthetic(10, 8), batch_size=5, memory=tg.Budget("16MiB"), sampler=Picky()))
     assert isinstance(caught.value.__cause__, ValueError)
     assert not isinstance(caught.value, MemoryError)
 
@@ -159,7 +159,7 @@ def test_what_a_sampler_raises_is_the_cause_whatever_it_says():
             raise ValueError("window too small")
         return np.arange(10)
 
-    loader = tg.Loader(tg.synthetic(10, 8), batch_size=5, memory="16MiB", sampler=later)
+    loader = tg.Loader(tg.synthetic(10, 8), batch_size=5, memory=tg.Budget("16MiB"), sampler=later)
     with pytest.raises(tg.SamplerError) as caught:
         [list(loader) for _ in range(2)]
     assert isinstance(caught.value.__cause__, ValueError)
