@@ -1,7 +1,7 @@
 //! NumPy arrays over the memory of a batch, without a copy.
 //!
 //! Flow: batch -> one array a column, writable, each holding the batch's memory.
-//! Memory: none of its own; the last array that goes lets the slot return to the ring.
+//! Memory: none of its own; the slot returns to the ring when the last of its arrays is gone.
 #![expect(unsafe_code, reason = "hands memory to NumPy")]
 
 use std::ffi::c_int;
@@ -25,7 +25,7 @@ struct Lease {
     memory: Held,
 }
 
-/// What arrays can lie in.
+/// The owner of memory that arrays view.
 #[derive(Debug)]
 #[expect(dead_code, reason = "kept for their drop, which gives the memory back")]
 enum Held {
@@ -34,7 +34,7 @@ enum Held {
     Mapped(Arc<Mapped>),
 }
 
-/// Where an array's data lie.
+/// A place for an array's data.
 struct View {
     start: NonNull<u8>,
     shape: Vec<usize>,
@@ -54,17 +54,19 @@ pub(crate) fn descr(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyArrayD
     PyArrayDescr::new(py, dtype.name())
 }
 
-/// A batch as {name: array}; ragged columns as (values, offsets, shapes, is text), put together in Python.
+/// Returns a batch as {name: array}. A ragged column is (values, offsets, shapes, is text), of
+/// which Python makes a `Ragged`.
 pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<'py, PyDict>> {
     let columns = std::mem::take(&mut batch.columns);
     let rows = batch.rows;
     let views: Vec<View> = columns.iter().map(|c| view(&mut batch, c, rows)).collect();
-    // Moving the batch into the lease moves owners, not bytes: slots and blocks stay where they are.
+    // Moving the batch into the lease moves owners, not bytes: slots and blocks keep their
+    // addresses.
     let lease = Bound::new(py, Lease { memory: Held::Batch(batch.memory) })?;
     let out = PyDict::new(py);
     for (column, view) in columns.iter().zip(views) {
         let descr = descr(py, view.dtype)?;
-        // SAFETY: the view lies in memory that `lease` owns and nobody else refers to.
+        // SAFETY: the view is of memory that `lease` owns, and nothing else refers to it.
         let array = unsafe { array(lease.as_any(), &view, descr, true)? };
         if let Part::Slot { .. } = column.part {
             out.set_item(&column.name, array)?;
@@ -77,7 +79,7 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
     Ok(out)
 }
 
-/// An array of zeros, or of what was left, over a block of the budget.
+/// Returns an array over a block of the budget; its elements are not set.
 pub(crate) fn over_block<'py>(
     py: Python<'py>,
     mut block: Block,
@@ -85,13 +87,16 @@ pub(crate) fn over_block<'py>(
     dtype: DType,
 ) -> PyResult<Bound<'py, PyAny>> {
     let view = View { start: NonNull::from(&mut *block).cast(), shape, dtype };
-    // Moving the block into the lease moves the owner; its bytes are an extent of the arena and stay where they are.
+    // Moving the block into the lease moves the owner; its bytes are an extent of the arena and
+    // keep their address.
     let lease = Bound::new(py, Lease { memory: Held::Block(block) })?;
-    // SAFETY: the block has as many bytes as the shape needs (the caller took it so), and only `lease` refers to it.
+    // SAFETY: the block has the bytes that the shape needs (the caller requested them), and only
+    // `lease` refers to it.
     unsafe { array(lease.as_any(), &view, descr(py, dtype)?, true) }
 }
 
-/// An array over a mapped one, which stays mapped for as long as there is a view of it; of Fortran order with its axes reversed.
+/// Returns an array over a mapped one, which stays mapped while a view of it exists. Fortran order
+/// is returned with its axes reversed.
 pub(crate) fn over_mapped<'py>(py: Python<'py>, mapped: &Arc<Mapped>) -> PyResult<Bound<'py, PyAny>> {
     let stored = mapped.stored();
     let mut shape = stored.shape.clone();
@@ -104,8 +109,9 @@ pub(crate) fn over_mapped<'py>(py: Python<'py>, mapped: &Arc<Mapped>) -> PyResul
         false => descr(py, stored.dtype)?,
     };
     let lease = Bound::new(py, Lease { memory: Held::Mapped(Arc::clone(mapped)) })?;
-    // SAFETY: the mapping has as many bytes as the shape needs and lives as long as `lease`. Who else may write to the file is NumPy's
-    // contract for memory maps, as documented there and in `tidegate.mapped`.
+    // SAFETY: the mapping has the bytes that the shape needs and lives as long as `lease`. Other
+    // writers to the file are NumPy's contract for memory maps, documented there and in
+    // `tidegate.mapped`.
     unsafe { array(lease.as_any(), &view, descr, mapped.mode() != Mode::Read) }
 }
 
@@ -118,10 +124,11 @@ fn view(batch: &mut Batch, column: &Column, rows: usize) -> View {
     View { start: NonNull::from(bytes).cast(), shape, dtype: column.dtype }
 }
 
-/// An array over `view` that keeps `owner` alive.
+/// Returns an array over `view` that keeps `owner` alive.
 ///
 /// # Safety
-/// The view must lie in memory that lives as long as `owner`, and that nobody else reads or writes meanwhile.
+/// The view must be of memory that lives as long as `owner` and that nothing else reads or writes
+/// meanwhile.
 unsafe fn array<'py>(
     owner: &Bound<'py, PyAny>,
     view: &View,
@@ -130,8 +137,9 @@ unsafe fn array<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = owner.py();
     let mut dims: Vec<npy_intp> = view.shape.iter().map(|&d| d.cast_signed()).collect();
-    // SAFETY: the descriptor and the owner are passed with a reference that NumPy steals; dims outlives the call; the
-    // data are valid for the shape (`Batch::bytes_mut` gave a slice of that many elements) and C-contiguous.
+    // SAFETY: the descriptor and the owner are passed with a reference that NumPy steals; dims
+    // outlives the call; the data are valid for the shape (`Batch::bytes_mut` gave a slice of that
+    // many elements) and C-contiguous.
     unsafe {
         let made = PY_ARRAY_API.PyArray_NewFromDescr(
             py,

@@ -1,6 +1,6 @@
 //! `tidegate.Budget`: the memory that loaders share.
 //!
-//! Flow: a size -> the ledger that several loaders are given.
+//! Flow: a size -> `memory::Budget`, which several loaders share.
 //! Memory: the budget itself.
 
 use pyo3::prelude::*;
@@ -13,14 +13,25 @@ use crate::errors::raise;
 
 /// One hard memory budget; give it to every loader that shares it.
 ///
-/// `Budget("2GiB", scope="node")` is shared by all ranks on this machine, each of which has a part of it and all of which keep
-/// one copy of each sample in the rest. How many there are, and which job they belong to, follows from torchrun's, MPI's or
-/// SLURM's variables, unless `processes` and `name` say so.
+/// Args:
+///     given: the cap: bytes, text such as "2GiB", or a fraction of the memory limit.
+///     scope: "process" (default), or "node": all ranks on this machine share the cap. Each may
+///         hold an equal part, and the rest caches one copy of each sample for all.
+///     processes: with scope="node", the number of ranks; by default as torchrun, MPI or SLURM
+///         say.
+///     name: with scope="node", the name of the job, the same in each of its ranks; by default as
+///         torchrun, MPI or SLURM say.
+///
+/// Raises ConfigError for a size that is not valid.
+///
+/// >>> import tidegate as tg
+/// >>> tg.Budget("64MiB").cap_bytes
+/// 67108864
 #[pyclass(frozen, module = "tidegate")]
 #[derive(Debug)]
 pub(crate) struct Budget(pub(crate) memory::Budget);
 
-/// A size as Python gives it: an int of bytes, a float fraction of the limit, or text such as "2GiB".
+/// Reads a size: an int of bytes, a float fraction of the limit, or text such as "2GiB".
 pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     if let Ok(text) = given.extract::<String>() {
         return text.parse().map_err(|e: tidegate_core::Error| raise(&e));
@@ -31,7 +42,7 @@ pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     Ok(Size::Fraction(given.extract()?))
 }
 
-/// Bytes of a size: an int, a fraction of the limit, or text.
+/// Return the bytes of a size: an int, a fraction of the memory limit, or text.
 #[pyfunction]
 pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
     size(given)?.bytes().map_err(|e| raise(&e))
@@ -61,13 +72,14 @@ impl Budget {
         }
     }
 
-    /// The process-wide budget of this size, made or joined.
+    /// Make or join the process-wide budget of this size.
     #[staticmethod]
     fn process(given: &Bound<'_, PyAny>) -> PyResult<Self> {
         memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e))
     }
 
-    /// What all processes that share the budget have charged, with what they keep in common; None if it is this process's alone.
+    /// Figures of all ranks that share the budget, in bytes, their common cache included; None
+    /// with scope="process".
     #[getter]
     fn node<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(node) = self.0.shared_by() else { return Ok(None) };
@@ -83,7 +95,7 @@ impl Budget {
         Ok(Some(figures))
     }
 
-    /// The cap in bytes; of a budget with scope="node", this process's part.
+    /// The cap in bytes; with scope="node", this process's part.
     #[getter]
     fn cap_bytes(&self) -> u64 {
         self.0.cap_bytes()
@@ -95,13 +107,13 @@ impl Budget {
         self.0.usage().charged_bytes
     }
 
-    /// The most ever charged.
+    /// The most bytes ever charged.
     #[getter]
     fn peak_bytes(&self) -> u64 {
         self.0.usage().peak_bytes
     }
 
-    /// Bytes held now, by account.
+    /// Return {account: bytes held now}.
     fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let accounts = PyDict::new(py);
         for &account in Account::ALL {
@@ -110,7 +122,9 @@ impl Budget {
         Ok(accounts)
     }
 
-    /// An array charged to the account `user` until the last view of it is gone.
+    /// Return an array that is charged to the account `user` until its last view is gone.
+    ///
+    /// Its elements are not set. Raises BudgetError where it does not fit.
     fn empty<'py>(&self, py: Python<'py>, shape: Vec<usize>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
         let dtype = DType::parse(dtype).map_err(|e| raise(&tidegate::Error::Config(e)))?;
         let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64));
@@ -120,17 +134,17 @@ impl Budget {
         crate::array::over_block(py, block, shape, dtype)
     }
 
-    /// The same budget, whose arrays lie in memory that worker processes can map.
+    /// Return the same budget, with arrays in memory that worker processes can map.
     fn shared(&self) -> Self {
         Self(self.0.shared())
     }
 
-    /// (file, its length, offset) of an address in shared memory, or None.
+    /// Return (file, its length, offset) of an address in shared memory, or None.
     fn place(&self, address: usize) -> Option<(i32, u64, u64)> {
         self.0.place(address).map(|at| (at.file, at.file_bytes, at.offset))
     }
 
-    /// Returns the pages of all holes to the kernel.
+    /// Return the pages of all holes to the kernel.
     fn trim(&self, py: Python<'_>) {
         py.detach(|| self.0.trim());
     }
@@ -144,9 +158,10 @@ impl Budget {
 
     fn __repr__(&self) -> String {
         format!(
-            "Budget({} MiB, {} MiB charged)",
+            "Budget({} MiB, {} MiB charged, peak {} MiB)",
             memory::size::mib(self.0.cap_bytes()),
-            memory::size::mib(self.charged_bytes())
+            memory::size::mib(self.charged_bytes()),
+            memory::size::mib(self.peak_bytes())
         )
     }
 }

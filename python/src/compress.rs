@@ -1,7 +1,7 @@
-//! `tidegate.compress`: arrays packed by a codec, as bytes that say what they are.
+//! `tidegate.compress`: arrays as compressed bytes that name their codec, dtype and shape.
 //!
 //! Flow: the bytes of an array -> packed bytes -> (dtype, shape, bytes).
-//! Memory: NumPy's for what is returned.
+//! Memory: returned arrays are NumPy's.
 
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use tidegate_array::codec::{self, Packed};
 
 use crate::errors::{array_error, config};
 
-/// Packs an array's bytes by the codec of a name.
+/// Packs an array's bytes with a codec, by name.
 #[pyfunction]
 pub(crate) fn pack_array<'py>(
     py: Python<'py>,
@@ -28,12 +28,12 @@ pub(crate) fn pack_array<'py>(
 /// (dtype, shape, bytes).
 type Unpacked<'py> = (&'static str, Vec<usize>, Bound<'py, PyArray1<u8>>);
 
-/// What a packed array is.
+/// Returns a packed array.
 #[pyfunction]
 pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpacked<'py>> {
     let packed = Packed::parse(packed).map_err(|e| array_error(&e))?;
     let bytes = packed.unpacked_bytes().map_err(|e| array_error(&e))?;
-    // Elements that there is no room for are claimed by bytes that are damaged, as a rule.
+    // A claim of more elements than memory can hold usually comes from damaged bytes.
     let empty = py.import("numpy")?.call_method1("empty", (bytes, "uint8")).map_err(|_| {
         let what =
             format!("packed array: {bytes} bytes of elements are claimed, more than memory has room for");
@@ -48,7 +48,7 @@ pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpa
     Ok((packed.dtype.name(), packed.shape.clone(), elements))
 }
 
-/// The lossless codecs that are worth trying for a type.
+/// Returns the lossless codecs that are worth trying for a dtype.
 #[pyfunction]
 pub(crate) fn codecs(dtype: &str) -> PyResult<Vec<&'static str>> {
     Ok(codec::candidates(DType::parse(dtype).map_err(config)?))

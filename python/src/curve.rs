@@ -1,7 +1,7 @@
-//! `tidegate.cache_curve` over accesses: what caches of several sizes would hit.
+//! `tidegate.cache_curve` over accesses: the hits of caches of several sizes.
 //!
 //! Flow: arrays of objects and sizes -> points as JSON.
-//! Memory: copies of the arrays, outside a budget: for planning, not for training.
+//! Memory: copies of the arrays, outside of any budget: for planning, not for training.
 
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ fn wrong(what: impl Into<String>) -> PyErr {
     raise(&Error::Config(what.into()))
 }
 
-/// Points as JSON, one for each of `limits`.
+/// Returns points as JSON, one for each of `limits`.
 #[pyfunction]
 pub(crate) fn cache_curve(
     py: Python<'_>,

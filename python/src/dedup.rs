@@ -1,7 +1,9 @@
-//! `tidegate.dedup`: which samples are the same, or nearly so.
+//! `tidegate.dedup`: which samples are the same, or nearly the same.
 //!
-//! Flow: a source and what is searched for -> `tidegate::dataset::dedup`, the interpreter released -> arrays, and JSON for the rest.
-//! Memory: what `tidegate::dataset::dedup` takes of the budget; outside of it eight bytes a sample that is kept, four for each weight, and 48 a duplicate.
+//! Flow: a source and options -> `tidegate::dataset::dedup`, with the interpreter released ->
+//! arrays, and JSON for the rest.
+//! Memory: that of `tidegate::dataset::dedup`; outside of the budget 8 bytes a kept sample, 4 a
+//! weight, and 48 a duplicate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use crate::errors::raise;
 use crate::profile::Progress;
 use crate::source::Source;
 
-/// What was found, in rows of numbers.
+/// The duplicates, as columns of numbers.
 struct Rows {
     keep: Vec<i64>,
     weights: Vec<f32>,

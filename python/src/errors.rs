@@ -12,6 +12,8 @@ pub(crate) mod classes {
     pyo3::import_exception!(tidegate.errors, BudgetError);
     pyo3::import_exception!(tidegate.errors, HeldError);
     pyo3::import_exception!(tidegate.errors, ConfigError);
+    pyo3::import_exception!(tidegate.errors, SamplerError);
+    pyo3::import_exception!(tidegate.errors, PatchTooLargeError);
     pyo3::import_exception!(tidegate.errors, StateError);
     pyo3::import_exception!(tidegate.errors, DataError);
     pyo3::import_exception!(tidegate.errors, SampleError);
@@ -65,7 +67,12 @@ pub(crate) fn raise(error: &impl Classed) -> PyErr {
         return classes::SampleError::new_err((text, place.id, shard, place.offset, key));
     }
     match error.kind() {
-        ErrorKind::Config | ErrorKind::Sampler => classes::ConfigError::new_err(text),
+        // Until it has a kind of its own; `tidegate.pyramid` leaves out such levels.
+        ErrorKind::Config if text.contains("fewer than the patch of") => {
+            classes::PatchTooLargeError::new_err(text)
+        }
+        ErrorKind::Config => classes::ConfigError::new_err(text),
+        ErrorKind::Sampler => classes::SamplerError::new_err(text),
         ErrorKind::Budget => classes::BudgetError::new_err(text),
         ErrorKind::Held => classes::HeldError::new_err(text),
         ErrorKind::State => classes::StateError::new_err(text),

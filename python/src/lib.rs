@@ -1,7 +1,8 @@
-//! The Python face: NumPy views of batches, and errors as Python exceptions. It holds no logic of its own.
+//! The extension module `tidegate._tidegate`: NumPy views of batches, and errors as exceptions.
 //!
-//! Flow: keyword arguments as JSON -> `tidegate::Options`; batches -> arrays over the batch's own memory.
-//! Memory: an array keeps its batch alive; the slot returns to the ring with the last of them.
+//! Flow: keyword arguments as JSON -> `tidegate::Options`; batches -> arrays over their memory.
+//! Memory: an array keeps its batch alive; the slot returns to the ring when the last one is gone.
+//! Not here: logic, which is in `tidegate`; docstrings of most classes, which are in the package.
 
 mod array;
 mod budget;
@@ -57,20 +58,20 @@ mod _tidegate {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Arrays are NumPy's: say so at import rather than at the first batch.
+        // Arrays need NumPy: report a missing one at import, not at the first batch.
         module.py().import("numpy")?;
         super::sketch::register(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
-    /// (rank, world size, what says so) of this process, from its starter's variables, or None.
+    /// Return (rank, world size, the variables they come from) of a launcher, or None.
     #[pyfunction]
     fn ranks() -> PyResult<Option<(u64, u64, &'static str)>> {
         let found = tidegate::loader::ranks::from_environment().map_err(|e| super::errors::raise(&e))?;
         Ok(found.map(|ranks| (ranks.rank, ranks.world_size, ranks.from)))
     }
 
-    /// Runs the command line with these arguments and returns its exit code.
+    /// Run the command line with these arguments and return its exit code.
     #[pyfunction]
     fn cli(py: Python<'_>, arguments: Vec<String>) -> i32 {
         py.detach(|| tidegate::cli::run(arguments))

@@ -1,6 +1,6 @@
-//! `tidegate.Loader` and its epochs, as the Python package wraps them.
+//! `_tidegate.Loader` and `Epoch`, which the Python class `tidegate.Loader` wraps.
 //!
-//! Flow: options as JSON -> `tidegate::Loader`; `next` -> arrays, the interpreter released while it waits.
+//! Flow: options as JSON -> `tidegate::Loader`; `next` -> arrays; waits release the interpreter.
 //! Memory: what `tidegate_data::pipeline` plans.
 
 use std::any::Any;
@@ -24,18 +24,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A loader; `tidegate.Loader` gives it its words.
+/// A loader; its documentation is in `tidegate/loader.py`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Loader {
     loader: Mutex<tidegate::Loader>,
-    /// Who it is to its sampler.
+    /// Identifies the loader to its sampler.
     asker: Asker,
 }
 
 impl Loader {
-    /// Calls `with` the loader, the interpreter released: whoever has the loader may be waiting for it. Its own sampler is refused,
-    /// since whoever has the loader may be waiting for that.
+    /// Calls `with` the loader and its lock, with the interpreter released, for which the holder
+    /// of the
+    /// lock may wait. Refuses a call from the loader's own sampler, for which the holder may wait
+    /// too.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
@@ -81,19 +83,19 @@ impl Loader {
         self.with(py, |loader| loader.len() as usize)
     }
 
-    /// Begins the next epoch.
+    /// Begin the next epoch.
     fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
         let epoch = self.with(py, tidegate::Loader::epoch)?.map_err(|e| raise(&e))?;
         Ok(Epoch(Mutex::new(Some(epoch))))
     }
 
-    /// Changes the budget, in the middle of an epoch too.
+    /// Change the budget, also in the middle of an epoch.
     fn set_memory(&self, py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<()> {
         let size = crate::budget::size(given)?;
         self.with(py, |loader| loader.set_memory(&size))?.map_err(|e| raise(&e))
     }
 
-    /// What these budgets would give, as (JSON, words).
+    /// Return what these budgets would give, as (JSON, words).
     fn cache_curve(
         &self,
         py: Python<'_>,
@@ -114,7 +116,7 @@ impl Loader {
         self.with(py, |loader| loader.set_epoch(epoch))
     }
 
-    /// What training says of samples.
+    /// Take the losses of samples.
     fn feedback(
         &self,
         py: Python<'_>,
@@ -125,7 +127,7 @@ impl Loader {
         self.with(py, |loader| loader.feedback(ids, losses))?.map_err(|e| raise(&e))
     }
 
-    /// All that was fed back, or None.
+    /// Return all losses as bytes, or None without feedback.
     fn feedback_state(&self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {
         self.with(py, |loader| loader.feedback_state())
     }
@@ -134,7 +136,7 @@ impl Loader {
         self.with(py, |loader| loader.load_feedback(state))?.map_err(|e| raise(&e))
     }
 
-    /// The state as JSON.
+    /// Return the state as JSON.
     fn state(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |loader| loader.state())?.to_json().map_err(|e| raise(&e))
     }
@@ -144,13 +146,13 @@ impl Loader {
         self.with(py, |loader| loader.load_state(&state))?.map_err(|e| raise(&e))
     }
 
-    /// What was seen of the first epoch, if it was asked for.
+    /// Return the profile of the first epoch, or None if the loader makes none.
     fn profile(&self, py: Python<'_>) -> PyResult<Option<Profile>> {
         let found = self.with(py, |loader| loader.profile())?.transpose().map_err(|e| raise(&e))?;
         Ok(found.map(Profile::from))
     }
 
-    /// The report as (JSON, words).
+    /// Return the report as (JSON, words).
     fn report(&self, py: Python<'_>) -> PyResult<(String, String)> {
         let report = self.with(py, |loader| loader.report())?;
         let json = serde_json::to_string(&report).map_err(|e| raise(&Error::Config(e.to_string())))?;
@@ -165,14 +167,16 @@ pub(crate) struct Epoch(Mutex<Option<tidegate::Epoch>>);
 
 impl Drop for Epoch {
     fn drop(&mut self) {
-        // Workers may wait for the interpreter: let go of it while they are joined.
+        // Workers may wait for the interpreter: `close` releases it while it joins them.
         Python::attach(|py| self.close(py));
     }
 }
 
 #[pymethods]
 impl Epoch {
-    /// (columns, rows, ids, mask, epoch, index, positions, weights, indices) of the next batch, what a batch map made of it, or None at the end.
+    /// Return the next batch, the result of the batch transform, or None at the end.
+    ///
+    /// A batch is (columns, rows, ids, mask, epoch, index, positions, weights, indices).
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
@@ -201,7 +205,7 @@ impl Epoch {
         }
     }
 
-    /// Stops the epoch's threads and gives its memory back.
+    /// Stop the epoch's threads and free its memory.
     fn close(&self, py: Python<'_>) {
         py.detach(|| drop(lock(&self.0).take()));
     }
@@ -223,8 +227,8 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     Ok((columns, rows, ids, mask, epoch, index, positions, weights, indices).into_pyobject(py)?.into_any())
 }
 
-/// A Python function that is called with each batch off the consumer's thread, one that is told the number of the first, and one
-/// that ends its waiting.
+/// Three Python functions: one that transforms each batch off the consumer's thread, one that is
+/// told the number of the first batch, and one that ends the waits of the first.
 #[derive(Debug, FromPyObject)]
 pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>);
 
@@ -238,13 +242,13 @@ impl BatchMap for PythonMap {
             let batch = presented(py, batch)?;
             let made = self.0.bind(py).call1((batch,))?;
             if made.is_none() {
-                // It would read as the end of the epoch.
+                // None would read as the end of the epoch.
                 let what = "batch_transform returned None: return the batch";
                 return Err(raise(&Error::Config(what.into())));
             }
             Ok(made.unbind())
         });
-        // The exception itself is raised where the batch is asked for.
+        // `Epoch.next` raises the exception itself.
         Ok(Box::new(made))
     }
 
@@ -253,7 +257,7 @@ impl BatchMap for PythonMap {
     }
 }
 
-/// Calls what may be there; an exception has nowhere to go but to standard error.
+/// Calls a function if there is one; an exception can only go to standard error.
 fn call(function: Option<&Py<PyAny>>, how: impl FnOnce(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>>) {
     if let Some(function) = function {
         Python::attach(|py| {

@@ -16,7 +16,7 @@ use crate::array::over_mapped;
 use crate::errors::{array_error, config, raise};
 use crate::source::Source;
 
-/// An array in a file, mapped; see `tidegate.mapped`.
+/// A mapped array; see `tidegate.mapped`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Mapped(Mutex<Option<Arc<mmap::Mapped>>>);
@@ -50,7 +50,7 @@ impl Mapped {
         Ok(Self(Mutex::new(Some(Arc::new(mapped)))))
     }
 
-    /// The elements; of Fortran order with the axes reversed, which the flag says.
+    /// Return the elements, and whether they are in Fortran order, with the axes reversed.
     fn array<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, bool)> {
         let mapped = self.get()?;
         Ok((over_mapped(py, &mapped)?, mapped.stored().fortran))
@@ -61,7 +61,7 @@ impl Mapped {
         self.get()?.advise(advice).map_err(|e| array_error(&e))
     }
 
-    /// (resident, dirty) bytes.
+    /// Return (resident, dirty) bytes.
     fn usage(&self) -> PyResult<(u64, u64)> {
         let usage = self.get()?.usage().map_err(|e| array_error(&e))?;
         Ok((usage.resident_bytes, usage.dirty_bytes))
@@ -72,7 +72,7 @@ impl Mapped {
         py.detach(|| mapped.flush()).map_err(|e| array_error(&e))
     }
 
-    /// Unmaps it, unless somebody has a view of it.
+    /// Unmap the array. Raises ConfigError while there is a view of it.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let mut mapped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = mapped.take() else { return Ok(()) };
@@ -84,7 +84,7 @@ impl Mapped {
                 "{path}: {views} arrays still view it: let go of them first, or leave closing to them: the last one unmaps it"
             )));
         }
-        // Others may ask for it meanwhile, with the interpreter's lock in hand: it is closed already.
+        // The flush below releases the interpreter. Other threads find the array closed already.
         drop(mapped);
         py.detach(|| {
             let flushed = open.flush();
@@ -94,7 +94,7 @@ impl Mapped {
         .map_err(|e| array_error(&e))
     }
 
-    /// Its rows as a source with one field.
+    /// Return the rows as a source with one field.
     fn rows(&self, field: &str) -> PyResult<Source> {
         let stored = self.get()?.stored().clone();
         Ok(Source(Rows::new(stored, field).map_err(|e| raise(&e))?))

@@ -1,7 +1,8 @@
-//! `tidegate.profile` and what it makes.
+//! `tidegate.profile` and the `Profile` that it makes.
 //!
-//! Flow: a source, options as JSON -> `tidegate::dataset::profile`, the interpreter released -> JSON, words, pages, numbers.
-//! Memory: what `tidegate::dataset::profile` declares, and the profile itself, outside the budget.
+//! Flow: a source, options as JSON -> `tidegate::dataset::profile`, with the interpreter released
+//! -> JSON, words, pages, numbers.
+//! Memory: that of `tidegate::dataset::profile`; the profile itself, outside of the budget.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +15,13 @@ use crate::budget::Budget;
 use crate::errors::raise;
 use crate::source::Source;
 
-/// What is in a dataset; see `tidegate.Profile`.
+/// A profile; see `tidegate.Profile`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Profile(Mutex<tidegate::Profile>);
 
-/// Asks Python for signals, and tells it how far a pass is; what either raises ends the pass, and is kept.
+/// Checks signals and reports progress during a pass. An exception of either ends the pass and is
+/// kept.
 pub(crate) struct Progress {
     tell: Option<Py<PyAny>>,
     raised: Mutex<Option<PyErr>>,
@@ -41,14 +43,14 @@ impl Progress {
         })
     }
 
-    /// What was raised by Python, or else by the pass.
+    /// Returns the exception of Python, or else the error of the pass.
     pub(crate) fn raised(self, error: &Error) -> PyErr {
         let raised = self.raised.into_inner().unwrap_or_else(PoisonError::into_inner);
         raised.unwrap_or_else(|| raise(error))
     }
 }
 
-/// Profiles a source in one pass.
+/// Profile a source in one pass.
 #[pyfunction]
 #[pyo3(name = "profile")]
 pub(crate) fn made(
@@ -77,7 +79,7 @@ impl Profile {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `with` the profile, the interpreter released.
+    /// Calls `with` the profile, with the interpreter released.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
@@ -89,20 +91,20 @@ impl Profile {
 
 #[pymethods]
 impl Profile {
-    /// One that lies in a file, or beside a dataset.
+    /// Read a profile in a file, or the one next to a dataset.
     #[staticmethod]
     fn find(py: Python<'_>, what: &str) -> PyResult<Self> {
         py.detach(|| tidegate::Profile::find(what)).map(Self::from).map_err(|e| raise(&e))
     }
 
-    /// The one that lies beside a source.
+    /// Read the profile next to a source.
     #[staticmethod]
     fn beside(py: Python<'_>, source: &Source) -> PyResult<Self> {
         let source = Arc::clone(&source.0);
         py.detach(|| tidegate::Profile::load_for(&*source)).map(Self::from).map_err(|e| raise(&e))
     }
 
-    /// Where the profile of a source lies.
+    /// Return the path of the profile of a source.
     #[staticmethod]
     fn path_of(source: &Source) -> PyResult<PathBuf> {
         profile::default_path(&*source.0).map_err(|e| raise(&e))
@@ -121,7 +123,7 @@ impl Profile {
         self.with(py, |profile| profile.save(&path))
     }
 
-    /// What people read, as JSON.
+    /// Return all figures as JSON.
     fn summary(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.with(py, |profile| profile.summary())?.to_string())
     }
@@ -134,14 +136,14 @@ impl Profile {
         self.with(py, |profile| Ok(profile.to_string()))
     }
 
-    /// Takes what is known of other data.
+    /// Add the profile of other data.
     fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-        // A copy, so that two locks are never held together.
+        // Copied first, so that two locks are never held together.
         let json = other.to_json(py)?;
         self.with(py, |profile| profile.merge(&tidegate::Profile::from_json(&json)?))
     }
 
-    /// How another one differs, as (JSON, words).
+    /// Return how another profile differs, as (JSON, words).
     fn diff(&self, py: Python<'_>, other: &Self, effect: f64) -> PyResult<(String, String)> {
         let json = other.to_json(py)?;
         let diff =
@@ -150,7 +152,7 @@ impl Profile {
         Ok((json, diff.to_string()))
     }
 
-    /// (label, weight) of each class.
+    /// Return (label, weight) of each class.
     fn class_weights(
         &self,
         py: Python<'_>,
@@ -167,7 +169,7 @@ impl Profile {
         weights.into_iter().map(|(of, weight)| Ok((label(of)?, weight))).collect()
     }
 
-    /// What padding wastes, as JSON, or None.
+    /// Return what padding wastes as JSON, or None for a field without lengths.
     fn padding(&self, py: Python<'_>, field: &str, batch: u32, buckets: usize) -> PyResult<Option<String>> {
         let found = self.with(py, |profile| {
             Ok(profile.field(field)?.lengths().and_then(|lengths| profile::padding(lengths, batch, buckets)))

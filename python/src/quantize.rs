@@ -1,7 +1,7 @@
 //! `tidegate.quantize`: numbers as codes of a few bits, from NumPy and back.
 //!
 //! Flow: float32 arrays -> [`Quantized`], [`Calibrator`] -> codes, grids and values as arrays.
-//! Memory: NumPy's for what is given and returned; codes and grids are the object's.
+//! Memory: arguments and results are NumPy's; codes and grids are the object's.
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
@@ -15,7 +15,7 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> PyResult<T> {
     serde_json::from_str(text).map_err(|e| config(e.to_string()))
 }
 
-/// (scale, zero, base) of each grid, one behind the other.
+/// Returns (scale, zero, base) of each grid, flat.
 fn flat(grids: &[Grid]) -> Vec<f32> {
     grids.iter().flat_map(|grid| [grid.scale, grid.zero, grid.base]).collect()
 }
@@ -54,7 +54,7 @@ impl Quantized {
         made.map(Self).map_err(|e| array_error(&e))
     }
 
-    /// From the bytes of a stored one.
+    /// Read what `to_bytes` returned.
     #[staticmethod]
     fn of(bytes: &[u8]) -> PyResult<Self> {
         View::parse(bytes).map(|view| Self(view.to_owned())).map_err(|e| array_error(&e))
@@ -79,17 +79,17 @@ impl Quantized {
         self.0.held_bytes()
     }
 
-    /// The packed codes.
+    /// Return the packed codes.
     fn codes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
         self.0.codes.clone().into_pyarray(py)
     }
 
-    /// Three numbers a grid.
+    /// Return three numbers a grid, flat.
     fn grids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
         flat(&self.0.grids).into_pyarray(py)
     }
 
-    /// The bytes of the values in another type.
+    /// Return the bytes of the values in a dtype.
     fn dequantize<'py>(&self, py: Python<'py>, dtype: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let dtype = DType::parse(dtype).map_err(config)?;
         let values = PyArray1::<u8>::zeros(py, self.0.len() * dtype.size(), false);
@@ -101,7 +101,7 @@ impl Quantized {
         Ok(values)
     }
 
-    /// (SQNR in dB, largest error, mean error, bits a value).
+    /// Return (SQNR in dB, largest error, mean error, bits a value).
     fn fidelity(&self, py: Python<'_>, values: PyReadonlyArray1<'_, f32>) -> PyResult<(f64, f64, f64, f64)> {
         let values = values.as_slice()?;
         let found = py.detach(|| self.0.fidelity(values)).map_err(|e| array_error(&e))?;
@@ -110,7 +110,7 @@ impl Quantized {
     }
 }
 
-/// Sees values pass by; see `tidegate.quantize`.
+/// Finds grids from values that come in parts; see `tidegate.quantize`.
 #[pyclass(module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Calibrator(quantize::Calibrator);

@@ -1,7 +1,8 @@
-//! Samplers: the ids that a user gives, as an array, a function of the epoch, or an iterator.
+//! Samplers of the user: an array of ids, a function of the epoch, or an iterator.
 //!
-//! Flow: what `tidegate/sampler.py` made of it -> [`Ids`]; called when an epoch begins, and by the feed for each id of an iterator.
-//! Memory: the ids of an array, once.
+//! Flow: the result of `prepared` in `tidegate/sampler.py` -> [`Ids`]; called when an epoch
+//! begins, and by the reader for each id of an iterator.
+//! Memory: one copy of the ids of an array.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use tidegate_order::given::{Given, Ids, List, Listing};
 use crate::drawn::Drawn;
 use crate::errors::raise;
 
-/// An array of ids, a function of the epoch with the length of an epoch and whether it gives arrays or iterators, or one of `drawn`.
+/// One of `drawn`; an array of ids; or a function of the epoch, with the length of an epoch and
+/// whether it returns arrays or iterators.
 #[derive(FromPyObject)]
 pub(crate) enum Sampler<'py> {
     Drawn(PyRef<'py, Drawn>),
@@ -25,11 +27,11 @@ pub(crate) enum Sampler<'py> {
 }
 
 thread_local! {
-    /// The loaders whose samplers are being asked on this thread.
+    /// The loaders whose samplers this thread is calling.
     static ASKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A loader as its sampler sees it.
+/// A loader's identity, by which a call from its own sampler is recognized.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asker(Arc<u8>);
 
@@ -38,12 +40,12 @@ impl Asker {
         Arc::as_ptr(&self.0) as usize
     }
 
-    /// Whether its sampler is being asked on this thread.
+    /// Whether this thread is calling the loader's sampler.
     pub(crate) fn asks(&self) -> bool {
         ASKING.with_borrow(|asking| asking.contains(&self.number()))
     }
 
-    /// Asks the sampler.
+    /// Calls the sampler.
     fn ask<T>(&self, sampler: impl FnOnce(Python<'_>) -> PyResult<T>) -> tidegate_order::Result<T> {
         ASKING.with_borrow_mut(|asking| asking.push(self.number()));
         let answer = Python::attach(sampler);
@@ -53,7 +55,7 @@ impl Asker {
 }
 
 impl Sampler<'_> {
-    /// As the loader wants it.
+    /// Returns the order that the loader takes.
     pub(crate) fn order(
         self,
         py: Python<'_>,
@@ -104,7 +106,7 @@ impl Ids for Function {
     }
 }
 
-/// The next id of an iterator.
+/// Returns the next id of an iterator.
 fn pull(py: Python<'_>, next: &Py<PyAny>) -> PyResult<Option<u64>> {
     match next.bind(py).call0() {
         Ok(id) => id.extract().map(Some),

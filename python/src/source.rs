@@ -1,4 +1,4 @@
-//! `tidegate.open`: a dataset that can be looked at, divided and loaded.
+//! `tidegate.open`: a dataset to look at, to divide and to load.
 //!
 //! Flow: path -> source -> samples as Python values, subsets.
 //! Memory: what `tidegate_source` says.
@@ -17,24 +17,24 @@ use tidegate_source::tokens::Tokens;
 
 use crate::errors::{Classed, config, raise};
 
-/// Indexed samples; see `tidegate.open`.
+/// A dataset; see `tidegate.open`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Source(pub(crate) Arc<dyn tidegate_source::Source>);
 
-/// Opens what lies at `url`.
+/// Open a dataset.
 #[pyfunction]
 #[pyo3(signature = (url, *, force=false, checkpoints=false))]
 pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) -> PyResult<Source> {
     if !checkpoints {
         return py.detach(|| tidegate_source::open(url, force)).map(Source).map_err(|e| raise(&e));
     }
-    // All files are read, on other threads, so that Ctrl-C is seen here.
+    // Other threads read all files, so that this one sees Ctrl-C.
     interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, force, &|_, _| stopped(stop)))
         .map(Source)
 }
 
-/// Sequences of token files; `dtype` is that of files without a header.
+/// Open token files as sequences; `dtype` is that of files without a header.
 #[pyfunction]
 pub(crate) fn tokens(py: Python<'_>, url: &str, length: u64, dtype: Option<&str>) -> PyResult<Source> {
     let dtype = dtype.map(DType::parse).transpose().map_err(config)?;
@@ -49,7 +49,7 @@ pub(crate) fn stopped(stop: &AtomicBool) -> tidegate_source::Result<()> {
     }
 }
 
-/// Does what takes long on another thread, which is told if the user does not want to wait.
+/// Runs a long task on another thread, and stops it when the user interrupts.
 pub(crate) fn interruptible<T: Send, E: Classed + Send>(
     py: Python<'_>,
     work: impl FnOnce(&AtomicBool) -> Result<T, E> + Send,
@@ -68,7 +68,7 @@ pub(crate) fn interruptible<T: Send, E: Classed + Send>(
     })
 }
 
-/// A made-up source of `samples` samples of `sample_bytes` bytes.
+/// Return a made-up source of `samples` samples of `sample_bytes` bytes.
 #[pyfunction]
 pub(crate) fn synthetic(samples: u64, sample_bytes: u32) -> Source {
     Source(Arc::new(tidegate_source::Synthetic::new(samples, sample_bytes)))
@@ -80,7 +80,7 @@ impl Source {
         self.0.len() as usize
     }
 
-    /// {field: value} of sample `id`, encoded values as bytes.
+    /// Return {field: value} of sample `id`; encoded values are bytes.
     fn sample<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyDict>> {
         if id >= self.0.len() {
             return Err(PyIndexError::new_err(format!("sample {id} of {}", self.0.len())));
@@ -114,7 +114,7 @@ impl Source {
         Ok(out)
     }
 
-    /// Columns of sparse rows, where samples are such.
+    /// The number of columns of sparse rows, or None.
     #[getter]
     fn sparse_columns(&self) -> Option<u64> {
         let columns =
@@ -122,7 +122,7 @@ impl Source {
         self.0.schema().iter().find_map(columns)
     }
 
-    /// {field: kind}.
+    /// Return {field: kind}.
     fn schema<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let out = PyDict::new(py);
         for field in self.0.schema() {
@@ -131,7 +131,7 @@ impl Source {
         Ok(out)
     }
 
-    /// Sizes over all samples, in bytes.
+    /// Return sizes over all samples, in bytes.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let extremes = self.0.extremes();
         let out = PyDict::new(py);
@@ -144,7 +144,7 @@ impl Source {
         Ok(out)
     }
 
-    /// The name of sample `id`.
+    /// Return the name of sample `id`.
     fn key(&self, id: u64) -> PyResult<String> {
         self.0.key(id).map_err(|e| raise(&e))
     }

@@ -1,7 +1,7 @@
-//! `tidegate.sparse`: sparse arrays over NumPy's memory, as SciPy and torch lay them out.
+//! `tidegate.sparse`: sparse arrays over NumPy's memory, laid out as SciPy's and torch's.
 //!
 //! Flow: arrays of indices and entries, checked once -> products, other forms, dense arrays.
-//! Memory: the given arrays are kept as they are, nothing is copied; what is made is NumPy's.
+//! Memory: given arrays are kept without a copy; results are NumPy's.
 
 use numpy::{Element as NumPyElement, IntoPyArray, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ fn made<T>(result: tidegate_array::Result<T>) -> PyResult<T> {
     result.map_err(|e| array_error(&e))
 }
 
-/// Indices of either sign, which are not negative, by their width.
+/// Indices by their width; they are not negative, whatever their type.
 enum Indices<'py> {
     Signed(PyReadonlyArray1<'py, i32>),
     Unsigned(PyReadonlyArray1<'py, u32>),
@@ -22,7 +22,7 @@ enum Indices<'py> {
     Wide(PyReadonlyArray1<'py, u64>),
 }
 
-/// The same bits, without a sign.
+/// The same bits as an unsigned integer.
 #[derive(Clone, Copy)]
 enum Words<'a> {
     Narrow(&'a [u32]),
@@ -49,7 +49,7 @@ impl<'py> Indices<'py> {
     }
 
     /// # Errors
-    /// An array with gaps.
+    /// For an array that is not contiguous.
     fn words(&self) -> PyResult<Words<'_>> {
         Ok(match self {
             Self::Signed(array) => Words::Narrow(bytemuck::cast_slice(array.as_slice()?)),
@@ -64,11 +64,11 @@ fn name(array: &Bound<'_, PyAny>) -> String {
     array.cast::<PyUntypedArray>().map_or_else(|_| "that".to_owned(), |array| array.dtype().to_string())
 }
 
-/// An element that NumPy has, whose sums it has, too.
+/// An element type that NumPy has, as it has the type of its sums.
 trait Number: Element<Sum: NumPyElement> + NumPyElement {}
 impl<T: Element<Sum: NumPyElement> + NumPyElement> Number for T {}
 
-/// An index as NumPy's signed one, which SciPy and torch want.
+/// An index type as NumPy's signed one, which SciPy and torch need.
 trait Signed: Index {
     type Signed: NumPyElement + bytemuck::Pod;
 }
@@ -125,7 +125,7 @@ macro_rules! with_indices {
     };
 }
 
-/// The product of a matrix of either form with a vector, or with a matrix of so many columns.
+/// Returns the product of a matrix with a vector, or with a matrix of `columns` columns.
 macro_rules! multiplied {
     ($m:ident, $T:ident, $py:ident, $other:ident, $columns:ident, $threads:ident) => {{
         let other = $other.extract::<PyReadonlyArray1<'_, $T>>()?;
@@ -197,7 +197,7 @@ impl Csr {
         Ok(Self { shape, indptr, indices, data })
     }
 
-    /// What is not zero of a dense matrix; its indices have 64 bits or 32.
+    /// Take the nonzero entries of a dense matrix; indices have 64 bits if `wide`, else 32.
     #[staticmethod]
     fn from_dense(
         py: Python<'_>,
@@ -212,12 +212,12 @@ impl Csr {
         }))
     }
 
-    /// (bytes of all arrays, share of places without an entry).
+    /// Return (bytes of all arrays, fraction of places without an entry).
     fn size(&self, py: Python<'_>) -> PyResult<(u64, f64)> {
         with_csr!(self, py, |m: I, T| Ok((m.held_bytes(), m.sparsity())))
     }
 
-    /// The product with a vector, or with a matrix of so many columns.
+    /// Return the product with a vector, or with a matrix of `columns` columns.
     fn product(
         &self,
         py: Python<'_>,
@@ -228,7 +228,7 @@ impl Csr {
         with_csr!(self, py, |m: I, T| multiplied!(m, T, py, other, columns, threads))
     }
 
-    /// The product of the transposed matrix with a vector.
+    /// Return the product of the transposed matrix with a vector.
     fn transposed_product(&self, py: Python<'_>, vector: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         with_csr!(self, py, |m: I, T| {
             let vector = vector.extract::<PyReadonlyArray1<'_, T>>()?;
@@ -272,7 +272,7 @@ pub(crate) struct Bsr {
     indptr: Py<PyAny>,
     #[pyo3(get)]
     indices: Py<PyAny>,
-    /// Flat.
+    /// The blocks, flat.
     #[pyo3(get)]
     data: Py<PyAny>,
 }
@@ -316,12 +316,12 @@ impl Bsr {
         Ok(Self { shape, block, indptr, indices, data })
     }
 
-    /// (bytes of all arrays, share of blocks that are not stored).
+    /// Return (bytes of all arrays, fraction of blocks that are not stored).
     fn size(&self, py: Python<'_>) -> PyResult<(u64, f64)> {
         with_bsr!(self, py, |m: I, T| Ok((m.held_bytes(), m.sparsity())))
     }
 
-    /// As that of rows.
+    /// Return the product, as for `Csr`.
     fn product(
         &self,
         py: Python<'_>,
@@ -341,7 +341,7 @@ impl Bsr {
     }
 }
 
-/// An array by its entries; see `tidegate.sparse`.
+/// An array as a list of entries; see `tidegate.sparse`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Coo {
@@ -351,7 +351,7 @@ pub(crate) struct Coo {
     data: Py<PyAny>,
 }
 
-/// Runs an expression with the array that some places and entries are.
+/// Runs an expression with an array made of indices and entries.
 macro_rules! with_coo {
     ($shape:expr, $coords:expr, $data:expr, $py:expr, |$m:ident: $I:ident, $T:ident| $body:expr) => {{
         let coords = $coords.iter().map(|axis| Indices::of(axis.bind($py))).collect::<PyResult<Vec<_>>>()?;
@@ -416,7 +416,7 @@ impl Coo {
         self.coords.iter().map(|axis| axis.clone_ref(py)).collect()
     }
 
-    /// (bytes of all arrays, share of places without an entry).
+    /// Return (bytes of all arrays, fraction of places without an entry).
     fn size(&self, py: Python<'_>) -> PyResult<(u64, f64)> {
         with_coo!(&self.shape, &self.coords, &self.data, py, |m: I, T| Ok((m.held_bytes(), m.sparsity())))
     }

@@ -1,7 +1,7 @@
-//! `Volume.predictions`: what a model says of patches, blended into a Zarr array.
+//! `Volume.predictions`: predictions for patches, blended into a Zarr array.
 //!
-//! Flow: ids and predictions of a batch -> `tidegate_data::stitch`, off the interpreter.
-//! Memory: what `tidegate_data::stitch` says.
+//! Flow: ids and predictions of a batch -> `tidegate_data::stitch`, with the interpreter released.
+//! Memory: that of `tidegate_data::stitch`.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::errors::raise;
 use crate::volume::Volume;
 
-/// An array that predictions are blended into.
+/// A Zarr array in the making; see `tidegate.Predictions`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Stitch(Mutex<Option<stitch::Stitch>>);
@@ -44,7 +44,7 @@ impl Stitch {
         Ok(Self(Mutex::new(Some(made.map_err(|e| raise(&e))?))))
     }
 
-    /// Adds predictions of patches, one patch behind the other.
+    /// Add predictions of patches, flat, in the order of `ids`.
     fn add(
         &self,
         py: Python<'_>,
@@ -55,13 +55,14 @@ impl Stitch {
         py.detach(|| self.with(|inner| inner.add(ids, predictions))).map_err(|e| raise(&e))
     }
 
-    /// The ids of patches that chunks still lack.
+    /// Return the ids of patches that chunks still lack.
     fn wanted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
         let ids = py.detach(|| self.with(|inner| Ok(inner.wanted()))).map_err(|e| raise(&e))?;
         Ok(ids.into_pyarray(py))
     }
 
-    /// Chunks to be written, those that lack some patches, and how many of these are in memory.
+    /// Return the number of unwritten chunks, of those that have some of their patches, and of the
+    /// latter in memory.
     fn state(&self, py: Python<'_>) -> PyResult<(u64, usize, usize)> {
         let state = |inner: &mut stitch::Stitch| {
             let (open, here) = inner.open();
@@ -70,7 +71,7 @@ impl Stitch {
         py.detach(|| self.with(state)).map_err(|e| raise(&e))
     }
 
-    /// Lets go of its memory; chunks that lack patches are not written.
+    /// Free the memory; chunks that lack patches are not written.
     fn close(&self, py: Python<'_>) {
         py.detach(|| drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take()));
     }

@@ -1,7 +1,7 @@
-//! `tidegate.tensor_train`: arrays and matrices as chains of small arrays, from NumPy and back.
+//! `tidegate.tensor_train`: arrays and matrices as chains of small arrays (cores).
 //!
 //! Flow: float64 arrays -> [`Train`] -> entries, slices, products, blocks.
-//! Memory: NumPy's for what is given and returned; cores are the object's.
+//! Memory: arguments and results are NumPy's; cores are the object's.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use tidegate_array::tensor_train::{Core, Limit, TensorTrain, TtMatrix};
 
 use crate::errors::array_error;
 
-/// A train, or the matrix of one; see `tidegate.tensor_train`.
+/// A tensor train of an array or a matrix; see `tidegate.tensor_train`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Train {
     train: TensorTrain,
-    /// The digits of its rows and columns.
+    /// The factors of a matrix's rows and columns; None for an array.
     digits: Option<(Vec<usize>, Vec<usize>)>,
 }
 
@@ -46,7 +46,8 @@ impl Train {
 
 #[pymethods]
 impl Train {
-    /// Of an array with a shape, or of a matrix with the digits of its rows and columns.
+    /// Decompose an array of `shape`, or a matrix with factors `shape` of its rows and `cols` of
+    /// its columns.
     #[staticmethod]
     fn decompose(
         py: Python<'_>,
@@ -63,7 +64,7 @@ impl Train {
         }))
     }
 
-    /// Of cores: (left, side, right, elements) each.
+    /// Make a train of cores, each (left rank, side, right rank, elements).
     #[staticmethod]
     fn of(
         cores: Vec<(usize, usize, usize, Vec<f64>)>,
@@ -114,7 +115,7 @@ impl Train {
         self.train.held()
     }
 
-    /// Cores, flat.
+    /// Return the cores, each flat.
     fn cores<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<f64>>> {
         self.train.cores().iter().map(|core| core.data.clone().into_pyarray(py)).collect()
     }
@@ -144,7 +145,7 @@ impl Train {
         Ok(made(py.detach(|| self.train.to_dense()))?.into_pyarray(py))
     }
 
-    /// Calls `each(start, block)` for the blocks of the array in C order.
+    /// Call `each(start, block)` for the blocks of the array in C order.
     fn blocks(&self, py: Python<'_>, memory_bytes: u64, each: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut failed = None;
         let done = self.train.reconstruct(memory_bytes, |start, block| {
@@ -165,7 +166,7 @@ impl Train {
         Ok(made(py.detach(|| matrix.matvec(vector)))?.into_pyarray(py))
     }
 
-    /// Rows of the matrix, one behind the other.
+    /// Return rows of the matrix, flat.
     fn rows<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let matrix = self.matrix()?;
         Ok(made(py.detach(|| matrix.some_rows(&rows)))?.into_pyarray(py))

@@ -1,4 +1,4 @@
-//! `tidegate.volume`: patches of arrays that lie in chunks, and boxes that say where classes are.
+//! `tidegate.volume`: patches of chunked arrays, and boxes that say where classes are.
 //!
 //! Flow: options as JSON -> a volume, which is a source -> boxes for `tidegate.samplers.patches`.
 //! Memory: what `tidegate_source::volume` says.
@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::errors::raise;
 use crate::source::{Source, interruptible, stopped};
 
-/// Class, weight, and (first voxel, voxels) along each axis.
+/// A class, a weight, and (first voxel, voxels) along each axis.
 type Found = (i64, f32, Vec<(i32, u32)>);
 
 /// Boxes with classes, in the voxels of a field of a volume.
@@ -31,7 +31,8 @@ pub(crate) struct Boxes {
 
 #[pymethods]
 impl Boxes {
-    /// `classes` and `weights` have one number a box; `low` and `sizes` one for each axis of it besides.
+    /// `classes` and `weights` have one number a box; `low` and `sizes` one for each axis of a
+    /// box.
     #[new]
     fn new(
         py: Python<'_>,
@@ -54,12 +55,12 @@ impl Boxes {
         self.boxes.len()
     }
 
-    /// (class, boxes, sum of weights) of each class.
+    /// Return (class, boxes, sum of weights) of each class.
     fn classes(&self) -> Vec<(i64, usize, f64)> {
         self.boxes.classes()
     }
 
-    /// Class, weight, first voxels and sizes of a box.
+    /// Return the class, the weight, and (first voxel, voxels) along each axis of a box.
     fn get(&self, i: usize) -> PyResult<Found> {
         if i >= self.boxes.len() {
             return Err(PyIndexError::new_err(format!("box {i} of {}", self.boxes.len())));
@@ -69,7 +70,7 @@ impl Boxes {
     }
 }
 
-/// Patches of the arrays at `url`; `options` is JSON.
+/// Open the arrays at `url` as patches; `options` is JSON.
 #[pyfunction]
 pub(crate) fn volume(py: Python<'_>, url: &str, options: &str) -> PyResult<Volume> {
     let options = serde_json::from_str(options)
@@ -77,25 +78,25 @@ pub(crate) fn volume(py: Python<'_>, url: &str, options: &str) -> PyResult<Volum
     py.detach(|| volumes::Volume::open(url, &options)).map(Volume).map_err(|e| raise(&e))
 }
 
-/// The lengths of voxels of each level of the image at `path` below `url`, from the finest.
+/// Return the voxel lengths of each level of the image at `path` below `url`, the finest first.
 #[pyfunction]
 pub(crate) fn levels(py: Python<'_>, url: &str, path: &str) -> PyResult<Vec<Vec<f64>>> {
     py.detach(|| volumes::levels(url, path)).map_err(|e| raise(&e))
 }
 
-/// Arrays whose patches are samples; see `tidegate.volume`.
+/// A source of patches; see `tidegate.volume`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Volume(pub(crate) Arc<volumes::Volume>);
 
 #[pymethods]
 impl Volume {
-    /// The same as a source.
+    /// Return the volume as a source.
     fn source(&self) -> Source {
         Source(Arc::clone(&self.0) as Arc<dyn tidegate_source::Source>)
     }
 
-    /// (name, dtype, shape of a patch) of each field.
+    /// Return (name, dtype, shape of a patch) of each field.
     fn fields(&self) -> Vec<(String, &'static str, Vec<usize>)> {
         let schema = tidegate_source::Source::schema(&*self.0).iter();
         let field = |field: &tidegate_decode::Field| match &field.kind {
@@ -105,7 +106,7 @@ impl Volume {
         schema.filter_map(field).collect()
     }
 
-    /// Where patch `id` begins, in voxels of the first array.
+    /// Return where patch `id` begins, in voxels of the first array.
     fn origin(&self, id: u64) -> PyResult<Vec<i64>> {
         let len = tidegate_source::Source::len(&*self.0);
         if id >= len {
@@ -114,13 +115,13 @@ impl Volume {
         Ok(self.0.origin(id))
     }
 
-    /// Where the labels of a field are; `options` is JSON.
+    /// Find where the labels of a field are; `options` is JSON.
     fn boxes(&self, py: Python<'_>, options: &str, budget: &Budget, threads: usize) -> PyResult<Boxes> {
         let wanted: Wanted = serde_json::from_str(options)
             .map_err(|e| raise(&tidegate::Error::Config(format!("the options of boxes: {e}"))))?;
         let budget = budget.0.clone();
         let field = self.0.field(&wanted.field).map_err(|e| raise(&e))?;
-        // All chunks are read, on other threads, so that Ctrl-C is seen here.
+        // Other threads read all chunks, so that this one sees Ctrl-C.
         let made = interruptible(py, |stop| {
             let progress = |_, _| stopped(stop);
             self.0.labels(&wanted, &budget, threads, &progress)
@@ -128,7 +129,7 @@ impl Volume {
         Ok(Boxes { boxes: Arc::new(made), field })
     }
 
-    /// Boxes as large as a field is smooth; `options` is JSON.
+    /// Find boxes as large as a field is smooth; `options` is JSON.
     fn refine(&self, py: Python<'_>, options: &str, budget: &Budget) -> PyResult<Boxes> {
         let wanted: Smooth = serde_json::from_str(options)
             .map_err(|e| raise(&tidegate::Error::Config(format!("the options of refine: {e}"))))?;
@@ -138,7 +139,7 @@ impl Volume {
         Ok(Boxes { boxes: Arc::new(made), field })
     }
 
-    /// The id of the patch that begins nearest to a place.
+    /// Return the id of the patch that begins nearest to a place.
     fn nearest(&self, origin: Vec<i64>) -> PyResult<u64> {
         self.0.nearest(&origin).map_err(|e| raise(&e))
     }

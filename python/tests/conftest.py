@@ -1,15 +1,28 @@
-"""Shared by the tests: `--slow`, and small data sets written by Pillow and tarfile."""
+"""Shared by the tests: `--slow`, skips that fail in CI, and small data sets of Pillow and tarfile.
 
+With `CI=true` a skip that `skips.txt` does not list fails the run. Without the CUDA libraries that
+torch links to, libraries without function stand in for them: see `torch_on_cpu.py`.
+"""
+
+import fnmatch
 import io
+import os
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import PIL
 import pytest
+import torch_on_cpu
 from PIL import Image
 
-# Until 13, Pillow resized along rows first, even where that is more work: then a value may round the other way.
+# Until 13, Pillow resized along rows first, even where that is more work: a value may then round
+# the other way.
 ROUNDING = 0 if int(PIL.__version__.split(".")[0]) >= 13 else 1
+
+SKIPS = Path(__file__).with_name("skips.txt")
+unlisted_skips = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
@@ -18,6 +31,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run with --slow")
+    config.stash[unlisted_skips] = []
+    config.pluginmanager.register(Skips(config.stash[unlisted_skips]))
+    torch_on_cpu.main()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -25,6 +41,52 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def listed_skips(text, version):
+    """[(glob of tests, glob of reasons)]: the lines of `skips.txt` for a Python version."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    columns = [[column.strip() for column in line.split("|", 2)] for line in lines]
+    return [(test, reason) for test, versions, reason in columns if versions == "any" or version in versions.split()]
+
+
+class Skips:
+    """Collects the skips that `skips.txt` does not list."""
+
+    def __init__(self, unlisted):
+        self.unlisted = unlisted
+        self.listed = listed_skips(SKIPS.read_text(), "{}.{}".format(*sys.version_info))
+
+    def note(self, report):
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            reason = reason.removeprefix("Skipped: ")
+            name = report.nodeid.rpartition("tests/")[2]
+            if not any(fnmatch.fnmatch(name, t) and fnmatch.fnmatch(reason, r) for t, r in self.listed):
+                self.unlisted.append(f"{name}: {reason}")
+
+    pytest_collectreport = note
+    pytest_runtest_logreport = note
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if session.config.stash[unlisted_skips] and os.environ.get("CI") == "true" and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    unlisted = config.stash[unlisted_skips]
+    if unlisted:
+        fails = "which fails this run" if os.environ.get("CI") == "true" else "which would fail with CI=true"
+        terminalreporter.section(f"skips that {SKIPS.name} does not list, {fails}")
+        for line in unlisted:
+            terminalreporter.write_line(line)
+
+
+def zarr3():
+    """Return zarr 3, or skip: on Python 3.10 there is only zarr 2, which writes no format 3."""
+    return pytest.importorskip("zarr", minversion="3")
 
 
 def picture(seed, width=96, height=80, mode="RGB"):

@@ -1,4 +1,4 @@
-"""Arrays made small in shards: `pack --quantize` and `--codec`, and what the stock reader sees of them."""
+"""Compact arrays in shards: `pack --quantize` and `--codec`, and what the stock reader sees."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Duplicates from Python: text that is nearly the same, pictures without features, what to keep and draw."""
+"""Duplicates from Python: similar texts, plain images, and which samples to keep or draw."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tidegate import samplers
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    """300 documents of random words, every tenth followed by a copy of it with a word changed; two without a word."""
+    """300 documents of random words; every tenth has a copy with one other word; two are empty."""
     import pyarrow
     import pyarrow.parquet
 
@@ -64,7 +64,7 @@ def test_pictures_that_are_alike_or_have_nothing_to_be_known_by(tmp_path):
     white, gray = (Image.new("RGB", (40, 40), color) for color in ("white", "gray"))
     for i, blank in enumerate([white, gray, white]):
         (tmp_path / f"20{i}.png").write_bytes(encoded(blank, "PNG"))
-    found = tg.dedup(tmp_path, by="picture", memory="64MiB")
+    found = tg.dedup(tmp_path, by="image", memory="64MiB")
     assert list(zip(found.index.tolist(), found.of.tolist(), strict=True)) == [(30, 4), (33, 31)]
 
 
@@ -98,7 +98,7 @@ def test_mistakes_are_told(documents):
     with pytest.raises(tg.ConfigError, match="by must be"):
         tg.dedup(url, by="words", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="no field holds images"):
-        tg.dedup(url, by="picture", memory="64MiB")
+        tg.dedup(url, by="image", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="threshold must lie between 0 and 1, not 2"):
         tg.dedup(url, by="text", threshold=2.0, memory="64MiB")
     with pytest.raises(tg.DataError, match="/nowhere"):

@@ -1,4 +1,4 @@
-"""The disk cache: what came over the network comes from the disk next time, and a bad disk costs nothing but time."""
+"""The disk cache: it saves requests to the store, and a bad disk costs only time."""
 
 import os
 import shutil
@@ -87,7 +87,7 @@ def test_data_that_change_in_place_are_other_data(folder, tmp_path, fields):
     shutil.copytree(folder, data)
     rows(tg.Loader(data, fields=fields, seed=1, **options(cache)))
     first = sorted(data.glob("*/*.jpg"))[0]
-    # The same length, at another time: the last bytes before the end marker are of another picture.
+    # The same length, at another time: the last bytes before the end marker are of another image.
     picture = bytearray(first.read_bytes())
     picture[-40:-20] = bytes(20)
     time.sleep(0.01)

@@ -1,4 +1,7 @@
-"""Data sets written by the peers' own writers, against what the peers' own readers give (golden/make.py wrote both)."""
+"""Datasets of other programs' writers, compared with what their own readers return.
+
+`golden/make.py` wrote both.
+"""
 
 import json
 import shutil

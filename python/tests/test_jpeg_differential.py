@@ -1,4 +1,4 @@
-"""JPEGs by the thousand beside libjpeg-turbo (in Pillow): whole ones the same, damaged ones no worse than an error.
+"""Thousands of JPEGs compared with libjpeg-turbo: equal, and only errors for damaged ones.
 
 `TIDEGATE_FUZZ_SECONDS` says how long; 600 without it.
 """
@@ -81,7 +81,7 @@ def pillows(data, draft=None):
 
 
 def compare(batch, files):
-    """How many pictures are those of Pillow, and how many damaged ones are not; Pillow refuses the rest."""
+    """Count images equal to Pillow's, and damaged ones that differ; Pillow refuses the rest."""
     agreed = differing = 0
     for id, ours in zip(batch.ids.tolist(), batch["image"], strict=True):
         theirs = pillows(files[id])

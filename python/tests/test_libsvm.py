@@ -1,4 +1,4 @@
-"""LIBSVM files: the rows that scikit-learn's reader would give, in any order and budget, and bad lines by name."""
+"""LIBSVM files: the rows of scikit-learn's reader, in any order and budget; bad lines by name."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,8 @@ def test_rows_come_as_they_are_written(tmp_path):
 
 
 def test_readers_of_others_agree(tmp_path):
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     dense, _ = written(tmp_path / "a.svm")
     theirs, labels = datasets.load_svmlight_file(str(tmp_path / "a.svm"), dtype=np.float32, n_features=50)
     source = tg.open(tmp_path / "a.svm")
@@ -107,7 +108,9 @@ def test_products_have_all_rows_or_say_which_are_left(tmp_path):
 
 
 def test_lists_of_parquet_are_rows_too(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     dense, _ = written(tmp_path / "a.svm")
     places = [np.flatnonzero(row).astype("int32") for row in dense]
     table = pa.table({
@@ -130,7 +133,7 @@ def test_lists_of_parquet_are_rows_too(tmp_path):
     assert [np.flatnonzero(row).tolist() for row in rows] == places.tolist()
     with pytest.raises(tg.DataError, match="lies in column"):
         product(loader, weights[:10], indices="where", values="what")
-    with pytest.raises(tg.ConfigError, match="other lengths"):
+    with pytest.raises(tg.ConfigError, match="differ in length"):
         CSR.from_batch(_mixed(loader), 50)
 
 

@@ -66,7 +66,7 @@ def test_every_field_of_a_tar(shards):
 
 
 def test_masks_share_the_geometry_of_their_image(tmp_path):
-    # The image is its own mask: wherever the crop falls and whether it is mirrored, both show the same place.
+    # The image is its own mask: for any crop and flip, both show the same place.
     from PIL import Image
 
     with tarfile.open(tmp_path / "m.tar", "w") as tar:
@@ -421,7 +421,7 @@ def test_sources_are_looked_at_divided_and_filtered(shards, folder):
 
 @pytest.mark.slow
 def test_killed_at_random_points_the_epoch_is_the_same(folder, tmp_path):
-    """200 times: a run is killed, another one goes on from its last state under other workers, memory and ranks."""
+    """200 times: kill a run, then go on from its last state with other options."""
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent(
@@ -639,7 +639,7 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
         return [bytes(row) for batch in loader for row in batch["image"]]
 
     center = {"image": tg.Image(32, crop="center")}
-    stored, decoded = made(fields=center, keep="stored"), made(fields=center, keep="decoded")
+    stored, decoded = made(fields=center, cache="stored"), made(fields=center, cache="decoded")
     for _ in range(3):
         assert rows(stored) == rows(decoded)
     stages = decoded.report()["stages"]
@@ -647,13 +647,13 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
     assert (stages["hits"], stages["reads"]) == (40, 0)
     assert "samples are kept decoded" in str(decoded.report())
     with pytest.raises(tg.ConfigError, match="flips and colours differ in each epoch"):
-        made(fields={"image": tg.Image(32, flip=True)}, keep="decoded")
+        made(fields={"image": tg.Image(32, flip=True)}, cache="decoded")
     with pytest.raises(tg.ConfigError, match="a column is ragged"):
-        made(fields={"image": tg.Image()}, keep="decoded")
+        made(fields={"image": tg.Image()}, cache="decoded")
     with pytest.raises(tg.ConfigError, match="samples of a sampler are kept as they are stored"):
-        made(fields=center, keep="decoded", sampler=[1, 2], shuffle=False)
-    with pytest.raises(tg.ConfigError, match="keep='rows' must be"):
-        made(fields=center, keep="rows")
+        made(fields=center, cache="decoded", sampler=[1, 2], shuffle=False)
+    with pytest.raises(tg.ConfigError, match="cache='rows' must be"):
+        made(fields=center, cache="rows")
 
 
 def test_the_what_if_of_a_disk_cache_says_what_the_store_is_asked_for(tmp_path):

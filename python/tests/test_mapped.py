@@ -1,4 +1,4 @@
-"""Mapped arrays: what NumPy and safetensors wrote, modes, hints, closing; and rows under a budget."""
+"""Mapped arrays: files of NumPy and safetensors, modes, hints, closing, rows within a budget."""
 
 import json
 import struct

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
 from tidegate import samplers
 
+zarr = zarr3()
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An image of two channels and its labels: a number for each voxel, so that every one is known again."""
+    """An image of two channels and its labels; every voxel has a value of its own."""
     folder = tmp_path_factory.mktemp("patch")
     voxels = np.arange(24 * 24 * 24, dtype="uint16").reshape(24, 24, 24)
     for name, data in (("raw", np.stack([voxels, voxels + 20_000])), ("labels", voxels)):
@@ -51,7 +53,8 @@ def test_an_image_and_its_labels_are_deformed_alike(folder):
             stored = volume[int(id)]["labels"]
             assert np.isin(labels, stored).all()
             assert len(np.unique(labels)) > 200
-            # Between eight voxels at most half a voxel away along each axis: 24 x 24 + 24 + 1 numbers each.
+            # Between eight voxels at most half a voxel away along each axis: 24 x 24 + 24 + 1
+            # numbers each.
             apart = np.abs(raw[0] - labels)
             inside = (labels > stored[1, 1, 1]) & (labels < stored[-2, -2, -2])
             assert np.percentile(apart[inside], 95) <= (576 + 24 + 1) / 2 + 1

@@ -76,7 +76,7 @@ def test_jpegs_equal_pillow_bit_for_bit(tmp_path, mode, options, restart, progre
 
 
 def test_interlaced_png_equals_pillow(tmp_path):
-    """Adam7, which Pillow reads and does not write: a palette picture of 2 bits, interlaced by hand."""
+    """Adam7, which Pillow reads and does not write: a 2-bit palette image, interlaced by hand."""
     rng = np.random.default_rng(7)
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     values = rng.integers(0, 4, (21, 37))
@@ -195,7 +195,8 @@ def test_truncated_jpegs_are_filled_as_libjpeg_turbo_does(tmp_path, progressive)
         spec = tg.Image(load_truncated=True, layout="HWC")
         (ours,) = decoded(folder, [data], spec)
         if progressive:
-            # libjpeg-turbo smooths what it knows of a progressive file; we do not, and are nearer to it than gray is.
+            # libjpeg-turbo smooths the known part of a progressive file. Tidegate does not, and is
+            # nearer to it than gray is.
             expected = simplejpeg.decode_jpeg(whole)
             assert difference(ours, expected)[1] < difference(np.full_like(ours, 128), expected)[1]
         else:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
+
+zarr = zarr3()
 
 SHAPE, PATCH, STRIDE = (40, 37, 44), (16, 16, 16), (8, 8, 8)
 
@@ -68,7 +70,7 @@ def test_overlapping_patches_are_blended_as_numpy_would(volume, tmp_path, blend)
     with volume.predictions(tmp_path / "out", channels=2, blend=blend) as out:
         assert len(out.wanted()) == len(volume)
         run(volume, out)
-        assert out.left == 0
+        assert out.remaining_chunks == 0
     found = zarr.open_array(str(tmp_path / "out"))
     assert found.shape == (2, *SHAPE)
     assert found.dtype == np.float32
@@ -99,7 +101,7 @@ def test_little_memory_a_kill_and_ranks_leave_the_same_bits(volume, tmp_path):
         with volume.predictions(tmp_path / "ranks", channels=2, chunks=(8, 16, 16), rank=rank, world_size=3) as out:
             assert len(out.wanted()) < len(volume)
             run(volume, out)
-            assert out.left == 0
+            assert out.remaining_chunks == 0
     assert files(tmp_path / "ranks") == whole
 
 
@@ -119,7 +121,7 @@ def test_patches_in_any_order_and_twice_count_once(volume, tmp_path):
         for id in [*np.random.default_rng(1).permutation(len(volume)), 3, 4]:
             out.add([id], model(volume[int(id)]["data"])[None])
             out.add([id], np.full((1, 2, *PATCH), np.nan))
-        assert out.left == 0
+        assert out.remaining_chunks == 0
     found = zarr.open_array(str(tmp_path / "out"))
     assert np.allclose(found[:], expected(volume, "gaussian"), rtol=2e-3, atol=0.5)
 

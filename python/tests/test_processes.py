@@ -1,4 +1,4 @@
-"""Transforms in worker processes: the same results as on threads, errors that tell, memory that goes back."""
+"""Transforms in worker processes: results as on threads, clear errors, memory given back."""
 
 import os
 import shutil
@@ -127,7 +127,8 @@ def test_ragged_columns_and_tensors_cross_over():
     plain = list(loader(source))
     for a, b in zip(plain, loader(source, batch_transform=with_ragged, processes=2), strict=True):
         assert [bytes(x ^ 1 for x in row) for row in a["data"]] == list(b["data"])
-    torch = pytest.importorskip("torch")
+    import torch
+
     for function in [{"transform": lambda s, _: {"x": np.full(5000, s["id"])}}, {"batch_transform": lambda b: b}]:
         for batch in loader(source, processes=1, multiprocessing_context="fork", output="torch", **function):
             assert all(isinstance(column, torch.Tensor) for column in batch.values() if not hasattr(column, "offsets"))
@@ -215,7 +216,8 @@ def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
 
 
 def test_what_a_batch_asks_for_again_is_held_for_it():
-    # A result is 16 MiB and then 16 MiB more: batches behind a slow one must not take what it still needs.
+    # A result is 16 MiB and then 16 MiB more: batches behind a slow one must not take the memory
+    # that it still needs.
     functions = {"transform": large, "batch_transform": larger_and_first_slowly}
     seen = 0
     for result in loader(tg.synthetic(96, 8), memory="100MiB", processes=4, **functions):

@@ -5,12 +5,16 @@ import io
 import json
 import pickle
 import tarfile
+import threading
 
 import numpy as np
 import pytest
 
 import tidegate as tg
 from tidegate import sketch
+
+# Transformed batches that wait for the consumer, at least.
+AHEAD = 32
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,7 @@ def test_what_follows_goes_into_a_loader(mixed):
     padding = profile.padding("txt", buckets=4)
     assert padding["edges"][-1] == max(len(text) for text in written["txt"])
     assert padding["waste_in_buckets"] < padding["waste"]
-    with pytest.raises(tg.ConfigError, match="nothing to normalize"):
+    with pytest.raises(tg.ConfigError, match="cannot be normalized"):
         profile.normalization("cls")
     with pytest.raises(tg.ConfigError, match="no field 'nope'; it has"):
         profile.normalization("nope")
@@ -229,24 +233,33 @@ def test_the_type_that_is_told_loses_nothing(array, dtype, tmp_path):
 
 
 def test_what_is_noted_of_mapped_batches_waits_for_the_consumer():
-    import time
+    # At each call of the transform: the number of batches that were transformed and not taken.
+    # There are at most 64 slots.
+    ahead, taken, changed = [], 0, threading.Condition()
 
-    made = []
-    loader = tg.Loader(
-        tg.synthetic(4000, 8), batch_size=2, memory="32MiB", profile=True, batch_transform=lambda b: made.append(1) or 1
-    )
-    batches = iter(loader)
-    next(batches)
-    # Long enough for all 2,000, if nothing held them back: there are at most 64 slots.
-    time.sleep(1)
-    assert len(made) <= 70
-    assert 1 + sum(1 for _ in batches) == 2000
+    def counted(batch):
+        with changed:
+            ahead.append(len(ahead) + 1 - taken)
+            changed.notify_all()
+        return 1
+
+    def far_ahead():
+        return len(ahead) - taken >= min(AHEAD, 2000 - taken)
+
+    loader = tg.Loader(tg.synthetic(4000, 8), batch_size=2, memory="32MiB", profile=True, batch_transform=counted)
+    for _ in loader:
+        with changed:
+            taken += 1
+            # Before each batch the loader has the time to get as far ahead as it may.
+            assert changed.wait_for(far_ahead, timeout=60)
+    assert taken == len(ahead) == 2000
+    assert AHEAD <= max(ahead) <= 70
     assert loader.profile().summary["samples"] == 4000
 
 
 def test_rows_that_were_kept_are_seen_again(folder):
     fields = {"image": tg.Image(32)}
-    loader = tg.Loader(folder, batch_size=8, memory="64MiB", fields=fields, keep="decoded", profile=True)
+    loader = tg.Loader(folder, batch_size=8, memory="64MiB", fields=fields, cache="decoded", profile=True)
     next(iter(loader))
     assert sum(batch.rows for batch in loader) == 40
     assert loader.profile().summary["samples"] == 40

@@ -82,7 +82,7 @@ def test_what_cannot_be_quantized_says_why():
         quantize([1j])
     with pytest.raises(tg.DataError, match="a value is NaN"):
         quantize([1.0]).fidelity([np.nan])
-    with pytest.raises(tg.ConfigError, match=r"\(2, 3\) beside codes of \(3, 2\)"):
+    with pytest.raises(tg.ConfigError, match=r"\(2, 3\) for codes of shape \(3, 2\)"):
         quantize(np.eye(3)[:, :2]).fidelity(np.eye(3)[:2])
     assert quantize(np.arange(4.0)).dequantize(">f4").tolist() == [0, 1, 2, 3]
     assert Calibrator(channel=0, channels=1).channels == 1

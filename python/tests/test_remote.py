@@ -1,4 +1,4 @@
-"""Objects in stores: an S3 server on this machine (moto's), seen through a proxy that is slow and breaks things."""
+"""Object stores: moto's S3 server behind a proxy that delays and breaks replies."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Sketches from Python: whole arrays, the bytes of Apache DataSketches in both directions, river's alarms."""
+"""Sketches from Python: whole arrays, bytes of Apache DataSketches both ways, river's alarms."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_reads_what_the_cpp_core_wrote(n):
 
 @pytest.mark.parametrize("n", COUNTS)
 def test_writes_the_bytes_of_the_cpp_core(n):
-    """Theta and CPC byte for byte; HLL too, of numbers and of texts, in whatever way the values come."""
+    """Theta, CPC and HLL are equal byte for byte, of numbers and of texts, in any parts."""
     values = numbers(n)
     theta = of(sketch.Theta(), values).to_bytes()
     # Of an empty one the seed's hash, bytes 6 and 7, is not written.
@@ -63,7 +63,8 @@ def test_writes_the_bytes_of_the_cpp_core(n):
 
 
 def test_the_cpp_core_reads_what_is_written():
-    ds = pytest.importorskip("datasketches")
+    import datasketches as ds
+
     for n in COUNTS:
         values = numbers(n)
         hll = of(sketch.Hll(), values)
@@ -114,7 +115,8 @@ def test_moments_of_any_numbers(dtype):
 
 
 def test_arrow_arrays_are_read():
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
+
     words = texts(1000)
     plain = of(sketch.Hll(), words).to_bytes()
     kinds = [pa.string(), pa.large_string(), pa.binary()]

@@ -1,4 +1,4 @@
-"""Volumes: arrays that other programs wrote, patches and their alignment, balance, and what goes wrong."""
+"""Volumes: arrays of other programs, patches and their alignment, class balance, errors."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
+from conftest import zarr3
 
 import tidegate as tg
 from tidegate import samplers
@@ -116,10 +116,10 @@ def test_borders_are_padded_as_numpy_does(golden):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A volume with two classes of balls and a label array of twice as coarse voxels, as an OME-NGFF image."""
+    """An OME-NGFF image with two classes of balls; the voxels of its labels are twice as long."""
     rng = np.random.default_rng(5)
     folder = tmp_path_factory.mktemp("labelled")
-    root = zarr.open_group(folder, mode="w")
+    root = zarr3().open_group(folder, mode="w")
     raw = rng.integers(0, 255, (96, 80, 96)).astype("uint8")
     labels = np.zeros((48, 40, 48), "uint16")
     grid = np.indices(labels.shape)
@@ -175,22 +175,22 @@ def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled, tmp_path
     def batches(loader):
         return [(batch.ids.tolist(), batch["raw"].tobytes(), batch["labels"].tobytes()) for batch in loader]
 
-    def loader(memory, keep="auto", workers=2, disk=None):
+    def loader(memory, cache="auto", workers=2, disk=None):
         return tg.Loader(
             volume,
             batch_size=8,
             memory=memory if isinstance(memory, tg.Budget) else tg.Budget(memory),
             disk=disk,
             sampler=sampler,
-            keep=keep,
+            cache=cache,
             workers=workers,
             ids=True,
             seed=3,
         )
 
     expected = batches(loader("64MiB"))
-    for memory, keep, workers in (("3MiB", "auto", 1), ("6MiB", "stored", 2), ("64MiB", "nothing", 3)):
-        one = loader(memory, keep, workers)
+    for memory, cache, workers in (("3MiB", "auto", 1), ("6MiB", "stored", 2), ("64MiB", "off", 3)):
+        one = loader(memory, cache, workers)
         assert batches(one) == expected
         stages = one.report()["stages"]
         assert stages["samples"] == 300
@@ -402,7 +402,7 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
         for _ in range(2):
             asked.clear()
             disk = tg.DiskCache(tmp_path / "cache", "64MiB", leave_free=0)
-            loader = tg.Loader(volume, batch_size=4, memory=tg.Budget("64MiB"), disk=disk, keep="nothing")
+            loader = tg.Loader(volume, batch_size=4, memory=tg.Budget("64MiB"), disk=disk, cache="off")
             epochs.append(([batch["data"].tobytes() for batch in loader], len(asked)))
         assert epochs[0][0] == epochs[1][0]
         assert epochs[0][1] > 0
@@ -411,7 +411,7 @@ def test_other_programs_are_asked_where_data_lie_remote(golden, tmp_path):
 
 
 def test_levels_that_say_not_where_they_lie_are_not_aligned(tmp_path):
-    root = zarr.open_group(str(tmp_path / "old"), mode="w", zarr_format=2)
+    root = zarr3().open_group(str(tmp_path / "old"), mode="w", zarr_format=2)
     for level, side in (("0", 32), ("1", 16)):
         root.create_array(level, shape=(1, 1, side, side, side), chunks=(1, 1, 16, 16, 16), dtype="uint8")
     root.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}, {"path": "1"}]}]
@@ -421,7 +421,7 @@ def test_levels_that_say_not_where_they_lie_are_not_aligned(tmp_path):
 
 
 def test_an_image_above_counts_only_for_the_arrays_that_it_names(tmp_path):
-    root = zarr.open_group(str(tmp_path / "x"), mode="w", zarr_format=2)
+    root = zarr3().open_group(str(tmp_path / "x"), mode="w", zarr_format=2)
     for path in ("scale1/image", "other/raw"):
         root.create_array(path, shape=(16, 16), chunks=(8, 8), dtype="uint8")
     datasets = [{"path": "scale1/image", "coordinateTransformations": [{"type": "affine"}]}]

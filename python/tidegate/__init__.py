@@ -1,10 +1,17 @@
-"""Tidegate: stream datasets larger than memory into training, under one hard memory budget.
+"""Tidegate streams datasets larger than memory into training, under one hard memory budget.
+
+`open` finds a dataset, `Loader` makes batches of it. The modules `samplers`, `sketch`, `sparse`,
+`quantize`, `compress`, `tensor_train` and `torch` are imported on first use.
 
 >>> import tidegate as tg
 >>> loader = tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")
 >>> [batch["id"].tolist() for batch in loader]
 [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tidegate import errors
 from tidegate._tidegate import Budget, __version__
@@ -20,7 +27,9 @@ from tidegate.errors import (
     Error,
     HeldError,
     InternalError,
+    PatchTooLargeError,
     SampleError,
+    SamplerError,
     StalledError,
     StateError,
 )
@@ -29,6 +38,10 @@ from tidegate.loader import Loader, Report
 from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic, tokens
 from tidegate.volumes import Boxes, Predictions, Volume, pyramid, volume
+
+if TYPE_CHECKING:
+    from tidegate import compress, quantize, samplers, sketch, sparse, tensor_train
+    from tidegate import torch as torch
 
 __all__ = [
     "Array",
@@ -54,11 +67,13 @@ __all__ = [
     "MappedArray",
     "Mask",
     "Patch",
+    "PatchTooLargeError",
     "Predictions",
     "Profile",
     "Ragged",
     "Report",
     "SampleError",
+    "SamplerError",
     "Source",
     "StalledError",
     "StateError",
@@ -67,13 +82,33 @@ __all__ = [
     "Window",
     "__version__",
     "cache_curve",
+    "compress",
     "dedup",
     "errors",
     "mapped",
     "open",
     "profile",
     "pyramid",
+    "quantize",
+    "samplers",
+    "sketch",
+    "sparse",
     "synthetic",
+    "tensor_train",
     "tokens",
     "volume",
 ]
+
+# Imported on first use. `torch` is in neither __all__ nor dir(), so that looking around does not
+# need torch.
+_LAZY = {"compress", "quantize", "samplers", "sketch", "sparse", "tensor_train", "torch"}
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"tidegate.{name}")
+    raise AttributeError(f"module 'tidegate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY} - {"torch"})

@@ -1,10 +1,14 @@
-"""`mapped`: arrays in files that are larger than memory, as NumPy arrays and as samples."""
+"""`mapped`: arrays in files larger than memory, as NumPy arrays and as samples.
+
+Flow: a file -> `_tidegate.Mapped` -> a NumPy view, or a `Source` of its rows.
+Memory: touched pages belong to the kernel and to no budget; rows that a loader reads are budgeted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,10 @@ from tidegate import _tidegate
 from tidegate.errors import ConfigError
 from tidegate.source import Source
 
+if TYPE_CHECKING:
+    # typing has it from Python 3.11 on; type checkers know this module without an installation.
+    from typing_extensions import Self
+
 __all__ = ["MappedArray", "mapped"]
 
 Mode = Literal["r", "r+", "c"]
@@ -20,11 +28,15 @@ Advice = Literal["normal", "sequential", "random", "willneed", "dontneed"]
 
 
 class MappedArray:
-    """An array in a file, mapped. `array` is NumPy's view of it; `rows()` reads it as samples, within a budget.
+    """An array in a file, mapped into memory; made by `mapped`.
 
-    Pages that are touched are the kernel's: they count as resident, and no budget governs them. A view keeps the file
-    mapped. If the file is cut short under a view, touching what is gone kills the process (SIGBUS): so does np.memmap.
-    Rows are read with their length checked, and say so instead.
+    `array` is a NumPy view of it; `rows()` reads it as samples, within a budget. Indexing, `len`
+    and `numpy.asarray` work as on the view.
+
+    Touched pages are the kernel's: they count as resident, and no budget governs them. A view
+    keeps the file mapped. If another process cuts the file short, touching the missing part kills
+    this process (SIGBUS), as with `numpy.memmap`. `rows()` checks lengths and raises DataError
+    instead.
     """
 
     def __init__(self, inner: _tidegate.Mapped) -> None:
@@ -32,11 +44,11 @@ class MappedArray:
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """The elements, in the dtype and the order in which they are stored; writable unless the mode is "r"."""
+        """The elements, in their stored dtype and order; writable unless the mode is "r"."""
         view, fortran = self._inner.array()
         return view.T if fortran else view
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.array, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
@@ -53,32 +65,44 @@ class MappedArray:
         return f"MappedArray({view.shape}, {view.dtype})"
 
     def rows(self, field: str = "data") -> Source:
-        """Return a source whose samples are the rows, as a field: `tg.Loader(array.rows(), ...)`.
+        """Return a source whose samples are the rows, for `tg.Loader(array.rows(), ...)`.
 
-        Rows are read, not mapped. Raises ConfigError for Fortran order and big-endian elements.
+        Args:
+            field: the name of the field, by default "data".
+
+        The loader reads rows, it does not map them. Raises ConfigError for Fortran order and for
+        big-endian elements.
         """
         return Source(self._inner.rows(field))
 
     def advise(self, advice: Advice) -> None:
-        """Tell the kernel how the array is going to be touched; "dontneed" drops written copies of mode "c" too."""
+        """Tell the kernel how the array will be touched.
+
+        Args:
+            advice: "normal", "sequential", "random", "willneed" or "dontneed", as of `madvise`.
+                "dontneed" also drops pages written in mode "c".
+        """
         self._inner.advise(advice)
 
     @property
     def resident_bytes(self) -> int:
-        """Pages that this process has touched and that are still in memory."""
+        """Bytes of the pages that this process has touched and that are still in memory."""
         return self._inner.usage()[0]
 
     @property
     def dirty_bytes(self) -> int:
-        """Pages that were written and are not in the file; of mode "c" copies, which never will be."""
+        """Bytes of written pages that are not in the file. Those of mode "c" never will be."""
         return self._inner.usage()[1]
 
     def flush(self) -> None:
-        """Write what was written with mode "r+" to the file, and wait until it is there. Raises DataError."""
+        """Write the pages changed in mode "r+" to the file, and wait for it. Raises DataError."""
         self._inner.flush()
 
     def close(self) -> None:
-        """Flush and unmap. Raises ConfigError while there are views of it; without it the last view unmaps."""
+        """Flush and unmap. Raises ConfigError while there are views of the array.
+
+        Without `close`, the array is unmapped when the last view is gone.
+        """
         self._inner.close()
 
     def __enter__(self) -> Self:
@@ -97,12 +121,20 @@ def mapped(
     shape: Sequence[int] | None = None,
     offset: int = 0,
 ) -> MappedArray:
-    """Map an .npy, an array of an .npz that was not compressed, a tensor of a safetensors file, or raw elements.
+    """Map an array in a file: .npy, uncompressed .npz, safetensors, or raw elements.
 
-    `mode` is "r", "r+" (what is written lands in the file) or "c" (it stays in this process). `name` is needed where a
-    file has several arrays; `dtype`, `shape` and `offset` where it has no header. The length of the file is checked.
+    The length of the file is checked.
 
-    Raises DataError for what is truncated or damaged, ConfigError for what cannot be mapped, with the fix.
+    Args:
+        path: a local path.
+        mode: "r" (default), "r+" (writes go to the file) or "c" (writes stay in this process).
+        name: the array's name in a file of several; by default the only one.
+        dtype: of raw elements, such as "uint16"; with `shape`, for files without a header.
+        shape: of raw elements.
+        offset: where raw elements begin in the file, in bytes; by default 0.
+
+    Raises DataError for a file that is cut short or damaged, and ConfigError for one that cannot
+    be mapped, with the fix.
 
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:

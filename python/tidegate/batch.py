@@ -1,4 +1,9 @@
-"""What a loader delivers: `Batch`, a dict of arrays, and `Ragged`, a column of rows of many lengths."""
+"""What a loader returns: `Batch`, a dict of arrays, and `Ragged`, a column of rows of any length.
+
+Flow: the tuple that `_tidegate.Epoch.next` returns -> `present` -> `Batch`.
+Memory: arrays are views of the batch's slot, charged to the account `batch`; the slot returns to
+the loader when the last view is gone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,13 @@ __all__ = ["Batch", "Ragged"]
 
 
 class Ragged:
-    """Rows of many lengths in one array: row i is `values[offsets[i]:offsets[i + 1]]`.
+    """Rows of any length in one array: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        values: the elements of all rows, one axis.
+        offsets: int64 of shape (rows + 1,): where each row begins in `values`.
+        shapes: the shape of each row, for images and arrays; empty for text and bytes.
+        text: whether rows are UTF-8 text.
 
     >>> import numpy as np
     >>> column = Ragged(np.frombuffer(b"onetwo", np.uint8), np.array([0, 3, 6]), [], True)
@@ -25,10 +36,14 @@ class Ragged:
         self.values, self.offsets, self.shapes, self.text = values, offsets, shapes, text
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> Any:
-        """Return row `row`: str for text, an array of the row's shape for images and arrays, else bytes."""
+        """Return one row: a str for text, an array for images and arrays, bytes for the rest.
+
+        Raises IndexError for a row past the end.
+        """
         if not -len(self) <= row < len(self):
             raise IndexError(row)
         row %= len(self)
@@ -45,15 +60,26 @@ class Ragged:
 
 
 class Batch(dict[str, Any]):
-    """One batch: {field: array}, writable, yours alone, without a copy.
+    """One batch: {field: array}, writable, without a copy, and the consumer's alone.
 
-    `ids` are the samples' ids; of a subset those of the whole dataset. `indices` are places in the loader's own source,
-    which samplers, labels and feedback speak of. `mask` is False
-    for rows that only pad the batch. `weights` are 1, but where an order draws by importance, and 0 for padding: losses
-    times weights have the mean of all samples.
+    A batch stays charged to the budget until the last of its arrays is gone; then its memory
+    returns to the loader.
 
-    The memory goes back to the loader when the last array of the batch is gone; batches that you keep stay charged to
-    the budget.
+    Attributes:
+        rows: rows in the batch, padding included.
+        ids: int64 of shape (rows,): the samples' ids in the whole dataset.
+        indices: int64 of shape (rows,): the samples' places in the loader's own source. They
+            differ from `ids` for a subset. Samplers, labels and `Loader.feedback` use these.
+        mask: bool of shape (rows,): False for rows that only pad the batch.
+        positions: int64 of shape (rows,): the samples' positions in the epoch, over all ranks.
+        weights: float32 of shape (rows,): importance weights; 1 for orders that draw evenly, 0
+            for padding. The mean of losses times weights is the mean over all samples.
+        epoch: the epoch's number, from 0.
+        index: the batch's number in the epoch, from 0.
+
+    >>> import tidegate as tg
+    >>> next(iter(tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")))
+    Batch(epoch 0, batch 0, 4 rows: data Ragged(4 rows, 32 uint8), id int64[4])
     """
 
     __slots__ = ("epoch", "ids", "index", "indices", "mask", "positions", "rows", "weights")
@@ -67,9 +93,30 @@ class Batch(dict[str, Any]):
     epoch: int
     index: int
 
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {_form(column)}" for name, column in self.items())
+        if not hasattr(self, "rows"):
+            return f"Batch({columns})"
+        return f"Batch(epoch {self.epoch}, batch {self.index}, {self.rows} rows: {columns})"
+
+
+def _form(column: Any) -> str:
+    """Return the dtype and shape of an array or a tensor, as in `uint8[8, 3, 224, 224]`."""
+    if hasattr(column, "dtype") and hasattr(column, "shape"):
+        dtype = str(column.dtype).removeprefix("torch.")
+        return f"{dtype}{list(column.shape)}"
+    if isinstance(column, Ragged):
+        return repr(column)
+    return f"{type(column).__name__}[{len(column)}]" if hasattr(column, "__len__") else repr(column)
+
 
 def present(raw: tuple[Any, ...], extra: bool) -> Batch:
-    """Make a `Batch` of what the Rust side delivers."""
+    """Return the tuple that `_tidegate.Epoch.next` gave as a `Batch`.
+
+    Args:
+        raw: (columns, rows, ids, mask, epoch, index, positions, weights, indices).
+        extra: adds the ids as a column, "ids".
+    """
     columns, rows, ids, mask, epoch, index, positions, weights, indices = raw
     batch = Batch(columns)
     for name, column in columns.items():

@@ -1,4 +1,8 @@
-"""The command `tidegate`: it hands its arguments to the Rust side."""
+"""The command `tidegate`.
+
+Flow: `sys.argv` -> the Rust command line -> its exit code.
+Memory: holds none.
+"""
 
 import signal
 import sys
@@ -8,8 +12,8 @@ from tidegate import _tidegate
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # Rust waits without the interpreter: let Ctrl-C end the process as it would end any other command.
+    # Rust waits with the interpreter released: the default handlers let Ctrl-C and a closed pipe,
+    # such as that of `head`, end the process as they end any other command.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # And the end of who reads it, such as `head`.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(_tidegate.cli(sys.argv))

@@ -1,4 +1,7 @@
-"""Arrays packed by a codec, without loss or within an error, as bytes that say what they are.
+"""`pack` and `unpack`: arrays as compressed bytes, without loss or within an error bound.
+
+Flow: an array -> a chain of codecs -> bytes that name their codec, dtype and shape -> the array.
+Memory: the packed or unpacked array, outside of any budget.
 
 >>> import numpy as np
 >>> from tidegate import compress
@@ -23,30 +26,40 @@ __all__ = ["codecs", "pack", "unpack"]
 
 
 def pack(x: npt.ArrayLike, codec: str = "shuffle+zstd") -> bytes:
-    """Pack an array by a codec: a chain such as "delta+shuffle+zstd:3", "pco", "lz4", "bitround:10+shuffle+zstd", or
-    "abs:1e-3" and "rel:1e-3" for floats within an error, absolute or as a share of the range.
+    """Pack an array with a codec.
 
-    Raises ConfigError for a codec that there is not, with the known ones, or that cannot have such elements.
+    Args:
+        x: an array of numbers of any shape.
+        codec: a chain such as "delta+shuffle+zstd:3", "pco", "lz4" or "bitround:10+shuffle+zstd";
+            by default "shuffle+zstd". "abs:1e-3" and "rel:1e-3" store floats within an error,
+            absolute or as a fraction of the range.
+
+    Raises ConfigError for an unknown codec, with the known ones, and for one that cannot pack this
+    dtype.
     """
     array = np.asarray(x)
-    # Elements are stored as this machine has them.
+    # Elements are stored in the byte order of this machine.
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return _tidegate.pack_array(codec, array.dtype.name, list(array.shape), elements)
 
 
 def unpack(packed: bytes) -> npt.NDArray[Any]:
-    """Return the array that was packed.
+    """Return the array that `pack` packed.
 
-    Raises DataError for bytes that are something else, cut short, or of another length than they say. There is no
-    checksum: bits that flip within may give other elements, as they do in arrays that are not packed.
+    Raises DataError for bytes that are cut short or are something else. There is no checksum:
+    flipped bits may give other elements, as they do in an array that is not packed.
     """
     name, shape, elements = _tidegate.unpack_array(packed)
     return elements.view(_dtype(name)).reshape(shape)
 
 
 def codecs(dtype: npt.DTypeLike) -> list[str]:
-    """Return the lossless codecs that are worth trying for a dtype, from the simplest on."""
+    """Return the lossless codecs that are worth trying for a dtype, the simplest first.
+
+    >>> "shuffle+zstd" in codecs("float32")
+    True
+    """
     return _tidegate.codecs(np.dtype(dtype).name)
 
 
@@ -54,5 +67,6 @@ def _dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)

@@ -1,4 +1,8 @@
-"""`cache_curve`: what other amounts of memory would give, before training."""
+"""`cache_curve`: what other amounts of memory would give, computed before training.
+
+Flow: a loader's order, or accesses -> `_tidegate.cache_curve` -> `Curve`.
+Memory: copies of the accesses, outside of any budget: for planning, not for training.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ __all__ = ["Curve", "cache_curve"]
 
 
 class Curve(list[dict[str, Any]]):
-    """A point for each amount of memory; `print` it for a table."""
+    """A list of one dict for each amount of memory; `print` it for a table."""
 
     text: str = ""
 
@@ -39,26 +43,35 @@ def cache_curve(
     policy: Literal["min", "fixed", "optimum"] = "min",
     ahead: int = 8 << 20,
 ) -> Curve:
-    """Return hits, bytes to read and the accesses per second that never stall, for each of `memory`.
+    """Return cache hits, bytes to read and the sustainable speed for each amount of memory.
 
-    Of accesses they are exact; of a loader they are of samples as they are stored: where those pack, more are kept.
+    For accesses the figures are exact. For a loader they assume that samples are cached as stored;
+    where the cache packs them, more fit.
 
     Args:
-        what: a loader, of which `memory` are budgets; or the objects (integers from 0) in the order in which they are
-            accessed, of which `memory` are bytes of a cache.
-        memory: budgets or bytes.
-        read: bytes per second that reading gives; of a loader it is measured if not given, of accesses 1 GiB/s.
-        rate: samples per second that training takes; the words of a loader's curve say what memory suffices.
-        disk: bytes or "200GiB" of a disk cache behind the memory of a loader; by default its own.
-        sizes: bytes of each object; 1 if not given. For accesses alone, as what follows.
-        epoch: accesses in an epoch; all if not given. The first epoch warms the cache and is not counted, unless it is
-            the only one.
-        policy: "min" keeps what comes next soonest as far as this epoch and the next tell (Belady 1966), "optimum"
-            knows the whole future, "fixed" keeps a fixed share, as a loader does.
-        ahead: bytes that may be read ahead.
+        what: a `Loader`; or the objects (ints from 0) in the order in which they are accessed.
+        memory: for a loader, budgets: bytes, text such as "4GiB", or fractions of the memory
+            limit; for accesses, sizes of a cache. One, or a list.
+        read: reading speed in bytes per second; by default measured for a loader, and 2**30 for
+            accesses.
+        rate: samples per second that training takes; the words of a loader's curve then say which
+            budget suffices. By default unknown.
+        disk: a disk cache behind the memory of a loader: bytes, "200GiB", or a `DiskCache`; by
+            default the loader's own.
+        sizes: for accesses: bytes of each object; by default 1.
+        epoch: for accesses: accesses in an epoch; by default all. The first epoch warms the cache
+            and does not count, unless it is the only one.
+        policy: for accesses: "min" (default) caches what comes next soonest in this epoch and the
+            next (Belady 1966), "optimum" knows the whole future, "fixed" caches a fixed share, as
+            a loader does.
+        ahead: for accesses: bytes that may be read ahead; by default 8 MiB.
 
-    Each point has `cache_bytes`, `accesses`, `hits`, `read_bytes` and `stall_free_per_s`; of a loader `memory_bytes`
-    and `point`, which is None where an epoch cannot run, and `source_bytes`, those that a disk cache does not have.
+    Returns points with `cache_bytes`, `accesses`, `hits`, `read_bytes` and `stall_free_per_s`, the
+    accesses per second at which training never waits. For a loader each point has `memory_bytes`,
+    `source_bytes` (bytes that the disk cache does not have) and `point`, the former figures, or
+    None where the budget is too small for an epoch.
+
+    Raises ConfigError for no amounts, and for objects that are not ints from 0.
 
     >>> cache_curve([0, 1, 2, 0, 1, 2], memory=[0, 2, 3])[1]["hits"]
     2
@@ -81,7 +94,9 @@ def cache_curve(
     bytes_of = np.ones(count, np.uint32) if sizes is None else _numbers("sizes", sizes)
     limits = [m if isinstance(m, int) else _tidegate.size_bytes(m) for m in memory]
     supply = (float(1 << 30) if read is None else read, ahead)
-    points = _tidegate.cache_curve(accesses, epoch or len(accesses), bytes_of, policy, supply, limits)
+    points = _tidegate.cache_curve(
+        accesses, len(accesses) if epoch is None else epoch, bytes_of, policy, supply, limits
+    )
     curve = Curve(json.loads(points))
     for point in curve:
         _unbounded(point)
@@ -89,7 +104,7 @@ def cache_curve(
 
 
 def _unbounded(point: dict[str, Any] | None) -> None:
-    """JSON has no infinity: nothing to read means any speed."""
+    """Replace null, as JSON has no infinity: with nothing to read, any speed is sustained."""
     if point is not None and point["stall_free_per_s"] is None:
         point["stall_free_per_s"] = math.inf
 
@@ -99,5 +114,5 @@ def _numbers(name: str, given: ArrayLike) -> np.ndarray:
     if array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
         raise ConfigError(f"{name} must be one row of integers, not {array.dtype} of shape {array.shape}")
     if array.size and (array.min() < 0 or array.max() >= 1 << 32):
-        raise ConfigError(f"{name} must lie between 0 and 2**32 - 1, not {array.min()} to {array.max()}")
+        raise ConfigError(f"{name} must be between 0 and 2**32 - 1, not {array.min()} to {array.max()}")
     return np.ascontiguousarray(array, np.uint32)

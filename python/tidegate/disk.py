@@ -1,4 +1,8 @@
-"""`DiskCache`: where samples are kept on a local disk, from one epoch and one run to the next."""
+"""`DiskCache`: a folder on a local disk that caches samples across epochs and runs.
+
+Flow: options -> `Loader(disk=...)` -> the disk tier of the cache.
+Memory: holds none; the tier takes up to some MiB of the loader's budget.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,21 @@ __all__ = ["DiskCache"]
 
 @dataclass(frozen=True)
 class DiskCache:
-    """A folder on a local disk for what comes from slower places; all ranks of a machine share it.
+    """A disk cache for samples from a slower place; all ranks of a machine share it.
+
+    Each dataset has a folder of its own inside; a dataset whose files change is another dataset.
+    Each record has a checksum. The loader reads a record that is damaged or incomplete from its
+    source again. A full or lost disk only stops the cache from growing; `Loader.report` says so.
 
     Args:
-        folder: datasets have folders of their own in it; a dataset that changes is another.
-        limit: the most that all of them take, in bytes or as "100GiB". Datasets that no loader has make room (those
-            of a loader that is closed, but not yet deleted, do not).
-        leave_free: what must stay free on the disk. Space is reserved before it is written.
+        folder: a path on a local disk; made if it is not there.
+        limit: the most that all datasets in it may take: bytes, or text such as "100GiB". Above
+            it, records of datasets that no loader has open are evicted first. (Those of a closed
+            loader count as open until the loader is deleted.)
+        leave_free: what must stay free on the disk: bytes or text, by default "1GiB". The cache
+            reserves space before it writes.
 
-    Samples lie there with their checksums: what is damaged, or was not written in full, is read from its source again,
-    and a full or lost disk ends the filling and nothing else; `Loader.report` says so.
+    Raises ConfigError for a URL as the folder, or a size that is not one.
 
     >>> import tempfile
     >>> import tidegate as tg
@@ -36,7 +45,7 @@ class DiskCache:
     leave_free: int | str = "1GiB"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a folder or a size that cannot be meant."""
+        """Raise ConfigError for a folder or a size that is not valid."""
         folder = os.fspath(self.folder)
         if not folder or "://" in folder:
             raise ConfigError(f"{folder!r} is no folder on a local disk")

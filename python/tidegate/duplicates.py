@@ -1,4 +1,9 @@
-"""`dedup`: which samples of a dataset are the same, or nearly so, and what to draw instead."""
+"""`dedup`: which samples of a dataset are the same, or nearly the same, and what to draw instead.
+
+Flow: a source -> `_tidegate.dedup`, one pass -> `Duplicates`.
+Memory: as of the loader that makes the pass; keys and signatures beyond a quarter of the budget go
+to the folder `spill`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tidegate import _tidegate
+from tidegate.deprecation import renamed
+from tidegate.errors import ConfigError
 from tidegate.source import Source
 from tidegate.source import open as open_source
 
@@ -17,27 +24,28 @@ __all__ = ["Duplicates", "dedup"]
 
 
 class Duplicates(dict[str, Any]):
-    """What `dedup` found: `samples`, `clusters`, `compared`, `crowded`, `spilled_bytes`, `failed`, `failures`.
+    """What `dedup` found: counts as a dict, and the duplicates as arrays.
 
-    The duplicates are arrays: `index` and `of`, the sample that is kept in its place, with their `similarity`; `keep`,
-    the samples that are kept, for `source.select`; `weights`, one over the size of its cluster for each sample, for
-    `samplers.weighted`.
+    Keys: `samples`, `clusters`, `compared`, `crowded`, `spilled_bytes`, `failed`, `failures`.
+    `print` shows one sentence.
     """
 
     index: np.ndarray[Any, np.dtype[np.int64]]
-    """Each sample that another is kept for, in ascending order."""
+    """The duplicates, in ascending order: samples for which `dedup` keeps another one."""
 
     of: np.ndarray[Any, np.dtype[np.int64]]
-    """The sample that is kept in its place: the first of its cluster."""
+    """For each duplicate the sample that is kept instead: the first of its cluster."""
 
     similarity: np.ndarray[Any, np.dtype[np.float64]]
-    """How alike the two are, as far as their signatures tell; of a cluster not all need be alike."""
+    """The estimated similarity of the two, 0 to 1. Not all samples of a cluster are similar."""
 
     keep: np.ndarray[Any, np.dtype[np.int64]]
-    """The samples that are kept, in ascending order: `source.select(found.keep)`."""
+    """The samples that are kept, in ascending order: for `source.select(found.keep)`."""
 
     weights: np.ndarray[Any, np.dtype[np.float32]]
-    """For each sample one over the size of its cluster: so `samplers.weighted` draws every content evenly."""
+    """For each sample 1 / the size of its cluster: with `samplers.weighted`, every content comes
+    equally often.
+    """
 
     def __str__(self) -> str:
         return (
@@ -50,41 +58,51 @@ def dedup(
     source: str | os.PathLike[str] | Source,
     *,
     memory: int | float | str | _tidegate.Budget,
-    by: Literal["bytes", "pixels", "text", "picture"] = "bytes",
+    by: Literal["bytes", "pixels", "text", "image", "picture"] = "bytes",
     field: str | None = None,
     threshold: float | None = None,
     spill: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Duplicates:
-    """Find duplicates in one pass, within the budget; nothing is deleted.
+    """Find duplicates in one pass, within the budget; deletes nothing.
+
+    A pair whose similarity equals the threshold is found with probability 0.95. Texts a little
+    below it may be found too: their similarity is estimated with a standard deviation of 0.035.
+    Where millions of samples share parts of their signature without being similar, a sample is
+    compared with the last 256 of them; `crowded` counts these cases.
 
     Args:
-        source: as of `Loader`.
-        memory: as of `Loader`; a quarter of it is for keys; what has no room there, and signatures, go to `spill`.
-        by: "bytes" as they are stored; "pixels" however they are stored; "text" that shares most of its 5-word
-            shingles (MinHash; of long texts the first MiB); "picture" for those that look alike: scaled, stored anew
-            or a little brighter, but not mirrored or cropped.
-        field: the field that tells; by default the only one that fits, or for bytes the only picture, else all fields
-            together.
-        threshold: the least similarity of duplicates: of texts the Jaccard similarity of their shingles (0.8), of
-            pictures the fraction of equal bits of a perceptual hash (0.879: 31 bits of 256 may differ).
-        spill: a folder; by default that of the data's index, or that for temporary files.
-        workers, progress: as of `profile`.
-
-    What is just as alike as the threshold says is found with a chance of 0.95; texts a little below it may be found
-    too, as their similarity is estimated to a standard deviation of 0.035. Where millions look alike but are not, only
-    the last 256 of them are compared with the next: `crowded` counts these.
+        source: a path, a pattern, a URL or a `Source`.
+        memory: the budget, as of `Loader`. A quarter of it holds keys; the rest of the keys, and
+            signatures, go to `spill`.
+        by: "bytes" (default): equal as stored. "pixels": equal once decoded, however stored.
+            "text": most 5-word shingles in common (MinHash; of long texts the first MiB). "image":
+            alike when scaled, encoded again or a little brighter, but not when mirrored or
+            cropped; "picture" is its old name.
+        field: the field to compare; by default the only one that fits, or for "bytes" the only
+            image, else all fields together.
+        threshold: the least similarity of duplicates: the Jaccard similarity of shingles (by
+            default 0.8), or the fraction of equal bits of a perceptual hash of images (by default
+            0.879: 31 of 256 bits may differ).
+        spill: a folder for keys and signatures; by default the folder of the data's index, or that
+            for temporary files.
+        workers: decoding threads, an int; by default the cores that this process may use.
+        progress: called as `progress(samples done, samples)`.
 
     >>> import tidegate as tg
     >>> print(tg.dedup(tg.synthetic(100, 64), memory="32MiB"))
     0 of 100 samples are duplicates of 0 others by all fields; 0 failed
     """
+    if by not in ("bytes", "pixels", "text", "image", "picture"):
+        raise ConfigError(f"by must be 'bytes', 'pixels', 'text' or 'image', not {by!r}")
+    if by == "picture":
+        renamed('dedup(by="picture")', 'dedup(by="image")')
     opened = source if isinstance(source, Source) else open_source(os.fspath(source))
     budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
     folder = None if spill is None else os.fspath(spill)
     keep, weights, index, of, similarity, rest = _tidegate.dedup(
-        opened._inner, by, field, threshold, folder, workers, budget, progress
+        opened._inner, "picture" if by == "image" else by, field, threshold, folder, workers, budget, progress
     )
     found = Duplicates(json.loads(rest))
     del found["duplicates"]

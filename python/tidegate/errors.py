@@ -1,4 +1,8 @@
-"""The errors of Tidegate: one tree under `Error`; budget errors are `MemoryError` as well."""
+"""The exceptions of Tidegate, one tree under `Error`.
+
+Flow: `python/src/errors.rs` picks the class by the variant of the Rust error.
+Memory: holds none.
+"""
 
 __all__ = [
     "BudgetError",
@@ -7,38 +11,58 @@ __all__ = [
     "Error",
     "HeldError",
     "InternalError",
+    "PatchTooLargeError",
     "SampleError",
+    "SamplerError",
     "StalledError",
     "StateError",
 ]
 
 
 class Error(Exception):
-    """The base of all errors of Tidegate."""
+    """The base class of all exceptions of Tidegate."""
 
 
 class BudgetError(Error, MemoryError):
-    """The budget cannot hold what was asked; the message has both figures and the fix."""
+    """The budget is too small for the request.
+
+    The message states the bytes asked for, the cap, and the option to change.
+    """
 
 
 class HeldError(BudgetError):
-    """Every batch slot is held by the consumer, so no batch can be made."""
+    """The consumer holds every batch slot, so the loader cannot make another batch."""
 
 
 class ConfigError(Error, ValueError):
-    """Options that make no sense, by name."""
+    """An option or an argument is not valid; the message names it and shows a valid one."""
+
+
+class SamplerError(ConfigError):
+    """The function or iterable given as `sampler=` raised; `__cause__` is what it raised."""
+
+
+class PatchTooLargeError(ConfigError):
+    """A patch has more voxels along an axis than its array."""
 
 
 class StateError(Error, ValueError):
-    """A state that does not belong to this loader."""
+    """A saved state belongs to another dataset, another order, or a newer version."""
 
 
 class DataError(Error, OSError):
-    """Data that are missing, truncated or damaged, with file and offset."""
+    """Data are missing, cut short or damaged; the message names the file and the offset."""
 
 
 class SampleError(DataError):
-    """One sample that could not be made; `id`, `shard`, `offset` and `key` say which."""
+    """One sample cannot be read or decoded.
+
+    Attributes:
+        id: the sample's id, an int; -1 if unknown.
+        shard: the file or object that holds it.
+        offset: where it begins there, in bytes.
+        key: its name.
+    """
 
     def __init__(self, message: str, id: int = -1, shard: str = "", offset: int = 0, key: str = "") -> None:
         super().__init__(message)
@@ -46,8 +70,8 @@ class SampleError(DataError):
 
 
 class StalledError(Error, TimeoutError):
-    """Nothing moved for too long; the message says who waits for what."""
+    """Nothing moved for `stall_seconds`; the message says which stage waits for what."""
 
 
 class InternalError(Error, RuntimeError):
-    """A defect of Tidegate: please report it."""
+    """Tidegate has a bug: please report the message."""

@@ -1,4 +1,8 @@
-"""What is wanted of a field: `Image`, `Patch`, `Mask`, `Int`, `Float`, `Text`, `Bytes`, `Json`, `Array`; `Window`."""
+"""What a loader makes of each field: `Image`, `Mask`, `Patch`, `Int` and so on; and `Window`.
+
+Flow: dataclasses -> dicts -> JSON -> `tidegate::Options`.
+Memory: holds none.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tidegate.deprecation import renamed
 from tidegate.errors import ConfigError
 
 __all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Patch", "Text", "Window"]
 
 
 class Field:
-    """The base of all field specs."""
+    """The base class of all field specs."""
 
     def spec(self) -> dict[str, Any]:
-        """Return the spec as the Rust side reads it."""
+        """Return the spec as the loader's options have it."""
         return {"kind": type(self).__name__.lower()}
+
+    def row(self) -> str:
+        """Return what a row is, in a word or two: what `repr(loader)` shows."""
+        return type(self).__name__.lower()
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -27,15 +36,30 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Image(Field):
-    """Pixels of an encoded image, RGB.
+    """Pixels of an encoded image, RGB, decoded and augmented on the workers.
 
-    `size` is a side or (height, width) in pixels; None keeps every picture as it is (a ragged column). `crop` is
-    "random" (RandomResizedCrop over `scale` and `ratio`), "center" or None (the whole picture). `flip` mirrors half of
-    the samples. `jitter` is a dict of `brightness`, `contrast`, `saturation` and `hue`, as torchvision's ColorJitter.
-    Float dtypes are x / 255, then (x - `mean`) / `std`. With `draft`, as in Pillow, JPEGs are decoded at a half, a
-    quarter or an eighth of their size where the crop still covers the target: faster for large photographs, and not
-    the same pixels. With `load_truncated`, JPEGs that end too early are gray from there on, as libjpeg-turbo has them
-    (but for its smoothing of progressive ones), and counted in the report.
+    Args:
+        size: the side of the output, or (height, width), in pixels. None (default) keeps the size
+            of each image; the column is then `Ragged`.
+        crop: "random" (RandomResizedCrop over `scale` and `ratio`), "center", or None (default):
+            the whole image is resized.
+        scale: the least and greatest area of a random crop, as fractions of the image; by default
+            (0.08, 1).
+        ratio: the least and greatest width / height of a random crop; by default (3/4, 4/3).
+        flip: mirrors left and right: True for half of the samples, or a probability; by default
+            False.
+        jitter: {"brightness", "contrast", "saturation", "hue": strength}, as torchvision's
+            ColorJitter; by default none.
+        mean: of R, G, B in [0, 1]: float dtypes deliver (x / 255 - mean) / std. By default 0.
+        std: of R, G, B in [0, 1]; by default 1.
+        dtype: "uint8" (default), "float32", "float16" or "bfloat16".
+        layout: "CHW" (default) or "HWC".
+        draft: decodes JPEGs at 1/2, 1/4 or 1/8 of their size where the crop still covers the
+            output, as Pillow's `draft`. Faster for large photographs; the pixels differ. By
+            default False.
+        load_truncated: makes the missing part of a JPEG that ends too early gray, and counts it in
+            the report. libjpeg-turbo gives the same pixels, except that it smooths progressive
+            JPEGs. By default False: such a sample is an error.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -54,8 +78,15 @@ class Image(Field):
     draft: bool = False
     load_truncated: bool = False
 
+    def row(self) -> str:
+        """Return what a row is, in a word or two: what `repr(loader)` shows."""
+        size = _size(self.size)
+        if size is None:
+            return f"{self.dtype} of any size"
+        return f"{self.dtype}{[3, *size] if self.layout == 'CHW' else [*size, 3]}"
+
     def spec(self) -> dict[str, Any]:
-        """Return the spec as the Rust side reads it."""
+        """Return the spec as the loader's options have it."""
         flip = 0.5 if self.flip is True else float(self.flip)
         pixels = {
             "dtype": str(self.dtype),
@@ -79,10 +110,14 @@ class Image(Field):
 
 @dataclass(frozen=True)
 class Mask(Field):
-    """Labels of pixels (uint8), cropped and mirrored as the image field `of`, resized to the nearest value.
+    """Labels of pixels (uint8), cropped and mirrored as an image, resized to the nearest value.
 
-    Where `of` is a `Patch`, labels of voxels in their stored dtype, each from where the patch's voxel comes from; they
-    may have another resolution. `size` stays None.
+    Args:
+        of: the field whose geometry it shares. Where that is a `Patch`, these are labels of voxels
+            in their stored dtype, each taken from the place that the patch's voxel comes from; the
+            labels may have another resolution.
+        size: the side, or (height, width), in pixels; by default that of the image. Leave it None
+            for a `Patch`.
 
     >>> Mask("jpg").spec()
     {'kind': 'mask', 'of': 'jpg', 'size': None}
@@ -91,8 +126,12 @@ class Mask(Field):
     of: str
     size: int | tuple[int, int] | None = None
 
+    def row(self) -> str:
+        """Return what a row is, in a word or two: what `repr(loader)` shows."""
+        return f"mask of {self.of}"
+
     def spec(self) -> dict[str, Any]:
-        """Return the spec as the Rust side reads it."""
+        """Return the spec as the loader's options have it."""
         return {"kind": "mask", "of": self.of, "size": _size(self.size)}
 
 
@@ -102,23 +141,40 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Patch(Field):
-    """A patch of a volume: cut, mirrored, turned and deformed, its values changed, in the stored dtype or another.
+    """A patch of a volume, augmented on the workers in Rust.
 
-    Geometry, in voxels and along the axes of the patch (0 is the first; at most three): `crop` delivers the middle, so
-    that what is turned or deformed into it was there; `flip` mirrors each of its axes for half of the samples, all with
-    True; `rotate` turns its axes into one another by quarters, all rotations alike; `elastic` is (spacing, deviation):
-    displacements of that standard deviation at points so many voxels apart, between them cubic B-splines, between
-    voxels linear; either may be one number an axis. A `Mask` or `Patch` with `of` has the geometry of that field.
+    Axes are those of the patch, counted from 0, at most three; lengths are voxels. A range is
+    (low, high), drawn evenly for each sample. Values are computed in float32, then rounded and
+    clipped where `dtype` is an integer type. Statistics are those of each channel of the patch.
 
-    Values, in this order: x - `mean` over `std` (a number, or one a channel), then drawn evenly from (low, high): the
-    standard deviations of Gaussian `noise` and of a `blur` in voxels, a factor of `intensity`, of `contrast` about the
-    mean (cut off at what the values were), and an exponent `gamma` between the least and the largest value; statistics
-    are those of each channel of the patch. At last `wavelet`, such as ("haar", 2) or ("cdf53", 1), delivers what is
-    coarse after so many levels: sides are halved as often, values stay on their scale. All of it is reckoned in
-    float32, and rounded and cut off where the dtype is an integer. `p` is how often each happens, one number or
-    {name: number}.
+    Args:
+        of: a field whose geometry this one shares; by default it has its own.
+        dtype: of the output; by default the stored one.
+        mean: subtracted from values: a number, or one a channel; by default 0.
+        std: divides values after that: a number, or one a channel; by default 1.
+        crop: the shape to deliver, from the middle: voxels that a rotation or a deformation brings
+            in are then real. By default the whole patch.
+        flip: axes to mirror, each for half of the samples; True for all. By default none.
+        rotate: axes to turn into one another by quarters, all rotations equally likely; True for
+            all. By default none.
+        elastic: (spacing, deviation): displacements of standard deviation `deviation` at points
+            `spacing` voxels apart, with cubic B-splines between the points and linear
+            interpolation between voxels. Each is a number, or one an axis. By default none.
+        noise: a range of standard deviations of Gaussian noise, in units of the values.
+        blur: a range of standard deviations of a Gaussian blur, in voxels.
+        intensity: a range of factors.
+        contrast: a range of factors about the mean; values are clipped to their former range.
+        gamma: a range of exponents between the least and the greatest value.
+        wavelet: ("haar" or "cdf53", levels): delivers the coarse part of a wavelet transform.
+            Each level halves the sides; values keep their scale. By default none.
+        p: how often `elastic`, `noise`, `blur`, `intensity`, `contrast` and `gamma` happen: a
+            probability for all, or {name: probability}; by default 1.
 
-    >>> Patch(dtype="float32", std=255, flip=True, gamma=(0.7, 1.5), p={"gamma": 0.3}).spec()["intensity"]["gamma"]
+    Values change in the order of the parameters: `mean` and `std`, noise, blur, intensity,
+    contrast, gamma, wavelet.
+
+    >>> patch = Patch(dtype="float32", std=255, flip=True, gamma=(0.7, 1.5), p={"gamma": 0.3})
+    >>> patch.spec()["intensity"]["gamma"]
     {'low': 0.7, 'high': 1.5, 'p': 0.3}
     """
 
@@ -139,7 +195,7 @@ class Patch(Field):
     p: float | Mapping[str, float] = 1.0
 
     def spec(self) -> dict[str, Any]:
-        """Return the spec as the Rust side reads it."""
+        """Return the spec as the loader's options have it."""
         ranges = {name: getattr(self, name) for name in ("noise", "blur", "intensity", "contrast", "gamma")}
         if isinstance(self.p, Mapping) and (unknown := set(self.p) - {*ranges, "elastic"}):
             raise ConfigError(f"p names {sorted(unknown)}; known are elastic, {', '.join(ranges)}")
@@ -164,12 +220,14 @@ class Patch(Field):
             "elastic": elastic,
         }
         values = {name: drawn(name, limits) for name, limits in ranges.items()}
-        wavelet = self.wavelet and dict(zip(("kind", "levels"), _pair("wavelet", self.wavelet), strict=True))
+        wavelet = None
+        if self.wavelet is not None:
+            wavelet = dict(zip(("kind", "levels"), _pair("wavelet", self.wavelet), strict=True))
         return {
             "kind": "patch",
             "of": self.of,
             "geometry": geometry,
-            "dtype": self.dtype and str(self.dtype),
+            "dtype": None if self.dtype is None else str(self.dtype),
             "intensity": {"mean": _numbers(self.mean), "std": _numbers(self.std), **values},
             "wavelet": wavelet,
         }
@@ -197,28 +255,32 @@ def _numbers(given: float | Sequence[float] | None) -> list[float]:
 
 
 class Int(Field):
-    """An int64."""
+    """An integer: an int64 column."""
 
 
 class Float(Field):
-    """A float64."""
+    """A number: a float64 column."""
 
 
 class Text(Field):
-    """UTF-8 text; a `Ragged` column of str."""
+    """UTF-8 text: a `Ragged` column of str."""
 
 
 class Bytes(Field):
-    """Bytes as stored; a `Ragged` column of bytes."""
+    """The bytes as stored: a `Ragged` column of bytes."""
 
 
 class Json(Field):
-    """A JSON document; a `Ragged` column of str."""
+    """A JSON document as text: a `Ragged` column of str."""
 
 
 @dataclass(frozen=True)
 class Array(Field):
-    """An array of a fixed dtype and shape; without a shape a `Ragged` column.
+    """An array, such as a decoded .npy.
+
+    Args:
+        dtype: of the stored elements, such as "float32".
+        shape: of every sample; None (default) for arrays of several shapes: a `Ragged` column.
 
     >>> Array("float32", (3, 4)).spec()
     {'kind': 'array', 'dtype': 'float32', 'shape': [3, 4]}
@@ -227,30 +289,71 @@ class Array(Field):
     dtype: str
     shape: Sequence[int] | None = None
 
+    def row(self) -> str:
+        """Return what a row is, in a word or two: what `repr(loader)` shows."""
+        return f"{self.dtype}{' of any shape' if self.shape is None else list(self.shape)}"
+
     def spec(self) -> dict[str, Any]:
-        """Return the spec as the Rust side reads it."""
+        """Return the spec as the loader's options have it."""
         return {"kind": "array", "dtype": str(self.dtype), "shape": None if self.shape is None else list(self.shape)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Window:
-    """A shuffle within windows of `samples`, drawn from `canonical_nodes` places of the data at a time.
+    """A shuffle within windows: whole shards in random order, then samples mixed within a window.
 
-    Where the number of ranks divides `canonical_nodes`, and that the global batch, each rank has places of its own.
-    With `ranges` not whole shards come in random order but ranges of so many samples: batches mix better, and each
-    range is a read of its own; `tidegate shuffle-quality` has figures.
+    Its parameters are part of the order: a saved state goes on only with the same ones.
 
-    >>> Window(4096, ranges=100)
-    Window(samples=4096, canonical_nodes=1, ranges=100)
+    Args:
+        samples: the length of a window, in samples.
+        canonical_nodes: into how many parts the shuffled shards are divided; by default 1. Each
+            window draws from all parts. Where the number of ranks divides `canonical_nodes`, and
+            `canonical_nodes` divides the global batch, each rank reads parts of its own.
+        range_samples: shuffles ranges of this many samples instead of whole shards. Batches mix
+            better, and each range is a separate read; `tidegate shuffle-quality` measures both. 0
+            (default) shuffles whole shards.
+        ranges: the old name of `range_samples`.
+
+    >>> Window(4096, range_samples=100)
+    Window(samples=4096, canonical_nodes=1, range_samples=100)
     """
 
     samples: int
     canonical_nodes: int = 1
-    ranges: int = 0
+    range_samples: int = 0
+
+    def __init__(
+        self, samples: int, canonical_nodes: int = 1, range_samples: int = 0, *, ranges: int | None = None
+    ) -> None:
+        if ranges is not None:
+            renamed("Window(ranges=...)", "Window(range_samples=...)")
+            range_samples = ranges
+        # The class is frozen: attributes are set once, here.
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "canonical_nodes", canonical_nodes)
+        object.__setattr__(self, "range_samples", range_samples)
+
+    @property
+    def ranges(self) -> int:
+        """The old name of `range_samples`."""
+        renamed("Window.ranges", "Window.range_samples")
+        return self.range_samples
+
+    def spec(self) -> dict[str, Any]:
+        """Return the order as the loader's options have it."""
+        return {
+            "kind": "window",
+            "samples": self.samples,
+            "canonical_nodes": self.canonical_nodes,
+            "ranges": self.range_samples,
+        }
 
 
 def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:
-    """Return fields as the Rust side reads them, and whether the others are left out."""
+    """Return fields as the loader's options have them, and whether all others are left out.
+
+    Raises ConfigError for a name that the schema does not have, and for a spec that is no `Field`.
+    """
     if fields is None:
         return [], False
     if isinstance(fields, str):
@@ -271,6 +374,6 @@ def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, 
         elif kind in ("bytes", "text", "json", "int", "float"):
             specs.append((name, {"kind": kind}))
         else:
-            # An array of one kind or another, as it is stored.
+            # An array of any kind, as stored.
             specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
     return specs, True

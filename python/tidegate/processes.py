@@ -1,14 +1,18 @@
-"""Worker processes for a user's functions: batches and results lie in shared memory of the budget.
+"""`Pool`: worker processes that call a user's functions over batches in shared memory.
 
-Flow: a finished batch on a mapping thread -> where its arrays lie, by pipe -> a process that maps them, calls the
-functions and lays the arrays of their result into memory that it asks for -> where those lie -> arrays over them here.
-Memory: inputs are slots of the loader, results are charged to the account `user`. Nothing is copied but arrays that a
-function allocates itself. A process's interpreter, and what a function allocates meanwhile, are its own.
+Flow: a finished batch on a transform thread -> `SharedArray`s by pipe -> a process maps them,
+calls the functions and copies results into arrays that it requests -> `ArrayView`s by pipe ->
+arrays here.
+Memory: inputs are slots of the loader; results are charged to the account `user`. Only arrays that
+a function allocates itself are copied. A process's interpreter, and what a function allocates
+while it runs, are outside of the budget.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import enum
 import math
 import mmap
 import multiprocessing
@@ -29,21 +33,24 @@ import numpy as np
 
 from tidegate._tidegate import Budget
 from tidegate.batch import Batch, Ragged
-from tidegate.errors import BudgetError, ConfigError, Error
+from tidegate.errors import BudgetError, ConfigError, Error, InternalError
 from tidegate.transform import Shape, Steps
 
 __all__ = ["Pool"]
 
 # Arrays below this many bytes travel through the pipe.
 SMALL_BYTES = 4096
-# A process that is forked has every pipe that is open, also ends that another thread is about to close.
+# Held while a process starts: a fork inherits every open pipe, also ends that another thread is
+# about to close.
 _starting = threading.Lock()
-# How long nothing may move before memory that does not come free is an error.
-PATIENCE_S = 2.0
+# How long the consumer waits without movement before missing memory is an error.
+STARVED_TIMEOUT_S = 2.0
+# How often a transform thread looks for free memory, which nothing signals.
+POLL_INTERVAL_S = 0.01
 
 
-class Lent(NamedTuple):
-    """An array in shared memory: a file that the process has been given, and where in it."""
+class SharedArray(NamedTuple):
+    """An array in shared memory: a file that the process has received, and the place in it."""
 
     file: int
     offset: int
@@ -51,8 +58,8 @@ class Lent(NamedTuple):
     dtype: np.dtype[Any]
 
 
-class Within(NamedTuple):
-    """An array that lies in a lent one."""
+class ArrayView(NamedTuple):
+    """A view of an array that the process was given, by its number."""
 
     number: int
     offset: int
@@ -68,42 +75,56 @@ class Tensor(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """A `Batch`."""
+    """A `Batch`, to be pickled."""
 
     columns: dict[str, Any]
     attributes: dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """A `Ragged` column."""
+    """A `Ragged` column, to be pickled."""
 
     parts: tuple[Any, ...]
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Rebuild what functions return, with `leaf` in place of arrays and tensors and of what stands for them."""
+def _packed(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return a result in picklable form, with `leaf` of each array, tensor and the rest."""
     if isinstance(value, Batch):
         attributes = {name: getattr(value, name) for name in Batch.__slots__ if hasattr(value, name)}
-        return Columns({name: _walk(column, leaf) for name, column in value.items()}, attributes)
+        return Columns({name: _packed(column, leaf) for name, column in value.items()}, attributes)
+    if isinstance(value, Ragged):
+        return Rows((_packed(value.values, leaf), value.offsets, value.shapes, value.text))
+    return _mapped(value, lambda part: _packed(part, leaf), leaf)
+
+
+def _unpacked(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return what `_packed` took, with `leaf` of each `ArrayView`, `Tensor` and the rest."""
     if isinstance(value, Columns):
-        batch = Batch({name: _walk(column, leaf) for name, column in value.columns.items()})
+        batch = Batch({name: _unpacked(column, leaf) for name, column in value.columns.items()})
         for name, attribute in value.attributes.items():
             setattr(batch, name, attribute)
         return batch
-    if isinstance(value, Ragged):
-        return Rows((_walk(value.values, leaf), value.offsets, value.shapes, value.text))
     if isinstance(value, Rows):
         values, *rest = value.parts
-        return Ragged(_walk(values, leaf), *rest)
+        return Ragged(_unpacked(values, leaf), *rest)
+    return _mapped(value, lambda part: _unpacked(part, leaf), leaf)
+
+
+def _mapped(value: Any, inside: Callable[[Any], Any], leaf: Callable[[Any], Any]) -> Any:
+    """Return a container with `inside` of each part, and `leaf` of anything else.
+
+    Only of exact dicts, lists and tuples: a subclass may hold more than its parts, so it is a
+    leaf.
+    """
     if type(value) is dict:
-        return {name: _walk(one, leaf) for name, one in value.items()}
+        return {name: inside(part) for name, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_walk(one, leaf) for one in value)
+        return type(value)(inside(part) for part in value)
     return leaf(value)
 
 
 class _Process:
-    """One worker process, seen from the mapping thread that has it."""
+    """One worker process, as the transform thread that uses it sees it."""
 
     def __init__(self, context: Any, steps: Steps, budget: Budget) -> None:
         self.context, self.steps, self.budget = context, steps, budget
@@ -114,11 +135,14 @@ class _Process:
 
     def start(self) -> None:
         if multiprocessing.current_process().daemon:
-            raise ConfigError("processes= in a process that may have none of its own (a worker of another loader)")
+            raise ConfigError(
+                "processes= in a process that may start none (a worker of another loader): make this loader in the "
+                "main process, or with processes=0"
+            )
         with _starting:
-            self.pipe, theirs = self.context.Pipe()
-            ours = self.pipe if self.context.get_start_method() == "fork" else None
-            process = self.context.Process(target=_serve, args=(theirs, ours, self.steps), daemon=True)
+            self.pipe, child_end = self.context.Pipe()
+            own_end = self.pipe if self.context.get_start_method() == "fork" else None
+            process = self.context.Process(target=_serve, args=(child_end, own_end, self.steps), daemon=True)
             process.name = "tidegate-transform"
             try:
                 process.start()
@@ -128,8 +152,8 @@ class _Process:
                     "pass multiprocessing_context='fork'"
                 ) from error
             finally:
-                theirs.close()
-        self.process, self.given = process, set[int]()
+                child_end.close()
+        self.process, self.sent_files = process, set[int]()
 
     def transform(
         self, raw: tuple[Any, ...], empty: Callable[[int, list[Shape]], list[Any]], stopping: threading.Event
@@ -138,9 +162,9 @@ class _Process:
             raise Error("the loader was closed before a worker process transformed a batch")
         if self.process is None:
             self.start()
-        lent: list[np.ndarray] = []
+        shared: list[np.ndarray] = []
         try:
-            self.pipe.send(("batch", self.lend(raw, lent)))
+            self.pipe.send(("batch", self.share(raw, shared)))
             while True:
                 while not self.pipe.poll(0.1):
                     if stopping.is_set():
@@ -155,7 +179,7 @@ class _Process:
                 except Exception as error:
                     self.pipe.send(("refused", error))
                 else:
-                    self.pipe.send(("lent", [self.place(array, lent) for array in arrays]))
+                    self.pipe.send(("arrays", [self.place(array, shared) for array in arrays]))
         except (EOFError, ConnectionError) as error:
             code = self.end(1)
             raise Error(
@@ -164,44 +188,49 @@ class _Process:
                 "function fail here"
             ) from error
         except BaseException:
-            # What it would say next belongs to this batch.
+            # The process may still answer for this batch: end it. The next batch gets a new one.
             self.end(0)
             raise
         if kind == "failed":
-            raise _whole(*content)
-        return _walk(content, lambda value: _taken(value, lent))
+            raise _received(*content)
+        return _unpacked(content, lambda value: _resolved(value, shared))
 
-    def lend(self, raw: tuple[Any, ...], lent: list[np.ndarray]) -> tuple[Any, ...]:
+    def share(self, raw: tuple[Any, ...], shared: list[np.ndarray]) -> tuple[Any, ...]:
+        """Return a raw batch of `SharedArray`s, and append its arrays to `shared`."""
         columns, *rest = raw
         places = {
-            name: (self.place(column[0], lent), *column[1:]) if isinstance(column, tuple) else self.place(column, lent)
+            name: (self.place(column[0], shared), *column[1:])
+            if isinstance(column, tuple)
+            else self.place(column, shared)
             for name, column in columns.items()
         }
         return (places, *rest)
 
-    def place(self, array: np.ndarray, lent: list[np.ndarray]) -> Lent | np.ndarray:
+    def place(self, array: np.ndarray, shared: list[np.ndarray]) -> SharedArray | np.ndarray:
+        """Return where an array is in shared memory; send its file to the process once."""
         found = self.budget.place(array.__array_interface__["data"][0])
         if found is None:
             if array.nbytes:
-                raise Error("an array outside of shared memory: please report this")
+                raise InternalError("an array is outside of shared memory: please report this")
             return array
         file, file_bytes, offset = found
-        if file not in self.given:
+        if file not in self.sent_files:
             self.pipe.send(("file", (file, file_bytes)))
             multiprocessing.reduction.send_handle(self.pipe, file, self.process.pid)
-            self.given.add(file)
-        lent.append(array)
-        return Lent(file, offset, array.shape, array.dtype)
+            self.sent_files.add(file)
+        shared.append(array)
+        return SharedArray(file, offset, array.shape, array.dtype)
 
-    def end(self, patience_s: float) -> str:
-        """Let the process end, by force if need be, and return how it ended."""
+    def end(self, timeout_s: float) -> str:
+        """End the process, by force after `timeout_s`, and return how it ended."""
         if self.process is None:
             return "not started"
         with contextlib.suppress(OSError):
-            # By a word, because a sibling that was forked later has this end of the pipe as well.
+            # A message, because closing the pipe is not enough: a sibling that was forked later
+            # has this end too.
             self.pipe.send(("end", None))
         self.pipe.close()
-        self.process.join(patience_s)
+        self.process.join(timeout_s)
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
@@ -209,8 +238,93 @@ class _Process:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
+class Request(enum.Enum):
+    """Which request for memory a batch makes next."""
+
+    FIRST = "first"
+    LATER = "later"
+
+
+@dataclasses.dataclass
+class _InFlight:
+    """What a batch in a worker process has requested so far."""
+
+    next_request: Request = Request.FIRST
+    # Bytes of whole pages that it requested after its first request.
+    later_bytes: int = 0
+    # Memory reserved at its first request for the later ones.
+    reserved: np.ndarray | None = None
+
+
+class ResultMemory:
+    """Memory for the results of batches in flight, so that no batch waits for a later one.
+
+    A batch makes its first request only in the order of batches (`turn`). Some batches request
+    memory again: `transform` and `batch_transform` both return new arrays. At its first request a
+    batch also reserves as many bytes as any batch before it requested later. Until one batch has
+    finished, that figure is unknown, and batches take turns as a whole.
+
+    It has no lock: the caller holds one over each call.
+    """
+
+    def __init__(self, allocate: Callable[[list[int], str], np.ndarray]) -> None:
+        self._allocate = allocate
+        self.turn = 0
+        # The most that a finished batch requested after its first request; None before one has.
+        self._later_bytes: int | None = None
+        self._in_flight: dict[int, _InFlight] = {}
+        # Batches at or after `turn` that wait for nothing more.
+        self._passed: set[int] = set()
+
+    def begin(self, first: int) -> None:
+        """Begin an epoch, or go on with one, at the batch of this number."""
+        self.turn = first
+        self._passed.clear()
+        self._in_flight.clear()
+
+    def take(self, index: int, shapes: list[Shape]) -> list[np.ndarray]:
+        """Return arrays for a batch. Raises BudgetError; the caller may then repeat it."""
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
+        wanted = sum(_pages(size) for size in sizes)
+        batch = self._in_flight.setdefault(index, _InFlight())
+        reserved, batch.reserved = batch.reserved, None
+        if reserved is not None and wanted <= reserved.nbytes:
+            arrays = list(_cut(reserved, shapes, sizes))
+        else:
+            # A reservation that is too small is freed first.
+            del reserved
+            arrays = [self._allocate(list(shape), dtype) for shape, dtype in shapes]
+        if batch.next_request is Request.LATER:
+            batch.later_bytes += wanted
+            return arrays
+        if self._later_bytes:
+            batch.reserved = self._allocate([self._later_bytes], "uint8")
+        batch.next_request = Request.LATER
+        if self._later_bytes is not None:
+            self.pass_turn(index)
+        return arrays
+
+    def succeeded(self, index: int) -> None:
+        """Learn from a batch that was transformed how much later requests take."""
+        batch = self._in_flight.get(index, _InFlight())
+        self._later_bytes = max(self._later_bytes or 0, batch.later_bytes)
+
+    def finish(self, index: int) -> None:
+        """Forget a batch, whatever became of it, and free what it had reserved."""
+        self._in_flight.pop(index, None)
+        self.pass_turn(index)
+
+    def pass_turn(self, index: int) -> None:
+        """Note that a batch waits for no more memory, and move `turn` past such batches."""
+        if index >= self.turn:
+            self._passed.add(index)
+        while self.turn in self._passed:
+            self._passed.remove(self.turn)
+            self.turn += 1
+
+
 class Pool:
-    """`count` worker processes that call `steps` with batches; call it from as many threads.
+    """`count` worker processes that call `steps` over batches; call it from `count` threads.
 
     Raises ConfigError when a function cannot be sent to a process.
     """
@@ -219,19 +333,12 @@ class Pool:
         self.budget = budget
         self.pid = os.getpid()
         self.stopping = threading.Event()
-        # Since when the consumer has been waiting for a batch.
+        # Since when the consumer has been waiting for a batch, as `time.monotonic` counts.
         self.asked: float | None = None
-        # Guards what follows: batches being computed, batches that took memory or will take none, and the first of
-        # those that did not yet. Memory is first taken in the order of batches, so that none waits for one behind it.
+        # Guards `memory` and `computing`, the number of batches that a process is transforming.
         self.changed = threading.Condition()
         self.computing = 0
-        self.served: set[int] = set()
-        self.turn = 0
-        # What a batch asks for again (`transform` and `batch_transform` both) is held for it when it first asks: as
-        # much as any batch has asked for again. Until one has been through, they go one by one.
-        self.again_bytes: int | None = None
-        self.asked_again: dict[int, int] = {}
-        self.held: dict[int, np.ndarray] = {}
+        self.memory = ResultMemory(budget.empty)
         self.processes = [_Process(multiprocessing.get_context(context), steps, budget) for _ in range(count)]
         self.idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self.processes:
@@ -240,27 +347,26 @@ class Pool:
     def begin(self, first: int) -> None:
         """Begin an epoch, or go on with one, at the batch of this number."""
         self.stopping.clear()
-        self.served, self.turn = set(), first
-        self.asked_again.clear()
-        self.held.clear()
+        with self.changed:
+            self.memory.begin(first)
 
     def stop(self) -> None:
-        """End the waiting of calls in progress: their processes end by force."""
+        """Make calls in progress return with an error; their processes end by force."""
         self.stopping.set()
 
     def __call__(self, raw: tuple[Any, ...]) -> Any:
+        index = raw[5]
         process = self.idle.get()
         try:
             with self._counted(1), process.lock:
                 result = process.transform(raw, self.empty, self.stopping)
             with self.changed:
-                self.again_bytes = max(self.again_bytes or 0, self.asked_again.get(raw[5], 0))
+                self.memory.succeeded(index)
             return result
         finally:
             with self.changed:
-                self.held.pop(raw[5], None)
-                self.asked_again.pop(raw[5], None)
-            self._pass(raw[5])
+                self.memory.finish(index)
+                self.changed.notify_all()
             self.idle.put(process)
 
     @contextlib.contextmanager
@@ -273,55 +379,30 @@ class Pool:
             with self.changed:
                 self.computing -= by
 
-    def _take(self, index: int, shapes: list[Shape]) -> list[np.ndarray]:
-        """Take arrays for a batch, and hold what it will ask for again. Raises BudgetError."""
-        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
-        wanted = sum(_pages(size) for size in sizes)
-        with self.changed:
-            first = index not in self.asked_again
-            held = self.held.pop(index, None)
-            if held is not None and wanted <= held.nbytes:
-                arrays = list(_cut(held, shapes, sizes))
-            else:
-                # What was held comes free here, if it is too little.
-                del held
-                arrays = [self.budget.empty(list(shape), dtype) for shape, dtype in shapes]
-            if not first:
-                self.asked_again[index] += wanted
-                return arrays
-            if self.again_bytes:
-                self.held[index] = self.budget.empty([self.again_bytes], "uint8")
-            self.asked_again[index] = 0
-            if self.again_bytes is not None:
-                self._pass(index)
-            return arrays
-
-    def _pass(self, index: int) -> None:
-        """Note that a batch needs no more to wait for."""
-        with self.changed:
-            if index >= self.turn:
-                self.served.add(index)
-            while self.turn in self.served:
-                self.served.remove(self.turn)
-                self.turn += 1
-            self.changed.notify_all()
-
     def empty(self, index: int, shapes: list[Shape]) -> list[np.ndarray]:
-        """Return arrays of the budget for a batch, waiting as long as anything moves. Raises BudgetError."""
+        """Return arrays of the budget for a batch; wait while anything moves.
+
+        Raises BudgetError when the consumer has waited for `STARVED_TIMEOUT_S` and no process
+        computes.
+        """
         wanted = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes)
         with self._counted(-1):
             while True:
-                if self.turn >= index or self.stopping.is_set():
-                    try:
-                        return self._take(index, shapes)
-                    except BudgetError:
-                        asked = self.asked
-                        starved = asked is not None and time.monotonic() - asked > PATIENCE_S and self.computing == 0
-                        if starved or self.stopping.is_set() or wanted > self.budget.cap_bytes:
-                            raise
                 with self.changed:
-                    # Memory comes free without a word.
-                    self.changed.wait(0.01)
+                    if self.memory.turn >= index or self.stopping.is_set():
+                        try:
+                            arrays = self.memory.take(index, shapes)
+                        except BudgetError:
+                            if self._starved() or self.stopping.is_set() or wanted > self.budget.cap_bytes:
+                                raise
+                        else:
+                            self.changed.notify_all()
+                            return arrays
+                    self.changed.wait(POLL_INTERVAL_S)
+
+    def _starved(self) -> bool:
+        asked = self.asked
+        return asked is not None and time.monotonic() - asked > STARVED_TIMEOUT_S and self.computing == 0
 
     def close(self) -> None:
         """End the processes."""
@@ -333,42 +414,42 @@ class Pool:
 
 
 def _pages(size: int) -> int:
-    """Bytes of the whole pages that so many take."""
+    """Return the bytes of the whole pages that `size` bytes take."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _cut(room: np.ndarray, shapes: list[Shape], sizes: list[int]) -> Iterator[np.ndarray]:
-    """Arrays that lie in a room, each on pages of its own."""
+def _cut(reserved: np.ndarray, shapes: list[Shape], sizes: list[int]) -> Iterator[np.ndarray]:
+    """Return arrays over reserved memory, each on pages of its own."""
     at = 0
     for (shape, dtype), size in zip(shapes, sizes, strict=True):
-        yield room[at : at + size].view(dtype).reshape(shape)
+        yield reserved[at : at + size].view(dtype).reshape(shape)
         at += _pages(size)
 
 
-def _taken(value: Any, lent: list[np.ndarray]) -> Any:
-    """Return what stands behind a place, over the memory of what was lent."""
+def _resolved(value: Any, shared: list[np.ndarray]) -> Any:
+    """Return the array of an `ArrayView`, or the tensor of a `Tensor`, over memory in `shared`."""
     if isinstance(value, Tensor):
         from tidegate.torch import tensor
 
-        return tensor(_taken(value.array, lent))
-    if isinstance(value, Within):
-        base = lent[value.number].reshape(-1).view(np.uint8)
+        return tensor(_resolved(value.array, shared))
+    if isinstance(value, ArrayView):
+        base = shared[value.number].reshape(-1).view(np.uint8)
         return np.ndarray(value.shape, value.dtype, base, value.offset, value.strides)
     return value
 
 
-def _whole(error: bytes, words: str) -> BaseException:
-    """Return the error that a process sent, caused by where it happened there."""
+def _received(error: bytes, words: str) -> BaseException:
+    """Return the exception that a process sent; its cause has the traceback from there."""
     try:
-        raised = pickle.loads(error)
+        raised: BaseException = pickle.loads(error)
     except Exception:
         raised = Error(words.strip().splitlines()[-1])
     raised.__cause__ = RuntimeError(f'in a worker process:\n"""\n{words}"""')
     return raised
 
 
-class _Mapped:
-    """The memory that a worker process was lent."""
+class _Received:
+    """The shared memory that a worker process has received."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
@@ -376,6 +457,7 @@ class _Mapped:
         self.arrays: list[np.ndarray] = []
 
     def receive(self) -> Any:
+        """Return the next message that is not a file; map the files that come before it."""
         while True:
             kind, content = self.pipe.recv()
             if kind != "file":
@@ -385,29 +467,31 @@ class _Mapped:
             self.files[number] = mmap.mmap(file, length)
             os.close(file)
             with contextlib.suppress(OSError):
-                # One touch would make 2 MiB resident where 4 KiB are charged; a kernel without them refuses the advice.
+                # With huge pages one touch would make 2 MiB resident where 4 KiB are charged. A
+                # kernel without huge pages refuses the advice.
                 self.files[number].madvise(mmap.MADV_NOHUGEPAGE)
 
     def view(self, value: Any) -> Any:
-        if not isinstance(value, Lent):
+        """Return the array of a `SharedArray`; anything else as it is."""
+        if not isinstance(value, SharedArray):
             return value
         array = np.ndarray(value.shape, value.dtype, self.files[value.file], value.offset)
         self.arrays.append(array)
         return array
 
     def raw(self, content: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return a batch as the loader has it."""
+        """Return the raw batch, as the loader has it."""
         columns, *rest = content
         views = {
             name: (self.view(column[0]), *column[1:])
-            if isinstance(column, tuple) and not isinstance(column, Lent)
+            if isinstance(column, tuple) and not isinstance(column, SharedArray)
             else self.view(column)
             for name, column in columns.items()
         }
         return (views, *rest)
 
     def empty(self, shapes: list[Shape]) -> list[np.ndarray]:
-        """Ask for arrays of the budget."""
+        """Request arrays of the budget, and wait for them."""
         self.pipe.send(("empty", shapes))
         kind, content = self.receive()
         if kind == "refused":
@@ -415,9 +499,9 @@ class _Mapped:
         return [self.view(place) for place in content]
 
     def placed(self, result: Any) -> Any:
-        """Return a result whose arrays are places, those that lie elsewhere copied into memory that was asked for."""
+        """Return a result in picklable form, with arrays copied to shared memory where needed."""
         fresh: list[np.ndarray] = []
-        placed = _walk(result, lambda value: self.place(value, fresh))
+        placed = _packed(result, lambda value: self.place(value, fresh))
         if fresh:
             targets = self.empty([((array.nbytes,), "uint8") for array in fresh])
             for array, target in zip(fresh, targets, strict=True):
@@ -425,6 +509,7 @@ class _Mapped:
         return placed
 
     def place(self, value: Any, fresh: list[np.ndarray]) -> Any:
+        """Return an array's `ArrayView`; append one outside of shared memory to `fresh`."""
         if type(value) is not np.ndarray:
             if "torch" in sys.modules:
                 from tidegate.torch import array_of
@@ -440,19 +525,20 @@ class _Mapped:
         for number, array in enumerate(self.arrays):
             offset = start - array.__array_interface__["data"][0]
             if min(value.strides) >= 0 and offset >= 0 and last - start + offset + value.itemsize <= array.nbytes:
-                return Within(number, offset, value.shape, value.strides, value.dtype)
+                return ArrayView(number, offset, value.shape, value.strides, value.dtype)
         fresh.append(value)
         strides = np.ndarray(value.shape, value.dtype).strides
-        return Within(len(self.arrays) + len(fresh) - 1, 0, value.shape, strides, value.dtype)
+        return ArrayView(len(self.arrays) + len(fresh) - 1, 0, value.shape, strides, value.dtype)
 
 
 def _serve(pipe: Connection, parents_end: Connection | None, steps: Steps) -> None:
-    """Transform batches until the pipe is closed."""
+    """Transform batches until the pipe is closed; what a worker process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parents_end is not None:
-        # A fork has both ends; with the other one open it would not see that its parent is gone.
+        # A fork has both ends. With the parent's end open here, the pipe would never report that
+        # the parent is gone.
         parents_end.close()
-    memory = _Mapped(pipe)
+    memory = _Received(pipe)
     while True:
         try:
             kind, content = memory.receive()
@@ -474,7 +560,7 @@ def _serve(pipe: Connection, parents_end: Connection | None, steps: Steps) -> No
 
 
 def _portable(error: BaseException) -> bytes:
-    """Return an error as bytes, or nothing where it cannot travel."""
+    """Return an exception as bytes; none where it cannot be pickled."""
     try:
         sent = pickle.dumps(error)
         pickle.loads(sent)

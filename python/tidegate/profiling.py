@@ -1,4 +1,8 @@
-"""`profile`: what is in a dataset, in one pass, and what follows from it for training."""
+"""`profile`: what is in a dataset, in one pass, and what follows from it for training.
+
+Flow: a source -> `_tidegate.profile`, one pass -> `Profile` -> field specs, weights, a page.
+Memory: as of the loader that makes the pass; sketches are charged to the account `telemetry`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ __all__ = ["Diff", "Profile", "profile"]
 
 
 class Diff(dict[str, Any]):
-    """How two datasets differ; `print` it for a table, index it for figures."""
+    """How two datasets differ, as a dict of figures; `print` it for a table."""
 
     text: str = ""
 
@@ -26,10 +30,11 @@ class Diff(dict[str, Any]):
 
 
 class Profile:
-    """What is in a dataset: `profile` makes one, `Profile.load` reads one.
+    """What is in a dataset; made by `profile`, or read by `Profile.load`.
 
-    `print` it for words; `summary` has all figures: for each field measures (count, mean, std, least and greatest,
-    quantiles), how many values differ, how often each came where they are few, the entropy, and advice.
+    `print` shows it in words. `summary` has all figures of each field: count, mean, std, least and
+    greatest value, quantiles, the number of different values, how often each comes where they are
+    few, the entropy, and advice.
 
     >>> import tidegate as tg
     >>> found = tg.profile(tg.synthetic(1000, 100), memory="32MiB", save=False)
@@ -42,22 +47,30 @@ class Profile:
 
     @staticmethod
     def load(where: str | os.PathLike[str] | Source) -> Profile:
-        """Return the profile in a file, or the one beside a dataset."""
+        """Return a saved profile.
+
+        Args:
+            where: a file that `save` wrote, or a dataset (a path or a `Source`) whose profile is
+                next to its index.
+
+        Raises ConfigError for a file that is no profile, and where there is none.
+        """
         if isinstance(where, Source):
             return Profile(_tidegate.Profile.beside(where._inner))
         return Profile(_tidegate.Profile.find(os.fspath(where)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, whole or not at all."""
+        """Write the profile to a file, as a whole or not at all."""
         self._inner.save(os.fspath(path))
 
     @property
     def summary(self) -> dict[str, Any]:
         """All figures, as JSON-able values."""
-        return json.loads(self._inner.summary())
+        figures: dict[str, Any] = json.loads(self._inner.summary())
+        return figures
 
     def html(self) -> str:
-        """Return a page with histograms that needs nothing from elsewhere."""
+        """Return an HTML page with histograms; it loads nothing from elsewhere."""
         return self._inner.to_html()
 
     def __str__(self) -> str:
@@ -70,14 +83,19 @@ class Profile:
         return _from_json, (self._inner.to_json(),)
 
     def merge(self, other: Profile) -> None:
-        """Take what is known of other data with the same fields: of parts of a dataset, or of another rank."""
+        """Add the profile of other data with the same fields: another part, or another rank."""
         self._inner.merge(_checked(other)._inner)
 
     def diff(self, other: Profile, *, effect: float = 0.1) -> Diff:
-        """Return how `other` differs: a test for each field, and how large the difference is (0 to 1).
+        """Return how `other` differs: for each field a test, and the size of the difference.
 
-        What drifted is what no accident explains (p below 0.01 over all tests together), and differs by `effect` or
-        more. `shared` tells what contents are in both: what may have leaked from one into the other.
+        A field has drifted if chance does not explain the difference (p below 0.01 over all tests
+        together) and its size is at least `effect`. `shared` counts contents that are in both:
+        what may have leaked from one into the other.
+
+        Args:
+            other: the profile of other data with the same fields.
+            effect: the least size of a drift, 0 to 1; by default 0.1.
 
         >>> import tidegate as tg
         >>> parts = tg.synthetic(2000, 100).split({"train": 0.5, "val": 0.5})
@@ -91,16 +109,24 @@ class Profile:
         return diff
 
     def normalization(self, field: str) -> dict[str, list[float]]:
-        """Return `mean` and `std` of a field, as `tg.Image(..., **this)` takes them: of R, G, B in [0, 1]."""
+        """Return {"mean", "std"} of a field, for `tg.Image(..., **these)`: of R, G, B in [0, 1].
+
+        Raises ConfigError for a field that is neither images nor floats.
+        """
         advice = self._advice(field)
         if advice["mean"] is None:
-            raise ConfigError(f"field {field!r} has nothing to normalize by: it is neither pictures nor floats")
+            raise ConfigError(f"field {field!r} cannot be normalized: it is neither images nor floats")
         return {"mean": advice["mean"], "std": advice["std"]}
 
     def class_weights(self, field: str, *, beta: float | None = None) -> dict[int | str, float]:
-        """Return by what each class counts in a loss so that all count the same; the mean over samples is 1.
+        """Return {class: weight in the loss} so that all classes count the same.
 
-        With `beta`, by its effective number (1 - beta^n) / (1 - beta) (Cui et al., 2019).
+        The mean weight over all samples is 1.
+
+        Args:
+            field: the field of the class.
+            beta: weighs by the effective number of samples, (1 - beta^n) / (1 - beta) (Cui et al.
+                2019); by default by the number of samples.
 
         >>> import tidegate as tg
         >>> found = tg.profile(tg.synthetic(3, 8), memory="32MiB", save=False)
@@ -110,23 +136,35 @@ class Profile:
         return dict(self._inner.class_weights(field, beta))
 
     def padding(self, field: str, *, batch_size: int = 32, buckets: int = 8) -> dict[str, Any]:
-        """Return what padding wastes of random batches, and the `edges` of buckets of lengths that waste least.
+        """Return how much padding random batches waste, and the `edges` of the best buckets.
 
-        Lengths are characters of text, and the first axes of arrays.
+        Lengths are characters of text, or the first axis of arrays.
+
+        Args:
+            field: a field of text or arrays.
+            batch_size: samples in a batch, an int; by default 32.
+            buckets: buckets of lengths, an int; by default 8.
+
+        Raises ConfigError for a field without lengths.
         """
         if batch_size < 1 or buckets < 1:
             raise ConfigError(f"batch_size={batch_size}, buckets={buckets}: both must be at least 1")
         found = self._inner.padding(field, batch_size, buckets)
         if found is None:
             raise ConfigError(f"field {field!r} has no lengths: it is neither text nor arrays, or all are empty")
-        return json.loads(found)
+        waste: dict[str, Any] = json.loads(found)
+        return waste
 
     def fields(self, size: int | tuple[int, int] | None = None, **image: Any) -> dict[str, Field]:
-        """Return specs that follow from it: what `Loader(fields=profile)` uses.
+        """Return the field specs that follow from the profile: what `Loader(fields=profile)` uses.
 
-        Pictures are float32, normalized by their own mean and std, of `size` (if all have one size, that is the
-        default; else they stay as they are), with other options of `Image`; arrays that all have one shape are a plain
-        column.
+        Images become float32, normalized by their own mean and std. Arrays of one shape become a
+        plain column.
+
+        Args:
+            size: of images; by default their size if all have the same one. Otherwise they are not
+                named, and stay as they are.
+            image: other options of `tg.Image`, such as `crop="random"`.
         """
         made: dict[str, Field] = {}
         for name, known in self.summary["fields"].items():
@@ -147,7 +185,8 @@ class Profile:
         fields = self.summary["fields"]
         if field not in fields:
             raise ConfigError(f"this profile has no field {field!r}; it has {', '.join(fields)}")
-        return fields[field]["advice"]
+        advice: dict[str, Any] = fields[field]["advice"]
+        return advice
 
 
 def _checked(given: Any) -> Profile:
@@ -171,17 +210,20 @@ def profile(
 ) -> Profile:
     """Profile a dataset in one pass over all fields, in parallel, within the budget.
 
-    Args:
-        source: as of `Loader`.
-        memory: as of `Loader`.
-        fields: names of those that are wanted, or specs: what is profiled is what they deliver.
-        workers: decoding threads; whatever their number, the profile is the same, but for the quantiles, whose sketches
-            draw at random: they are right within their errors.
-        save: writes it beside the data's index, where `Profile.load` finds it; by default if the data have one, and all
-            fields are profiled.
-        progress: called as `progress(samples done, samples)`.
+    The profile leaves out samples that cannot be decoded, and counts and names them. A field that
+    a sample lacks counts as missing.
 
-    Samples that cannot be decoded are left out, counted and named; a field that a sample lacks is counted as missing.
+    Args:
+        source: a path, a pattern, a URL or a `Source`.
+        memory: the budget, as of `Loader`.
+        fields: names, or {name: spec}: the profile is of what these specs deliver. By default all
+            fields, inferred.
+        workers: decoding threads, an int; by default the cores that this process may use. The
+            profile does not depend on them, except for quantiles, whose sketches draw at random
+            within their stated errors.
+        save: writes the profile next to the data's index, where `Profile.load` finds it. By
+            default if the data have an index and all fields are profiled.
+        progress: called as `progress(samples done, samples)`.
 
     >>> import tidegate as tg
     >>> print(tg.profile(tg.synthetic(100, 8), memory="32MiB", save=False))  # doctest: +ELLIPSIS
@@ -192,7 +234,7 @@ def profile(
     wanted, only = specs(fields, opened.schema)
     options = {"fields": wanted, "only": only, "workers": workers}
     budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
-    # Before the pass, so that nothing is lost where there is no place.
+    # Found before the pass: without a place to save it, the pass would be lost.
     path = None if save is False or (save is None and fields is not None) else _place(opened, must=bool(save))
     made = Profile(_tidegate.profile(opened._inner, json.dumps(options), budget, progress))
     if path is not None:

@@ -1,4 +1,7 @@
-"""Numbers as codes of 2 to 8 bits, with the grids that turn them back.
+"""`quantize`: numbers as codes of 2 to 8 bits, with the grids that turn codes back into numbers.
+
+Flow: float32 values -> a grid for each group -> packed codes -> float32, float16 or bfloat16.
+Memory: the codes and grids, outside of any budget.
 
 >>> import numpy as np
 >>> from tidegate.quantize import quantize
@@ -13,13 +16,17 @@ True
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
+
+if TYPE_CHECKING:
+    # typing has it from Python 3.11 on; type checkers know this module without an installation.
+    from typing_extensions import Self
 
 __all__ = ["Calibrator", "Fidelity", "Quantized", "quantize"]
 
@@ -29,7 +36,11 @@ Per = Literal["tensor", "row"] | tuple[Literal["channel", "block"], int]
 
 
 class Fidelity(TypedDict):
-    """How far codes are from what they stand for."""
+    """How far codes are from the values they were made of.
+
+    `sqnr_db` is the ratio of signal to quantization noise in dB; `largest_error` and `bias` (the
+    mean error) are in units of the values; `bits_per_value` counts codes and grids.
+    """
 
     sqnr_db: float
     largest_error: float
@@ -40,7 +51,7 @@ class Fidelity(TypedDict):
 def _flat(x: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
     values = np.asarray(x)
     if np.iscomplexobj(values):
-        raise ConfigError("complex numbers: quantize their parts apart")
+        raise ConfigError("complex numbers: quantize the real and imaginary parts separately")
     return np.ascontiguousarray(values, dtype=np.float32).reshape(-1), values.shape
 
 
@@ -57,7 +68,7 @@ class Quantized:
 
     @property
     def bits(self) -> int:
-        """Bits of a code."""
+        """Bits of a code, 2 to 8."""
         return self._inner.bits
 
     @property
@@ -67,7 +78,7 @@ class Quantized:
 
     @property
     def codes(self) -> npt.NDArray[np.uint8]:
-        """The codes, packed: the lowest bits of a byte first."""
+        """The codes, packed into bytes: the lowest bits of a byte first."""
         return self._inner.codes()
 
     @property
@@ -76,26 +87,33 @@ class Quantized:
         return self._inner.grids().reshape(-1, 3)
 
     def dequantize(self, dtype: npt.DTypeLike = "float32") -> npt.NDArray[Any]:
-        """Return the values as float32, float16 or bfloat16 (of `ml_dtypes`)."""
+        """Return the values.
+
+        Args:
+            dtype: "float32" (default), "float16", or `ml_dtypes.bfloat16`.
+        """
         wanted = np.dtype(dtype)
         values = self._inner.dequantize(wanted.name).view(wanted.newbyteorder("="))
-        return values.reshape(self.shape).astype(wanted, copy=False)
+        shaped: npt.NDArray[Any] = values.reshape(self.shape).astype(wanted, copy=False)
+        return shaped
 
     def fidelity(self, x: npt.ArrayLike) -> Fidelity:
-        """Return how far the codes are from what they were made of: SQNR in dB, errors, bits a value with grids."""
+        """Return how far the codes are from `x`, the values they were made of."""
         values, shape = _flat(x)
         if shape != self.shape:
-            raise ConfigError(f"an array of {shape} beside codes of {self.shape}")
+            raise ConfigError(
+                f"an array of shape {shape} for codes of shape {self.shape}: give the array that was quantized"
+            )
         sqnr_db, largest_error, bias, bits = self._inner.fidelity(values)
         return {"sqnr_db": sqnr_db, "largest_error": largest_error, "bias": bias, "bits_per_value": bits}
 
     def to_bytes(self) -> bytes:
-        """Return the bytes that a quantized column of a shard holds."""
+        """Return codes, grids and shape as bytes, as a quantized column of a shard holds them."""
         return self._inner.to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` returned. Raises DataError for bytes that are cut short or something else."""
+        """Read what `to_bytes` returned. Raises DataError for other or incomplete bytes."""
         return cls(_tidegate.Quantized.of(data))
 
     def __repr__(self) -> str:
@@ -103,10 +121,21 @@ class Quantized:
 
 
 class Calibrator:
-    """Sees values pass by, and says what grids suit them: one for all, or one for each index of an axis (`channel`).
+    """Finds grids from values that come in parts: one for all, or one for each index of an axis.
 
-    `range="best"` keeps a histogram of 128 KiB a channel and leaves the least mean square error; "whole" goes from the
-    least value to the largest.
+    Args:
+        bits: of a code, 2 to 8; by default 8.
+        scheme: as of `quantize`; by default "affine".
+        range: "whole" (default): from the least value to the greatest. "best": the range with the
+            least mean square error, from a histogram of 128 KiB a channel.
+        channel: the axis of the channels; by default one grid for all.
+        channels: the length of that axis.
+
+    >>> calibrator = Calibrator(bits=8)
+    >>> calibrator.observe([0.0, 1.0])
+    >>> calibrator.observe([-1.0])
+    >>> calibrator.quantize([0.5]).dequantize().round(1).tolist()
+    [0.5]
     """
 
     def __init__(
@@ -125,7 +154,7 @@ class Calibrator:
         self._inner = _tidegate.Calibrator(bits, json.dumps(scheme), json.dumps(range), channels)
 
     def observe(self, x: npt.ArrayLike) -> None:
-        """See more values. Raises DataError for NaN and infinities, which no range can hold."""
+        """Take more values into account. Raises DataError for NaN and infinities."""
         values, shape = _flat(x)
         inner = values.size
         if self.channel is not None:
@@ -141,11 +170,11 @@ class Calibrator:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """Bytes that the calibrator holds."""
         return self._inner.held_bytes
 
     def quantize(self, x: npt.ArrayLike, *, stochastic: int | None = None) -> Quantized:
-        """Quantize by the grids of what was seen; what lies beyond becomes their ends."""
+        """Quantize with the grids found so far; values beyond them become their ends."""
         per: Per = "tensor" if self.channel is None else ("channel", self.channel)
         return _quantized(x, self.bits, self.scheme, per, self.range, stochastic, self._inner.grids())
 
@@ -159,13 +188,21 @@ def quantize(
     range: Range = "whole",
     stochastic: int | None = None,
 ) -> Quantized:
-    """Quantize an array by grids of its own range.
+    """Quantize an array with grids of its own range.
 
-    `scheme`: "affine" and "symmetric" have a code for 0, as arithmetic needs it; "offset" spends none on it, which is
-    closest for storage. `per`: "tensor", "row", ("channel", axis) or ("block", values). `range="best"` cuts off what
-    leaves the least mean square error. `stochastic` is the seed of rounding either way, right on average.
+    Args:
+        x: an array of real numbers of any shape.
+        bits: of a code, 2 to 8; by default 8.
+        scheme: "offset" (default) fits the range closest and suits storage; "affine" and
+            "symmetric" have an exact code for 0, which arithmetic needs.
+        per: the values that share a grid: "tensor" (default), "row", ("channel", axis) or
+            ("block", values).
+        range: "whole" (default), or "best": clips to the range with the least mean square error.
+        stochastic: a seed for stochastic rounding, which is right on average; by default rounds to
+            the nearest code.
 
-    Raises DataError for NaN and infinities, with their place; ConfigError for bits but 2 to 8.
+    Raises DataError for NaN and infinities, with their place, and ConfigError for options that are
+    not valid.
     """
     return _quantized(x, bits, scheme, per, range, stochastic, None)
 
@@ -182,12 +219,12 @@ def _quantized(
     values, shape = _flat(x)
     for name, number in (("bits", bits), ("stochastic", stochastic)):
         if number is not None and (not isinstance(number, int | np.integer) or number < 0):
-            raise ConfigError(f"{name}={number!r}: give a whole number from 0 on")
+            raise ConfigError(f"{name}={number!r}: give an int from 0 on")
     if range not in ("whole", "best"):
         raise ConfigError(f'range={range!r}: give "whole" or "best"; for other ends, see Calibrator')
     if not isinstance(per, str):
         kind, of = per
-        # As NumPy counts axes.
+        # Negative axes count from the end, as in NumPy.
         per = (kind, of + len(shape) if kind == "channel" and -len(shape) <= of < 0 else of)
         if per[1] < 0:
             raise ConfigError(f"{kind} {of} of an array of {shape}")

@@ -1,4 +1,8 @@
-"""What may be given as `sampler=`: an array of ids, a function of the epoch, or an iterable, as torch's samplers."""
+"""What `Loader(sampler=...)` accepts: an array of ids, a function of the epoch, or an iterable.
+
+Flow: the user's sampler -> `prepared` -> an array or a function for `_tidegate.Loader`.
+Memory: the ids of an epoch, 8 bytes each.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ __all__ = ["Sampler", "SizedIterable"]
 
 
 class SizedIterable(Protocol):
-    """An iterable of ids that knows how many there are, as torch's samplers do."""
+    """An iterable of ids with a length, such as torch's samplers."""
 
     def __iter__(self) -> Iterator[int]:
         """Begin an epoch."""
         ...
 
     def __len__(self) -> int:
-        """Return the ids in an epoch."""
+        """Return the number of ids in an epoch."""
         ...
 
 
@@ -32,9 +36,9 @@ Sampler: TypeAlias = Drawn | npt.ArrayLike | Sequence[int] | Callable[[int], npt
 
 
 def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
-    """Return the ids as an array, or (function of the epoch, length of an epoch, whether it gives arrays).
+    """Return the ids as an array, or (function of the epoch, length, whether it returns arrays).
 
-    What the user's code raises on a thread of the loader is appended to `raised`.
+    Exceptions of the user's code on a thread of the loader are appended to `raised`.
     """
     if isinstance(sampler, Drawn):
         return sampler
@@ -42,7 +46,7 @@ def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
         return _array(sampler, samples, "the sampler")
     if hasattr(sampler, "num_replicas"):
         raise ConfigError(
-            f"{type(sampler).__name__} gives each rank its part, which the loader does itself: give the sampler of all "
+            f"{type(sampler).__name__} divides ids among ranks, which the loader does itself: give a sampler of all "
             "ids, or shuffle=True"
         )
     if hasattr(sampler, "__iter__"):
@@ -50,8 +54,8 @@ def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
             length = len(sampler)
         except TypeError:
             raise ConfigError(
-                f"sampler={sampler!r} has no length: give an array, or an object with __iter__ and __len__, whose ids "
-                "of an epoch are as many"
+                f"sampler={sampler!r} has no length: give an array, or an object with __iter__ and with __len__, the "
+                "number of ids in an epoch"
             ) from None
         return lambda epoch: _begin(sampler, epoch, raised), length, False
     if callable(sampler):
@@ -71,7 +75,7 @@ def _array(given: Any, samples: int, what: str) -> npt.NDArray[np.uint64]:
     ids = np.asarray(given)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         fix = "; np.flatnonzero makes ids of a mask" if ids.dtype == bool else ""
-        raise ConfigError(f"{what} must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}{fix}")
+        raise ConfigError(f"{what} must be one row of integers, not {ids.dtype} of shape {ids.shape}{fix}")
     wrong = np.flatnonzero((ids < 0) | (ids >= samples))
     if wrong.size:
         raise ConfigError(f"{what} gives id {ids[wrong[0]]} at position {wrong[0]}, but there are {samples} samples")
@@ -88,14 +92,12 @@ def _begin(sampler: Iterable[Any], epoch: int, raised: list[BaseException]) -> I
 
 def _id(given: Any) -> int:
     try:
-        id = operator.index(given)
+        number = operator.index(given)
     except TypeError:
-        id = -1
-    if id < 0:
-        raise ConfigError(
-            f"{given!r} is no id: a sampler gives one id after another, and the loader makes batches of them"
-        )
-    return id
+        number = -1
+    if number < 0:
+        raise ConfigError(f"{given!r} is no id: a sampler gives single ids, and the loader makes batches of them")
+    return number
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
-"""Samplers that are functions of (seed, epoch, position): no list, so they resume, split over ranks and are planned.
+"""Samplers that are functions of (seed, epoch, position): they resume by a seek and need no list.
 
-Give one as `sampler=` to a `Loader`, whose `seed` they take. Ids may repeat, and are kept in memory by Belady's rule
-over this epoch and the next. Their tables are charged to the budget: 8 bytes a sample for weights, 4 for difficulties,
-4 for labels (12 in classes of fewer than 65,536), and 576 a class.
+Give one as `sampler=` to a `Loader`, whose `seed` it uses. Ids may repeat. The cache knows this
+epoch and the next (Belady's rule). Tables are charged to the budget: 8 bytes a sample for weights,
+4 for difficulties, 4 for labels (12 in classes of fewer than 65,536 samples), and 576 a class.
 
 >>> import numpy as np
 >>> import tidegate as tg
 >>> from tidegate import samplers
->>> labels = np.arange(1000) % 10 == 0
->>> loader = tg.Loader(tg.synthetic(1000, 8), batch_size=20, memory="16MiB", sampler=samplers.balanced(labels))
+>>> labels, sampler = np.arange(1000) % 10 == 0, samplers.balanced(np.arange(1000) % 10 == 0)
+>>> loader = tg.Loader(tg.synthetic(1000, 8), batch_size=20, memory="16MiB", sampler=sampler)
 >>> [int(labels[batch.indices].sum()) for batch in loader][:5]
 [10, 10, 10, 10, 10]
 """
@@ -41,24 +41,32 @@ __all__ = [
 
 
 def replacement(positions: int | None = None) -> Drawn:
-    """Draw evenly, with replacement; `positions` are those of an epoch, by default as many as there are samples.
+    """Draw samples evenly, with replacement.
+
+    Args:
+        positions: ids in an epoch, an int; by default the number of samples.
 
     >>> import tidegate as tg
-    >>> len(tg.Loader(tg.synthetic(100, 8), batch_size=10, memory="16MiB", sampler=replacement(1000)))
+    >>> sampler = replacement(1000)
+    >>> len(tg.Loader(tg.synthetic(100, 8), batch_size=10, memory="16MiB", sampler=sampler))
     100
     """
     return Drawn.even(_positions(positions))
 
 
 def weighted(weights: npt.ArrayLike, positions: int | None = None) -> Drawn:
-    """Draw by weights, with replacement, as torch's WeightedRandomSampler, past its 2**24 samples.
+    """Draw samples by weight, with replacement, as torch's WeightedRandomSampler does.
+
+    The number of samples may exceed 2**24, torch's limit.
 
     Args:
-        weights: one for each sample, finite and not negative, of any sum; single or double precision is read in place.
-        positions: ids in an epoch; by default as many as there are samples.
+        weights: one for each sample, finite and not negative, of any sum. float32 and float64 are
+            read in place, without a copy.
+        positions: ids in an epoch, an int; by default the number of samples.
 
     >>> import tidegate as tg
-    >>> loader = tg.Loader(tg.synthetic(3, 8), batch_size=100, memory="16MiB", sampler=weighted([0, 1, 0], 100))
+    >>> sampler = weighted([0, 1, 0], 100)
+    >>> loader = tg.Loader(tg.synthetic(3, 8), batch_size=100, memory="16MiB", sampler=sampler)
     >>> {int(id) for batch in loader for id in batch.ids}
     {1}
     """
@@ -66,18 +74,19 @@ def weighted(weights: npt.ArrayLike, positions: int | None = None) -> Drawn:
 
 
 def stratified(labels: npt.ArrayLike, *, block: int | None = None) -> Drawn:
-    """Give every sample once, with each class's exact share in every `block` positions.
+    """Give every sample once, with each class's exact share in every block of positions.
+
+    Where the share of a class in a block is not an integer, it is off by a few at most; which
+    small classes a batch has differs from batch to batch.
 
     Args:
         labels: one for each sample, of any type that can be sorted.
-        block: positions, at most 65,536; by default a global batch. A state goes on with the same block alone.
-
-    Where a class's share of a block is not whole it is off by a few at most, and which small classes meet differs from
-    batch to batch.
+        block: positions in a block, 1 to 65,536; by default a global batch. A saved state goes on
+            only with the same block.
 
     >>> import tidegate as tg
-    >>> labels = ["a"] * 75 + ["b"] * 25
-    >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory="16MiB", sampler=stratified(labels))
+    >>> sampler = stratified(["a"] * 75 + ["b"] * 25)
+    >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory="16MiB", sampler=sampler)
     >>> [int((batch.ids >= 75).sum()) for batch in loader]
     [5, 5, 5, 5, 5]
     """
@@ -92,16 +101,24 @@ def balanced(
     positions: int | None = None,
     block: int | None = None,
 ) -> Drawn:
-    """Return an order in which classes come equally often in every `block` positions.
+    """Draw classes equally often, in every block of positions.
 
     Args:
         labels: one for each sample, of any type that can be sorted.
-        how: "over": an epoch has as many of each class as the largest has, repeated equally often; "under": as many as
-            the smallest has, in turn from one epoch to the next; "effective": by the effective number of samples,
-            between as they are and equal (Cui et al. 2019).
-        beta: of "effective": 0 leaves classes as they are, near 1 makes them equal.
-        positions: ids in an epoch of "effective"; by default as many as there are samples.
-        block: positions; by default a global batch.
+        how: "over" (default): an epoch has as many samples of each class as the largest class has;
+            those of smaller classes repeat equally often. "under": as many as the smallest class
+            has, other ones in each epoch. "effective": by the effective number of samples, between
+            the given shares and equal ones (Cui et al. 2019).
+        beta: for "effective": 0 keeps the given shares, near 1 makes them equal; by default
+            0.9999.
+        positions: for "effective": ids in an epoch; by default the number of samples.
+        block: positions in a block, 1 to 65,536; by default a global batch.
+
+    >>> import tidegate as tg
+    >>> sampler = balanced(["a"] * 90 + ["b"] * 10)
+    >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory="16MiB", sampler=sampler)
+    >>> sum(batch.rows for batch in loader)
+    180
     """
     if how not in ("over", "under", "effective"):
         raise ConfigError(f"how={how!r}: give 'over', 'under' or 'effective'")
@@ -117,13 +134,15 @@ def mixture(
     *,
     block: int | None = None,
 ) -> Drawn:
-    """Mix the sources that follow one another in a dataset, in exact proportions; each goes on where it was.
+    """Mix sources in exact proportions; each source goes on where it was in the last epoch.
 
     Args:
-        sizes: samples of each source, in the order of their ids.
+        sizes: samples of each source; in the dataset they follow one another in this order.
         proportions: one for each source, of any sum.
-        until: an epoch ends when the "first" source has come once, when "all" have, or after so many positions.
-        block: positions in which the proportions are exact; by default a global batch.
+        until: an epoch ends when the "first" source (default) has been given once, when "all"
+            have, or after this many positions.
+        block: positions in which the proportions are exact, 1 to 65,536; by default a global
+            batch.
 
     >>> import tidegate as tg
     >>> sampler = mixture([60, 40], [3, 1])
@@ -145,27 +164,33 @@ def patches(
     window: int | None = None,
     places: int = 8,
 ) -> Drawn:
-    """Draw patches of a volume, with replacement: evenly, or around boxes so that classes come as often as wanted.
+    """Draw patches of a volume, with replacement: evenly, or around boxes by class.
+
+    The loader's report says how much a `window` worsens the mixing of batches.
 
     Args:
-        volume: that of the loader.
-        positions: patches in an epoch.
-        boxes: where classes are, as `Volume.boxes` found them or as you know them: a patch holds the box that it is
-            drawn for, or lies in it, and boxes of a class come by their weights.
-        classes: those that are wanted, equally often, or {class: weight}; by default all.
-        window: positions that are sorted so that patches near one another follow one another, which share chunks.
-        places: of the window, gone through at once: more of them mix batches better and want a larger cache.
+        volume: the loader's source.
+        positions: patches in an epoch, an int, at least 1.
+        boxes: where classes are: from `Volume.boxes`, or `Boxes` that you know. Each patch
+            contains the box it is drawn for, or is inside it; boxes of a class are drawn by their
+            weights. By default patches are drawn evenly over the volume.
+        classes: the classes to draw, equally often, or {class: weight}; by default all.
+        window: sorts every `window` positions so that patches near one another follow one another
+            and share chunks; an int, by default not sorted.
+        places: regions of the window that are visited at once, an int, by default 8. More mix
+            batches better and need a larger cache.
 
-    The loader's report says how much worse batches of a window mix.
+    Raises ConfigError for `classes` without `boxes`.
     """
     if classes is not None and boxes is None:
         raise ConfigError('classes without boxes: give boxes=volume.boxes("labels"), which say where classes are')
-    shares = classes if isinstance(classes, Mapping) else dict.fromkeys(classes or (), 1.0)
+    named = () if classes is None else classes
+    shares = named if isinstance(named, Mapping) else dict.fromkeys(named, 1.0)
     weights = [(int(label), float(share)) for label, share in shares.items()]
     if not _whole(positions, 1):
-        raise ConfigError(f"positions={positions!r}: give a whole number, at least 1")
+        raise ConfigError(f"positions={positions!r}: give an int, at least 1")
     near = None if window is None else (int(window), int(places))
-    return Drawn.patches(volume._volume, boxes and boxes._boxes, weights, positions, near)
+    return Drawn.patches(volume._volume, None if boxes is None else boxes._boxes, weights, positions, near)
 
 
 def curriculum(
@@ -176,14 +201,21 @@ def curriculum(
     pace: Literal["linear", "root"] | int = "linear",
     positions: int | None = None,
 ) -> Drawn:
-    """Draw from the easiest samples first, with replacement, and from ever more of them until it is all.
+    """Draw from the easiest samples first, with replacement, then from more and more of them.
 
     Args:
-        difficulty: one for each sample (a loss, a length), finite or infinite.
-        epochs: after so many all samples are drawn from.
-        start: the fraction of samples at the beginning.
-        pace: "linear", "root" (faster at first; Platanios et al. 2019), or a number of equal steps.
-        positions: ids in an epoch; by default as many as there are samples.
+        difficulty: one for each sample, such as a loss or a length; finite or infinite.
+        epochs: after this many epochs all samples are drawn; a float.
+        start: the fraction of samples at the beginning; by default 0.2.
+        pace: "linear" (default), "root" (faster at first; Platanios et al. 2019), or a number of
+            equal steps.
+        positions: ids in an epoch, an int; by default the number of samples.
+
+    >>> import tidegate as tg
+    >>> sampler = curriculum(range(100), epochs=4)
+    >>> loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory="16MiB", sampler=sampler)
+    >>> int(next(iter(loader)).ids.max()) < 25
+    True
     """
     if pace not in ("linear", "root") and not _whole(pace, 1):
         raise ConfigError(f"pace={pace!r}: give 'linear', 'root' or a number of steps")
@@ -193,42 +225,60 @@ def curriculum(
 
 
 def hard(power: float = 1.0, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
-    """Draw samples in proportion to a power of their loss, as `Loader.feedback` told it: online hard-example mining.
+    """Draw samples in proportion to a power of their loss: online hard-example mining.
+
+    `Loader.feedback` reports losses; they count from the next epoch on. Until the first one, an
+    epoch gives every sample once. Losses and tables take 28 bytes a sample of the budget. A saved
+    state names the losses by a hash; `Loader.feedback_state` returns them.
 
     Args:
-        power: 0 draws evenly, 1 in proportion to the loss.
-        even: the fraction that is drawn evenly, so that no sample is lost sight of.
-        newness: what a new loss of a sample counts against the mean of those before; 1 forgets them.
-        positions: ids in an epoch; by default as many as there are samples.
-
-    What is fed back counts from the next epoch on. Until a first loss is known, all come once. Losses and their tables
-    take 28 bytes a sample of the budget. A state names what was fed back; `Loader.feedback_state` holds it.
+        power: 0 draws evenly, 1 (default) in proportion to the loss.
+        even: the fraction that is drawn evenly, so that every sample is seen again; by default
+            0.1.
+        newness: the weight of a sample's new loss against the mean of its former ones, 0 to 1; 1
+            forgets them. By default 0.5.
+        positions: ids in an epoch, an int; by default the number of samples.
     """
     return Drawn.fed("hard", power, even, newness, _positions(positions))
 
 
 def focal(gamma: float = 2.0, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
-    """Draw samples by the focal weight of their cross-entropy, (1 - exp(-loss)) ** gamma; else as `hard`."""
+    """Draw samples by the focal weight of their cross-entropy, (1 - exp(-loss)) ** gamma.
+
+    Args:
+        gamma: by default 2.
+        even: as of `hard`.
+        newness: as of `hard`.
+        positions: as of `hard`.
+    """
     return Drawn.fed("focal", gamma, even, newness, _positions(positions))
 
 
 def importance(gain: float = 1.5, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
-    """Draw samples in proportion to their loss, or a bound of their gradient's norm, with weights that undo the bias.
+    """Draw samples in proportion to their loss, with weights that undo the bias.
 
-    Multiply losses by `batch.weights` before their mean, which is then that of all samples. Only while that is
-    estimated to act as batches `gain` times as large (Katharopoulos and Fleuret 2018); else all come once, with weight
-    1. `Loader.report()["feedback"]` has the gain and the effective sample size. Else as `hard`.
+    Multiply losses by `batch.weights` before you take their mean, which then estimates the mean
+    over all samples. Instead of losses, `Loader.feedback` may be given bounds of the gradients'
+    norms. `Loader.report()["feedback"]` has the estimated gain and the effective sample size.
+
+    Args:
+        gain: importance sampling is used only while it is estimated to reduce gradient variance as
+            much as a batch `gain` times larger would (Katharopoulos and Fleuret 2018). Otherwise
+            an epoch gives every sample once, with weight 1. By default 1.5.
+        even: as of `hard`.
+        newness: as of `hard`.
+        positions: as of `hard`.
     """
     return Drawn.fed("importance", gain, even, newness, _positions(positions))
 
 
 def _whole(given: object, least: int) -> bool:
-    return isinstance(given, int | np.integer) and not isinstance(given, bool) and least <= given < 1 << 50
+    return isinstance(given, int | np.integer) and not isinstance(given, bool) and least <= int(given) < 1 << 50
 
 
 def _positions(positions: int | None) -> int | None:
     if positions is not None and not _whole(positions, 0):
-        raise ConfigError(f"positions={positions!r}: give a number from 0 on, or leave it out")
+        raise ConfigError(f"positions={positions!r}: give an int from 0 on, or leave it out")
     return positions
 
 
@@ -246,7 +296,7 @@ def _numbers(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def _classes(labels: npt.ArrayLike) -> npt.NDArray[np.uint32]:
-    """Return labels as numbers from 0 without gaps."""
+    """Return labels as integers from 0 without gaps."""
     array = np.asarray(labels)
     if array.dtype == object and any(label is None for label in array.ravel()):
         raise ConfigError(f"the label of id {[label is None for label in array.ravel()].index(True)} is None")
@@ -256,9 +306,11 @@ def _classes(labels: npt.ArrayLike) -> npt.NDArray[np.uint32]:
         raise ConfigError(f"the label of id {np.flatnonzero(np.isnan(array))[0]} is NaN")
     whole = array.dtype.kind in "iub" and array.size > 0
     if whole and array.min() >= 0 and array.max() < 1 << 24:
-        # Without sorting: of many labels that would take longest.
+        # Without a sort, which takes longest where there are many labels.
         there = np.bincount(array) > 0
         if there.all():
             return np.ascontiguousarray(array, np.uint32)
-        return (np.cumsum(there, dtype=np.uint32) - 1)[array].astype(np.uint32)
-    return np.unique(array, return_inverse=True)[1].astype(np.uint32)
+        dense: npt.NDArray[np.uint32] = (np.cumsum(there, dtype=np.uint32) - 1)[array].astype(np.uint32)
+        return dense
+    numbers: npt.NDArray[np.intp] = np.unique(array, return_inverse=True)[1]
+    return numbers.astype(np.uint32)

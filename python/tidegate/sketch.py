@@ -1,14 +1,22 @@
-"""One-pass summaries of streams, in memory that `size_bytes` declares; each takes whole arrays, of NumPy or Arrow.
+"""One-pass summaries of streams, in memory that `size_bytes` states.
 
-What one pass can tell of numbers (`Moments`, `Kll`, `Req`, `ks`), of how many and how often (`Hll`, `Theta`, `Cpc`,
-`CountMin`, `FrequentItems`), a fair sample (`Reservoir`), the last values (`Window`, `EventCount`), whether anything
-changed (`Adwin`, `PageHinkley`, `SendOnDelta`, `Unchanged`), what is alike (`minhash`, `Lsh`, `Points`), new rows of
-a rare class (`smote`), and a model that learns as data pass (`Online`).
+Each `update` takes a whole array, of NumPy or Arrow. Arrow arrays with nulls are refused.
 
-Those whose order does not matter have `merge`; all have `to_bytes` and `from_bytes`, but for `Lsh` and `Points`, and
-can be pickled and copied, but for these, `Theta` and `FrequentItems`. Arrow arrays with nulls are refused. The bytes of
-`Hll`, `Theta`, `Cpc`, `Kll`, `Req` and `FrequentItems` are those of Apache DataSketches; of the others they are
-Tidegate's own. Errors are `tidegate.ConfigError`.
+- Numbers: `Moments`, `Kll`, `Req`, and the test `ks`.
+- How many and how often: `Hll`, `Theta`, `Cpc`, `CountMin`, `FrequentItems`.
+- A random sample: `Reservoir`.
+- The last values: `Window`, `EventCount`.
+- Whether something changed: `Adwin`, `PageHinkley`, `SendOnDelta`, `Unchanged`.
+- Similarity: `minhash`, `Lsh`, `Points`; new rows of a rare class: `smote`.
+- A model that learns from a stream: `Online`.
+
+Summaries that do not depend on the order of values have `merge`. All except `Lsh` and `Points`
+have `to_bytes` and `from_bytes`. All except these two, `Theta` and `FrequentItems` can be pickled
+and copied. The bytes of `Hll`, `Theta`, `Cpc`, `Kll`, `Req` and `FrequentItems` are those of
+Apache DataSketches; the other formats are Tidegate's own. Errors are `tidegate.ConfigError`.
+
+Flow: arrays -> `update` -> estimates, bytes.
+Memory: `size_bytes` of each object, outside of any budget.
 
 >>> import numpy as np
 >>> from tidegate import sketch

@@ -1,4 +1,7 @@
-"""Sparse arrays over NumPy's memory, as SciPy and torch lay them out; products on several threads.
+"""Sparse arrays over NumPy's memory, laid out as SciPy's and torch's, with parallel products.
+
+Flow: arrays, batches, SciPy or torch -> `CSR`, `BSR`, `COO` -> products, or back without a copy.
+Memory: the arrays that were given, outside of any budget.
 
 >>> import numpy as np
 >>> from tidegate.sparse import CSR
@@ -12,8 +15,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +24,47 @@ import numpy.typing as npt
 from tidegate import _tidegate
 from tidegate.batch import Batch
 from tidegate.errors import ConfigError, DataError
-from tidegate.loader import Loader
+from tidegate.source import Source
+
+if TYPE_CHECKING:
+    # typing has it from Python 3.11 on; type checkers know this module without an installation.
+    from typing_extensions import Self
 
 __all__ = ["BSR", "COO", "CSR", "product"]
 
 _NARROW = 2**31
 
 
+class Batches(Protocol):
+    """What `product` needs of a `Loader`: batches, and the source whose samples they are."""
+
+    source: Source
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin an epoch."""
+        ...
+
+
 def _line(x: npt.ArrayLike) -> npt.NDArray[Any]:
     array = np.asarray(x)
     if array.ndim != 1:
-        raise ConfigError(f"an array of {array.shape} where one of one axis is expected")
+        raise ConfigError(f"an array of shape {array.shape}: give one axis")
     return np.ascontiguousarray(array)
 
 
 def _of_format(matrix: Any, wanted: str) -> None:
     found = getattr(matrix, "format", type(matrix).__name__)
     if found != wanted:
-        raise ConfigError(f"a matrix in the form of {found}: give matrix.to{wanted}()")
+        raise ConfigError(f"a matrix in the format {found}: give matrix.to{wanted}()")
 
 
 def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return what is multiplied in the dtype of the entries: floats of any width, and integers that it holds."""
+    """Return the dense operand in the dtype of the entries.
+
+    Floats may have any width; integers must fit. Raises ConfigError for others.
+    """
     if dense.dtype == object:
-        raise ConfigError("what is multiplied is no array of numbers: give a vector or a dense matrix")
+        raise ConfigError("the operand is no array of numbers: give a vector or a dense matrix")
     if dense.dtype == dtype:
         return np.ascontiguousarray(dense)
     made = dense.astype(dtype) if np.can_cast(dense.dtype, dtype, "same_kind") else None
@@ -56,7 +76,7 @@ def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 def _like(indices: npt.ArrayLike, indptr: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return indices; none of them have the dtype of where rows begin."""
+    """Return the indices; an empty array gets the dtype of `indptr`."""
     places = _line(indices)
     return places if places.size else places.astype(np.asarray(indptr).dtype)
 
@@ -66,33 +86,33 @@ def _threads(threads: int | None) -> int:
 
 
 class _Matrix:
-    """What rows and blocks have in common."""
+    """What `CSR` and `BSR` have in common."""
 
     _inner: _tidegate.Csr | _tidegate.Bsr
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The number of rows and of columns."""
         return self._inner.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of entries."""
+        """The dtype of the entries."""
         return self._inner.data.dtype
 
     @property
     def indptr(self) -> npt.NDArray[Any]:
-        """Where rows, or rows of blocks, begin, and where the last one ends."""
+        """Where each row, or row of blocks, begins, and where the last one ends."""
         return self._inner.indptr
 
     @property
     def indices(self) -> npt.NDArray[Any]:
-        """The column of each entry or block."""
+        """The column of each entry, or of each block."""
         return self._inner.indices
 
     @property
     def sparsity(self) -> float:
-        """The share of places, or of blocks, that are not stored."""
+        """The fraction of places, or of blocks, that are not stored."""
         return self._inner.size()[1]
 
     @property
@@ -101,10 +121,17 @@ class _Matrix:
         return self._inner.size()[0]
 
     def dot(self, other: npt.ArrayLike, *, threads: int | None = None) -> npt.NDArray[Any]:
-        """Multiply with a vector or a dense matrix, on as many threads as this process may use.
+        """Multiply with a vector or a dense matrix, in parallel.
 
-        The product does not depend on their number. It is computed in the dtype of the entries, whatever that of
-        `other`: those of float32 give float32. Integers of up to 16 bits add up to int32, wider ones to int64.
+        The product is computed in the dtype of the entries: float32 entries give float32. Integers
+        of up to 16 bits are summed in int32, wider ones in int64. It does not depend on `threads`.
+
+        Args:
+            other: of shape (columns,) or (columns, n).
+            threads: an int; by default the cores that this process may use.
+
+        Returns an array of shape (rows,) or (rows, n). Raises ConfigError for other shapes, and
+        for a dtype that the entries cannot hold.
         """
         dense = _as(np.asarray(other), self.dtype)
         if dense.ndim not in (1, 2) or len(dense) != self.shape[1]:
@@ -119,21 +146,32 @@ class _Matrix:
         return self.dot(other)
 
     def to_dense(self) -> npt.NDArray[Any]:
-        """Return all places; what lies in one place is summed."""
+        """Return a dense array; entries in the same place are summed."""
         return self._inner.to_dense().reshape(self.shape)
 
     def to_torch(self) -> Any:
         """Return a sparse torch tensor over the same memory."""
         from tidegate.torch import sparse
 
-        return sparse(self)  # type: ignore[arg-type]
+        if not isinstance(self, CSR | BSR):
+            raise TypeError(f"no torch layout for a {type(self).__name__}")
+        return sparse(self)
 
 
 class CSR(_Matrix):
-    """A matrix by its rows: where each begins (`indptr`), the column of each entry (`indices`), the entries (`data`).
+    """A sparse matrix by rows: `indptr`, `indices` and `data` as in SciPy and torch.
 
-    Arrays are kept, not copied. Raises DataError, with row and entry, for columns that there are not, rows that end
-    before they begin, and, unless `sorted=False`, columns that do not ascend in each row.
+    Arrays are kept without a copy.
+
+    Args:
+        indptr: int32 or int64 of shape (rows + 1,): where each row begins.
+        indices: the column of each entry, in the dtype of `indptr`.
+        data: the entries.
+        shape: (rows, columns).
+        sorted: whether columns must ascend in each row; by default True.
+
+    Raises DataError, with row and entry, for columns past the end, rows that end before they
+    begin, and unsorted columns where `sorted`.
     """
 
     def __init__(
@@ -158,20 +196,27 @@ class CSR(_Matrix):
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Self:
-        """Take the arrays of a SciPy `csr_array` or `csr_matrix`; sort its indices first if they are not."""
+        """Use the arrays of a SciPy `csr_array` or `csr_matrix`, without a copy."""
         _of_format(matrix, "csr")
         return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape, sorted=matrix.has_sorted_indices)
 
     @classmethod
     def from_torch(cls, tensor: Any) -> Self:
-        """Take the memory of a `sparse_csr` tensor of the processor."""
+        """Use the memory of a `sparse_csr` tensor on the CPU, without a copy."""
         return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
 
     @classmethod
     def from_batch(cls, batch: Batch, columns: int, *, indices: str = "indices", values: str = "values") -> Self:
-        """Take the sparse rows of a batch, over its memory: of LIBSVM files, or of two list columns of Parquet.
+        """Use the sparse rows of a batch, without a copy: LIBSVM, or two lists of Parquet.
 
-        Raises DataError for columns that there are not; rows need not be sorted.
+        Args:
+            batch: of a loader.
+            columns: of the matrix, such as `source.columns`.
+            indices: the field of the columns; by default "indices".
+            values: the field of the entries; by default "values".
+
+        Rows need not be sorted. Raises ConfigError where the two fields differ in length,
+        DataError for columns past the end.
         """
         places, entries = batch[indices], batch[values]
         if isinstance(places, np.ndarray) and isinstance(entries, np.ndarray):
@@ -183,14 +228,14 @@ class CSR(_Matrix):
             flat = places.values, entries.values
         if not alike:
             raise ConfigError(
-                f"rows of {indices!r} and {values!r} have other lengths: they are not of the same entries"
+                f"rows of {indices!r} and {values!r} differ in length: they do not belong to the same entries"
             )
         width = np.int32 if flat[0].itemsize == 4 else np.int64
         return cls(starts.astype(width), *flat, (batch.rows, columns), sorted=False)
 
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
-        """Return what is not zero of a matrix."""
+        """Return the nonzero entries of a dense matrix."""
         array = np.ascontiguousarray(dense)
         if array.ndim != 2:
             raise ConfigError(f"an array of {array.shape}: a matrix has two axes")
@@ -199,41 +244,47 @@ class CSR(_Matrix):
 
     @property
     def data(self) -> npt.NDArray[Any]:
-        """The entries."""
+        """The stored entries."""
         return self._inner.data
 
     @property
     def entries(self) -> int:
-        """Entries that are stored, zeros among them."""
+        """The number of stored entries, stored zeros included."""
         return len(self._inner.data)
 
     @property
     def T(self) -> CSR:
-        """The matrix with rows for columns, made anew."""
+        """The transposed matrix, as a copy."""
         return CSR._of(self._inner.transposed())
 
     def transposed_dot(self, vector: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Multiply the transposed matrix with a vector, without making it: what a gradient takes."""
+        """Multiply the transposed matrix with a vector, without making it: what a gradient needs.
+
+        Args:
+            vector: of shape (rows,).
+
+        Returns an array of shape (columns,).
+        """
         flat = _line(_as(np.asarray(vector), self.dtype))
         if len(flat) != self.shape[0]:
             raise ConfigError(f"a vector of {len(flat)} for {self.shape[0]} rows")
         return self._inner.transposed_product(flat)
 
     def canonical(self) -> CSR:
-        """Return the same with columns ascending in each row, and what lies in one place summed."""
+        """Return a copy with ascending columns in each row, and one entry a place: their sum."""
         return CSR._of(self._inner.canonical())
 
     def to_bsr(self, block: tuple[int, int]) -> BSR:
-        """Return the matrix by blocks that have an entry; they need not divide it."""
+        """Return the blocks that have an entry; the block need not divide the shape."""
         return BSR._of(self._inner.to_bsr(block))
 
     def to_coo(self) -> COO:
-        """Return the matrix by entries."""
+        """Return the matrix as a list of entries."""
         return COO._of(self._inner.to_coo())
 
     def to_scipy(self) -> Any:
         """Return a SciPy `csr_array` over the same memory."""
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array  # type: ignore[import-untyped, unused-ignore]
 
         return csr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
 
@@ -242,9 +293,17 @@ class CSR(_Matrix):
 
 
 class BSR(_Matrix):
-    """A matrix by dense blocks of one shape. Those at the right and lower edge may reach over it.
+    """A sparse matrix of dense blocks of one shape; the last ones may extend past the edges.
 
-    `data` is (blocks, height, width); arrays are kept, not copied.
+    Arrays are kept without a copy.
+
+    Args:
+        indptr: where each row of blocks begins, shape (rows of blocks + 1,).
+        indices: the column of each block, in blocks.
+        data: the blocks, of shape (blocks, height, width).
+        shape: (rows, columns) of the matrix.
+
+    Raises ConfigError for `data` of other axes, DataError for indices past the end.
     """
 
     def __init__(
@@ -266,13 +325,13 @@ class BSR(_Matrix):
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Self:
-        """Take the arrays of a SciPy `bsr_array` or `bsr_matrix`."""
+        """Use the arrays of a SciPy `bsr_array` or `bsr_matrix`, without a copy."""
         _of_format(matrix, "bsr")
         return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
 
     @classmethod
     def from_torch(cls, tensor: Any) -> Self:
-        """Take the memory of a `sparse_bsr` tensor of the processor."""
+        """Use the memory of a `sparse_bsr` tensor on the CPU, without a copy."""
         return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
 
     @property
@@ -282,19 +341,24 @@ class BSR(_Matrix):
 
     @property
     def data(self) -> npt.NDArray[Any]:
-        """The blocks: (blocks, height, width)."""
+        """The blocks, of shape (blocks, height, width)."""
         return self._inner.data.reshape(-1, *self.block)
 
     def to_csr(self) -> CSR:
-        """Return what is not zero, by rows."""
+        """Return the nonzero entries, by rows."""
         return CSR._of(self._inner.to_csr())
 
     def to_scipy(self) -> Any:
-        """Return a SciPy `bsr_array` over the same memory; its blocks have to divide the shape."""
-        from scipy.sparse import bsr_array
+        """Return a SciPy `bsr_array` over the same memory.
+
+        Raises ConfigError for blocks that do not divide the shape, as SciPy's must.
+        """
+        from scipy.sparse import bsr_array  # type: ignore[import-untyped, unused-ignore]
 
         if any(side % part for side, part in zip(self.shape, self.block, strict=True)):
-            raise ConfigError(f"blocks of {self.block} do not divide {self.shape}, as SciPy's have to")
+            raise ConfigError(
+                f"blocks of {self.block} do not divide {self.shape}, as SciPy's must: use to_csr().to_scipy()"
+            )
         return bsr_array((self.data, self.indices, self.indptr), shape=self.shape, copy=False)
 
     def __repr__(self) -> str:
@@ -302,14 +366,19 @@ class BSR(_Matrix):
 
 
 class COO:
-    """An N-d array by its entries: an array of places an axis (`coords`), and the entries; several in one place add up.
+    """A sparse N-d array as a list of entries; entries in the same place add up.
 
-    Raises DataError, with entry and axis, for places that there are not.
+    Args:
+        coords: for each axis, the index of every entry.
+        data: the entries.
+        shape: of the array.
+
+    Raises DataError, with entry and axis, for indices past the end.
     """
 
     def __init__(self, coords: Sequence[npt.ArrayLike], data: npt.ArrayLike, shape: Sequence[int]) -> None:
         entries = _line(data)
-        # Where there are no entries, lists of their places have no dtype.
+        # Without entries, lists of their indices have no dtype.
         places = [_line(axis) if len(entries) else np.zeros(0, np.int32) for axis in coords]
         self._inner = _tidegate.Coo(places, entries, list(shape))
 
@@ -321,14 +390,14 @@ class COO:
 
     @classmethod
     def from_scipy(cls, array: Any) -> Self:
-        """Take the arrays of a SciPy `coo_array` or `coo_matrix`."""
+        """Use the arrays of a SciPy `coo_array` or `coo_matrix`, without a copy."""
         _of_format(array, "coo")
         coords = array.coords if hasattr(array, "coords") else (array.row, array.col)
         return cls(coords, array.data, array.shape)
 
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
-        """Return what is not zero of an array."""
+        """Return the nonzero entries of a dense array."""
         array = np.asarray(dense)
         wide = max(array.shape, default=0) >= _NARROW
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -336,22 +405,22 @@ class COO:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape."""
+        """The shape of the array."""
         return tuple(self._inner.shape)
 
     @property
     def coords(self) -> tuple[npt.NDArray[Any], ...]:
-        """The places of all entries, along each axis."""
+        """The indices of all entries along each axis."""
         return tuple(self._inner.coords)
 
     @property
     def data(self) -> npt.NDArray[Any]:
-        """The entries."""
+        """The stored entries."""
         return self._inner.data
 
     @property
     def entries(self) -> int:
-        """Entries that are stored."""
+        """The number of stored entries."""
         return len(self._inner.data)
 
     @property
@@ -361,24 +430,24 @@ class COO:
 
     @property
     def sparsity(self) -> float:
-        """The share of places without an entry, if none has two."""
+        """The fraction of places without an entry, if none has two."""
         return self._inner.size()[1]
 
     def canonical(self) -> COO:
-        """Return the same in C order, with what lies in one place summed."""
+        """Return a copy in C order; entries in the same place are summed."""
         return COO._of(self._inner.canonical())
 
     def to_csr(self) -> CSR:
-        """Return a matrix by its rows, with what lies in one place summed."""
+        """Return a matrix by rows; entries in the same place are summed."""
         return CSR._of(self._inner.to_csr())
 
     def to_dense(self) -> npt.NDArray[Any]:
-        """Return all places; what lies in one place is summed."""
+        """Return a dense array; entries in the same place are summed."""
         return self._inner.to_dense().reshape(self.shape)
 
     def to_scipy(self) -> Any:
         """Return a SciPy `coo_array` over the same memory."""
-        from scipy.sparse import coo_array
+        from scipy.sparse import coo_array  # type: ignore[import-untyped, unused-ignore]
 
         return coo_array((self.data, self.coords), shape=self.shape, copy=False)
 
@@ -387,22 +456,31 @@ class COO:
 
 
 def product(
-    loader: Loader, dense: npt.ArrayLike, *, indices: str = "indices", values: str = "values"
+    loader: Batches, dense: npt.ArrayLike, *, indices: str = "indices", values: str = "values"
 ) -> npt.NDArray[Any]:
-    """Multiply all sparse rows of a loader with a vector or a matrix, a batch at a time: rows need not fit in memory.
+    """Multiply all sparse rows of a loader with a vector or a matrix, one batch at a time.
 
-    The product has a row for each sample of the source, in its order, whatever the loader's; the dtype of the values.
-    Raises DataError where the loader leaves samples out: by `drop_last`, `on_error="skip"`, or to other ranks.
+    The rows need not fit in memory.
+
+    Args:
+        loader: over sparse rows, in any order.
+        dense: of shape (columns,) or (columns, n).
+        indices: as of `CSR.from_batch`.
+        values: as of `CSR.from_batch`.
+
+    Returns a row for each sample of the source, in its order, in the dtype of the entries. Raises
+    DataError where the loader leaves samples out: by `drop_last`, `on_error="skip"`, or because
+    other ranks get them.
     """
     matrix = np.asarray(dense)
     columns = loader.source.columns
     if columns is not None and len(matrix) < columns:
-        raise ConfigError(f"an array of {matrix.shape} for rows of {columns} columns: it must have as many rows")
+        raise ConfigError(f"an array of {matrix.shape} for rows of {columns} columns: give {columns} rows")
     out: npt.NDArray[Any] | None = None
     came = np.zeros(len(loader.source), bool)
     for batch in loader:
         rows = CSR.from_batch(batch, len(matrix), indices=indices, values=values)
-        # Once, not for each batch.
+        # Converts the matrix with the first batch only.
         matrix = _as(matrix, rows.dtype)
         part = rows @ matrix
         if out is None:
@@ -412,7 +490,7 @@ def product(
     if not came.all():
         left = np.flatnonzero(~came)
         raise DataError(
-            f"the loader left out {len(left)} of {len(came)} samples, the first is {left[0]}: multiply with one of all "
-            'ranks, drop_last=False and on_error="raise"'
+            f"the loader left out {len(left)} of {len(came)} samples, the first is {left[0]}: give a loader with "
+            'rank=0, world_size=1, drop_last=False and on_error="raise"'
         )
     return np.zeros((0, *matrix.shape[1:]), matrix.dtype) if out is None else out

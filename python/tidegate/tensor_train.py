@@ -1,4 +1,7 @@
-"""Arrays and matrices as tensor trains: chains of small arrays, one an axis.
+"""Arrays and matrices as tensor trains: chains of small arrays (cores), one for each axis.
+
+Flow: a dense array -> TT-SVD -> cores -> entries, slices, products.
+Memory: dense input and cores in float64, outside of any budget.
 
 >>> import numpy as np
 >>> from tidegate.tensor_train import TensorTrain
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import index as index_of
 from os import PathLike, fspath
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,23 +27,27 @@ import numpy.typing as npt
 from tidegate import _tidegate
 from tidegate.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    # typing has it from Python 3.11 on; type checkers know this module without an installation.
+    from typing_extensions import Self
+
 __all__ = ["TTMatrix", "TensorTrain"]
 
 
 class _Train:
-    """What arrays and matrices have in common."""
+    """What `TensorTrain` and `TTMatrix` have in common."""
 
     def __init__(self, inner: _tidegate.Train) -> None:
         self._inner = inner
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Ranks before, between and behind the cores."""
+        """The ranks between cores; the first and the last are 1."""
         return tuple(self._inner.ranks)
 
     @property
     def cores(self) -> list[npt.NDArray[np.float64]]:
-        """The cores: (rank, side, rank) each."""
+        """The cores, each of shape (rank, side, rank)."""
         sides, ranks = self._inner.shape, self._inner.ranks
         return [core.reshape(ranks[k], sides[k], ranks[k + 1]) for k, core in enumerate(self._inner.cores())]
 
@@ -50,11 +57,16 @@ class _Train:
         return 8 * self._inner.held
 
     def norm(self) -> float:
-        """Return the square root of the sum of squares of all elements."""
+        """Return the Frobenius norm."""
         return self._inner.norm()
 
     def round(self, tolerance: float = 0.0, rank: int | None = None) -> Self:
-        """Return one that is this close, relative to the norm, with ranks as small as that allows."""
+        """Return a train with the smallest ranks that are accurate enough.
+
+        Args:
+            tolerance: the greatest error, relative to the norm; by default 0.
+            rank: the greatest rank; by default not limited. It overrides `tolerance`.
+        """
         return type(self)(self._inner.round(tolerance, rank))
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -63,13 +75,18 @@ class _Train:
 
 
 class TensorTrain(_Train):
-    """An array as a train; made by `decompose`, `from_cores` or `load`."""
+    """An array as a tensor train; made by `decompose`, `from_cores` or `load`."""
 
     @classmethod
     def decompose(cls, x: npt.ArrayLike, tolerance: float = 0.0, rank: int | None = None) -> Self:
-        """Decompose an array by TT-SVD: the error is at most `tolerance` times its norm, unless `rank` limits ranks.
+        """Decompose an array by TT-SVD, in memory, in float64.
 
-        Computes in float64, in memory. Raises DataError for NaN and infinities, with their place.
+        Args:
+            x: an array of real numbers, at least one axis.
+            tolerance: the greatest error, relative to the norm; by default 0.
+            rank: the greatest rank; by default not limited. It overrides `tolerance`.
+
+        Raises DataError for NaN and infinities, with their place.
         """
         array = _real(x)
         if array.ndim == 0:
@@ -78,12 +95,12 @@ class TensorTrain(_Train):
 
     @classmethod
     def from_cores(cls, cores: Sequence[npt.ArrayLike]) -> Self:
-        """Take cores of (rank, side, rank), as tensorly and tntorch have them."""
+        """Use cores of shape (rank, side, rank), as tensorly and tntorch have them."""
         return cls(_tidegate.Train.of(_listed(cores), None))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls(_tidegate.Train.load(fspath(path), False))
 
     @property
@@ -94,24 +111,31 @@ class TensorTrain(_Train):
     def __getitem__(self, at: int | tuple[int, ...]) -> float:
         places = at if isinstance(at, tuple) else (at,)
         if len(places) != len(self.shape):
-            raise ConfigError(f"{len(places)} indices into an array of {self.shape}: slice(axis, index) takes one")
+            raise ConfigError(
+                f"{len(places)} indices into an array of {self.shape}: give one an axis, or use slice(axis, index)"
+            )
         return self._inner.entry([_index(index, side) for index, side in zip(places, self.shape, strict=True)])
 
     def slice(self, axis: int, index: int) -> TensorTrain:
-        """Return the array at one index of an axis, which it no longer has."""
+        """Return the array at one index of an axis, without that axis."""
         axis = _index(axis, len(self.shape))
         return TensorTrain(self._inner.slice(axis, _index(index, self.shape[axis])))
 
     def dot(self, other: TensorTrain) -> float:
-        """Return the sum of products of all elements."""
+        """Return the inner product: the sum of the products of all elements."""
         return self._inner.dot(other._inner)
 
     def to_dense(self) -> npt.NDArray[np.float64]:
-        """Return the whole array."""
+        """Return the dense array."""
         return self._inner.to_dense().reshape(self.shape)
 
     def blocks(self, each: Callable[[int, npt.NDArray[np.float64]], Any], memory: str | int = "64MiB") -> None:
-        """Call `each(start, block)` for the array in C order, block by block, holding at most `memory` meanwhile."""
+        """Call `each(start, block)` for the dense array in C order, one block after another.
+
+        Args:
+            each: called with the position of the block in the flat array, and the block.
+            memory: the most that a block may take: bytes or text, by default "64MiB".
+        """
         self._inner.blocks(_tidegate.size_bytes(memory), each)
 
     def __repr__(self) -> str:
@@ -119,7 +143,7 @@ class TensorTrain(_Train):
 
 
 class TTMatrix(_Train):
-    """A matrix as a train, such as an embedding table; made by `decompose` or `load`."""
+    """A matrix as a tensor train, such as an embedding table; made by `decompose` or `load`."""
 
     @classmethod
     def decompose(
@@ -130,7 +154,15 @@ class TTMatrix(_Train):
         tolerance: float = 0.0,
         rank: int | None = None,
     ) -> Self:
-        """Decompose a matrix of prod(rows) by prod(cols): a table of 50,000 by 512 as (40, 50, 25) by (8, 8, 8)."""
+        """Decompose a matrix, in memory, in float64.
+
+        Args:
+            matrix: of shape (prod(rows), prod(cols)).
+            rows: factors of the number of rows: (40, 50, 25) for 50,000.
+            cols: as many factors of the number of columns: (8, 8, 8) for 512.
+            tolerance: the greatest error, relative to the norm; by default 0.
+            rank: the greatest rank; by default not limited. It overrides `tolerance`.
+        """
         array = _real(matrix)
         if array.shape != (np.prod(rows), np.prod(cols)):
             raise ConfigError(f"a matrix of {array.shape} in rows of {tuple(rows)} and columns of {tuple(cols)}")
@@ -138,12 +170,12 @@ class TTMatrix(_Train):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls(_tidegate.Train.load(fspath(path), True))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The number of rows and of columns."""
         rows, cols = self._inner.digits or ([], [])
         return int(np.prod(rows)), int(np.prod(cols))
 
@@ -154,7 +186,13 @@ class TTMatrix(_Train):
         return self._inner.matvec(x)
 
     def rows(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return some rows: of an embedding table the vectors of tokens, in the shape of `rows` and one axis more."""
+        """Return rows by number; of an embedding table, the vectors of tokens.
+
+        Args:
+            rows: ints of any shape.
+
+        Returns an array of the shape of `rows` plus one axis of columns.
+        """
         wanted = np.asarray(rows)
         if wanted.size and wanted.min() < 0:
             raise ConfigError(f"row {wanted.min()}: rows are counted from 0")
@@ -165,7 +203,7 @@ class TTMatrix(_Train):
 
 
 def _index(index: int, side: int) -> int:
-    """Return a place counted from 0; those below 0 are counted from the end."""
+    """Return the index counted from 0; negative ones count from the end."""
     place = index_of(index)
     if not -side <= place < side:
         raise IndexError(f"index {place} of {side}")
@@ -175,7 +213,7 @@ def _index(index: int, side: int) -> int:
 def _real(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.asarray(x)
     if np.iscomplexobj(array):
-        raise ConfigError("complex numbers: decompose or multiply their parts apart")
+        raise ConfigError("complex numbers: decompose or multiply the real and imaginary parts separately")
     return np.asarray(array, dtype=np.float64, order="C")
 
 
@@ -184,5 +222,5 @@ def _listed(cores: Sequence[npt.ArrayLike]) -> list[tuple[int, int, int, list[fl
     if not all(np.isfinite(core).all() for core in arrays):
         raise DataError("cores with NaN or infinities")
     if any(core.ndim != 3 for core in arrays):
-        raise ConfigError("cores of other than three axes: give (rank, side, rank) each")
+        raise ConfigError("cores must have three axes: give (rank, side, rank) each")
     return [(*core.shape, core.reshape(-1).tolist()) for core in arrays]

@@ -1,4 +1,8 @@
-"""Batches as torch tensors, without a copy. The only module that imports torch."""
+"""Batches as torch tensors, without a copy. The only module that imports torch.
+
+Flow: `Batch` of arrays -> `tensors` -> the same `Batch` of tensors.
+Memory: tensors share the memory of the arrays.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ __all__ = ["array_of", "gathered", "sparse", "tensor", "tensors"]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    """Return a tensor over the memory of `array`, bfloat16 included.
+    """Return a tensor over the memory of an array; bfloat16 arrays are those of `ml_dtypes`.
 
     >>> import numpy as np
     >>> tensor(np.ones((2, 3), np.float32)).shape
@@ -24,7 +28,7 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def array_of(value: object) -> np.ndarray | None:
-    """Return the array over the memory of a tensor, or None for what is no tensor of the processor.
+    """Return the array over the memory of a dense CPU tensor, or None for anything else.
 
     >>> array_of(torch.ones(3, dtype=torch.bfloat16)).dtype.name
     'bfloat16'
@@ -34,39 +38,55 @@ def array_of(value: object) -> np.ndarray | None:
     if value.dtype == torch.bfloat16:
         import ml_dtypes
 
-        return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        halves: np.ndarray = value.detach().view(torch.int16).numpy()
+        bfloats: np.ndarray = halves.view(ml_dtypes.bfloat16)
+        return bfloats
     try:
-        return value.detach().numpy()
+        array: np.ndarray = value.detach().numpy()
     except TypeError:
-        # A type that NumPy does not have.
+        # A dtype that NumPy does not have.
         return None
+    return array
 
 
 def sparse(array: CSR | BSR | COO) -> torch.Tensor:
-    """Return a sparse tensor over the memory of an array; of entries the places are copied, as torch has them in one.
+    """Return a sparse tensor over the memory of an array; only the indices of a `COO` are copied.
 
     >>> sparse(CSR.from_dense(np.eye(2, dtype="float32"))).values()
     tensor([1., 1.])
     """
+    # As the user has set it; torch warns where it is left out.
+    invariants = torch.sparse.check_sparse_tensor_invariants
+    check: bool = invariants.is_enabled()  # type: ignore[no-untyped-call, unused-ignore]
     if isinstance(array, COO):
-        places = torch.from_numpy(np.stack(array.coords).astype(np.int64))
-        return torch.sparse_coo_tensor(places, torch.from_numpy(array.data), array.shape)
+        indices = torch.from_numpy(np.stack(array.coords).astype(np.int64))
+        return torch.sparse_coo_tensor(indices, torch.from_numpy(array.data), array.shape, check_invariants=check)
     make = torch.sparse_csr_tensor if isinstance(array, CSR) else torch.sparse_bsr_tensor
-    parts = (torch.from_numpy(part) for part in (array.indptr, array.indices, array.data))
-    return make(*parts, size=array.shape)
+    starts, columns, data = (torch.from_numpy(part) for part in (array.indptr, array.indices, array.data))
+    return make(starts, columns, data, size=array.shape, check_invariants=check)
 
 
 def tensors(batch: Batch) -> Batch:
-    """Turn the arrays of a batch, and its weights, into tensors in place; ragged columns stay as they are."""
+    """Turn the arrays and the weights of a batch into tensors, in place, and return it.
+
+    `Ragged` columns, ids and the mask stay NumPy arrays.
+    """
     for name, column in batch.items():
         if isinstance(column, np.ndarray):
             batch[name] = tensor(column)
-    batch.weights = tensor(batch.weights)
+    # Typed as the array that it is without `output="torch"`.
+    batch.weights = tensor(batch.weights)  # type: ignore[assignment]
     return batch
 
 
 def gathered(indices: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices and losses of all ranks, the same on each, for `Loader.feedback`; without ranks these.
+    """Return the indices and losses of all ranks, the same on each, for `Loader.feedback`.
+
+    Without torch.distributed it returns those that it was given.
+
+    Args:
+        indices: `batch.indices` of this rank.
+        losses: one for each.
 
     >>> gathered(np.array([1, 2]), torch.tensor([0.5, 0.25]))
     (array([1, 2]), array([0.5 , 0.25], dtype=float32))

@@ -1,4 +1,8 @@
-"""A user's functions over samples and batches, off the training thread, their results charged to the budget."""
+"""`Steps`: a user's functions over samples and batches, called off the training thread.
+
+Flow: a raw batch -> `transform` of each sample -> tensors -> `batch_transform` -> the result.
+Memory: stacked results are charged to the account `user`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from tidegate.errors import ConfigError
 __all__ = ["Shape", "Steps"]
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
-# An array that is asked for: its shape and the name of its element type.
+# A requested array: its shape and the name of its dtype.
 Shape = tuple[Sequence[int], str]
 Empty = Callable[[list[Shape]], list[np.ndarray]]
 
@@ -21,8 +25,8 @@ Empty = Callable[[list[Shape]], list[np.ndarray]]
 class Steps:
     """What happens to a batch before it is delivered: `transform`, tensors, `batch_transform`.
 
-    Called with what the Rust side delivers and with what gives arrays of the budget; in a worker process, a copy of it
-    is.
+    A call takes the raw batch and a function that returns arrays of the budget. A worker process
+    has a copy of the object.
     """
 
     def __init__(
@@ -51,23 +55,24 @@ class Steps:
 def _over_samples(function: Transform, seed: int, batch: Batch, empty: Empty) -> Batch:
     """Call `function(sample, rng)` for each row of a batch and stack the results.
 
-    `rng` is a function of (seed, epoch, position), so results do not depend on workers. Arrays and numbers are stacked
-    into arrays charged to the account `user`; anything else is kept as a list. Raises ConfigError when rows differ in
-    shape.
+    `rng` is a function of (seed, epoch, position), so results do not depend on workers. Arrays and
+    numbers are stacked into arrays charged to the account `user`; other values stay a list. Raises
+    ConfigError when rows differ in shape or in their fields.
     """
     made: Batch | None = None
     for row in range(batch.rows):
         key = [seed & (2**64 - 1), batch.epoch]
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, int(batch.positions[row]), 0]))
         result = function({name: column[row] for name, column in batch.items()}, rng)
-        made = made or _columns(result, batch, empty)
+        if made is None:
+            made = _columns(result, batch, empty)
         for name, value in result.items():
             _put(made, name, row, value)
     return made if made is not None else batch
 
 
 def _columns(first: dict[str, Any], batch: Batch, empty: Empty) -> Batch:
-    """Make the columns that the first row's result asks for."""
+    """Make the columns for the fields of the first row's result."""
     made = Batch({name: [None] * batch.rows for name in first})
     numbers = {n: np.asarray(v) for n, v in first.items() if isinstance(v, np.ndarray | np.generic | int | float)}
     arrays = empty([((batch.rows, *array.shape), array.dtype.name) for array in numbers.values()])

@@ -1,4 +1,9 @@
-"""`volume`: patches of N-d arrays in chunks, of several arrays where they show the same space."""
+"""`volume`: patches of N-d arrays in chunks, aligned over several arrays of the same space.
+
+Flow: a Zarr store -> `_tidegate.volume` -> `Volume`, a source of patches; predictions -> a Zarr
+array.
+Memory: `boxes`, `refine` and `predictions` take budgets of their own; patches are the loader's.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,8 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate._tidegate import Budget
-from tidegate.errors import ConfigError
+from tidegate.deprecation import renamed
+from tidegate.errors import ConfigError, PatchTooLargeError
 from tidegate.source import Source
 
 __all__ = ["Boxes", "Predictions", "Volume", "pyramid", "volume"]
@@ -21,7 +27,10 @@ Lengths = Sequence[float]
 
 
 class Volume(Source):
-    """Patches as samples: `volume[i]` gives {name: array}; an id is a place where a patch can begin."""
+    """Patches of a volume as samples; made by `volume`.
+
+    An id is a place where a patch can begin. `volume[i]` reads patch i: {field: array}.
+    """
 
     def __init__(self, volume: _tidegate.Volume) -> None:
         super().__init__(volume.source())
@@ -33,7 +42,7 @@ class Volume(Source):
         return {name: np.frombuffer(sample[name], _dtype(dtype)).reshape(shape) for name, dtype, shape in self._fields}
 
     def origin(self, id: int) -> tuple[int, ...]:
-        """Return where patch `id` begins, in voxels of the first array along the axes of the patch."""
+        """Return where patch `id` begins, in voxels of the first array along the patch axes."""
         return tuple(self._volume.origin(id))
 
     def boxes(
@@ -45,11 +54,18 @@ class Volume(Source):
         force: bool = False,
         memory: str | int | float | Budget = "1GiB",
     ) -> Boxes:
-        """Find where the labels of `array` are, in blocks half as wide as a patch: reads all of it, once.
+        """Find where the labels of an array are, in blocks; reads all of it once.
 
-        What is found is kept beside the array, or in the user's cache folder, for as long as the array's description
-        stays the same; `force` looks again. `ignore` are labels that are no classes. `memory` holds a chunk for each
-        thread and 56 bytes for each label of each block while it is looked for.
+        The result is cached next to the array, or in the user's cache folder, until the array's
+        description changes.
+
+        Args:
+            array: the field of the labels.
+            ignore: labels that are no classes; by default (0,).
+            block: the sides of a block in voxels, an int or one an axis; by default half a patch.
+            force: computes the result again; by default False.
+            memory: the budget: bytes, text, a fraction or a `Budget`; by default "1GiB". It holds
+                a chunk for each thread, and 56 bytes for each label of each block.
         """
         options = {
             "field": array,
@@ -68,11 +84,19 @@ class Volume(Source):
         block: int | Sequence[int] | None = None,
         memory: str | int | float | Budget = "1GiB",
     ) -> Boxes:
-        """Find where `array` changes, from reading it once: large boxes where it is smooth, small where it varies.
+        """Find where an array changes: large boxes where it is smooth, small ones where it varies.
 
-        Blocks (an eighth of a patch) are joined two by two along each axis, as long as the values of what they make
-        have a standard deviation of at most `tolerance`; the class of a box is how often it was joined. Classes that
-        come equally often bring patches to where there is something to see. A coarse level of an image is enough.
+        Blocks are joined two by two along each axis while the values of the joined block have a
+        standard deviation of at most `tolerance`. The class of a box is how often it was joined.
+        Drawing these classes equally often takes patches to where there is something to see. A
+        coarse level of an image is enough. Reads the array once.
+
+        Args:
+            array: the field.
+            tolerance: a standard deviation, in units of the values.
+            block: the sides of the smallest block in voxels, an int or one an axis; by default an
+                eighth of a patch.
+            memory: the budget, as of `boxes`.
         """
         options = {"field": array, "tolerance": float(tolerance), "block": self._block(block)}
         budget = memory if isinstance(memory, Budget) else Budget(memory)
@@ -96,23 +120,35 @@ class Volume(Source):
         rank: int = 0,
         world_size: int = 1,
     ) -> Predictions:
-        """Begin a Zarr array of what a model says of this volume's patches, or go on with it.
+        """Begin a Zarr array of a model's predictions for this volume's patches, or go on with it.
 
-        The array lies in `folder` and has the first array's voxels along the axes of the patch; before them `channels`,
-        or with `argmax` the number of the largest instead. `blend` says how much a patch counts where several overlap:
-        less towards its border, or everywhere alike. A chunk is written when its last patch has come, so that a run
-        that was killed goes on with those that `Predictions.wanted` names. `memory` (a size, or half of
-        a budget that the loader has too) holds the sums of chunks that lack patches; others wait in a file.
+        The array has the voxels of the first array along the axes of the patch; before them
+        `channels`. A chunk is written when its last patch has come. A run that was killed goes on
+        with the patches that `Predictions.wanted` returns.
 
-        Of `world_size` processes each writes its part of the chunks, and wants the patches that these need.
+        Args:
+            folder: where the array is, or will be.
+            channels: of the predictions, an int; by default 1.
+            argmax: writes the number of the greatest channel instead of the channels; by default
+                False.
+            dtype: of the array; by default float32, or an integer type with `argmax`.
+            chunks: of the array, in voxels; by default those of the first array, or smaller ones.
+            blend: the weight of a patch where several overlap: "gaussian" (default) or "linear",
+                less towards its border, or "uniform".
+            memory: the budget for the sums of chunks that lack patches; others wait in a file.
+                Bytes, text, a fraction, or a `Budget` that the loader uses too, of which it takes
+                half. By default "1GiB".
+            rank: of this process, an int; by default 0.
+            world_size: of the processes that predict; by default 1. Each writes its part of the
+                chunks, and wants the patches that these need.
         """
         options = {
             "channels": int(channels),
             "argmax": bool(argmax),
-            "dtype": dtype and str(dtype),
-            "chunks": chunks and [int(side) for side in chunks],
+            "dtype": None if dtype is None else str(dtype),
+            "chunks": None if chunks is None else [int(side) for side in chunks],
             "blend": blend,
-            # Of a budget that others have too, half is theirs.
+            # Half of a shared budget is for the loader.
             "sums_bytes": memory.cap_bytes // 2 if isinstance(memory, Budget) else None,
             "rank": rank,
             "world_size": world_size,
@@ -123,25 +159,33 @@ class Volume(Source):
         return Predictions(stitch, (int(channels), *patch))
 
     def nearest(self, origin: Sequence[int]) -> int:
-        """Return the id of the patch that begins nearest to `origin`, in voxels of the first array."""
+        """Return the id of the patch nearest to `origin`, in voxels of the first array."""
         return self._volume.nearest([int(at) for at in origin])
 
 
 class Predictions:
-    """What a model says of patches, blended into a Zarr array; made by `Volume.predictions`. A context manager."""
+    """A model's predictions for patches, blended into a Zarr array; made by `Volume.predictions`.
+
+    A context manager: leaving it calls `close`.
+    """
 
     def __init__(self, stitch: _tidegate.Stitch, shape: tuple[int, ...]) -> None:
         self._stitch, self._shape = stitch, shape
 
     def wanted(self) -> npt.NDArray[np.uint64]:
-        """Return the ids of the patches that chunks still lack, ascending: a sampler for the loader."""
+        """Return the ids of the patches that chunks still lack, ascending: a `sampler=`."""
         return self._stitch.wanted()
 
     def add(self, ids: npt.ArrayLike, predictions: npt.ArrayLike) -> None:
-        """Add the predictions of patches, of shape (patches, channels, *patch), or without channels where there is one.
+        """Add the predictions of patches; a patch that is added twice counts once.
 
-        `ids` are those of a batch. A patch that came before counts once. Raises ConfigError for predictions of another
-        size, and where the budget has no room for the sums of one chunk.
+        Args:
+            ids: `batch.ids`.
+            predictions: of shape (patches, channels, *patch); with one channel also (patches,
+                *patch).
+
+        Raises ConfigError for another shape, and BudgetError where the budget cannot hold the sums
+        of one chunk.
         """
         numbers = np.ascontiguousarray(predictions, np.float32)
         which = np.ascontiguousarray(ids, np.uint64).ravel()
@@ -153,12 +197,18 @@ class Predictions:
         self._stitch.add(which, numbers.ravel())
 
     @property
-    def left(self) -> int:
-        """Chunks that are still to be written."""
+    def remaining_chunks(self) -> int:
+        """The number of chunks that are not written yet."""
         return self._stitch.state()[0]
 
+    @property
+    def left(self) -> int:
+        """The old name of `remaining_chunks`."""
+        renamed("Predictions.left", "Predictions.remaining_chunks")
+        return self.remaining_chunks
+
     def close(self) -> None:
-        """Let go of the memory; chunks that lack patches are not written, and their patches wanted again."""
+        """Free the memory. Chunks that lack patches stay unwritten, and wanted."""
         self._stitch.close()
 
     def __enter__(self) -> Predictions:
@@ -173,13 +223,22 @@ class Predictions:
 
 
 class Boxes:
-    """Boxes in an array, each of a class and a weight: where labels are, or where you know that something is.
+    """Boxes in an array, each with a class and a weight: where labels are, or where you know them.
 
-    `classes` are integers, `low` and `high` the corners of the boxes in voxels, `high` not included: arrays of shape
-    (boxes, axes of the patch). `weights` say how often a box comes beside others of its class. `array` is the field
-    of the volume whose voxels these are, by number; the first by default.
+    `len(boxes)` is their number; `boxes[i]` is (class, weight, low, high).
 
-    >>> boxes = Boxes([1, 1, 2], [[0, 0, 0], [5, 5, 5], [9, 9, 9]], [[4, 4, 4], [8, 8, 8], [12, 12, 12]])
+    Args:
+        classes: an integer for each box.
+        low: the first corner of each box in voxels, shape (boxes, axes of the patch).
+        high: the corner after the last voxel, same shape.
+        weights: how often a box is drawn, relative to others of its class; by default 1.
+        array: the number of the field of the volume whose voxels these are; by default 0, the
+            first.
+
+    Raises ConfigError for boxes without voxels, and for shapes that do not fit.
+
+    >>> low, high = [[0, 0, 0], [5, 5, 5], [9, 9, 9]], [[4, 4, 4], [8, 8, 8], [12, 12, 12]]
+    >>> boxes = Boxes([1, 1, 2], low, high)
     >>> boxes.classes
     {1: 2.0, 2: 1.0}
     """
@@ -203,7 +262,7 @@ class Boxes:
         if (end <= first).any():
             raise ConfigError(f"box {int((end <= first).any(1).argmax())} has no voxels: high must be above low")
         if len(first) and (np.abs(first).max() >= 2**31 or (end - first).max() >= 2**32):
-            raise ConfigError("boxes beyond voxel 2**31 cannot be drawn")
+            raise ConfigError("boxes must be below voxel 2**31")
         shares = np.ones(len(labels), np.float32) if weights is None else np.ascontiguousarray(weights, np.float32)
         if shares.shape != labels.shape:
             raise ConfigError(f"{shares.size} weights for {len(labels)} boxes: give one for each")
@@ -224,7 +283,7 @@ class Boxes:
 
     @property
     def classes(self) -> dict[int, float]:
-        """{class: sum of the weights of its boxes}: of labels the number of voxels."""
+        """{class: sum of the weights of its boxes}; for labels, the number of voxels."""
         return {label: weight for label, _, weight in self._boxes.classes()}
 
     def __getitem__(self, i: int) -> tuple[int, float, tuple[int, ...], tuple[int, ...]]:
@@ -236,12 +295,13 @@ def _dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
 def volume(
-    url: str,
+    url: str | os.PathLike[str],
     *,
     array: str | Mapping[str, str] = "",
     patch: Sequence[int] | Mapping[str, Sequence[int]],
@@ -251,17 +311,26 @@ def volume(
 ) -> Volume:
     """Open arrays of a Zarr store (version 2 or 3, local or remote) as a source of patches.
 
-    `array` is the path of an array or of an OME-NGFF image below `url`, or {field: path} for several; the first says
-    where patches lie. `patch` is its shape along the last axes of the first array; axes before them are taken whole.
-    The patches of the other arrays cover the same space, as the images' scales and translations say, unless `patch`
-    is {field: shape}, which gives each its own around the same centre. `scale` chooses the level of an image: its
-    number, or the lengths of its voxels; else it is the finest, and for other arrays the one nearest to the first's.
+    `len(volume)` is the number of places where a patch can begin. Patches have the stored dtype.
 
-    `len` counts the places where a patch can begin: every `stride` voxels, by default every voxel at which those of
-    all arrays begin. With `pad` ("constant", "edge" or "reflect") patches may go over the border by less than half. The
-    dtype is the stored one.
+    Args:
+        url: a local path or a URL of an object store.
+        array: the path of an array or of an OME-NGFF image below `url`, or {field: path} for
+            several arrays of the same space; by default "", the store itself. The first one says
+            where patches begin.
+        patch: the shape of a patch along the last axes of the first array; axes before them are
+            taken whole. Patches of the other arrays cover the same space, as scales and
+            translations of the images say. {field: shape} gives an array a patch of its own around
+            the same centre.
+        scale: the level of an image: its number, or the lengths of its voxels, or {field: either}.
+            By default the finest level, and for other arrays the one nearest to the first's.
+        stride: voxels between places where a patch begins, an int or one an axis; by default every
+            voxel at which the patches of all arrays begin.
+        pad: "constant", "edge" or "reflect": patches may extend over the border by less than half.
+            By default they may not.
 
-    Raises DataError for what is missing or damaged, ConfigError for arrays that cannot be aligned.
+    Raises DataError for arrays that are missing or damaged, ConfigError for arrays that cannot be
+    aligned, PatchTooLargeError for a patch with more voxels than its array.
     """
     paths = {"data": array} if isinstance(array, str) else dict(array)
     if not paths:
@@ -286,28 +355,42 @@ def volume(
             for name, path in paths.items()
         ],
         "patch": shape,
-        "stride": [stride] * len(shape) if isinstance(stride, int) else stride and [int(step) for step in stride],
+        "stride": _stride(stride, len(shape)),
         "pad": pad or "none",
     }
     return Volume(_tidegate.volume(str(url), json.dumps(options)))
 
 
-def pyramid(url: str, *, array: str = "", patch: Sequence[int], **options: Any) -> list[Volume]:
-    """Open all levels of an OME-NGFF image, from the coarsest to the finest, each as a volume of patches of one shape.
+def pyramid(url: str | os.PathLike[str], *, array: str = "", patch: Sequence[int], **options: Any) -> list[Volume]:
+    """Open all levels of an OME-NGFF image, the coarsest first, each as a volume of equal patches.
 
-    For training that begins with what is coarse: an epoch of each, or `samplers.patches` of each for some epochs.
-    `options` are those of `volume`. Levels smaller than the patch are left out, unless `pad` says what is beyond them.
+    For training that begins with what is coarse: one epoch of each, or `samplers.patches` of each
+    for some epochs. Levels smaller than the patch are left out, unless `pad` says what is beyond
+    them.
 
-    Raises DataError where there is no image, ConfigError where all levels are smaller than the patch.
+    Args:
+        url: as of `volume`.
+        array: the path of the image below `url`; by default "".
+        patch: the shape of a patch.
+        options: others of `volume`.
+
+    Raises DataError where there is no image, PatchTooLargeError where all levels are smaller than
+    the patch.
     """
     levels = []
     for level in reversed(range(len(_tidegate.levels(str(url), array)))):
         try:
             levels.append(volume(url, array=array, patch=patch, scale=level, **options))
-        except ConfigError as error:
-            if level == 0 or "fewer than the patch" not in str(error):
+        except PatchTooLargeError:
+            if level == 0:
                 raise
     return levels
+
+
+def _stride(stride: int | Sequence[int] | None, axes: int) -> list[int] | None:
+    if stride is None:
+        return None
+    return [stride] * axes if isinstance(stride, int) else [int(step) for step in stride]
 
 
 def _scale(scale: int | Lengths | None) -> int | list[float] | None:

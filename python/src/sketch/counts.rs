@@ -1,7 +1,8 @@
-//! Sketches of how many and how often: distinct values, counts, frequent items.
+//! Sketches of distinct values, of counts and of frequent items.
 //!
-//! Flow: arrays of anything that can be told apart -> `tidegate_sketch::{distinct,frequency}`; one hash a value.
-//! Memory: as `size_bytes` says.
+//! Flow: arrays of numbers, texts or bytes -> `tidegate_sketch::{distinct,frequency}`; one hash a
+//! value.
+//! Memory: `size_bytes` of each sketch.
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -23,7 +24,7 @@ macro_rules! distinct {
             $name($inner) $($has)* {
                 $($methods)*
 
-                /// Counts the values of an array: numbers, strings or bytes.
+                /// Count the values of an array: numbers, strings or bytes.
                 fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
                     let values = Values::of(values)?;
                     let values = values.slices()?;
@@ -31,7 +32,10 @@ macro_rules! distinct {
                     Ok(())
                 }
 
-                /// How many values differ: (most likely, low, high) with so many standard deviations' certainty.
+                /// Return the number of distinct values, with bounds: (estimate, low, high).
+                ///
+                /// The bounds are `deviations` standard deviations apart from the estimate, 1 to
+                /// 3.
                 #[pyo3(signature = (deviations = 2))]
                 fn estimate(&self, py: Python<'_>, deviations: u8) -> PyResult<(f64, f64, f64)> {
                     estimate(self.with(py, |sketch| sketch.estimate(deviations)))
@@ -42,7 +46,10 @@ macro_rules! distinct {
 }
 
 distinct! {
-    /// How many values differ (HyperLogLog), in the bytes of Apache DataSketches.
+    /// Number of distinct values (HyperLogLog).
+    ///
+    /// `lg_k` is the base-2 logarithm of the number of registers, 4 to 21. The bytes are those of
+    /// Apache DataSketches.
     Hll, distinct::Hll, stored merged, {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
@@ -53,7 +60,10 @@ distinct! {
 }
 
 distinct! {
-    /// How many values differ (CPC), in fewer bytes once stored, those of Apache DataSketches.
+    /// Number of distinct values (CPC), in fewer stored bytes than `Hll`.
+    ///
+    /// `lg_k` is the base-2 logarithm of its size, 4 to 26. The bytes are those of Apache
+    /// DataSketches.
     Cpc, distinct::Cpc, stored merged, {
         #[new]
         #[pyo3(signature = (lg_k = 11))]
@@ -64,7 +74,10 @@ distinct! {
 }
 
 distinct! {
-    /// How many values differ, and how many two streams have in common (Theta), in the bytes of Apache DataSketches.
+    /// Number of distinct values, also of unions and intersections of streams (Theta).
+    ///
+    /// `lg_k` is the base-2 logarithm of the number of hashes, 5 to 26. The bytes are those of
+    /// Apache DataSketches.
     Theta, distinct::Theta, , {
         #[new]
         #[pyo3(signature = (lg_k = 12))]
@@ -72,36 +85,36 @@ distinct! {
             Self::of(distinct::Theta::new(lg_k))
         }
 
-        /// What came in either stream.
+        /// Return a sketch of the values in either stream.
         fn union(&self, other: &Self) -> PyResult<Self> {
             let other = other.try_clone()?;
             Self::of(self.lock().union(&other))
         }
 
-        /// What came in both.
+        /// Return a sketch of the values in both streams.
         fn intersection(&self, other: &Self) -> PyResult<Self> {
             let other = other.try_clone()?;
             Self::of(self.lock().intersection(&other))
         }
 
-        /// What came here alone.
+        /// Return a sketch of the values in this stream only.
         fn difference(&self, other: &Self) -> PyResult<Self> {
             let other = other.try_clone()?;
             Self::of(self.lock().difference(&other))
         }
 
-        /// Takes what another stream had.
+        /// Add the values of another stream.
         fn merge(&self, other: &Self) -> PyResult<()> {
             let other = other.try_clone()?;
             self.lock().merge(&other).map_err(raised)
         }
 
-        /// The bytes of Apache DataSketches, compact and in ascending order.
+        /// Return the bytes of Apache DataSketches, compact and in ascending order.
         fn to_bytes(&self) -> PyResult<Vec<u8>> {
             self.lock().to_bytes().map_err(raised)
         }
 
-        /// A sketch from the bytes of Apache DataSketches, which do not tell `lg_k`.
+        /// Read bytes of Apache DataSketches, which do not contain `lg_k`.
         #[staticmethod]
         #[pyo3(signature = (bytes, lg_k = 12))]
         fn from_bytes(bytes: &[u8], lg_k: u8) -> PyResult<Self> {
@@ -119,7 +132,10 @@ impl Theta {
 }
 
 sketch! {
-    /// Counts of any values that are never too small, and at most `epsilon` of all counts too large but for a fraction `delta` of values (Count-Min).
+    /// Counts of values, never too small (Count-Min).
+    ///
+    /// A count is too large by at most `epsilon` times the sum of all counts, except for a
+    /// fraction `delta` of values.
     CountMin(frequency::CountMin) stored merged {
         #[new]
         #[pyo3(signature = (epsilon = 0.001, delta = 0.01, *, conservative = false))]
@@ -127,7 +143,7 @@ sketch! {
             Self::of(frequency::CountMin::new(epsilon, delta, conservative))
         }
 
-        /// Counts the values of an array, each once or `counts` times.
+        /// Count the values of an array, each once or `counts` times.
         #[pyo3(signature = (values, counts = None))]
         fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>, counts: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
             let (values, counts) = (Values::of(values)?, counts.map(ids).transpose()?);
@@ -146,7 +162,7 @@ sketch! {
             Ok(())
         }
 
-        /// How often each value came, at most.
+        /// Return an upper bound of the count of each value.
         fn estimate<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<u64>>> {
             let values = Values::of(values)?;
             let slices = values.slices()?;
@@ -158,13 +174,13 @@ sketch! {
             Ok(given(py, found))
         }
 
-        /// All counts together.
+        /// The sum of all counts.
         #[getter]
         fn total(&self) -> u64 {
             self.lock().total()
         }
 
-        /// By how much an estimate is too large at most, but for a fraction delta of values.
+        /// The most by which an estimate is too large, except for a fraction `delta` of values.
         #[getter]
         fn error_bound(&self) -> f64 {
             self.lock().error_bound()
@@ -172,7 +188,7 @@ sketch! {
     }
 }
 
-/// Items are whole numbers or texts; the first array says which.
+/// Items are integers or texts; the first array decides which.
 #[derive(Debug, Clone)]
 enum Items {
     None(u8),
@@ -199,7 +215,10 @@ fn rows<'py, T: IntoPyObject<'py>>(
 }
 
 sketch! {
-    /// The values that come most, with bounds of how often, in the bytes of Apache DataSketches.
+    /// The most frequent values, with bounds of their counts.
+    ///
+    /// `lg_size` is the base-2 logarithm of the number of values that are tracked. The bytes are
+    /// those of Apache DataSketches.
     FrequentItems(Items) {
         #[new]
         #[pyo3(signature = (lg_size = 10))]
@@ -207,16 +226,18 @@ sketch! {
             Self::of(frequency::FrequentItems::<i64>::new(lg_size).map(|_| Items::None(lg_size)))
         }
 
-        /// Counts the values of an array: whole numbers or texts.
+        /// Count the values of an array: integers or texts.
         fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
             let values = Values::of(values)?;
             let slices = values.slices()?;
             self.with(py, |items| counted(items, slices))
         }
 
-        /// (value, at least, at most) of all that may have come more often than `error`, most frequent first.
+        /// Return (value, least count, greatest count) of values that may exceed `error`, the most
+        /// frequent first.
         fn top<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-            // Objects are not made under the lock: that may run Python, and another thread.
+            // Python objects are made without the lock: making them may run Python, and another
+            // thread.
             let (words, texts) = self.with(py, |items| match items {
                 Items::None(_) => (Vec::new(), Vec::new()),
                 Items::Words(items) => (items.top(), Vec::new()),
@@ -225,7 +246,7 @@ sketch! {
             Ok([rows(py, words)?, rows(py, texts)?].concat())
         }
 
-        /// How far the bounds of any value lie apart.
+        /// The distance of the two bounds of any value.
         #[getter]
         fn error(&self) -> u64 {
             match &*self.lock() {
@@ -235,7 +256,7 @@ sketch! {
             }
         }
 
-        /// All counts together.
+        /// The sum of all counts.
         #[getter]
         fn total(&self) -> u64 {
             match &*self.lock() {
@@ -245,7 +266,7 @@ sketch! {
             }
         }
 
-        /// Takes the counts of another stream; the errors add up.
+        /// Add the counts of another stream; the errors add up.
         fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
             let other = other.lock().clone();
             self.with(py, |items| match (&mut *items, other) {
@@ -266,7 +287,7 @@ sketch! {
             })
         }
 
-        /// The bytes of Apache DataSketches: of longs or of strings.
+        /// Return the bytes of Apache DataSketches, of longs or of strings.
         fn to_bytes(&self) -> PyResult<Vec<u8>> {
             match &*self.lock() {
                 Items::None(lg_size) => Ok(frequency::FrequentItems::<i64>::new(*lg_size).map_err(raised)?.to_bytes()),
@@ -275,7 +296,8 @@ sketch! {
             }
         }
 
-        /// A sketch from the bytes of Apache DataSketches, which do not tell whether they are of longs or of strings.
+        /// Read bytes of Apache DataSketches; `texts` says that they are of strings, which they do
+        /// not contain.
         #[staticmethod]
         #[pyo3(signature = (bytes, *, texts = false))]
         fn from_bytes(bytes: &[u8], texts: bool) -> PyResult<Self> {

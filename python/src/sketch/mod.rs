@@ -1,7 +1,9 @@
 //! The sketches of `tidegate_sketch` as Python classes that take whole arrays.
 //!
-//! Flow: NumPy arrays, Arrow arrays, lists -> `values` -> a sketch, with the interpreter released -> numbers and arrays.
-//! Memory: that of the sketch, outside the budget, as `size_bytes` says; arrays are read in place where their type fits.
+//! Flow: NumPy arrays, Arrow arrays, lists -> `values` -> a sketch, with the interpreter released
+//! -> numbers and arrays.
+//! Memory: `size_bytes` of each sketch, outside of any budget; arrays are read in place where
+//! their type fits.
 
 mod counts;
 mod near;
@@ -18,9 +20,10 @@ fn raised(error: tidegate_sketch::Error) -> PyErr {
     raise(&error)
 }
 
-/// A class over a sketch: one lock, taken with the interpreter released, and what all have in common.
+/// A Python class over a sketch: one lock, taken with the interpreter released, and common
+/// methods.
 ///
-/// `stored` adds its bytes, by which it is also pickled and copied; `merged` that it takes another one.
+/// `stored` adds `to_bytes` and `from_bytes`, also used by pickle and copy; `merged` adds `merge`.
 macro_rules! sketch {
     ($(#[$doc:meta])* $name:ident($inner:ty) stored $($has:ident)* { $($methods:tt)* }) => {
         sketch! {
@@ -28,12 +31,12 @@ macro_rules! sketch {
             $name($inner) $($has)* {
                 $($methods)*
 
-                /// The state as bytes.
+                /// Return the state as bytes.
                 fn to_bytes(&self) -> Vec<u8> {
                     self.lock().to_bytes()
                 }
 
-                /// A state that was stored.
+                /// Read what `to_bytes` returned. Raises ConfigError for other bytes.
                 #[staticmethod]
                 fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
                     Self::of(<$inner>::from_bytes(bytes))
@@ -51,9 +54,9 @@ macro_rules! sketch {
             $name($inner) {
                 $($methods)*
 
-                /// Takes another stream, of a sketch with the same parameters.
+                /// Add the stream of another sketch with the same parameters.
                 fn merge(&self, py: Python<'_>, other: &Self) -> PyResult<()> {
-                    // A copy, so that two locks are never held together.
+                    // Copied first, so that two locks are never held together.
                     let other = other.lock().clone();
                     self.with(py, |sketch| sketch.merge(&other)).map_err($crate::sketch::raised)
                 }
@@ -75,7 +78,7 @@ macro_rules! sketch {
                 self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
             }
 
-            /// Calls `with` the sketch, the interpreter released.
+            /// Calls `with` the sketch, with the interpreter released.
             fn with<T: Send>(&self, py: Python<'_>, with: impl FnOnce(&mut $inner) -> T + Send) -> T {
                 py.detach(|| with(&mut self.lock()))
             }
@@ -85,7 +88,7 @@ macro_rules! sketch {
         impl $name {
             $($methods)*
 
-            /// What it takes, in bytes.
+            /// Bytes that the sketch takes.
             #[getter]
             fn size_bytes(&self, py: Python<'_>) -> u64 {
                 self.with(py, |sketch| sketch.size_bytes())

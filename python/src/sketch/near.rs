@@ -1,7 +1,7 @@
-//! What is near to what: MinHash of texts, LSH, nearest points.
+//! Similarity: MinHash of texts, locality-sensitive hashing, nearest points.
 //!
 //! Flow: texts, rows of words or of numbers -> `tidegate_sketch::neighbour`.
-//! Memory: as `size_bytes` says; signatures are the caller's.
+//! Memory: `size_bytes` of each object; signatures are the caller's.
 
 use numpy::{PyArray1, PyArray2, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ fn rows<T: numpy::Element>(py: Python<'_>, values: Vec<T>, width: usize) -> PyRe
     given(py, values).call_method1("reshape", ((rows, width),))?.cast_into().map_err(Into::into)
 }
 
-/// The hashes of all runs of `n` words of a text, in lower case and without punctuation.
+/// Return the hashes of all runs of `n` words of a text, in lower case and without punctuation.
 #[pyfunction]
 #[pyo3(signature = (text, n = 5))]
 fn shingles<'py>(py: Python<'py>, text: &str, n: usize) -> Bound<'py, PyArray1<u64>> {
@@ -24,7 +24,10 @@ fn shingles<'py>(py: Python<'py>, text: &str, n: usize) -> Bound<'py, PyArray1<u
     given(py, hashes)
 }
 
-/// The MinHash signature of a set of hashes (an array of integers), or one row for each text of an array: `slots` words of 32 bits.
+/// Return the MinHash signature of a set of hashes, or one row for each text of an array.
+///
+/// A set of hashes is an array of integers. A signature is `slots` words of 32 bits; `n` is the
+/// number of words in a shingle of a text.
 #[pyfunction]
 #[pyo3(name = "minhash", signature = (values, *, n = 5, slots = 112))]
 fn signatures<'py>(
@@ -58,7 +61,7 @@ fn signatures<'py>(
     }
 }
 
-/// The fraction of slots in which two signatures agree: an estimate of the Jaccard similarity.
+/// Return the fraction of slots in which two signatures agree: it estimates Jaccard similarity.
 #[pyfunction]
 fn similarity(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<f64> {
     let (one, other) = (table::<u32>(one, "uint32")?, table::<u32>(other, "uint32")?);
@@ -72,7 +75,7 @@ fn similarity(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<f64>
     Ok(minhash::similarity(one.as_slice()?, other.as_slice()?))
 }
 
-/// How keys are made of a row.
+/// The way to make keys of a row.
 #[derive(Debug)]
 enum Family {
     Bands(lsh::Bands),
@@ -80,7 +83,7 @@ enum Family {
     Lines(lsh::Projections),
 }
 
-/// Rows of what a family takes.
+/// Rows in the form that a family takes.
 enum Rows<'py> {
     Words(PyReadonlyArray2<'py, u32>),
     Vectors(PyReadonlyArray2<'py, f32>),
@@ -119,7 +122,9 @@ impl Table {
 }
 
 sketch! {
-    /// Finds what is alike without comparing all: signatures by bands, vectors by angle or by distance.
+    /// Finds similar rows without comparing all (locality-sensitive hashing).
+    ///
+    /// `Lsh(bands, rows)` takes MinHash signatures; `Lsh.angles` and `Lsh.distances` take vectors.
     Lsh(Table) {
         #[new]
         #[pyo3(signature = (bands = 14, rows = 8))]
@@ -127,7 +132,7 @@ sketch! {
             Self::of(lsh::Bands::new(bands, rows).map(|bands| Table { family: Family::Bands(bands), index: lsh::Index::default() }))
         }
 
-        /// Of vectors at a small angle, by random planes: `bits` for each of `tables` keys.
+        /// Find vectors at a small angle, by random planes: `bits` for each of `tables` keys.
         #[staticmethod]
         #[pyo3(signature = (dimensions, *, bits = 12, tables = 16, seed = 0))]
         fn angles(dimensions: usize, bits: usize, tables: usize, seed: u64) -> PyResult<Self> {
@@ -135,7 +140,8 @@ sketch! {
             Self::of(planes.map(|planes| Table { family: Family::Planes(planes), index: lsh::Index::default() }))
         }
 
-        /// Of vectors at a small distance, by cells of `width` on random lines: `lines` for each of `tables` keys.
+        /// Find vectors at a small distance, by cells of `width` on random lines: `lines` for each
+        /// of `tables` keys.
         #[staticmethod]
         #[pyo3(signature = (dimensions, width, *, lines = 8, tables = 16, seed = 0))]
         fn distances(dimensions: usize, width: f64, lines: usize, tables: usize, seed: u64) -> PyResult<Self> {
@@ -143,7 +149,7 @@ sketch! {
             Self::of(lines.map(|lines| Table { family: Family::Lines(lines), index: lsh::Index::default() }))
         }
 
-        /// Adds ids with a row each: a signature, or a vector.
+        /// Add ids with a row each: a signature, or a vector.
         fn add(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
             let (ids, rows) = (self::ids(ids)?, self.rows(rows)?);
             let (ids, keys) = (ids.as_slice()?, self.keys(py, &rows)?);
@@ -154,7 +160,7 @@ sketch! {
             Ok(())
         }
 
-        /// The ids that may be like each row, in ascending order.
+        /// Return for each row the ids that may be similar, in ascending order.
         fn candidates<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyArray1<u64>>>> {
             let rows = self.rows(rows)?;
             let keys = self.keys(py, &rows)?;
@@ -162,7 +168,9 @@ sketch! {
             Ok(found.into_iter().map(|ids| given(py, ids)).collect())
         }
 
-        /// With what probability two things become candidates: of this similarity, at this angle in radians, at this distance.
+        /// Return the probability that two rows become candidates.
+        ///
+        /// `alike` is their similarity, their angle in radians, or their distance.
         fn probability(&self, alike: f64) -> f64 {
             match &self.lock().family {
                 Family::Bands(bands) => bands.probability(alike),
@@ -171,7 +179,7 @@ sketch! {
             }
         }
 
-        /// Keys that are held.
+        /// The number of keys held.
         fn __len__(&self) -> usize {
             self.lock().index.len()
         }
@@ -180,7 +188,7 @@ sketch! {
 
 impl Lsh {
     fn rows<'py>(&self, rows: &Bound<'py, PyAny>) -> PyResult<Rows<'py>> {
-        // Not under the lock: making an array may run Python, and another thread.
+        // Without the lock: making an array may run Python, and another thread.
         let bands = matches!(self.lock().family, Family::Bands(_));
         Ok(if bands { Rows::Words(table(rows, "uint32")?) } else { Rows::Vectors(table(rows, "float32")?) })
     }
@@ -204,11 +212,11 @@ impl Lsh {
     }
 }
 
-/// Rows of ids, and of distances.
+/// Rows of ids and rows of distances.
 type Neighbours<'py> = (Bound<'py, PyArray2<u64>>, Bound<'py, PyArray2<f64>>);
 
 sketch! {
-    /// The nearest of many points: by a KD-tree up to eight dimensions, by looking at all of them beyond.
+    /// The nearest of many points: with a KD-tree up to eight dimensions, else by comparing all.
     Points(points::Points) {
         #[new]
         fn new(rows: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -216,7 +224,8 @@ sketch! {
             Self::of(points::Points::new(rows.as_slice()?.to_vec(), rows.shape()[1]))
         }
 
-        /// (ids, distances) of the `k` nearest to each place, nearest first, as rows.
+        /// Return (ids, distances) of the `k` points nearest to each place, as rows, the nearest
+        /// first.
         #[pyo3(signature = (places, k = 1))]
         fn nearest<'py>(
             &self,
@@ -236,14 +245,16 @@ sketch! {
             Ok((ids, rows(py, near.iter().map(|n| n.distance_squared.sqrt()).collect(), k)?))
         }
 
-        /// How many there are.
+        /// Return the number of points.
         fn __len__(&self) -> usize {
             self.lock().len()
         }
     }
 }
 
-/// `count` synthetic rows between rows of a rare class and their `k` nearest (SMOTE); of one seed always the same.
+/// Return `count` synthetic rows between rows of a rare class and their `k` nearest (SMOTE).
+///
+/// The same `seed` gives the same rows.
 #[pyfunction]
 #[pyo3(name = "smote", signature = (rows, count, *, k = 5, seed = 0))]
 fn synthetic<'py>(

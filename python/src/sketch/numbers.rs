@@ -1,7 +1,7 @@
 //! Sketches of numbers: moments, quantiles, and the distance of two distributions.
 //!
 //! Flow: arrays of numbers -> `tidegate_sketch::{moments,quantile}`.
-//! Memory: as `size_bytes` says.
+//! Memory: `size_bytes` of each sketch.
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -11,7 +11,9 @@ use super::values::{Values, doubles, given, singles};
 use super::{raised, sketch};
 
 sketch! {
-    /// Count, mean, variance, extremes and, with `shape`, skewness and kurtosis; bit for bit the same however a stream is cut.
+    /// Count, mean, variance, extremes and, with `shape`, skewness and kurtosis.
+    ///
+    /// The results are the same bits however a stream is divided.
     Moments(moments::Moments) stored merged {
         #[new]
         #[pyo3(signature = (*, shape = false))]
@@ -19,7 +21,7 @@ sketch! {
             Self::of(Ok(moments::Moments::new(shape)))
         }
 
-        /// Takes an array of numbers of any shape; what is NaN or infinite is counted apart.
+        /// Add an array of numbers of any shape; NaN and infinities are counted separately.
         fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
             if let Values::Singles(values) = &Values::of(values)? {
                 let values = values.as_slice()?;
@@ -32,19 +34,19 @@ sketch! {
             Ok(())
         }
 
-        /// The count of finite values.
+        /// The number of finite values.
         #[getter]
         fn count(&self) -> u64 {
             self.lock().summary().count
         }
 
-        /// How many values were NaN.
+        /// The number of NaN.
         #[getter]
         fn nan(&self) -> u64 {
             self.lock().summary().nan
         }
 
-        /// How many values were infinite.
+        /// The number of infinities.
         #[getter]
         fn infinite(&self) -> u64 {
             self.lock().summary().infinite
@@ -69,13 +71,13 @@ sketch! {
             self.lock().summary().max
         }
 
-        /// The variance, over count - ddof.
+        /// Return the variance, divided by count - `ddof`.
         #[pyo3(signature = (ddof = 0))]
         fn var(&self, ddof: u64) -> f64 {
             self.lock().summary().variance(ddof)
         }
 
-        /// The standard deviation.
+        /// Return the standard deviation, with `ddof` as in `var`.
         #[pyo3(signature = (ddof = 0))]
         fn std(&self, ddof: u64) -> f64 {
             self.lock().summary().std(ddof)
@@ -104,26 +106,26 @@ macro_rules! quantiles {
             $name($inner) stored merged {
                 $($methods)*
 
-                /// Takes an array of numbers, as singles; NaN is an error.
+                /// Add an array of numbers, as float32. Raises ConfigError for NaN.
                 fn update(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
                     let values = singles(values)?;
                     let values = values.as_slice()?;
                     self.with(py, |sketch| sketch.update(values)).map_err(raised)
                 }
 
-                /// The values at these ranks, between 0 and 1.
+                /// Return the values at these ranks, 0 to 1.
                 fn quantiles<'py>(&self, py: Python<'py>, ranks: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f32>>> {
                     let ranks = doubles(ranks)?;
                     let found = self.lock().quantiles(ranks.as_slice()?).map_err(raised)?;
                     Ok(given(py, found))
                 }
 
-                /// The fraction of values that are not greater.
+                /// Return the fraction of values that are not greater than `value`.
                 fn rank(&self, value: f32) -> PyResult<f64> {
                     self.lock().rank(value).map_err(raised)
                 }
 
-                /// Values so far.
+                /// The number of values so far.
                 #[getter]
                 fn count(&self) -> u64 {
                     self.lock().count()
@@ -134,7 +136,7 @@ macro_rules! quantiles {
 }
 
 quantiles! {
-    /// Quantiles whose rank is off by at most `error`, with 99 % certainty (KLL).
+    /// Quantiles whose rank is off by at most `error`, with probability 0.99 (KLL).
     Kll, quantile::Kll, {
         #[new]
         #[pyo3(signature = (k = 200))]
@@ -142,7 +144,7 @@ quantiles! {
             Self::of(quantile::Kll::new(k))
         }
 
-        /// By how much a rank may be off.
+        /// The most by which a rank is off, with probability 0.99.
         #[getter]
         fn error(&self) -> f64 {
             self.lock().error()
@@ -151,7 +153,9 @@ quantiles! {
 }
 
 quantiles! {
-    /// Quantiles whose relative error of rank is small towards the greatest values, or the least (REQ).
+    /// Quantiles with a small relative error of rank at one end (REQ).
+    ///
+    /// `high` puts that end at the greatest values (default), else at the least.
     Req, quantile::Req, {
         #[new]
         #[pyo3(signature = (k = 12, *, high = true))]
@@ -159,14 +163,16 @@ quantiles! {
             Self::of(quantile::Req::new(k, high))
         }
 
-        /// What a rank lies between, with three standard deviations' certainty.
+        /// Return bounds of a rank, three standard deviations apart from it.
         fn rank_bounds(&self, rank: f64) -> PyResult<(f64, f64)> {
             self.lock().rank_bounds(rank).map_err(raised)
         }
     }
 }
 
-/// The Kolmogorov-Smirnov test of two KLL sketches: (statistic, threshold, whether the streams differ).
+/// Test whether two streams differ (Kolmogorov-Smirnov): (statistic, threshold, whether they do).
+///
+/// `delta` is the probability of a false alarm, by default 0.01.
 #[pyfunction]
 #[pyo3(signature = (one, other, *, delta = 0.01))]
 fn ks(py: Python<'_>, one: &Kll, other: &Kll, delta: f64) -> PyResult<(f64, f64, bool)> {

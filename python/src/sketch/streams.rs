@@ -1,7 +1,7 @@
-//! Sketches that mind the order of a stream: samples, windows, drift, events, models.
+//! Sketches that depend on the order of a stream: samples, windows, drift, events, models.
 //!
-//! Flow: arrays -> `tidegate_sketch::{reservoir,window,drift,event,online}` -> arrays of answers, one a value.
-//! Memory: as `size_bytes` says.
+//! Flow: arrays -> `tidegate_sketch::{reservoir,window,drift,event,online}` -> one answer a value.
+//! Memory: `size_bytes` of each sketch.
 
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use super::{raised, sketch};
 use crate::errors::classes::ConfigError;
 
 sketch! {
-    /// A fair sample of `k` ids of a stream of unknown length, uniform or by weight (Algorithm L, A-ExpJ).
+    /// A random sample of `k` ids of a stream, uniform or by weight (Algorithm L, A-ExpJ).
     Reservoir(reservoir::Reservoir) stored merged {
         #[new]
         #[pyo3(signature = (k, seed = 0))]
@@ -20,7 +20,7 @@ sketch! {
             Self::of(reservoir::Reservoir::new(k, seed))
         }
 
-        /// Offers ids, each with its weight, or 1; weight 0 is never taken.
+        /// Offer ids, each with its weight, by default 1; an id of weight 0 is never taken.
         #[pyo3(signature = (ids, weights = None))]
         fn update(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, weights: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
             let (ids, weights) = (self::ids(ids)?, weights.map(doubles).transpose()?);
@@ -31,7 +31,7 @@ sketch! {
             self.with(py, |sample| match weights {
                 Some(weights) => {
                     if let Some(at) = weights.iter().position(|w| !(*w >= 0.0 && w.is_finite())) {
-                        // Nothing is taken of an array that has such a weight.
+                        // An array with such a weight is refused as a whole.
                         return sample.clone().offer(ids[at], weights[at]).map(drop);
                     }
                     ids.iter().zip(weights).try_for_each(|(&id, &weight)| sample.offer(id, weight).map(drop))
@@ -44,13 +44,14 @@ sketch! {
             .map_err(raised)
         }
 
-        /// How many values of weight 1 may be passed over, unread, before one must be offered.
+        /// The number of values of weight 1 that may be passed over, unread, before one must be
+        /// offered.
         #[getter]
         fn skip(&self) -> u64 {
             self.lock().skip()
         }
 
-        /// Passes over so many, at most `skip`.
+        /// Pass over `values` values, at most `skip`.
         fn pass_over(&self, values: u64) -> PyResult<()> {
             let mut sample = self.lock();
             if values > sample.skip() {
@@ -60,13 +61,13 @@ sketch! {
             Ok(())
         }
 
-        /// The sample, in no order that means anything.
+        /// The ids in the sample, in arbitrary order.
         #[getter]
         fn ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
             given(py, self.lock().ids())
         }
 
-        /// Values so far.
+        /// The number of values so far.
         #[getter]
         fn seen(&self) -> u64 {
             self.lock().seen()
@@ -75,7 +76,9 @@ sketch! {
 }
 
 sketch! {
-    /// The least, greatest, sum or mean of the last `len` values, exactly.
+    /// The exact minimum, maximum, sum or mean of the last `len` values.
+    ///
+    /// `aggregate` is "min", "max", "sum" or "mean".
     Window(window::Window) stored {
         #[new]
         fn new(len: usize, aggregate: &str) -> PyResult<Self> {
@@ -93,7 +96,7 @@ sketch! {
             Self::of(window::Window::new(len, aggregate))
         }
 
-        /// Takes values and returns the aggregate after each.
+        /// Add values and return the aggregate after each.
         fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f64>>> {
             let values = doubles(values)?;
             let values = values.as_slice()?;
@@ -107,7 +110,7 @@ sketch! {
             self.lock().value()
         }
 
-        /// Forgets all values.
+        /// Forget all values.
         fn reset(&self) {
             self.lock().reset();
         }
@@ -115,7 +118,9 @@ sketch! {
 }
 
 sketch! {
-    /// How many of the last `window` values were events, within `epsilon` of the truth (exponential histogram).
+    /// Number of events among the last `window` values (exponential histogram).
+    ///
+    /// The relative error is at most `epsilon`.
     EventCount(window::EventCount) stored {
         #[new]
         #[pyo3(signature = (window, epsilon = 0.01))]
@@ -123,7 +128,7 @@ sketch! {
             Self::of(window::EventCount::new(window, epsilon))
         }
 
-        /// Takes values: whatever is not 0 is an event.
+        /// Add values; each that is not 0 is an event.
         fn update(&self, py: Python<'_>, events: &Bound<'_, PyAny>) -> PyResult<()> {
             let events = doubles(events)?;
             let events = events.as_slice()?;
@@ -131,7 +136,7 @@ sketch! {
             Ok(())
         }
 
-        /// How many events there were in the window.
+        /// The estimated number of events in the window.
         #[getter]
         fn estimate(&self) -> f64 {
             self.lock().estimate()
@@ -139,7 +144,7 @@ sketch! {
     }
 }
 
-/// Nothing is taken of an array of which a value cannot be.
+/// An array with a value that is not valid is refused as a whole.
 fn numbers(values: &[f64], fits: impl Fn(f64) -> bool) -> tidegate_sketch::Result<()> {
     match values.iter().position(|&x| !fits(x)) {
         None => Ok(()),
@@ -151,7 +156,7 @@ fn numbers(values: &[f64], fits: impl Fn(f64) -> bool) -> tidegate_sketch::Resul
     }
 }
 
-/// The places of the values that raised an alarm.
+/// Returns the places of the values that raised an alarm.
 fn alarms<D: Send>(
     values: &[f64],
     detector: &mut D,
@@ -168,7 +173,9 @@ fn alarms<D: Send>(
 }
 
 sketch! {
-    /// Alarms where the mean of a stream has changed, with a bound for false ones (ADWIN), where river raises them.
+    /// Detects a change of a stream's mean, with a bounded rate `delta` of false alarms (ADWIN).
+    ///
+    /// It raises the same alarms as river.
     Adwin(drift::Adwin) stored {
         #[new]
         #[pyo3(signature = (delta = 0.002))]
@@ -176,7 +183,7 @@ sketch! {
             Self::of(drift::Adwin::new(delta))
         }
 
-        /// Takes values and returns the places, in this array, of those that raised an alarm.
+        /// Add values and return the places, in this array, of those that raised an alarm.
         fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<i64>>> {
             let values = doubles(values)?;
             let values = values.as_slice()?;
@@ -190,19 +197,19 @@ sketch! {
             self.lock().mean()
         }
 
-        /// Values in the window.
+        /// The number of values in the window.
         #[getter]
         fn width(&self) -> u64 {
             self.lock().width()
         }
 
-        /// Alarms so far.
+        /// The number of alarms so far.
         #[getter]
         fn alarms(&self) -> u64 {
             self.lock().alarms()
         }
 
-        /// Forgets the window.
+        /// Forget the window.
         fn reset(&self) {
             self.lock().reset();
         }
@@ -210,7 +217,9 @@ sketch! {
 }
 
 sketch! {
-    /// Alarms where the mean of a stream has risen or fallen (Page-Hinkley), where river raises them.
+    /// Detects a rise or fall of a stream's mean (Page-Hinkley).
+    ///
+    /// It raises the same alarms as river.
     PageHinkley(drift::PageHinkley) stored {
         #[new]
         #[pyo3(signature = (delta = 0.005, threshold = 50.0))]
@@ -218,7 +227,7 @@ sketch! {
             Self::of(drift::PageHinkley::new(delta, threshold))
         }
 
-        /// Takes values and returns the places, in this array, of those that raised an alarm.
+        /// Add values and return the places, in this array, of those that raised an alarm.
         fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<i64>>> {
             let values = doubles(values)?;
             let values = values.as_slice()?;
@@ -226,7 +235,7 @@ sketch! {
             Ok(given(py, found))
         }
 
-        /// Forgets the stream.
+        /// Forget the stream.
         fn reset(&self) {
             self.lock().reset();
         }
@@ -234,7 +243,9 @@ sketch! {
 }
 
 sketch! {
-    /// A metric that is sent only when it is off by more than `delta` from what was sent last.
+    /// A metric that is sent only when it differs by more than `delta` from the last sent value.
+    ///
+    /// `capacity` is the number of unsent events that are kept.
     SendOnDelta(event::SendOnDelta) stored {
         #[new]
         #[pyo3(signature = (delta, capacity = 1024))]
@@ -242,7 +253,7 @@ sketch! {
             Self::of(event::SendOnDelta::new(delta, capacity))
         }
 
-        /// Takes values and returns which of them are events.
+        /// Add values and return which of them are events.
         fn update<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<bool>>> {
             let values = doubles(values)?;
             let values = values.as_slice()?;
@@ -250,12 +261,12 @@ sketch! {
             Ok(given(py, sent.map_err(raised)?))
         }
 
-        /// Takes the events that wait: (place in the stream, value).
+        /// Return and remove the waiting events: (place in the stream, value).
         fn drain(&self) -> Vec<(u64, f64)> {
             self.lock().drain()
         }
 
-        /// (values, events, events that nobody took in time).
+        /// (values, events, events dropped because `drain` came too late).
         #[getter]
         fn counts(&self) -> (u64, u64, u64) {
             self.lock().counts()
@@ -264,19 +275,19 @@ sketch! {
 }
 
 sketch! {
-    /// Which samples have the bytes that they had, by a hash of 128 bits.
+    /// Detects samples whose bytes changed, by a hash of 128 bits; for `capacity` ids.
     Unchanged(event::Unchanged) stored {
         #[new]
         fn new(capacity: usize) -> PyResult<Self> {
             Self::of(event::Unchanged::new(capacity))
         }
 
-        /// Whether these are other bytes than `id` had when it was last asked for.
+        /// Return whether these bytes differ from the last ones of `id`.
         fn changed(&self, py: Python<'_>, id: u64, bytes: &[u8]) -> bool {
             self.with(py, |seen| seen.changed(id, bytes))
         }
 
-        /// (ids that are remembered, times that nothing had to be done, times that an id found no room).
+        /// (ids remembered, unchanged answers, ids refused for lack of space).
         #[getter]
         fn counts(&self) -> (u64, u64, u64) {
             self.lock().counts()
@@ -286,6 +297,9 @@ sketch! {
 
 sketch! {
     /// A linear model that learns from a stream in one pass, and forgets when the stream changes.
+    ///
+    /// `target` is "number" (least squares) or "class" (0 or 1, by log-odds). `rate` is the
+    /// learning rate, by default 0.1.
     Online(online::Online) stored merged {
         #[new]
         #[pyo3(signature = (features, target = "number", rate = 0.1))]
@@ -298,14 +312,15 @@ sketch! {
             Self::of(online::Online::new(features, target, rate))
         }
 
-        /// Learns from rows and their targets; returns the mean loss before, and whether the stream has changed.
+        /// Learn from rows and targets; return the mean loss before, and whether the stream
+        /// changed.
         fn learn(&self, py: Python<'_>, rows: &Bound<'_, PyAny>, targets: &Bound<'_, PyAny>) -> PyResult<(f64, bool)> {
             let (rows, targets) = (self.rows(rows)?, doubles(targets)?);
             let (rows, targets) = (rows.as_slice()?, targets.as_slice()?);
             self.with(py, |model| model.learn(rows, targets)).map_err(raised)
         }
 
-        /// The prediction for each row: a number, or the probability of class 1.
+        /// Return the prediction for each row: a number, or the probability of class 1.
         fn predict<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f64>>> {
             let rows = self.rows(rows)?;
             let rows = rows.as_slice()?;
@@ -318,7 +333,7 @@ sketch! {
             given(py, self.lock().weights().to_vec())
         }
 
-        /// How often the stream has changed.
+        /// The number of changes of the stream.
         #[getter]
         fn drifts(&self) -> u64 {
             self.lock().drifts()

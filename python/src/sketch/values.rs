@@ -1,7 +1,8 @@
-//! What users hand to a sketch: NumPy arrays, Arrow arrays, lists, of numbers or of text.
+//! The arguments of a sketch: NumPy arrays, Arrow arrays and lists, of numbers or texts.
 //!
 //! Flow: any of them -> [`Values`] -> slices that need no interpreter.
-//! Memory: a copy where the type does not fit: integers that have not 64 bits, halves, lists, and NumPy's text. Arrow's text is read in place.
+//! Memory: a copy where the type does not fit: integers of other than 64 bits, float16, lists, and
+//! NumPy's text. Arrow's text is read in place.
 
 use numpy::{
     PyArray1, PyArrayDescrMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
@@ -12,18 +13,18 @@ use tidegate_sketch::hash::Key;
 
 use crate::errors::classes::ConfigError;
 
-/// An array of one type; it is kept while its slice is read.
+/// An array of one type; it is kept alive while its slice is read.
 pub(crate) enum Values<'py> {
     Singles(PyReadonlyArray1<'py, f32>),
     Doubles(PyReadonlyArray1<'py, f64>),
-    /// Integers, as the bits of 64; whether they are signed.
+    /// Integers, as 64 bits, and whether they are signed.
     Words(PyReadonlyArray1<'py, u64>, bool),
-    /// Where each text ends (one more than there are, the first is where they begin), and the bytes of all.
+    /// The offsets of texts (one more than texts), and the bytes of all.
     Arrow(PyReadonlyArray1<'py, i64>, PyReadonlyArray1<'py, u8>),
     Texts(Vec<i64>, Vec<u8>),
 }
 
-/// The same, without the interpreter.
+/// The same slices, which need no interpreter.
 #[derive(Clone, Copy)]
 pub(crate) enum Slices<'a> {
     Singles(&'a [f32]),
@@ -36,7 +37,8 @@ fn wrong(what: String) -> PyErr {
     ConfigError::new_err(what)
 }
 
-/// The array that NumPy makes of something; nulls of Arrow would become other values.
+/// Returns the array that NumPy makes of an argument. Refuses Arrow nulls, which would become
+/// values.
 fn array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     without_nulls(given)?;
     let array = given.py().import("numpy")?.call_method1("asarray", (given,))?;
@@ -55,7 +57,7 @@ fn without_nulls(given: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// As one row of a type, copied only where it is not so already.
+/// Returns an array as one axis of a type, copied only where it is not that already.
 fn row<'py>(array: &Bound<'py, PyUntypedArray>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
     let numpy = array.py().import("numpy")?;
     numpy.call_method1("ascontiguousarray", (array, dtype))?.call_method1("reshape", (-1,))
@@ -94,7 +96,8 @@ impl<'py> Values<'py> {
     }
 }
 
-/// The text of an Arrow array in place, if it is one: large binary has ends of 64 bits.
+/// Returns the text of an Arrow array in place, if it is one; as large binary, with 64-bit
+/// offsets.
 fn arrow<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Values<'py>>> {
     if !given.hasattr("type")? || !given.hasattr("cast")? || !given.hasattr("null_count")? {
         return Ok(None);
@@ -148,7 +151,7 @@ fn listed<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Values<'py>> {
 }
 
 impl Slices<'_> {
-    /// Each value with its hash.
+    /// Calls a function with the hash of each value.
     pub(crate) fn keys(self, mut take: impl FnMut(Key<'_>)) {
         match self {
             Self::Singles(values) => values.iter().for_each(|&value| take(f64::from(value).into())),
@@ -158,7 +161,7 @@ impl Slices<'_> {
         }
     }
 
-    /// Each text, of texts.
+    /// Calls a function with each text.
     pub(crate) fn texts(self, mut take: impl FnMut(&[u8])) {
         if let Self::Texts(ends, bytes) = self {
             for end in ends.windows(2) {
@@ -177,17 +180,17 @@ impl Slices<'_> {
     }
 }
 
-/// Numbers of any type as one row of doubles.
+/// Returns numbers of any type as one axis of f64.
 pub(crate) fn doubles<'py>(given: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py, f64>> {
     row(&numeric(given)?, "float64")?.extract()
 }
 
-/// Numbers of any type as one row of singles.
+/// Returns numbers of any type as one axis of f32.
 pub(crate) fn singles<'py>(given: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py, f32>> {
     row(&numeric(given)?, "float32")?.extract()
 }
 
-/// Rows of numbers; one row alone is one.
+/// Returns rows of numbers; an array of one axis is one row.
 pub(crate) fn table<'py, T: numpy::Element>(
     given: &Bound<'py, PyAny>,
     dtype: &str,
@@ -209,7 +212,7 @@ fn numeric<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray
     Ok(array)
 }
 
-/// Ids as one row of words.
+/// Returns ids as one axis of u64.
 pub(crate) fn ids<'py>(given: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py, u64>> {
     let array = array(given)?;
     let whole = b"iub".contains(&array.dtype().kind()) || array.len() == 0;
@@ -219,7 +222,7 @@ pub(crate) fn ids<'py>(given: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'
     row(&array, "uint64")?.extract()
 }
 
-/// A row of numbers for Python.
+/// Returns numbers as a NumPy array.
 pub(crate) fn given<T: numpy::Element>(py: Python<'_>, values: Vec<T>) -> Bound<'_, PyArray1<T>> {
     PyArray1::from_vec(py, values)
 }

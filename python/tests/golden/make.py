@@ -1,5 +1,7 @@
-"""Writes the golden data sets with the peers' own writers: `python make.py` in an environment with webdataset and
-mosaicml-streaming. The files are committed; the tests read them without the peers."""
+"""Writes the golden datasets with the writers of webdataset and mosaicml-streaming.
+
+Run `python make.py` in an environment that has both. The files are committed.
+"""
 
 import io
 import json

@@ -1,13 +1,15 @@
-"""Sketches written by the C++ core of Apache DataSketches (its Python package), and alarms raised by river.
+"""Writes sketches with the C++ core of Apache DataSketches, and river's alarms.
 
-Run with `pip install datasketches==5.2.0 river==0.26.1`; writes sketches/ and sketches.json beside this file.
+Run with `pip install datasketches==5.2.0 river==0.26.1`. Writes sketches/ and sketches.json
+next to this file.
 """
 
 import json
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# No multiple of 1/n, and neither end: there the libraries round differently, and REQ of C++ has no exact least value.
+# No multiple of 1/n, and neither end: the libraries round differently there, and REQ of C++ has no
+# exact least value.
 RANKS = [(2 * i + 1) / 22 for i in range(11)]
 COUNTS = [0, 1, 100, 20_000]
 
@@ -22,7 +24,7 @@ STREAMS = {
 
 
 def stream(parts):
-    """Return the values of a stream, 0 or 1, and the numbers that decided about them plus the rate.
+    """Return the values of a stream, 0 or 1, and the numbers plus rate that decided them.
 
     The generator is x -> 1103515245 x + 12345 mod 2^31.
     """
@@ -46,7 +48,7 @@ def alarms(detector, values):
 
 
 def registers(hll, n):
-    """Return the bytes of an HLL sketch: its registers, or the list of what came while that is shorter."""
+    """Return the bytes of an HLL sketch: its registers, or the list of values while shorter."""
     return hll.serialize_updatable() if n > 1000 else hll.serialize_compact()
 
 

@@ -1,5 +1,7 @@
-"""Writes the golden tables with the peers' own writers: `python make_tables.py` in an environment with datasets and
-pyarrow (which ask for other versions than those of make.py)."""
+"""Writes the golden tables with the writers of datasets and pyarrow.
+
+Run `python make_tables.py` in an environment of its own: it needs other versions than make.py.
+"""
 
 import io
 import json
@@ -22,7 +24,7 @@ def picture(i):
 
 
 def hugging_face():
-    """Images as Hugging Face stores them: Parquet of a repository, and the Arrow stream of `save_to_disk`."""
+    """Images as Hugging Face stores them: Parquet, and the Arrow stream of `save_to_disk`."""
     encoded = []
     for i in range(12):
         out = io.BytesIO()
@@ -91,7 +93,8 @@ def tables():
         version = "2.0" if codec in ("none", "zstd") else "1.0"
         options = {"data_page_version": version, "use_dictionary": codec != "gzip", "row_group_size": 16}
         pa.parquet.write_table(table, out / f"{codec}.parquet", compression=codec, data_page_size=64, **options)
-    # Lists over several pages, which a reader must look ahead for; statistics longer than what is read of a header.
+    # Lists over several pages, for which a reader must look ahead; statistics longer than the part
+    # of a header that is read.
     long = {"list": [list(range(i)) for i in range(40)], "long": [bytes([65 + i % 20]) * 5000 for i in range(40)]}
     options = {"data_page_version": "2.0", "use_dictionary": ["long"], "data_page_size": 64, "write_batch_size": 4}
     pa.parquet.write_table(pa.table(long), HERE / "lists.parquet", compression="gzip", **options)

@@ -1,4 +1,4 @@
-"""Writes the Zarr arrays of volumes.zip by zarr-python and TensorStore, and OME-NGFF images by ome-zarr.
+"""Writes volumes.zip: Zarr arrays by zarr-python and TensorStore, OME-NGFF images by ome-zarr.
 
 python make_volumes.py; needs zarr==3.1.6, tensorstore==0.1.86 and ome-zarr==0.18.0.
 """
