@@ -60,10 +60,10 @@ pub(crate) fn room_arrows(sources: &[Source]) -> BTreeMap<(String, String, Strin
     let mut found = BTreeMap::new();
     for (name, arrows) in arrows(sources) {
         for ((from, to), said) in arrows {
-            if let (Some((_, from)), Some((_, to))) = (room_of(&from), room_of(&to)) {
-                if from != to {
-                    found.entry((name.clone(), from, to)).or_insert(said);
-                }
+            if let (Some((_, from)), Some((_, to))) = (room_of(&from), room_of(&to))
+                && from != to
+            {
+                found.entry((name.clone(), from, to)).or_insert(said);
             }
         }
     }

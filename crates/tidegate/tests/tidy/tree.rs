@@ -12,7 +12,7 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Folders without sources of ours, wherever they are.
-const SKIPPED: [&str; 4] = ["target", "golden", "results", "__pycache__"];
+const SKIPPED: [&str; 3] = ["target", "results", "__pycache__"];
 
 /// The paths of all files below a folder, from the root, in order.
 pub(crate) fn below(root: &Path, folder: &str, skipped: &[&str]) -> Vec<String> {
