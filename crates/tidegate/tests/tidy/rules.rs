@@ -102,6 +102,7 @@ pub(crate) const GOLDEN_FOLDER: &str = "python/tests/golden";
 /// The golden files, by the first part of their paths, with the hash of their names and bytes:
 /// they never change.
 pub(crate) const GOLDEN: &[(&str, u64)] = &[
+    ("before", 0x8392fd4a61779c8a),
     ("gnu.tar", 0xd1da50a5f0ceaa89),
     ("hf", 0x0e8c270df192a7dc),
     ("hf-disk", 0x09247af4467e2a68),

@@ -270,10 +270,37 @@ pub(crate) fn item_end(code: &str, from: usize) -> usize {
     bytes.len()
 }
 
+/// The files that a file declares as modules of tests: `#[cfg(test)] mod name;`.
+fn test_modules(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    for mark in TEST_MARKS {
+        for (at, _) in source.code.match_indices(mark) {
+            let from = closing(&source.code, at + 1);
+            let item = source.code[from..item_end(&source.code, from)].trim();
+            if let Some(name) = item.split("mod ").nth(1).and_then(|rest| rest.strip_suffix(';')) {
+                let stem = source.path.strip_suffix(".rs").unwrap_or(&source.path);
+                let folder = stem.strip_suffix("/mod").or(stem.strip_suffix("/lib")).unwrap_or(stem);
+                found.extend([format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]);
+            }
+        }
+    }
+    found
+}
+
+/// Takes files that are modules of tests for what they are.
+pub(crate) fn mark_test_modules(sources: &mut [Source]) {
+    let tests: Vec<String> = sources.iter().filter(|s| s.is_rust()).flat_map(test_modules).collect();
+    for source in sources.iter_mut().filter(|s| tests.contains(&s.path)) {
+        source.production.clear();
+    }
+}
+
+const TEST_MARKS: [&str; 3] = ["#[cfg(test)]", "#[cfg(all(test", "#[test]"];
+
 /// The same code with its test items blank.
 fn without_tests(code: &str) -> String {
     let mut bytes = code.as_bytes().to_vec();
-    for mark in ["#[cfg(test)]", "#[cfg(all(test", "#[test]"] {
+    for mark in TEST_MARKS {
         for (at, _) in code.match_indices(mark) {
             for byte in &mut bytes[at..item_end(code, closing(code, at + 1))] {
                 if *byte != b'\n' {
@@ -318,4 +345,14 @@ fn tests_are_left_out_wherever_they_stand() {
     assert!(!source.production.contains("fn b(") && !source.production.contains("fn d("));
     assert_eq!(source.production.lines().count(), source.text.lines().count());
     assert_eq!(Source::new("crates/x/tests/a.rs", text).production, "");
+}
+
+#[test]
+fn files_of_tests_are_known_by_their_declaration() {
+    let mut sources = ["lib", "a", "oracle", "a/naive", "other"].map(|name| {
+        let text = "#[cfg(test)]\nmod oracle;\n#[cfg(all(test, loom))]\npub(crate) mod naive;\nmod other;\nfn f() {}\n";
+        Source::new(&format!("crates/x/src/{name}.rs"), text)
+    });
+    mark_test_modules(&mut sources);
+    assert_eq!(sources.map(|s| s.production.is_empty()), [false, false, true, true, false]);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use crate::text::Source;
+use crate::text::{Source, mark_test_modules};
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -46,6 +46,7 @@ static ALL: LazyLock<Vec<Source>> = LazyLock::new(|| {
         }
     }
     assert!(found.len() > 200, "the walk found only {} sources", found.len());
+    mark_test_modules(&mut found);
     found
 });
 
