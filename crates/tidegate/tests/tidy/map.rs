@@ -106,6 +106,12 @@ fn path_of(text: &str, crates: &BTreeSet<String>) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// The crate that a path names at its beginning, else the one whose section it is in.
+fn crate_of(text: &str, section: Option<&String>, crates: &BTreeSet<String>) -> Option<String> {
+    let first = text.split_once("::").map(|(first, _)| crate_name(first));
+    first.filter(|name| crates.contains(name)).or_else(|| section.cloned())
+}
+
 /// `core` and `tidegate_core` as `tidegate-core`.
 fn crate_name(name: &str) -> String {
     if name == "tidegate" || name == "python" || name.starts_with("tidegate_") {
@@ -122,10 +128,14 @@ pub(crate) fn unnamed(map: &str, sources: &[Source]) -> Vec<String> {
     let mut named = BTreeSet::new();
     let map = cut(map).map_or(map.to_owned(), |(before, _, after)| format!("{before}{after}"));
     for span in spans(&map) {
-        let Some(section) = span.section else { continue };
-        for path in expanded(&span.text).iter().filter_map(|one| path_of(one, &crates)) {
+        for one in expanded(&span.text) {
+            let (Some(path), Some(of)) =
+                (path_of(&one, &crates), crate_of(&one, span.section.as_ref(), &crates))
+            else {
+                continue;
+            };
             for end in 1..=path.len() {
-                named.insert((section.clone(), path[..end].to_vec()));
+                named.insert((of.clone(), path[..end].to_vec()));
             }
         }
     }
@@ -158,9 +168,10 @@ pub(crate) fn stale(map: &str, sources: &[Source], known: &[&str]) -> Vec<String
             }
             // The longest part of the path that is a module, of this section's crate if it is in
             // one.
+            let of = crate_of(&one, span.section.as_ref(), &crates);
             let here = |end: usize| {
                 let found = |(name, module): &(String, Vec<String>)| {
-                    span.section.as_ref().is_none_or(|section| section == name) && *module == path[..end]
+                    of.as_ref().is_none_or(|of| of == name) && *module == path[..end]
                 };
                 modules.iter().any(found)
             };
@@ -279,6 +290,7 @@ fn a_name_that_is_gone_is_found() {
         ("`Thing::gone`", 1),
         ("`a::{b,gone}`", 1),
         ("### tidegate-y\n`a::b`", 1),
+        ("### tidegate-y\n`x::a::b`", 0),
     ] {
         let breaches = stale(text, &tree(), &["std"]);
         assert_eq!(breaches.len(), found, "{text}: {breaches:?}");
