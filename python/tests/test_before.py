@@ -108,7 +108,7 @@ def test_disk_caches_have_everything(relative, name):
 
 
 def figures(summary):
-    """Return a summary without the words that say what a field is: they may change, figures may not."""
+    """Return a summary without the words for kinds of fields: they may change, figures may not."""
     if isinstance(summary, dict):
         return {key: figures(value) for key, value in summary.items() if key not in ("sort", "kind")}
     return [figures(value) for value in summary] if isinstance(summary, list) else summary
