@@ -33,7 +33,7 @@ pub use loader::{
 pub use report::{AccountLine, NodeLine, Report};
 pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
-pub use tidegate_data::pipeline::{Keep, OnError};
+pub use tidegate_data::pipeline::{Keep, Knobs, OnError};
 pub use tidegate_data::{Error, Result};
 pub use tidegate_order::{Shuffle, split::Remainder};
 pub use tidegate_source::{Source, open};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_core::sync::lock;
 use tidegate_data::batch::Batch;
-use tidegate_data::pipeline::{self, Delivered, Failure, Pipeline, StageStats};
+use tidegate_data::pipeline::{self, Delivered, Failure, Knobs, Pipeline, StageStats};
 use tidegate_data::{Error, Result};
 
 use super::observer::{EpochObserver, FailedSamples};
@@ -134,6 +134,25 @@ impl Epoch {
             running.pipeline = None;
         }
         outcome
+    }
+}
+
+impl Epoch {
+    /// The knobs of the running epoch; nothing once it has ended.
+    #[must_use]
+    pub fn knobs(&self) -> Option<Knobs> {
+        lock(&self.running).pipeline.as_ref().map(Pipeline::knobs)
+    }
+
+    /// Turns the knobs between two batches: order and contents stay the same. It does nothing once the epoch has ended.
+    ///
+    /// # Errors
+    /// As [`Pipeline::set_knobs`].
+    pub fn set_knobs(&self, knobs: Knobs) -> Result<()> {
+        match lock_between_batches(&self.running)?.pipeline.as_mut() {
+            Some(pipeline) => pipeline.set_knobs(knobs),
+            None => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod compact;
 mod dedup;
 mod kept;
+mod knobs;
 mod profile;
 mod samplers;
 mod volume;
