@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tidegate::{Error, Options, State};
 use tidegate_data::batch::Batch;
-use tidegate_data::pipeline::{BatchMap, Delivered};
+use tidegate_data::pipeline::{BatchTransform, Delivered};
 
 use crate::array::columns;
 use crate::budget::Budget;
@@ -232,7 +232,7 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
 #[derive(Debug, FromPyObject)]
 pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>);
 
-impl BatchMap for PythonMap {
+impl BatchTransform for PythonMap {
     fn begin(&self, first: u64) {
         call(self.1.as_ref(), |py, begin| begin.call1(py, (first,)));
     }

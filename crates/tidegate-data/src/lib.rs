@@ -1,9 +1,12 @@
-//! Tidegate's flow of data: source → (cache) → decode → batch → hand-off, with demand running the other way.
+//! Tidegate's flow of data: source → (cache) → decode → batch → hand-off, with demand running the
+//! other way.
 //!
-//! Flow: a [`tidegate_source::Source`] and an [`tidegate_order::Order`] in, batches out of the [`pipeline::Pipeline`].
-//! Memory: every byte is charged to a [`tidegate_core::memory::Budget`]; each room says which account.
-//! Not here: formats (`tidegate-source`), pixels (`tidegate-decode`), orders (`tidegate-order`), knobs and configuration from
-//! words (`tidegate`).
+//! Flow: a [`tidegate_source::Source`] and an [`tidegate_order::Order`] in, batches out of the
+//! [`pipeline::Pipeline`].
+//! Memory: every byte is charged to a [`tidegate_core::memory::Budget`]; each room says which
+//! account.
+//! Not here: formats (`tidegate-source`), pixels (`tidegate-decode`), orders (`tidegate-order`),
+//! knobs and configuration from words (`tidegate`).
 
 pub mod batch;
 pub mod cache;

@@ -9,8 +9,8 @@ fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
-/// Checks the promises of a [`Tier`] that is empty, for 64 objects of up to `bytes` and keys below 64. The tier should have
-/// room for all of them at `limit_bytes`.
+/// Checks the promises of a [`Tier`] that is empty, for 64 objects of up to `bytes` and keys below
+/// 64. The tier should have room for all of them at `limit_bytes`.
 ///
 /// # Errors
 /// The first promise that does not hold.

@@ -1,11 +1,12 @@
 //! A batch while its rows are being written.
 //!
-//! Flow: slot + layout + ids -> [`Row`]s, one for each row -> written, skipped or failed -> the last row that is settled gives
-//! the builder back -> [`BatchBuilder::finish`].
+//! Flow: slot + layout + ids -> [`Row`]s, one for each row -> written, skipped or failed -> the
+//! last row that is settled gives the builder back -> [`BatchBuilder::finish`].
 //! Memory: the slot and the blocks of ragged columns (account `batch`), passed on to the consumer.
 //!
-//! Each row is one value that cannot be copied, so a batch is complete when its last row is settled, and only then. A row that
-//! is dropped instead gives its share of the memory back and completes nothing: that is how a stopped epoch ends.
+//! Each row is one value that cannot be copied, so a batch is complete when its last row is
+//! settled, and only then. A row that is dropped instead gives its share of the memory back and
+//! completes nothing: that is how a stopped epoch ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,7 +75,8 @@ pub(super) struct Row {
     pub(super) attempt: u8,
 }
 
-/// The memory for a batch: its slot, a block for each ragged column, and the bytes that each row may take of them.
+/// The memory for a batch: its slot, a block for each ragged column, and the bytes that each row
+/// may take of them.
 #[derive(Debug)]
 pub(super) struct BatchRoom {
     pub(super) slot: SlabItem,
@@ -296,7 +298,8 @@ impl Row {
 }
 
 impl Ragged {
-    /// `bytes` has what each row takes at most; nothing where the block is smaller than all of them.
+    /// `bytes` has what each row takes at most; nothing where the block is smaller than all of
+    /// them.
     fn new(bytes: &[u64], block: Block) -> Option<Self> {
         let starts: Vec<usize> = bytes
             .iter()

@@ -1,11 +1,14 @@
 //! What stays from one epoch to the next: slots that the consumer holds, and samples in memory.
 //!
-//! Flow: plan -> a limit -> samples as they are stored, or the rows that were made of them, whichever saves more time.
-//! Memory: that of the tiers (accounts `cache.memory` and `cache.compressed`), within the one limit.
+//! Flow: plan -> a limit -> samples as they are stored, or their decoded rows, whichever saves
+//! more time.
+//! Memory: that of the tiers (accounts `cache.memory` and `cache.compressed`), within the one
+//! limit.
 //!
-//! A row is larger than the file it came from, so fewer of them fit, but one that is kept needs no decoding either. Rows can be kept
-//! only where a sample is the same in each epoch: no random crop, no mirroring. What decoding and reading take is seen in the
-//! first samples, and until then nothing is kept.
+//! A decoded row is larger than the file it came from, so fewer of them fit, but a cached row
+//! needs no decoding either. Rows can be cached only where a sample is the same in each epoch: no
+//! random crop, no mirroring. The first samples show what decoding and reading cost; until then
+//! nothing is cached.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,10 +26,10 @@ use crate::{Error, Result};
 use tidegate_order::Foresight;
 use tidegate_source::{Access, Chunked, Extremes, Source};
 
-/// Samples after which it is known what they cost.
+/// Samples after which their cost is known.
 const SEEN_LEAST: u64 = 256;
 
-/// What is kept of samples in memory.
+/// In which form samples are cached in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
@@ -37,7 +40,7 @@ pub enum Keep {
     Stored,
     /// The rows that are made of them.
     Decoded,
-    /// Nothing: each is read again.
+    /// Not at all: each is read again.
     Nothing,
 }
 
@@ -47,11 +50,11 @@ pub struct Retained {
     /// The slots of the last epoch, as long as the consumer holds a batch of it.
     pub slots: WeakSlab,
     pub(super) samples: Arc<EpochCache>,
-    /// Pays for where chunks lie.
+    /// The memory of the chunk index.
     indexes: Option<Arc<Grant>>,
 }
 
-/// Room for where chunks lie: for all of it, if that is no more than a sixteenth of the budget.
+/// Memory for the chunk index: all of it, if that is at most a sixteenth of the budget.
 fn index_room(chunked: &dyn Chunked, budget: &Budget) -> Result<Grant> {
     let sizes = chunked.sizes();
     let bytes = sizes.index_bytes.min((budget.cap_bytes() / 16).max(sizes.index_least_bytes));
@@ -61,10 +64,10 @@ fn index_room(chunked: &dyn Chunked, budget: &Budget) -> Result<Grant> {
 }
 
 impl Retained {
-    /// Nothing yet, for a source under a budget, in an order of which so much is known.
+    /// An empty cache for a source under a budget, by what is known of the order.
     ///
     /// # Errors
-    /// [`Error::Config`] if rows are to be kept that differ in each epoch.
+    /// [`Error::Config`] if decoded rows are asked for that differ in each epoch.
     pub fn new(
         source: &dyn Source,
         layout: &Layout,
@@ -77,7 +80,7 @@ impl Retained {
         let count = chunked.map_or(source.len(), Chunked::chunks);
         let indexes = chunked.map(|chunked| index_room(chunked, budget)).transpose()?;
         let stored: Arc<dyn Near> = match foresight {
-            // Chunks come again, in whatever order patches do.
+            // Chunks repeat in any order of patches.
             Foresight::Once if chunked.is_some() => Repeated::new(budget, total_bytes, count, true),
             Foresight::Once => Memory::packing(
                 budget,
@@ -99,7 +102,7 @@ impl Retained {
             (Keep::Decoded, Some(why)) => {
                 return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
             }
-            // What is not decoded is as good as it is stored.
+            // Without images there is nothing to decode.
             (Keep::Auto, _) if why_not.is_some() || !layout.has_pictures() => Keep::Stored,
             (keep, _) => keep,
         };
@@ -116,8 +119,9 @@ impl Retained {
         Arc::clone(&self.samples)
     }
 
-    /// Divides what the plan leaves for caches in memory between this process and the processes of the machine, tells the
-    /// cache what is coming, and says how many bytes it could hit in an epoch.
+    /// Divides what the plan leaves for caches in memory between this process and the processes of
+    /// the machine, tells the cache what is coming, and says how many bytes it could hit in an
+    /// epoch.
     pub(super) fn divide(
         &self,
         source: &dyn Source,
@@ -127,8 +131,9 @@ impl Retained {
         coming: impl FnOnce() -> (Coming, u64),
     ) -> u64 {
         let shared = config.stores.iter().find(|store| store.in_memory());
-        // What all processes share is a fixed set, and what each keeps alone follows Belady's rule where objects come again:
-        // few processes hit more with this, many with that, and halves of both are never far from the better one.
+        // What all processes share is a fixed set, and what each keeps alone follows Belady's rule
+        // where objects come again: few processes hit more with this, many with that, and halves
+        // of both are never far from the better one.
         let alone_bytes = match shared {
             Some(_) if source.chunked().is_some() => left_bytes / 2,
             Some(_) => 0,
@@ -138,7 +143,8 @@ impl Retained {
         let left = left_bytes - if shared.is_some() { alone_bytes } else { 0 };
         let in_memory = budget.shared_by().map_or(left, |node| node.left_bytes(left));
         for store in &config.stores {
-            // Those on disk look for room again; what several processes keep goes when one of them lacks it, not before.
+            // Those on disk look for room again; what several processes keep goes when one of them
+            // lacks it, not before.
             store.set_limit(if store.in_memory() {
                 in_memory.max(store.held_bytes())
             } else {
@@ -159,19 +165,19 @@ impl Retained {
         }
     }
 
-    /// What it holds of the budget whatever is kept.
+    /// Bytes of the budget that it holds whatever is cached.
     #[must_use]
     pub fn index_bytes(&self) -> u64 {
         self.indexes.as_ref().map_or(0, |grant| grant.bytes())
     }
 
-    /// The most that samples may take.
+    /// The bytes that cached samples may take.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         self.samples.limit_bytes()
     }
 
-    /// Changes it; what is beyond a lower one is let go of at once.
+    /// Changes the limit; samples beyond a lower one are evicted at once.
     pub fn set_limit(&self, bytes: u64) {
         self.samples.set_limit(bytes);
     }
@@ -192,7 +198,7 @@ pub(super) struct EpochCache {
     seen: AtomicU64,
 }
 
-/// The samples of a source, all together.
+/// Sizes of all samples of a source.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     samples: u64,
@@ -200,7 +206,7 @@ struct Sizes {
     rows_bytes: u64,
 }
 
-/// What a sample takes of the time of an epoch, in nanoseconds.
+/// The time that a sample costs an epoch, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
     reading: f64,
@@ -216,8 +222,9 @@ impl Costs {
         }
     }
 
-    /// Whether rows in `limit` bytes leave less to do than samples as they are stored: for the slower of reading and decoding, which
-    /// go on at the same time, and if that is the same for both together.
+    /// Whether rows in `limit` bytes leave less work than samples as they are stored: in the
+    /// slower of reading and decoding, which run at the same time, and if that is equal in both
+    /// together.
     fn rows_are_better(self, limit: u64, sizes: Sizes) -> bool {
         let missing = |bytes: u64| 1.0 - (limit as f64 / bytes.max(1) as f64).min(1.0);
         let (stored, rows) = (missing(sizes.stored_bytes), missing(sizes.rows_bytes));
@@ -226,7 +233,7 @@ impl Costs {
             (reading.max(decoding), reading + decoding)
         };
         let (stored, rows) = (left(stored, 1.0), left(rows, rows));
-        // Within a twentieth they are the same.
+        // Within a twentieth they count as equal.
         rows.0 < 0.95 * stored.0 || (rows.0 < 1.05 * stored.0 && rows.1 < stored.1)
     }
 }
@@ -261,7 +268,7 @@ impl EpochCache {
         self.tier().map_or(0, Tier::held_bytes)
     }
 
-    /// All of it, in the form in which it is kept.
+    /// Bytes of all samples, in the form in which they are cached.
     pub(super) fn total_bytes(&self) -> u64 {
         if self.rows().is_some() { self.sizes.rows_bytes } else { self.sizes.stored_bytes }
     }
@@ -274,7 +281,7 @@ impl EpochCache {
         }
     }
 
-    /// One more sample was made: after the first ones it is decided what is kept.
+    /// One more sample was made: after the first ones the form is chosen.
     pub(super) fn made(&self, metrics: &Metrics, readers: usize, workers: usize) {
         if !self.is(Keep::Auto) {
             return;

@@ -1,6 +1,7 @@
 //! How an epoch is run, and what it has done so far.
 //!
-//! Flow: options of a loader -> [`Config`] -> `Pipeline::start`; a stopped epoch -> [`Past`] -> the one that goes on.
+//! Flow: options of a loader -> [`Config`] -> `Pipeline::start`; a stopped epoch -> [`Past`] ->
+//! the one that goes on.
 //! Memory: holds none.
 
 use std::sync::Arc;
@@ -62,7 +63,8 @@ pub struct Config {
     pub stall: Duration,
 }
 
-/// What an epoch has done so far: `Pipeline::stop` gives it, and the one that goes on from there takes it.
+/// What an epoch has done so far: `Pipeline::stop` gives it, and the one that goes on from there
+/// takes it.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
     /// Batches that were delivered.

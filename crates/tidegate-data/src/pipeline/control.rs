@@ -1,4 +1,5 @@
-//! How the threads of an epoch are steered: stopping, what the feed lacks, replacements to be read, how many workers run.
+//! How the threads of an epoch are steered: stopping, what the feed lacks, replacements to be
+//! read, how many workers run.
 //!
 //! Flow: the consumer and the stages set flags and wait for them; no payload passes here.
 //! Memory: holds none.

@@ -1,6 +1,7 @@
 //! From the bytes of a sample to its row of the batch.
 //!
-//! Flow: bytes -> fields -> decoded, cropped, resized, written to each column of the row -> observer, cache of rows.
+//! Flow: bytes -> fields -> decoded, cropped, resized, written to each column of the row ->
+//! observer, cache of rows.
 //! Memory: the worker's scratch, see `scratch`.
 
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use tidegate_source::{Located, SourceExt};
 
 use super::batch_builder::Row;
 use super::handles::Handles;
-use super::observer::{Made, Sample};
+use super::observer::{DecodedColumn, Sample};
 use super::plan::Reserved;
 use super::scratch::WorkerScratch;
 use crate::batch::ColumnPlan;
@@ -56,14 +57,15 @@ pub(super) fn decode(
         row.wrote(c, written, shape);
     }
     if let Some(observer) = observer.filter(|_| !row.is_padding()) {
-        let made: Vec<Made<'_>> =
-            made.iter().map(|(piece, len, shape)| Made { bytes: &piece[..*len], shape }).collect();
-        let sample = Sample { id: at.id, index: row.index(), stored: bytes, values: &values, made: &made };
+        let made: Vec<DecodedColumn<'_>> =
+            made.iter().map(|(piece, len, shape)| DecodedColumn { bytes: &piece[..*len], shape }).collect();
+        let sample = Sample { id: at.id, index: row.index(), stored: bytes, values: &values, columns: &made };
         row.note(observer.see(&sample));
     }
     if let Some(rows) = kept {
         let parts: Vec<&[u8]> = made.iter().map(|(piece, ..)| &**piece).collect();
-        // The cache may be full, or not want this sample: then it is decoded again in the next epoch.
+        // The cache may be full, or not want this sample: then it is decoded again in the next
+        // epoch.
         rows.put(at.id, &parts);
     }
     Ok(())

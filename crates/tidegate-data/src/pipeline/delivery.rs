@@ -1,6 +1,7 @@
 //! Finished batches on their way to the consumer, in order; and what ends the epoch.
 //!
-//! Flow: the last settled row of a batch -> the batch transform, if there is one -> [`Delivery::wait`] by the consumer.
+//! Flow: the last settled row of a batch -> the batch transform, if there is one ->
+//! [`Delivery::wait`] by the consumer.
 //! Memory: a few words a batch; the batches hold their slots.
 
 use std::any::Any;
@@ -12,7 +13,7 @@ use tidegate_core::sync::lock;
 
 use super::batch_builder::{BatchBuilder, BatchExtras, Row};
 use super::control::Control;
-use super::transform::{BatchMap, TransformQueue, apply};
+use super::transform::{BatchTransform, TransformQueue, apply};
 use crate::batch::Batch;
 use crate::{Error, Result};
 
@@ -22,7 +23,7 @@ use crate::{Error, Result};
 pub enum Delivered {
     /// A batch.
     Batch(Batch),
-    /// What a [`BatchMap`] made of it.
+    /// What a [`BatchTransform`] made of it.
     Mapped(Box<dyn Any + Send>),
 }
 
@@ -57,7 +58,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Delivery {
     control: Arc<Control>,
-    map: Option<Arc<dyn BatchMap>>,
+    map: Option<Arc<dyn BatchTransform>>,
     /// Batches for the transform threads, if there are any.
     pub(super) queue: Option<TransformQueue>,
     state: Mutex<State>,
@@ -68,7 +69,7 @@ impl Delivery {
     /// Batches come in order from `next` on.
     pub(super) fn new(
         control: &Arc<Control>,
-        map: Option<Arc<dyn BatchMap>>,
+        map: Option<Arc<dyn BatchTransform>>,
         map_threads: usize,
         next: u64,
     ) -> Self {
@@ -77,7 +78,7 @@ impl Delivery {
         Self { control, map, queue, state: Mutex::default(), ready: Condvar::new() }
     }
 
-    pub(super) fn map(&self) -> Option<&Arc<dyn BatchMap>> {
+    pub(super) fn map(&self) -> Option<&Arc<dyn BatchTransform>> {
         self.map.as_ref()
     }
 
@@ -98,7 +99,8 @@ impl Delivery {
         }
     }
 
-    /// Puts a complete batch together and passes it on: to the transform threads, or through the transform to the consumer.
+    /// Puts a complete batch together and passes it on: to the transform threads, or through the
+    /// transform to the consumer.
     pub(super) fn finish(&self, builder: BatchBuilder) {
         if self.control.stopped() {
             return;

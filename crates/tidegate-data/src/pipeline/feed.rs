@@ -1,8 +1,10 @@
 //! The feed: which bytes are read next, in the order of batches.
 //!
-//! Flow: epoch order -> ids of a batch -> index entries -> the lane's reads and jobs; called by readers, one at a time.
-//! Memory: takes a slot for each batch and staging for each read, in order, while its lock is held: what comes first in the
-//! order has its memory first, so it never waits for what comes after it.
+//! Flow: epoch order -> ids of a batch -> index entries -> the lane's reads and jobs; called by
+//! readers, one at a time.
+//! Memory: takes a slot for each batch and staging for each read, in order, while its lock is
+//! held: what comes first in the order has its memory first, so it never waits for what comes
+//! after it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -52,8 +54,8 @@ impl<L: Lane> Feed<L> {
         Self { next_batch, reads: VecDeque::new(), ahead: VecDeque::new() }
     }
 
-    /// What a reader does next: up to `most` reads with their staging, after the first those of its batch for which there is
-    /// staging now, up to a quarter of it.
+    /// What a reader does next: up to `most` reads with their staging, after the first those of
+    /// its batch for which there is staging now, up to a quarter of it.
     pub(super) fn take(
         &mut self,
         h: &Handles,
@@ -123,7 +125,8 @@ impl<L: Lane> Feed<L> {
         }
     }
 
-    /// Takes the memory of the next batch and begins its rows; does nothing if a retry has to go first.
+    /// Takes the memory of the next batch and begins its rows; does nothing if a retry has to go
+    /// first.
     fn begin_batch(&mut self, h: &Handles, lane: &L, ring: &Ring<L::Job>) -> Result<()> {
         let (batch, spec) = (self.next_batch, &h.spec);
         if !wait_for_consumer(h, batch) {
@@ -169,12 +172,14 @@ impl<L: Lane> Feed<L> {
         Ok(())
     }
 
-    /// The entries of a batch; looks up several batches at once, so that the index is read in order.
+    /// The entries of a batch; looks up several batches at once, so that the index is read in
+    /// order.
     fn locate(&mut self, h: &Handles, batch: u64, rows: Rows) -> Result<Found> {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
             let (epoch, split) = (&*h.spec.epoch, &h.spec.config.split);
-            // The first batch alone, for a quick start, and what is asked one by one; then whole windows.
+            // The first batch alone, for a quick start, and what is asked one by one; then whole
+            // windows.
             let count = if batch == h.spec.config.past.delivered || !epoch.known() {
                 1
             } else {
@@ -236,7 +241,8 @@ fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Vec<Vec<u64>> {
     rows
 }
 
-/// Leaves the largest images out of a batch that can never have more than `most` bytes: they will fail.
+/// Leaves the largest images out of a batch that can never have more than `most` bytes: they will
+/// fail.
 fn leave_out(layout: &Layout, rows: &mut [Vec<u64>], most: u64) {
     while rows.iter().flatten().sum::<u64>() > most {
         let columns = ragged_columns(layout).zip(rows.iter_mut()).filter(|(column, _)| is_picture(column));
@@ -247,8 +253,8 @@ fn leave_out(layout: &Layout, rows: &mut [Vec<u64>], most: u64) {
     }
 }
 
-/// Waits until the consumer is near: what a transform makes of batches, and what is noted of them, is in no slot. False if the
-/// epoch was stopped, or a retry has to go first.
+/// Waits until the consumer is near: what a transform makes of batches, and what is noted of them,
+/// is in no slot. False if the epoch was stopped, or a retry has to go first.
 fn wait_for_consumer(h: &Handles, batch: u64) -> bool {
     let delivered = || h.metrics.batches.get();
     let far = || batch.saturating_sub(delivered()) >= h.reserved.slots.count() as u64;

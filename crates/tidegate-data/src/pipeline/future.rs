@@ -1,6 +1,7 @@
 //! What the cache may know of accesses to come, when an epoch starts.
 //!
-//! Flow: order + split -> the ids of this epoch and the next -> of volumes the chunks of their patches -> the cache.
+//! Flow: order + split -> the ids of this epoch and the next -> of volumes the chunks of their
+//! patches -> the cache.
 //! Memory: none; ids are computed as the cache asks for them.
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use super::config::Config;
 use crate::batch::Layout;
 use crate::cache::Coming;
 
-/// What this rank is going to ask for in this epoch and the next, where that is listed, and how many accesses these are.
+/// What this rank is going to ask for in this epoch and the next, where that is listed, and how
+/// many accesses these are.
 pub(super) fn accesses(
     source: &Arc<dyn Source>,
     layout: &Layout,

@@ -114,8 +114,8 @@ impl Handles {
         self.delivery.settle(row);
     }
 
-    /// Gives back a worker's scratch if a batch lacks memory: called before the batch is delivered, since nothing gives it
-    /// back once nothing is in flight.
+    /// Gives back a worker's scratch if a batch lacks memory: called before the batch is
+    /// delivered, since nothing gives it back once nothing is in flight.
     pub(super) fn give_back_if_lacking(&self, scratch: &Mutex<WorkerScratch>) {
         if self.control.lacks(Lacking::Memory) {
             *lock(scratch) = WorkerScratch::default();

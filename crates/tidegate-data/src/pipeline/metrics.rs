@@ -1,6 +1,7 @@
 //! What each stage of an epoch did: every metric with its unit and meaning, once.
 //!
-//! Flow: counters that the threads add to -> [`StageStats`], with gauges read at that time -> report, JSON, docs.
+//! Flow: counters that the threads add to -> [`StageStats`], with gauges read at that time ->
+//! report, JSON, docs.
 //! Memory: a cache line for each counter.
 
 use tidegate_source::ReadMode;
@@ -15,87 +16,95 @@ tidegate_core::metrics! {
     /// A reading of the metrics. Nanoseconds are summed over the threads of a stage.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
     pub struct StageStats {
-        /// Batches that were delivered.
+        /// Batches delivered to the consumer.
         counter batches: Count,
-        /// Samples that were made.
+        /// Samples made by the workers, samples that failed included.
         counter samples: Count,
         /// Whether reads go over the network.
         gauge remote: bool = Flag,
-        /// Time that a request to the store takes before its first byte.
+        /// Time from a request to the store to its first byte; null for local data.
         gauge latency_us: Option<u64> = Microseconds,
-        /// How files are read, where each read is one of a file.
+        /// How local files are read: `direct` (O_DIRECT), `drop` (through the page cache, dropped
+        /// afterwards) or `plain` (page cache kept, and charged to the budget); null where
+        /// samples are read in groups, and for data that are not in local files.
         gauge mode: Option<ReadMode> = Text,
-        /// Reads from the source.
+        /// Reads from the source; cache hits are not counted.
         counter reads: Count,
-        /// Reads that were in flight together with others of their thread (io_uring).
+        /// Reads that were in flight together with other reads of their thread (io_uring).
         counter together: Count,
         /// Samples whose JPEG checkpoints were read.
         counter checkpoints: Count,
         /// Truncated images that were filled (`load_truncated`).
         counter filled: Count,
-        /// Bytes read from the source.
+        /// Bytes of those reads.
         counter read_bytes: Bytes,
         /// Bytes of samples among those read.
         internal wanted_bytes: Bytes,
         /// Groups of rows that were decoded.
         internal groups: Count,
-        /// Bytes read for each hundred of samples: gaps between neighbours, and groups that this rank reads a part of or again.
+        /// Bytes read for each 100 bytes of samples: gaps between neighbours, and groups of which
+        /// this rank reads a part, or which it reads again.
         gauge amplification_percent: u64 = Percent,
-        /// Of volumes: how often a row wanted a chunk.
+        /// Volumes: how often a patch wanted a chunk.
         counter wanted_chunks: Count,
-        /// Of volumes: chunks that were decoded.
+        /// Volumes: chunks decoded.
         counter decoded_chunks: Count,
-        /// Samples that came from the cache; of volumes chunks that did, or were in flight for another row.
+        /// Samples from the memory cache; volumes: chunks from the cache, or already on their way
+        /// for another patch.
         counter hits: Count,
-        /// Bytes of the hits.
+        /// Bytes of those hits.
         counter hit_bytes: Bytes,
-        /// Samples that came from a disk cache.
+        /// Samples from a disk cache; volumes: chunks.
         counter disk_hits: Count,
-        /// Bytes of the disk hits.
+        /// Bytes of those hits.
         counter disk_hit_bytes: Bytes,
-        /// What disk caches may take.
+        /// The most that disk caches may take.
         gauge disk_limit_bytes: u64 = Bytes,
-        /// What disk caches take.
+        /// What disk caches take now.
         gauge disk_held_bytes: u64 = Bytes,
-        /// What any cache of this limit could have given in this epoch: where no sample comes twice, what it held before; where
-        /// they do, what Belady's rule would have hit so far, or, if the order is not known ahead, in the whole epoch once it
-        /// has ended.
+        /// The most that any memory cache of this size could give in this epoch. Where no sample
+        /// comes twice: what the cache held at the start. Where samples repeat: what Belady's
+        /// rule would have hit so far, or, for an order that is not known ahead, in the whole
+        /// epoch once it has ended.
         counter could_hit_bytes: Bytes,
-        /// What the cache of samples in memory may take; of all processes together where they share it.
+        /// The most that the memory cache may take; of all processes together where they share
+        /// it.
         gauge cache_limit_bytes: u64 = Bytes,
-        /// What the cache of samples in memory takes.
+        /// What the memory cache takes now.
         gauge cache_held_bytes: u64 = Bytes,
-        /// How it is decided which samples are kept in memory.
+        /// What decides which samples the memory cache keeps: `fixed` (a fixed set, evenly
+        /// spread), `min` (Belady's rule) or `adaptive` (S3-FIFO, for an order that is not known
+        /// ahead).
         gauge cache_rule: Option<Rule> = Text,
-        /// Whether what is kept in memory is decoded.
+        /// Whether the memory cache holds decoded samples.
         gauge cache_decoded: bool = Flag,
-        /// How samples in memory are packed, if they are.
+        /// How cached samples are compressed: `lz4`, `zstd`, `shuffle and zstd`, or not at all.
         gauge cache_codec: Option<&'static str> = Text,
-        /// How much smaller packing makes them, in a hundred parts.
+        /// How many samples fit compressed, for each 100 that fit uncompressed.
         gauge cache_gain_percent: u64 = Percent,
-        /// Time that readers spent reading.
+        /// Readers: reading.
         counter read_ns: Nanoseconds,
-        /// Time that readers waited for a slot.
+        /// Readers: waiting for a free batch slot.
         counter slot_wait_ns: Nanoseconds,
-        /// Time that readers waited for staging.
+        /// Readers: waiting for staging memory.
         counter staging_wait_ns: Nanoseconds,
-        /// Time that workers spent at samples.
+        /// Workers: decoding, cropping, resizing.
         counter work_ns: Nanoseconds,
-        /// Time that workers waited for samples.
+        /// Workers: waiting for bytes.
         counter idle_ns: Nanoseconds,
-        /// Time that workers waited for the shared scratch.
+        /// Workers: waiting for the shared scratch memory.
         counter scratch_wait_ns: Nanoseconds,
-        /// Time that the consumer waited for batches.
+        /// The consumer: waiting for a batch.
         counter consumer_wait_ns: Nanoseconds,
-        /// Jobs that wait for a worker now.
+        /// Jobs between readers and workers now.
         gauge queued: u64 = Count,
-        /// Slots for batches.
+        /// Batch slots in all.
         gauge slots: u64 = Count,
-        /// Slots that are free now.
+        /// Batch slots free now.
         gauge slots_free: u64 = Count,
-        /// Workers that run.
+        /// Decoding threads.
         gauge workers: u64 = Count,
-        /// Readers that run.
+        /// Reading threads; for a store, the most requests in flight.
         gauge readers: u64 = Count,
     }
 }

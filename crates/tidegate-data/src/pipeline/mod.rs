@@ -1,14 +1,16 @@
-//! Batches in order, from threads that read and threads that decode, within a plan made beforehand.
+//! Batches in order, from threads that read and threads that decode, within a plan made
+//! beforehand.
 //!
-//! Flow: feed (order -> ids -> entries -> a lane's reads, in order) -> readers -> ring -> workers -> rows of a batch ->
-//! delivery -> consumer.
-//! Memory: everything is reserved when the epoch starts (see [`plan`]): slots (`batch`), staging (`staging`), one decoder's
-//! worth of scratch (`scratch`); more scratch is taken where the budget has it. Steady state allocates no payload memory.
+//! Flow: feed (order -> ids -> entries -> a lane's reads, in order) -> readers -> ring -> workers
+//! -> rows of a batch -> delivery -> consumer.
+//! Memory: everything is reserved when the epoch starts (see [`plan`]): slots (`batch`), staging
+//! (`staging`), one decoder's worth of scratch (`scratch`); more scratch is taken where the budget
+//! has it. Steady state allocates no payload memory.
 //! Not here: epochs one after another and their state (`tidegate::Loader`).
 //!
-//! Why nothing can hang: slots and staging are taken in the order of batches, and each job in flight has all it needs
-//! except scratch, of which one share is always there. What is left to wait for is the consumer; if it keeps every slot, it
-//! gets [`Error::Held`].
+//! Why nothing can hang: slots and staging are taken in the order of batches, and each job in
+//! flight has all it needs except scratch, of which one share is always there. What is left to
+//! wait for is the consumer; if it keeps every slot, it gets [`Error::Held`].
 
 mod batch_builder;
 mod cache_policy;
@@ -56,7 +58,7 @@ use self::plan::{Facts, Held, Plan, STACK_USED_BYTES};
 use self::scratch::Scratches;
 use self::spec::EpochSpec;
 use self::stages::{LaneStages, Stages};
-pub use self::transform::BatchMap;
+pub use self::transform::BatchTransform;
 use self::watchdog::Watchdog;
 use crate::batch::Layout;
 use crate::{Error, Result};
@@ -110,7 +112,7 @@ impl Pipeline {
         epoch: Arc<dyn Epoch>,
         config: Config,
         budget: &Budget,
-        map: Option<Arc<dyn BatchMap>>,
+        map: Option<Arc<dyn BatchTransform>>,
         retained: &Retained,
     ) -> Result<Self> {
         let facts = Facts::gather(&*source, &layout, &config);
@@ -182,8 +184,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The next batch, or nothing at the end of the epoch. `interrupted` is asked every 50 ms while waiting; its error
-    /// ends the wait (a signal, in Python).
+    /// The next batch, or nothing at the end of the epoch. `interrupted` is asked every 50 ms
+    /// while waiting; its error ends the wait (a signal, in Python).
     ///
     /// # Errors
     /// The first failed sample of the batch (under raise), [`Error::Held`], [`Error::Stalled`],
@@ -216,7 +218,8 @@ impl Pipeline {
                 Waited::Done(done) => return Ok(done),
                 Waited::TimedOut { idle } => idle,
             };
-            // Nothing is in flight and nothing can begin, twice in a row: a slot that comes back takes less long.
+            // Nothing is in flight and nothing can begin, twice in a row: a slot that comes back
+            // takes less long.
             let stuck = idle && !h.control.lacks(Lacking::Nothing);
             stuck_for = if stuck { stuck_for + 1 } else { 0 };
             if stuck_for >= 2 {
@@ -265,12 +268,13 @@ impl Pipeline {
         }
     }
 
-    /// Turns the knobs in the middle of an epoch: order and contents stay, and what is in flight goes on. Threads beyond the
-    /// new numbers park; more threads and slots are taken from the budget.
+    /// Turns the knobs in the middle of an epoch: order and contents stay, and what is in flight
+    /// goes on. Threads beyond the new numbers park; more threads and slots are taken from the
+    /// budget.
     ///
     /// # Errors
-    /// A knob below its least value, more threads than [`Pipeline::start`] made and 64 beyond, or a budget without room: then
-    /// no knob was turned.
+    /// A knob below its least value, more threads than [`Pipeline::start`] made and 64 beyond, or
+    /// a budget without room: then no knob was turned.
     pub fn set_knobs(&mut self, knobs: Knobs) -> Result<()> {
         let h = &self.handles;
         if knobs.workers == 0 || knobs.readers == 0 || knobs.read_depth == 0 || knobs.slots < 2 {
@@ -293,7 +297,13 @@ impl Pipeline {
                 Priority::NextBatch,
             )?,
         ];
-        h.reserved.slots.resize(budget, Account::Batch, knobs.slots as u64, Priority::NextBatch)?;
+        let before = h.reserved.slots.count() as u64;
+        let resized =
+            h.reserved.slots.resize(budget, Account::Batch, knobs.slots as u64, Priority::NextBatch);
+        if let Err(error) = resized {
+            h.reserved.slots.shrink(before);
+            return Err(error.into());
+        }
         self.added.extend(grants);
         h.control.set_read_depth(knobs.read_depth);
         h.control.set_running(knobs.workers, knobs.readers);
@@ -322,7 +332,8 @@ impl Pipeline {
         &self.failures
     }
 
-    /// Ends it in the middle: its threads stop and its memory goes back, unless the user's sampler does not answer for long.
+    /// Ends it in the middle: its threads stop and its memory goes back, unless the user's sampler
+    /// does not answer for long.
     #[must_use]
     pub fn stop(mut self) -> Past {
         let control = &self.handles.control;
@@ -370,7 +381,8 @@ fn stages(h: &Handles, next: u64) -> Box<dyn Stages> {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         if self.process != std::process::id() {
-            // This process could neither join the threads, nor release a lock that one of them held at the fork.
+            // This process could neither join the threads, nor release a lock that one of them
+            // held at the fork.
             self.readers.clear();
             return self.others.clear();
         }
@@ -378,7 +390,8 @@ impl Drop for Pipeline {
         h.control.stop.stop();
         self.stages.close();
         h.delivery.close();
-        // A reader that asks the user's sampler ends when it answers; the other readers wait for it.
+        // A reader that asks the user's sampler ends when it answers; the other readers wait for
+        // it.
         if h.control.asking.load(Ordering::SeqCst) {
             self.readers.clear();
         }

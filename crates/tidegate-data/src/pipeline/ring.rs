@@ -58,7 +58,8 @@ impl<T> Ring<T> {
                 }
                 Err(back) => item = back,
             }
-            // Until half of it is free, so that the thread that fills it is not woken for each item.
+            // Until half of it is free, so that the thread that fills it is not woken for each
+            // item.
             self.sleep(|| self.items.len() > self.items.capacity() / 2);
         }
     }

@@ -1,8 +1,10 @@
-//! What a worker has for itself: its decoders, scratch for pixels, and what libraries take meanwhile.
+//! What a worker has for itself: its decoders, scratch for pixels, and what libraries take
+//! meanwhile.
 //!
-//! Flow: the cost of decoding a value -> [`WorkerScratch::grow`] -> the worker's own scratch, or the epoch's one shared block.
-//! Memory: accounts `scratch` and `library`, taken where the budget has room, and given back between two jobs when a batch
-//! lacks memory, or when the worker is parked.
+//! Flow: the cost of decoding a value -> [`WorkerScratch::grow`] -> the worker's own scratch, or
+//! the epoch's one shared block.
+//! Memory: accounts `scratch` and `library`, taken where the budget has room, and given back
+//! between two jobs when a batch lacks memory, or when the worker is parked.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,14 +21,15 @@ use crate::batch::row::{Needs, Tools};
 pub(super) struct WorkerScratch {
     tools: Tools,
     scratch: Option<Block>,
-    /// What the decoders keep of images they have made ([`Needs::rows_bytes`]), and what one takes besides.
+    /// What the decoders keep of images they have made ([`Needs::rows_bytes`]), and what one takes
+    /// besides.
     library: Option<Grant>,
     kept_bytes: u64,
 }
 
 impl WorkerScratch {
-    /// Calls `make` with the decoders and as much scratch as `needs` says: the worker's own if the budget has room, else the
-    /// epoch's shared block, for which it waits.
+    /// Calls `make` with the decoders and as much scratch as `needs` says: the worker's own if the
+    /// budget has room, else the epoch's shared block, for which it waits.
     pub(super) fn with<T>(
         &mut self,
         reserved: &Reserved,
@@ -56,13 +59,15 @@ impl WorkerScratch {
         if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(needs.decoder_bytes) {
             self.forget();
             let needed = rows.saturating_add(needs.decoder_bytes);
-            // At the lowest priority: the plan leaves room for it, and there is the shared scratch.
+            // At the lowest priority: the plan leaves room for it, and there is the shared
+            // scratch.
             self.library = budget.try_acquire(Account::Library, needed, Priority::CacheFill).ok();
         }
         self.kept_bytes = self.kept_bytes.max(rows);
         if (self.scratch.as_deref().map_or(0, <[u8]>::len) as u64) < scratch {
             self.scratch = None;
-            // An eighth more, so that images of about one size do not make it grow again and again.
+            // An eighth more, so that images of about one size do not make it grow again and
+            // again.
             let bytes = scratch.saturating_add(scratch / 8);
             self.scratch = budget.try_block(Account::Scratch, bytes, Priority::CacheFill).ok();
         }

@@ -1,4 +1,5 @@
-//! What an epoch is made from: source, layout, order and options, none of which changes while it runs.
+//! What an epoch is made from: source, layout, order and options, none of which changes while it
+//! runs.
 //!
 //! Flow: `Pipeline::start` -> [`EpochSpec`] -> every stage.
 //! Memory: holds none.
@@ -39,7 +40,8 @@ impl EpochSpec {
         Draw { seed: *seed, epoch: *epoch, position: position % split.len.max(1) }
     }
 
-    /// The sample that takes a position at a given attempt: any of the source, or of a sampler's, up to those of the same batch.
+    /// The sample that takes a position at a given attempt: any of the source, or of a sampler's,
+    /// up to those of the same batch.
     pub(super) fn replacement(&self, position: u64, attempt: u8) -> Result<u64> {
         let Config { seed, epoch, split, order, .. } = &self.config;
         let mut stream = Stream::new(*seed, *epoch, position, attempt, Purpose::Replace);

@@ -1,6 +1,7 @@
 //! The threads of an epoch: readers, workers and transform threads of one lane.
 //!
-//! Flow: `Pipeline` -> [`Stages`] -> threads that run until the epoch ends, or park until a knob is turned.
+//! Flow: `Pipeline` -> [`Stages`] -> threads that run until the epoch ends, or park until a knob
+//! is turned.
 //! Memory: their stacks, which the plan counts (`telemetry`).
 
 use std::sync::{Arc, Mutex};

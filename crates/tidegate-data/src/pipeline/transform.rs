@@ -1,9 +1,12 @@
 //! The batch transform: the user's function that makes something else of each batch.
 //!
-//! Flow: finished batches, in order -> a transform thread -> [`BatchMap::map`] -> the consumer.
-//! Memory: batches that wait hold their slots (account `batch`); what the function makes is the user's.
+//! Flow: finished batches, in order -> a transform thread -> [`BatchTransform::map`] -> the
+//! consumer.
+//! Memory: batches that wait hold their slots (account `batch`); what the function makes is the
+//! user's.
 //!
-//! Batches are begun in order, so that a function that waits for others before it cannot wait for ever.
+//! Batches are begun in order, so that a function that waits for others before it cannot wait for
+//! ever.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -17,7 +20,7 @@ use crate::batch::Batch;
 use crate::{Error, Result};
 
 /// Turns a batch into something else, off the consumer's thread: the user's `batch_transform`.
-pub trait BatchMap: Send + Sync + std::fmt::Debug {
+pub trait BatchTransform: Send + Sync + std::fmt::Debug {
     /// Called before the first batch of an epoch, with its number.
     fn begin(&self, first: u64) {
         let _ = first;
@@ -89,8 +92,9 @@ impl TransformQueue {
         self.changed.notify_all();
     }
 
-    /// Takes the next batch and calls the function; nothing once the queue is closed. `begins` is told before the call.
-    pub(super) fn run_next(&self, map: &dyn BatchMap, begins: impl FnOnce()) -> Option<(u64, Done)> {
+    /// Takes the next batch and calls the function; nothing once the queue is closed. `begins` is
+    /// told before the call.
+    pub(super) fn run_next(&self, map: &dyn BatchTransform, begins: impl FnOnce()) -> Option<(u64, Done)> {
         let (index, batch, extras) = self.take()?;
         begins();
         let outcome = batch.and_then(|batch| apply(map, batch));
@@ -99,7 +103,7 @@ impl TransformQueue {
 }
 
 /// Calls the function; its panic is an error like any other.
-pub(super) fn apply(map: &dyn BatchMap, batch: Batch) -> Result<Delivered> {
+pub(super) fn apply(map: &dyn BatchTransform, batch: Batch) -> Result<Delivered> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.map(batch)))
         .unwrap_or_else(|panic| {
             Err(Error::Panic { thread: "transform".into(), what: crate::panic_message(&*panic) })

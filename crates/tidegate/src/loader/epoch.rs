@@ -144,7 +144,8 @@ impl Epoch {
         lock(&self.running).pipeline.as_ref().map(Pipeline::knobs)
     }
 
-    /// Turns the knobs between two batches: order and contents stay the same. It does nothing once the epoch has ended.
+    /// Turns the knobs between two batches: order and contents stay the same. It does nothing once
+    /// the epoch has ended.
     ///
     /// # Errors
     /// As [`Pipeline::set_knobs`].

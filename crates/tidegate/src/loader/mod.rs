@@ -25,7 +25,7 @@ use tidegate_core::sync::lock;
 use tidegate_data::batch::Layout;
 use tidegate_data::cache::{Records, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
-use tidegate_data::pipeline::{self, BatchMap, Keep, Past, Pipeline, Retained};
+use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
 use tidegate_order::fed::Fed;
 use tidegate_order::given::{Given, Ids};
@@ -55,7 +55,7 @@ pub struct Loader {
     budget: Budget,
     layout: Arc<Layout>,
     order: Arc<dyn Order>,
-    map: Option<Arc<dyn BatchMap>>,
+    map: Option<Arc<dyn BatchTransform>>,
     progress: Arc<Mutex<Progress>>,
     kept: Retained,
     /// The cache tiers behind the private memory cache. Other processes may share them.
@@ -182,7 +182,7 @@ impl Loader {
     }
 
     /// Turns each batch into something else on a worker thread.
-    pub fn set_map(&mut self, map: Arc<dyn BatchMap>) {
+    pub fn set_map(&mut self, map: Arc<dyn BatchTransform>) {
         self.map = Some(map);
     }
 

@@ -1,5 +1,5 @@
-//! Duplicates: planted ones are found by bytes, pixels, looks and text, in memory and spilled, with
-//! any number of workers.
+//! Duplicates: planted ones are found by bytes, pixels, looks and text, in memory and spilled,
+//! with any number of workers.
 
 use super::*;
 use tidegate::dataset::dedup::{Criterion, Duplicates, Search};

@@ -1,4 +1,5 @@
-//! Knobs turned in mid-epoch: the same batches in order, only jobs in flight made by threads that are to park, nothing leaked.
+//! Knobs turned in mid-epoch: the same batches in order, only jobs in flight made by threads that
+//! are to park, nothing leaked.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -6,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tidegate::{Batch, Budget, Knobs, Loader, Options, Shuffle, Source, open};
 use tidegate_core::sync::lock;
-use tidegate_data::pipeline::{BatchMap, Delivered};
+use tidegate_data::pipeline::{BatchTransform, Delivered};
 use tidegate_order::random::{Purpose, Stream};
 use tidegate_source::Synthetic;
 
@@ -17,7 +18,7 @@ use tidegate::dataset::synth::Form;
 #[derive(Debug, Default)]
 struct Completed(Mutex<BTreeMap<usize, u64>>);
 
-impl BatchMap for Completed {
+impl BatchTransform for Completed {
     fn map(&self, batch: Batch) -> tidegate::Result<Box<dyn Any + Send>> {
         let thread = std::thread::current();
         let number = thread.name().and_then(|name| name.strip_prefix("tg-work-")?.parse().ok());
@@ -41,7 +42,7 @@ fn loader(source: &Arc<dyn Source>, budget: &Budget, workers: usize) -> (Loader,
     let fields = options.fields.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
     let mut loader = Loader::new(Arc::clone(source), Options { fields, ..options }, budget.clone()).unwrap();
     let completed = Arc::new(Completed::default());
-    loader.set_map(Arc::clone(&completed) as Arc<dyn BatchMap>);
+    loader.set_map(Arc::clone(&completed) as Arc<dyn BatchTransform>);
     (loader, completed)
 }
 

@@ -8,6 +8,7 @@ mod dedup;
 mod kept;
 mod knobs;
 mod profile;
+mod report;
 mod samplers;
 mod volume;
 

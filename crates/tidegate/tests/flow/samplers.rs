@@ -14,14 +14,14 @@ use super::{Form, Synthetic, epoch, images, open, options, rows};
 
 const SAMPLES: u64 = 96;
 
-type Made = Box<dyn Fn(u64, &Budget) -> Arc<dyn Order>>;
+type DecodedColumn = Box<dyn Fn(u64, &Budget) -> Arc<dyn Order>>;
 
 /// Each sampler with its name, under a seed and a budget.
-fn samplers() -> Vec<(&'static str, Made)> {
+fn samplers() -> Vec<(&'static str, DecodedColumn)> {
     let labels: Vec<u32> =
         (0..SAMPLES as u32).map(|id| u32::from(id % 4 == 0) + u32::from(id % 16 == 0)).collect();
     let weights: Vec<f64> = (0..SAMPLES).map(|id| (id % 5) as f64).collect();
-    let quotas = move |shares: Shares| -> Made {
+    let quotas = move |shares: Shares| -> DecodedColumn {
         let labels = labels.clone();
         Box::new(move |seed, budget| {
             let classes = Classes::labelled(&labels, budget).unwrap();
@@ -29,7 +29,7 @@ fn samplers() -> Vec<(&'static str, Made)> {
         })
     };
     let curriculum = weights.clone();
-    let samplers: Vec<(&'static str, Made)> = vec![
+    let samplers: Vec<(&'static str, DecodedColumn)> = vec![
         ("even", Box::new(|seed, _| Arc::new(Even::new(SAMPLES, 150, 8, seed).unwrap()))),
         (
             "weighted",

@@ -284,8 +284,8 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
         if !on_disk || small {
             continue;
         }
-        // The next run finds all chunks on the disk, missing ones included, and reads no file of the
-        // volume.
+        // The next run finds all chunks on the disk, missing ones included, and reads no file of
+        // the volume.
         let again = |reads: &dyn Fn(u64) -> bool| {
             let mut loader = with(tiers.clone(), Budget::new(32 << 20));
             assert!(epoch(&mut loader) == expected[0], "combination {combination:04b}, again");

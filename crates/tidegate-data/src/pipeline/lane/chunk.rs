@@ -1,11 +1,14 @@
-//! The lane of patches that are made of chunks: each chunk is read and decoded once while it is in flight, for all its rows.
+//! The lane of patches that are made of chunks: each chunk is read and decoded once while it is in
+//! flight, for all its rows.
 //!
-//! Flow: a row -> its chunks, which the cache has, which are in flight already, or which are to be read -> a worker decodes one
+//! Flow: a row -> its chunks, which the cache has, which are in flight already, or which are to be
+//! read -> a worker decodes one
 //! -> its part is copied into every row that waits -> a row that waits for nothing more is complete.
-//! Memory: a worker's scratch for the elements of a chunk; the cache keeps what it wants of them (`cache.memory`); a few words
-//! for each chunk in flight.
+//! Memory: a worker's scratch for the elements of a chunk; the cache keeps what it wants of them
+//! (`cache.memory`); a few words for each chunk in flight.
 //!
-//! No thread blocks on a chunk. A row registers itself as a waiter, so the order of decoding cannot deadlock.
+//! No thread blocks on a chunk. A row registers itself as a waiter, so the order of decoding
+//! cannot deadlock.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -250,7 +253,8 @@ impl ChunkLane {
         row.settle_one(h);
     }
 
-    /// Decodes a chunk if it is not, keeps what is wanted, and copies its parts into all rows that wait.
+    /// Decodes a chunk if it is not, keeps what is wanted, and copies its parts into all rows that
+    /// wait.
     fn decode(&self, h: &Handles, fetched: FetchedChunk, scratch: &mut WorkerScratch) {
         let FetchedChunk { chunk, staging, what } = fetched;
         let Some(source) = h.spec.source.chunked() else { return };
@@ -279,7 +283,8 @@ impl ChunkLane {
         });
     }
 
-    /// Keeps the elements of a chunk if the cache wants them, and copies their parts into all rows that wait.
+    /// Keeps the elements of a chunk if the cache wants them, and copies their parts into all rows
+    /// that wait.
     fn hand_out(&self, h: &Handles, chunk: u64, elements: Result<&[u8], &Error>) {
         if let Ok(elements) = elements {
             // Before the waiters are taken: a row that begins later finds it in the cache.
@@ -320,8 +325,8 @@ fn fetch(h: &Handles, chunk: u64, mut staging: Staged) -> FetchedChunk {
     FetchedChunk { chunk, staging, what }
 }
 
-/// A chunk from the tiers behind the memory: decoded from shared memory, or as it is stored from a disk. One that is not
-/// stored is an object without bytes there.
+/// A chunk from the tiers behind the memory: decoded from shared memory, or as it is stored from a
+/// disk. One that is not stored is an object without bytes there.
 fn from_tier(h: &Handles, source: &dyn Chunked, chunk: u64, staging: &mut [u8]) -> Option<ChunkForm> {
     let metrics = &h.metrics;
     h.spec.config.stores.iter().find_map(|store| {

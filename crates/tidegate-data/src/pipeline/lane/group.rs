@@ -1,11 +1,13 @@
 //! The lane of rows that are stored in groups: Parquet row groups, Arrow record batches.
 //!
-//! Flow: a located row -> its group, decoded if it is not here -> its bytes in the reader's staging -> as the sample lane.
-//! Memory: as many groups as the order has in use at once, each as large as the largest (account `decoded`), reserved when the
-//! epoch starts.
+//! Flow: a located row -> its group, decoded if it is not here -> its bytes in the reader's
+//! staging -> as the sample lane.
+//! Memory: as many groups as the order has in use at once, each as large as the largest (account
+//! `decoded`), reserved when the epoch starts.
 //!
-//! The least recently used group makes room. Samples come in order, and the plan counts how many groups an order has in
-//! use, so a group is decoded once an epoch, except for those on the border of two shuffle windows.
+//! The least recently used group makes room. Samples come in order, and the plan counts how many
+//! groups an order has in use, so a group is decoded once an epoch, except for those on the border
+//! of two shuffle windows.
 
 use std::collections::VecDeque;
 use std::ops::Range;

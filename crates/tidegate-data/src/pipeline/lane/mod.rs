@@ -1,12 +1,13 @@
 //! Lanes: the ways in which samples are made, one of which is chosen when an epoch starts.
 //!
-//! Flow: rows of a batch -> [`Lane::begin`] -> reads and jobs -> [`Lane::read`] on reader threads -> jobs -> [`Lane::run`] on
-//! workers -> rows settled.
+//! Flow: rows of a batch -> [`Lane::begin`] -> reads and jobs -> [`Lane::read`] on reader threads
+//! -> jobs -> [`Lane::run`] on workers -> rows settled.
 //! Memory: staging that the feed takes for each read; what a lane keeps is said in its file.
 //!
-//! `sample` reads and decodes one sample after another; `group` decodes whole groups of rows (Parquet, Arrow) and takes rows
-//! from them; `chunk` decodes chunks of arrays and copies their parts into all patches that wait. A job is data: it refers to
-//! rows and bytes, never to the handles of the epoch.
+//! `sample` reads and decodes one sample after another; `group` decodes whole groups of rows
+//! (Parquet, Arrow) and takes rows from them; `chunk` decodes chunks of arrays and copies their
+//! parts into all patches that wait. A job is data: it refers to rows and bytes, never to the
+//! handles of the epoch.
 
 pub(super) mod chunk;
 pub(super) mod group;
@@ -24,7 +25,8 @@ use super::batch_builder::Row;
 use super::handles::Handles;
 use super::scratch::WorkerScratch;
 
-/// A row of a batch that begins: the sample it is for, and nothing to write where its position failed before.
+/// A row of a batch that begins: the sample it is for, and nothing to write where its position
+/// failed before.
 pub(super) type Begun = (Option<Row>, Located);
 
 /// See the head of this file.
@@ -37,7 +39,8 @@ pub(super) trait Lane: Debug + Send + Sync + Sized + 'static {
     /// Reads that one thread may have in flight together.
     fn reads_at_once(&self, uring: bool) -> usize;
 
-    /// Begins the rows of a batch, in order: what has to be read goes behind `reads`, what needs no reading is returned.
+    /// Begins the rows of a batch, in order: what has to be read goes behind `reads`, what needs
+    /// no reading is returned.
     fn begin(&self, h: &Handles, rows: Vec<Begun>, reads: &mut VecDeque<Self::Read>) -> Vec<Self::Job>;
 
     /// Begins a row again with another sample, before everything else in `reads`.

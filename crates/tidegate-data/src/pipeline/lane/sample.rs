@@ -1,7 +1,7 @@
 //! The lane of samples that are read and decoded one by one, neighbours in one read.
 //!
-//! Flow: rows -> what the cache has, and reads of the rest -> a tier, the kernel (io_uring or pread) or a store -> kept where it
-//! is wanted -> a job for each row -> `decode_row`.
+//! Flow: rows -> what the cache has, and reads of the rest -> a tier, the kernel (io_uring or
+//! pread) or a store -> kept where it is wanted -> a job for each row -> `decode_row`.
 //! Memory: the staging that the feed took for each read, until the last row of it is decoded.
 
 use std::collections::VecDeque;
@@ -35,7 +35,8 @@ const REMOTE_GAP_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub(in super::super) struct SampleLane;
 
-/// One read: consecutive bytes of one shard, for one or more rows, or the one object of a tier; and the checkpoints of each row.
+/// One read: consecutive bytes of one shard, for one or more rows, or the one object of a tier;
+/// and the checkpoints of each row.
 #[derive(Debug)]
 pub(in super::super) struct SampleRead {
     rows: Vec<(Row, Located)>,
@@ -170,7 +171,8 @@ impl SampleRead {
         }
     }
 
-    /// The object from the tier where it is kept, if it is; `found` is where its record is if it was read already.
+    /// The object from the tier where it is kept, if it is; `found` is where its record is if it
+    /// was read already.
     fn from_tier(
         &self,
         h: &Handles,
@@ -205,7 +207,8 @@ impl SampleRead {
     }
 }
 
-/// Begins the rows of a batch: jobs for what memory has; reads of objects that tiers have, then of shards.
+/// Begins the rows of a batch: jobs for what memory has; reads of objects that tiers have, then of
+/// shards.
 pub(super) fn begin(h: &Handles, rows: Vec<Begun>, reads: &mut VecDeque<SampleRead>) -> Vec<SampleJob> {
     let (mut jobs, mut kept, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (row, at) in rows {
@@ -243,7 +246,8 @@ fn record_access(h: &Handles, at: &Located) {
     }
 }
 
-/// What the cache has of a sample: its bytes, then its record, if they are what the index says; or its bytes packed.
+/// What the cache has of a sample: its bytes, then its record, if they are what the index says; or
+/// its bytes packed.
 fn cached(h: &Handles, at: &Located) -> Option<Lent> {
     let len = at.entry.len as usize;
     h.cache.stored.lend(at.id).filter(|lent| match lent {
@@ -278,7 +282,8 @@ fn cached_job(h: &Handles, row: Row, at: Located, lease: Lease) -> SampleJob {
     SampleJob { row, at, bytes: Arc::new(SampleBytes::Cached(lease)), range: Ok(0..len), record }
 }
 
-/// The reads of a batch: in order of rows where samples are apart, in order of offsets where they are neighbours.
+/// The reads of a batch: in order of rows where samples are apart, in order of offsets where they
+/// are neighbours.
 fn joined(h: &Handles, mut rows: Vec<(Row, Located)>) -> VecDeque<SampleRead> {
     let source = &h.spec.source;
     let join = source.access() == Access::Random && rows.first().is_some_and(|(_, at)| at.path.is_empty());
@@ -360,8 +365,8 @@ pub(super) fn read(
     h.metrics.reads.add(count);
 }
 
-/// Reads the records of checkpoints that did not come with the rest, and says where in staging they are. One that cannot be
-/// read is none: decoding does without.
+/// Reads the records of checkpoints that did not come with the rest, and says where in staging
+/// they are. One that cannot be read is none: decoding does without.
 fn read_records(
     h: &Handles,
     read: &SampleRead,

@@ -1,6 +1,7 @@
 //! Why a plan does not fit, in words: each part, and what the user can change.
 //!
-//! Flow: a [`Plan`] above its cap -> [`TooSmall`] -> [`Error::TooSmall`] with the sample that takes most.
+//! Flow: a [`Plan`] above its cap -> [`TooSmall`] -> [`Error::TooSmall`] with the sample that
+//! takes most.
 //! Memory: holds none.
 
 use tidegate_core::memory::size::mib;
@@ -28,7 +29,8 @@ impl TooSmall {
         self.plan.least()
     }
 
-    /// The error that the user gets: it names the account that asks for most, and the sample that makes it so.
+    /// The error that the user gets: it names the account that asks for most, and the sample that
+    /// makes it so.
     #[must_use]
     pub fn explain(&self, source: &dyn Source) -> Error {
         let parts = self.parts();

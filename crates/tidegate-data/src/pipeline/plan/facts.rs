@@ -1,6 +1,8 @@
-//! What a plan follows from: sizes, counts and properties, gathered with all the I/O that this takes.
+//! What a plan follows from: sizes, counts and properties, gathered with all the I/O that this
+//! takes.
 //!
-//! Flow: source + layout + options of an epoch -> [`Facts`]; called when an epoch starts and before a budget changes.
+//! Flow: source + layout + options of an epoch -> [`Facts`]; called when an epoch starts and
+//! before a budget changes.
 //! Memory: holds none.
 //! Not here: any decision (`plan`).
 
@@ -137,7 +139,8 @@ impl Facts {
         }
     }
 
-    /// Bytes of a chunk's elements, and what decoding one takes besides; 0 where there are no chunks.
+    /// Bytes of a chunk's elements, and what decoding one takes besides; 0 where there are no
+    /// chunks.
     pub(super) fn chunk_scratch_bytes(&self) -> u64 {
         self.chunks.map_or(0, |(sizes, _)| sizes.chunk_bytes.saturating_add(sizes.library_bytes))
     }
@@ -165,7 +168,8 @@ pub(in super::super) fn mean_bytes(source: &dyn Source) -> u64 {
     source.chunked().map_or_else(whole, |chunked| chunked.sizes().patch_bytes)
 }
 
-/// The staging of the largest thing that is read: a sample, or a chunk as it is stored, or as shared memory has it.
+/// The staging of the largest thing that is read: a sample, or a chunk as it is stored, or as
+/// shared memory has it.
 pub(in super::super) fn largest_read_bytes(source: &dyn Source, stores: &[Arc<Records>]) -> u64 {
     let decoded = source.chunked().filter(|_| stores.iter().any(|store| store.in_memory()));
     let decoded = decoded.map_or(0, |chunked| chunked.sizes().chunk_bytes);

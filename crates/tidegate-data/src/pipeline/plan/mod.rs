@@ -1,11 +1,14 @@
-//! The plan of an epoch's memory: what is reserved before the first thread starts. Pure: facts and a cap in, a plan out.
+//! The plan of an epoch's memory: what is reserved before the first thread starts. Pure: facts and
+//! a cap in, a plan out.
 //!
-//! Flow: [`Facts`] (all I/O) + cap -> [`Plan`] (no I/O) -> [`Reserved`] (`reserve`); a refusal in words (`explain`).
+//! Flow: [`Facts`] (all I/O) + cap -> [`Plan`] (no I/O) -> [`Reserved`] (`reserve`); a refusal in
+//! words (`explain`).
 //! Memory: decides all of it, takes none.
 //!
-//! The least plan: two batches, and in one of them the largest image if it is wanted as large as it is; two reads of the
-//! largest sample; scratch for the largest image once. What the budget has beyond goes to scratch for the other workers,
-//! more staging, more batches, in this order, and the rest to the cache.
+//! The least plan: two batches, and in one of them the largest image if it is wanted as large as
+//! it is; two reads of the largest sample; scratch for the largest image once. What the budget has
+//! beyond goes to scratch for the other workers, more staging, more batches, in this order, and
+//! the rest to the cache.
 
 mod explain;
 mod facts;
@@ -33,7 +36,8 @@ const SLOTS_MOST: u64 = 64;
 const STAGING_WANTED_BYTES: u64 = 8 << 20;
 /// Threads that read files at most.
 const LOCAL_READERS: u64 = 8;
-/// Requests in flight to a store, the fewest and the most, and the line of 10 Gbit/s that they are to fill.
+/// Requests in flight to a store, the fewest and the most, and the line of 10 Gbit/s that they are
+/// to fill.
 const REMOTE_READERS: std::ops::RangeInclusive<u64> = 16..=128;
 const LINE_BYTES_PER_S: f64 = 1.25e9;
 /// What the connection of each takes, what each may read, and staging that keeps them busy.
@@ -82,7 +86,8 @@ pub struct Plan {
     pub cache_bytes: u64,
     /// What tiers behind the memory take of it: tables, and what is not yet written back.
     pub stores_bytes: u64,
-    /// What is left for the cache in memory: taken as samples come, and given up when others need it.
+    /// What is left for the cache in memory: taken as samples come, and given up when others need
+    /// it.
     pub kept_samples_bytes: u64,
     /// Reading threads.
     pub readers: usize,
@@ -102,14 +107,15 @@ pub(super) fn readers_most(latency: Option<Duration>, mean_bytes: u64) -> u64 {
     latency.map_or(LOCAL_READERS, |latency| requests(latency, mean_bytes))
 }
 
-/// As many requests of `bytes` each as are in flight while the line is full, by Little's law; and a few for what a request
-/// takes besides.
+/// As many requests of `bytes` each as are in flight while the line is full, by Little's law; and
+/// a few for what a request takes besides.
 fn requests(latency: Duration, bytes: u64) -> u64 {
     let at_once = latency.as_secs_f64() * LINE_BYTES_PER_S / bytes.max(1) as f64;
     (at_once as u64 + 8).clamp(*REMOTE_READERS.start(), *REMOTE_READERS.end())
 }
 
-/// How far ahead a source is read: over a network a request takes long, and many in flight are as fast as one.
+/// How far ahead a source is read: over a network a request takes long, and many in flight are as
+/// fast as one.
 struct Reach {
     readers: usize,
     /// What their connections take.
@@ -125,7 +131,8 @@ impl Reach {
         let Some(latency) = facts.latency else {
             let readers = match facts.chunks {
                 _ if facts.sequential => 1,
-                // Files of a chunk each cannot be read ahead: several reads at once make up for it.
+                // Files of a chunk each cannot be read ahead: several reads at once make up for
+                // it.
                 Some(_) => LOCAL_READERS,
                 None => facts.workers.clamp(2, LOCAL_READERS),
             };
@@ -200,8 +207,9 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Where images that can never fit fail one by one, as the policy says, the rest goes on: next to the largest image
-    /// there must be room for the rest of its batch, and a replacement must fit in every row of two batches.
+    /// Where images that can never fit fail one by one, as the policy says, the rest goes on: next
+    /// to the largest image there must be room for the rest of its batch, and a replacement must
+    /// fit in every row of two batches.
     fn leave_out_images(&mut self, facts: &Facts, cap: u64, least_scratch: u64) {
         let images = match facts.on_error {
             OnError::Raise => return,
@@ -258,8 +266,9 @@ impl Plan {
             self.cache_bytes = dataset;
         }
         if facts.one_by_one || facts.chunks.is_some() {
-            // Each worker may have scratch of its own before the cache is full, and the shared one is there besides.
-            // What the kernel holds of files it gives up when memory is short: it may not take all of the cache's.
+            // Each worker may have scratch of its own before the cache is full, and the shared one
+            // is there besides. What the kernel holds of files it gives up when memory is short:
+            // it may not take all of the cache's.
             let left = room(self).saturating_sub(own + ROUNDING_BYTES);
             let chunked = facts.chunks.is_some();
             let kernel_bytes = if chunked { facts.kernel_bytes.min(left / 2) } else { facts.kernel_bytes };
@@ -366,7 +375,8 @@ mod tests {
     }
 
     proptest! {
-        /// What the plan takes, with what the cache may take, is never above the cap, whatever others hold of it.
+        /// What the plan takes, with what the cache may take, is never above the cap, whatever
+        /// others hold of it.
         #[test]
         fn a_plan_is_never_above_the_cap(facts in facts(), cap in 0u64..1 << 34, held in 0u64..1 << 34, out in 0u64..4) {
             if let Ok(plan) = Plan::new(&facts, cap, |_| Held::default()) {
@@ -381,7 +391,8 @@ mod tests {
             }
         }
 
-        /// A larger cap never refuses what a smaller one allows, and never gives less staging, nor less in all.
+        /// A larger cap never refuses what a smaller one allows, and never gives less staging, nor
+        /// less in all.
         #[test]
         fn a_plan_is_monotone_in_the_cap(facts in facts(), cap in 0u64..1 << 34, more in 0u64..1 << 34) {
             let plan = |cap| Plan::new(&facts, cap, |_| Held::default());

@@ -1,9 +1,9 @@
 //! Taking what a plan says, before the first thread starts.
 //!
 //! Flow: [`Plan`] + budget -> [`Reserved`]; what is held by others -> [`Held`].
-//! Memory: slots (`batch`), staging, one decoder's scratch and library bound, what decoders keep, the index window, stacks
-//! (`telemetry`), decoded groups (`decoded`), and the page cache of a dataset that is kept (`cache.memory`). All of it goes
-//! back when the epoch ends.
+//! Memory: slots (`batch`), staging, one decoder's scratch and library bound, what decoders keep,
+//! the index window, stacks (`telemetry`), decoded groups (`decoded`), and the page cache of a
+//! dataset that is kept (`cache.memory`). All of it goes back when the epoch ends.
 
 use std::sync::Mutex;
 
@@ -21,14 +21,16 @@ pub struct Reserved {
     pub(in super::super) staging: Buddy,
     /// Blocks for decoded groups of rows, for the lane that keeps them.
     pub(in super::super) groups: Mutex<Vec<Block>>,
-    /// One worker at a time may use this, when it cannot have scratch of its own: so one always goes on.
+    /// One worker at a time may use this, when it cannot have scratch of its own: so one always
+    /// goes on.
     pub(in super::super) scratch: Mutex<Option<Block>>,
     pub(in super::super) plan: Plan,
     _grants: Vec<Grant>,
 }
 
 impl Reserved {
-    /// Why no batch can be begun: every slot is with the consumer, or the memory of ragged columns is held.
+    /// Why no batch can be begun: every slot is with the consumer, or the memory of ragged columns
+    /// is held.
     pub(in super::super) fn held_error(&self, slots: bool) -> Error {
         if slots {
             return Error::Held { slots: self.slots.count(), slot_mib: mib(self.plan.slot_bytes) };
@@ -37,7 +39,8 @@ impl Reserved {
     }
 }
 
-/// The slab of the last epoch, if the consumer still holds a slot of it and its slots fit this plan.
+/// The slab of the last epoch, if the consumer still holds a slot of it and its slots fit this
+/// plan.
 fn slots_of(plan: &Plan, last: &WeakSlab) -> Option<Slab> {
     last.upgrade().filter(|slab| slab.item_bytes() == plan.slot_bytes)
 }

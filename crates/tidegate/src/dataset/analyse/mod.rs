@@ -204,10 +204,7 @@ impl Elements {
     fn lossless(&self, codec: &dyn Codec, planes: f64) -> Result<Lossless> {
         let (packed, back, pack_ns, unpack_ns) = self.run(codec)?;
         if back != self.bytes {
-            return Err(Error::decode(format!(
-                "{} returned other elements than it got: please report this",
-                codec.name()
-            )));
+            return Err(Error::Internal(format!("{} returned other elements than it got", codec.name())));
         }
         let bytes = self.bytes.len() as f64;
         Ok(Lossless {

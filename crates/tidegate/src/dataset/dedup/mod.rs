@@ -118,8 +118,8 @@ impl Duplicates {
         loader.set_observer(Arc::clone(&collector) as _);
         let failed = scan::run(&mut loader, progress)?;
         drop(loader);
-        let collector = Arc::into_inner(collector)
-            .ok_or_else(|| Error::Config("a scan that has not ended: please report this".into()))?;
+        let collector =
+            Arc::into_inner(collector).ok_or_else(|| Error::Internal("a scan that has not ended".into()))?;
         let found = collector.into_duplicates()?;
         let (failed, failures) = (failed.count, failed.first);
         Ok(Self { samples: source.len(), field: name, failed, failures, ..found })

@@ -161,7 +161,7 @@ impl Signer {
     pub(super) fn sign(&self, sample: &Sample<'_>) -> Signature {
         let stored = match self.field.and_then(|field| sample.values.get(field)) {
             Some(Value::Bytes(bytes)) => bytes,
-            Some(Value::Quoted(_)) => sample.made.first().map_or(&[][..], |made| made.bytes),
+            Some(Value::Quoted(_)) => sample.columns.first().map_or(&[][..], |made| made.bytes),
             // A missing field makes no two samples duplicates.
             Some(Value::Missing) => {
                 return Signature {
@@ -172,12 +172,12 @@ impl Signer {
             }
             _ => &[][..],
         };
-        let made = sample.made.first().map_or(&[][..], |made| made.bytes);
+        let made = sample.columns.first().map_or(&[][..], |made| made.bytes);
         let (keys, signature) = match self.criterion {
             Criterion::Bytes if self.field.is_none() => from_hash(hash_all(sample.values)),
             Criterion::Bytes => from_hash(xxh3_128(stored)),
             Criterion::Pixels => {
-                let shape = sample.made.first().map_or(&[][..], |made| made.shape);
+                let shape = sample.columns.first().map_or(&[][..], |made| made.shape);
                 let shape: Vec<u8> = shape.iter().flat_map(|axis| axis.to_le_bytes()).collect();
                 from_hash(xxh3_128_with_seed(made, xxh3_64(&shape)))
             }

@@ -53,7 +53,7 @@ impl Loader {
     pub(super) fn into_profile(self) -> Result<Profile> {
         match self.observer_as::<Collector>() {
             Some(collector) => collector.take_profile(),
-            None => Err(Error::Config("a scan without a profile: please report this".into())),
+            None => Err(Error::Internal("a scan without a profile".into())),
         }
     }
 }
@@ -152,7 +152,7 @@ impl Observer for Collector {
     }
 
     fn see(&self, sample: &Sample<'_>) -> Note {
-        let columns = self.watched.iter().zip(sample.made);
+        let columns = self.watched.iter().zip(sample.columns);
         Box::new(SampleNote {
             bytes: sample.stored.len() as u64,
             columns: columns.map(|(watched, made)| watched.note(sample.values, *made)).collect(),

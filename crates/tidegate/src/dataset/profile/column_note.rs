@@ -6,7 +6,7 @@
 //! Not here: what depends on the order of samples. `field` gets the notes in that order.
 
 use tidegate_data::batch::{FieldSpec, Layout, PixelLayout};
-use tidegate_data::pipeline::observer::Made;
+use tidegate_data::pipeline::observer::DecodedColumn;
 use tidegate_decode::Value;
 use tidegate_decode::header;
 use tidegate_decode::npy::DType;
@@ -251,7 +251,7 @@ impl WatchedColumn {
     }
 
     /// Notes the column's value of one sample.
-    pub(super) fn note(&self, values: &[Value<'_>], made: Made<'_>) -> ColumnNote {
+    pub(super) fn note(&self, values: &[Value<'_>], made: DecodedColumn<'_>) -> ColumnNote {
         let stored = match (self.value_kind, values.get(self.field)) {
             (_, None | Some(Value::Missing)) => return ColumnNote::Missing,
             (ValueKind::Int, _) => return ColumnNote::Int(word(made.bytes).cast_signed()),
@@ -285,7 +285,7 @@ impl WatchedColumn {
         ColumnNote::Content(note)
     }
 
-    fn note_image(&self, stored: &[u8], made: Made<'_>, note: &mut ContentNote) {
+    fn note_image(&self, stored: &[u8], made: DecodedColumn<'_>, note: &mut ContentNote) {
         // An encoded image has a header. Of raw pixels the stored array tells the size.
         let header =
             if self.stored_kind == "pixels" { header::pixels(stored) } else { header::of(stored).ok() };
@@ -311,11 +311,11 @@ impl WatchedColumn {
     }
 
     /// The shape of a row.
-    fn shape<'a>(&'a self, made: &Made<'a>) -> &'a [usize] {
+    fn shape<'a>(&'a self, made: &DecodedColumn<'a>) -> &'a [usize] {
         if made.shape.is_empty() { &self.shape } else { made.shape }
     }
 
-    fn note_array(&self, made: Made<'_>, note: &mut ContentNote) {
+    fn note_array(&self, made: DecodedColumn<'_>, note: &mut ContentNote) {
         let shape = self.shape(&made);
         note.numbers[1] = shape.first().copied().unwrap_or(1) as f64;
         let label = format!("{} {shape:?}", self.dtype.name());

@@ -49,7 +49,7 @@ pub(super) fn from_base64(text: &str) -> Result<Vec<u8>> {
 
 /// An error of a sketch that this program made.
 pub(super) fn internal(error: tidegate_sketch::Error) -> Error {
-    Error::Config(error.to_string())
+    Error::Internal(error.to_string())
 }
 
 /// An error of a sketch that was read from a file.
