@@ -6,7 +6,7 @@
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use tidegate::Error;
-use tidegate_data::cache::curve::{Policy, Supply, curve};
+use tidegate_data::cache::curve::{SimulatedPolicy, Supply, curve};
 
 use crate::errors::raise;
 
@@ -26,9 +26,9 @@ pub(crate) fn cache_curve(
     limits: Vec<u64>,
 ) -> PyResult<String> {
     let policy = match policy {
-        "fixed" => Policy::Fixed,
-        "min" => Policy::Min,
-        "optimum" => Policy::Optimum,
+        "fixed" => SimulatedPolicy::Fixed,
+        "min" => SimulatedPolicy::Min,
+        "optimum" => SimulatedPolicy::Optimum,
         other => return Err(wrong(format!("policy must be 'fixed', 'min' or 'optimum', not {other:?}"))),
     };
     let (accesses, sizes): (Vec<u32>, Vec<u32>) = (accesses.as_array().to_vec(), sizes.as_array().to_vec());

@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_used_is_named(folder, tmp_path):
 
 
 def test_what_cannot_be_meant_is_refused(folder, tmp_path):
-    with pytest.raises(tg.ConfigError, match="lies within the data"):
+    with pytest.raises(tg.ConfigError, match="is inside the data"):
         tg.Loader(folder, **options(folder / "cache"))
     assert not (folder / "cache").exists()
     for place in ["", "s3://bucket/cache"]:

@@ -1,4 +1,4 @@
-//! What planning and hitting the cache take: `cargo bench -p tidegate-data`.
+//! The cost of planning for and hitting the cache: `cargo bench -p tidegate-data`.
 //!
 //! Flow: random accesses -> nanoseconds each, as one line of JSON.
 //! Memory: its own.
@@ -10,12 +10,12 @@ use std::time::Instant;
 use tidegate_core::memory::Budget;
 use tidegate_data::cache::codec::{CANDIDATES, Packer};
 use tidegate_data::cache::min::Min;
-use tidegate_data::cache::{Memory, Near, Tier};
+use tidegate_data::cache::{Memory, MemoryTier, Tier};
 
 const OBJECTS: u32 = 1_000_000;
 const ACCESSES: usize = 1_000_000;
 
-/// The median of five.
+/// The median of five runs.
 fn median(mut run: impl FnMut() -> f64) -> f64 {
     let mut times: Vec<f64> = (0..5).map(|_| run()).collect();
     times.sort_by(f64::total_cmp);
@@ -38,21 +38,21 @@ fn main() {
     let sizes: Vec<u32> = (0..OBJECTS).map(|i| 50_000 + i % 1000).collect();
     let total: u64 = sizes.iter().map(|&bytes| u64::from(bytes)).sum();
     let ns = |began: Instant, n: usize| began.elapsed().as_nanos() as f64 / n as f64;
-    let mut look = Vec::new();
+    let mut planning = Vec::new();
     let access = median(|| {
         let mut min = Min::new(total / 4);
         let horizon = accesses.clone();
         let began = Instant::now();
-        min.look_ahead(horizon, OBJECTS);
-        look.push(ns(began, 2 * ACCESSES));
+        min.set_future(horizon, OBJECTS);
+        planning.push(ns(began, 2 * ACCESSES));
         let began = Instant::now();
         for _ in 0..ACCESSES {
             black_box(min.access(&sizes, &mut |_| ()));
         }
         ns(began, ACCESSES)
     });
-    look.sort_by(f64::total_cmp);
-    println!("{{\"look_ahead_ns\": {:.1}, \"access_ns\": {access:.1}}}", look[2]);
+    planning.sort_by(f64::total_cmp);
+    println!("{{\"look_ahead_ns\": {:.1}, \"access_ns\": {access:.1}}}", planning[2]);
 
     let keys = 200_000;
     let budget = Budget::new(256 << 20);
@@ -63,7 +63,7 @@ fn main() {
         let mut draw = random(11);
         let began = Instant::now();
         for _ in 0..ACCESSES {
-            black_box(memory.lend(u64::from(draw()) % keys).unwrap());
+            black_box(memory.get_lease(u64::from(draw()) % keys).unwrap());
         }
         ns(began, ACCESSES)
     });
@@ -71,7 +71,7 @@ fn main() {
     codecs();
 }
 
-/// How fast each codec unpacks token ids in words of eight bytes, and what it gains.
+/// How fast each codec unpacks token ids in words of eight bytes, and its gain.
 fn codecs() {
     let mut draw = random(3);
     let tokens: Vec<u8> = (0..64_000).flat_map(|_| u64::from(draw() % 50_000).to_le_bytes()).collect();

@@ -1,53 +1,57 @@
-//! What a cache would give before there is one: hits, bytes and steadiness for any amount of memory.
+//! What a cache of any size would give, before there is one: hits, bytes and steadiness.
 //!
-//! Flow: accesses, sizes and limits -> a [`Point`] for each limit, computed side by side.
-//! Memory: eight bytes an access and thread for Belady's rule, a bit an access for steadiness; the caller's, outside a budget.
+//! Flow: accesses, sizes and limits -> a [`Point`] for each limit, computed in parallel.
+//! Memory: eight bytes an access and thread for Belady's rule, a bit an access for steadiness; the
+//! caller's, outside a budget.
 
 use std::num::NonZeroUsize;
 
+use super::admission::AdmissionHash;
 use super::min::{Min, Outcome};
-use super::{Objects, Share};
+use super::tier::Objects;
 
-/// Which objects a cache keeps.
+/// The rule by which a simulated cache keeps objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// A fixed share of them, the first that come: what epochs without replacement want.
+pub enum SimulatedPolicy {
+    /// A fixed fraction of the objects, the first ones accessed: right for epochs without
+    /// replacement.
     Fixed,
-    /// Those that come next soonest, as far as this epoch and the next tell.
+    /// Objects that are used again soonest, as far as this epoch and the next tell.
     Min,
-    /// Those that come next soonest, the whole future known: what nobody has, and nobody can beat.
+    /// Objects that are used again soonest, with the whole future known: an upper bound.
     Optimum,
 }
 
-/// How fast bytes come and what evens them out.
+/// How fast bytes are read, and how far ahead.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Supply {
-    /// What is read beside the cache, in bytes a second.
+    /// Bytes a second that are read on misses.
     pub bytes_per_s: f64,
-    /// What may be read ahead.
+    /// Bytes that may be read ahead.
     pub ahead_bytes: u64,
 }
 
-/// What a cache of some size gives over the epochs after the first.
+/// The result of a cache of one size over the epochs after the first.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Point {
     /// The limit of the cache.
     pub cache_bytes: u64,
-    /// Accesses.
+    /// The number of accesses.
     pub accesses: u64,
-    /// Of which were hits.
+    /// The number of accesses that were hits.
     pub hits: u64,
-    /// Bytes of the others.
+    /// Bytes of the misses.
     pub read_bytes: u64,
     /// The most accesses a second that never wait for a read.
     pub stall_free_per_s: f64,
 }
 
-/// Windows in which bytes are summed before steadiness is looked at.
+/// Accesses whose bytes are summed for the computation of steadiness.
 const WINDOW: usize = 64;
 
-/// Runs `accesses`, cut in epochs of `epoch`, through caches of each of `limits`; the first epoch warms them and is not counted,
-/// unless it is the only one.
+/// Runs `accesses`, cut in epochs of `epoch`, through caches of each of `limits`.
+///
+/// The first epoch warms the caches and is not counted, unless it is the only one.
 ///
 /// # Panics
 /// If there are no accesses in an epoch, or an object of `sizes` is missing.
@@ -55,7 +59,7 @@ pub fn curve(
     accesses: &[u32],
     epoch: usize,
     sizes: &(dyn Objects + Sync),
-    policy: Policy,
+    policy: SimulatedPolicy,
     supply: Supply,
     limits: &[u64],
 ) -> Vec<Point> {
@@ -90,39 +94,39 @@ fn point(
     epoch: usize,
     objects: u32,
     sizes: &(dyn Objects + Sync),
-    policy: Policy,
+    policy: SimulatedPolicy,
     supply: Supply,
     limit: u64,
 ) -> Point {
     let counted = if accesses.len() > epoch { epoch } else { 0 };
-    let mut tally = Tally { counted, ..Tally::default() };
+    let mut counter = HitCounter { counted, ..HitCounter::default() };
     match policy {
-        Policy::Fixed => fixed(accesses, objects, sizes, limit, &mut tally),
-        Policy::Min => min(accesses, epoch, 2 * epoch, objects, sizes, limit, &mut tally),
-        Policy::Optimum => {
-            min(accesses, accesses.len(), accesses.len(), objects, sizes, limit, &mut tally);
+        SimulatedPolicy::Fixed => fixed(accesses, objects, sizes, limit, &mut counter),
+        SimulatedPolicy::Min => min(accesses, epoch, 2 * epoch, objects, sizes, limit, &mut counter),
+        SimulatedPolicy::Optimum => {
+            min(accesses, accesses.len(), accesses.len(), objects, sizes, limit, &mut counter);
         }
     }
     let counted = accesses.len() - counted;
     Point {
         cache_bytes: limit,
         accesses: counted as u64,
-        hits: tally.hits,
-        read_bytes: tally.windows.iter().sum(),
-        stall_free_per_s: steady(&tally.windows, counted, supply),
+        hits: counter.hits,
+        read_bytes: counter.windows.iter().sum(),
+        stall_free_per_s: stall_free_per_s(&counter.windows, counted, supply),
     }
 }
 
 /// Hits, and bytes read in each window of accesses.
 #[derive(Debug, Default)]
-struct Tally {
+struct HitCounter {
     counted: usize,
     seen: usize,
     hits: u64,
     windows: Vec<u64>,
 }
 
-impl Tally {
+impl HitCounter {
     fn add(&mut self, hit: bool, bytes: impl FnOnce() -> u64) {
         self.seen += 1;
         if self.seen <= self.counted {
@@ -138,15 +142,15 @@ impl Tally {
     }
 }
 
-/// As [`super::Memory`] keeps samples.
-fn fixed(accesses: &[u32], objects: u32, sizes: &dyn Objects, limit: u64, tally: &mut Tally) {
+/// The policy of [`super::Memory`].
+fn fixed(accesses: &[u32], objects: u32, sizes: &dyn Objects, limit: u64, counter: &mut HitCounter) {
     let total: u64 = (0..objects).map(|object| sizes.bytes(object)).sum();
-    let share = Share::fitting(limit, total, u64::from(objects));
+    let admission = AdmissionHash::for_limit(limit, total, u64::from(objects));
     let (mut held, mut here) = (0, vec![false; objects as usize]);
     for &object in accesses {
         let hit = here[object as usize];
-        tally.add(hit, || sizes.bytes(object));
-        if !hit && share.has(u64::from(object)) && held + sizes.bytes(object) <= limit {
+        counter.add(hit, || sizes.bytes(object));
+        if !hit && admission.admits(u64::from(object)) && held + sizes.bytes(object) <= limit {
             held += sizes.bytes(object);
             here[object as usize] = true;
         }
@@ -160,21 +164,23 @@ fn min(
     objects: u32,
     sizes: &(dyn Objects + Sync),
     limit: u64,
-    tally: &mut Tally,
+    counter: &mut HitCounter,
 ) {
     let mut min = Min::new(limit);
     for (i, now) in accesses.chunks(epoch).enumerate() {
         let known = &accesses[i * epoch..(i * epoch + horizon).min(accesses.len())];
-        min.look_ahead(known.to_vec(), objects);
+        min.set_future(known.to_vec(), objects);
         for &object in now {
             let hit = min.access(sizes, &mut |_| ()) == Outcome::Hit;
-            tally.add(hit, || sizes.bytes(object));
+            counter.add(hit, || sizes.bytes(object));
         }
     }
 }
 
-/// The most accesses a second at which what is read ahead never runs out: found by halving, since waiting only grows with speed.
-fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
+/// The most accesses a second at which the bytes read ahead never run out.
+///
+/// Found by bisection, since waiting only grows with speed.
+fn stall_free_per_s(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
     let total: u64 = windows.iter().sum();
     if total == 0 {
         return f64::INFINITY;
@@ -186,7 +192,7 @@ fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
             behind > supply.ahead_bytes as f64
         })
     };
-    // At this speed everything there is to read takes as long as the accesses.
+    // At this speed the reads of all misses take as long as the accesses.
     let mean = supply.bytes_per_s * accesses as f64 / total as f64;
     let (mut slow, mut fast) = (0.0, mean * 2.0);
     for _ in 0..40 {
@@ -202,9 +208,8 @@ fn steady(windows: &[u64], accesses: usize, supply: Supply) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Memory, Tier};
+    use super::super::{Memory, MemoryTier, Tier};
     use super::*;
-    use crate::cache::Near;
     use tidegate_order::permutation::Permutation;
 
     const SUPPLY: Supply = Supply { bytes_per_s: 1e6, ahead_bytes: 512 };
@@ -221,22 +226,24 @@ mod tests {
     fn shuffled_epochs_hit_what_fits_and_evenly() {
         let accesses = shuffles(20_000, 4);
         let limits = [0, 5_000, 10_000, 15_000, 20_000];
-        let fixed = curve(&accesses, 20_000, &1u64, Policy::Fixed, SUPPLY, &limits);
-        let min = curve(&accesses, 20_000, &1u64, Policy::Min, SUPPLY, &limits);
-        let optimum = curve(&accesses, 20_000, &1u64, Policy::Optimum, SUPPLY, &limits);
+        let fixed = curve(&accesses, 20_000, &1u64, SimulatedPolicy::Fixed, SUPPLY, &limits);
+        let min = curve(&accesses, 20_000, &1u64, SimulatedPolicy::Min, SUPPLY, &limits);
+        let optimum = curve(&accesses, 20_000, &1u64, SimulatedPolicy::Optimum, SUPPLY, &limits);
         for (((limit, fixed), min), optimum) in limits.iter().zip(&fixed).zip(&min).zip(&optimum) {
             assert_eq!((fixed.accesses, fixed.hits, optimum.hits), (60_000, 3 * limit, 3 * limit));
             assert_eq!(min.hits, 3 * limit);
             assert_eq!(fixed.read_bytes, 60_000 - fixed.hits);
         }
-        // Half of the samples are kept: twice as many a second, or nearly so. Belady's rule has all hits first and then none.
+        // Half of the samples are kept: nearly twice as many a second. Belady's rule has all its
+        // hits first and then none.
         assert!(fixed[2].stall_free_per_s > 1.85 * fixed[0].stall_free_per_s, "{fixed:?}");
         assert!(min[2].stall_free_per_s < 1.2 * min[0].stall_free_per_s, "{min:?}");
         assert!(fixed[4].stall_free_per_s.is_infinite());
     }
 
-    /// How much longer than without waiting a consumer takes that uses a sample in each unit of time, in a hundred parts, where
-    /// misses come one after the other, each in `miss_time`, and up to 512 samples are read ahead.
+    /// How much longer, in percent, a consumer takes than without waiting. It uses a sample in
+    /// each unit of time; misses are read one after the other, each in `miss_time`, and up to 512
+    /// samples are read ahead.
     fn stall(hits: &[bool], miss_time: f64) -> f64 {
         let (mut used, mut disk) = (Vec::with_capacity(hits.len()), 0f64);
         for (i, &hit) in hits.iter().enumerate() {
@@ -256,14 +263,16 @@ mod tests {
         let accesses = shuffles(samples, 5);
         let budget = tidegate_core::memory::Budget::new(16 << 20);
         let tier = Memory::new(&budget, samples * bytes, samples);
-        // About half of the objects, and the table of their places.
+        // About half of the objects, and the table of their locations.
         tier.set_limit(samples / 2 * bytes + (16_384 << 5));
         let object = vec![7; bytes as usize];
         let fixed: Vec<bool> = accesses
             .iter()
             .map(|&id| {
-                let hit = tier.lend(id.into()).is_some();
-                let _it_may_not_be_of_the_set = hit || tier.put(id.into(), &[&object]);
+                let hit = tier.get_lease(id.into()).is_some();
+                if !hit {
+                    tier.put(id.into(), &[&object]);
+                }
                 hit
             })
             .collect();
@@ -283,7 +292,7 @@ mod tests {
         let share =
             fixed[samples as usize..].iter().filter(|hit| **hit).count() as f64 / (4 * samples) as f64;
         assert!((0.48..0.53).contains(&share), "{share} of the samples are kept");
-        // The disk gives 1.1 times what is needed beside them.
+        // The disk gives 1.1 times the bytes that the misses need.
         let stalls = |hits: &[bool]| stall(&hits[samples as usize..], 1.0 / (1.1 * (1.0 - share)));
         assert!(
             stalls(&fixed) <= 2.0 && stalls(&recent) > 45.0,
@@ -306,7 +315,8 @@ mod tests {
         let sizes: Vec<u64> = (0..2000).map(|i| 50 + i * 37 % 100).collect();
         let limits = [20_000];
         let point = |policy| curve(&accesses, 10_000, &sizes, policy, SUPPLY, &limits)[0].hits;
-        let (fixed, min, optimum) = (point(Policy::Fixed), point(Policy::Min), point(Policy::Optimum));
+        let (fixed, min, optimum) =
+            (point(SimulatedPolicy::Fixed), point(SimulatedPolicy::Min), point(SimulatedPolicy::Optimum));
         assert!(fixed < min && min <= optimum && min * 100 >= optimum * 98, "{fixed} {min} {optimum}");
     }
 }

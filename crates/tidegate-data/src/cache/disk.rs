@@ -1,17 +1,20 @@
-//! A tier on a local disk: what came from slower places, kept from one run to the next, shared by all processes of a machine.
+//! A tier on a local disk, kept from one run to the next and shared by a machine's processes.
 //!
-//! Flow: [`open`] -> [`Records`] over segment files in a folder; called by the loader that is given a [`DiskCache`].
-//! Memory: page cache of what is not yet written back, and of the table (account `cache.memory`, charged by the plan).
+//! Flow: [`open`] -> [`SegmentTier`] over segment files in a folder; called by the loader that is
+//! given a [`DiskCache`].
+//! Memory: page cache of bytes that are not on the disk yet, and of the table (account
+//! `cache.memory`, charged by the plan).
 //!
 //! ```text
-//! FOLDER/lock                  held while segments are made and removed
-//! FOLDER/<dataset>/table       where each object lies; held shared by whoever has the dataset open
-//! FOLDER/<dataset>/000007      a segment; held by the one process that writes it; as long as what is written
+//! FOLDER/lock                  locked while segments are made and removed
+//! FOLDER/<dataset>/table       where each object is; locked (shared) while the dataset is open
+//! FOLDER/<dataset>/000007      a segment; locked by its one writer; as long as its records
 //! ```
 //!
-//! All space of a segment is reserved before anything is written to it, so a full disk is met when a segment is made, where it
-//! ends the filling and nothing else. The limit counts all datasets of a folder: one that nobody has open makes room for
-//! another. Locks are the kernel's and end with their process, and time is only asked for which dataset was used last.
+//! The tier reserves all space of a segment before it writes to it. So a full disk shows when a
+//! segment is made, where it ends the filling and nothing else. The limit counts all datasets of a
+//! folder: a dataset that no process has open makes room for another. Locks are the kernel's and
+//! end with their process. The clock only tells which dataset was used last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -31,85 +34,89 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::memory::PAGE_BYTES;
 use tidegate_core::memory::size::mib;
 
-use super::records::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, Segments, Table};
-use super::{Records, edition};
+use super::admission::dataset_hash;
+use super::segment::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, SegmentTier, Segments, Table};
 use crate::{Error, Result};
 use tidegate_source::read::{ReadMode, direct_works, open_file};
 use tidegate_source::{Access, Chunked, Extremes, Source};
 
 /// A segment is about this part of the limit.
 const SEGMENTS: u64 = 64;
-const SEGMENT_LEAST_BYTES: u64 = 1 << 20;
-/// What may wait in the page cache to be written back, beside the record that is written.
+const SEGMENT_MIN_BYTES: u64 = 1 << 20;
+/// Bytes that may wait in the page cache to be written back, in addition to the current record.
 const UNWRITTEN_BYTES: u64 = 2 << 20;
-/// How long a lock is waited for, where reading can go on without.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Longer, where it cannot.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
-/// What the kernel calls file systems that lie in memory.
-const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
-/// Names the layout: folders of another are other datasets.
+/// How long to wait for a lock where reading can go on without it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a lock when a cache is opened, which cannot go on without it.
+const OPEN_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The kernel's type numbers of file systems in memory (tmpfs, ramfs).
+const MEMORY_FILE_SYSTEMS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+/// The version of the layout. A folder with another version is another dataset.
 const VERSION: u32 = 1;
 
-/// Where samples may be kept on a disk, and how much of it.
+/// A folder on a disk where samples may be kept, and how much it may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskCache {
-    /// The folder; datasets have folders of their own in it.
+    /// The folder; each dataset has a folder of its own in it.
     pub folder: PathBuf,
-    /// The most that it may take, all datasets together.
+    /// The most bytes that the folder may take, all datasets together.
     pub limit_bytes: u64,
-    /// What must stay free on its file system.
+    /// Bytes that must stay free on its file system.
     pub leave_free_bytes: u64,
 }
 
-/// Opens what is kept of a source, or begins with nothing.
+/// Opens the disk cache of a source, or makes an empty one.
 ///
 /// # Errors
 /// A folder that cannot be used, with the fix; a source whose samples cannot be read one by one.
-pub fn open(source: &dyn Source, options: &DiskCache) -> Result<Records> {
-    let Kept { objects, of, total_bytes } = kept(source).ok_or_else(|| {
+pub fn open(source: &dyn Source, options: &DiskCache) -> Result<SegmentTier> {
+    let Contents { objects, of, total_bytes } = contents(source).ok_or_else(|| {
         Error::Config(format!(
             "{}: a disk cache keeps samples that can be read one by one, which these cannot: repack the data with \
              `tidegate pack`, or leave the cache out",
             source.name()
         ))
     })?;
-    apart(source, &options.folder)?;
-    let dataset = edition(source);
-    let disk = Disk::open(options, dataset, Table::bytes_for(of), &source.extremes())?;
+    refuse_folder_in_data(source, &options.folder)?;
+    let dataset = dataset_hash(source);
+    let disk = DiskSegments::open(options, dataset, Table::bytes_for(of), &source.extremes())?;
     let table = disk.table.try_clone().map_err(Error::io(&disk.folder))?;
     let table = Table::new(table, 0, disk.table_bytes);
-    Ok(Records::new(Box::new(disk), table, dataset, total_bytes + HEAD_BYTES * objects, objects))
+    Ok(SegmentTier::new(Box::new(disk), table, dataset, total_bytes + HEAD_BYTES * objects, objects))
 }
 
-/// What a disk can keep of a source.
-struct Kept {
-    /// The objects of this source, and of the whole dataset that it may be a part of.
+/// The objects of a source that a disk can keep.
+struct Contents {
+    /// The number of objects of this source, and of the whole dataset that it may be a part of.
     objects: u64,
     of: u64,
-    /// What they take, as far as it is known.
+    /// Bytes that the objects take; 0 if that is unknown.
     total_bytes: u64,
 }
 
-fn kept(source: &dyn Source) -> Option<Kept> {
+fn contents(source: &dyn Source) -> Option<Contents> {
     if let Some(chunks) = source.chunked().map(Chunked::chunks) {
-        // How well they are compressed nobody knows: whatever comes is kept until it is full.
-        return Some(Kept { objects: chunks, of: chunks, total_bytes: 0 });
+        // The compressed size is unknown, so all chunks are kept until the tier is full.
+        return Some(Contents { objects: chunks, of: chunks, total_bytes: 0 });
     }
     let index = source.index().filter(|_| source.access() == Access::Random)?;
-    Some(Kept { objects: source.len(), of: index.meta.samples, total_bytes: source.extremes().total_bytes })
+    Some(Contents {
+        objects: source.len(),
+        of: index.meta.samples,
+        total_bytes: source.extremes().total_bytes,
+    })
 }
 
 /// Refuses a folder within the data, where its files would be taken for samples.
-fn apart(source: &dyn Source, folder: &Path) -> Result<()> {
+fn refuse_folder_in_data(source: &dyn Source, folder: &Path) -> Result<()> {
     let whole = |path: &Path| path.ancestors().find_map(|path| path.canonicalize().ok());
     let data = Path::new(source.name());
     let data = if data.is_file() { data.parent().unwrap_or(data) } else { data };
     match (data.canonicalize(), whole(folder)) {
         (Ok(data), Some(folder)) if data.is_dir() && folder.starts_with(&data) => {
             Err(Error::Config(format!(
-                "the disk cache cannot be kept in {}, which lies within the data: name a folder beside them",
+                "the disk cache cannot be kept in {}, which is inside the data: name a folder outside",
                 folder.display()
             )))
         }
@@ -118,7 +125,7 @@ fn apart(source: &dyn Source, folder: &Path) -> Result<()> {
 }
 
 #[derive(Debug)]
-struct Disk {
+struct DiskSegments {
     root: PathBuf,
     folder: PathBuf,
     table: File,
@@ -128,16 +135,16 @@ struct Disk {
     leave_free: u64,
     held: AtomicU64,
     mode: ReadMode,
-    /// Segments that were read.
+    /// Open files of segments that were read.
     files: Mutex<BTreeMap<u32, Arc<File>>>,
-    /// From where on the segment that is written is not written back.
+    /// The offset in the current segment from which nothing is written back yet.
     unwritten: AtomicU64,
-    /// What of it takes memory.
+    /// Bytes of memory that the tier must charge.
     charged: u64,
 }
 
-/// Takes the lock of a file, unless another has it.
-fn alone(file: &File) -> bool {
+/// Takes the lock of a file; `false` if another process has it.
+fn try_lock(file: &File) -> bool {
     flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
@@ -149,11 +156,11 @@ fn number(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Whether this is the folder of a dataset: whatever else lies beside them is not ours.
+/// Whether this is the folder of a dataset. Anything else in the cache's folder is not ours.
 fn is_dataset(folder: &Path) -> bool {
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let (hash, version) = name.split_once("-v").unwrap_or_default();
@@ -161,42 +168,43 @@ fn is_dataset(folder: &Path) -> bool {
     named && version.parse::<u32>().is_ok() && folder.join("table").is_file()
 }
 
-/// What a file takes of the disk, reserved space included; nothing if it is gone.
-fn taken(path: &Path) -> u64 {
+/// Bytes that a file takes of the disk, with reserved space; 0 if it was removed.
+fn allocated_bytes(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |file| file.blocks() * 512)
 }
 
-fn taken_in(folder: &Path) -> u64 {
-    listed(folder).unwrap_or_default().iter().map(|file| taken(file)).sum()
+fn allocated_bytes_in(folder: &Path) -> u64 {
+    entries(folder).unwrap_or_default().iter().map(|file| allocated_bytes(file)).sum()
 }
 
-/// Removes a dataset, unless somebody has it open. With the lock held.
+/// Removes a dataset, unless a process has it open. The caller holds the folder's lock.
 fn remove(dataset: &Path) -> io::Result<()> {
     let table = dataset.join("table");
-    if !File::open(&table).is_ok_and(|table| alone(&table)) {
+    if !File::open(&table).is_ok_and(|table| try_lock(&table)) {
         return Ok(());
     }
-    for path in listed(dataset)?.iter().filter(|path| number(path).is_some()) {
+    for path in entries(dataset)?.iter().filter(|path| number(path).is_some()) {
         fs::remove_file(path)?;
     }
     fs::remove_file(table)?;
-    // What else may lie there is not ours.
-    let _not_empty = fs::remove_dir(dataset);
+    // Other files in it are not ours, and then the folder stays.
+    fs::remove_dir(dataset).ok();
     Ok(())
 }
 
-/// The lock of a folder, until it is dropped: unlocked by hand, since a forked process may have the file open as well.
-struct Locked(File);
+/// The lock of a folder, until it is dropped. It is unlocked explicitly, since a forked process
+/// may have the file open as well.
+struct FolderLock(File);
 
-impl Locked {
-    fn wait(root: &Path, patience: Duration) -> io::Result<Self> {
+impl FolderLock {
+    fn wait(root: &Path, timeout: Duration) -> io::Result<Self> {
         let (file, since) = (read_write(&root.join("lock"))?, Instant::now());
-        while !alone(&file) {
-            if since.elapsed() > patience {
+        while !try_lock(&file) {
+            if since.elapsed() > timeout {
                 let what = format!(
                     "{} has been locked for {} s by another process",
                     root.display(),
-                    patience.as_secs()
+                    timeout.as_secs()
                 );
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
             }
@@ -206,13 +214,14 @@ impl Locked {
     }
 }
 
-impl Drop for Locked {
+impl Drop for FolderLock {
     fn drop(&mut self) {
-        let _was_held = flock(&self.0, FlockOperation::Unlock);
+        // The lock is held, so this cannot fail.
+        flock(&self.0, FlockOperation::Unlock).ok();
     }
 }
 
-impl Disk {
+impl DiskSegments {
     fn open(options: &DiskCache, dataset: u64, table_bytes: u64, extremes: &Extremes) -> Result<Self> {
         let root = options.folder.clone();
         let folder = root.join(format!("{dataset:016x}-v{VERSION}"));
@@ -223,18 +232,19 @@ impl Disk {
             ))
         };
         fs::create_dir_all(&root).map_err(usable)?;
-        let held = Locked::wait(&root, LONG_PATIENCE).map_err(usable)?;
+        let held = FolderLock::wait(&root, OPEN_LOCK_TIMEOUT).map_err(usable)?;
         fs::create_dir_all(&folder).map_err(usable)?;
         let table = read_write(&folder.join("table")).map_err(usable)?;
-        // Before it may be found to be in nobody's use.
+        // Before another process can take the dataset for unused.
         flock(&table, FlockOperation::NonBlockingLockShared).map_err(|e| usable(e.into()))?;
-        // A small dataset has small segments, or one of them would reserve more than all of it takes.
+        // A small dataset has small segments, or one of them would reserve more than the whole
+        // dataset takes.
         let usual = (options.limit_bytes / SEGMENTS).min(extremes.total_bytes / (SEGMENTS / 4));
-        let segment = usual.max(SEGMENT_LEAST_BYTES).max(extremes.sample_bytes + HEAD_BYTES);
+        let segment = usual.max(SEGMENT_MIN_BYTES).max(extremes.sample_bytes + HEAD_BYTES);
         let mode = if direct_works(&folder.join("table")) { ReadMode::Direct } else { ReadMode::Drop };
         let kind = rustix::fs::fstatfs(&table).map_or(0, |system| system.f_type as u32);
-        // Where the files are memory, all of them are charged.
-        let pages = if IN_MEMORY.contains(&kind) { options.limit_bytes } else { 0 };
+        // If the files are in memory, all of them are charged.
+        let pages = if MEMORY_FILE_SYSTEMS.contains(&kind) { options.limit_bytes } else { 0 };
         let disk = Self {
             root,
             folder,
@@ -253,30 +263,33 @@ impl Disk {
                 + pages,
         };
         if disk.table.metadata().map_err(usable)?.len() != table_bytes {
-            // Without it nothing is found of what may be there.
+            // Without a table no record is found, so segments that exist are removed.
             disk.remove_segments(|_| true);
             disk.table.set_len(0).map_err(usable)?;
             disk.reserve(&disk.table, table_bytes, table_bytes).map_err(usable)?;
             disk.table.set_len(table_bytes).map_err(usable)?;
         }
-        // It was used last.
-        let _time = disk.table.set_modified(std::time::SystemTime::now());
+        // The dataset was used last. An old time on failure only makes it the first to be removed.
+        disk.table.set_modified(std::time::SystemTime::now()).ok();
         disk.shrink();
         drop(held);
         Ok(disk)
     }
 
-    /// Reserves `len` bytes of a file, of which it lacks `more`, within the limit and beside what must stay free; or says what is
-    /// missing. With the lock held.
+    /// Reserves `len` bytes of a file, `more` of which it does not have yet.
+    ///
+    /// Stays within the limit and leaves the free space that was asked for, or returns what is
+    /// missing. The caller holds the folder's lock.
     fn reserve(&self, file: &File, len: u64, more: u64) -> io::Result<()> {
-        let mut missing = self.missing(more)?;
-        for other in self.others() {
+        let mut missing = self.shortage(more)?;
+        for other in self.other_datasets() {
             if missing.is_none() {
                 break;
             }
-            // Whoever opens it meanwhile waits for the lock, and finds nothing.
+            // A process that opens it meanwhile waits for the lock, and then finds an empty
+            // dataset.
             remove(&other)?;
-            missing = self.missing(more)?;
+            missing = self.shortage(more)?;
         }
         if let Some(missing) = missing {
             return Err(io::Error::new(io::ErrorKind::StorageFull, missing));
@@ -284,7 +297,7 @@ impl Disk {
         loop {
             return match fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
                 Err(Errno::INTR) => continue,
-                // A file system that reserves nothing says so.
+                // The file system cannot reserve space.
                 Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => {
                     Err(io::Error::new(io::ErrorKind::StorageFull, errno.to_string()))
@@ -294,17 +307,17 @@ impl Disk {
         }
     }
 
-    /// By how much all datasets exceed the limit with `bytes` more.
-    fn beyond(&self, bytes: u64) -> io::Result<u64> {
+    /// Bytes by which all datasets would exceed the limit with `bytes` more.
+    fn excess_bytes(&self, bytes: u64) -> io::Result<u64> {
         let datasets =
-            listed(&self.root)?.into_iter().filter(|path| is_dataset(path) || *path == self.folder);
-        let taken: u64 = datasets.map(|folder| taken_in(&folder)).sum();
+            entries(&self.root)?.into_iter().filter(|path| is_dataset(path) || *path == self.folder);
+        let taken: u64 = datasets.map(|folder| allocated_bytes_in(&folder)).sum();
         Ok((taken + bytes).saturating_sub(self.limit.load(Ordering::Relaxed)))
     }
 
-    /// Why `bytes` more may not be taken, if so.
-    fn missing(&self, bytes: u64) -> io::Result<Option<String>> {
-        if self.beyond(bytes)? > 0 {
+    /// Why `bytes` more may not be taken; `None` if they may.
+    fn shortage(&self, bytes: u64) -> io::Result<Option<String>> {
+        if self.excess_bytes(bytes)? > 0 {
             let limit = mib(self.limit.load(Ordering::Relaxed));
             return Ok(Some(format!("its limit of {limit} MiB is reached")));
         }
@@ -316,9 +329,9 @@ impl Disk {
         }))
     }
 
-    /// Datasets but this one, the one that was used longest ago first.
-    fn others(&self) -> Vec<PathBuf> {
-        let mut others = listed(&self.root).unwrap_or_default();
+    /// The other datasets, the one that was used longest ago first.
+    fn other_datasets(&self) -> Vec<PathBuf> {
+        let mut others = entries(&self.root).unwrap_or_default();
         others.retain(|path| *path != self.folder && is_dataset(path));
         others.sort_by_key(|path| fs::metadata(path.join("table")).and_then(|file| file.modified()).ok());
         others
@@ -326,42 +339,46 @@ impl Disk {
 
     fn segments(&self) -> io::Result<Vec<(u32, PathBuf)>> {
         let mut found: Vec<_> =
-            listed(&self.folder)?.into_iter().filter_map(|path| Some((number(&path)?, path))).collect();
+            entries(&self.folder)?.into_iter().filter_map(|path| Some((number(&path)?, path))).collect();
         found.sort();
         Ok(found)
     }
 
-    /// Removes segments, the last ones first, as long as `go_on` says so, but those that somebody writes. With the lock held.
+    /// Removes segments for which `go_on` is true, the last ones first, except those that a
+    /// process writes. The caller holds the folder's lock.
     fn remove_segments(&self, mut go_on: impl FnMut(u32) -> bool) {
         for (number, path) in self.segments().unwrap_or_default().into_iter().rev() {
-            if go_on(number) && File::open(&path).is_ok_and(|file| alone(&file)) {
-                // Whoever reads it has it open; nobody finds it again.
-                let _gone_already = fs::remove_file(path);
+            if go_on(number) && File::open(&path).is_ok_and(|file| try_lock(&file)) {
+                // A reader keeps the file open, and no process finds it again. It may be gone
+                // already.
+                fs::remove_file(path).ok();
                 lock(&self.files).remove(&number);
             }
         }
-        let held = self.segments().unwrap_or_default().iter().map(|(_, path)| taken(path)).sum();
+        let held = self.segments().unwrap_or_default().iter().map(|(_, path)| allocated_bytes(path)).sum();
         self.held.store(held, Ordering::Relaxed);
     }
 
-    /// Removes what is beyond the limit: what nobody has open first. With the lock held.
+    /// Removes what is beyond the limit: datasets that no process has open first. The caller holds
+    /// the folder's lock.
     fn shrink(&self) {
-        let beyond = || self.beyond(0).is_ok_and(|bytes| bytes > 0);
-        for other in self.others() {
-            if beyond() {
-                let _anyhow = remove(&other);
+        let exceeds = || self.excess_bytes(0).is_ok_and(|bytes| bytes > 0);
+        for other in self.other_datasets() {
+            if exceeds() {
+                // A dataset that cannot be removed stays; segments of this one go instead.
+                remove(&other).ok();
             }
         }
-        self.remove_segments(|_| beyond());
+        self.remove_segments(|_| exceeds());
     }
 
-    /// A segment that nobody writes any more and that has room.
-    fn adopt(&self, segments: &[(u32, PathBuf)], bytes: u64) -> Option<Claimed> {
+    /// A segment that no process writes any more and that has room.
+    fn continue_segment(&self, segments: &[(u32, PathBuf)], bytes: u64) -> Option<Claimed> {
         segments.iter().rev().find_map(|(number, path)| {
             let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
             let at = file.metadata().ok()?.len().next_multiple_of(PAGE_BYTES);
-            let more = self.segment_bytes.saturating_sub(taken(path));
-            let fits = at + bytes <= self.segment_bytes && alone(&file);
+            let more = self.segment_bytes.saturating_sub(allocated_bytes(path));
+            let fits = at + bytes <= self.segment_bytes && try_lock(&file);
             (fits && self.reserve(&file, self.segment_bytes, more).is_ok()).then(|| Claimed {
                 number: *number,
                 file: Arc::new(file),
@@ -371,29 +388,28 @@ impl Disk {
         })
     }
 
-    /// Waits until what was written to a segment is on the disk, and drops its pages.
+    /// Waits until a segment's bytes are on the disk, and drops its pages.
     fn write_back(&self, segment: &Claimed, end: u64) -> io::Result<()> {
         fdatasync(&segment.file)?;
         let start = self.unwritten.swap(end, Ordering::Relaxed) / PAGE_BYTES * PAGE_BYTES;
-        // Advice: a file system that keeps its pages is no reason to fail.
-        let _advice =
-            fadvise(&segment.file, start, NonZeroU64::new(end.saturating_sub(start)), Advice::DontNeed);
+        // This is advice: a file system that keeps its pages is no reason to fail.
+        fadvise(&segment.file, start, NonZeroU64::new(end.saturating_sub(start)), Advice::DontNeed).ok();
         Ok(())
     }
 }
 
-impl Segments for Disk {
+impl Segments for DiskSegments {
     fn segment_bytes(&self) -> u64 {
         self.segment_bytes
     }
 
     fn claim(&self, bytes: u64) -> io::Result<Option<Claimed>> {
-        let _held = match Locked::wait(&self.root, PATIENCE) {
+        let _held = match FolderLock::wait(&self.root, LOCK_TIMEOUT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             held => held?,
         };
         let segments = self.segments()?;
-        if let Some(segment) = self.adopt(&segments, bytes) {
+        if let Some(segment) = self.continue_segment(&segments, bytes) {
             self.unwritten.store(segment.at, Ordering::Relaxed);
             return Ok(Some(segment));
         }
@@ -403,7 +419,7 @@ impl Segments for Disk {
         }
         let path = self.folder.join(format!("{number:06}"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let reserved = match alone(&file) {
+        let reserved = match try_lock(&file) {
             true => self.reserve(&file, self.segment_bytes, self.segment_bytes),
             false => Err(io::ErrorKind::WouldBlock.into()),
         };
@@ -418,7 +434,7 @@ impl Segments for Disk {
         Ok(Some(Claimed { number, file: Arc::new(file), base: 0, at: 0 }))
     }
 
-    fn wrote(&self, segment: &Claimed, range: Range<u64>) -> io::Result<()> {
+    fn written(&self, segment: &Claimed, range: Range<u64>) -> io::Result<()> {
         if range.end - self.unwritten.load(Ordering::Relaxed) >= UNWRITTEN_BYTES {
             self.write_back(segment, range.end)?;
         }
@@ -426,13 +442,14 @@ impl Segments for Disk {
     }
 
     fn finish(&self, segment: Claimed) {
-        // What could not be written is found out when it is read.
-        let _lost = self.write_back(&segment, segment.at);
-        let _was_held = flock(&segment.file, FlockOperation::Unlock);
+        // A record that could not be written is found out when it is read.
+        self.write_back(&segment, segment.at).ok();
+        // The lock is held, so this cannot fail.
+        flock(&segment.file, FlockOperation::Unlock).ok();
     }
 
     fn discard(&self, segments: &BTreeSet<u32>) {
-        if let Ok(_held) = Locked::wait(&self.root, PATIENCE) {
+        if let Ok(_held) = FolderLock::wait(&self.root, LOCK_TIMEOUT) {
             self.remove_segments(|number| segments.contains(&number));
         }
     }
@@ -440,7 +457,8 @@ impl Segments for Disk {
     fn open(&self, number: u32) -> Option<(Arc<File>, u64)> {
         let mut files = lock(&self.files);
         if let Some(file) = files.get(&number) {
-            // What another process removed takes its space for as long as it is open, and its number may be another's.
+            // A file that another process removed takes space while it is open, and its number may
+            // be given again.
             if file.metadata().is_ok_and(|file| file.nlink() > 0) {
                 return Some((Arc::clone(file), 0));
             }
@@ -451,7 +469,7 @@ impl Segments for Disk {
         Some((file, 0))
     }
 
-    fn mode(&self) -> ReadMode {
+    fn read_mode(&self) -> ReadMode {
         self.mode
     }
 
@@ -465,7 +483,7 @@ impl Segments for Disk {
 
     fn set_limit(&self, bytes: u64) {
         self.limit.store(bytes, Ordering::Relaxed);
-        if let Ok(_held) = Locked::wait(&self.root, PATIENCE) {
+        if let Ok(_held) = FolderLock::wait(&self.root, LOCK_TIMEOUT) {
             self.shrink();
         }
     }
@@ -488,11 +506,11 @@ mod tests {
     const COUNT: u64 = 200;
     const BYTES: u64 = 30_000;
 
-    fn tier(root: &Path, dataset: u64, limit: u64, leave_free: u64) -> Result<Records> {
+    fn tier(root: &Path, dataset: u64, limit: u64, leave_free: u64) -> Result<SegmentTier> {
         let options = DiskCache { folder: root.to_owned(), limit_bytes: limit, leave_free_bytes: leave_free };
-        let disk = Disk::open(&options, dataset, Table::bytes_for(COUNT), &extremes(BYTES))?;
+        let disk = DiskSegments::open(&options, dataset, Table::bytes_for(COUNT), &extremes(BYTES))?;
         let table = Table::new(disk.table.try_clone().unwrap(), 0, disk.table_bytes);
-        Ok(Records::new(Box::new(disk), table, dataset, COUNT * (BYTES + HEAD_BYTES), COUNT))
+        Ok(SegmentTier::new(Box::new(disk), table, dataset, COUNT * (BYTES + HEAD_BYTES), COUNT))
     }
 
     fn extremes(sample_bytes: u64) -> Extremes {
@@ -503,24 +521,25 @@ mod tests {
         (0..BYTES).map(|i| (i * key + key) as u8).collect()
     }
 
-    /// How many objects are there, each of them the right one.
-    fn right(tier: &Records) -> usize {
-        let mut room = aligned_room();
+    /// The number of objects that are there, each of them the right one.
+    fn right(tier: &SegmentTier) -> usize {
+        let mut buffer = read_buffer();
         let found = (0..COUNT).filter(|&key| {
-            let range = tier.find(key).and_then(|spot| tier.read(key, BYTES, spot, None, &mut room));
+            let range =
+                tier.find(key).and_then(|location| tier.read(key, BYTES, location, None, &mut buffer));
             range.is_some_and(|range| {
-                assert!(room[range] == object(key), "object {key} is another one");
+                assert!(buffer[range] == object(key), "object {key} is another one");
                 true
             })
         });
         found.count()
     }
 
-    fn aligned_room() -> tidegate_source::read::Aligned {
-        tidegate_source::read::aligned(Records::room_bytes(BYTES) as usize)
+    fn read_buffer() -> tidegate_source::read::Aligned {
+        tidegate_source::read::aligned(SegmentTier::read_buffer_bytes(BYTES) as usize)
     }
 
-    fn fill(tier: &Records) -> usize {
+    fn fill(tier: &SegmentTier) -> usize {
         (0..COUNT).filter(|&key| tier.put(key, &[&object(key)])).count()
     }
 
@@ -528,7 +547,7 @@ mod tests {
     fn it_keeps_the_promises_of_a_tier() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let options = DiskCache { folder: dir.path().into(), limit_bytes: 0, leave_free_bytes: 0 };
-        let disk = Disk::open(
+        let disk = DiskSegments::open(
             &DiskCache { limit_bytes: 1 << 20, ..options },
             1,
             Table::bytes_for(64),
@@ -536,7 +555,7 @@ mod tests {
         );
         let disk = disk.unwrap();
         let table = Table::new(disk.table.try_clone().unwrap(), 0, disk.table_bytes);
-        let tier = Records::new(Box::new(disk), table, 1, 64 * 20_000, 64);
+        let tier = SegmentTier::new(Box::new(disk), table, 1, 64 * 20_000, 64);
         testing::tier(&tier, 40_000, 16 << 20).unwrap();
     }
 
@@ -551,8 +570,8 @@ mod tests {
         drop((first, second));
         let later = tier(dir.path(), 7, 64 << 20, 0).unwrap();
         assert_eq!((right(&later), later.tally()), (200, Tally::default()));
-        // Segments that are not full are gone on with.
-        let files = || listed(&dir.path().join("0000000000000007-v1")).unwrap().len();
+        // Segments that are not full are continued.
+        let files = || entries(&dir.path().join("0000000000000007-v1")).unwrap().len();
         let before = files();
         later.table_cleared();
         assert_eq!((fill(&later), right(&later)), (200, 200));
@@ -561,9 +580,9 @@ mod tests {
         assert_eq!(right(&tier(dir.path(), 8, 64 << 20, 0).unwrap()), 0);
     }
 
-    impl Records {
+    impl SegmentTier {
         fn table_cleared(&self) {
-            (0..COUNT).for_each(|key| self.forget(key));
+            (0..COUNT).for_each(|key| self.remove(key));
         }
     }
 
@@ -592,7 +611,7 @@ mod tests {
             let before = tier(dir.path(), 7, 64 << 20, 0).unwrap();
             assert_eq!((fill(&before), right(&before)), (200, 200), "{name}");
             drop(before);
-            let segments = listed(&folder).unwrap().into_iter().filter(|path| number(path).is_some());
+            let segments = entries(&folder).unwrap().into_iter().filter(|path| number(path).is_some());
             segments.for_each(|segment| damage(&segment));
             let after = tier(dir.path(), 7, 64 << 20, 0).unwrap();
             let left = right(&after);
@@ -614,10 +633,10 @@ mod tests {
             tidegate_order::random::Stream::new(1, 0, 0, 0, tidegate_order::random::Purpose::Replace);
         let mut lost = 0;
         for round in 0..50 {
-            // Segments with damage go, so that there is room for what is put again.
+            // Damaged segments are removed, so that there is room for objects that are put again.
             cache.set_limit(16 << 20);
             assert_eq!(fill(&cache), 200, "round {round}");
-            for path in listed(&dir.path().join("0000000000000007-v1")).unwrap() {
+            for path in entries(&dir.path().join("0000000000000007-v1")).unwrap() {
                 let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
                 let len = file.metadata().unwrap().len();
                 for _ in 0..200 * len / (7 << 20) + 30 {
@@ -635,7 +654,8 @@ mod tests {
     fn the_limit_counts_all_datasets_and_old_ones_make_room() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let limit = (6 << 20) + (64 << 10);
-        let all = || listed(dir.path()).unwrap().iter().map(|folder| taken_in(folder)).sum::<u64>();
+        let all =
+            || entries(dir.path()).unwrap().iter().map(|folder| allocated_bytes_in(folder)).sum::<u64>();
         let first = tier(dir.path(), 1, limit, 0).unwrap();
         assert_eq!(fill(&first), 200);
         let second = tier(dir.path(), 2, limit, 0).unwrap();
@@ -646,7 +666,7 @@ mod tests {
         let (put, there) = (fill(&second), right(&second));
         assert!(put == 200 && there == 200 && all() <= limit, "{put} {there} {}", all());
         assert_eq!(right(&tier(dir.path(), 1, limit, 0).unwrap()), 0, "it made room");
-        // A lower limit takes away segments at once, and refuses what is beyond.
+        // A lower limit removes segments at once, and refuses further ones.
         second.set_limit(4 << 20);
         let left = right(&second);
         assert!(all() <= 4 << 20 && left < 140 && left > 60, "{left} of 200 in {}", all());
@@ -674,7 +694,7 @@ mod tests {
         assert_eq!((first.tally().damaged, second.tally().damaged), (0, 0));
         drop((first, second));
         assert_eq!(fill(&tier(dir.path(), 2, limit, 0).unwrap()), 200, "the first one makes room");
-        let left = listed(dir.path()).unwrap().len();
+        let left = entries(dir.path()).unwrap().len();
         assert_eq!(left, 6, "four folders of others, one of ours, and the lock");
         assert!(dir.path().join("experiment/000001").exists());
     }

@@ -1,24 +1,29 @@
-//! Which objects to keep when the future is known: Belady's MIN, weighted by bytes, over a rolling horizon.
+//! Which objects to keep when accesses are known: Belady's MIN, weighted by bytes.
 //!
-//! Flow: the accesses of this epoch and of the next -> for each access in turn: was the object here, is it kept, what made room.
-//! Memory: 8 bytes an access of the horizon (its object, and when that comes next) and a bit or two.
+//! Flow: the accesses of this epoch and of the next -> for each access in turn: was it a hit, is
+//! the object kept, what was evicted.
+//! Memory: 8 bytes an access of the horizon (its object, and its next access) and a bit or two;
+//! the caller charges them.
 //!
-//! Keep what comes next soonest: no policy hits more often with objects of one size (Belady 1966); with several sizes it is a
-//! greedy rule, since the best is NP-hard. An object that is here is known by the position of its next access, so the set of
-//! what is here is a set of positions, and one bit answers both questions: is this access a hit, and which object comes last.
+//! The rule keeps the objects that are used again soonest. With objects of one size no policy hits
+//! more often (Belady 1966). With several sizes it is a greedy rule, since the optimum is NP-hard.
+//! A resident object is known by the position of its next access, so the resident set is a set of
+//! positions. One bit answers both questions: is this access a hit, and which object is used last.
 
-use super::Objects;
+use super::tier::Objects;
 
 /// No further access within the horizon.
 const NEVER: u32 = u32::MAX;
-/// Accesses whose sizes are looked up at once: scattered reads that do not wait for one another.
-const AHEAD: usize = 64;
+/// The number of accesses whose sizes are looked up together: scattered reads that do not wait for
+/// each other.
+const SIZES_AHEAD: usize = 64;
 
-/// A set of positions that knows its largest: words of bits, and above them words that say which words are not empty.
+/// A set of positions that finds its largest quickly: words of bits, and levels above them that
+/// say which words are not empty.
 #[derive(Debug, Default)]
 struct Positions {
     levels: Vec<Vec<u64>>,
-    /// No word beyond this one has a position: mostly the largest is in it.
+    /// No word beyond this one has a position. The largest is mostly in it.
     last_word: usize,
 }
 
@@ -84,68 +89,70 @@ impl Positions {
     }
 }
 
-/// What became of an access.
+/// The result of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The object was here.
+    /// The object was resident.
     Hit,
-    /// It was not, and is kept from now on.
-    Kept,
-    /// It was not, and is not worth keeping.
-    Passed,
+    /// The object was not resident, and is kept from now on.
+    Admitted,
+    /// The object was not resident, and is not worth keeping.
+    Rejected,
 }
 
-/// See the head of this file.
+/// Belady's rule over a horizon of accesses; the head of this file says how it works.
 #[derive(Debug)]
 pub struct Min {
     limit: u64,
     held: u64,
     at: u32,
     /// Bytes of the objects of the accesses around `at`.
-    bytes: [u64; AHEAD],
+    bytes: [u64; SIZES_AHEAD],
     accesses: Vec<u32>,
     next: Vec<u32>,
-    here: Positions,
-    /// What is here although no access of the horizon wants it; goes first.
+    resident: Positions,
+    /// Resident objects that no access of the horizon uses; they are evicted first.
     unwanted: Vec<u32>,
 }
 
 impl Min {
-    /// Nothing kept yet, and room for `limit` bytes.
+    /// An empty set with room for `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Self {
             limit,
             held: 0,
             at: 0,
-            bytes: [0; AHEAD],
+            bytes: [0; SIZES_AHEAD],
             accesses: Vec::new(),
             next: Vec::new(),
-            here: Positions::new(0),
+            resident: Positions::new(0),
             unwanted: Vec::new(),
         }
     }
 
-    /// Looks at what comes: the accesses of the epoch that begins now, and behind them those that are known beyond it. What is
-    /// here stays here.
+    /// Sets the accesses that follow: those of the epoch that begins now, and behind them those
+    /// that are known beyond it.
+    ///
+    /// Resident objects stay.
     ///
     /// # Panics
     /// If there are 2³² - 1 accesses or more.
-    pub fn look_ahead(&mut self, accesses: Vec<u32>, objects: u32) {
+    pub fn set_future(&mut self, accesses: Vec<u32>, objects: u32) {
         assert!(accesses.len() < NEVER as usize, "a horizon of {} accesses", accesses.len());
         let mut kept = std::mem::take(&mut self.unwanted);
-        while let Some(at) = self.here.largest() {
-            self.here.remove(at);
+        while let Some(at) = self.resident.largest() {
+            self.resident.remove(at);
             kept.push(self.accesses[at as usize]);
         }
-        // The old ones go before there are more.
+        // The old lists are freed before the new ones are built.
         (self.accesses, self.next) = (Vec::new(), Vec::new());
         let mut first = vec![NEVER; objects as usize];
         let mut next = vec![NEVER; accesses.len()];
         for (at, &object) in accesses.iter().enumerate().rev() {
             next[at] = std::mem::replace(&mut first[object as usize], at as u32);
         }
-        self.here = Positions::new(accesses.len());
+        self.resident = Positions::new(accesses.len());
         (self.at, self.accesses, self.next) = (0, accesses, next);
         for object in kept {
             self.add(object, first[object as usize]);
@@ -156,92 +163,93 @@ impl Min {
         if next == NEVER {
             self.unwanted.push(object);
         } else {
-            self.here.add(next);
+            self.resident.add(next);
         }
     }
 
-    /// Bytes of what is here.
+    /// Bytes of the resident objects.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.held
     }
 
-    /// The object that comes last, if it comes after `than`.
-    fn give_up(&mut self, than: u32) -> Option<u32> {
+    /// Removes the object that is used last, if its next access is after `than`.
+    fn pop_last_after(&mut self, than: u32) -> Option<u32> {
         if let Some(object) = self.unwanted.pop() {
             return Some(object);
         }
-        if self.here.largest()? > than { self.last() } else { None }
+        if self.resident.largest()? > than { self.pop_last() } else { None }
     }
 
-    /// The object that comes last.
-    fn last(&mut self) -> Option<u32> {
-        let last = self.here.largest()?;
-        self.here.remove(last);
+    /// Removes the object that is used last.
+    fn pop_last(&mut self) -> Option<u32> {
+        let last = self.resident.largest()?;
+        self.resident.remove(last);
         Some(self.accesses[last as usize])
     }
 
-    /// The accesses that were looked at and are still to come.
+    /// The accesses of the horizon that are still to come.
     #[must_use]
-    pub fn rest(&self) -> &[u32] {
+    pub fn remaining(&self) -> &[u32] {
         &self.accesses[self.at as usize..]
     }
 
-    /// Changes the room there is; `gone` is told which objects had to go, those that come last first.
-    pub fn set_limit<S: Objects + ?Sized>(&mut self, limit: u64, sizes: &S, gone: &mut impl FnMut(u32)) {
+    /// Changes the limit; `evicted` gets each evicted object, the one that is used last first.
+    pub fn set_limit<S: Objects + ?Sized>(&mut self, limit: u64, sizes: &S, evicted: &mut impl FnMut(u32)) {
         self.limit = limit;
         while self.held > limit
-            && let Some(object) = self.unwanted.pop().or_else(|| self.last())
+            && let Some(object) = self.unwanted.pop().or_else(|| self.pop_last())
         {
             self.held -= sizes.bytes(object);
-            gone(object);
+            evicted(object);
         }
     }
 
-    /// The next access; `gone` is told which objects made room.
+    /// Performs the next access; `evicted` gets each object that was evicted for it.
     ///
     /// # Panics
-    /// If there are no more accesses than were looked at.
-    pub fn access<S: Objects + ?Sized>(&mut self, sizes: &S, gone: &mut impl FnMut(u32)) -> Outcome {
+    /// If the horizon has no more accesses.
+    pub fn access<S: Objects + ?Sized>(&mut self, sizes: &S, evicted: &mut impl FnMut(u32)) -> Outcome {
         let at = self.at as usize;
-        if at.is_multiple_of(AHEAD) {
+        if at.is_multiple_of(SIZES_AHEAD) {
             let some = self.accesses[at..].iter().zip(&mut self.bytes);
             some.for_each(|(&object, bytes)| *bytes = sizes.bytes(object));
         }
-        self.access_of(self.bytes[at % AHEAD], sizes, gone)
+        self.access_with_size(self.bytes[at % SIZES_AHEAD], sizes, evicted)
     }
 
-    /// As [`Min::access`], of an object whose size is known; `sizes` is asked for those of what is here.
+    /// As [`Min::access`], for an object whose size is known; `sizes` gives those of evicted ones.
     ///
     /// # Panics
     /// As [`Min::access`].
-    pub fn access_of<S: Objects + ?Sized>(
+    pub fn access_with_size<S: Objects + ?Sized>(
         &mut self,
         bytes: u64,
         sizes: &S,
-        gone: &mut impl FnMut(u32),
+        evicted: &mut impl FnMut(u32),
     ) -> Outcome {
         let (at, next) = (self.at, self.next[self.at as usize]);
         let object = self.accesses[at as usize];
         self.at += 1;
-        if self.here.has(at) {
-            self.here.remove(at);
+        if self.resident.has(at) {
+            self.resident.remove(at);
             self.add(object, next);
             return Outcome::Hit;
         }
         if bytes > self.limit {
-            return Outcome::Passed;
+            return Outcome::Rejected;
         }
         while self.held + bytes > self.limit {
-            // What is wanted sooner than this stays; what is never wanted is not worth making room for.
-            let last = if next == NEVER { None } else { self.give_up(next) };
-            let Some(object) = last else { return Outcome::Passed };
+            // Objects that are used sooner stay. An object that is never used again evicts
+            // nothing.
+            let last = if next == NEVER { None } else { self.pop_last_after(next) };
+            let Some(object) = last else { return Outcome::Rejected };
             self.held -= sizes.bytes(object);
-            gone(object);
+            evicted(object);
         }
         self.held += bytes;
         self.add(object, next);
-        Outcome::Kept
+        Outcome::Admitted
     }
 }
 
@@ -253,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// The same rule over a map from objects to their next access, found by looking.
+    /// The same rule over a map from objects to their next access, found by searching.
     fn naive(accesses: &[u32], sizes: &[u64], limit: u64) -> Vec<Outcome> {
         let next = |object: u32, after: usize| {
             accesses[after..].iter().position(|&o| o == object).map_or(usize::MAX, |i| after + i)
@@ -267,18 +275,18 @@ mod tests {
             }
             let (bytes, mine) = (sizes[object as usize], next(object, at + 1));
             if bytes > limit {
-                outcomes.push(Outcome::Passed);
+                outcomes.push(Outcome::Rejected);
                 continue;
             }
             let outcome = loop {
                 if here.values().sum::<u64>() + bytes <= limit {
                     here.insert(object, bytes);
-                    break Outcome::Kept;
+                    break Outcome::Admitted;
                 }
                 let last = here.keys().copied().max_by_key(|&o| next(o, at + 1)).unwrap();
                 let theirs = next(last, at + 1);
                 if mine == usize::MAX || (theirs != usize::MAX && theirs < mine) {
-                    break Outcome::Passed;
+                    break Outcome::Rejected;
                 }
                 here.remove(&last);
             };
@@ -291,7 +299,7 @@ mod tests {
         let mut min = Min::new(limit);
         let mut hits = 0;
         for start in (0..accesses.len()).step_by(epoch) {
-            min.look_ahead(accesses[start..(start + horizon).min(accesses.len())].to_vec(), objects);
+            min.set_future(accesses[start..(start + horizon).min(accesses.len())].to_vec(), objects);
             for _ in 0..epoch.min(accesses.len() - start) {
                 hits += usize::from(min.access(&1u64, &mut |_| ()) == Outcome::Hit);
             }
@@ -306,12 +314,12 @@ mod tests {
         ) {
             let sizes: Vec<u64> = (0..20).map(|i| if one { 5 } else { 1 + i * 7 % 11 }).collect();
             let mut min = Min::new(limit);
-            min.look_ahead(accesses.clone(), 20);
+            min.set_future(accesses.clone(), 20);
             let outcomes: Vec<_> = accesses.iter().map(|_| min.access(&sizes, &mut |_| ())).collect();
             let naive = naive(&accesses, &sizes, limit);
             let count = |o: &[Outcome]| o.iter().filter(|&&o| o == Outcome::Hit).count();
             if one {
-                // Among objects that never come again it does not matter which goes.
+                // Among objects that are never used again, it does not matter which one goes.
                 prop_assert_eq!(count(&outcomes), count(&naive));
             }
             prop_assert!(min.held_bytes() <= limit);
@@ -325,11 +333,11 @@ mod tests {
             let mut min = Min::new(50);
             let mut here = std::collections::BTreeSet::new();
             for start in (0..accesses.len()).step_by(50) {
-                min.look_ahead(accesses[start..(start + 100).min(accesses.len())].to_vec(), 30);
+                min.set_future(accesses[start..(start + 100).min(accesses.len())].to_vec(), 30);
                 for &object in accesses[start..].iter().take(50) {
-                    let outcome = min.access(&sizes, &mut |gone| assert!(here.remove(&gone), "{gone} was not here"));
+                    let outcome = min.access(&sizes, &mut |evicted| assert!(here.remove(&evicted), "{evicted} was not here"));
                     prop_assert_eq!(outcome == Outcome::Hit, here.contains(&object));
-                    if outcome == Outcome::Kept {
+                    if outcome == Outcome::Admitted {
                         here.insert(object);
                     }
                     let bytes: u64 = here.iter().map(|&o| sizes[o as usize]).sum();
@@ -348,18 +356,19 @@ mod tests {
         };
         let accesses: Vec<u32> = (0..5).flat_map(epoch).collect();
         assert_eq!(hits(&accesses, 1000, 250, 1000, 2000), 4 * 250);
-        // A known future of this epoch alone is as good there, and no policy knows more.
+        // A known future of this epoch alone is as good here, and no policy knows more.
         assert_eq!(hits(&accesses, 1000, 250, 5000, 5000), 4 * 250);
     }
 
-    /// Processes that draw from the same objects: with memory for a share of these, Belady's rule in equal parts, a fixed set in common, or
-    /// half of each. Halves are never far from the better one, which the others may be.
+    /// Processes that draw from the same objects, with memory for a fraction of them: Belady's
+    /// rule in equal parts, a fixed set in common, or half of each. Halves are never far from the
+    /// better of the other two.
     #[test]
     fn halves_of_a_common_set_and_of_ones_own_are_near_the_better_one() {
         let objects = 1000u64;
         let hits = |accesses: &[u32], limit: u64| {
             let mut min = Min::new(limit);
-            min.look_ahead(accesses.to_vec(), objects as u32);
+            min.set_future(accesses.to_vec(), objects as u32);
             accesses.iter().filter(|_| min.access(&1u64, &mut |_| ()) == Outcome::Hit).count() as f64
         };
         for (share, processes) in

@@ -1,10 +1,13 @@
-//! A tier in memory that all processes of a node budget share: one copy of each object, whoever read it.
+//! A tier in memory that all processes of a node budget share: one copy of each object.
 //!
-//! Flow: [`open`] -> [`Records`] over the segments of a [`Node`]; called by the loader whose budget others share.
-//! Memory: the node's: segments are charged when they are claimed, to nobody in particular, and evicted by whoever lacks memory.
+//! Flow: [`open`] -> [`SegmentTier`] over the segments of a [`Node`]; called by the loader whose
+//! budget others share.
+//! Memory: the node's. A segment is charged to the node when a process claims it, to no process in
+//! particular, and evicted by the process that lacks memory.
 //!
-//! Objects are read out of the memory file by the calls that read files, checked, and only then used: so nobody has to be asked
-//! before a segment goes, and who dies while he reads or writes leaves nothing behind. The price is a copy.
+//! A process reads objects out of the memory file with the calls that read files, checks them, and
+//! only then uses them. So no process has to be asked before a segment is evicted, and a process
+//! that dies while it reads or writes leaves nothing behind. The price is a copy.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,40 +17,44 @@ use std::sync::Arc;
 
 use tidegate_core::memory::Node;
 
-use super::records::{Claimed, HEAD_BYTES, Segments, Table};
-use super::{Records, edition};
+use super::admission::dataset_hash;
+use super::segment::{Claimed, HEAD_BYTES, SegmentTier, Segments, Table};
 use crate::{Error, Result};
 use tidegate_source::read::ReadMode;
 use tidegate_source::{Access, Source};
 
-/// The objects of a source that the processes of a node keep: samples as they are stored, or chunks of volumes once they are decoded, whose
-/// size is known; nothing for a source whose samples are not read one by one.
+/// Opens the tier that the processes of a node share for a source.
+///
+/// Its objects are samples as they are stored, or chunks of volumes once they are decoded, whose
+/// size is known. `None` for a source whose samples are not read one by one.
 ///
 /// # Errors
 /// When this process may have no more open files.
-pub fn open(source: &dyn Source, node: &Arc<Node>) -> Result<Option<Records>> {
+pub fn open(source: &dyn Source, node: &Arc<Node>) -> Result<Option<SegmentTier>> {
     let objects = match source.chunked() {
         Some(chunked) => chunked.chunks(),
         None if source.index().is_none() || source.access() != Access::Random => return Ok(None),
         None => source.len(),
     };
     let total = source.extremes().total_bytes + HEAD_BYTES * objects;
-    over(node, edition(source), total, objects).map(Some).map_err(Error::io("the memory of this node"))
+    open_dataset(node, dataset_hash(source), total, objects)
+        .map(Some)
+        .map_err(Error::io("the memory of this node"))
 }
 
-fn over(node: &Arc<Node>, dataset: u64, total_bytes: u64, count: u64) -> io::Result<Records> {
+fn open_dataset(node: &Arc<Node>, dataset: u64, total_bytes: u64, count: u64) -> io::Result<SegmentTier> {
     let table = Table::new(node.file()?, node.table_start(), node.table_bytes());
-    let segments = Common { node: Arc::clone(node), file: Arc::new(node.file()?) };
-    Ok(Records::new(Box::new(segments), table, dataset, total_bytes, count))
+    let segments = NodeSegments { node: Arc::clone(node), file: Arc::new(node.file()?) };
+    Ok(SegmentTier::new(Box::new(segments), table, dataset, total_bytes, count))
 }
 
 #[derive(Debug)]
-struct Common {
+struct NodeSegments {
     node: Arc<Node>,
     file: Arc<File>,
 }
 
-impl Segments for Common {
+impl Segments for NodeSegments {
     fn segment_bytes(&self) -> u64 {
         self.node.segment_bytes()
     }
@@ -60,12 +67,12 @@ impl Segments for Common {
         Ok(self.node.claim_segment().map(claimed))
     }
 
-    fn wrote(&self, _: &Claimed, _: Range<u64>) -> io::Result<()> {
+    fn written(&self, _: &Claimed, _: Range<u64>) -> io::Result<()> {
         Ok(())
     }
 
     fn discard(&self, _: &BTreeSet<u32>) {
-        // What was evicted meanwhile looks the same, and memory is not damaged.
+        // An evicted segment looks like a damaged one, and memory is not damaged.
     }
 
     fn finish(&self, segment: Claimed) {
@@ -76,7 +83,7 @@ impl Segments for Common {
         Some((Arc::clone(&self.file), self.node.segment_start(number)))
     }
 
-    fn mode(&self) -> ReadMode {
+    fn read_mode(&self) -> ReadMode {
         ReadMode::Plain
     }
 
@@ -110,7 +117,7 @@ mod tests {
     #[test]
     fn it_keeps_the_promises_of_a_tier() {
         let budget = Budget::node("tier-promises", 64 << 20, 2).unwrap();
-        let tier = over(budget.shared_by().unwrap(), 1, 64 * 20_000, 64).unwrap();
+        let tier = open_dataset(budget.shared_by().unwrap(), 1, 64 * 20_000, 64).unwrap();
         crate::testing::tier(&tier, 40_000, 32 << 20).unwrap();
     }
 
@@ -119,13 +126,13 @@ mod tests {
         let (count, bytes) = (400, 50_000);
         let budget = Budget::node("tier-copies", 32 << 20, 1).unwrap();
         let node = budget.shared_by().unwrap();
-        let open = |dataset| over(node, dataset, count * (bytes + HEAD_BYTES), count).unwrap();
+        let open = |dataset| open_dataset(node, dataset, count * (bytes + HEAD_BYTES), count).unwrap();
         let object = |key: u64| vec![key as u8; bytes as usize];
         let (first, second) = (open(1), open(1));
         first.set_limit(30 << 20);
         second.set_limit(30 << 20);
-        let fill = |tier: &Records| (0..count).filter(|&key| tier.put(key, &[&object(key)])).count();
-        let right = |tier: &Records| {
+        let fill = |tier: &SegmentTier| (0..count).filter(|&key| tier.put(key, &[&object(key)])).count();
+        let right = |tier: &SegmentTier| {
             let mut into = vec![0; bytes as usize];
             let found = (0..count).filter_map(|key| Some((key, tier.get(key, &mut into)?, into.clone())));
             found.map(|(key, _, found)| assert!(found == object(key), "object {key} is another one")).count()

@@ -2,7 +2,7 @@
 //!
 //! Flow: URL + arrays + patch -> [`Volume`], a source whose ids are the places where a patch can begin -> the chunks of a patch -> its rows.
 //! Memory: descriptions of arrays, and indexes of their shards within a limit that the loader has charged (account `index`).
-//! Not here: which chunks stay and who decodes them (`pipeline::chunks`, `cache::repeated`), which patches come next (`order`).
+//! Not here: which chunks stay and who decodes them (`pipeline::chunks`, `cache::reuse`), which patches come next (`order`).
 //!
 //! An id is the number of a place in the lattice of origins, in C order, so that orders, ranks and states are those of any source.
 

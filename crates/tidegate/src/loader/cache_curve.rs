@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tidegate_core::memory::size::mib;
-use tidegate_data::cache::curve::{Point, Policy, Supply, curve};
+use tidegate_data::cache::curve::{Point, SimulatedPolicy, Supply, curve};
 use tidegate_data::{Error, Result};
 use tidegate_order::Foresight;
 use tidegate_source::read::{aligned, staging_bytes};
@@ -105,10 +105,10 @@ impl Loader {
     }
 
     /// Checks that a curve can be computed, and names the policy of the cache.
-    fn check_curve(&self) -> Result<Policy> {
+    fn check_curve(&self) -> Result<SimulatedPolicy> {
         let policy = match self.order().foresight() {
-            Foresight::Once => Policy::Fixed,
-            Foresight::Listed => Policy::Min,
+            Foresight::Once => SimulatedPolicy::Fixed,
+            Foresight::Listed => SimulatedPolicy::Min,
             Foresight::None => {
                 return Err(Error::Config(
                     "this sampler gives one id after another, so what a cache would hit is not known \
@@ -154,7 +154,7 @@ impl Loader {
         &self,
         memory_bytes: u64,
         accesses: &Accesses,
-        policy: Policy,
+        policy: SimulatedPolicy,
         bytes_per_s: f64,
     ) -> Option<Point> {
         let (source, node) = (self.source(), self.budget().shared_by());
@@ -183,11 +183,11 @@ impl Loader {
 }
 
 /// The bytes to read that are not on disk; `on_disk` is the fraction of samples that the disk has.
-fn missing_bytes(point: &Point, on_disk: f64, policy: Policy) -> u64 {
+fn missing_bytes(point: &Point, on_disk: f64, policy: SimulatedPolicy) -> u64 {
     let in_memory = point.hits as f64 / point.accesses.max(1) as f64;
     let missing = match policy {
         // The fixed sets of memory and disk begin at opposite ends of the ids.
-        Policy::Fixed => (1.0 - in_memory - on_disk) / (1.0 - in_memory).max(f64::EPSILON),
+        SimulatedPolicy::Fixed => (1.0 - in_memory - on_disk) / (1.0 - in_memory).max(f64::EPSILON),
         _ => 1.0 - on_disk,
     };
     (point.read_bytes as f64 * missing.clamp(0.0, 1.0)) as u64

@@ -23,7 +23,7 @@ use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_core::sync::lock;
 use tidegate_data::batch::Layout;
-use tidegate_data::cache::{Records, disk, node};
+use tidegate_data::cache::{SegmentTier, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
@@ -59,7 +59,7 @@ pub struct Loader {
     progress: Arc<Mutex<Progress>>,
     kept: Retained,
     /// The cache tiers behind the private memory cache. Other processes may share them.
-    stores: Vec<Arc<Records>>,
+    stores: Vec<Arc<SegmentTier>>,
     observer: Option<Arc<dyn EpochObserver>>,
     /// See [`pipeline::Config::partial`].
     partial: bool,
@@ -517,7 +517,7 @@ impl Loader {
 }
 
 /// The caches that the options and a shared budget ask for: the one of a node, then the disk's.
-fn open_stores(source: &dyn Source, options: &Options, budget: &Budget) -> Result<Vec<Arc<Records>>> {
+fn open_stores(source: &dyn Source, options: &Options, budget: &Budget) -> Result<Vec<Arc<SegmentTier>>> {
     let disk = options.disk.as_ref().map(|disk| disk::open(source, disk)).transpose()?;
     let node = budget.shared_by().map(|others| node::open(source, others)).transpose()?.flatten();
     if node.is_some() && options.keep == Keep::Decoded {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_core::memory::{Budget, limit as process_limit};
-use tidegate_data::cache::Records;
+use tidegate_data::cache::SegmentTier;
 use tidegate_data::pipeline::{Failure, StageStats};
 use tidegate_order::fed::About;
 use tidegate_order::quality::Quality;
@@ -59,7 +59,7 @@ impl Report {
         stages: StageStats,
         elapsed: Duration,
         failures: &[Failure],
-        stores: &[Arc<Records>],
+        stores: &[Arc<SegmentTier>],
     ) -> Self {
         let limit = process_limit::discover();
         let failure = |f: &Failure| format!("position {}: {}: {}", f.position, f.place, f.what);
@@ -83,7 +83,7 @@ impl Report {
 }
 
 /// What is wrong with a cache.
-fn cache_notes(store: &Records) -> Vec<String> {
+fn cache_notes(store: &SegmentTier) -> Vec<String> {
     let name = if store.in_memory() { "the shared cache in memory" } else { "the disk cache" };
     let stopped = store.stopped().map(|why| format!("{name} takes no more samples: {why}"));
     let damaged = Some(store.tally().damaged).filter(|&n| n > 0 && !store.in_memory());

@@ -6,7 +6,7 @@
 use std::fmt::{Formatter, Result};
 
 use tidegate_core::memory::size::mib;
-use tidegate_data::cache::Rule;
+use tidegate_data::cache::Policy;
 use tidegate_data::pipeline::StageStats;
 use tidegate_source::ReadMode;
 
@@ -70,15 +70,15 @@ pub(super) fn write_memory_cache(s: &StageStats, f: &mut Formatter<'_>) -> Resul
 fn possible_hits(s: &StageStats) -> String {
     let best = mib(s.could_hit_bytes);
     match s.cache_rule {
-        Some(Rule::Adaptive) if s.could_hit_bytes == 0 => {
+        Some(Policy::Adaptive) if s.could_hit_bytes == 0 => {
             "frequently used samples are kept, since the order is not known ahead".into()
         }
-        Some(Rule::Adaptive) => format!(
+        Some(Policy::Adaptive) => format!(
             "frequently used samples are kept, since the order is not known ahead; {best} MiB would be \
              possible \
              if it were"
         ),
-        Some(Rule::Min) => {
+        Some(Policy::Min) => {
             format!("at most {best} MiB were possible so far: what comes next soonest is kept")
         }
         _ => format!("at most {best} MiB are possible in this epoch"),

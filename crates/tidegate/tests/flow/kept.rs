@@ -5,7 +5,7 @@ use tidegate::{Budget, FieldSpec, Loader, Options, open};
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_data::cache::DiskCache;
-use tidegate_data::cache::Rule;
+use tidegate_data::cache::Policy;
 use tidegate_data::pipeline::Keep;
 use tidegate_decode::npy::DType;
 use tidegate_order::given::{Ids, List, Listing};
@@ -322,7 +322,7 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
         for (number, expected) in expected.iter().enumerate() {
             assert!(epoch(&mut loader) == *expected, "listed {listed}, epoch {number}");
             let s = loader.report().stages;
-            assert_eq!(s.cache_rule, Some(if listed { Rule::Min } else { Rule::Adaptive }));
+            assert_eq!(s.cache_rule, Some(if listed { Policy::Min } else { Policy::Adaptive }));
             assert!(
                 s.cache_held_bytes <= s.cache_limit_bytes && s.cache_limit_bytes < 3 * total / 4,
                 "{s:?}"

@@ -205,7 +205,7 @@ fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
             let horizon: Vec<u32> = accesses.iter().copied().chain(chunks_of(number + 1)).collect();
             assert_eq!(stages.wanted_chunks, accesses.len() as u64);
             let mut min = Min::new(stages.cache_limit_bytes);
-            min.look_ahead(horizon, volume.chunks() as u32);
+            min.set_future(horizon, volume.chunks() as u32);
             // A chunk takes a page and an entry in the tables.
             let misses =
                 accesses.iter().filter(|_| min.access(&(8192 + 256u64), &mut |_| ()) != Outcome::Hit).count();

@@ -91,7 +91,7 @@ impl Collector {
         let profile = Profile::empty(&*source, edition, &watched)?;
         let fields = profile.fields.iter().map(Field::max_bytes).sum::<u64>() + Measure::MAX_BYTES;
         let packs = watched.iter().any(|w| is_packable(w.value_kind));
-        let packer = if packs { Packer::room_bytes(source.extremes().sample_bytes) } else { 0 };
+        let packer = if packs { Packer::memory_bytes(source.extremes().sample_bytes) } else { 0 };
         Ok(Self {
             memory: budget.try_acquire(Account::Telemetry, fields + packer, Priority::NextBatch)?,
             packer: Mutex::default(),

@@ -1,13 +1,16 @@
-//! Objects in numbered segments of files, found through a table: tiers that several processes share.
+//! Objects in numbered segments of files, found through a table: tiers that processes share.
 //!
-//! Flow: [`Records::put`] writes a record behind the last one of this process's segment, then its place into the table;
-//! [`Records::find`] -> [`Spot`]; [`Records::read`] -> the object in the caller's memory, or nothing.
-//! Memory: the caller's for what is read; what the segments and the table take is theirs to charge ([`Segments`]).
-//! Not here: where segments lie (`disk`, `node`), and which of them go when there is too much.
+//! Flow: `put` writes a record behind the last one of this process's segment, then its location
+//! into the table; [`SegmentTier::find`] -> [`RecordLocation`]; [`SegmentTier::read`] -> the
+//! object in the caller's memory, or nothing.
+//! Memory: the caller's for bytes that are read. The owner of the segments and the table charges
+//! those ([`Segments`]).
+//! Not here: the place of the segments (`disk`, `node`), and which of them are evicted.
 //!
-//! Nothing that lies here is trusted. A place in the table is a hint, and a record counts only if its key, length and checksum are
-//! right: whatever was torn, damaged, given to another object or never written is a miss, and is read from the source
-//! again. So processes need no lock between them, and may be killed at any time.
+//! The tier trusts nothing that it reads. A location in the table is a hint, and a record counts
+//! only if its key, length and checksum are right. A record that is torn, damaged, overwritten by
+//! another object or never written is a miss, and is read from the source again. So processes need
+//! no lock between them, and may be killed at any time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -22,18 +25,19 @@ use tidegate_core::sync::lock;
 use rustix::io::Errno;
 use tidegate_core::hash::splitmix64;
 
-use super::{Share, Tier};
+use super::admission::AdmissionHash;
+use super::tier::Tier;
 use tidegate_source::read::{Extent, ReadMode, aligned, read_open, staging_bytes};
 
-/// What comes before an object: its key u64, its length u32, a checksum over all u32.
+/// Bytes before an object: its key u64, its length u32, a checksum over everything u32.
 pub(super) const HEAD_BYTES: u64 = 16;
-/// Records begin at multiples of this.
+/// Records begin at multiples of this many bytes.
 const ALIGN_BYTES: u64 = 64;
-/// Segment `n` begins at place `n << SEGMENT_SHIFT`, so none is larger.
+/// Segment `n` begins at position `n << SEGMENT_SHIFT`, so no segment is larger.
 const SEGMENT_SHIFT: u32 = 30;
 /// The largest segment.
 pub(super) const SEGMENT_MOST_BYTES: u64 = 1 << SEGMENT_SHIFT;
-/// Segments that the table can name.
+/// The number of segments that the table can name.
 pub(super) const SEGMENTS_MOST: u32 = 1 << 16;
 
 /// A segment that this process writes.
@@ -47,52 +51,55 @@ pub(super) struct Claimed {
     pub(super) at: u64,
 }
 
-/// Where the segments of a tier lie, and how many there may be.
+/// The storage of a tier's segments, and how many there may be.
 pub(super) trait Segments: Send + Sync + std::fmt::Debug {
     /// Bytes of a segment.
     fn segment_bytes(&self) -> u64;
 
-    /// A segment with room for `bytes` that nobody else writes; nothing if there may be no more.
+    /// A segment with room for `bytes` that no other process writes; `None` at the limit.
     ///
     /// # Errors
     /// Why nothing can be written here any more.
     fn claim(&self, bytes: u64) -> io::Result<Option<Claimed>>;
 
-    /// Told of what was written to a segment.
+    /// Called after a write to a segment.
     ///
     /// # Errors
     /// As [`Segments::claim`].
-    fn wrote(&self, segment: &Claimed, range: Range<u64>) -> io::Result<()>;
+    fn written(&self, segment: &Claimed, range: Range<u64>) -> io::Result<()>;
 
-    /// Lets go of segments with damaged records: their other records are misses, too, and their space can be used again.
+    /// Removes segments with damaged records. Their other records become misses, and their space
+    /// can be used again.
     fn discard(&self, segments: &BTreeSet<u32>);
 
-    /// This process writes it no more.
+    /// Called when this process stops writing a segment.
     fn finish(&self, segment: Claimed);
 
-    /// The file to read a segment from, and where in it the segment begins; nothing if it is gone.
+    /// The file of a segment, and where in it the segment begins; `None` if it was removed.
     fn open(&self, number: u32) -> Option<(Arc<File>, u64)>;
 
-    /// How it is read.
-    fn mode(&self) -> ReadMode;
+    /// How segments are read.
+    fn read_mode(&self) -> ReadMode;
 
-    /// What this process must charge for as long as the tier is open: pages of the table, and what is not yet written back.
+    /// Bytes that this process must charge while the tier is open: pages of the table, and writes
+    /// that are not on the disk yet.
     fn charged_bytes(&self) -> u64;
 
-    /// The most that all segments may take.
+    /// The most bytes that all segments may take.
     fn limit_bytes(&self) -> u64;
 
-    /// Changes the limit, and gives back what is beyond.
+    /// Changes the limit; a lower limit removes segments.
     fn set_limit(&self, bytes: u64);
 
-    /// What they take.
+    /// Bytes that all segments take.
     fn held_bytes(&self) -> u64;
 
-    /// Whether they lie in memory.
+    /// Whether segments are in memory.
     fn in_memory(&self) -> bool;
 }
 
-/// Places of records by key: buckets of eight words in a file, each a part of the key's hash and a place.
+/// Locations of records by key: buckets of eight words in a file. Each word has a part of the
+/// key's hash and a position.
 #[derive(Debug)]
 pub(super) struct Table {
     file: File,
@@ -102,20 +109,20 @@ pub(super) struct Table {
 
 const SLOTS: usize = 8;
 const BUCKET_BYTES: u64 = 8 * SLOTS as u64;
-/// Buckets that are looked through from a key's own on.
+/// The number of buckets that are searched, from the key's own on.
 const PROBES: u64 = 8;
-const PLACE_BITS: u32 = 40;
-const PLACE: u64 = (1 << PLACE_BITS) - 1;
-/// A slot that was cleared: keys beyond it are still looked for, as they are not beyond an empty one, which is 0.
-const CLEARED: u64 = PLACE;
+const POSITION_BITS: u32 = 40;
+const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
+/// A cleared slot. A search goes on behind it, but stops at an empty slot, which is 0.
+const CLEARED: u64 = POSITION_MASK;
 
 impl Table {
-    /// What a table for `objects` takes: it is half full then.
+    /// Bytes of a table for `objects`, which fill half of it.
     pub(super) fn bytes_for(objects: u64) -> u64 {
         (2 * objects).div_ceil(SLOTS as u64).max(1) * BUCKET_BYTES
     }
 
-    /// The table of `bytes` from `start` on.
+    /// The table at `start..start + bytes` of a file.
     pub(super) fn new(file: File, start: u64, bytes: u64) -> Self {
         Self { file, start, buckets: (bytes / BUCKET_BYTES).max(1) }
     }
@@ -130,8 +137,9 @@ impl Table {
         Ok((at, slots))
     }
 
-    /// Looks at the slots where a key may be until `found` says so: its place in the file, and what is in it.
-    fn look<T>(&self, key: u64, found: impl Fn(u64, u64) -> Option<T>) -> Option<T> {
+    /// Calls `found` with the offset and the word of each slot where a key may be, until it
+    /// returns a value.
+    fn search<T>(&self, key: u64, found: impl Fn(u64, u64) -> Option<T>) -> Option<T> {
         let first = splitmix64(key);
         for probe in 0..PROBES {
             let (at, slots) = self.bucket(first.wrapping_add(probe)).ok()?;
@@ -143,73 +151,74 @@ impl Table {
         None
     }
 
-    /// The part of the hash that a slot has, shifted.
+    /// The part of the hash that a slot has, in its upper bits.
     fn tag(key: u64) -> u64 {
-        splitmix64(!key) & !PLACE
+        splitmix64(!key) & !POSITION_MASK
     }
 
-    fn find(&self, key: u64) -> Option<Spot> {
-        self.look(key, |slot, word| {
-            let place = word & PLACE;
-            (word & !PLACE == Self::tag(key) && place > 0 && place < PLACE)
-                .then(|| Spot { place: (place - 1) * ALIGN_BYTES, slot })
+    fn find(&self, key: u64) -> Option<RecordLocation> {
+        self.search(key, |slot, word| {
+            let position = word & POSITION_MASK;
+            (word & !POSITION_MASK == Self::tag(key) && position > 0 && position < POSITION_MASK)
+                .then(|| RecordLocation { position: (position - 1) * ALIGN_BYTES, slot })
         })
     }
 
-    fn insert(&self, key: u64, place: u64) -> bool {
-        let free = self.look(key, |slot, word| (word == 0 || word == CLEARED).then_some(slot));
-        // A table that is half full always has a free slot; one of garbage gets better this way.
+    fn insert(&self, key: u64, position: u64) -> bool {
+        let free = self.search(key, |slot, word| (word == 0 || word == CLEARED).then_some(slot));
+        // A table that is half full always has a free slot; a damaged table gets better this way.
         let slot = free
             .unwrap_or_else(|| self.start + splitmix64(key) % self.buckets * BUCKET_BYTES + 8 * (key % 8));
-        let word = Self::tag(key) | (place / ALIGN_BYTES + 1);
+        let word = Self::tag(key) | (position / ALIGN_BYTES + 1);
         self.file.write_all_at(&word.to_le_bytes(), slot).is_ok()
     }
 
     fn clear(&self, slot: u64) {
-        // Where it cannot be written, what it says is found wrong again.
-        let _read_only = self.file.write_all_at(&CLEARED.to_le_bytes(), slot);
+        // If the file cannot be written, the slot stays wrong, and the next read finds that out
+        // again.
+        self.file.write_all_at(&CLEARED.to_le_bytes(), slot).ok();
     }
 }
 
-/// Where a record should be.
+/// The location where a record should be, as the table says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Spot {
-    place: u64,
-    /// The slot of the table that says so.
+pub struct RecordLocation {
+    position: u64,
+    /// The offset of the slot that says so.
     slot: u64,
 }
 
-/// What a tier did so far.
+/// Counts of what a tier did since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Bytes that were put.
+    /// Bytes of objects that were put.
     pub put_bytes: u64,
-    /// Records that were not what they should be.
+    /// Records with a wrong key, length or checksum.
     pub damaged: u64,
 }
 
-/// See the head of this file.
+/// A tier of records in segments; the head of this file says how it works.
 #[derive(Debug)]
-pub struct Records {
+pub struct SegmentTier {
     segments: Box<dyn Segments>,
     table: Table,
-    /// What tells the objects of this dataset from others.
+    /// A hash that tells the objects of this dataset from others.
     dataset: u64,
     total_bytes: u64,
     count: u64,
-    share: Mutex<Share>,
+    admission: Mutex<AdmissionHash>,
     writer: Mutex<Option<Claimed>>,
-    /// There was no more room when it was last looked for.
+    /// Set when the last claim found no room.
     full: AtomicBool,
     stopped: OnceLock<String>,
     put_bytes: AtomicU64,
     damaged: AtomicU64,
-    /// Segments where records were damaged.
-    bad: Mutex<BTreeSet<u32>>,
+    /// Segments with damaged records.
+    damaged_segments: Mutex<BTreeSet<u32>>,
 }
 
-impl Records {
-    /// A tier for `count` objects of `total_bytes`.
+impl SegmentTier {
+    /// A tier for `count` objects that take `total_bytes` together.
     pub(super) fn new(
         segments: Box<dyn Segments>,
         table: Table,
@@ -220,7 +229,7 @@ impl Records {
         let limit = segments.limit_bytes();
         let (put_bytes, damaged) = Default::default();
         Self {
-            share: Mutex::new(Share::fitting(limit, total_bytes, count)),
+            admission: Mutex::new(AdmissionHash::for_limit(limit, total_bytes, count)),
             segments,
             table,
             dataset: splitmix64(dataset),
@@ -231,132 +240,142 @@ impl Records {
             stopped: OnceLock::new(),
             put_bytes,
             damaged,
-            bad: Mutex::default(),
+            damaged_segments: Mutex::default(),
         }
     }
 
-    /// What a reader must provide for an object of `len` bytes.
+    /// Bytes of the buffer that a reader needs for an object of `len` bytes.
     #[must_use]
-    pub fn room_bytes(len: u64) -> u64 {
+    pub fn read_buffer_bytes(len: u64) -> u64 {
         staging_bytes(Self::record_bytes(len))
     }
 
-    /// What the record of an object of `len` bytes takes in its file.
+    /// Bytes that the record of an object of `len` bytes takes in its file.
     pub(crate) fn record_bytes(len: u64) -> u64 {
         HEAD_BYTES + len
     }
 
-    /// What whoever has the tier open must charge to its budget.
+    /// Bytes that a process must charge to its budget while it has the tier open.
     #[must_use]
     pub fn charged_bytes(&self) -> u64 {
         self.segments.charged_bytes()
     }
 
-    /// Whether objects lie in memory, not on a disk.
+    /// Whether objects are in memory, not on a disk.
     #[must_use]
     pub fn in_memory(&self) -> bool {
         self.segments.in_memory()
     }
 
-    /// Why nothing is written any more, if so.
+    /// Why the tier writes nothing any more; `None` while it writes.
     #[must_use]
     pub fn stopped(&self) -> Option<&str> {
         self.stopped.get().map(String::as_str)
     }
 
-    /// Nothing is put for some time: others may go on with the segment that is written, or evict it.
-    pub fn rest(&self) {
+    /// Gives up the segment that this process writes, so that others can continue or evict it.
+    pub fn release_writer(&self) {
         if let Some(segment) = lock(&self.writer).take() {
             self.segments.finish(segment);
         }
     }
 
-    /// What was done so far.
+    /// What the tier did since it was opened.
     #[must_use]
     pub fn tally(&self) -> Tally {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Tally { put_bytes: read(&self.put_bytes), damaged: read(&self.damaged) }
     }
 
-    /// Of the objects of two datasets no two have the same one, as hashes go.
+    /// The key of an object across datasets; two objects share one only if hashes collide.
     fn key(&self, id: u64) -> u64 {
         splitmix64(id ^ self.dataset)
     }
 
-    /// Memory has the first of the objects in the order of their hash, and the disk the last, so that they have different ones
-    /// as far as there are enough.
-    fn wants(&self, id: u64) -> bool {
-        let share = *lock(&self.share);
-        if self.segments.in_memory() { share.has(id) } else { share.has_from_the_end(id) }
+    /// Memory admits the smallest hashes and the disk the largest, so that the two hold different
+    /// objects while there are enough.
+    fn admits(&self, id: u64) -> bool {
+        let admission = *lock(&self.admission);
+        if self.segments.in_memory() { admission.admits(id) } else { admission.admits_from_end(id) }
     }
 
-    /// Where an object should be, if it was put.
+    /// Where an object should be; `None` if the table does not have it.
     #[must_use]
-    pub fn find(&self, id: u64) -> Option<Spot> {
+    pub fn find(&self, id: u64) -> Option<RecordLocation> {
         self.table.find(self.key(id))
     }
 
-    /// The record of an object as a place in a file, where that can be read directly.
+    /// The record of an object as a range of a file, if the file can be read directly.
     #[must_use]
-    pub fn extent(&self, spot: Spot) -> Option<Extent<'static>> {
-        (self.segments.mode() == ReadMode::Direct).then(|| self.open(spot)).flatten()
+    pub fn extent(&self, location: RecordLocation) -> Option<Extent<'static>> {
+        (self.segments.read_mode() == ReadMode::Direct).then(|| self.open(location)).flatten()
     }
 
-    /// Takes an object out of the table.
+    /// Removes an object from the table.
     #[cfg(test)]
-    pub(super) fn forget(&self, id: u64) {
-        self.find(id).iter().for_each(|spot| self.table.clear(spot.slot));
+    pub(super) fn remove(&self, id: u64) {
+        self.find(id).iter().for_each(|location| self.table.clear(location.slot));
     }
 
-    fn open(&self, spot: Spot) -> Option<Extent<'static>> {
-        let (file, base) = self.segments.open((spot.place >> SEGMENT_SHIFT) as u32)?;
-        Some(Extent::shared(file, base + spot.place % SEGMENT_MOST_BYTES))
+    fn open(&self, location: RecordLocation) -> Option<Extent<'static>> {
+        let (file, base) = self.segments.open((location.position >> SEGMENT_SHIFT) as u32)?;
+        Some(Extent::shared(file, base + location.position % SEGMENT_MOST_BYTES))
     }
 
-    /// Reads the object of `len` bytes into `into`, which has [`Records::room_bytes`], and says where it lies; nothing if it is
-    /// not what it should be. `found` is where the record lies if it was read already.
+    /// Reads an object of `len` bytes and returns its range in `into`.
+    ///
+    /// `into` has [`SegmentTier::read_buffer_bytes`]. `found` is the range of the record in `into`
+    /// if it was read already. Returns `None` if the record is not the right one.
     pub fn read(
         &self,
         id: u64,
         len: u64,
-        spot: Spot,
+        location: RecordLocation,
         found: Option<Range<usize>>,
         into: &mut [u8],
     ) -> Option<Range<usize>> {
-        let Some(record) = found.or_else(|| self.read_raw(spot, Self::record_bytes(len), into)) else {
-            self.table.clear(spot.slot);
+        let Some(record) = found.or_else(|| self.read_raw(location, Self::record_bytes(len), into)) else {
+            self.table.clear(location.slot);
             return None;
         };
         let (head, object) = into.get(record.clone())?.split_at_checked(HEAD_BYTES as usize)?;
         if object.len() as u64 != len || *head != head_of(self.key(id), &[object]) {
             self.damaged.fetch_add(1, Ordering::Relaxed);
-            lock(&self.bad).insert((spot.place >> SEGMENT_SHIFT) as u32);
-            self.table.clear(spot.slot);
+            lock(&self.damaged_segments).insert((location.position >> SEGMENT_SHIFT) as u32);
+            self.table.clear(location.slot);
             return None;
         }
         Some(record.start + HEAD_BYTES as usize..record.end)
     }
 
-    /// The length of the object of a record, as its head says it; `into` has room for that.
-    fn len_at(&self, spot: Spot, into: &mut [u8]) -> Option<u64> {
-        let range = self.read_raw(spot, HEAD_BYTES, into)?;
+    /// The length of the object, as the record's head says it; `into` has room for the head.
+    fn len_at(&self, location: RecordLocation, into: &mut [u8]) -> Option<u64> {
+        let range = self.read_raw(location, HEAD_BYTES, into)?;
         let len = into.get(range)?.get(8..12)?.try_into().ok().map(u32::from_le_bytes)?;
         Some(u64::from(len))
     }
 
-    /// As [`Records::read`], of an object of at most `most` bytes whose length its record alone knows: it is asked first.
-    pub fn read_sized(&self, id: u64, most: u64, spot: Spot, into: &mut [u8]) -> Option<Range<usize>> {
-        // What is too long is another object, which the read finds out.
-        let len = self.len_at(spot, into).unwrap_or_default().min(most);
-        self.read(id, len, spot, None, into)
+    /// As [`SegmentTier::read`], for an object of at most `most` bytes whose length only its
+    /// record knows: the head is read first.
+    pub fn read_sized(
+        &self,
+        id: u64,
+        most: u64,
+        location: RecordLocation,
+        into: &mut [u8],
+    ) -> Option<Range<usize>> {
+        // A longer record is another object, which the read finds out.
+        let len = self.len_at(location, into).unwrap_or_default().min(most);
+        self.read(id, len, location, None, into)
     }
 
-    fn read_raw(&self, spot: Spot, len: u64, into: &mut [u8]) -> Option<Range<usize>> {
-        let extent = self.open(spot)?;
-        read_open(extent.file(), Path::new("a record"), extent.offset(), len, self.segments.mode(), into).ok()
+    fn read_raw(&self, location: RecordLocation, len: u64, into: &mut [u8]) -> Option<Range<usize>> {
+        let extent = self.open(location)?;
+        read_open(extent.file(), Path::new("a record"), extent.offset(), len, self.segments.read_mode(), into)
+            .ok()
     }
 
-    /// Writes a record to the segment of this process.
+    /// Writes a record to this process's segment; `false` if there is no room.
     fn append(&self, key: u64, parts: &[&[u8]]) -> io::Result<bool> {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let record = (HEAD_BYTES + len).next_multiple_of(ALIGN_BYTES);
@@ -382,33 +401,33 @@ impl Records {
         segment.at += record;
         let put = self.table.insert(key, (u64::from(segment.number) << SEGMENT_SHIFT) + from);
         self.put_bytes.fetch_add(if put { len } else { 0 }, Ordering::Relaxed);
-        self.segments.wrote(segment, from..segment.at)?;
+        self.segments.written(segment, from..segment.at)?;
         Ok(put)
     }
 }
 
-impl Drop for Records {
+impl Drop for SegmentTier {
     fn drop(&mut self) {
-        self.rest();
+        self.release_writer();
     }
 }
 
-impl Tier for Records {
+impl Tier for SegmentTier {
     fn get(&self, id: u64, into: &mut [u8]) -> Option<usize> {
-        let spot = self.find(id)?;
+        let location = self.find(id)?;
         let mut head = aligned(staging_bytes(HEAD_BYTES) as usize);
-        let len = self.len_at(spot, &mut head)?;
+        let len = self.len_at(location, &mut head)?;
         if len > self.segments.segment_bytes().min(into.len() as u64) {
             return None;
         }
-        let mut room = aligned(Self::room_bytes(len) as usize);
-        let range = self.read(id, len, spot, None, &mut room)?;
-        into.get_mut(..range.len())?.copy_from_slice(room.get(range)?);
+        let mut buffer = aligned(Self::read_buffer_bytes(len) as usize);
+        let range = self.read(id, len, location, None, &mut buffer)?;
+        into.get_mut(..range.len())?.copy_from_slice(buffer.get(range)?);
         Some(len as usize)
     }
 
     fn put(&self, id: u64, parts: &[&[u8]]) -> bool {
-        if self.stopped.get().is_some() || self.full.load(Ordering::Relaxed) || !self.wants(id) {
+        if self.stopped.get().is_some() || self.full.load(Ordering::Relaxed) || !self.admits(id) {
             return false;
         }
         let key = self.key(id);
@@ -416,7 +435,7 @@ impl Tier for Records {
             return true;
         }
         self.append(key, parts).unwrap_or_else(|error| {
-            // It is never the only copy of anything: reading goes on without it.
+            // The source has every object, so reading goes on without this tier.
             self.stopped.get_or_init(|| error.to_string());
             false
         })
@@ -428,15 +447,15 @@ impl Tier for Records {
 
     fn set_limit(&self, bytes: u64) {
         if bytes < self.segments.limit_bytes() {
-            self.rest();
+            self.release_writer();
         }
-        let bad = std::mem::take(&mut *lock(&self.bad));
-        if !bad.is_empty() {
-            self.rest();
-            self.segments.discard(&bad);
+        let damaged_segments = std::mem::take(&mut *lock(&self.damaged_segments));
+        if !damaged_segments.is_empty() {
+            self.release_writer();
+            self.segments.discard(&damaged_segments);
         }
         self.segments.set_limit(bytes);
-        *lock(&self.share) = Share::fitting(bytes, self.total_bytes, self.count);
+        *lock(&self.admission) = AdmissionHash::for_limit(bytes, self.total_bytes, self.count);
         self.full.store(false, Ordering::Relaxed);
     }
 
@@ -445,7 +464,7 @@ impl Tier for Records {
     }
 }
 
-/// The head of a record.
+/// The bytes before an object in its record.
 fn head_of(key: u64, parts: &[&[u8]]) -> [u8; HEAD_BYTES as usize] {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut head = [0; HEAD_BYTES as usize];
