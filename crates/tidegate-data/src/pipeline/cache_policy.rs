@@ -21,7 +21,7 @@ use super::config::Config;
 use super::metrics::Metrics;
 use super::plan::{mean_bytes, readers_most};
 use crate::batch::Layout;
-use crate::cache::{Coming, Memory, Near, Repeated, Rule, Tier};
+use crate::cache::{FutureAccesses, Memory, MemoryTier, Policy, ReuseCache, Tier};
 use crate::{Error, Result};
 use tidegate_order::Foresight;
 use tidegate_source::{Access, Chunked, Extremes, Source};
@@ -79,17 +79,17 @@ impl Retained {
         let chunked = source.chunked();
         let count = chunked.map_or(source.len(), Chunked::chunks);
         let indexes = chunked.map(|chunked| index_room(chunked, budget)).transpose()?;
-        let stored: Arc<dyn Near> = match foresight {
+        let stored: Arc<dyn MemoryTier> = match foresight {
             // Chunks repeat in any order of patches.
-            Foresight::Once if chunked.is_some() => Repeated::new(budget, total_bytes, count, true),
-            Foresight::Once => Memory::packing(
+            Foresight::Once if chunked.is_some() => ReuseCache::new(budget, total_bytes, count, true),
+            Foresight::Once => Memory::with_packing(
                 budget,
                 total_bytes,
                 count,
                 sample_bytes,
                 readers_most(source.latency(), mean_bytes(source)),
             ),
-            _ => Repeated::new(budget, total_bytes, count, foresight == Foresight::Listed),
+            _ => ReuseCache::new(budget, total_bytes, count, foresight == Foresight::Listed),
         };
         let why_not = if foresight != Foresight::Once {
             Some("samples of a sampler are kept as they are stored")
@@ -128,7 +128,7 @@ impl Retained {
         config: &Config,
         budget: &Budget,
         left_bytes: u64,
-        coming: impl FnOnce() -> (Coming, u64),
+        coming: impl FnOnce() -> (FutureAccesses, u64),
     ) -> u64 {
         let shared = config.stores.iter().find(|store| store.in_memory());
         // What all processes share is a fixed set, and what each keeps alone follows Belady's rule
@@ -153,11 +153,11 @@ impl Retained {
         }
         let (coming, count) = coming();
         let samples = &self.samples;
-        samples.stored.look_ahead(coming, count);
+        samples.stored.set_future(coming, count);
         match shared.map_or(samples.held_bytes(), |store| store.held_bytes()) {
             0 => 0,
             // Told access by access.
-            _ if alone_bytes > 0 && samples.stored.rule() != Rule::Fixed => 0,
+            _ if alone_bytes > 0 && samples.stored.policy() != Policy::Fixed => 0,
             _ => {
                 let gain = samples.stored.codec().map_or(1.0, |(_, gain)| gain);
                 ((in_memory as f64 * gain) as u64).min(samples.total_bytes())
@@ -187,7 +187,7 @@ impl Retained {
 #[derive(Debug)]
 pub(super) struct EpochCache {
     /// As they are stored.
-    pub(super) stored: Arc<dyn Near>,
+    pub(super) stored: Arc<dyn MemoryTier>,
     /// As rows, where they may be.
     rows: Option<Arc<Memory>>,
     sizes: Sizes,

@@ -13,7 +13,7 @@ use tidegate_source::Place;
 
 use super::metrics::Metrics;
 use super::observer::Observer;
-use crate::cache::Records;
+use crate::cache::SegmentTier;
 
 /// What happens when a sample fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,7 +40,7 @@ pub struct Config {
     /// What the epoch did before, if it goes on with other memory.
     pub past: Past,
     /// Tiers behind the cache in memory, the nearest first.
-    pub stores: Vec<Arc<Records>>,
+    pub stores: Vec<Arc<SegmentTier>>,
     /// Decoding threads.
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.

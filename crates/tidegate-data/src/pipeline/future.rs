@@ -12,7 +12,7 @@ use tidegate_source::{ChunkSizes, Source};
 
 use super::config::Config;
 use crate::batch::Layout;
-use crate::cache::Coming;
+use crate::cache::FutureAccesses;
 
 /// What this rank is going to ask for in this epoch and the next, where that is listed, and how
 /// many accesses these are.
@@ -21,7 +21,7 @@ pub(super) fn accesses(
     layout: &Layout,
     epoch: &Arc<dyn Epoch>,
     config: &Config,
-) -> (Coming, u64) {
+) -> (FutureAccesses, u64) {
     let chunked = source.chunked();
     let listed = match config.order.foresight() {
         Foresight::Listed => true,

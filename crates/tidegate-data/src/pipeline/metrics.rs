@@ -6,7 +6,7 @@
 
 use tidegate_source::ReadMode;
 
-use crate::cache::Rule;
+use crate::cache::Policy;
 
 tidegate_core::metrics! {
     /// Counters of an epoch.
@@ -75,7 +75,7 @@ tidegate_core::metrics! {
         /// What decides which samples the memory cache keeps: `fixed` (a fixed set, evenly
         /// spread), `min` (Belady's rule) or `adaptive` (S3-FIFO, for an order that is not known
         /// ahead).
-        gauge cache_rule: Option<Rule> = Text,
+        gauge cache_rule: Option<Policy> = Text,
         /// Whether the memory cache holds decoded samples.
         gauge cache_decoded: bool = Flag,
         /// How cached samples are compressed: `lz4`, `zstd`, `shuffle and zstd`, or not at all.

@@ -399,7 +399,7 @@ impl Drop for Pipeline {
             // A panic was caught and delivered where it happened; there is nothing left to tell.
             thread.join().ok();
         }
-        h.spec.config.stores.iter().for_each(|store| store.rest());
+        h.spec.config.stores.iter().for_each(|store| store.release_writer());
         self.stages.clear();
         h.delivery.clear();
     }

@@ -5,7 +5,7 @@
 
 use super::handles::Handles;
 use super::metrics::{Metrics, StageStats};
-use crate::cache::{Rule, Tier};
+use crate::cache::{Policy, Tier};
 
 /// Reads all metrics; `queued` jobs wait for a worker.
 pub(super) fn read(h: &Handles, queued: usize) -> StageStats {
@@ -29,7 +29,7 @@ pub(super) fn read(h: &Handles, queued: usize) -> StageStats {
         could_hit_bytes: h.cache.stored.optimum_bytes().unwrap_or(counters.could_hit_bytes),
         cache_limit_bytes: h.cache.limit_bytes() + shared().map(Tier::limit_bytes).sum::<u64>(),
         cache_held_bytes: h.cache.held_bytes() + shared().map(Tier::held_bytes).sum::<u64>(),
-        cache_rule: Some(if fixed { Rule::Fixed } else { h.cache.stored.rule() }),
+        cache_rule: Some(if fixed { Policy::Fixed } else { h.cache.stored.policy() }),
         cache_decoded: h.cache.rows().is_some(),
         cache_codec: codec.map(|(codec, _)| codec.name()),
         cache_gain_percent: codec.map_or(100, |(_, gain)| (100.0 * gain) as u64),

@@ -29,7 +29,7 @@ use super::super::scratch::WorkerScratch;
 use super::{Begun, Lane};
 use crate::batch::ColumnPlan;
 use crate::batch::row::Needs;
-use crate::cache::{Lease, Lent, Tier};
+use crate::cache::{Cached, Lease, Tier};
 use crate::{Error, Result, panic_message};
 
 /// A row, while its chunks come.
@@ -189,7 +189,7 @@ fn record_accesses(h: &Handles, at: &Located) {
     let Some(source) = h.spec.source.chunked() else { return };
     for plan in &h.spec.layout.columns {
         source.chunks_of(at.id, plan.field, &mut |chunk| {
-            h.cache.stored.meet(chunk, source.chunk_bytes(chunk));
+            h.cache.stored.record_access(chunk, source.chunk_bytes(chunk));
         });
     }
 }
@@ -210,7 +210,7 @@ impl ChunkLane {
             source.chunks_of(row.at.id, plan.field, &mut |chunk| {
                 let bytes = source.chunk_bytes(chunk);
                 metrics.wanted_chunks.add(1);
-                if stored.meet(chunk, bytes) {
+                if stored.record_access(chunk, bytes) {
                     metrics.could_hit_bytes.add(bytes);
                 }
                 let hit = || {
@@ -220,7 +220,7 @@ impl ChunkLane {
                 let mut in_flight = lock(&self.0);
                 let waiting = in_flight.get_mut(&chunk);
                 if waiting.is_none()
-                    && let Some(Lent::Plain(lease)) = stored.lend(chunk)
+                    && let Some(Cached::Plain(lease)) = stored.get_lease(chunk)
                 {
                     cached.push((column, chunk, lease));
                     return hit();

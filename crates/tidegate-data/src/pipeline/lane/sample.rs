@@ -21,7 +21,7 @@ use super::super::decode_row;
 use super::super::handles::Handles;
 use super::super::scratch::WorkerScratch;
 use super::{Begun, Lane};
-use crate::cache::{Lease, Lent, Near, Packed, Records, Spot, Tier};
+use crate::cache::{Cached, Lease, MemoryTier, Packed, RecordLocation, SegmentTier, Tier};
 use crate::{Error, Result, panic_message};
 
 /// Neighbours are read together up to this many bytes, and over a network up to more.
@@ -48,7 +48,7 @@ pub(in super::super) struct SampleRead {
 #[derive(Debug)]
 enum Kept {
     /// In which of the stores, and where there.
-    Stored(usize, Spot),
+    Stored(usize, RecordLocation),
     /// In memory, packed.
     Packed(Packed),
 }
@@ -141,7 +141,7 @@ impl SampleRead {
     /// The staging of its bytes.
     fn bytes_room(&self) -> u64 {
         match self.kept {
-            Some(Kept::Stored(..)) => Records::room_bytes(self.len),
+            Some(Kept::Stored(..)) => SegmentTier::read_buffer_bytes(self.len),
             _ => staging_bytes(self.len),
         }
     }
@@ -153,7 +153,7 @@ impl SampleRead {
     }
 
     /// The store that has the object, and where there.
-    fn stored(&self) -> Option<(usize, Spot)> {
+    fn stored(&self) -> Option<(usize, RecordLocation)> {
         match self.kept.as_ref()? {
             Kept::Stored(store, spot) => Some((*store, *spot)),
             Kept::Packed(_) => None,
@@ -164,7 +164,7 @@ impl SampleRead {
     fn extent<'a>(&self, h: &'a Handles) -> Option<(Extent<'a>, u64)> {
         match self.kept {
             Some(Kept::Stored(store, spot)) => {
-                Some((h.spec.config.stores[store].extent(spot)?, Records::record_bytes(self.len)))
+                Some((h.spec.config.stores[store].extent(spot)?, SegmentTier::record_bytes(self.len)))
             }
             Some(Kept::Packed(_)) => None,
             None => Some((h.spec.source.extent(&self.rows.first()?.1)?, self.len)),
@@ -216,13 +216,13 @@ pub(super) fn begin(h: &Handles, rows: Vec<Begun>, reads: &mut VecDeque<SampleRe
         let Some(row) = row else { continue };
         // An observer sees rows while they are made.
         let rows = h.cache.rows().filter(|_| h.spec.config.observer.is_none());
-        if let Some(Lent::Plain(decoded)) = rows.and_then(|rows| rows.lend(at.id)) {
+        if let Some(Cached::Plain(decoded)) = rows.and_then(|rows| rows.get_lease(at.id)) {
             jobs.push(decoded_job(h, row, at, decoded));
             continue;
         }
         match cached(h, &at) {
-            Some(Lent::Plain(lease)) => jobs.push(cached_job(h, row, at, lease)),
-            Some(Lent::Packed(packed)) => kept.push(SampleRead::one(row, at, Some(Kept::Packed(packed)))),
+            Some(Cached::Plain(lease)) => jobs.push(cached_job(h, row, at, lease)),
+            Some(Cached::Packed(packed)) => kept.push(SampleRead::one(row, at, Some(Kept::Packed(packed)))),
             None => match find(h, &at) {
                 Some((store, spot)) => {
                     kept.push(SampleRead::one(row, at, Some(Kept::Stored(store, spot))));
@@ -241,23 +241,23 @@ pub(super) fn begin(h: &Handles, rows: Vec<Begun>, reads: &mut VecDeque<SampleRe
 fn record_access(h: &Handles, at: &Located) {
     let len = u64::from(at.entry.len);
     let record = h.spec.checkpoints().map_or(0, Checkpoints::record_bytes);
-    if h.cache.stored.meet(at.id, len + record) {
+    if h.cache.stored.record_access(at.id, len + record) {
         h.metrics.could_hit_bytes.add(len);
     }
 }
 
 /// What the cache has of a sample: its bytes, then its record, if they are what the index says; or
 /// its bytes packed.
-fn cached(h: &Handles, at: &Located) -> Option<Lent> {
+fn cached(h: &Handles, at: &Located) -> Option<Cached> {
     let len = at.entry.len as usize;
-    h.cache.stored.lend(at.id).filter(|lent| match lent {
-        Lent::Plain(lease) => lease.len() >= len,
-        Lent::Packed(packed) => packed.unpacked_len() == len,
+    h.cache.stored.get_lease(at.id).filter(|lent| match lent {
+        Cached::Plain(lease) => lease.len() >= len,
+        Cached::Packed(packed) => packed.unpacked_len() == len,
     })
 }
 
 /// Where behind the memory a sample is kept: in which store, and where there.
-fn find(h: &Handles, at: &Located) -> Option<(usize, Spot)> {
+fn find(h: &Handles, at: &Located) -> Option<(usize, RecordLocation)> {
     h.spec.config.stores.iter().enumerate().find_map(|(i, store)| Some((i, store.find(at.id)?)))
 }
 

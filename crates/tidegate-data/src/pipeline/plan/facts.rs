@@ -18,7 +18,7 @@ use tidegate_source::{Access, ChunkSizes, Extremes, Grouped, Source};
 
 use super::super::config::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
-use crate::cache::Records;
+use crate::cache::SegmentTier;
 
 /// An index entry with its path, in memory.
 const LOCATED_BYTES: u64 = 192;
@@ -170,11 +170,11 @@ pub(in super::super) fn mean_bytes(source: &dyn Source) -> u64 {
 
 /// The staging of the largest thing that is read: a sample, or a chunk as it is stored, or as
 /// shared memory has it.
-pub(in super::super) fn largest_read_bytes(source: &dyn Source, stores: &[Arc<Records>]) -> u64 {
+pub(in super::super) fn largest_read_bytes(source: &dyn Source, stores: &[Arc<SegmentTier>]) -> u64 {
     let decoded = source.chunked().filter(|_| stores.iter().any(|store| store.in_memory()));
     let decoded = decoded.map_or(0, |chunked| chunked.sizes().chunk_bytes);
     let bytes = source.extremes().sample_bytes.max(decoded);
-    if stores.is_empty() { staging_bytes(bytes) } else { Records::room_bytes(bytes) }
+    if stores.is_empty() { staging_bytes(bytes) } else { SegmentTier::read_buffer_bytes(bytes) }
 }
 
 fn checkpoint_bytes(source: &dyn Source, layout: &Layout) -> u64 {
