@@ -11,9 +11,10 @@ use pyo3::prelude::*;
 use tidegate::loader::{ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData};
 use tidegate::{Budget, Error, Options, Result, SamplerSpec, Source};
 use tidegate_order::Order;
-use tidegate_order::drawn::Even;
-use tidegate_order::near::Near;
-use tidegate_order::patches::{Boxes, Patches};
+use tidegate_order::lattice::Boxes;
+use tidegate_order::morton::MortonWindows;
+use tidegate_order::patches::Patches;
+use tidegate_order::uniform::Uniform;
 use tidegate_source::volume::Volume;
 
 use crate::errors::raise;
@@ -89,7 +90,7 @@ impl Patching {
             ));
         }
         let patches: Arc<dyn Order> = match &self.around {
-            None => Arc::new(Even::new(source.len(), positions, 1, seed)?),
+            None => Arc::new(Uniform::new(source.len(), positions, 1, seed)?),
             Some(Around { boxes, field, classes }) => {
                 let fields = source.schema().len();
                 if *field >= fields {
@@ -104,7 +105,7 @@ impl Patching {
         Ok(match self.window {
             None => patches,
             Some((window, places)) => {
-                Arc::new(Near::new(patches, self.volume.grid(), window, places, budget)?)
+                Arc::new(MortonWindows::new(patches, self.volume.grid(), window, places, budget)?)
             }
         })
     }

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use tidegate::{Budget, Options, Source};
 use tidegate_order::Error;
 use tidegate_order::Order;
-use tidegate_order::given::{Given, Ids, List, Listing};
+use tidegate_order::explicit::{ExplicitOrder, Ids, List, Listing};
 
 use crate::drawn::Drawn;
 use crate::errors::raise;
@@ -50,7 +50,7 @@ impl Asker {
         ASKING.with_borrow_mut(|asking| asking.push(self.number()));
         let answer = Python::attach(sampler);
         ASKING.with_borrow_mut(Vec::pop);
-        answer.map_err(|error| Error::Sampler(format!("the sampler raised {error}").into()))
+        answer.map_err(|error| Error::sampler(format!("the sampler raised {error}")))
     }
 }
 
@@ -72,7 +72,8 @@ impl Sampler<'_> {
             }
         };
         let runs = source.runs().len() as u64;
-        let order = py.detach(|| Given::new(ids, source.len(), runs, budget)).map_err(|e| raise(&e))?;
+        let order =
+            py.detach(|| ExplicitOrder::new(ids, source.len(), runs, budget)).map_err(|e| raise(&e))?;
         Ok(Arc::new(order))
     }
 }
@@ -101,7 +102,7 @@ impl Ids for Function {
                 return Ok(Listing::All(given.extract::<PyReadonlyArray1<'_, u64>>()?.as_slice()?.into()));
             }
             let (next, asker) = (given.getattr("__next__")?.unbind(), self.asker.clone());
-            Ok(Listing::Pulled(Box::new(move || asker.ask(|py| pull(py, &next)))))
+            Ok(Listing::Stream(Box::new(move || asker.ask(|py| pull(py, &next)))))
         })
     }
 }

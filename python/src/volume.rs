@@ -9,7 +9,7 @@ use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use tidegate_decode::Kind;
-use tidegate_order::patches;
+use tidegate_order::lattice;
 use tidegate_source::volume as volumes;
 use tidegate_source::volume::labels::Wanted;
 use tidegate_source::volume::refine::Smooth;
@@ -25,7 +25,7 @@ type Found = (i64, f32, Vec<(i32, u32)>);
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
 pub(crate) struct Boxes {
-    pub(crate) boxes: Arc<patches::Boxes>,
+    pub(crate) boxes: Arc<lattice::Boxes>,
     pub(crate) field: usize,
 }
 
@@ -47,7 +47,7 @@ impl Boxes {
         let (low, sizes) = (low.as_slice()?, sizes.as_slice()?);
         let boxes: Vec<(i64, f32)> = classes.iter().copied().zip(weights.iter().copied()).collect();
         let spans: Vec<(i32, u32)> = low.iter().copied().zip(sizes.iter().copied()).collect();
-        let boxes = py.detach(|| patches::Boxes::new(axes, &boxes, &spans)).map_err(|e| raise(&e))?;
+        let boxes = py.detach(|| lattice::Boxes::new(axes, &boxes, &spans)).map_err(|e| raise(&e))?;
         Ok(Self { boxes: Arc::new(boxes), field })
     }
 

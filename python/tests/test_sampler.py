@@ -230,7 +230,7 @@ def test_lists_count_when_memory_changes(folder):
     with pytest.raises(tg.BudgetError):
         made.set_memory("10MiB")
     assert made.budget.cap_bytes == 32 << 20
-    with pytest.raises(tg.BudgetError, match="too small for the sampler's 500000 ids, which take 11.4 MiB"):
+    with pytest.raises(tg.BudgetError, match="the sampler's 500000 ids, which takes 11.4 MiB"):
         loader(folder, lambda epoch: np.zeros(500_000, int), memory=tg.Budget("8MiB"))
 
 

@@ -1,4 +1,6 @@
-//! Ids a second of each order, one core; and how independent neighbours of the computed shuffle are. `cargo bench -p tidegate-order --bench order`.
+//! Ids a second of each order on one core, and the independence of a shuffle's neighbours.
+//!
+//! `cargo bench -p tidegate-order --bench order`
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark")]
 
@@ -7,10 +9,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_core::memory::Budget;
-use tidegate_order::drawn::{Alias, Curriculum, Even, Pace, Weighted, Words};
-use tidegate_order::patches::{Boxes, Lattice, Patches};
+use tidegate_order::alias::AliasTable;
+use tidegate_order::curriculum::{Curriculum, CurriculumSpec, Pace};
+use tidegate_order::draw::DrawKey;
+use tidegate_order::lattice::{Boxes, Lattice};
+use tidegate_order::patches::Patches;
 use tidegate_order::permutation::Permutation;
-use tidegate_order::quotas::{Classes, Quotas, Shares};
+use tidegate_order::stratified::{Classes, Shares, Stratified};
+use tidegate_order::uniform::Uniform;
+use tidegate_order::weighted::Weighted;
 use tidegate_order::{Order, Shuffle, order};
 
 const IDS: u64 = 2_000_000;
@@ -31,9 +38,9 @@ fn rate(name: &str, mut id: impl FnMut(u64) -> u64) {
 fn main() {
     let budget = Budget::new(4 << 30);
     for n in [1_000_000usize, 100_000_000] {
-        let table = Alias::new(n, |id| (id % 1000) as f64 + 0.5, &budget).unwrap();
-        let words = Words::new(1, 0, 0);
-        rate(&format!("alias draws, {n} ids"), |position| table.draw(words.at(position)));
+        let table = AliasTable::new(n, |id| (id % 1000) as f64 + 0.5, &budget).unwrap();
+        let key = DrawKey::new(1, 0, 0);
+        rate(&format!("alias draws, {n} ids"), |position| table.draw(key.word(position)));
     }
     let billion = Permutation::new(1_000_000_000, 1, 0, 0);
     rate("permutation of 10^9 ids", |position| billion.apply(position));
@@ -41,23 +48,22 @@ fn main() {
     let n = 1_000_000usize;
     let labels: Vec<u32> = (0..n as u32).map(|id| id % 1000).collect();
     let difficulty: Vec<f64> = (0..n).map(|id| (id * 7919 % n) as f64).collect();
-    let classes = || Classes::labelled(&labels, &budget).unwrap();
+    let classes = || Classes::from_labels(&labels, &budget).unwrap();
     let weights: Vec<f32> = labels.iter().map(|&label| label as f32).collect();
+    let spec =
+        CurriculumSpec { start: 0.2, epochs: 3.0, pace: Pace::Root, positions: n as u64, runs: 1, seed: 1 };
     let orders: [(&str, Box<dyn Order>); 6] = [
         ("full shuffle", order(Shuffle::Full, 1, &[n as u64]).unwrap()),
-        ("even draws", Box::new(Even::new(n as u64, n as u64, 1, 1).unwrap())),
+        ("uniform draws", Box::new(Uniform::new(n as u64, n as u64, 1, 1).unwrap())),
         ("weighted draws", Box::new(Weighted::new(&weights, n as u64, 1, 1, &budget).unwrap())),
-        (
-            "curriculum",
-            Box::new(Curriculum::new(&difficulty, 0.2, 3.0, Pace::Root, n as u64, 1, 1, &budget).unwrap()),
-        ),
+        ("curriculum", Box::new(Curriculum::new(&difficulty, spec, &budget).unwrap())),
         (
             "stratified, 1,000 classes",
-            Box::new(Quotas::new(classes(), &Shares::Stratified, 256, 1, 1, &budget).unwrap()),
+            Box::new(Stratified::new(classes(), &Shares::Natural, 256, 1, 1, &budget).unwrap()),
         ),
         (
             "oversampled, 1,000 classes",
-            Box::new(Quotas::new(classes(), &Shares::Oversampled, 256, 1, 1, &budget).unwrap()),
+            Box::new(Stratified::new(classes(), &Shares::Oversampled, 256, 1, 1, &budget).unwrap()),
         ),
     ];
     for (name, order) in orders {
@@ -70,19 +76,20 @@ fn main() {
     rate("patches around 10^5 boxes of 10 classes", |position| epoch.id(position).unwrap());
 }
 
-/// Boxes anywhere in a volume of 2,048^3, the first classes rarer, and patches of 64^3.
+/// Boxes in a volume of 2,048^3, the first classes rarer, and patches of 64^3.
 fn patches(budget: &Budget) -> Patches {
-    let words = Words::new(1, 0, 0);
+    let key = DrawKey::new(1, 0, 0);
     let boxes: Vec<(i64, f32)> =
         (0..100_000u64).map(|i| ((i % 55).isqrt() as i64, 1.0 + (i % 7) as f32)).collect();
-    let span = |i: u64| (words.below(i, 2000) as i32, 8 + words.below(i, 32) as u32);
+    let span = |i: u64| (key.below(i, 2000) as i32, 8 + key.below(i, 32) as u32);
     let spans: Vec<(i32, u32)> = (0..300_000).map(span).collect();
     let boxes = Boxes::new(3, &boxes, &spans).unwrap();
     let lattice = vec![Lattice { first: 0, step: 1, count: 2048 - 64 + 1, room: 2048 - 64, patch: 64 }; 3];
     Patches::new(Arc::new(boxes), lattice, &[], IDS, 1, budget).unwrap()
 }
 
-/// By how many deviations the differences of neighbours' images are unevenly distributed: chi-square over 4,096 cells, of 10^6 pairs.
+/// Prints the z score of the differences between neighbours: chi-square over 4,096 cells and 10^6
+/// pairs.
 fn neighbours(permutation: &Permutation, n: u64) {
     let (cells, pairs) = (4096u64, 1_000_000u64);
     let mut counts = vec![0u64; cells as usize];

@@ -1,7 +1,9 @@
-//! What can be wrong with an order.
+//! The errors of orders.
 //!
-//! Flow: returned by the orders of this crate and by what users implement of them.
+//! Flow: returned by the orders of this crate and by the samplers that users implement.
 //! Memory: holds none.
+
+use std::sync::Arc;
 
 use tidegate_core::ErrorKind;
 
@@ -12,31 +14,37 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The budget has no room for a table.
+    /// The budget cannot grant the memory of a table.
     #[error("the budget is too small for {what}, which takes {} MiB: {source}", tidegate_core::memory::size::mib(*bytes))]
     Budget {
-        /// The table.
+        /// The name of the table.
         what: String,
-        /// Bytes that it takes.
+        /// The size of the table.
         bytes: u64,
-        /// Why the budget refused.
+        /// The reason why the budget refused.
         source: tidegate_core::Error,
     },
-    /// Options that make no sense, with the fix.
+    /// Options or ids that are not valid, with the fix.
     #[error("{0}")]
     Config(String),
     /// A state that does not belong to this order.
     #[error("this state cannot be loaded: {0}")]
     State(String),
-    /// The user's sampler failed.
+    /// The user's sampler failed. Shared, because a failed sampler fails again when it is asked
+    /// again.
     #[error("{0}")]
-    Sampler(Box<dyn std::error::Error + Send + Sync>),
+    Sampler(Arc<dyn std::error::Error + Send + Sync>),
     /// A defect of Tidegate.
     #[error("{0}; this is a defect of Tidegate, please report it")]
     Internal(String),
 }
 
 impl Error {
+    /// An error of the user's sampler.
+    pub fn sampler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Sampler(error.into().into())
+    }
+
     /// The class of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

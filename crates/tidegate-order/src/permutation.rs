@@ -1,17 +1,18 @@
-//! A random permutation of `0..n`: listed below 2^16 ids, computed by a keyed Feistel network above.
+//! A random permutation of `0..n`: listed below 2^16 ids, a keyed Feistel network above.
 //!
 //! Flow: (n, seed, epoch, lane) -> position -> id, in about 40 ns.
 //! Memory: 4 bytes an id below 2^16 ids, nothing above.
 //!
-//! Eight rounds with 64-bit keys on the least power of two that holds n, walking cycles until the image is below n
-//! (less than two steps on average). Four rounds are measurably biased for pairs; see `quality`.
+//! The network has eight rounds with 64-bit keys, on the smallest power of two that is not below
+//! n. It is applied again until the image is below n (cycle walking), less than twice on average.
+//! Four rounds are measurably biased for pairs of positions; see `quality`.
 
 use tidegate_core::hash::splitmix64_finalize;
 
-use super::random::{Purpose, Stream};
+use crate::random::{Purpose, Stream};
 
-/// Below this many ids the permutation is listed, and so exactly uniform up to the generator.
-pub(super) const LISTED_BELOW: u64 = 1 << 16;
+/// A permutation of fewer ids is listed: all are equally likely, up to the generator.
+pub(crate) const LISTED_BELOW: u64 = 1 << 16;
 const ROUNDS: usize = 8;
 
 /// A permutation of `0..n`.
@@ -27,14 +28,14 @@ pub enum Permutation {
 #[derive(Debug, Clone)]
 pub struct Feistel {
     n: u64,
-    /// Bits of the two halves; they swap after each round, and the number of rounds is even.
+    /// The bits of the two halves. They swap after each round, and the number of rounds is even.
     left: u32,
     right: u32,
     keys: [u64; ROUNDS],
 }
 
 impl Permutation {
-    /// The permutation of `0..n` for (seed, epoch, lane); lanes of one epoch are independent.
+    /// The permutation of `0..n` for (seed, epoch, lane). The lanes of an epoch are independent.
     #[must_use]
     pub fn new(n: u64, seed: u64, epoch: u64, lane: u64) -> Self {
         let mut stream = Stream::new(seed, epoch, lane, 0, Purpose::Order);
@@ -80,7 +81,7 @@ impl Feistel {
         let (mut a_bits, mut b_bits) = (self.left, self.right);
         let (mut a, mut b) = (x >> b_bits, x & ((1 << b_bits) - 1));
         for key in self.keys {
-            // (a, b) -> (b, a ^ F(b)): the new right half has the width of the old left one.
+            // (a, b) -> (b, a ^ F(b)): the new right half is as wide as the old left half.
             let mixed = a ^ (splitmix64_finalize(b ^ key) >> (64 - a_bits));
             (a, b) = (b, mixed);
             (a_bits, b_bits) = (b_bits, a_bits);
@@ -113,7 +114,7 @@ mod tests {
         assert!((0..1000).map(|p| permutation.apply(n - 1 - p)).all(|id| id < n));
     }
 
-    /// Exact chi-square over all orders of five ids: each of the 120 comes equally often.
+    /// Chi-square over the orders of five ids: all 120 are equally frequent.
     #[test]
     fn small_permutations_are_uniform() {
         let mut counts = std::collections::BTreeMap::new();

@@ -1,15 +1,17 @@
-//! Counter-based random numbers: every draw is a function of (seed, epoch, position, view, purpose, index).
+//! Counter-based random numbers: functions of (seed, epoch, position, view, purpose, index).
 //!
-//! Flow: a [`Stream`] for one sample and purpose -> draws; called by the orders and by augmentation.
-//! Memory: a few words on the stack.
+//! Flow: a [`Stream`] for one sample and purpose -> draws; called by the orders and by
+//! augmentation.
+//! Memory: a few words on the stack, and 128 KiB a process for the normal distribution.
 //!
-//! Philox4x32-10 (Salmon et al., «Parallel random numbers: as easy as 1, 2, 3», SC'11), checked against the vectors of
-//! Random123. The counter is position (64 bits), epoch (32), purpose (8), view (8), block (16): repeated draws of one
-//! id differ by their position, and a new purpose never shifts another's draws.
+//! The generator is Philox4x32-10 (Salmon et al., «Parallel random numbers: as easy as 1, 2, 3»,
+//! SC'11), checked against the vectors of Random123. Its counter is position (64 bits), epoch
+//! (32), purpose (8), view (8) and block (16). So repeated draws of one id differ by their
+//! position, and a new purpose never shifts the draws of another.
 
 use std::sync::OnceLock;
 
-/// What the draws are for; the numbers are frozen.
+/// What draws are used for. The numbers are frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
@@ -21,40 +23,40 @@ pub enum Purpose {
     Flip = 3,
     /// Colour jitter.
     Jitter = 4,
-    /// The user's own function.
+    /// The user's transform.
     User = 5,
-    /// Another id in place of a failed one.
+    /// The id that replaces a failed sample.
     Replace = 6,
-    /// Made-up data.
+    /// Synthetic data.
     Synthetic = 7,
-    /// Ids that may repeat.
+    /// Ids drawn with replacement.
     Draw = 8,
     /// Quarter turns, shared by all fields of a sample.
     Turn = 9,
     /// Deformations, shared by all fields of a sample.
     Elastic = 10,
-    /// Noise: how much, and then each part of it.
+    /// The amount of noise, and the noise of each part.
     Noise = 11,
-    /// Seeds of the parts of noise.
+    /// The seeds of the parts of noise.
     NoisePart = 12,
     /// Blur.
     Blur = 13,
-    /// A factor of all values.
+    /// Intensity: a factor on all values.
     Intensity = 14,
-    /// Distances from the mean.
+    /// Contrast: a factor on distances from the mean.
     Contrast = 15,
-    /// Exponents.
+    /// Gamma: an exponent.
     Gamma = 16,
 }
 
-/// One round of ten of Philox4x32.
+/// One of the ten rounds of Philox4x32.
 fn round(c: [u32; 4], k: [u32; 2]) -> [u32; 4] {
     let a = u64::from(c[0]) * 0xD251_1F53;
     let b = u64::from(c[2]) * 0xCD9E_8D57;
     [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32]
 }
 
-/// Philox4x32-10: four random words of a counter under a key.
+/// Philox4x32-10: the four random words of a counter under a key.
 #[must_use]
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
@@ -64,13 +66,15 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The positive half of the normal distribution in parts of equal probability: 128 KiB for the process, made when first asked for.
+/// The positive half of the normal distribution in parts of equal probability: 128 KiB, computed
+/// on the first use in a process.
 static QUANTILES: OnceLock<Vec<f32>> = OnceLock::new();
 
-/// The middle of the `i`-th of 2^15 parts of the positive half.
+/// The median of part `i` of the 2^15 parts of the positive half.
 fn quantile(i: u32) -> f32 {
     let above = 0.5 - (f64::from(i) + 0.5) / 65_536.0;
-    // Newton's method on the tail's probability, which falls ever less steeply: from the left it does not overshoot.
+    // Newton's method on the probability of the tail. The tail is convex, so that the method does
+    // not overshoot from the left.
     let mut x = 0.0;
     for _ in 0..64 {
         let density = libm::exp(-0.5 * x * x) / libm::sqrt(std::f64::consts::TAU);
@@ -112,7 +116,7 @@ impl Stream {
         }
     }
 
-    /// The next 32 random bits. A stream holds 2^18 of them; then it starts over.
+    /// The next 32 random bits. A stream has 2^18 words and then repeats.
     pub fn word(&mut self) -> u32 {
         if self.left == 0 {
             self.words = philox(self.counter, self.key);
@@ -139,14 +143,15 @@ impl Stream {
         low + (high - low) * self.uniform()
     }
 
-    /// Fills `into` with numbers of the standard normal distribution, two of a word: the middles of 65,536 parts of equal
-    /// probability, so that none is beyond 4.33.
+    /// Fills `into` with standard normal numbers, two from a word.
+    ///
+    /// They are the medians of 65,536 parts of equal probability, so none is beyond ±4.33.
     pub fn normals(&mut self, into: &mut [f32]) {
         into.fill(0.0);
         self.add_normals(1.0, into);
     }
 
-    /// Adds such numbers times `deviation`.
+    /// Adds normal numbers with mean 0 and this deviation.
     pub fn add_normals(&mut self, deviation: f32, into: &mut [f32]) {
         let quantiles = QUANTILES.get_or_init(|| (0..1 << 15).map(quantile).collect());
         let normal = |bits: u32| {
@@ -222,7 +227,7 @@ mod tests {
         assert!((within as f64 - 131_072.0).abs() < 4.0 * 256.0, "{within} within the quartiles");
     }
 
-    /// Frozen: the augmentations of every run in the field hang on these.
+    /// Frozen: the augmentations of every saved run depend on these.
     #[test]
     fn golden_streams() {
         let draws: Vec<u64> = [Purpose::Crop, Purpose::Flip, Purpose::Jitter, Purpose::User]

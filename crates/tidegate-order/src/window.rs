@@ -1,33 +1,72 @@
-//! The windowed shuffle: near neighbours are read together, yet batches are mixed.
+//! The windowed shuffle: reads of nearby samples, and still mixed batches.
 //!
-//! Flow: runs, or ranges of ids that are shorter, in random order, concatenated; cut in parts (one a canonical node), parts cut in windows;
-//! within each window a permutation; parts interleaved sample by sample.
-//! Memory: 16 bytes a run (shard or row group), nothing for ranges; the permutations of the windows in use are computed on the fly.
+//! Flow: runs, or ranges of ids, are put in random order and concatenated. The result is cut into
+//! one part for each canonical node, and each part into windows. A window is permuted, and the
+//! parts are interleaved sample by sample.
+//! Memory: 16 bytes a run (shard or row group), nothing for ranges. The permutation of a window is
+//! computed when the window begins.
 
-use super::Epoch;
-use super::permutation::Permutation;
-use crate::Result;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+
 use tidegate_core::sync::lock;
 
+use crate::error::Result;
+use crate::permutation::Permutation;
+use crate::traits::{Epoch, Order};
+
+/// An order in windows; see the head of this file.
 #[derive(Debug)]
-pub(super) struct WindowEpoch {
+pub(crate) struct Windowed {
+    /// The length of each run, in the order of ids.
+    pub(crate) runs: Arc<[u64]>,
+    pub(crate) len: u64,
+    pub(crate) seed: u64,
+    /// Samples in a window.
+    pub(crate) samples: u64,
+    /// Canonical nodes, at most one a sample.
+    pub(crate) nodes: u64,
+    /// Length of a range, or 0 for whole runs.
+    pub(crate) range_samples: u64,
+}
+
+impl Order for Windowed {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
+        Ok(Arc::new(WindowEpoch::new(self, epoch)))
+    }
+    fn runs_in_use(&self, ranks: u64) -> u64 {
+        if self.range_samples > 0 {
+            // Any run may have a range in any window.
+            return self.runs.len() as u64;
+        }
+        runs_in_use(&self.runs, self.samples, self.nodes.div_ceil(ranks.max(1)))
+    }
+    fn canonical_nodes(&self) -> u64 {
+        self.nodes
+    }
+}
+
+#[derive(Debug)]
+struct WindowEpoch {
     concatenated: Concatenated,
     len: u64,
     seed: u64,
     epoch: u64,
     samples: u64,
     nodes: u64,
-    /// The permutations of the windows in use, one a part: windows are entered in order, so each is made once.
+    /// The window that each part is in, with its permutation. Positions mostly ascend, so that
+    /// each permutation is computed once.
     current: Mutex<Vec<Option<(u64, Permutation)>>>,
 }
 
-/// What is concatenated, in random order.
+/// The pieces in their random order.
 #[derive(Debug)]
 enum Concatenated {
-    /// Runs: the first place of each in the order, ascending, and its first id.
+    /// Runs: for each, its start in the concatenation, ascending, and its first id.
     Runs { starts: Vec<u64>, ids: Vec<u64> },
-    /// Ranges of so many ids, but for the last, which is shorter and stays where it is.
+    /// Ranges of `size` ids, `whole` of them. The rest, shorter than a range, stays at the end.
     Ranges { order: Permutation, size: u64, whole: u64 },
 }
 
@@ -54,22 +93,24 @@ impl Concatenated {
         Self::Runs { starts, ids }
     }
 
-    fn id(&self, place: u64) -> u64 {
+    fn id(&self, at: u64) -> u64 {
         match self {
             Self::Runs { starts, ids } => {
-                let run = starts.partition_point(|&start| start <= place) - 1;
-                ids[run] + (place - starts[run])
+                let run = starts.partition_point(|&start| start <= at) - 1;
+                ids[run] + (at - starts[run])
             }
-            Self::Ranges { order, size, whole } if place / size < *whole => {
-                order.apply(place / size) * size + place % size
+            Self::Ranges { order, size, whole } if at / size < *whole => {
+                order.apply(at / size) * size + at % size
             }
-            Self::Ranges { .. } => place,
+            Self::Ranges { .. } => at,
         }
     }
 }
 
-/// The most runs from which `nodes` windows of `samples` can draw at once: the smallest ones whole, and one cut at each end.
-pub(super) fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
+/// An upper bound of the runs from which `nodes` windows of `samples` draw at the same time.
+///
+/// A window covers the most runs when it has the smallest ones whole and one cut at each end.
+fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
     let mut sorted: Vec<u64> = runs.iter().copied().filter(|&n| n > 0).collect();
     sorted.sort_unstable();
     let mut left = samples.saturating_sub(2);
@@ -78,39 +119,42 @@ pub(super) fn runs_in_use(runs: &[u64], samples: u64, nodes: u64) -> u64 {
         left = left.saturating_sub(n);
         fits
     });
-    // A run that is cut by a window's border stays in use in the next one.
+    // A run that the end of a window cuts stays in use in the next window.
     let inside = whole.count() as u64 + 2;
-    // One that is cut by a part's border is begun in one part's first window and done in another's last.
+    // A run that the end of a part cuts is begun in one part's first window and finished in the
+    // last window of the part before it.
     inside.saturating_mul(nodes).saturating_add(nodes - 1).min(sorted.len() as u64)
 }
 
 impl WindowEpoch {
-    /// Over runs, or over ranges of so many ids where that is not 0.
-    pub(super) fn new(runs: &[u64], seed: u64, epoch: u64, samples: u64, nodes: u64, ranges: u64) -> Self {
-        let len = runs.iter().sum::<u64>();
-        let concatenated = match len.checked_div(ranges) {
-            Some(whole) => {
-                Concatenated::Ranges { order: Permutation::new(whole, seed, epoch, 0), size: ranges, whole }
-            }
-            None => Concatenated::runs(runs, seed, epoch),
+    fn new(order: &Windowed, epoch: u64) -> Self {
+        let Windowed { runs, len, seed, samples, nodes, range_samples } = order;
+        let concatenated = match len.checked_div(*range_samples) {
+            Some(whole) => Concatenated::Ranges {
+                order: Permutation::new(whole, *seed, epoch, 0),
+                size: *range_samples,
+                whole,
+            },
+            None => Concatenated::runs(runs, *seed, epoch),
         };
-        let current = Mutex::new((0..nodes).map(|_| None).collect());
-        Self { concatenated, len, seed, epoch, samples, nodes, current }
+        let current = Mutex::new((0..*nodes).map(|_| None).collect());
+        Self { concatenated, len: *len, seed: *seed, epoch, samples: *samples, nodes: *nodes, current }
     }
 
-    /// (first place, length) of part `k` of the concatenated order.
+    /// Start and length of part `k` of the concatenation.
     fn part(&self, k: u64) -> (u64, u64) {
         let bound = |k: u64| (u128::from(k) * u128::from(self.len) / u128::from(self.nodes)) as u64;
         (bound(k), bound(k + 1) - bound(k))
     }
 
-    /// Part and place within it of a position, when parts are interleaved; parts differ by at most one in length.
+    /// The part of a position, and the offset within it. The lengths of parts differ by at most
+    /// one.
     fn part_of(&self, position: u64) -> (u64, u64) {
         let short = self.len / self.nodes;
         if position < short * self.nodes {
             return (position % self.nodes, position / self.nodes);
         }
-        // The last, incomplete round visits the longer parts only.
+        // The last, incomplete round has the longer parts only.
         let nth = position - short * self.nodes;
         let k = (0..self.nodes).filter(|&k| self.part(k).1 > short).nth(nth as usize).unwrap_or(0);
         (k, short)
@@ -119,23 +163,22 @@ impl WindowEpoch {
 
 impl Epoch for WindowEpoch {
     fn id(&self, position: u64) -> Result<u64> {
-        let (part, place) = self.part_of(position);
+        let (part, offset) = self.part_of(position);
         let (start, len) = self.part(part);
-        let window = place / self.samples;
+        let window = offset / self.samples;
         let size = self.samples.min(len - window * self.samples);
         let mut current = lock(&self.current);
         let slot = &mut current[part as usize];
         let inside = match slot {
-            Some((w, permutation)) if *w == window => permutation.apply(place % self.samples),
+            Some((w, permutation)) if *w == window => permutation.apply(offset % self.samples),
             _ => {
                 let lane = 1 + (part << 40 | window);
                 let permutation = Permutation::new(size, self.seed, self.epoch, lane);
-                let image = permutation.apply(place % self.samples);
+                let image = permutation.apply(offset % self.samples);
                 *slot = Some((window, permutation));
                 image
             }
         };
-        let place = start + window * self.samples + inside;
-        Ok(self.concatenated.id(place))
+        Ok(self.concatenated.id(start + window * self.samples + inside))
     }
 }

@@ -35,7 +35,7 @@ pub use tidegate_core::memory::Budget;
 pub use tidegate_data::batch::{Batch, Column, FieldSpec, ImageSpec};
 pub use tidegate_data::pipeline::{Keep, Knobs, OnError};
 pub use tidegate_data::{Error, Result};
-pub use tidegate_order::{Shuffle, split::Remainder};
+pub use tidegate_order::{Shuffle, partition::Remainder};
 pub use tidegate_source::{Source, open};
 
 /// Makes the observer that `Options::profile` asks for. It is chosen here, so that the loader does

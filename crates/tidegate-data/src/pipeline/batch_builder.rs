@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use tidegate_core::memory::{Block, Piece, Pieces, SlabItem};
 use tidegate_core::sync::lock;
-use tidegate_order::split::Rows;
+use tidegate_order::partition::RankRows;
 
 use super::config::{Failure, OnError};
 use super::observer::Note;
@@ -43,7 +43,7 @@ pub(super) struct BatchBuilder {
     /// The batch's number within the epoch.
     pub(super) index: u64,
     /// The global positions of the rows.
-    at: Rows,
+    at: RankRows,
     ids: Vec<AtomicU64>,
     /// What the order said: of a subset not the ids.
     indices: Vec<AtomicU64>,
@@ -88,7 +88,7 @@ impl BatchBuilder {
     /// A batch of samples with these ids, which the order knows under `indices`.
     pub(super) fn new(
         spec: &Arc<EpochSpec>,
-        (index, at): (u64, Rows),
+        (index, at): (u64, RankRows),
         ids: &[u64],
         indices: &[u64],
         room: BatchRoom,

@@ -23,7 +23,7 @@ use super::plan::{mean_bytes, readers_most};
 use crate::batch::Layout;
 use crate::cache::{FutureAccesses, Memory, MemoryTier, Policy, ReuseCache, Tier};
 use crate::{Error, Result};
-use tidegate_order::Foresight;
+use tidegate_order::Lookahead;
 use tidegate_source::{Access, Chunked, Extremes, Source};
 
 /// Samples after which their cost is known.
@@ -72,26 +72,26 @@ impl Retained {
         source: &dyn Source,
         layout: &Layout,
         budget: &Budget,
-        foresight: Foresight,
+        lookahead: Lookahead,
         keep: Keep,
     ) -> Result<Self> {
         let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
         let chunked = source.chunked();
         let count = chunked.map_or(source.len(), Chunked::chunks);
         let indexes = chunked.map(|chunked| index_room(chunked, budget)).transpose()?;
-        let stored: Arc<dyn MemoryTier> = match foresight {
+        let stored: Arc<dyn MemoryTier> = match lookahead {
             // Chunks repeat in any order of patches.
-            Foresight::Once if chunked.is_some() => ReuseCache::new(budget, total_bytes, count, true),
-            Foresight::Once => Memory::with_packing(
+            Lookahead::Permutation if chunked.is_some() => ReuseCache::new(budget, total_bytes, count, true),
+            Lookahead::Permutation => Memory::with_packing(
                 budget,
                 total_bytes,
                 count,
                 sample_bytes,
                 readers_most(source.latency(), mean_bytes(source)),
             ),
-            _ => ReuseCache::new(budget, total_bytes, count, foresight == Foresight::Listed),
+            _ => ReuseCache::new(budget, total_bytes, count, lookahead == Lookahead::Listed),
         };
-        let why_not = if foresight != Foresight::Once {
+        let why_not = if lookahead != Lookahead::Permutation {
             Some("samples of a sampler are kept as they are stored")
         } else if source.access() != Access::Random || source.index().is_none() {
             Some("this source is not read a sample at a time")

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_order::Order;
-use tidegate_order::split::Split;
+use tidegate_order::partition::RankPartition;
 use tidegate_source::Place;
 
 use super::metrics::Metrics;
@@ -36,7 +36,7 @@ pub struct Config {
     /// The epoch.
     pub epoch: u64,
     /// Batches, ranks, where to begin.
-    pub split: Split,
+    pub split: RankPartition,
     /// What the epoch did before, if it goes on with other memory.
     pub past: Past,
     /// Tiers behind the cache in memory, the nearest first.

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
 use tidegate_order::Epoch;
-use tidegate_order::split::Rows;
+use tidegate_order::partition::RankRows;
 use tidegate_source::Located;
 
 use super::batch_builder::{BatchBuilder, BatchRoom, ragged_columns};
@@ -174,7 +174,7 @@ impl<L: Lane> Feed<L> {
 
     /// The entries of a batch; looks up several batches at once, so that the index is read in
     /// order.
-    fn locate(&mut self, h: &Handles, batch: u64, rows: Rows) -> Result<Found> {
+    fn locate(&mut self, h: &Handles, batch: u64, rows: RankRows) -> Result<Found> {
         if self.ahead.front().is_none_or(|(b, _)| *b != batch) {
             self.ahead.clear();
             let (epoch, split) = (&*h.spec.epoch, &h.spec.config.split);
@@ -210,7 +210,7 @@ impl<L: Lane> Feed<L> {
 }
 
 /// Asks the order for the ids of a batch. Padding repeats the epoch from its beginning.
-fn ask(epoch: &dyn Epoch, len: u64, rows: Rows, ids: &mut Vec<u64>) -> Result<bool> {
+fn ask(epoch: &dyn Epoch, len: u64, rows: RankRows, ids: &mut Vec<u64>) -> Result<bool> {
     for position in rows.positions() {
         ids.push(epoch.id(position % len.max(1))?);
     }

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use tidegate_order::split::{Rows, Split};
-use tidegate_order::{Epoch, Foresight};
+use tidegate_order::partition::{RankPartition, RankRows};
+use tidegate_order::{Epoch, Lookahead};
 use tidegate_source::{ChunkSizes, Source};
 
 use super::config::Config;
@@ -23,10 +23,10 @@ pub(super) fn accesses(
     config: &Config,
 ) -> (FutureAccesses, u64) {
     let chunked = source.chunked();
-    let listed = match config.order.foresight() {
-        Foresight::Listed => true,
-        Foresight::Once => chunked.is_some(),
-        Foresight::None => false,
+    let listed = match config.order.lookahead() {
+        Lookahead::Listed => true,
+        Lookahead::Permutation => chunked.is_some(),
+        Lookahead::Unknown => false,
     };
     let per_sample = chunked.map_or(1, |chunked| {
         let ChunkSizes { patch_bytes, chunk_bytes, .. } = chunked.sizes();
@@ -38,17 +38,17 @@ pub(super) fn accesses(
         let count: u64 = (0..batches).map(|batch| config.split.rows(batch).count).sum();
         return (Box::new(std::iter::empty()), count * per_sample);
     }
-    let ids = |epoch: Arc<dyn Epoch>, split: Split, from: u64| {
+    let ids = |epoch: Arc<dyn Epoch>, split: RankPartition, from: u64| {
         let rows = (from..split.batches()).map(move |batch| split.rows(batch));
-        let positions = rows.flat_map(Rows::positions);
+        let positions = rows.flat_map(RankRows::positions);
         positions.map_while(move |position| epoch.id(position % split.len.max(1)).ok())
     };
     let this = ids(Arc::clone(epoch), config.split, config.past.delivered);
     // There may be no next epoch, for all the user's function knows.
-    let whole = Split { start: 0, ..config.split };
+    let whole = RankPartition { start: 0, ..config.split };
     let next = config.order.epoch(config.epoch + 1).ok().map(|epoch| ids(epoch, whole, 0));
     let batches = config.split.batches() + whole.batches();
-    let (all, count) = (this.chain(next.into_iter().flatten()), batches * config.split.most_rows());
+    let (all, count) = (this.chain(next.into_iter().flatten()), batches * config.split.max_rows());
     if chunked.is_none() {
         return (Box::new(all), count);
     }

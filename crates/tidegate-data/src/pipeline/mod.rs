@@ -251,7 +251,7 @@ impl Pipeline {
         positions.dedup();
         let failed = positions.len() as u64;
         let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
-        let seen = self.next * config.split.most_rows();
+        let seen = self.next * config.split.max_rows();
         let last = format!("{}: {}", last.place, last.what);
         Err(Error::TooManyFailed { failed, seen, rate: config.max_failure_rate, last })
     }

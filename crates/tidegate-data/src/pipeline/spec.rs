@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tidegate_order::random::{Purpose, Stream};
-use tidegate_order::{Epoch, Foresight};
+use tidegate_order::{Epoch, Lookahead};
 use tidegate_source::checkpoints::Checkpoints;
 use tidegate_source::{ReadMode, Source};
 
@@ -45,10 +45,10 @@ impl EpochSpec {
     pub(super) fn replacement(&self, position: u64, attempt: u8) -> Result<u64> {
         let Config { seed, epoch, split, order, .. } = &self.config;
         let mut stream = Stream::new(*seed, *epoch, position, attempt, Purpose::Replace);
-        let id = match order.foresight() {
-            Foresight::Once => return Ok(stream.below(self.source.len())),
-            Foresight::Listed => self.epoch.id(stream.below(split.len.max(1))),
-            Foresight::None => {
+        let id = match order.lookahead() {
+            Lookahead::Permutation => return Ok(stream.below(self.source.len())),
+            Lookahead::Listed => self.epoch.id(stream.below(split.len.max(1))),
+            Lookahead::Unknown => {
                 let batch = position.saturating_sub(split.start) / split.global_batch;
                 let asked = split.start + (batch + 1) * split.global_batch;
                 self.epoch.id(stream.below(asked.min(split.len).max(1)))

@@ -27,7 +27,7 @@ use super::zarr::{Array, Indexes};
 use super::{Access, ChunkSizes, Chunked, Entry, Extremes, Located, ReadMode, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
-use tidegate_order::near::Grid;
+use tidegate_order::lattice::ChunkGrid;
 
 /// One array, and where its patches lie.
 #[derive(Debug)]
@@ -67,10 +67,10 @@ impl Volume {
 
     /// Where ids lie: the lattice of places, and how many of them a chunk of the first array has.
     #[must_use]
-    pub fn grid(&self) -> Grid {
+    pub fn grid(&self) -> ChunkGrid {
         let first = &self.parts[0];
         let chunk = &first.array.chunk[first.array.chunk.len() - self.places.len()..];
-        Grid {
+        ChunkGrid {
             counts: self.places.iter().map(|places| places.count).collect(),
             steps: self
                 .places

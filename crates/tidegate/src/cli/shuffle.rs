@@ -1,9 +1,9 @@
 //! `tidegate shuffle-quality`: measures how well windows mix class-sorted data, and what they
 //! cost.
 //!
-//! Flow: the shards of a dataset, or imagined ones -> `order::quality` -> a table, JSON, a page
+//! Flow: the shards of a dataset, or imagined ones -> `order::tradeoff` -> a table, JSON, a page
 //! with a plot.
-//! Memory: see `order::quality`.
+//! Memory: see `order::tradeoff`.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
-use tidegate_order::quality::{Candidate, candidates, cheapest};
+use tidegate_order::tradeoff::{Candidate, candidates, cheapest};
 use tidegate_source::open;
 
 use crate::html::append;
@@ -54,8 +54,10 @@ pub(super) struct ShuffleQuality {
 
 fn shuffle_argument(shuffle: Shuffle) -> String {
     match shuffle {
-        Shuffle::Window { samples, ranges: 0, .. } => format!("tg.Window({samples})"),
-        Shuffle::Window { samples, ranges, .. } => format!("tg.Window({samples}, ranges={ranges})"),
+        Shuffle::Window { samples, range_samples: 0, .. } => format!("tg.Window({samples})"),
+        Shuffle::Window { samples, range_samples, .. } => {
+            format!("tg.Window({samples}, ranges={range_samples})")
+        }
         _ => "True".into(),
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tidegate_core::memory::size::mib;
 use tidegate_data::cache::curve::{Point, SimulatedPolicy, Supply, curve};
 use tidegate_data::{Error, Result};
-use tidegate_order::Foresight;
+use tidegate_order::Lookahead;
 use tidegate_source::read::{aligned, staging_bytes};
 use tidegate_source::{ReadMode, Source};
 
@@ -106,10 +106,10 @@ impl Loader {
 
     /// Checks that a curve can be computed, and names the policy of the cache.
     fn check_curve(&self) -> Result<SimulatedPolicy> {
-        let policy = match self.order().foresight() {
-            Foresight::Once => SimulatedPolicy::Fixed,
-            Foresight::Listed => SimulatedPolicy::Min,
-            Foresight::None => {
+        let policy = match self.order().lookahead() {
+            Lookahead::Permutation => SimulatedPolicy::Fixed,
+            Lookahead::Listed => SimulatedPolicy::Min,
+            Lookahead::Unknown => {
                 return Err(Error::Config(
                     "this sampler gives one id after another, so what a cache would hit is not known \
                      beforehand: give an array, or a function of the epoch"
@@ -143,7 +143,7 @@ impl Loader {
         // A sampler may know this epoch and the next, so ask for no others.
         let number = self.epoch_number();
         let epoch = self.append_ids(number, &mut ids)?;
-        if self.order().fed().is_none() {
+        if self.order().feedback_order().is_none() {
             self.append_ids(number + 1, &mut ids)?;
         }
         Ok(Accesses { ids, epoch, sizes })

@@ -110,7 +110,7 @@ impl Epoch {
         let ended = match &outcome {
             Ok(Some(_)) => {
                 progress.position = reached;
-                progress.delivered_ids = running.ids.print(reached);
+                progress.delivered_ids = running.ids.digest(reached);
                 false
             }
             Ok(None) => {

@@ -27,10 +27,9 @@ use tidegate_data::cache::{SegmentTier, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
-use tidegate_order::fed::Fed;
-use tidegate_order::given::{Given, Ids};
+use tidegate_order::explicit::{ExplicitOrder, Ids};
 use tidegate_order::quality::Quality;
-use tidegate_order::{Order, Shuffle, order, split::Split};
+use tidegate_order::{FeedbackOrder, Order, Shuffle, order, partition::RankPartition};
 use tidegate_source::{Access, Source};
 
 use self::epoch::{Progress, Running, lock_between_batches};
@@ -74,7 +73,7 @@ fn check_delivered(ids: &dyn tidegate_order::Epoch, epoch: u64, delivered: Optio
     let Some((count, _)) = delivered.filter(|(count, _)| *count > 0) else { return Ok(()) };
     // A sampler is asked in order, so that this id comes after all those before it.
     ids.id(count - 1)?;
-    if ids.print(count) != delivered {
+    if ids.digest(count) != delivered {
         return Err(Error::State(format!(
             "the first {count} ids that the sampler gives for epoch {epoch} are others than when it was \
              saved: give it a set_epoch that seeds it, or give the ids as an array or a function of the epoch"
@@ -111,7 +110,7 @@ impl Loader {
         budget: Budget,
         ids: Arc<dyn Ids>,
     ) -> Result<Self> {
-        let order = Given::new(ids, source.len(), source.runs().len() as u64, &budget)?;
+        let order = ExplicitOrder::new(ids, source.len(), source.runs().len() as u64, &budget)?;
         Self::with_order(source, options, budget, Arc::new(order))
     }
 
@@ -130,7 +129,7 @@ impl Loader {
         if options.shuffle != Shuffle::None {
             return Err(Error::Config("give either a shuffle or a sampler: a sampler is an order".into()));
         }
-        options.shuffle = Shuffle::Given { positions: order.len() };
+        options.shuffle = Shuffle::Sampler { positions: order.len() };
         Self::assemble(source, options, budget, Some(order))
     }
 
@@ -157,7 +156,7 @@ impl Loader {
             None => self::order(options.shuffle, options.seed, &source.runs())?.into(),
         };
         let progress = Progress { start_is_set: true, ..Progress::default() };
-        let kept = Retained::new(&*source, &layout, &budget, order.foresight(), options.keep)?;
+        let kept = Retained::new(&*source, &layout, &budget, order.lookahead(), options.keep)?;
         let stores = open_stores(&*source, &options, &budget)?;
         let profiler = options.profile.then(|| crate::PROFILER(&source, &layout, &budget));
         let loader = Self {
@@ -212,15 +211,15 @@ impl Loader {
         self.progress().position
     }
 
-    pub(crate) fn split(&self, start: u64) -> Result<Split> {
-        Ok(Split {
+    pub(crate) fn split(&self, start: u64) -> Result<RankPartition> {
+        Ok(RankPartition {
             len: self.order.len(),
             start,
             global_batch: self.options.global_batch()?,
             remainder: self.options.remainder(),
             rank: self.options.rank,
             world: self.options.world_size,
-            places: self.order.places(),
+            canonical_nodes: self.order.canonical_nodes(),
         })
     }
 
@@ -439,7 +438,7 @@ impl Loader {
             State::new(source.fingerprint(), source.len(), seed, shuffle, progress.epoch, progress.position);
         let failures = progress.failures.iter().map(|f| f.position);
         state.set_failed(failures.chain(progress.failed.iter().copied()).collect());
-        state.set_ids(progress.delivered_ids, self.order.print(progress.epoch));
+        state.set_ids(progress.delivered_ids, self.order.digest(progress.epoch));
         state
     }
 
@@ -453,10 +452,10 @@ impl Loader {
     pub fn load_state(&mut self, state: &State) -> Result<()> {
         state.check(self.source.fingerprint(), self.source.len(), self.source.name())?;
         match (state.shuffle, self.options.shuffle) {
-            (Shuffle::Given { .. }, _) | (_, Shuffle::Given { .. }) => {
+            (Shuffle::Sampler { .. }, _) | (_, Shuffle::Sampler { .. }) => {
                 let seeded = (state.seed != self.options.seed).then(|| self.order.reseeded(state.seed));
                 let order = seeded.flatten().unwrap_or_else(|| Arc::clone(&self.order));
-                state.check_order(self.options.shuffle, order.print(state.epoch))?;
+                state.check_order(self.options.shuffle, order.digest(state.epoch))?;
                 self.order = order;
             }
             (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),
@@ -481,13 +480,13 @@ impl Loader {
     /// An order that takes no feedback; an id outside the data; a loss that is negative, infinite
     /// or NaN.
     pub fn feedback(&self, ids: &[u64], losses: &[f32]) -> Result<()> {
-        Ok(self.order.feedback(ids, losses)?)
+        Ok(self.order.require_feedback()?.feedback(ids, losses)?)
     }
 
     /// All feedback so far, so that another loader can continue from a state of this one.
     #[must_use]
     pub fn feedback_state(&self) -> Option<Vec<u8>> {
-        self.order.fed().map(Fed::export)
+        self.order.feedback_order().map(FeedbackOrder::export)
     }
 
     /// Takes the feedback of another loader. Call it before [`Loader::load_state`].
@@ -495,11 +494,7 @@ impl Loader {
     /// # Errors
     /// An order that takes no feedback; feedback for another number of samples.
     pub fn load_feedback(&self, bytes: &[u8]) -> Result<()> {
-        match self.order.fed() {
-            Some(order) => Ok(order.import(bytes)?),
-            // This is the error of an order that takes no feedback.
-            None => Ok(self.order.feedback(&[], &[])?),
-        }
+        Ok(self.order.require_feedback()?.import(bytes)?)
     }
 
     /// What limits the flow, and where every byte is.
@@ -510,7 +505,7 @@ impl Loader {
         let progress = self.progress();
         let mut report =
             Report::new(&self.budget, progress.stats, progress.elapsed, &progress.failures, &self.stores);
-        report.feedback = self.order.fed().and_then(Fed::about);
+        report.feedback = self.order.feedback_order().and_then(FeedbackOrder::stats);
         report.mixing = mixing;
         report
     }

@@ -9,7 +9,7 @@ use tidegate_data::cache::DiskCache;
 use tidegate_data::pipeline::{Keep, OnError};
 use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
-use tidegate_order::split::Remainder;
+use tidegate_order::partition::Remainder;
 
 /// All options of a loader.
 ///

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::memory::Budget;
 use tidegate_data::{Error, Result};
 use tidegate_order::Order;
-use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
-use tidegate_order::fed::{Fed, Rule};
-use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
+use tidegate_order::curriculum::{Curriculum, CurriculumSpec, Pace};
+use tidegate_order::feedback::{LossFeedback, LossFeedbackSpec, Rule};
+use tidegate_order::stratified::{Classes, Shares, Stratified, Until};
+use tidegate_order::uniform::Uniform;
+use tidegate_order::weighted::Weighted;
 use tidegate_source::Source;
 
 use super::Options;
@@ -327,7 +329,7 @@ impl SamplerSpec {
         data.check(samples)?;
         match (self, data) {
             (Self::Even { .. }, SampleData::None) => {
-                Even::new(samples, positions, runs, seed).map(shared).map_err(Error::from)
+                Uniform::new(samples, positions, runs, seed).map(shared).map_err(Error::from)
             }
             (Self::Weighted { .. }, SampleData::Weights32(weights)) => {
                 Weighted::new(weights, positions, runs, seed, budget).map(shared).map_err(Error::from)
@@ -337,13 +339,14 @@ impl SamplerSpec {
             }
             (Self::Classes { shares, beta, block, .. }, SampleData::Labels(labels)) => {
                 let shares = match shares {
-                    ClassShares::Stratified => Shares::Stratified,
+                    ClassShares::Stratified => Shares::Natural,
                     ClassShares::Over => Shares::Oversampled,
                     ClassShares::Under => Shares::Undersampled,
                     ClassShares::Effective => Shares::Effective { beta: *beta, positions },
                 };
-                let (classes, block) = (Classes::labelled(labels, budget)?, block.unwrap_or(default_block));
-                Quotas::new(classes, &shares, block, runs, seed, budget).map(shared).map_err(Error::from)
+                let (classes, block) =
+                    (Classes::from_labels(labels, budget)?, block.unwrap_or(default_block));
+                Stratified::new(classes, &shares, block, runs, seed, budget).map(shared).map_err(Error::from)
             }
             (Self::Mixture { sizes, proportions, until, block }, SampleData::None) => {
                 let all = sizes.iter().fold(0u64, |sum, &n| sum.saturating_add(n));
@@ -353,14 +356,15 @@ impl SamplerSpec {
                     MixtureEnd::All => Until::All,
                     MixtureEnd::Positions(positions) => Until::Positions(*positions),
                 };
-                let shares = Shares::Proportions { of: proportions.clone(), until };
-                let (classes, block) = (Classes::ranges(sizes)?, block.unwrap_or(default_block));
-                Quotas::new(classes, &shares, block, runs, seed, budget).map(shared).map_err(Error::from)
+                let shares = Shares::Proportions { weights: proportions.clone(), until };
+                let (classes, block) = (Classes::from_lengths(sizes)?, block.unwrap_or(default_block));
+                Stratified::new(classes, &shares, block, runs, seed, budget).map(shared).map_err(Error::from)
             }
             (Self::Feedback { rule, value, even, newness, .. }, SampleData::None) => {
-                Fed::new(rule.with(*value), samples, positions, *even, *newness, runs, seed, budget)
-                    .map(shared)
-                    .map_err(Error::from)
+                let (rule, uniform_fraction, momentum) = (rule.with(*value), *even, *newness);
+                let spec =
+                    LossFeedbackSpec { rule, samples, positions, uniform_fraction, momentum, runs, seed };
+                LossFeedback::new(spec, budget).map(shared).map_err(Error::from)
             }
             (Self::Curriculum { start, epochs, pace, .. }, SampleData::Difficulties(difficulties)) => {
                 let pace = match pace {
@@ -368,9 +372,9 @@ impl SamplerSpec {
                     CurriculumPace::Root => Pace::Root,
                     CurriculumPace::Steps(steps) => Pace::Step(u32::try_from(*steps).unwrap_or(u32::MAX)),
                 };
-                Curriculum::new(difficulties, *start, *epochs, pace, positions, runs, seed, budget)
-                    .map(shared)
-                    .map_err(Error::from)
+                let (start, epochs) = (*start, *epochs);
+                let spec = CurriculumSpec { start, epochs, pace, positions, runs, seed };
+                Curriculum::new(difficulties, spec, budget).map(shared).map_err(Error::from)
             }
             _ => Err(Error::Config(
                 "this sampler needs other data of samples: weights for weighted, labels for classes, \

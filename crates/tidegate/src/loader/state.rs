@@ -101,7 +101,7 @@ impl State {
                 self.samples, self.fingerprint
             )));
         }
-        let positions = if let Shuffle::Given { positions } = self.shuffle { positions } else { samples };
+        let positions = if let Shuffle::Sampler { positions } = self.shuffle { positions } else { samples };
         if self.position > positions {
             return Err(Error::State(format!(
                 "its position {} is beyond the {positions} positions of an epoch",
@@ -132,7 +132,7 @@ impl State {
     /// [`Error::State`] with the difference.
     pub fn check_order(&self, order: Shuffle, digest: Option<u64>) -> Result<()> {
         let words = |shuffle| match shuffle {
-            Shuffle::Given { positions } => format!("a sampler of {positions} ids"),
+            Shuffle::Sampler { positions } => format!("a sampler of {positions} ids"),
             _ => "no sampler".into(),
         };
         let (saved, here) = (words(self.shuffle), words(order));
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn survives_json_and_is_small() {
-        let shuffle = Shuffle::Window { samples: u64::MAX, canonical_nodes: u64::MAX, ranges: 0 };
+        let shuffle = Shuffle::Window { samples: u64::MAX, canonical_nodes: u64::MAX, range_samples: 0 };
         let mut state = State::new(u64::MAX, u64::MAX, u64::MAX, shuffle, u64::MAX, u64::MAX - 1);
         state.set_failed(vec![9, 3, 8, 7]);
         assert_eq!(state.failed, "3,7-9");

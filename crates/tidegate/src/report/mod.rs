@@ -15,7 +15,7 @@ use serde::Serialize;
 use tidegate_core::memory::{Budget, limit as process_limit};
 use tidegate_data::cache::SegmentTier;
 use tidegate_data::pipeline::{Failure, StageStats};
-use tidegate_order::fed::About;
+use tidegate_order::FeedbackStats;
 use tidegate_order::quality::Quality;
 
 pub use self::memory::{AccountLine, NodeLine};
@@ -48,7 +48,7 @@ pub struct Report {
     /// What is wrong with caches. No cache holds the only copy of anything.
     pub cache_notes: Vec<String>,
     /// How an order that takes feedback draws samples.
-    pub feedback: Option<About>,
+    pub feedback: Option<FeedbackStats>,
     /// How well batches mix with the window of nearby patches, and without it.
     pub mixing: Option<[Quality; 2]>,
 }

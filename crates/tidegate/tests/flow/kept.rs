@@ -8,7 +8,7 @@ use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::Policy;
 use tidegate_data::pipeline::Keep;
 use tidegate_decode::npy::DType;
-use tidegate_order::given::{Ids, List, Listing};
+use tidegate_order::explicit::{Ids, List, Listing};
 use tidegate_source::{ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, images, loader, options, rows};
@@ -278,7 +278,7 @@ impl Ids for Drawn {
         Ok(if self.0 {
             Listing::All(ids.collect())
         } else {
-            Listing::Pulled(Box::new(move || Ok(ids.next())))
+            Listing::Stream(Box::new(move || Ok(ids.next())))
         })
     }
 }

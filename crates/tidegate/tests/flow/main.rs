@@ -582,7 +582,7 @@ fn groups_are_decoded_once_but_for_those_on_a_windows_border() {
         (Shuffle::None, 10),
         (Shuffle::Full, 10),
         // Eight windows: each but the last may cut a group, which the next decodes again.
-        (Shuffle::Window { samples: 130, canonical_nodes: 1, ranges: 0 }, 10 + 7),
+        (Shuffle::Window { samples: 130, canonical_nodes: 1, range_samples: 0 }, 10 + 7),
     ] {
         let rows = Rows::new(800);
         let source: Arc<dyn Source> = rows.clone();
@@ -613,7 +613,7 @@ fn a_shuffle_over_more_groups_than_fit_is_refused_with_its_cost() {
         )
     };
     assert!(made(Shuffle::None).is_ok());
-    assert!(made(Shuffle::Window { samples: 100, canonical_nodes: 1, ranges: 0 }).is_ok());
+    assert!(made(Shuffle::Window { samples: 100, canonical_nodes: 1, range_samples: 0 }).is_ok());
     let error = made(Shuffle::Full).unwrap_err().to_string();
     for words in ["decoded 100.0", "10.0 MiB for 100 rows", "10 groups at once", "tg.Window", "tidegate pack"]
     {

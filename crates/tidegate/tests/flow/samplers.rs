@@ -6,9 +6,11 @@ use std::sync::Arc;
 use tidegate::loader::{ClassShares, CurriculumPace, MixtureEnd, SampleData};
 use tidegate::{Budget, Loader, Options, SamplerSpec};
 use tidegate_order::Order;
-use tidegate_order::drawn::{Curriculum, Even, Pace, Weighted};
-use tidegate_order::quotas::{Classes, Quotas, Shares, Until};
+use tidegate_order::curriculum::{Curriculum, CurriculumSpec, Pace};
+use tidegate_order::stratified::{Classes, Shares, Stratified, Until};
 use tidegate_order::testing;
+use tidegate_order::uniform::Uniform;
+use tidegate_order::weighted::Weighted;
 
 use super::{Form, Synthetic, epoch, images, open, options, rows};
 
@@ -24,13 +26,13 @@ fn samplers() -> Vec<(&'static str, DecodedColumn)> {
     let quotas = move |shares: Shares| -> DecodedColumn {
         let labels = labels.clone();
         Box::new(move |seed, budget| {
-            let classes = Classes::labelled(&labels, budget).unwrap();
-            Arc::new(Quotas::new(classes, &shares, 12, 8, seed, budget).unwrap())
+            let classes = Classes::from_labels(&labels, budget).unwrap();
+            Arc::new(Stratified::new(classes, &shares, 12, 8, seed, budget).unwrap())
         })
     };
     let curriculum = weights.clone();
     let samplers: Vec<(&'static str, DecodedColumn)> = vec![
-        ("even", Box::new(|seed, _| Arc::new(Even::new(SAMPLES, 150, 8, seed).unwrap()))),
+        ("even", Box::new(|seed, _| Arc::new(Uniform::new(SAMPLES, 150, 8, seed).unwrap()))),
         (
             "weighted",
             Box::new(move |seed, budget| Arc::new(Weighted::new(&weights, 130, 8, seed, budget).unwrap())),
@@ -38,19 +40,27 @@ fn samplers() -> Vec<(&'static str, DecodedColumn)> {
         (
             "curriculum",
             Box::new(move |seed, budget| {
-                Arc::new(Curriculum::new(&curriculum, 0.3, 2.0, Pace::Root, 96, 8, seed, budget).unwrap())
+                let spec = CurriculumSpec {
+                    start: 0.3,
+                    epochs: 2.0,
+                    pace: Pace::Root,
+                    positions: 96,
+                    runs: 8,
+                    seed,
+                };
+                Arc::new(Curriculum::new(&curriculum, spec, budget).unwrap())
             }),
         ),
-        ("stratified", quotas(Shares::Stratified)),
+        ("stratified", quotas(Shares::Natural)),
         ("oversampled", quotas(Shares::Oversampled)),
         ("undersampled", quotas(Shares::Undersampled)),
         ("effective", quotas(Shares::Effective { beta: 0.99, positions: 100 })),
         (
             "mixture",
             Box::new(|seed, budget| {
-                let shares = Shares::Proportions { of: vec![1.0, 2.0], until: Until::All };
-                let classes = Classes::ranges(&[60, 36]).unwrap();
-                Arc::new(Quotas::new(classes, &shares, 12, 8, seed, budget).unwrap())
+                let shares = Shares::Proportions { weights: vec![1.0, 2.0], until: Until::All };
+                let classes = Classes::from_lengths(&[60, 36]).unwrap();
+                Arc::new(Stratified::new(classes, &shares, 12, 8, seed, budget).unwrap())
             }),
         ),
     ];
@@ -60,7 +70,7 @@ fn samplers() -> Vec<(&'static str, DecodedColumn)> {
 #[test]
 fn every_sampler_is_an_order() {
     for (name, made) in samplers() {
-        testing::drawn(&*made(1, &Budget::new(1 << 20)), SAMPLES)
+        testing::sampler(&*made(1, &Budget::new(1 << 20)), SAMPLES)
             .unwrap_or_else(|what| panic!("{name}: {what}"));
     }
 }
@@ -107,7 +117,7 @@ fn the_same_whatever_workers_budgets_ranks_and_interruptions() {
         let padding = together.len() - expected[0].len();
         assert!(padding == 0 && together == expected[0], "{name}: ranks");
         // A state of another sampler is refused.
-        let order = Even::new(SAMPLES, expected[0].len() as u64, 8, 5).unwrap();
+        let order = Uniform::new(SAMPLES, expected[0].len() as u64, 8, 5).unwrap();
         let others = Options { shuffle: tidegate::Shuffle::None, ..options(12) };
         let others =
             Options { fields: others.fields.into_iter().filter(|(n, _)| n == "jpg").collect(), ..others };

@@ -10,7 +10,7 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::cache::DiskCache;
 use tidegate_data::cache::min::{Min, Outcome};
 use tidegate_order::Order;
-use tidegate_order::drawn::Even;
+use tidegate_order::uniform::Uniform;
 use tidegate_source::Chunked;
 use tidegate_source::volume::{self, Volume};
 
@@ -61,7 +61,7 @@ fn open(folder: &Path, patch: [u64; 3]) -> Arc<Volume> {
 }
 
 fn loader(volume: &Arc<Volume>, options: Options, memory: u64, positions: u64) -> Loader {
-    let order = Arc::new(Even::new(volume.len(), positions, 1, 3).unwrap());
+    let order = Arc::new(Uniform::new(volume.len(), positions, 1, 3).unwrap());
     let source = Arc::clone(volume) as Arc<dyn Source>;
     Loader::with_order(source, options, Budget::new(memory), order).unwrap()
 }
@@ -172,7 +172,7 @@ fn chunks_are_decoded_as_rarely_as_the_known_order_allows() {
     let (missing, mut filled) = ([[1, 1, 1], [3, 2, 1]], 0);
     let volume = open(&dir, [20, 20, 20]);
     let positions = 400;
-    let order = Even::new(volume.len(), positions, 1, 3).unwrap();
+    let order = Uniform::new(volume.len(), positions, 1, 3).unwrap();
     let chunks_of = |epoch: u64| {
         let ids = order.epoch(epoch).unwrap();
         let mut chunks = Vec::new();
@@ -227,7 +227,7 @@ fn every_combination_of_tiers_and_any_change_of_the_budget_give_the_same_patches
     let dir = folder("volume-tiers");
     array(&dir.join("a"), SHAPE.map(|side| 3 * side), [16, 16, 16], &["1.1.1", "3.2.1"]);
     let volume = open(&dir, [20, 20, 20]);
-    let order = || Arc::new(Even::new(volume.len(), 200, 1, 3).unwrap());
+    let order = || Arc::new(Uniform::new(volume.len(), 200, 1, 3).unwrap());
     let with = |options, budget| {
         let source = Arc::clone(&volume) as Arc<dyn Source>;
         Loader::with_order(source, options, budget, order()).unwrap()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_decode::{Decoders, Kind, compact};
-use tidegate_order::Foresight;
+use tidegate_order::Lookahead;
 use tidegate_source::checkpoints::Checkpoints;
 use tidegate_source::index::Index;
 use tidegate_source::read::{direct_works, staging_bytes};
@@ -105,8 +105,8 @@ impl Facts {
             _ => 0,
         });
         let resizing = images().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side)));
-        let rows = config.split.most_rows();
-        let groups = source.grouped().map(|_| config.order.runs_in_use(config.split.ranks_apart()));
+        let rows = config.split.max_rows();
+        let groups = source.grouped().map(|_| config.order.runs_in_use(config.split.ranks_with_own_nodes()));
         Self {
             samples: source.len(),
             extremes,
@@ -133,7 +133,7 @@ impl Facts {
             prefetch: config.prefetch as u64,
             map_threads: config.map_threads as u64,
             on_error: config.on_error,
-            order_known: config.order.foresight() != Foresight::None,
+            order_known: config.order.lookahead() != Lookahead::Unknown,
             notes_bytes: config.observer.as_ref().map_or(0, |observer| rows * observer.note_bytes()),
             stores_bytes: config.stores.iter().map(|store| store.charged_bytes()).sum(),
         }

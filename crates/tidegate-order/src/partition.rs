@@ -1,64 +1,68 @@
-//! Which positions of a global batch belong to which rank.
+//! The partition of an epoch among ranks: which positions of a global batch belong to which rank.
 //!
-//! Flow: (global batch, remainder, rank of world) -> [`Rows`] of a batch; called by the feed and by `len`.
+//! Flow: (global batch, remainder, rank, world size) -> the [`RankRows`] of a batch; called by the
+//! pipeline's reader and by the length of a loader.
 //! Memory: holds none.
 //!
-//! Rank r of W takes [floor(rG/W), floor((r+1)G/W)) of every global batch, so ranks put together give the same global
-//! order for any W, and a run may go on with another number of ranks. Where the order interleaves n places of the data and W
-//! divides n, it takes the positions of its own n/W places instead: then no two ranks read the same shard, but for those on a border.
+//! Rank r of W takes the positions [floor(rG/W), floor((r+1)G/W)) of every global batch of G. So
+//! the ranks together have the same global order for any W, and a run can resume with another W.
+//! Where the order interleaves n canonical nodes and W divides n, a rank takes the positions of
+//! its own n/W nodes instead. Then two ranks read the same shard only if it is cut by the border
+//! between their nodes.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
-/// What happens with the samples after the last full global batch.
+/// What happens to the samples after the last full global batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Remainder {
-    /// They are left out.
+    /// They are skipped.
     Drop,
-    /// The last batch is filled with repeated samples, marked by the mask.
+    /// The last batch is filled with repeated samples, which its mask marks.
     Pad,
-    /// The last batch is short; a rank may get none of it, but every rank gets the same number of batches.
+    /// The last batch is short. Every rank has the same number of batches; a rank may have no row
+    /// of the last one.
     Uneven,
 }
 
-/// How an epoch is cut in batches and ranks.
+/// The partition of an epoch into batches, and of batches among ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Split {
+pub struct RankPartition {
     /// Positions in an epoch.
     pub len: u64,
-    /// The position at which the first batch begins: 0, or where a resumed epoch goes on.
+    /// The position of the first batch: 0, or the position at which a resumed epoch goes on.
     pub start: u64,
-    /// Samples in a global batch.
+    /// Positions in a global batch.
     pub global_batch: u64,
-    /// What happens with the rest.
+    /// What happens to the samples after the last full batch.
     pub remainder: Remainder,
     /// This rank.
     pub rank: u64,
-    /// Number of ranks.
+    /// The number of ranks.
     pub world: u64,
-    /// Places of the data that the order interleaves, position by position.
-    pub places: u64,
+    /// Canonical nodes that the order interleaves, position by position.
+    pub canonical_nodes: u64,
 }
 
 /// The positions of one rank in one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rows {
-    /// Of each round of so many positions, so many belong to the rank, from this one on.
+pub struct RankRows {
+    /// Positions in a round. Of each round the rank has `of_each` positions, from `lane` on.
     round: u64,
     of_each: u64,
     lane: u64,
     /// Positions of the rank before the first row.
     before: u64,
-    /// Rows, padding included.
+    /// Rows, including padding.
     pub count: u64,
-    /// Rows that are no padding.
+    /// Rows that are not padding.
     pub real: u64,
 }
 
-impl Rows {
-    /// The position of a row; counts past the end of the epoch where the batch is padded.
+impl RankRows {
+    /// The position of a row. In a padded batch it may be past the end of the epoch.
     #[must_use]
     pub fn position(&self, row: u64) -> u64 {
         let nth = self.before + row;
@@ -71,11 +75,11 @@ impl Rows {
     }
 }
 
-impl Split {
+impl RankPartition {
     /// Checks the parameters.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the parameter.
+    /// [`Error::Config`] with the parameter's name.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::Config(what));
         if self.global_batch == 0 {
@@ -97,7 +101,7 @@ impl Split {
         self.len.saturating_sub(self.start)
     }
 
-    /// Batches from `start` on: the same on every rank.
+    /// The number of batches from `start` on, which is the same on every rank.
     #[must_use]
     pub fn batches(&self) -> u64 {
         match self.remainder {
@@ -108,8 +112,9 @@ impl Split {
 
     /// The most rows that a batch of this rank has.
     #[must_use]
-    pub fn most_rows(&self) -> u64 {
-        // All ranks have as many, where they have places of their own; else not the rows of a full batch: a shorter, uneven one may favour another rank.
+    pub fn max_rows(&self) -> u64 {
+        // An upper bound: a short last batch can give this rank one row more than a full batch
+        // does.
         self.global_batch.div_ceil(self.world)
     }
 
@@ -117,35 +122,35 @@ impl Split {
         (u128::from(rank) * u128::from(batch) / u128::from(self.world)) as u64
     }
 
-    /// How many ranks have places of the data for themselves: all, or this one has them all.
+    /// The number of ranks with canonical nodes of their own: all, or 1 if nodes are shared.
     #[must_use]
-    pub fn ranks_apart(&self) -> u64 {
-        let even = |n: u64| n.is_multiple_of(self.places.max(1));
-        let apart = self.places.is_multiple_of(self.world) && even(self.global_batch);
+    pub fn ranks_with_own_nodes(&self) -> u64 {
+        let apart = self.canonical_nodes.is_multiple_of(self.world)
+            && self.global_batch.is_multiple_of(self.canonical_nodes.max(1));
         if apart { self.world } else { 1 }
     }
 
-    /// The positions of this rank in `batch`, which must be below [`Split::batches`].
+    /// The positions of this rank in `batch`, which must be below [`RankPartition::batches`].
     #[must_use]
-    pub fn rows(&self, batch: u64) -> Rows {
+    pub fn rows(&self, batch: u64) -> RankRows {
         let start = self.start + batch * self.global_batch;
         let left = self.len.saturating_sub(start);
         let size = match self.remainder {
             Remainder::Uneven => left.min(self.global_batch),
             Remainder::Drop | Remainder::Pad => self.global_batch,
         };
-        if self.ranks_apart() > 1 {
-            let (round, of_each) = (self.places, self.places / self.world);
+        if self.ranks_with_own_nodes() > 1 {
+            let (round, of_each) = (self.canonical_nodes, self.canonical_nodes / self.world);
             let lane = self.rank * of_each;
-            // Of the first n positions of the epoch.
+            // The rank's positions among the first n of the epoch.
             let own = |n: u64| n / round * of_each + (n % round).saturating_sub(lane).min(of_each);
             let before = own(start);
             let (count, real) = (own(start + size) - before, own(start + left.min(size)) - before);
-            return Rows { round, of_each, lane, before, count, real };
+            return RankRows { round, of_each, lane, before, count, real };
         }
         let (low, high) = (self.bound(self.rank, size), self.bound(self.rank + 1, size));
         let (count, real) = (high - low, high.min(left) - low.min(left));
-        Rows { round: 0, of_each: u64::MAX, lane: 0, before: start + low, count, real }
+        RankRows { round: 0, of_each: u64::MAX, lane: 0, before: start + low, count, real }
     }
 }
 
@@ -155,24 +160,27 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Ranks put together give every position once, in order within each batch, for every remainder.
+        /// The ranks together have every position once, in order within each batch, for every
+        /// remainder.
         #[test]
         fn ranks_partition_the_epoch(
-            len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9, places in 1u64..17, start in 0u64..20,
+            len in 0u64..500, world in 1u64..9, per in 1u64..20, extra in 0u64..9,
+            canonical_nodes in 1u64..17, start in 0u64..20,
         ) {
             for remainder in [Remainder::Drop, Remainder::Pad, Remainder::Uneven] {
                 let global_batch = world * per + extra;
-                let split = |rank| Split { len, start, global_batch, remainder, rank, world, places };
-                let apart = split(0).ranks_apart() > 1;
+                let partition =
+                    |rank| RankPartition { len, start, global_batch, remainder, rank, world, canonical_nodes };
+                let apart = partition(0).ranks_with_own_nodes() > 1;
                 let mut seen = Vec::new();
-                for batch in 0..split(0).batches() {
+                for batch in 0..partition(0).batches() {
                     let before = seen.len();
                     for rank in 0..world {
-                        let rows = split(rank).rows(batch);
-                        prop_assert!(rows.count <= split(rank).most_rows());
+                        let rows = partition(rank).rows(batch);
+                        prop_assert!(rows.count <= partition(rank).max_rows());
                         prop_assert!(remainder == Remainder::Pad || rows.real == rows.count);
-                        let own = rank * places / world..(rank + 1) * places / world;
-                        prop_assert!(!apart || rows.positions().all(|p| own.contains(&(p % places))));
+                        let own = rank * canonical_nodes / world..(rank + 1) * canonical_nodes / world;
+                        prop_assert!(!apart || rows.positions().all(|p| own.contains(&(p % canonical_nodes))));
                         seen.extend(rows.positions().take(rows.real as usize));
                     }
                     if apart {
@@ -188,16 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
-        let split = Split {
+    fn names_the_wrong_parameter() {
+        let partition = RankPartition {
             len: 10,
             start: 0,
             global_batch: 2,
             remainder: Remainder::Pad,
             rank: 0,
             world: 3,
-            places: 1,
+            canonical_nodes: 1,
         };
-        assert!(split.check().unwrap_err().to_string().contains("at least 3"));
+        assert!(partition.check().unwrap_err().to_string().contains("at least 3"));
     }
 }

@@ -1,73 +1,81 @@
-//! Orders that give each class, or each source, its exact share of every block of positions: stratified, class-balanced, mixtures.
+//! Orders that give each class, or each source, its exact share of every block of positions.
 //!
-//! Flow: members of classes, how many of each an epoch has -> blocks with exact quotas -> the id at a position.
-//! Memory: four bytes a sample for the lists of members (none where classes are ranges of ids), and for each class of more than one sample its
-//! permutation, eight bytes a sample below 2^16 (account `index`), charged before they are made.
+//! Flow: the members of classes, and [`Shares`] of an epoch -> blocks with exact quotas -> the id
+//! at a position. Stratified and class-balanced orders and mixtures of sources are of this kind.
+//! Memory: 4 bytes a sample for the lists of members (none if classes are ranges of ids), and for
+//! each class of more than one sample two permutations, 8 bytes a sample below 2^16 samples
+//! (account `index`), reserved before they are made.
 //!
-//! Classes, in an order drawn for the epoch, are the leaves of a binary tree. Of the first n positions of a node the smaller side has its share of n, rounded
-//! at a place that is drawn for each unit; the larger side has the rest. So sums are exact at any position, a class has exactly its share where the shares
-//! of all are whole, and is off by little elsewhere; which classes meet in a batch differs from batch to batch and from epoch to epoch. Within a block the
-//! order is shuffled. A class is gone through by one permutation after another, from one epoch to the next: oversampled samples come equally often,
-//! undersampled ones take turns.
+//! The classes, in an order that is drawn for the epoch, are the leaves of a binary tree. Of the
+//! first n positions of a node, the smaller side has its share of n. Each of its units is at a
+//! random position within the first half of the unit's share, which rounds the share up or down;
+//! the larger side has the rest. So sums are exact at any position, a class has its exact share
+//! where all shares are integers, and is off by little elsewhere. Which classes are in a batch
+//! differs from batch to batch and from epoch to epoch. Within a block the order is shuffled.
+//!
+//! A class is read by one permutation after another, across epochs. So oversampled samples are
+//! equally frequent, and undersampled ones take turns.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use tidegate_core::sync::lock;
 
 use tidegate_core::hash::{GOLDEN, splitmix64_finalize};
 use tidegate_core::memory::{Budget, Grant};
+use tidegate_core::sync::lock;
 
-use super::drawn::{Words, drawn, reserve};
-use super::permutation::{LISTED_BELOW, Permutation};
-use super::{Epoch, Foresight, Order};
-use crate::{Error, Result};
+use crate::draw::DrawKey;
+use crate::error::{Error, Result};
+use crate::memory::reserve;
+use crate::permutation::{LISTED_BELOW, Permutation};
+use crate::traits::{Epoch, Lookahead, Order};
 
-/// Which samples belong to which class.
+/// The samples of each class.
 #[derive(Debug)]
 pub struct Classes {
-    /// Where the members of each class begin, and where the last ends.
+    /// The index of each class's first member, and the number of samples.
     starts: Vec<u64>,
-    /// The members, class by class; none where they are ranges of ids.
+    /// The members, class by class; `None` if classes are ranges of ids.
     ids: Option<Box<[u32]>>,
-    print: u64,
+    digest: u64,
     memory: Option<Grant>,
 }
 
 impl Classes {
-    /// Classes by the label of each sample: numbers from 0, of which each up to the greatest must occur.
+    /// Classes by the label of each sample: numbers from 0 without gaps.
     ///
     /// # Errors
-    /// A class without samples, by its number; 2^32 samples and more; a budget without room.
-    pub fn labelled(labels: &[u32], budget: &Budget) -> Result<Self> {
+    /// [`Error::Config`] for a class without samples, with its number, and for 2^32 samples and
+    /// more. [`Error::Budget`] when the lists do not fit.
+    pub fn from_labels(labels: &[u32], budget: &Budget) -> Result<Self> {
         if labels.len() >= u32::MAX as usize {
             return Err(Error::Config(format!("{} labels are too many: fewer than 2^32", labels.len())));
         }
         let classes = labels.iter().max().map_or(0, |&most| most as usize + 1);
         if classes > labels.len() {
-            return Err(empty(labels, classes));
+            return Err(missing_class(labels, classes));
         }
         let memory = reserve(budget, 4 * labels.len() as u64 + 16 * classes as u64, "the lists of classes")?;
         let mut starts = vec![0u64; classes + 1];
         labels.iter().for_each(|&label| starts[label as usize + 1] += 1);
         if starts[1..].contains(&0) {
-            return Err(empty(labels, classes));
+            return Err(missing_class(labels, classes));
         }
         (0..classes).for_each(|class| starts[class + 1] += starts[class]);
         let (mut next, mut ids) = (starts.clone(), vec![0u32; labels.len()]);
-        let mut print = 0;
+        let mut digest = 0;
         for (id, &label) in (0..).zip(labels) {
             ids[next[label as usize] as usize] = id;
             next[label as usize] += 1;
-            print = splitmix64_finalize(print ^ u64::from(label));
+            digest = splitmix64_finalize(digest ^ u64::from(label));
         }
-        Ok(Self { starts, ids: Some(ids.into()), print, memory: Some(memory) })
+        Ok(Self { starts, ids: Some(ids.into()), digest, memory: Some(memory) })
     }
 
-    /// Classes that are ranges of ids, of these lengths: sources one after another.
+    /// Classes that are ranges of ids with these lengths, such as sources one after another.
     ///
     /// # Errors
-    /// A source without samples, by its number.
-    pub fn ranges(lengths: &[u64]) -> Result<Self> {
+    /// [`Error::Config`] for a source without samples, with its number.
+    pub fn from_lengths(lengths: &[u64]) -> Result<Self> {
         if lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len)).is_none() {
             return Err(Error::Config("the sources of the mixture have more than 2^64 samples".into()));
         }
@@ -79,28 +87,28 @@ impl Classes {
             Some(*at)
         });
         let starts: Vec<u64> = std::iter::once(0).chain(ends).collect();
-        let print = starts.iter().fold(1, |print, start| splitmix64_finalize(print ^ start));
-        Ok(Self { starts, ids: None, print, memory: None })
+        let digest = starts.iter().fold(1, |digest, start| splitmix64_finalize(digest ^ start));
+        Ok(Self { starts, ids: None, digest, memory: None })
     }
 
-    /// How many there are.
+    /// The number of classes.
     #[must_use]
     pub fn count(&self) -> usize {
         self.starts.len() - 1
     }
 
-    /// How many members each has.
+    /// The number of samples of each class.
     #[must_use]
     pub fn sizes(&self) -> Vec<u64> {
         self.starts.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     fn id(&self, class: usize, member: u64) -> u64 {
-        let place = self.starts[class] + member;
-        self.ids.as_ref().map_or(place, |ids| u64::from(ids[place as usize]))
+        let index = self.starts[class] + member;
+        self.ids.as_ref().map_or(index, |ids| u64::from(ids[index as usize]))
     }
 
-    /// What the permutations of classes take, and the tree, while two epochs are planned.
+    /// Bytes of the permutations of classes and of the tree, while two epochs are planned.
     fn epochs_bytes(&self) -> u64 {
         let permutation = |n: u64| match n {
             0 | 1 => 0,
@@ -110,7 +118,7 @@ impl Classes {
     }
 }
 
-fn empty(labels: &[u32], classes: usize) -> Error {
+fn missing_class(labels: &[u32], classes: usize) -> Error {
     let missing = (0..classes as u32).find(|class| !labels.contains(class)).unwrap_or(0);
     Error::Config(format!(
         "class {missing} of 0 to {} has no samples: number the classes without gaps, as numpy.unique(labels, return_inverse=True) does",
@@ -118,26 +126,27 @@ fn empty(labels: &[u32], classes: usize) -> Error {
     ))
 }
 
-/// What an epoch has of each class.
+/// How many positions of an epoch each class has.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shares {
-    /// All of each, once.
-    Stratified,
-    /// As many of each as the largest class has.
+    /// As many as it has samples: every sample once.
+    Natural,
+    /// As many as the largest class has samples.
     Oversampled,
-    /// As many of each as the smallest class has.
+    /// As many as the smallest class has samples.
     Undersampled,
-    /// By the effective number of samples (1 − βⁿ) / (1 − β) (Cui et al., «Class-balanced loss», 2019), so many positions in all.
+    /// By the effective number of samples, (1 − βⁿ) / (1 − β) for a class of n (Cui et al.,
+    /// «Class-balanced loss based on effective number of samples», 2019).
     Effective {
-        /// Near 0 all as they are, near 1 all alike.
+        /// From 0, which keeps the shares of the data, to below 1, which makes them equal.
         beta: f64,
-        /// Positions.
+        /// Positions in an epoch.
         positions: u64,
     },
-    /// In these proportions, until the first class has come once, until all have, or so many positions.
+    /// In these proportions.
     Proportions {
         /// One a class, of any sum.
-        of: Vec<f64>,
+        weights: Vec<f64>,
         /// When an epoch ends.
         until: Until,
     },
@@ -146,11 +155,11 @@ pub enum Shares {
 /// When an epoch of a mixture ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// When the first class has come once.
+    /// When the first class has been given once.
     First,
-    /// When all have.
+    /// When all classes have been given once.
     All,
-    /// After so many positions.
+    /// After this many positions.
     Positions(u64),
 }
 
@@ -160,53 +169,61 @@ impl Shares {
         let (least, most) =
             (sizes.iter().min().copied().unwrap_or(0), sizes.iter().max().copied().unwrap_or(0));
         Ok(match self {
-            Self::Stratified => sizes.to_vec(),
+            Self::Natural => sizes.to_vec(),
             Self::Oversampled => vec![most; sizes.len()],
             Self::Undersampled => vec![least; sizes.len()],
             Self::Effective { beta, positions } => {
                 if !(0.0..1.0).contains(beta) {
                     return Err(Error::Config(format!("beta is {beta}: it must be at least 0 and below 1")));
                 }
-                // A sample of a class of n weighs 1 / E(n), so a class n / E(n).
+                // A sample of a class of n weighs 1 / E(n), so the class weighs n / E(n).
                 let weight = |&n: &u64| n as f64 * (1.0 - beta) / -(n as f64 * beta.ln()).exp_m1();
-                apportioned(&sizes.iter().map(weight).collect::<Vec<_>>(), fits(*positions)?)
+                largest_remainders(
+                    &sizes.iter().map(weight).collect::<Vec<_>>(),
+                    check_positions(*positions)?,
+                )
             }
-            Self::Proportions { of, until } => {
-                let wrong = of.iter().position(|p| !(*p >= 0.0 && p.is_finite()));
+            Self::Proportions { weights, until } => {
+                let wrong = weights.iter().position(|p| !(*p >= 0.0 && p.is_finite()));
                 if let Some(class) = wrong {
-                    let p = of[class];
+                    let p = weights[class];
                     return Err(Error::Config(format!(
                         "proportion {class} is {p}: give finite numbers that are not negative"
                     )));
                 }
-                if of.len() != sizes.len() || of.iter().sum::<f64>() <= 0.0 {
-                    let (given, all) = (of.len(), sizes.len());
+                let sum: f64 = weights.iter().sum();
+                if weights.len() != sizes.len() || sum <= 0.0 {
+                    let (given, all) = (weights.len(), sizes.len());
                     return Err(Error::Config(format!(
                         "{given} proportions for {all} classes or sources: one each, and not all zero"
                     )));
                 }
-                let sum: f64 = of.iter().sum();
-                let once = of.iter().zip(sizes).filter(|(p, _)| **p > 0.0).map(|(p, n)| *n as f64 * sum / p);
+                let positive = weights.iter().zip(sizes).filter(|(p, _)| **p > 0.0);
+                // Positions until a class has been given once.
+                let once = positive.map(|(p, n)| *n as f64 * sum / p);
                 let positions = match until {
                     Until::First => once.fold(f64::INFINITY, f64::min).floor() as u64,
                     Until::All => once.fold(0.0, f64::max).ceil() as u64,
                     Until::Positions(positions) => *positions,
                 };
-                apportioned(of, fits(positions)?)
+                largest_remainders(weights, check_positions(positions)?)
             }
         })
     }
 }
 
-fn fits(positions: u64) -> Result<u64> {
-    if positions > POSITIONS_MOST {
+/// Checks that an epoch of `positions` is not too long.
+fn check_positions(positions: u64) -> Result<u64> {
+    if positions > MAX_POSITIONS {
         return Err(Error::Config(format!("an epoch of {positions} positions: at most 2^50")));
     }
     Ok(positions)
 }
 
-/// Whole parts of `positions` in proportion to the weights: by largest remainders, of equal ones the first.
-fn apportioned(weights: &[f64], positions: u64) -> Vec<u64> {
+/// `positions` divided in proportion to the weights, by the method of largest remainders.
+///
+/// Of equal remainders the first is rounded up.
+fn largest_remainders(weights: &[f64], positions: u64) -> Vec<u64> {
     let sum: f64 = weights.iter().sum();
     let exact: Vec<f64> = weights.iter().map(|w| w / sum * positions as f64).collect();
     let mut parts: Vec<u64> = exact.iter().map(|x| x.floor() as u64).collect();
@@ -217,40 +234,45 @@ fn apportioned(weights: &[f64], positions: u64) -> Vec<u64> {
     parts
 }
 
-/// What the permutation of a class takes besides what it lists, in a table, for two epochs.
+/// Bytes of a class's permutation apart from its list, and of its entry in a table, for two
+/// epochs.
 const PASS_BYTES: u64 = 512;
 /// The longest epoch.
-const POSITIONS_MOST: u64 = 1 << 50;
+const MAX_POSITIONS: u64 = 1 << 50;
 
-/// See the head of this file.
+/// An order with exact shares; see the head of this file.
 ///
 /// ```
 /// use tidegate_core::memory::Budget;
-/// use tidegate_order::{Order, quotas::{Classes, Quotas, Shares}};
+/// use tidegate_order::{Order, stratified::{Classes, Shares, Stratified}};
 /// let budget = Budget::new(1 << 20);
-/// let classes = Classes::labelled(&[0, 0, 0, 0, 0, 0, 1, 1], &budget)?;
-/// let order = Quotas::new(classes, &Shares::Stratified, 4, 1, 0, &budget)?;
+/// let classes = Classes::from_labels(&[0, 0, 0, 0, 0, 0, 1, 1], &budget)?;
+/// let order = Stratified::new(classes, &Shares::Natural, 4, 1, 0, &budget)?;
 /// let epoch = order.epoch(0)?;
-/// let ones = |block: u64| (4 * block..4 * block + 4).filter(|&p| epoch.id(p).is_ok_and(|id| id >= 6)).count();
+/// let is_one = |&position: &u64| epoch.id(position).is_ok_and(|id| id >= 6);
+/// let ones = |block: u64| (4 * block..4 * block + 4).filter(is_one).count();
 /// assert_eq!((ones(0), ones(1)), (1, 1));
 /// # Ok::<(), tidegate_order::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Quotas {
+pub struct Stratified {
     classes: Arc<Classes>,
     quotas: Arc<[u64]>,
     block: u64,
     positions: u64,
     runs: u64,
     seed: u64,
-    listed: Arc<Grant>,
+    /// The memory of the permutations of classes.
+    memory: Arc<Grant>,
 }
 
-impl Quotas {
-    /// Shares of classes, exact in every `block` positions, over samples that lie in so many `runs`.
+impl Stratified {
+    /// An order in which classes have exact `shares` of every `block` positions, over samples that
+    /// are stored in `runs` runs.
     ///
     /// # Errors
-    /// Shares that cannot be met, by what is wrong with them; an empty block or one past 2^16; a budget without room.
+    /// [`Error::Config`] for shares that are not valid, and for a block that is not between 1 and
+    /// 2^16. [`Error::Budget`] when the permutations do not fit.
     pub fn new(
         classes: Classes,
         shares: &Shares,
@@ -266,8 +288,8 @@ impl Quotas {
         }
         let quotas = shares.quotas(&classes.sizes())?;
         let positions = quotas.iter().fold(0u64, |sum, &quota| sum.saturating_add(quota));
-        fits(positions)?;
-        let listed = reserve(budget, classes.epochs_bytes() + 32 * block, "the permutations of classes")?;
+        check_positions(positions)?;
+        let memory = reserve(budget, classes.epochs_bytes() + 32 * block, "the permutations of classes")?;
         Ok(Self {
             classes: Arc::new(classes),
             quotas: quotas.into(),
@@ -275,7 +297,7 @@ impl Quotas {
             positions,
             runs,
             seed,
-            listed: Arc::new(listed),
+            memory: Arc::new(memory),
         })
     }
 
@@ -286,12 +308,22 @@ impl Quotas {
     }
 }
 
-impl Order for Quotas {
-    drawn!();
+impl Order for Stratified {
+    fn len(&self) -> u64 {
+        self.positions
+    }
+
+    fn runs_in_use(&self, _: u64) -> u64 {
+        self.runs
+    }
+
+    fn lookahead(&self) -> Lookahead {
+        Lookahead::Listed
+    }
 
     fn epoch(&self, epoch: u64) -> Result<Arc<dyn Epoch>> {
         let blocks = Mutex::new(Blocks::default());
-        Ok(Arc::new(QuotasEpoch {
+        Ok(Arc::new(StratifiedEpoch {
             tree: Tree::new(&self.quotas, self.seed, epoch),
             order: self.clone(),
             epoch,
@@ -300,12 +332,12 @@ impl Order for Quotas {
     }
 
     fn held_bytes(&self) -> u64 {
-        self.listed.bytes() + self.classes.memory.as_ref().map_or(0, Grant::bytes)
+        self.memory.bytes() + self.classes.memory.as_ref().map_or(0, Grant::bytes)
     }
 
-    fn print(&self, _: u64) -> Option<u64> {
-        let quotas =
-            self.quotas.iter().fold(self.classes.print, |print, &quota| splitmix64_finalize(print ^ quota));
+    fn digest(&self, _: u64) -> Option<u64> {
+        let mix = |digest, &quota: &u64| splitmix64_finalize(digest ^ quota);
+        let quotas = self.quotas.iter().fold(self.classes.digest, mix);
         Some(splitmix64_finalize(quotas ^ self.seed ^ self.block.rotate_left(32)))
     }
 
@@ -314,12 +346,12 @@ impl Order for Quotas {
     }
 }
 
-/// How positions are parted among classes: see the head of this file.
+/// The division of positions among classes; see the head of this file.
 #[derive(Debug)]
 struct Tree {
     /// The class of each leaf.
     classes: Vec<u32>,
-    /// What all leaves before have of the epoch; one more at the end.
+    /// The quotas of all leaves before each leaf, and of all leaves.
     before: Vec<u64>,
     key: u64,
 }
@@ -334,7 +366,7 @@ impl Tree {
             sum += quotas[class as usize];
             sum
         }));
-        Self { classes, before, key: Words::new(seed, epoch, TREE_LANE).at(0) }
+        Self { classes, before, key: DrawKey::new(seed, epoch, TREE_LANE).word(0) }
     }
 
     /// How many of the first `position` positions each class has.
@@ -352,51 +384,54 @@ impl Tree {
             let middle = from + (to - from) / 2;
             let (left, all) = (self.before[middle] - self.before[from], self.before[to] - self.before[from]);
             let key = splitmix64_finalize(self.key ^ splitmix64_finalize((from as u64) << 32 | to as u64));
-            let of_left = match 2 * left <= all {
-                true => of_smaller(n, left, all, key),
-                false => n - of_smaller(n, all - left, all, key),
+            let left_count = match 2 * left <= all {
+                true => smaller_side_count(n, left, all, key),
+                false => n - smaller_side_count(n, all - left, all, key),
             };
-            nodes.push((from, middle, of_left));
-            nodes.push((middle, to, n - of_left));
+            nodes.push((from, middle, left_count));
+            nodes.push((middle, to, n - left_count));
         }
         counts
     }
 }
 
-/// How many of the first `n` of `all` positions the smaller side has, which has so many of all: unit j stands between j and j + 1/2 of its share, so two
-/// are never at one position.
-fn of_smaller(n: u64, smaller: u64, all: u64, key: u64) -> u64 {
+/// How many of the first `n` of `all` positions the smaller side has, which has `smaller` of all.
+///
+/// Unit j is at a random point between j and j + 1/2 shares, so two units are never at one
+/// position.
+fn smaller_side_count(n: u64, smaller: u64, all: u64, key: u64) -> u64 {
     let whole = (u128::from(n) * u128::from(smaller) / u128::from(all)) as u64;
     if whole == smaller {
         return whole;
     }
     let drawn = splitmix64_finalize(key.wrapping_add(whole.wrapping_mul(GOLDEN))) >> 33;
     let unit = u128::from(whole) << 32 | u128::from(drawn);
-    let place = (unit * u128::from(all) / u128::from(smaller)) >> 32;
-    whole + u64::from(place < u128::from(n))
+    let at = (unit * u128::from(all) / u128::from(smaller)) >> 32;
+    whole + u64::from(at < u128::from(n))
 }
 
 #[derive(Debug)]
-struct QuotasEpoch {
-    order: Quotas,
+struct StratifiedEpoch {
+    order: Stratified,
     tree: Tree,
     epoch: u64,
     blocks: Mutex<Blocks>,
 }
 
-/// The block that was asked for last, and the permutations that its classes are in.
+/// The block that was asked for last, and the current permutation of each class.
 #[derive(Debug, Default)]
 struct Blocks {
     at: Option<u64>,
-    /// What each class has until its end.
+    /// How many positions each class has up to the end of the block.
     after: Vec<u64>,
     ids: Vec<u64>,
+    /// For each class, how often it has been read in full, and its permutation.
     passes: HashMap<usize, (u64, Permutation)>,
 }
 
-impl QuotasEpoch {
+impl StratifiedEpoch {
     fn make(&self, block: u64, blocks: &mut Blocks) {
-        let Quotas { classes, quotas, block: size, positions, seed, .. } = &self.order;
+        let Stratified { classes, quotas, block: size, positions, seed, .. } = &self.order;
         let (first, end) = (block * size, ((block + 1) * size).min(*positions));
         let before = match &blocks.at {
             Some(at) if at + 1 == block => std::mem::take(&mut blocks.after),
@@ -425,16 +460,17 @@ impl QuotasEpoch {
         }
         let shuffled = Permutation::new(members.len() as u64, *seed, self.epoch, block);
         blocks.ids.clear();
-        blocks.ids.extend((0..members.len() as u64).map(|place| members[shuffled.apply(place) as usize]));
+        blocks.ids.extend((0..members.len() as u64).map(|at| members[shuffled.apply(at) as usize]));
         (blocks.at, blocks.after) = (Some(block), after);
     }
 }
 
-/// Lanes of permutations: of blocks below, of classes and of the tree above.
+/// The first lane of the permutations of classes. Blocks use the lanes from 0 on.
 const CLASS_LANE: u64 = 1 << 63;
+/// The lane of the tree.
 const TREE_LANE: u64 = 1 << 62;
 
-impl Epoch for QuotasEpoch {
+impl Epoch for StratifiedEpoch {
     fn id(&self, position: u64) -> Result<u64> {
         let block = position / self.order.block;
         let mut blocks = lock(&self.blocks);
@@ -450,21 +486,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ids(order: &Quotas, epoch: u64) -> Vec<u64> {
+    fn ids(order: &Stratified, epoch: u64) -> Vec<u64> {
         let epoch = order.epoch(epoch).unwrap();
         (0..order.len()).map(|p| epoch.id(p).unwrap()).collect()
     }
 
     proptest! {
-        /// Each id once; of each block a class has its share within one sample, and exactly where it is whole.
+        /// Each id once, and each class has its share of each block within less than three
+        /// samples.
         #[test]
-        fn stratified_orders_are_exact(labels in prop::collection::vec(0u32..6, 1..400), block in 1u64..50, seed: u64) {
+        fn stratified_orders_are_exact(
+            labels in prop::collection::vec(0u32..6, 1..400), block in 1u64..50, seed: u64,
+        ) {
             let mut known: Vec<u32> = labels.clone();
             known.sort_unstable();
             known.dedup();
             let labels: Vec<u32> = labels.iter().map(|l| known.binary_search(l).unwrap() as u32).collect();
             let budget = Budget::new(1 << 20);
-            let order = Quotas::new(Classes::labelled(&labels, &budget).unwrap(), &Shares::Stratified, block, 1, seed, &budget).unwrap();
+            let classes = Classes::from_labels(&labels, &budget).unwrap();
+            let order = Stratified::new(classes, &Shares::Natural, block, 1, seed, &budget).unwrap();
             let (epoch, n) = (ids(&order, 2), labels.len() as u64);
             let mut sorted = epoch.clone();
             sorted.sort_unstable();
@@ -502,14 +542,21 @@ mod tests {
         }
     }
 
-    /// One large class beside many small ones has its share of every block, and the small ones meet in ever other batches.
+    /// A large class among many small ones has its share of every block, and batches differ in
+    /// their small classes.
     #[test]
     fn small_classes_are_spread() {
         let budget = Budget::new(1 << 24);
         let labels: Vec<u32> = (0..1000).map(|id| if id < 500 { 0 } else { id - 499 }).collect();
-        let order =
-            Quotas::new(Classes::labelled(&labels, &budget).unwrap(), &Shares::Stratified, 20, 1, 1, &budget)
-                .unwrap();
+        let order = Stratified::new(
+            Classes::from_labels(&labels, &budget).unwrap(),
+            &Shares::Natural,
+            20,
+            1,
+            1,
+            &budget,
+        )
+        .unwrap();
         let first = ids(&order, 0);
         for part in first.chunks(20) {
             let large = part.iter().filter(|&&id| id < 500).count();
@@ -522,9 +569,15 @@ mod tests {
         assert_ne!(singles(&first), singles(&second));
 
         let labels: Vec<u32> = (0..1000).map(|id| id / 10).collect();
-        let order =
-            Quotas::new(Classes::labelled(&labels, &budget).unwrap(), &Shares::Stratified, 20, 1, 1, &budget)
-                .unwrap();
+        let order = Stratified::new(
+            Classes::from_labels(&labels, &budget).unwrap(),
+            &Shares::Natural,
+            20,
+            1,
+            1,
+            &budget,
+        )
+        .unwrap();
         let sets: std::collections::BTreeSet<Vec<u32>> = ids(&order, 0)
             .chunks(20)
             .map(|part| {
@@ -537,11 +590,12 @@ mod tests {
     }
 
     #[test]
-    fn balanced_classes_come_equally_often() {
+    fn balanced_classes_are_equally_frequent() {
         let budget = Budget::new(1 << 20);
         let labels: Vec<u32> = (0..1000).map(|i| u32::from(i % 10 == 0) + u32::from(i % 100 == 0)).collect();
         let order = |shares: &Shares| {
-            Quotas::new(Classes::labelled(&labels, &budget).unwrap(), shares, 30, 1, 7, &budget).unwrap()
+            Stratified::new(Classes::from_labels(&labels, &budget).unwrap(), shares, 30, 1, 7, &budget)
+                .unwrap()
         };
         let over = order(&Shares::Oversampled);
         assert_eq!(over.quotas(), [900, 900, 900]);
@@ -549,12 +603,12 @@ mod tests {
             let of = |class| part.iter().filter(|&&id| labels[id as usize] == class).count();
             assert_eq!([of(0), of(1), of(2)], [10, 10, 10]);
         }
-        // Of the smallest class each sample comes 90 times, and no other number.
+        // Each sample of the smallest class is given 90 times.
         let mut counts = vec![0; 1000];
         ids(&over, 0).iter().for_each(|&id| counts[id as usize] += 1);
         assert!((0..1000).filter(|i| labels[*i] == 2).all(|i| counts[i] == 90));
         assert!((0..1000).filter(|i| labels[*i] == 0).all(|i| counts[i] == 1));
-        // Undersampled ones take turns: 90 epochs go through the largest class once.
+        // Undersampled ones take turns: 90 epochs give the largest class once.
         let under = order(&Shares::Undersampled);
         assert_eq!(under.quotas(), [10, 10, 10]);
         let mut seen: Vec<u64> =
@@ -567,18 +621,18 @@ mod tests {
         let strong = order(&Shares::Effective { beta: 0.9999, positions: 1000 });
         assert!(strong.quotas().iter().all(|&quota| (300..370).contains(&quota)), "{:?}", strong.quotas());
         assert_eq!(
-            order(&Shares::Stratified).held_bytes(),
+            order(&Shares::Natural).held_bytes(),
             4 * 1000 + 16 * 3 + 3 * (64 + 512) + 8 * 1000 + 32 * 30
         );
     }
 
     #[test]
-    fn mixtures_end_as_they_are_told() {
+    fn mixtures_end_as_configured() {
         let budget = Budget::new(1 << 20);
         let order = |until| {
-            let classes = Classes::ranges(&[600, 10_000_000_000]).unwrap();
-            let shares = Shares::Proportions { of: vec![3.0, 1.0], until };
-            Quotas::new(classes, &shares, 8, 2, 0, &budget).unwrap()
+            let classes = Classes::from_lengths(&[600, 10_000_000_000]).unwrap();
+            let shares = Shares::Proportions { weights: vec![3.0, 1.0], until };
+            Stratified::new(classes, &shares, 8, 2, 0, &budget).unwrap()
         };
         let first = order(Until::First);
         assert_eq!((first.quotas(), order(Until::All).len()), (&[600, 200][..], 40_000_000_000));
@@ -587,27 +641,29 @@ mod tests {
         let mut of_first: Vec<u64> = epoch.iter().copied().filter(|&id| id < 600).collect();
         of_first.sort_unstable();
         assert_eq!(of_first, (0..600).collect::<Vec<_>>());
-        // The second source goes on where it was.
+        // The second source goes on in the next epoch where it stopped.
         let second = |epoch| {
             ids(&first, epoch).into_iter().filter(|&id| id >= 600).collect::<std::collections::BTreeSet<_>>()
         };
         assert!(second(0).is_disjoint(&second(1)));
-        // Far into an epoch that no list could hold.
+        // A position far into an epoch that no list could hold.
         assert!(order(Until::All).epoch(3).unwrap().id(39_999_999_999).unwrap() < 10_000_000_600);
     }
 
     #[test]
-    fn refuses_what_cannot_be_met() {
+    fn refuses_shares_that_cannot_be_met() {
         let budget = Budget::new(1 << 20);
-        let error = Classes::labelled(&[0, 2, 2], &budget).unwrap_err().to_string();
+        let error = Classes::from_labels(&[0, 2, 2], &budget).unwrap_err().to_string();
         assert!(error.contains("class 1 of 0 to 2 has no samples"), "{error}");
-        assert!(Classes::labelled(&[4_000_000_000], &budget).unwrap_err().to_string().contains("class 0 of"));
-        assert!(Classes::ranges(&[3, 0]).unwrap_err().to_string().contains("source 1"));
+        assert!(
+            Classes::from_labels(&[4_000_000_000], &budget).unwrap_err().to_string().contains("class 0 of")
+        );
+        assert!(Classes::from_lengths(&[3, 0]).unwrap_err().to_string().contains("source 1"));
         let with = |shares: Shares, block| {
-            let classes = Classes::labelled(&[0, 1], &budget).unwrap();
-            Quotas::new(classes, &shares, block, 1, 0, &budget).map_err(|e| e.to_string())
+            let classes = Classes::from_labels(&[0, 1], &budget).unwrap();
+            Stratified::new(classes, &shares, block, 1, 0, &budget).map_err(|e| e.to_string())
         };
-        let proportions = |of: &[f64]| Shares::Proportions { of: of.to_vec(), until: Until::First };
+        let proportions = |of: &[f64]| Shares::Proportions { weights: of.to_vec(), until: Until::First };
         for (shares, says) in [
             (proportions(&[1.0]), "1 proportions for 2"),
             (proportions(&[0.0, 0.0]), "not all zero"),
@@ -615,10 +671,10 @@ mod tests {
             (proportions(&[f64::NAN, 1.0]), "proportion 0 is NaN"),
             (Shares::Effective { beta: 1.0, positions: 5 }, "beta is 1"),
             (Shares::Effective { beta: 0.5, positions: u64::MAX }, "at most 2^50"),
-            (Shares::Proportions { of: vec![1.0, 1e-300], until: Until::All }, "at most 2^50"),
+            (Shares::Proportions { weights: vec![1.0, 1e-300], until: Until::All }, "at most 2^50"),
         ] {
             assert!(with(shares, 4).unwrap_err().contains(says), "{says}");
         }
-        assert!(with(Shares::Stratified, 0).unwrap_err().contains("block of 0"));
+        assert!(with(Shares::Natural, 0).unwrap_err().contains("block of 0"));
     }
 }
