@@ -17,10 +17,13 @@ use crate::volume::Volume;
 /// A Zarr array in the making; see `tidegate.Predictions`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
-pub(crate) struct Stitch(Mutex<Option<stitch::Stitch>>);
+pub(crate) struct Stitch(Mutex<Option<stitch::OverlapWriter>>);
 
 impl Stitch {
-    fn with<T>(&self, work: impl FnOnce(&mut stitch::Stitch) -> tidegate::Result<T>) -> tidegate::Result<T> {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut stitch::OverlapWriter) -> tidegate::Result<T>,
+    ) -> tidegate::Result<T> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = || tidegate::Error::Config("these predictions are closed".into());
         work(inner.as_mut().ok_or_else(closed)?)
@@ -40,7 +43,7 @@ impl Stitch {
     ) -> PyResult<Self> {
         let options = serde_json::from_str(options)
             .map_err(|e| raise(&tidegate::Error::Config(format!("the options of predictions: {e}"))))?;
-        let made = py.detach(|| stitch::Stitch::new(&volume.0, &folder, &options, &budget.0));
+        let made = py.detach(|| stitch::OverlapWriter::new(&volume.0, &folder, &options, &budget.0));
         Ok(Self(Mutex::new(Some(made.map_err(|e| raise(&e))?))))
     }
 
@@ -64,9 +67,9 @@ impl Stitch {
     /// Return the number of unwritten chunks, of those that have some of their patches, and of the
     /// latter in memory.
     fn state(&self, py: Python<'_>) -> PyResult<(u64, usize, usize)> {
-        let state = |inner: &mut stitch::Stitch| {
-            let (open, here) = inner.open();
-            Ok((inner.left(), open, here))
+        let state = |inner: &mut stitch::OverlapWriter| {
+            let (open, here) = inner.open_chunks();
+            Ok((inner.remaining_chunks(), open, here))
         };
         py.detach(|| self.with(state)).map_err(|e| raise(&e))
     }

@@ -18,7 +18,7 @@ use tidegate_data::batch::resize::{Scaler, down_first};
 use tidegate_data::batch::{Crop, ImageSpec};
 use tidegate_decode::checkpoints;
 use tidegate_decode::header::{self, ImageHeader};
-use tidegate_decode::{Decoders, Pixel, Region, Request, Rows};
+use tidegate_decode::{Decoders, Pixel, Region, Request, RowSink};
 use tidegate_source::checkpoints::fitting_bytes;
 
 const SIZE: u32 = 224;
@@ -68,12 +68,12 @@ struct Whole<'a> {
     rows: usize,
 }
 
-impl Rows for Whole<'_> {
-    fn room(&mut self) -> &mut [u8] {
+impl RowSink for Whole<'_> {
+    fn next_row(&mut self) -> &mut [u8] {
         &mut self.into[self.rows * self.stride..][..self.stride]
     }
 
-    fn done(&mut self) {
+    fn finish_row(&mut self) {
         self.rows += 1;
     }
 }
@@ -122,7 +122,7 @@ const WHOLE: [Contender; 3] = [
 /// Makes the checkpoint records, as indexing does.
 const RECORDS: [Contender; 1] = [("tidegate", |case, room| {
     room.record.resize(case.record.len(), 0);
-    checkpoints::record(&case.bytes, &mut room.record);
+    checkpoints::write_record(&case.bytes, &mut room.record);
     Ok(())
 })];
 
@@ -163,8 +163,8 @@ fn resize(room: &mut Room, image: peers::Decoded, region: Region, halvings: u32)
     let (left, top) = (region.x - image.region.x, region.y - image.region.y);
     let stride = 4 * image.region.width as usize;
     for row in room.pixels.chunks_exact(stride).take((top + size.1) as usize).skip(top as usize) {
-        rows.room().copy_from_slice(&row[4 * left as usize..][..4 * size.0 as usize]);
-        rows.done();
+        rows.next_row().copy_from_slice(&row[4 * left as usize..][..4 * size.0 as usize]);
+        rows.finish_row();
     }
     Ok(())
 }
@@ -187,11 +187,11 @@ fn cases(files: Vec<Vec<u8>>) -> Result<Vec<Case>, Failure> {
     let mean = files.iter().map(Vec::len).sum::<usize>() / files.len();
     let room = fitting_bytes(mean as u64).ok_or("images too small for checkpoints")? as usize;
     let case = |(position, bytes): (usize, Vec<u8>)| {
-        let header = header::of(&bytes)?;
+        let header = header::parse(&bytes)?;
         let draw = Draw { seed: 1, epoch: 0, position: position as u64 };
         let region = geometry(&spec, header.oriented(), draw).region;
         let mut record = vec![0; room];
-        checkpoints::record(&bytes, &mut record);
+        checkpoints::write_record(&bytes, &mut record);
         Ok(Case { bytes, header, region, record })
     };
     files.into_iter().enumerate().map(case).collect()

@@ -144,7 +144,7 @@ impl Turbo {
 
     /// Encodes the same image at 4:2:0 and quality 85.
     pub fn subsampled(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        let header = tidegate_decode::header::of(bytes)?;
+        let header = tidegate_decode::header::parse(bytes)?;
         let mut pixels = Vec::new();
         self.whole(bytes, &header, 3, &mut pixels)?;
         let (handle, mut out, mut size) = (self.compressor, std::ptr::null_mut(), 0);

@@ -1,26 +1,26 @@
-//! Arrays made small: quantized, or packed by a codec, as their bytes say.
+//! Compact arrays: quantized, or packed by a codec. Their bytes name the codec.
 //!
-//! Flow: bytes -> what unpacking takes -> elements, straight into their row of the batch.
-//! Memory: what the codec takes besides, which the worker reserves before.
+//! Flow: bytes -> scratch that unpacking needs -> elements, straight into their row of the batch.
+//! Memory: scratch of the codec, which the worker reserves before.
 
 use tidegate_array::codec::{self, Packed};
 use tidegate_array::quantize::View;
 
-use super::npy::DType;
+use crate::npy::DType;
 use crate::{Error, Result};
 
-/// The name of the codec where codes are values of a grid.
+/// The codec name of quantized arrays.
 pub const QUANTIZED: &str = "quantized";
 
 fn decode(error: tidegate_array::Error) -> Error {
-    Error::Decode(error.to_string())
+    Error::decode(error.to_string())
 }
 
-/// What unpacking takes at most besides the row.
+/// Bytes of scratch that unpacking a value needs at most.
 ///
 /// # Errors
-/// [`Error::Decode`] for bytes that are no array made small, or cut short.
-pub fn room_bytes(bytes: &[u8]) -> Result<u64> {
+/// [`Error::Decode`] for bytes that are not a compact array, or are cut short.
+pub fn scratch_bytes(bytes: &[u8]) -> Result<u64> {
     if View::has_magic(bytes) {
         return Ok(0);
     }
@@ -28,24 +28,24 @@ pub fn room_bytes(bytes: &[u8]) -> Result<u64> {
     Ok(packed.codec.scratch_bytes(packed.unpacked_bytes().map_err(decode)? as u64))
 }
 
-/// What unpacking any sample of a field takes at most besides its row.
+/// Bytes of scratch that unpacking any value of a field needs at most.
 #[must_use]
-pub fn most_bytes(dtype: DType, shape: &[usize], codec: &str) -> u64 {
+pub fn max_scratch_bytes(dtype: DType, shape: &[usize], codec: &str) -> u64 {
     let bytes = shape.iter().fold(dtype.size() as u64, |n, side| n.saturating_mul(*side as u64));
     if bytes > codec::BYTES_MOST as u64 {
         return bytes;
     }
-    // One that is not known fails sample by sample.
+    // An unknown codec fails sample by sample.
     codec::parse(codec, dtype, shape).map_or(0, |codec| codec.scratch_bytes(bytes))
 }
 
-/// The elements of a sample, as this type and shape, into room for them.
+/// Writes the elements of a value, of this type and shape, into `into`.
 ///
 /// # Errors
-/// [`Error::Decode`] for another type or shape, and bytes that are not what they say.
+/// [`Error::Decode`] for another type or shape, and for bytes that contradict their header.
 pub fn unpack(bytes: &[u8], dtype: DType, shape: &[usize], into: &mut [u8]) -> Result<()> {
     let other = |found: &[usize], of: &str| {
-        Error::Decode(format!("an array of {of} {found:?} where {} {shape:?} was declared", dtype.name()))
+        Error::decode(format!("an array of {of} {found:?} where {} {shape:?} was declared", dtype.name()))
     };
     if View::has_magic(bytes) {
         let view = View::parse(bytes).map_err(decode)?;
@@ -67,19 +67,19 @@ mod tests {
     use tidegate_array::quantize::{Extent, Options, Per, Quantized, Rounding, Scheme};
 
     #[test]
-    fn what_is_not_what_was_declared_is_refused() {
+    fn another_type_or_shape_is_refused() {
         let packed = codec::pack("shuffle+zstd", DType::Float32, &[2, 3], &[1; 24]).unwrap();
         let mut row = [0; 24];
         unpack(&packed, DType::Float32, &[2, 3], &mut row).unwrap();
         assert_eq!(row, [1; 24]);
-        assert!(room_bytes(&packed).unwrap() > 0);
+        assert!(scratch_bytes(&packed).unwrap() > 0);
         let words = |bytes: &[u8], dtype, shape: &[usize]| {
             let mut row = vec![0u32; 6];
             unpack(bytes, dtype, shape, bytemuck::cast_slice_mut(&mut row)).unwrap_err().to_string()
         };
         assert!(words(&packed, DType::Int32, &[2, 3]).contains("float32 [2, 3] where int32 [2, 3]"));
         assert!(words(&packed, DType::Float32, &[3, 2]).contains("[2, 3] where float32 [3, 2]"));
-        assert_eq!(most_bytes(DType::Int64, &[usize::MAX, 3], "pco"), u64::MAX);
+        assert_eq!(max_scratch_bytes(DType::Int64, &[usize::MAX, 3], "pco"), u64::MAX);
         assert!(words(&packed[..9], DType::Float32, &[2, 3]).contains("cut short"));
         assert!(words(b"other", DType::Float32, &[2, 3]).contains("something else"));
         let options = Options {

@@ -1,16 +1,17 @@
-//! What an image is, from its first bytes: size, kind, orientation, and how much memory decoding it can take.
+//! Image headers: format, size, orientation, and a bound of the memory that decoding needs.
 //!
-//! Flow: the head of a file -> [`ImageHeader`]; called while indexing (so that a byte budget is plannable before
-//! anything is read) and before each decode.
+//! Flow: the first bytes of a file -> [`ImageHeader`]; called while indexing (so that a byte
+//! budget can be planned before anything is read) and before each decode.
 //! Memory: holds none; sizes are bounded before anything is allocated.
 //!
-//! Specifications: JPEG ITU-T T.81 (B.2), PNG ISO/IEC 15948, WebP RFC 9649, Exif 2.32 (orientation, tag 0x0112).
+//! Specifications: JPEG ITU-T T.81 (B.2), PNG ISO/IEC 15948, WebP RFC 9649, Exif 2.32
+//! (orientation, tag 0x0112).
 
 use crate::{Error, Result};
 
-/// The first look at a file.
+/// Bytes that the first look at a file reads.
 pub const LOOK_BYTES: u64 = 8 << 10;
-/// Where a header may still lie: embedded profiles and previews come before it.
+/// Bytes within which a header must end. Embedded profiles and previews come before it.
 pub const PROBE_BYTES: u64 = 4 << 20;
 
 /// How an image is encoded.
@@ -26,7 +27,7 @@ pub enum Format {
     Pixels,
 }
 
-/// What is known of an image before it is decoded.
+/// What is known about an image before it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageHeader {
     /// How it is encoded.
@@ -39,22 +40,23 @@ pub struct ImageHeader {
     pub components: u8,
     /// Bits a channel.
     pub bits: u8,
-    /// The whole picture must be held at once: a progressive JPEG or one of several scans, or an interlaced PNG.
+    /// Whether the decoder must hold the whole image: a progressive JPEG, a JPEG of several scans,
+    /// or an interlaced PNG.
     pub progressive: bool,
     /// Exif orientation, 1 to 8.
     pub orientation: u8,
-    /// Where pixels begin, for raw ones; for JPEG, where the height stands.
+    /// The offset of raw pixels; for a JPEG, the offset of its height field.
     pub data_at: usize,
 }
 
-/// What a look at the first bytes found.
+/// What the first bytes of a file say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// A header.
     Found(ImageHeader),
     /// More bytes are needed.
     Short,
-    /// No image that we know.
+    /// Not an image of a known format.
     Unknown,
 }
 
@@ -63,13 +65,13 @@ impl ImageHeader {
         Self { format, width, height, components, bits, progressive: false, orientation: 1, data_at: 0 }
     }
 
-    /// Bytes of the decoded picture.
+    /// Bytes of the decoded image.
     #[must_use]
     pub fn decoded_bytes(&self) -> u64 {
         self.area_bytes(3)
     }
 
-    /// Scratch memory in which the decoder holds a whole picture; none where it gives one row after another.
+    /// Scratch in which the decoder holds a whole image; 0 where it writes row by row.
     #[must_use]
     pub fn inner_bytes(&self) -> u64 {
         match self.format {
@@ -81,22 +83,22 @@ impl ImageHeader {
         }
     }
 
-    /// Sizes are what the file claims: the product may pass 64 bits.
+    /// The sizes are claims of the file, and their product may exceed 64 bits: it saturates.
     fn area_bytes(&self, pixel: u64) -> u64 {
         u64::from(self.width).saturating_mul(u64::from(self.height)).saturating_mul(pixel)
     }
 
-    /// An upper bound of what the decoder allocates besides, from the header alone.
+    /// An upper bound of the bytes that the decoder itself allocates, from the header alone.
     ///
     /// Derived from our JPEG decoder and the sources of png 0.18 and image-webp 0.2.
     #[must_use]
     pub fn library_bytes(&self) -> u64 {
         let (w, h, n) = (u64::from(self.width), u64::from(self.height), u64::from(self.components));
-        // Whole MCUs, of at most 32 pixels.
+        // Whole MCUs, each of at most 32 × 32 pixels.
         let (wide, high) = (w + 31, h + 31);
         let area = wide.saturating_mul(high);
         match self.format {
-            // Coefficients of a progressive file; else a few rows of blocks, upsampled.
+            // A progressive file: all coefficients. Else a few rows of blocks, upsampled.
             Format::Jpeg if self.progressive => {
                 area.saturating_mul(2 * n).saturating_add(220 * n * wide + (256 << 10))
             }
@@ -110,7 +112,7 @@ impl ImageHeader {
         }
     }
 
-    /// Everything that decoding takes at most.
+    /// All memory that decoding needs at most.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
         self.inner_bytes().saturating_add(self.library_bytes())
@@ -123,7 +125,7 @@ impl ImageHeader {
     }
 }
 
-/// Looks at the first bytes of a file.
+/// Reads the header from the first bytes of a file.
 #[must_use]
 pub fn probe(bytes: &[u8]) -> Probe {
     if bytes.starts_with(&[0xFF, 0xD8]) {
@@ -139,7 +141,8 @@ pub fn probe(bytes: &[u8]) -> Probe {
     }
 }
 
-/// Looks at more and more of an object of `size` bytes, as `read(length)` gives its head.
+/// Reads the header of an object of `size` bytes. `read(length)` returns its first bytes, and is
+/// called with growing lengths.
 pub fn probe_with(size: u64, read: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Option<ImageHeader> {
     let mut len = LOOK_BYTES;
     loop {
@@ -155,21 +158,22 @@ pub fn probe_with(size: u64, read: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Op
 
 /// The header of a whole object.
 ///
-/// # Errors
-/// [`Error::Decode`] for what is no image.
-pub fn of(bytes: &[u8]) -> Result<ImageHeader> {
+/// # Errors [`Error::Unsupported`] for bytes of no known format, [`Error::Truncated`] for a header
+/// that does not end, [`Error::Decode`] for an image without pixels.
+pub fn parse(bytes: &[u8]) -> Result<ImageHeader> {
     match probe(bytes) {
         Probe::Found(header) if header.width == 0 || header.height == 0 => {
-            Err(Error::Decode(format!("an image of {} × {} pixels", header.width, header.height)))
+            Err(Error::decode(format!("an image of {} × {} pixels", header.width, header.height)))
         }
         Probe::Found(header) => Ok(header),
-        _ if bytes.is_empty() => Err(Error::Decode("0 bytes where an image belongs".into())),
-        Probe::Short => {
-            Err(Error::Decode(format!("truncated: the image header does not end in {} bytes", bytes.len())))
-        }
+        _ if bytes.is_empty() => Err(Error::truncated("0 bytes where an image belongs")),
+        Probe::Short => Err(Error::truncated(format!(
+            "truncated: the image header does not end in {} bytes",
+            bytes.len()
+        ))),
         Probe::Unknown => {
             let first: Vec<String> = bytes.iter().take(4).map(|b| format!("{b:02x}")).collect();
-            Err(Error::Decode(format!("neither JPEG, PNG nor WebP: it begins with {}", first.join(" "))))
+            Err(Error::unsupported(format!("neither JPEG, PNG nor WebP: it begins with {}", first.join(" "))))
         }
     }
 }
@@ -225,15 +229,15 @@ fn jpeg(bytes: &[u8]) -> Probe {
     }
 }
 
-/// Whether the first scan, looked for from `at` on, lacks a component: then all coefficients must be held as well.
-/// Nothing if it lies beyond these bytes.
+/// Whether the first scan at or after `at` lacks a component: then all coefficients must be held.
+/// None if that scan is beyond these bytes.
 fn several_scans(bytes: &[u8], mut at: usize, components: u8) -> Option<bool> {
     loop {
         while bytes.get(at..at + 2)? == [0xFF, 0xFF] {
             at += 1;
         }
         if bytes[at] != 0xFF {
-            // Damaged: the decoder says where.
+            // Damaged: the decoder reports where.
             return Some(false);
         }
         if bytes[at + 1] == 0xDA {
@@ -273,7 +277,7 @@ fn png(bytes: &[u8]) -> Probe {
     if bytes.get(12..16) != Some(b"IHDR") {
         return Probe::Unknown;
     }
-    // A palette or a transparent colour may expand to RGBA.
+    // A palette or a transparent colour can expand to RGBA.
     let components = match kind {
         0 => 2,
         2 | 3 | 6 => 4,
@@ -297,7 +301,7 @@ fn webp(bytes: &[u8]) -> Probe {
         b"VP8X" => u24(24).zip(u24(27)).map(|(w, h)| (w + 1, h + 1)),
         _ => return Probe::Unknown,
     };
-    // The lossy header ends at byte 30, where only two of the three bytes of `u24` are its own.
+    // The lossy header ends at byte 30: the third byte that `u24` reads is not part of it.
     let size = size.or_else(|| {
         let word =
             |at: usize| bytes.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])) & 0x3FFF);
@@ -309,7 +313,8 @@ fn webp(bytes: &[u8]) -> Probe {
     }
 }
 
-/// The header of raw pixels as MDS' `pil` writes them: u32 width, height, length of the mode, the mode.
+/// The header of raw pixels, as MDS' `pil` encoding writes it: width, height and length of the
+/// mode as u32, then the mode.
 #[must_use]
 pub fn pixels(bytes: &[u8]) -> Option<ImageHeader> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));

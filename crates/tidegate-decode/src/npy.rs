@@ -1,9 +1,9 @@
 //! Arrays: NumPy's .npy (versions 1 to 3) and the arrays of MDS.
 //!
-//! Flow: bytes -> [`ArrayRef`] (dtype, shape, where its data lie) -> copied into its row of the batch.
+//! Flow: bytes -> [`ArrayRef`] (dtype, shape, data) -> copied into its row of the batch.
 //! Memory: holds none.
 //!
-//! Specification: NumPy, «numpy.lib.format». Object arrays are refused: they are pickles.
+//! Specification: NumPy, «numpy.lib.format». Object arrays are refused, because they are pickles.
 
 pub use tidegate_array::DType;
 use tidegate_array::npy::{Header, header};
@@ -24,24 +24,26 @@ pub struct ArrayRef<'a> {
 /// Reads an .npy file.
 ///
 /// # Errors
-/// [`Error::Decode`] for what is no .npy, big-endian, in Fortran order or of objects.
+/// [`Error::Unsupported`] for big-endian elements and Fortran order; [`Error::Decode`] for bytes
+/// that are not .npy, and for object arrays.
 pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
     let Header { dtype, big_endian, fortran, shape, offset } = header(bytes).map_err(Error::Decode)?;
     if big_endian {
-        return Err(Error::Decode("npy: big-endian elements: save them little-endian".into()));
+        return Err(Error::unsupported("npy: big-endian elements: save them little-endian"));
     }
     if fortran {
-        return Err(Error::Decode("npy: Fortran order: save np.ascontiguousarray(x)".into()));
+        return Err(Error::unsupported("npy: Fortran order: save np.ascontiguousarray(x)"));
     }
     check_size(dtype, &shape, &bytes[offset..]).map(|data| ArrayRef { dtype, shape, data })
 }
 
-/// Reads an array of MDS: \[dtype\] \[ndim | shape dtype\] \[shape\] values; what the column fixes is left out.
+/// Reads an array of MDS: \[dtype\] \[ndim | shape dtype\] \[shape\] values. Parts that the column
+/// fixes are absent from the bytes.
 ///
 /// # Errors
-/// [`Error::Decode`] when the sizes do not fit.
+/// [`Error::Decode`] or [`Error::Truncated`] when the sizes do not fit.
 pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) -> Result<ArrayRef<'a>> {
-    let cut = || Error::Decode("ndarray: truncated header".into());
+    let cut = || Error::truncated("ndarray: truncated header");
     let mut at = 0;
     let dtype = match dtype {
         Some(name) => DType::parse(name).map_err(Error::Decode)?,
@@ -59,7 +61,7 @@ pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) ->
                 64 => DType::Uint64,
                 65 => DType::Int64,
                 66 => DType::Float64,
-                code => return Err(Error::Decode(format!("ndarray: unknown dtype code {code}"))),
+                code => return Err(Error::unsupported(format!("ndarray: unknown dtype code {code}"))),
             }
         }
     };
@@ -85,8 +87,8 @@ pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) ->
 fn check_size<'a>(dtype: DType, shape: &[usize], data: &'a [u8]) -> Result<&'a [u8]> {
     let size = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
     if size != Some(data.len()) {
-        return Err(Error::Decode(format!(
-            "an array of {} {shape:?} does not have {} bytes: it is truncated or its header lies",
+        return Err(Error::decode(format!(
+            "an array of {} {shape:?} does not have {} bytes: it is truncated or its header is wrong",
             dtype.name(),
             data.len()
         )));
@@ -114,7 +116,10 @@ mod tests {
         for (header, word) in [
             ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "unpickling"),
             ("{'descr': '<f4', 'fortran_order': True, 'shape': (6,), }", "Fortran"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }", "lies"),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }",
+                "header is wrong",
+            ),
             ("{'descr': '>f4', 'fortran_order': False, 'shape': (6,), }", "little-endian"),
         ] {
             let error = npy(&file(header, &[0; 24])).unwrap_err().to_string();
@@ -126,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..100), text in "[ -~]{0,80}") {
-            let _outcome = (npy(&bytes).is_ok(), npy(&file(&text, &bytes)).is_ok(), mds(&bytes, None, None).is_ok());
+            let _results = (npy(&bytes).is_ok(), npy(&file(&text, &bytes)).is_ok(), mds(&bytes, None, None).is_ok());
         }
     }
 }

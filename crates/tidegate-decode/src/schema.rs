@@ -1,19 +1,20 @@
-//! What samples are made of: fields, their kinds, and values borrowed from the bytes that were read.
+//! The schema of a source: fields, their kinds, and the values of a sample.
 //!
-//! Flow: a source's files -> [`Schema`]; bytes of a sample -> [`Value`]s; called by sources, batches and the pipeline.
-//! Memory: holds none; values borrow.
+//! Flow: a source's files -> [`Schema`]; bytes of a sample -> [`Value`]s. Used by sources, batches
+//! and the pipeline.
+//! Memory: holds none; values borrow from the bytes that were read.
 
 use crate::npy::{ArrayRef, DType};
-use crate::text::quoted::Quoted;
+use crate::quoted::Quoted;
 use crate::{Result, compact, npy};
 
-/// What a field holds at rest.
+/// The stored kind of a field.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// An encoded image: JPEG, PNG or WebP, told apart by its first bytes.
+    /// An encoded image: JPEG, PNG or WebP. Its first bytes tell which.
     Image,
-    /// Anything.
+    /// Bytes of any content.
     Bytes,
     /// UTF-8 text.
     Text,
@@ -25,57 +26,58 @@ pub enum Kind {
     Float,
     /// An array in NumPy's .npy format.
     Npy,
-    /// An array as MDS writes it; the fixed dtype and shape where its column declares them.
+    /// An array as MDS writes it, with the dtype and shape that its column declares, if it does.
     NdArray {
         /// The dtype of every sample, if declared.
         dtype: Option<String>,
         /// The shape of every sample, if declared.
         shape: Option<Vec<usize>>,
     },
-    /// An array made small, quantized or packed, as its bytes say: always of this type and shape once it is whole.
+    /// A compact array, quantized or packed: unpacked, it always has this dtype and shape.
     Compact {
-        /// Element type; of what is quantized the one that it had.
+        /// Element type; for quantized arrays, the type before quantization.
         dtype: DType,
         /// Shape.
         shape: Vec<usize>,
-        /// The name of the codec; `quantized` where codes are values of a grid.
+        /// The name of the codec; [`QUANTIZED`](compact::QUANTIZED) for quantized arrays.
         codec: String,
     },
-    /// A list of numbers as JSON writes it.
+    /// A list of numbers in JSON notation.
     Numbers {
         /// Element type: int64 or float64.
         dtype: DType,
     },
-    /// One part of the entries of a sparse row.
+    /// The indices or the values of a sparse row.
     Sparse {
-        /// Which.
-        part: Part,
-        /// The index of the first column in the file; delivered ones begin with 0.
+        /// Which of the two.
+        part: SparsePart,
+        /// The index of the first column in the file: 0 or 1. Delivered indices begin with 0.
         base: u64,
-        /// Columns.
+        /// The number of columns.
         columns: u64,
     },
-    /// A patch of an array that lies in chunks: always of this type and shape.
+    /// A patch of a chunked array: always of this dtype and shape.
     Patch {
         /// Element type.
         dtype: DType,
         /// Shape.
         shape: Vec<usize>,
-        /// Along the patch's axes, the last of the shape, how many of its voxels are how many of the first field's.
+        /// For each axis of the patch (the last axes of the shape), a ratio (n, m): n voxels of
+        /// this field are as long as m voxels of the first field.
         voxels: Vec<(u32, u32)>,
     },
-    /// An uncompressed image as MDS' `pil` writes it: width, height, mode, pixels.
+    /// An uncompressed image in MDS' `pil` encoding: width, height, mode, pixels.
     Pixels,
 }
 
 impl Kind {
-    /// Whether its values are near to what they were, and can be had in several types.
+    /// Whether its values are approximations, which can be delivered in several float types.
     #[must_use]
     pub fn is_quantized(&self) -> bool {
         matches!(self, Kind::Compact { codec, .. } if codec == compact::QUANTIZED)
     }
 
-    /// The array that a value holds, where each says itself or the field says what it is.
+    /// Parses a value as an array, if the kind is one whose bytes or field state dtype and shape.
     pub fn array<'a>(&self, bytes: &'a [u8]) -> Option<Result<ArrayRef<'a>>> {
         match self {
             Kind::Npy => Some(npy::npy(bytes)),
@@ -85,7 +87,7 @@ impl Kind {
         }
     }
 
-    /// The kind's word in schemas and messages.
+    /// The name of the kind in schemas and messages.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -100,30 +102,30 @@ impl Kind {
             Kind::Compact { .. } => "compact array",
             Kind::Numbers { .. } => "numbers",
             Kind::Patch { .. } => "patch",
-            Kind::Sparse { part: Part::Indices, .. } => "sparse indices",
-            Kind::Sparse { part: Part::Values, .. } => "sparse values",
+            Kind::Sparse { part: SparsePart::Indices, .. } => "sparse indices",
+            Kind::Sparse { part: SparsePart::Values, .. } => "sparse values",
             Kind::Pixels => "pixels",
         }
     }
 }
 
-/// What of the entries of a sparse row.
+/// The part of a sparse row's entries that a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Their columns, as uint32.
+pub enum SparsePart {
+    /// Column indices, as uint32.
     Indices,
-    /// What they are, as float32.
+    /// Values, as float32.
     Values,
 }
 
-impl Part {
-    /// The type of its elements.
+impl SparsePart {
+    /// The element type.
     #[must_use]
     pub fn dtype(self) -> DType {
         match self {
-            Part::Indices => DType::Uint32,
-            Part::Values => DType::Float32,
+            SparsePart::Indices => DType::Uint32,
+            SparsePart::Values => DType::Float32,
         }
     }
 }
@@ -133,7 +135,7 @@ impl Part {
 pub struct Field {
     /// Its name.
     pub name: String,
-    /// What it holds.
+    /// The kind of its values.
     pub kind: Kind,
 }
 
@@ -151,25 +153,25 @@ pub enum Value<'a> {
     Int(i64),
     /// A float.
     Float(f64),
-    /// Text within quotes.
+    /// Text in quotes, with its escapes.
     Quoted(Quoted<'a>),
 }
 
 impl Value<'_> {
-    /// It in a few words, for messages.
+    /// A short description, for messages.
     #[must_use]
-    pub fn word(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Value::Missing => "nothing".into(),
             Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Value::Int(x) => x.to_string(),
             Value::Float(x) => x.to_string(),
-            Value::Quoted(text) => format!("text of {} bytes", text.most()),
+            Value::Quoted(text) => format!("text of {} bytes", text.max_len()),
         }
     }
 }
 
-/// The kind that a file extension promises.
+/// The kind that a file extension stands for.
 #[must_use]
 pub fn kind_of_extension(extension: &str) -> Kind {
     match extension.rsplit('.').next().unwrap_or(extension).to_ascii_lowercase().as_str() {

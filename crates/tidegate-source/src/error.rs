@@ -126,7 +126,8 @@ impl Error {
             Self::Sample { .. } => ErrorKind::Sample,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Panic { .. } | Self::Internal(_) => ErrorKind::Internal,
-            Self::Decode(_) | Self::Io { .. } | Self::Format { .. } | Self::Dataset { .. } => ErrorKind::Data,
+            Self::Decode(error) => error.kind(),
+            Self::Io { .. } | Self::Format { .. } | Self::Dataset { .. } => ErrorKind::Data,
         }
     }
 

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tidegate_decode::header::{self, Format, ImageHeader};
-use tidegate_decode::{Decoders, Pixel, Region, Request, Rows, npy};
+use tidegate_decode::{Decoders, Pixel, Region, Request, RowSink, npy};
 use tidegate_order::random::{Purpose, Stream};
 use tidegate_source::tar;
 
@@ -147,7 +147,7 @@ fn webp() -> Vec<u8> {
 
 /// Decodes within the header's bound, which must hold whatever the bytes are.
 fn decode(bytes: &[u8]) {
-    let Ok(header) = header::of(bytes) else { return };
+    let Ok(header) = header::parse(bytes) else { return };
     if header.scratch_bytes() > 8 << 20 {
         return;
     }
@@ -180,12 +180,12 @@ fn decode(bytes: &[u8]) {
 #[derive(Debug)]
 struct Row(Vec<u8>);
 
-impl Rows for Row {
-    fn room(&mut self) -> &mut [u8] {
+impl RowSink for Row {
+    fn next_row(&mut self) -> &mut [u8] {
         &mut self.0
     }
 
-    fn done(&mut self) {}
+    fn finish_row(&mut self) {}
 }
 
 fn check_bound(header: &ImageHeader, bytes: &[u8], taken: i64) {

@@ -1,11 +1,11 @@
-//! Colour: jitter as torchvision's ColorJitter over Pillow, and 8-bit values to normalized floats.
+//! Colour jitter as in torchvision's ColorJitter over Pillow, and conversion to normalized floats.
 //!
-//! Flow: RGB bytes in place; bytes -> floats in the row of the batch.
+//! Flow: RGB bytes, changed in place; bytes -> floats in the row of the batch.
 //! Memory: holds none.
 //!
-//! Every operation is an integer one or a single rounding of one f32 operation at a time (never fused), so the bits are
-//! the same on every processor. Formulas: Pillow's ImageEnhance (blend with a degenerate picture, truncated) and its
-//! RGB↔HSV conversion.
+//! Every operation is on integers or rounds one f32 operation at a time (never fused), so the bits
+//! are the same on every processor. Formulas: Pillow's ImageEnhance (blend with a degenerate
+//! image, truncated) and its RGB↔HSV conversion.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -14,7 +14,7 @@ use super::spec::{Jitter, Pixels};
 use tidegate_decode::npy::DType;
 use tidegate_order::random::Stream;
 
-/// Changes brightness, contrast, saturation and hue in random order by random amounts.
+/// Changes brightness, contrast, saturation and hue, in random order, by random amounts.
 pub fn jitter(rgb: &mut [u8], spec: &Jitter, stream: &mut Stream) {
     let mut steps = [0, 1, 2, 3];
     for i in (1..steps.len()).rev() {
@@ -101,13 +101,13 @@ fn from_hsv([h, s, v]: [u8; 3]) -> [u8; 3] {
     }
 }
 
-/// Scale and shift that turn bytes of channel `c` into what the spec wants: x · scale + shift.
+/// Scale and shift that normalize bytes of channel `c` as the spec says: x · scale + shift.
 fn affine(pixels: &Pixels, c: usize) -> (f32, f32) {
     let (mean, std) = (pixels.mean.map_or(0.0, |m| m[c]), pixels.std.map_or(1.0, |s| s[c]));
     (1.0 / (255.0 * std), -mean / std)
 }
 
-/// Writes one plane (or, with `step` 3, one channel of interleaved pixels) as little-endian floats of `pixels.dtype`.
+/// Writes one plane as little-endian floats of `pixels.dtype`.
 pub fn normalize(plane: &[u8], c: usize, pixels: &Pixels, into: &mut [u8]) {
     let (scale, shift) = affine(pixels, c);
     let mut floats = [0f32; 256];
@@ -182,14 +182,14 @@ mod tests {
 
     #[test]
     fn nothing_changes_without_ranges_and_draws_repeat() {
-        let picture: Vec<u8> = (0..300).map(|i| (i * 7) as u8).collect();
+        let image: Vec<u8> = (0..300).map(|i| (i * 7) as u8).collect();
         let run = |spec: &Jitter, position| {
-            let mut rgb = picture.clone();
+            let mut rgb = image.clone();
             jitter(&mut rgb, spec, &mut Stream::new(1, 0, position, 0, Purpose::Jitter));
             rgb
         };
         let spec = Jitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
-        assert_eq!(run(&Jitter::default(), 0), picture);
+        assert_eq!(run(&Jitter::default(), 0), image);
         assert_eq!(run(&spec, 3), run(&spec, 3));
         assert_ne!(run(&spec, 3), run(&spec, 4));
     }

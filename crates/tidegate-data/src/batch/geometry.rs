@@ -1,10 +1,12 @@
-//! Which box of a picture is taken and whether it is mirrored: drawn once a sample, shared by all its fields.
+//! The box of an image that is used, and whether it is mirrored. Both are drawn once a sample and
+//! shared by all its fields.
 //!
 //! Flow: (size, spec, random stream) -> [`Geometry`].
 //! Memory: holds none.
 //!
-//! The random box follows torchvision's RandomResizedCrop.get_params: ten tries, then a centred box. exp, ln and sqrt come
-//! from one portable implementation, so that boxes do not depend on the C library or the processor.
+//! The random box follows torchvision's RandomResizedCrop.get_params: ten tries, then a centred
+//! box. exp, ln and sqrt come from one portable implementation, so that boxes do not depend on the
+//! C library or the processor.
 
 use super::spec::{Crop, ImageSpec};
 use tidegate_decode::Region;
@@ -13,13 +15,13 @@ use tidegate_order::random::{Purpose, Stream};
 /// A box and whether it is mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// The box, in the picture as a viewer shows it.
+    /// The box, in the displayed image.
     pub region: Region,
-    /// Mirrored left to right.
+    /// Whether it is mirrored left to right.
     pub mirror: bool,
 }
 
-/// What identifies the random draws of a sample.
+/// The key of a sample's random draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
     /// The loader's seed.
@@ -38,7 +40,7 @@ impl Draw {
     }
 }
 
-/// The geometry of a `width` × `height` picture for one sample.
+/// Draws the geometry of a `width` × `height` image for one sample.
 #[must_use]
 pub fn geometry(spec: &ImageSpec, (width, height): (u32, u32), draw: Draw) -> Geometry {
     let region = match (spec.crop, spec.size) {
@@ -50,6 +52,7 @@ pub fn geometry(spec: &ImageSpec, (width, height): (u32, u32), draw: Draw) -> Ge
     Geometry { region, mirror }
 }
 
+/// A random box, or a centred one after ten tries.
 fn random_box(spec: &ImageSpec, width: u32, height: u32, stream: &mut Stream) -> Region {
     let area = f64::from(width) * f64::from(height);
     let (low, high) = (libm::log(spec.ratio.0), libm::log(spec.ratio.1));
@@ -78,7 +81,8 @@ fn centre_box(width: u32, height: u32, ratio: f64) -> Region {
     Region { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }
 }
 
-/// The box `region` of the shown picture, in the stored picture of `width` × `height` pixels.
+/// Converts a box of the displayed image to a box of the stored image, of `width` × `height`
+/// pixels.
 #[must_use]
 pub fn unorient(region: Region, orientation: u8, (width, height): (u32, u32)) -> Region {
     let Region { x, y, width: w, height: h } = region;
@@ -95,14 +99,15 @@ pub fn unorient(region: Region, orientation: u8, (width, height): (u32, u32)) ->
     Region { x: sx, y: sy, width: sw, height: sh }
 }
 
-/// How often a box can be halved, up to three times, and still covers (height, width) `to`.
+/// How often a box can be halved, up to three times, and still cover (height, width) `to`.
 #[must_use]
 pub fn halvings(region: Region, to: (u32, u32)) -> u32 {
     let times = (region.width / to.1).min(region.height / to.0);
     times.clamp(1, 8).ilog2()
 }
 
-/// The pixels of the halved picture that a box touches, and which part of them it is: (start, length) across and down.
+/// The pixels of the halved image that a box touches, and the box within them: (start, length)
+/// horizontally and vertically.
 #[must_use]
 pub fn halved(region: Region, halvings: u32) -> (Region, [(f64, f64); 2]) {
     let span = |start: u32, len: u32| {
@@ -115,14 +120,15 @@ pub fn halved(region: Region, halvings: u32) -> (Region, [(f64, f64); 2]) {
     (Region { x, y, width, height }, [across, down])
 }
 
-/// The pixels of a stored `width` × `height` picture as a viewer shows them, `channels` bytes each.
+/// Copies a stored `width` × `height` image of `channels` bytes a pixel into its displayed
+/// orientation.
 pub fn orient(from: &[u8], to: &mut [u8], orientation: u8, (width, height): (usize, usize), channels: usize) {
     for (y, row) in from.chunks_exact(width * channels).enumerate() {
         orient_row(row, y, to, orientation, (width, height), channels);
     }
 }
 
-/// Puts row `y` of that picture where a viewer shows it.
+/// Copies row `y` of a stored image to its pixels in the displayed image: see [`orient`].
 pub fn orient_row(
     row: &[u8],
     y: usize,
@@ -132,7 +138,7 @@ pub fn orient_row(
     channels: usize,
 ) {
     let (w, up) = (width, height - 1 - y);
-    // The place of the row's first pixel, of its last, and how far apart neighbours are.
+    // The target indices of the row's first and last pixel, and the distance between neighbours.
     let (first, last, step) = match orientation {
         2 => (y * w + w - 1, y * w, 1),
         3 => (up * w + w - 1, up * w, 1),
@@ -149,7 +155,7 @@ pub fn orient_row(
     }
 }
 
-/// Mirrors rows of `width` pixels of `channels` bytes in place.
+/// Mirrors rows of `width` pixels of `channels` bytes, in place.
 pub fn mirror(pixels: &mut [u8], width: usize, channels: usize) {
     for row in pixels.chunks_exact_mut(width * channels) {
         if channels == 1 {
@@ -176,14 +182,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn boxes_lie_inside(width in 1u32..5000, height in 1u32..5000, position: u64, crop in 0usize..3) {
+        fn boxes_are_inside(width in 1u32..5000, height in 1u32..5000, position: u64, crop in 0usize..3) {
             let crop = [Crop::Random, Crop::Center, Crop::None][crop];
             let spec = ImageSpec { crop, size: Some((224, 160)), flip: 0.5, ..ImageSpec::default() };
             let Region { x, y, width: w, height: h } = geometry(&spec, (width, height), draw(position)).region;
             prop_assert!(w >= 1 && h >= 1 && x + w <= width && y + h <= height);
         }
 
-        /// Cutting the shown picture and showing the cut of the stored one are the same, for all eight orientations.
+        /// Cropping the displayed image equals displaying the crop of the stored one, for all
+        /// eight orientations.
         #[test]
         fn orientation_commutes_with_cropping(w in 1usize..7, h in 1usize..7, orientation in 1u8..9, pick: [u32; 4]) {
             let stored: Vec<u8> = (0..(w * h) as u8).collect();
@@ -206,7 +213,7 @@ mod tests {
         }
     }
 
-    /// Frozen, as the streams are.
+    /// Frozen, like the streams.
     #[test]
     fn golden_boxes() {
         let spec =

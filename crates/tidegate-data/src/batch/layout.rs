@@ -1,34 +1,32 @@
-//! The columns of a batch: names, types, shapes, and where they lie in a slot.
+//! The columns of a batch: names, types, shapes, and their offsets in a slot.
 //!
-//! Flow: schema + wanted specs -> [`Layout`]; read by the pipeline and by whoever presents batches.
-//! Memory: holds none; says how many bytes a slot has.
+//! Flow: schema + wanted specs -> [`Layout`]; read by the pipeline and by code that exposes
+//! batches.
+//! Memory: holds none; computes the bytes of a slot.
 
+use super::COLUMN_ALIGN;
 use super::patch::PatchPlan;
-use super::row;
 use super::spec::{Crop, FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema};
-
-/// Columns begin at multiples of this.
-pub const ALIGN: usize = 64;
 
 /// One column of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnPlan {
     /// Its name.
     pub name: String,
-    /// The field of the schema that it is made from.
+    /// The index of its field in the schema.
     pub field: usize,
-    /// What the field holds.
+    /// The kind of its field.
     pub kind: Kind,
-    /// What is wanted.
+    /// The spec that the user wants.
     pub spec: FieldSpec,
     /// Element type.
     pub dtype: DType,
-    /// Shape of a row; none for a ragged column.
+    /// Shape of a row; None for a ragged column.
     pub shape: Option<Vec<usize>>,
-    /// How it is made of a patch as it is stored, if it is another.
+    /// How its row is made from a stored patch, unless the patch is delivered as stored.
     pub patch: Option<PatchPlan>,
 }
 
@@ -39,10 +37,16 @@ impl ColumnPlan {
         self.shape.as_ref().map_or(0, |s| s.iter().product::<usize>() * self.dtype.size())
     }
 
-    /// Bytes beside a row, while it is made.
+    /// Bytes of workspace in which a row is made.
     #[must_use]
-    pub fn room_bytes(&self) -> usize {
-        self.patch.as_ref().map_or(0, PatchPlan::room_bytes)
+    pub fn workspace_bytes(&self) -> usize {
+        self.patch.as_ref().map_or(0, PatchPlan::workspace_bytes)
+    }
+
+    /// Whether its values are decoded as images, which needs scratch.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.patch.is_none() && matches!(self.spec, FieldSpec::Image(_) | FieldSpec::Mask(_))
     }
 }
 
@@ -51,15 +55,16 @@ impl ColumnPlan {
 pub struct Layout {
     /// The columns, in the order of the schema.
     pub columns: Vec<ColumnPlan>,
-    /// Fields of the source.
+    /// The fields of the source.
     pub schema: Schema,
 }
 
 impl Layout {
-    /// The layout for `wanted` fields. With `only`, fields that are not named are left out; else they are inferred.
+    /// The layout for `wanted` fields. With `only`, other fields are left out; else their specs
+    /// are inferred.
     ///
-    /// # Errors
-    /// [`Error::Config`] for unknown fields, with the known ones; for a spec that does not fit what is stored.
+    /// # Errors [`Error::Config`] for an unknown field (with the known ones), and for a spec that
+    /// does not fit the stored kind.
     pub fn new(schema: &Schema, wanted: &[(String, FieldSpec)], only: bool) -> Result<Self> {
         for (name, spec) in wanted {
             spec.check(name)?;
@@ -107,29 +112,29 @@ impl Layout {
     #[must_use]
     pub fn slot_bytes(&self, rows: usize) -> u64 {
         (self.offset(self.columns.len(), rows)
-            + self.columns.iter().map(|c| c.room_bytes() * rows).sum::<usize>()) as u64
+            + self.columns.iter().map(|c| c.workspace_bytes() * rows).sum::<usize>()) as u64
     }
 
-    /// Where in a slot for `rows` rows the room beside the first row of column `c` begins.
+    /// The offset, in a slot for `rows` rows, of the workspaces of column `c`.
     #[must_use]
-    pub fn room_offset(&self, c: usize, rows: usize) -> usize {
+    pub fn workspace_offset(&self, c: usize, rows: usize) -> usize {
         self.offset(self.columns.len(), rows)
-            + self.columns[..c].iter().map(|c| c.room_bytes() * rows).sum::<usize>()
+            + self.columns[..c].iter().map(|c| c.workspace_bytes() * rows).sum::<usize>()
     }
 
-    /// Where column `c` begins in a slot for `rows` rows.
+    /// The offset of column `c` in a slot for `rows` rows.
     #[must_use]
     pub fn offset(&self, c: usize, rows: usize) -> usize {
-        self.columns[..c].iter().map(|c| (c.row_bytes() * rows).next_multiple_of(ALIGN)).sum()
+        self.columns[..c].iter().map(|c| (c.row_bytes() * rows).next_multiple_of(COLUMN_ALIGN)).sum()
     }
 
-    /// Bytes of a row, all columns together.
+    /// Bytes of a row over all columns.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
         self.columns.iter().map(|c| c.row_bytes() as u64).sum()
     }
 
-    /// Why a sample does not make the same row of fixed size each time, if it does not.
+    /// The reason why decoded rows cannot be cached, if there is one: a row is random or ragged.
     #[must_use]
     pub fn varies(&self) -> Option<&'static str> {
         let drawn = |spec: &FieldSpec| match spec {
@@ -146,13 +151,13 @@ impl Layout {
         self.columns.iter().any(|c| c.shape.is_none()).then_some("a column is ragged: give its size or shape")
     }
 
-    /// Whether anything has to be decoded.
+    /// Whether any column decodes images.
     #[must_use]
-    pub fn has_pictures(&self) -> bool {
-        self.columns.iter().any(row::is_picture)
+    pub fn has_images(&self) -> bool {
+        self.columns.iter().any(ColumnPlan::is_image)
     }
 
-    /// The image whose geometry a mask shares.
+    /// The image field whose geometry a mask shares.
     #[must_use]
     pub fn image_of(&self, mask: &MaskSpec) -> Option<&ImageSpec> {
         self.columns.iter().find_map(|c| match &c.spec {
@@ -162,6 +167,7 @@ impl Layout {
     }
 }
 
+/// The plan of a column whose field holds no patches, or patches that are delivered as stored.
 fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec)]) -> Result<ColumnPlan> {
     let name = field.name.clone();
     let misfit = |want: &str| {
@@ -170,7 +176,7 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             field.kind.name()
         )))
     };
-    let picture = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
+    let image = matches!(field.kind, Kind::Image | Kind::Pixels | Kind::Bytes);
     let array = matches!(
         field.kind,
         Kind::Npy
@@ -185,11 +191,11 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
     let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
     let (dtype, shape) = match &spec {
         FieldSpec::Patch(_) => return misfit("a patch of a volume"),
-        FieldSpec::Image(_) if !picture => return misfit("an image"),
-        FieldSpec::Image(image) => {
-            (image.pixels.dtype, image.size.map(|size| image_shape(size, image.pixels.layout)))
+        FieldSpec::Image(_) if !image => return misfit("an image"),
+        FieldSpec::Image(spec) => {
+            (spec.pixels.dtype, spec.size.map(|size| image_shape(size, spec.pixels.layout)))
         }
-        FieldSpec::Mask(_) if !picture => return misfit("a mask"),
+        FieldSpec::Mask(_) if !image => return misfit("a mask"),
         FieldSpec::Mask(mask) => (DType::Uint8, Some(mask_shape(&name, mask, wanted)?)),
         FieldSpec::Int if !number => return misfit("an integer"),
         FieldSpec::Int => (DType::Int64, Some(Vec::new())),
@@ -198,65 +204,71 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json if !encoded => return misfit("text or bytes"),
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json => (DType::Uint8, None),
         FieldSpec::Array { .. } if !array => return misfit("an array"),
-        FieldSpec::Array { dtype: wanted, shape: wanted_shape }
-            if let Kind::Patch { dtype, shape, .. } = &field.kind =>
-        {
-            if wanted.is_some_and(|wanted| wanted != *dtype)
-                || wanted_shape.as_ref().is_some_and(|s| s != shape)
-            {
-                return Err(Error::Config(format!(
-                    "field {name:?} holds patches of {} {shape:?}, as they are stored: ask for these, for others with tg.Patch(dtype=), or leave the field out",
-                    dtype.name()
-                )));
-            }
-            (*dtype, Some(shape.clone()))
-        }
-        FieldSpec::Array { dtype: wanted, shape } if let Some(own) = listed(&field.kind) => {
-            if wanted.is_some_and(|wanted| wanted != own) || shape.is_some() {
-                return Err(Error::Config(format!(
-                    "field {name:?} holds {} of rows of many lengths, as {}: leave its type and shape out",
-                    field.kind.name(),
-                    own.name()
-                )));
-            }
-            (own, None)
-        }
-        FieldSpec::Array { dtype: wanted, shape: wanted_shape }
-            if let Kind::Compact { dtype, shape, .. } = &field.kind =>
-        {
-            let float = |dtype| matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32);
-            let usual = match FieldSpec::inferred(&field.kind) {
-                FieldSpec::Array { dtype: Some(usual), .. } => usual,
-                _ => *dtype,
-            };
-            let wanted = wanted.unwrap_or(usual);
-            let can_be = if field.kind.is_quantized() { float(wanted) } else { wanted == *dtype };
-            if !can_be || wanted_shape.as_ref().is_some_and(|s| s != shape) {
-                return Err(Error::Config(format!(
-                    "field {name:?} holds {} arrays of {} {shape:?}: ask for these{}, or leave the field out",
-                    if field.kind.is_quantized() { "quantized" } else { "packed" },
-                    dtype.name(),
-                    if field.kind.is_quantized() { ", as float32, float16 or bfloat16" } else { "" }
-                )));
-            }
-            (wanted, Some(shape.clone()))
-        }
-        FieldSpec::Array { dtype: Some(dtype), shape } => (*dtype, shape.clone()),
-        FieldSpec::Array { dtype: None, shape } if let Some((dtype, declared)) = declared(&field.kind) => {
-            (dtype, shape.clone().or(declared))
-        }
-        FieldSpec::Array { dtype: None, .. } => {
-            return Err(Error::Config(format!(
-                "field {name:?} is an array: say its type, such as fields={{{name:?}: tg.Array(\"float32\", (3, 4))}}, \
-                 or leave the field out by naming the others"
-            )));
-        }
+        FieldSpec::Array { dtype, shape } => array_type(field, *dtype, shape.as_deref())?,
     };
     Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape, patch: None })
 }
 
-/// The type of what text lists, which has a length of its own in each row.
-fn listed(kind: &Kind) -> Option<DType> {
+/// The dtype, and the shape unless it is ragged, of a column of arrays.
+fn array_type(
+    field: &Field,
+    wanted: Option<DType>,
+    wanted_shape: Option<&[usize]>,
+) -> Result<(DType, Option<Vec<usize>>)> {
+    let name = &field.name;
+    let other_shape = |shape: &[usize]| wanted_shape.is_some_and(|wanted| wanted != shape);
+    match (&field.kind, wanted) {
+        (Kind::Patch { dtype, shape, .. }, _) => {
+            if wanted.is_some_and(|wanted| wanted != *dtype) || other_shape(shape) {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds patches of {} {shape:?}, as they are stored: ask for these, \
+                     for others with tg.Patch(dtype=), or leave the field out",
+                    dtype.name()
+                )));
+            }
+            Ok((*dtype, Some(shape.clone())))
+        }
+        (kind, _) if let Some(own) = list_dtype(kind) => {
+            if wanted.is_some_and(|wanted| wanted != own) || wanted_shape.is_some() {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds {} of rows of many lengths, as {}: leave its type and shape out",
+                    kind.name(),
+                    own.name()
+                )));
+            }
+            Ok((own, None))
+        }
+        (kind @ Kind::Compact { dtype, shape, .. }, _) => {
+            let float = |dtype| matches!(dtype, DType::Float16 | DType::Bfloat16 | DType::Float32);
+            let usual = match FieldSpec::inferred(kind) {
+                FieldSpec::Array { dtype: Some(usual), .. } => usual,
+                _ => *dtype,
+            };
+            let wanted = wanted.unwrap_or(usual);
+            let can_be = if kind.is_quantized() { float(wanted) } else { wanted == *dtype };
+            if !can_be || other_shape(shape) {
+                return Err(Error::Config(format!(
+                    "field {name:?} holds {} arrays of {} {shape:?}: ask for these{}, or leave the field out",
+                    if kind.is_quantized() { "quantized" } else { "packed" },
+                    dtype.name(),
+                    if kind.is_quantized() { ", as float32, float16 or bfloat16" } else { "" }
+                )));
+            }
+            Ok((wanted, Some(shape.clone())))
+        }
+        (_, Some(dtype)) => Ok((dtype, wanted_shape.map(<[usize]>::to_vec))),
+        (kind, None) if let Some((dtype, declared)) = declared_type(kind) => {
+            Ok((dtype, wanted_shape.map(<[usize]>::to_vec).or(declared)))
+        }
+        (_, None) => Err(Error::Config(format!(
+            "field {name:?} is an array: say its type, such as \
+             fields={{{name:?}: tg.Array(\"float32\", (3, 4))}}, or leave the field out by naming the others"
+        ))),
+    }
+}
+
+/// The dtype of lists in text, which are ragged.
+fn list_dtype(kind: &Kind) -> Option<DType> {
     match kind {
         Kind::Sparse { part, .. } => Some(part.dtype()),
         Kind::Numbers { dtype } => Some(*dtype),
@@ -264,8 +276,8 @@ fn listed(kind: &Kind) -> Option<DType> {
     }
 }
 
-/// The type of arrays, and perhaps their shape, where the data declare them.
-fn declared(kind: &Kind) -> Option<(DType, Option<Vec<usize>>)> {
+/// The dtype of arrays, and their shape if it is fixed, where the data declare them.
+fn declared_type(kind: &Kind) -> Option<(DType, Option<Vec<usize>>)> {
     let Kind::NdArray { dtype: Some(dtype), shape } = kind else { return None };
     Some((DType::parse(dtype).ok()?, shape.clone()))
 }
@@ -278,6 +290,7 @@ fn image_shape((height, width): (u32, u32), layout: PixelLayout) -> Vec<usize> {
     }
 }
 
+/// The shape of a mask: its own size or that of its image.
 fn mask_shape(name: &str, mask: &MaskSpec, wanted: &[(String, FieldSpec)]) -> Result<Vec<usize>> {
     let image = wanted.iter().find_map(|(n, spec)| match spec {
         FieldSpec::Image(image) if n == &mask.of => Some(image),

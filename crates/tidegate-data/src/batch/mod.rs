@@ -1,10 +1,10 @@
-//! From one sample's fields to its row of a batch.
+//! Batches, and how one sample's fields become a row of a batch.
 //!
-//! Flow: [`spec`] (what is wanted) + schema -> [`layout`] (columns and sizes) -> [`row`] (decode, crop, resize, write)
-//! -> [`Batch`].
-//! Memory: rows are written straight into the batch's slot (account `batch`); pictures pass through the worker's
-//! scratch (account `scratch`).
-//! Not here: who fills which batch when (`pipeline`).
+//! Flow: [`spec`] (what the user wants) + schema -> [`layout`] (columns and sizes) -> [`row`]
+//! (decode, crop, resize, write) -> [`Batch`].
+//! Memory: rows are written straight into the batch's slot (account `batch`). Images pass through
+//! the worker's scratch (account `scratch`).
+//! Not here: which worker fills which batch, and when (`pipeline`).
 
 pub mod color;
 pub mod geometry;
@@ -12,7 +12,6 @@ pub mod layout;
 pub mod patch;
 pub mod resize;
 pub mod row;
-
 pub mod spec;
 
 use tidegate_core::memory::{Block, SlabItem};
@@ -21,17 +20,20 @@ pub use self::layout::{ColumnPlan, Layout};
 pub use self::spec::{Crop, FieldSpec, ImageSpec, Jitter, MaskSpec, PixelLayout, Pixels};
 use tidegate_decode::npy::DType;
 
-/// Where a column's values lie.
+/// Columns begin at multiples of this number of bytes.
+pub const COLUMN_ALIGN: usize = 64;
+
+/// The memory that holds a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// In the slot, from this byte on.
+    /// The batch's slot.
     Slot {
-        /// Offset of the first row.
+        /// Offset of the first row in bytes.
         offset: usize,
     },
-    /// In a block of its own.
+    /// A block of its own.
     Ragged {
-        /// Which one.
+        /// Its index in [`BatchMemory::ragged`].
         block: usize,
     },
 }
@@ -45,41 +47,44 @@ pub struct Column {
     pub dtype: DType,
     /// Shape of a row; empty for scalars and for ragged columns.
     pub shape: Vec<usize>,
-    /// Where the values lie.
+    /// The memory of the values.
     pub part: Part,
-    /// Ragged: row i is values `offsets[i]..offsets[i + 1]`; else empty.
+    /// Ragged columns: row i is the values `offsets[i]..offsets[i + 1]`. Else empty.
     pub offsets: Vec<i64>,
-    /// Ragged images and arrays: the shape of each row; else empty.
+    /// Ragged images and arrays: the shape of each row. Else empty.
     pub shapes: Vec<Vec<usize>>,
-    /// The bytes of a ragged column are UTF-8 text.
+    /// Whether the bytes of a ragged column are UTF-8 text.
     pub text: bool,
 }
 
-/// The memory of a batch; dropping it returns the slot to the ring.
+/// The memory of a batch. Dropping it returns the slot to the ring.
 #[derive(Debug)]
 pub struct BatchMemory {
-    /// The values of ragged columns: given back before the slot, for whoever gets the slot will want them.
+    /// The values of ragged columns. They are freed before the slot, because the next user of the
+    /// slot needs that memory.
     pub ragged: Vec<Block>,
-    /// The slot with all fixed columns.
+    /// The slot, with all fixed columns.
     pub slot: SlabItem,
 }
 
-/// A batch: writable, and the consumer's alone.
+/// A batch. It is writable and belongs to the consumer alone.
 #[derive(Debug)]
 pub struct Batch {
     /// The memory of all columns.
     pub memory: BatchMemory,
     /// The fields.
     pub columns: Vec<Column>,
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// The id of each row; of a subset that of the whole source.
+    /// The sample id of each row. In a subset it is the id in the whole source.
     pub ids: Vec<u64>,
-    /// The index of each row in the source of the loader, which is what samplers and feedback speak of; of a subset not its id.
+    /// The index of each row in the loader's source, which samplers and feedback use. In a subset
+    /// it differs from the id.
     pub indices: Vec<u64>,
-    /// What each row counts in a mean, so that it is that of all samples evenly: 1, but where an order draws by importance; 0 for padding.
+    /// The weight of each row in a mean, so that the mean is unbiased: 1, unless the order draws
+    /// by importance; 0 for padding.
     pub weights: Vec<f32>,
-    /// The global position of each row.
+    /// The global position of each row in the epoch.
     pub positions: Vec<u64>,
     /// False for rows that only pad the batch.
     pub mask: Vec<bool>,
@@ -100,7 +105,7 @@ impl Batch {
         }
     }
 
-    /// The same, writable.
+    /// The writable bytes of a column.
     #[must_use]
     pub fn bytes_mut(&mut self, column: &Column) -> &mut [u8] {
         let range = self.range(column);
@@ -122,7 +127,7 @@ impl Batch {
         }
     }
 
-    /// The column of that name.
+    /// The column of a name.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)

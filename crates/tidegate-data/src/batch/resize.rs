@@ -1,50 +1,54 @@
-//! Antialiased bilinear resizing of rows as they come, with the bits of Pillow; the nearest value for masks.
+//! Streaming antialiased bilinear resizing with the same bits as Pillow, and nearest-value
+//! resizing of masks.
 //!
-//! Flow: rows of a box, from its top to its bottom -> each resized along the row -> those that a target row looks at -> the target;
-//! or, where [`down_first`] says so, the mean of rows first, and that resized along.
-//! Memory: as many rows as a target row looks at, two more, and weights: bounded by [`library_bytes`], reserved by the caller,
-//! used again for the next picture.
+//! Flow: rows of a box, from its top to its bottom -> each resized horizontally -> weighted means
+//! of rows -> the target. If [`down_first`] says so, the means of rows come first.
+//! Memory: the rows that one target row reads, two more, and weights: bounded by
+//! [`library_bytes`], which the caller reserves, and used again for the next image.
 //!
-//! Source: Pillow's Resample.c: weights of 22 bits, rounded to 8 bits between the two passes.
-//! Why not a library: none takes rows as they come, and none has Pillow's bits. `make bench-jpeg` has fast_image_resize beside it.
+//! Source: Pillow's Resample.c: weights of 22 bits, rounded to 8 bits between the two passes. Why
+//! not a library: none takes one row after another, and none has Pillow's bits. `make bench-jpeg`
+//! compares with fast_image_resize.
 
 use tidegate_core::simd;
 
-use tidegate_decode::{Region, Rows};
+use tidegate_decode::{Region, RowSink};
 
-/// Bits of a weight behind the point.
+/// Fractional bits of a weight.
 const WEIGHT_BITS: u32 = 22;
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
-/// Inputs that vectors take at once.
+/// Inputs that vector code takes at once.
 const GROUP: usize = 4;
-/// What rows may take before they are resized along: where it is more, they are resized first, whatever Pillow does.
+/// Bytes of rows that may be kept before they are resized horizontally. Beyond it, rows are
+/// resized horizontally first, even where Pillow does not.
 const WIDE_BYTES: u64 = 1 << 20;
 
-/// How the outputs along one axis are made of its inputs.
+/// The inputs and weights of all outputs along one axis.
 #[derive(Debug, Default)]
 struct Axis {
-    /// The first input of each output, and how many.
+    /// For each output, its first input and the number of its inputs.
     spans: Vec<(u32, u32)>,
     /// Inputs of an output at most.
-    most: usize,
-    /// `most` for each output, with zeros behind the last.
+    max_inputs: usize,
+    /// `max_inputs` weights for each output; zeros after its last.
     weights: Vec<i32>,
 }
 
 impl Axis {
-    /// Inputs of one output at most, where `length` inputs are made `outputs`.
-    fn most(length: f64, outputs: u32) -> usize {
+    /// Inputs of one output at most, if `length` inputs become `outputs`.
+    fn max_inputs(length: f64, outputs: u32) -> usize {
         2 * (length / f64::from(outputs)).max(1.0).ceil() as usize + 1
     }
 
-    /// Makes `outputs` of the `length` inputs from `start` on, of `inputs` in all.
+    /// Computes spans and weights of `outputs` outputs from the `length` inputs at `start`, of
+    /// `inputs` in all.
     fn set(&mut self, inputs: u32, (start, length): (f64, f64), outputs: u32) {
         let scale = length / f64::from(outputs);
         let support = scale.max(1.0);
         let closeness = 1.0 / support;
-        self.most = Self::most(length, outputs);
+        self.max_inputs = Self::max_inputs(length, outputs);
         empty(&mut self.spans, outputs as usize);
-        empty(&mut self.weights, self.most * outputs as usize);
+        empty(&mut self.weights, self.max_inputs * outputs as usize);
         for out in 0..outputs {
             let center = start + (f64::from(out) + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as u32;
@@ -58,27 +62,28 @@ impl Axis {
             let rounded = |input| (0.5 + share(weight(input)) * f64::from(1 << WEIGHT_BITS)) as i32;
             self.weights.extend((first..end).map(rounded));
             self.spans.push((first, end - first));
-            self.weights.resize(self.most * self.spans.len(), 0);
+            self.weights.resize(self.max_inputs * self.spans.len(), 0);
         }
     }
 
     fn weights(&self, output: usize) -> &[i32] {
-        &self.weights[output * self.most..][..self.most]
+        &self.weights[output * self.max_inputs..][..self.max_inputs]
     }
 
-    /// Groups of inputs that vectors take for an output.
+    /// Groups of inputs that vector code takes for an output.
     fn groups(&self) -> usize {
         self.spans.iter().map(|span| span.1 as usize).max().unwrap_or(1).div_ceil(GROUP)
     }
 }
 
-/// Weights of a group of inputs for two outputs side by side, each twice: the upper bits of the first two inputs and of the
-/// last two, and the lower eight bits of both. A half is of one output; its pairs of inputs are there for each channel.
+/// Weights of a group of inputs for two neighbouring outputs: the upper bits of the first two
+/// inputs and of the last two, then the lower eight bits of both. Each half belongs to one output
+/// and repeats its pairs of inputs for each channel.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(32))]
 struct Pair([[i16; 16]; 4]);
 
-/// Rows of the ring from `first` on.
+/// The rows of the ring from `first` on.
 #[derive(Debug, Clone, Copy)]
 struct Ring<'a> {
     bytes: &'a [u8],
@@ -87,7 +92,7 @@ struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// A row after another, each with its weight.
+    /// The rows in order, each with its weight.
     #[inline(always)]
     fn weighted(self, weights: &'a [i32]) -> impl Iterator<Item = (&'a [u8], i32)> {
         let at = self.first * self.stride % self.bytes.len();
@@ -97,19 +102,20 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// A resizer of one thread: it keeps its memory from picture to picture.
+/// The resizer of one thread. It keeps its memory between images.
 #[derive(Debug)]
 pub struct Scaler {
     across: Axis,
     down: Axis,
-    /// Groups of the outputs 0 and 1, then of 2 and 3; and the bytes of a row at which they begin.
+    /// The weight groups of outputs 0 and 1, then of 2 and 3, and so on.
     pairs: Vec<Pair>,
+    /// For each pair of outputs, the byte offsets of their first inputs in a row.
     starts: Vec<[u32; 2]>,
-    /// A row to be resized along, of four bytes a pixel, and room for vectors to read beyond.
+    /// A row before horizontal resizing, of four bytes a pixel, with padding for vector loads.
     row: Vec<u8>,
-    /// Rows to take the mean of: row i is at i modulo `down.most`.
+    /// The rows whose means are taken: row i is at i modulo `down.max_inputs`.
     ring: Vec<u8>,
-    /// A row that was resized along, of three bytes a pixel.
+    /// A row after horizontal resizing, of three bytes a pixel.
     line: Vec<u8>,
     simd: bool,
 }
@@ -120,13 +126,13 @@ impl Default for Scaler {
     }
 }
 
-/// What a [`Scaler`] holds at most after any pictures whose sides are at most `side`, and which became (height, width) `size` or,
-/// lying on their side, (width, height).
+/// Bytes that a [`Scaler`] holds at most, after images whose sides are at most `side` and which
+/// became (height, width) or, if rotated, (width, height).
 #[must_use]
 pub fn library_bytes(side: u32, (height, width): (u32, u32)) -> u64 {
-    let most = |outputs: u32| Axis::most(side.into(), outputs) as u64;
+    let most = |outputs: u32| Axis::max_inputs(side.into(), outputs) as u64;
     let groups = |outputs: u32| most(outputs).div_ceil(GROUP as u64);
-    // Each way, and headers may claim any size.
+    // The larger of both orientations. It saturates, because headers may claim any size.
     let either = |bytes: &dyn Fn(u32, u32) -> u64| bytes(height, width).max(bytes(width, height));
     let row = 4 * (u64::from(side) + GROUP as u64 * groups(height.min(width)));
     let line = either(&|_, across| stride(across as usize) as u64);
@@ -138,12 +144,12 @@ pub fn library_bytes(side: u32, (height, width): (u32, u32)) -> u64 {
     [row, line, axis, axis, pairs].into_iter().fold(ring, u64::saturating_add)
 }
 
-/// Bytes of a row in the ring: pixels are written two at a time, with a byte behind them.
+/// Bytes of a row in the ring. Pixels are written two at a time, with one more byte.
 fn stride(width: usize) -> usize {
     (6 * width.div_ceil(2) + 1).next_multiple_of(32)
 }
 
-/// Whether Pillow, since its version 13, takes the mean of rows before it resizes along them.
+/// Whether Pillow, since version 13, takes the means of rows before it resizes horizontally.
 #[must_use]
 pub fn down_first((width, height): (u32, u32), (to_height, to_width): (u32, u32)) -> bool {
     let less = |from: u32, to: u32| i64::from(from) - i64::from(to);
@@ -166,17 +172,20 @@ impl Scaler {
         }
     }
 
-    /// Begins a picture whose rows come with `width` pixels of four bytes, `height` of them, and of which the part from `x` on
-    /// for a width, and from `y` on for a height, becomes RGB rows of `size` (height, width) in `into`; by the mean of rows first, if
-    /// `down_first` and that takes no more than 1 MiB.
+    /// Begins an image of `height` rows of `width` pixels, of four bytes each.
+    ///
+    /// Its part `[x, y]`, each a (start, length) in pixels, becomes RGB rows of `size` (height,
+    /// width) in `into`. Means of rows are taken first if `down_first` is set and that needs at
+    /// most 1 MiB.
     ///
     /// ```
-    /// use tidegate_data::{batch::resize::Scaler, decode::Rows};
+    /// use tidegate_data::batch::resize::Scaler;
+    /// use tidegate_decode::RowSink;
     /// let (mut scaler, mut into) = (Scaler::default(), [0; 3]);
     /// let mut rows = scaler.begin((2, 2), [(0.0, 2.0), (0.0, 2.0)], (1, 1), false, &mut into);
     /// for row in [[10, 20, 30, 0, 30, 40, 50, 0], [50, 60, 70, 0, 70, 80, 90, 0]] {
-    ///     rows.room().copy_from_slice(&row);
-    ///     rows.done();
+    ///     rows.next_row().copy_from_slice(&row);
+    ///     rows.finish_row();
     /// }
     /// assert_eq!(into, [40, 50, 60]);
     /// ```
@@ -193,10 +202,10 @@ impl Scaler {
         let groups = self.across.groups();
         let (width, to_width) = (4 * width as usize, size.1 as usize);
         let wide = width.next_multiple_of(32);
-        let down_first = down_first && (wide * self.down.most) as u64 <= WIDE_BYTES;
+        let down_first = down_first && (wide * self.down.max_inputs) as u64 <= WIDE_BYTES;
         let stride = if down_first { wide } else { stride(to_width) };
         grow(&mut self.row, width + 4 * GROUP * groups);
-        grow(&mut self.ring, stride * self.down.most);
+        grow(&mut self.ring, stride * self.down.max_inputs);
         grow(&mut self.line, self::stride(to_width));
         if self.simd {
             self.pair_up(groups);
@@ -204,6 +213,7 @@ impl Scaler {
         Resizing { scaler: self, into, width, to_width: 3 * to_width, down_first, stride, taken: 0, made: 0 }
     }
 
+    /// Arranges the weights for vector code.
     fn pair_up(&mut self, groups: usize) {
         let across = &self.across;
         let outputs = across.spans.len();
@@ -223,7 +233,7 @@ impl Scaler {
     }
 }
 
-/// Nothing, with room for `len`: old memory is given back before new is taken.
+/// Clears a vector and gives it a capacity of `len`. Old memory is freed before new is allocated.
 fn empty<T>(items: &mut Vec<T>, len: usize) {
     items.clear();
     if items.capacity() < len {
@@ -232,7 +242,7 @@ fn empty<T>(items: &mut Vec<T>, len: usize) {
     }
 }
 
-/// `len` bytes, whatever they are.
+/// Sets the length to `len`; the bytes are arbitrary.
 fn grow(bytes: &mut Vec<u8>, len: usize) {
     if bytes.capacity() < len {
         empty(bytes, len);
@@ -240,33 +250,33 @@ fn grow(bytes: &mut Vec<u8>, len: usize) {
     bytes.resize(len, 0);
 }
 
-/// A picture whose rows are being taken.
+/// An image that is being resized: the sink of its rows.
 #[derive(Debug)]
 pub struct Resizing<'a> {
     scaler: &'a mut Scaler,
     into: &'a mut [u8],
-    /// Bytes of a row that is taken.
+    /// Bytes of an input row.
     width: usize,
-    /// Bytes of a row of the target.
+    /// Bytes of a target row.
     to_width: usize,
     down_first: bool,
     /// Bytes of a row in the ring.
     stride: usize,
-    /// Rows that were taken.
+    /// Input rows taken so far.
     taken: usize,
-    /// Rows of the target that were made.
+    /// Target rows made so far.
     made: usize,
 }
 
-impl Rows for Resizing<'_> {
-    fn room(&mut self) -> &mut [u8] {
+impl RowSink for Resizing<'_> {
+    fn next_row(&mut self) -> &mut [u8] {
         let slot = self.slot();
         let Scaler { row, ring, .. } = &mut *self.scaler;
-        let room = if self.down_first { &mut ring[slot..] } else { row };
-        &mut room[..self.width]
+        let into = if self.down_first { &mut ring[slot..] } else { row };
+        &mut into[..self.width]
     }
 
-    fn done(&mut self) {
+    fn finish_row(&mut self) {
         let (slot, stride) = (self.slot(), self.stride);
         let Scaler { across, down, pairs, starts, row, ring, line, simd } = &mut *self.scaler;
         let resize = |row: &[u8], to: &mut [u8]| resize_row(across, (starts, pairs), row, to, *simd);
@@ -294,13 +304,13 @@ impl Rows for Resizing<'_> {
 }
 
 impl Resizing<'_> {
-    /// Where the next row is in the ring.
+    /// The offset of the next row in the ring.
     fn slot(&self) -> usize {
-        self.taken % self.scaler.down.most * self.stride
+        self.taken % self.scaler.down.max_inputs * self.stride
     }
 }
 
-/// Resizes along a row: four bytes a pixel become three.
+/// Resizes a row horizontally: four bytes a pixel become three.
 fn resize_row(axis: &Axis, (starts, pairs): (&[[u32; 2]], &[Pair]), row: &[u8], to: &mut [u8], simd: bool) {
     #[cfg(target_arch = "x86_64")]
     if simd {
@@ -308,7 +318,8 @@ fn resize_row(axis: &Axis, (starts, pairs): (&[[u32; 2]], &[Pair]), row: &[u8], 
         #[expect(unsafe_code, reason = "vector instructions that were looked for")]
         return unsafe { avx2::resize_row(starts, pairs, row, to) };
     }
-    let _scalar = (starts, pairs, simd);
+    // Only vector code uses them.
+    let _unused = (starts, pairs, simd);
     let (pixels, _) = row.as_chunks::<4>();
     for ((output, &(first, n)), to) in axis.spans.iter().enumerate().zip(to.as_chunks_mut::<3>().0) {
         let mut sums = [HALF; 4];
@@ -332,7 +343,7 @@ fn mean_of_rows(weights: &[i32], rows: Ring<'_>, to: &mut [u8], simd: bool) {
         let vectors = unsafe { avx2::mean_of_rows(weights, rows, to) };
         done = vectors;
     }
-    let _scalar = simd;
+    let _unused = simd;
     for (x, to) in to.iter_mut().enumerate().skip(done) {
         let sum = |sum: i32, (row, weight): (&[u8], i32)| sum + i32::from(row[x]) * weight;
         *to = (rows.weighted(weights).fold(HALF, sum) >> WEIGHT_BITS) as u8;
@@ -341,8 +352,8 @@ fn mean_of_rows(weights: &[i32], rows: Ring<'_>, to: &mut [u8], simd: bool) {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    //! Products of 8 and 23 bits, exactly: a weight is cut into its upper bits and its lower eight, both multiplied by the same
-    //! pairs of 16-bit inputs.
+    //! Exact products of 8 and 23 bits: a weight is split into its upper bits and its lower eight,
+    //! and both are multiplied by the same pairs of 16-bit inputs.
     #![expect(unsafe_code, reason = "vector loads and stores of memory whose bounds were checked")]
     use std::arch::x86_64::*;
 
@@ -357,7 +368,7 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     fn load_wide(bytes: &[u8], at: usize) -> __m256i {
         assert!(at + 32 <= bytes.len());
-        // SAFETY: thirty-two bytes are read, which are there.
+        // SAFETY: thirty-two bytes are read; the assertion checked that they exist.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) }
     }
 
@@ -370,7 +381,7 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     pub(super) fn resize_row(starts: &[[u32; 2]], pairs: &[Pair], row: &[u8], to: &mut [u8]) {
         let groups = pairs.len() / starts.len();
-        // One is most common by far: then there is no inner loop.
+        // One group is most common by far, and then there is no inner loop.
         if groups == 1 {
             groups_of::<1>(starts, pairs, row, to)
         } else {
@@ -378,7 +389,8 @@ mod avx2 {
         }
     }
 
-    /// Two outputs at a time, one in each half of a vector, from `N` times four inputs of four bytes; 0: as many as there are.
+    /// Computes two outputs at a time, one in each half of a vector, from `N` groups of four
+    /// inputs of four bytes. `N` = 0 takes the number of groups from `pairs`.
     #[target_feature(enable = "avx2")]
     fn groups_of<const N: usize>(starts: &[[u32; 2]], pairs: &[Pair], row: &[u8], to: &mut [u8]) {
         let inputs = |a: i8| {
@@ -388,7 +400,7 @@ mod avx2 {
             _mm256_broadcastsi128_si256(shuffle)
         };
         let (first_two, last_two) = (inputs(0), inputs(8));
-        // Red, green, blue and what means nothing, each in 32 bits, to a byte.
+        // Red, green, blue and the unused channel: from 32 bits to a byte each.
         let gather = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
         let groups = if N > 0 { N } else { pairs.len() / starts.len() };
         assert!(row.len() >= 16 * groups && to.len() > 6 * starts.len());
@@ -398,7 +410,8 @@ mod avx2 {
             assert!(left <= last && right <= last);
             let (mut upper, mut lower) = (_mm256_setzero_si256(), half);
             for (group, Pair(weights)) in pairs.iter().enumerate() {
-                // SAFETY: sixteen bytes are read from `start + 16 group` on, and `start + 16 groups` is within the row.
+                // SAFETY: sixteen bytes are read from `start + 16 group` on, and `start + 16
+                // groups` is within the row.
                 let load =
                     |start: usize| unsafe { _mm_loadu_si128(row.as_ptr().add(start + 16 * group).cast()) };
                 let four = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(left)), load(right));
@@ -413,8 +426,9 @@ mod avx2 {
             let sums = whole(upper, lower);
             let left = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_castsi256_si128(sums), gather));
             let right = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_extracti128_si256::<1>(sums), gather));
-            // Four bytes are written of three: the next pixel writes over the fourth.
-            // SAFETY: seven bytes are written from 6 i on, where i < starts.len() and 6 starts.len() + 1 bytes are there.
+            // Four bytes are written for three: the next pixel overwrites the fourth. SAFETY:
+            // seven bytes are written from 6 i on, where i < starts.len(), and `to` has at least 6
+            // starts.len() + 1 bytes.
             unsafe {
                 let to = to.as_mut_ptr().add(6 * i);
                 to.cast::<i32>().write_unaligned(left);
@@ -423,7 +437,7 @@ mod avx2 {
         }
     }
 
-    /// Writes as many bytes as vectors can, and says how many.
+    /// Writes as many bytes as fill whole vectors, and returns their number.
     #[target_feature(enable = "avx2")]
     pub(super) fn mean_of_rows(weights: &[i32], rows: Ring<'_>, to: &mut [u8]) -> usize {
         let zero = _mm256_setzero_si256();
@@ -461,46 +475,48 @@ mod avx2 {
     }
 }
 
-/// Takes the nearest value, one byte a pixel.
+/// Resizes to the nearest value, one byte a pixel.
 #[derive(Debug)]
 pub struct Nearest<'a> {
     into: &'a mut [u8],
-    /// Columns that are taken.
+    /// The columns that are taken.
     columns: Vec<usize>,
-    /// Rows that are still to be taken, the last first.
+    /// The rows still to be taken, the last first.
     rows: Vec<usize>,
     row: Vec<u8>,
     taken: usize,
 }
 
 impl<'a> Nearest<'a> {
-    /// Begins the box `region` of a picture, whose rows alone are given, as `size` (height, width) in `into`.
+    /// Begins the box `region` of an image, of which only the box's rows follow, as `size`
+    /// (height, width) in `into`.
     #[must_use]
     pub fn new(region: Region, size: (u32, u32), into: &'a mut [u8]) -> Self {
-        let columns = places(region.x, region.width, size.1).collect();
-        let mut rows: Vec<usize> = places(region.y, region.height, size.0).collect();
+        let columns = nearest_indices(region.x, region.width, size.1).collect();
+        let mut rows: Vec<usize> = nearest_indices(region.y, region.height, size.0).collect();
         rows.reverse();
         Self { into, columns, rows, row: vec![0; region.width as usize], taken: 0 }
     }
 }
 
-/// Places, counted from the first, that `to` values of the `len` from `start` on are taken from, accumulated as Pillow does.
-fn places(start: u32, len: u32, to: u32) -> impl Iterator<Item = usize> {
+/// The indices, relative to `start`, of `to` values out of the `len` from `start` on. Positions
+/// are accumulated as in Pillow.
+fn nearest_indices(start: u32, len: u32, to: u32) -> impl Iterator<Item = usize> {
     let step = f64::from(len) / f64::from(to);
     let mut at = f64::from(start) + 0.5 * step;
     (0..to).map(move |_| {
-        let place = (at as u32).min(start + len - 1) - start;
+        let index = (at as u32).min(start + len - 1) - start;
         at += step;
-        place as usize
+        index as usize
     })
 }
 
-impl Rows for Nearest<'_> {
-    fn room(&mut self) -> &mut [u8] {
+impl RowSink for Nearest<'_> {
+    fn next_row(&mut self) -> &mut [u8] {
         &mut self.row
     }
 
-    fn done(&mut self) {
+    fn finish_row(&mut self) {
         while self.rows.last() == Some(&self.taken) {
             let width = self.columns.len();
             let made = self.into.len() / width - self.rows.len();
@@ -518,7 +534,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A picture to be resized: its size, which part of it, to what, in which order, of which noise (0: none).
+    /// An image to be resized: its size, the part, the target size, the order, the seed of its
+    /// noise (0: none).
     type Case = ((u32, u32), [(f64, f64); 2], (u32, u32), bool, u32);
 
     fn resized(scaler: &mut Scaler, (size, part, to, down_first, seed): Case) -> Vec<u8> {
@@ -526,11 +543,11 @@ mod tests {
         let mut rows = scaler.begin(size, part, to, down_first, &mut out);
         let mut at = seed;
         for _ in 0..size.1 {
-            for value in rows.room() {
+            for value in rows.next_row() {
                 at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 *value = if seed == 0 { 77 } else { (at >> 24) as u8 };
             }
-            rows.done();
+            rows.finish_row();
         }
         assert_eq!(rows.made as u32, to.0, "every row");
         out
@@ -543,7 +560,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any sizes, and parts that begin and end within a pixel; and then another picture, which may lie on its side.
+        /// Any sizes, and parts that begin and end within a pixel; then another image, perhaps
+        /// rotated.
         #[test]
         fn vectors_equal_scalars_within_the_bound(
             sizes in [(1u32..300, 1u32..120), (1u32..120, 1u32..300)], to in (1u32..90, 1u32..90),
@@ -565,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_picture_stays_flat() {
+    fn a_flat_image_stays_flat() {
         for (size, to) in [((97, 61), (31, 47)), ((3, 2), (50, 60)), ((1000, 900), (3, 2))] {
             let part = [(0.0, f64::from(size.0)), (0.0, f64::from(size.1))];
             for down_first in [false, true] {
@@ -580,8 +598,8 @@ mod tests {
         let mut out = [0; 4];
         let mut rows = Nearest::new(Region { x: 1, y: 0, width: 4, height: 4 }, (2, 2), &mut out);
         for y in 0..4u8 {
-            rows.room().copy_from_slice(&[1, 2, 3, 4].map(|x| 5 * y + x));
-            rows.done();
+            rows.next_row().copy_from_slice(&[1, 2, 3, 4].map(|x| 5 * y + x));
+            rows.finish_row();
         }
         assert_eq!(out, [7, 9, 17, 19]);
     }

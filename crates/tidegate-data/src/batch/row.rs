@@ -1,8 +1,8 @@
-//! One sample into its row: decode, crop, resize, colour, write.
+//! Writes one value into its row of a batch: decode, crop, resize, change colours, write.
 //!
-//! Flow: field values -> bytes of each column's row; called by the workers.
-//! Memory: the resized box in the worker's scratch (account `scratch`), and whole pictures of formats that need them so; the result
-//! in the batch.
+//! Flow: field value -> bytes of the column's row; called by the workers.
+//! Memory: the worker's scratch (account `scratch`) holds the resized image, and the whole image
+//! for formats that need it. The result goes straight into the batch.
 
 use super::color::{jitter, normalize, normalize_interleaved};
 use super::geometry::{Draw, Geometry, geometry, halved, halvings, mirror, orient, orient_row, unorient};
@@ -14,59 +14,80 @@ use tidegate_array::kernels::planar;
 use tidegate_decode::header::{self, Format, ImageHeader};
 use tidegate_decode::npy::DType;
 use tidegate_decode::text::{json, libsvm};
-use tidegate_decode::{Decoded, Decoders, Pixel, Request, Rows, compact, npy};
+use tidegate_decode::{Decoded, Decoders, Pixel, Quoted, Request, RowSink, compact, npy};
 use tidegate_decode::{Kind, Value};
 use tidegate_order::random::Purpose;
 use tidegate_source::{Entry, Extremes};
 
-/// What a worker keeps between samples: [`Decoders::KEPT_BYTES`], and as much as [`rows_bytes`] of any picture it has made.
+/// The decoders and the resizer of one worker.
+///
+/// Between samples it keeps [`Decoders::KEPT_BYTES`], and [`rows_bytes`] of the largest image.
 #[derive(Debug, Default)]
-pub struct Tools {
+pub struct RowDecoder {
     scaler: Scaler,
     decoders: Decoders,
 }
 
-/// Where a row goes: a slice of the fixed column, or the room that a ragged one has for this row.
+/// The memory of one row: a slice of a fixed column, or the part of a ragged column's block that
+/// is reserved for this row.
 #[derive(Debug)]
-pub struct Target<'a> {
+pub struct RowBuffer<'a> {
     /// The memory.
     pub bytes: &'a mut [u8],
-    /// Ragged: how many bytes were written.
+    /// Ragged columns: the number of bytes written.
     pub written: usize,
-    /// Ragged pictures and arrays: their shape.
+    /// Ragged images and arrays: the shape of this row.
     pub shape: Vec<usize>,
-    /// Whether a picture ended too early, and was filled.
+    /// Whether an image ended too early and was filled with gray.
     pub filled: bool,
 }
 
-/// What filling a row takes besides the row.
+/// The value of a column in one sample, and all that decides its row.
+#[derive(Debug, Clone, Copy)]
+pub struct RowInput<'a> {
+    /// The layout of the batch.
+    pub layout: &'a Layout,
+    /// The column.
+    pub column: &'a ColumnPlan,
+    /// The value.
+    pub value: Value<'a>,
+    /// The cost of this value.
+    pub cost: &'a DecodeCost,
+    /// The side-car record of the sample's largest JPEG, if there is one.
+    pub checkpoints: Option<&'a [u8]>,
+    /// The sample's random draws.
+    pub draw: Draw,
+}
+
+/// The memory that writing a row needs in addition to the row.
 #[derive(Debug, Default)]
-pub struct Needs {
-    /// The header of the picture, if it is one.
+pub struct DecodeCost {
+    /// The header of an image.
     header: Option<ImageHeader>,
-    /// Scratch memory.
+    /// Bytes of the worker's scratch.
     pub scratch_bytes: u64,
-    /// What the decoder takes at most.
+    /// Bytes that the decoder allocates at most.
     pub decoder_bytes: u64,
     /// See [`rows_bytes`].
     pub rows_bytes: u64,
-    /// The picture itself, where it is delivered as large as it is.
+    /// Bytes of the decoded image, if it is delivered at its own size; else 0.
     pub whole_bytes: u64,
 }
 
-impl Needs {
-    /// What a value of this column needs.
+impl DecodeCost {
+    /// The cost of a value in this column.
     ///
     /// # Errors
-    /// [`Error::Decode`] for what is no picture, and should be one.
-    pub fn of(column: &ColumnPlan, value: Value<'_>) -> Result<Self> {
+    /// [`Error::Decode`] for bytes that are not an image in an image column, and for a damaged
+    /// compact array.
+    pub fn new(column: &ColumnPlan, value: Value<'_>) -> Result<Self> {
         if let (Kind::Compact { .. }, Value::Bytes(bytes)) = (&column.kind, value) {
-            return Ok(Self::plain(0, compact::room_bytes(bytes)?));
+            return Ok(Self::plain(0, compact::scratch_bytes(bytes)?));
         }
-        let (true, Value::Bytes(bytes)) = (is_picture(column), value) else { return Ok(Self::default()) };
-        let header = picture_header(&column.kind, bytes)?;
+        let (true, Value::Bytes(bytes)) = (column.is_image(), value) else { return Ok(Self::default()) };
+        let header = image_header(&column.kind, bytes)?;
         Ok(Self {
-            scratch_bytes: header.inner_bytes().saturating_add(small_bytes(column)),
+            scratch_bytes: header.inner_bytes().saturating_add(resized_bytes(column)),
             decoder_bytes: header.library_bytes(),
             rows_bytes: rows_bytes(column, header.width.max(header.height)),
             whole_bytes: if column.shape.is_none() { header.decoded_bytes() } else { 0 },
@@ -74,22 +95,22 @@ impl Needs {
         })
     }
 
-    /// What decoding something else than a picture needs.
+    /// The cost of decoding a value that is not an image.
     #[must_use]
     pub fn plain(scratch_bytes: u64, decoder_bytes: u64) -> Self {
         Self { scratch_bytes, decoder_bytes, ..Self::default() }
     }
 
-    /// All but the picture itself.
+    /// All bytes except those of the image itself.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.scratch_bytes.saturating_add(self.decoder_bytes).saturating_add(self.rows_bytes)
     }
 }
 
-/// Scratch for the resized box, and for the same as a viewer shows it.
+/// Bytes of scratch for the resized image, and for the same image in its displayed orientation.
 #[must_use]
-pub fn small_bytes(column: &ColumnPlan) -> u64 {
+pub fn resized_bytes(column: &ColumnPlan) -> u64 {
     match &column.spec {
         FieldSpec::Image(ImageSpec { size: Some(size), .. }) => 6 * u64::from(size.0) * u64::from(size.1),
         FieldSpec::Mask(_) => column.row_bytes() as u64,
@@ -97,7 +118,8 @@ pub fn small_bytes(column: &ColumnPlan) -> u64 {
     }
 }
 
-/// What taking the rows of pictures of this longer side takes at most, and what of it is kept.
+/// Bytes that taking the rows of images needs at most, if their longer side has `side` pixels. The
+/// [`RowDecoder`] keeps them between samples.
 #[must_use]
 pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
     match (&column.spec, column.shape.as_deref()) {
@@ -108,144 +130,124 @@ pub fn rows_bytes(column: &ColumnPlan, side: u32) -> u64 {
     }
 }
 
-/// The header of a picture column's value.
-fn picture_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
+/// The header of an image column's value.
+fn image_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     if *kind == Kind::Pixels {
-        return header::pixels(bytes).ok_or_else(|| Error::decode("pixels of an unknown mode"));
+        let unknown = || tidegate_decode::Error::unsupported("pixels of an unknown mode");
+        return Ok(header::pixels(bytes).ok_or_else(unknown)?);
     }
-    Ok(header::of(bytes)?)
+    Ok(header::parse(bytes)?)
 }
 
-/// Room that a ragged column needs at most for the value of this sample, or of any sample that may take its place: none
-/// for a picture of more than `picture_bytes`, which will not be decoded.
+/// Bytes that a ragged column needs at most for the value of this sample, or for that of any
+/// sample that may replace it. 0 for an image of more than `max_image_bytes`, which is not
+/// decoded.
 #[must_use]
-pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, picture_bytes: u64) -> u64 {
+pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&Extremes>, max_image_bytes: u64) -> u64 {
     match (&column.spec, any) {
         (FieldSpec::Image(_), None) => {
             let bytes = entry.decoded_bytes();
-            if bytes <= picture_bytes { bytes } else { 0 }
+            if bytes <= max_image_bytes { bytes } else { 0 }
         }
-        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(picture_bytes),
-        (_, None) => longest(column) * u64::from(entry.len),
-        (_, Some(most)) => longest(column) * most.sample_bytes,
+        (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(max_image_bytes),
+        (_, None) => bytes_per_stored_byte(column) * u64::from(entry.len),
+        (_, Some(most)) => bytes_per_stored_byte(column) * most.sample_bytes,
     }
 }
 
-/// Bytes of a row for each of its sample, at most: numbers in lists have a digit and a comma, at least.
-fn longest(column: &ColumnPlan) -> u64 {
+/// Bytes of a row for each byte of its sample, at most. A number of a list takes 8 bytes and is
+/// stored as a digit and a comma, at least.
+fn bytes_per_stored_byte(column: &ColumnPlan) -> u64 {
     if matches!(column.kind, Kind::Numbers { .. }) { 4 } else { 1 }
 }
 
-/// Whether the column needs scratch: whether it decodes a picture.
-#[must_use]
-pub fn is_picture(column: &ColumnPlan) -> bool {
-    column.patch.is_none() && matches!(column.spec, FieldSpec::Image(_) | FieldSpec::Mask(_))
+/// An encoded image of one sample.
+struct EncodedImage<'a> {
+    header: &'a ImageHeader,
+    bytes: &'a [u8],
+    checkpoints: Option<&'a [u8]>,
+    draw: Draw,
 }
 
-impl Tools {
-    /// Gives back what [`rows_bytes`] stands for.
+impl RowDecoder {
+    /// Frees the memory that [`rows_bytes`] counts.
     pub fn forget(&mut self) {
         self.scaler = Scaler::default();
     }
 
-    /// Writes the value of one column into its row. `scratch` holds what it `needs`; `checkpoints` is the side-car record of the
-    /// sample's largest JPEG, if there is one.
+    /// Writes the value of one column into its row. `scratch` has the bytes of the input's cost.
     ///
     /// # Errors
-    /// [`Error::Decode`] in words.
-    #[expect(clippy::too_many_arguments, reason = "the sample, what is wanted of it, and the memory for it")]
+    /// [`Error::Decode`] for a value that cannot be decoded or does not fit the column.
     pub fn fill(
         &mut self,
-        layout: &Layout,
-        column: &ColumnPlan,
-        value: Value<'_>,
-        needs: &Needs,
-        checkpoints: Option<&[u8]>,
-        draw: Draw,
+        input: &RowInput<'_>,
         scratch: &mut [u8],
-        target: &mut Target<'_>,
+        buffer: &mut RowBuffer<'_>,
     ) -> Result<()> {
+        let RowInput { layout, column, value, cost, checkpoints, draw } = *input;
         if value == Value::Missing {
             return Err(Error::decode(
                 "the sample lacks this field: leave it out of fields=, or the sample with on_error=\"skip\"",
             ));
         }
-        if let (Some(header), Value::Bytes(bytes)) = (&needs.header, value) {
+        if let (Some(header), Value::Bytes(bytes)) = (&cost.header, value) {
+            let image = EncodedImage { header, bytes, checkpoints, draw };
             return match &column.spec {
-                FieldSpec::Image(spec) => self.image(spec, header, bytes, checkpoints, draw, scratch, target),
-                FieldSpec::Mask(spec) => {
-                    mask(&mut self.decoders, layout, spec, column, header, bytes, draw, scratch, target.bytes)
-                }
-                _ => Err(Error::decode("a picture in a field of another kind")),
+                FieldSpec::Image(spec) => self.image(spec, &image, scratch, buffer),
+                FieldSpec::Mask(spec) => self.mask(layout, spec, column, &image, scratch, buffer.bytes),
+                _ => Err(Error::Internal("an image in a field of another kind".into())),
             };
         }
         match (&column.spec, value) {
-            (FieldSpec::Int, value) => int(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
-            (FieldSpec::Float, value) => float(value).map(|x| target.bytes.copy_from_slice(&x.to_le_bytes())),
-            (FieldSpec::Text, Value::Bytes(bytes)) => {
-                std::str::from_utf8(bytes).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
-                ragged(bytes, target)
+            (FieldSpec::Int, value) => int(value).map(|x| buffer.bytes.copy_from_slice(&x.to_le_bytes())),
+            (FieldSpec::Float, value) => float(value).map(|x| buffer.bytes.copy_from_slice(&x.to_le_bytes())),
+            (FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json, Value::Bytes(bytes)) => {
+                check_text(&column.spec, bytes)?;
+                ragged(bytes, buffer)
             }
-            (FieldSpec::Json, Value::Bytes(bytes)) => {
-                serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-                    .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
-                ragged(bytes, target)
-            }
-            (FieldSpec::Bytes, Value::Bytes(bytes)) => ragged(bytes, target),
             (FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json, Value::Quoted(quoted)) => {
-                let room = target.bytes.get_mut(..quoted.most()).ok_or_else(|| Error::decode(CHANGED))?;
-                target.written = quoted.unquote(room)?;
-                let text = &room[..target.written];
-                std::str::from_utf8(text).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
-                if column.spec == FieldSpec::Json {
-                    serde_json::from_slice::<serde::de::IgnoredAny>(text)
-                        .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
-                }
-                Ok(())
+                unquote(&column.spec, quoted, buffer)
             }
             (FieldSpec::Array { .. }, Value::Bytes(list)) if let Kind::Numbers { dtype } = column.kind => {
-                let count = json::numbers(list, dtype, target.bytes)?;
-                (target.written, target.shape) = (count * dtype.size(), vec![count]);
+                let count = json::numbers(list, dtype, buffer.bytes)?;
+                (buffer.written, buffer.shape) = (count * dtype.size(), vec![count]);
                 Ok(())
             }
             (FieldSpec::Array { .. }, Value::Bytes(line))
                 if let Kind::Sparse { part, base, columns } = column.kind =>
             {
-                let count = libsvm::entries(line, part, base, columns, target.bytes)?;
-                (target.written, target.shape) = (count * part.dtype().size(), vec![count]);
+                let count = libsvm::entries(line, part, base, columns, buffer.bytes)?;
+                (buffer.written, buffer.shape) = (count * part.dtype().size(), vec![count]);
                 Ok(())
             }
             (FieldSpec::Array { .. }, Value::Bytes(bytes)) if matches!(column.kind, Kind::Compact { .. }) => {
                 let shape = column.shape.as_deref().unwrap_or_default();
-                Ok(compact::unpack(bytes, column.dtype, shape, target.bytes)?)
+                Ok(compact::unpack(bytes, column.dtype, shape, buffer.bytes)?)
             }
             (FieldSpec::Array { dtype, shape }, Value::Bytes(bytes)) => {
-                array(&column.kind, *dtype, shape.as_deref(), bytes, target)
+                array(&column.kind, *dtype, shape.as_deref(), bytes, buffer)
             }
-            (_, value) => Err(Error::decode(format!("{} does not fit this field", value.word()))),
+            (_, value) => Err(Error::decode(format!("{} does not fit this field", value.describe()))),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, from `fill`")]
     fn image(
         &mut self,
         spec: &ImageSpec,
-        header: &ImageHeader,
-        bytes: &[u8],
-        checkpoints: Option<&[u8]>,
-        draw: Draw,
+        image: &EncodedImage<'_>,
         scratch: &mut [u8],
-        target: &mut Target<'_>,
+        buffer: &mut RowBuffer<'_>,
     ) -> Result<()> {
-        let place = geometry(spec, header.oriented(), draw);
-        let region = unorient(place.region, header.orientation, (header.width, header.height));
-        let (inner, rest) = scratch
-            .split_at_mut_checked(header.inner_bytes() as usize)
-            .ok_or_else(|| Error::decode(CHANGED))?;
+        let EncodedImage { header, bytes, checkpoints, draw } = *image;
+        let crop = geometry(spec, header.oriented(), draw);
+        let region = unorient(crop.region, header.orientation, (header.width, header.height));
+        let (inner, rest) =
+            scratch.split_at_mut_checked(header.inner_bytes() as usize).ok_or_else(file_changed)?;
         let fill = spec.load_truncated;
         let Some((height, width)) = spec.size else {
             let request = Request { header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints, fill };
-            return ragged_image(&mut self.decoders, bytes, &request, inner, place, target);
+            return ragged_image(&mut self.decoders, bytes, &request, inner, crop, buffer);
         };
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
         let halvings = if spec.draft && header.format == Format::Jpeg { halvings(region, to) } else { 0 };
@@ -255,20 +257,20 @@ impl Tools {
         let (small, turned) = rest
             .split_at_mut_checked(n)
             .and_then(|(a, b)| Some((a, b.get_mut(..n)?)))
-            .ok_or_else(|| Error::decode(CHANGED))?;
-        let Target { bytes: target, filled, .. } = target;
+            .ok_or_else(file_changed)?;
+        let RowBuffer { bytes: target, filled, .. } = buffer;
         let size = (region.width, region.height);
-        // As if the picture had been turned before.
-        let turned_before = header.orientation >= 5;
-        let shown = if turned_before { (size.1, size.0) } else { size };
-        let down_first = resize::down_first(shown, (height, width)) != turned_before;
+        // The order of Pillow's passes depends on the sides of the displayed image.
+        let sideways = header.orientation >= 5;
+        let shown = if sideways { (size.1, size.0) } else { size };
+        let down_first = resize::down_first(shown, (height, width)) != sideways;
         let plain = spec.pixels.dtype == DType::Uint8 && spec.pixels.layout == PixelLayout::Hwc;
         let straight = plain && header.orientation == 1 && spec.jitter.is_none();
         let resized = if straight { &mut **target } else { &mut *small };
         let mut rows = self.scaler.begin(size, part, to, down_first, resized);
         *filled = self.decoders.decode(bytes, &request, inner, &mut rows)? == Decoded::Filled;
         if straight {
-            if place.mirror {
+            if crop.mirror {
                 mirror(target, width as usize, 3);
             }
             return Ok(());
@@ -282,15 +284,52 @@ impl Tools {
         if let Some(ranges) = &spec.jitter {
             jitter(rgb, ranges, &mut draw.stream(Purpose::Jitter));
         }
-        write_pixels(rgb, spec, width as usize, place.mirror, target);
+        write_pixels(rgb, spec, width as usize, crop.mirror, target);
+        Ok(())
+    }
+
+    fn mask(
+        &mut self,
+        layout: &Layout,
+        spec: &MaskSpec,
+        column: &ColumnPlan,
+        image: &EncodedImage<'_>,
+        scratch: &mut [u8],
+        target: &mut [u8],
+    ) -> Result<()> {
+        let EncodedImage { header, bytes, draw, .. } = *image;
+        let missing = || Error::Internal("the image field of a mask is missing".into());
+        let crop = geometry(layout.image_of(spec).ok_or_else(missing)?, header.oriented(), draw);
+        let inner = header.inner_bytes() as usize;
+        if scratch.len() < inner + target.len() {
+            return Err(file_changed());
+        }
+        let (inner, rest) = scratch.split_at_mut(inner);
+        let region = unorient(crop.region, header.orientation, (header.width, header.height));
+        let request =
+            Request { header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
+        let shape = column.shape.as_deref().unwrap_or_default();
+        let (height, width) = (shape[0] as u32, shape[1] as u32);
+        let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
+        let small = &mut rest[..target.len()];
+        self.decoders.decode(bytes, &request, inner, &mut Nearest::new(region, to, small))?;
+        orient(small, target, header.orientation, (to.1 as usize, to.0 as usize), 1);
+        if crop.mirror {
+            mirror(target, width as usize, 1);
+        }
         Ok(())
     }
 }
 
-const CHANGED: &str =
-    "the picture is larger than when it was indexed: the file changed; run `tidegate index --force`";
+/// The value is larger than the memory that its index entry reserved.
+fn file_changed() -> Error {
+    tidegate_decode::Error::too_large(
+        "the value is larger than when it was indexed: the file changed; run `tidegate index --force`",
+    )
+    .into()
+}
 
-/// Layout, mirroring and dtype, from interleaved RGB into the row.
+/// Writes interleaved RGB into the row, in its layout and dtype, mirrored or not.
 fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, target: &mut [u8]) {
     let pixels = &spec.pixels;
     let n = rgb.len() / 3;
@@ -314,7 +353,7 @@ fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, 
             }
         }
         (PixelLayout::Chw, dtype) => {
-            // A row at a time: its planes stay in the first-level cache.
+            // Row by row, so that its planes stay in the first-level cache.
             let size = dtype.size();
             let mut planes = vec![0u8; 3 * width];
             for (y, row) in rgb.chunks_exact(3 * width).enumerate() {
@@ -333,7 +372,7 @@ fn write_pixels(rgb: &mut [u8], spec: &ImageSpec, width: usize, mirrored: bool, 
     }
 }
 
-/// Puts rows of a whole picture where a viewer shows them.
+/// Takes the rows of a whole image and writes them in its displayed orientation.
 #[derive(Debug)]
 struct Oriented<'a> {
     into: &'a mut [u8],
@@ -344,13 +383,13 @@ struct Oriented<'a> {
     taken: usize,
 }
 
-impl Rows for Oriented<'_> {
-    fn room(&mut self) -> &mut [u8] {
+impl RowSink for Oriented<'_> {
+    fn next_row(&mut self) -> &mut [u8] {
         let width = 3 * self.width;
         if self.orientation == 1 { &mut self.into[self.taken * width..][..width] } else { &mut self.row }
     }
 
-    fn done(&mut self) {
+    fn finish_row(&mut self) {
         if self.orientation != 1 {
             orient_row(&self.row, self.taken, self.into, self.orientation, (self.width, self.height), 3);
         }
@@ -358,68 +397,60 @@ impl Rows for Oriented<'_> {
     }
 }
 
+/// Decodes an image at its own size.
 fn ragged_image(
     decoders: &mut Decoders,
     bytes: &[u8],
     request: &Request<'_>,
     inner: &mut [u8],
-    place: Geometry,
-    target: &mut Target<'_>,
+    crop: Geometry,
+    buffer: &mut RowBuffer<'_>,
 ) -> Result<()> {
     let header = request.header;
     let n = header.decoded_bytes() as usize;
-    let into = target.bytes.get_mut(..n).ok_or_else(|| Error::decode(CHANGED))?;
+    let into = buffer.bytes.get_mut(..n).ok_or_else(file_changed)?;
     let (width, height) = (header.width as usize, header.height as usize);
     let row = vec![0; 3 * width];
     let mut rows =
         Oriented { into: &mut *into, orientation: header.orientation, width, height, row, taken: 0 };
-    target.filled = decoders.decode(bytes, request, inner, &mut rows)? == Decoded::Filled;
+    buffer.filled = decoders.decode(bytes, request, inner, &mut rows)? == Decoded::Filled;
     let (width, height) = header.oriented();
-    if place.mirror {
+    if crop.mirror {
         mirror(into, width as usize, 3);
     }
-    target.written = n;
-    target.shape = vec![height as usize, width as usize, 3];
+    buffer.written = n;
+    buffer.shape = vec![height as usize, width as usize, 3];
     Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, from `fill`")]
-fn mask(
-    decoders: &mut Decoders,
-    layout: &Layout,
-    spec: &MaskSpec,
-    column: &ColumnPlan,
-    header: &ImageHeader,
-    bytes: &[u8],
-    draw: Draw,
-    scratch: &mut [u8],
-    target: &mut [u8],
-) -> Result<()> {
-    let image = layout.image_of(spec).ok_or_else(|| Error::decode("its image field is missing"))?;
-    let place = geometry(image, header.oriented(), draw);
-    let inner = header.inner_bytes() as usize;
-    if scratch.len() < inner + target.len() {
-        return Err(Error::decode(CHANGED));
-    }
-    let (inner, rest) = scratch.split_at_mut(inner);
-    let region = unorient(place.region, header.orientation, (header.width, header.height));
-    let request = Request { header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
-    let shape = column.shape.as_deref().unwrap_or_default();
-    let (height, width) = (shape[0] as u32, shape[1] as u32);
-    let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
-    let small = &mut rest[..target.len()];
-    decoders.decode(bytes, &request, inner, &mut Nearest::new(region, to, small))?;
-    orient(small, target, header.orientation, (to.1 as usize, to.0 as usize), 1);
-    if place.mirror {
-        mirror(target, width as usize, 1);
+/// Checks that text is UTF-8, and that JSON is JSON.
+fn check_text(spec: &FieldSpec, text: &[u8]) -> Result<()> {
+    match spec {
+        FieldSpec::Text => {
+            std::str::from_utf8(text).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
+        }
+        FieldSpec::Json => {
+            serde_json::from_slice::<serde::de::IgnoredAny>(text)
+                .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
+        }
+        _ => {}
     }
     Ok(())
 }
 
-fn ragged(bytes: &[u8], target: &mut Target<'_>) -> Result<()> {
-    let room = target.bytes.get_mut(..bytes.len()).ok_or_else(|| Error::decode(CHANGED))?;
-    room.copy_from_slice(bytes);
-    target.written = bytes.len();
+/// Writes the text of a quoted value, which is UTF-8 even in a column of bytes.
+fn unquote(spec: &FieldSpec, quoted: Quoted<'_>, buffer: &mut RowBuffer<'_>) -> Result<()> {
+    let into = buffer.bytes.get_mut(..quoted.max_len()).ok_or_else(file_changed)?;
+    buffer.written = quoted.unquote(into)?;
+    let text = &into[..buffer.written];
+    check_text(&FieldSpec::Text, text)?;
+    if *spec == FieldSpec::Json { check_text(spec, text) } else { Ok(()) }
+}
+
+/// Writes bytes of any length.
+fn ragged(bytes: &[u8], buffer: &mut RowBuffer<'_>) -> Result<()> {
+    buffer.bytes.get_mut(..bytes.len()).ok_or_else(file_changed)?.copy_from_slice(bytes);
+    buffer.written = bytes.len();
     Ok(())
 }
 
@@ -432,7 +463,7 @@ fn int(value: Value<'_>) -> Result<i64> {
             text.parse().map_err(|_| Error::decode(format!("{:?} is no integer", short(text))))
         }
         Value::Quoted(text) => int(Value::Bytes(&text.text()?)),
-        other => Err(Error::decode(format!("{} is no integer", other.word()))),
+        other => Err(Error::decode(format!("{} is no integer", other.describe()))),
     }
 }
 
@@ -449,18 +480,20 @@ fn float(value: Value<'_>) -> Result<f64> {
     }
 }
 
+/// The beginning of a text, for messages.
 fn short(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
+/// Writes an array, if it has the declared dtype and shape.
 fn array(
     kind: &Kind,
     dtype: Option<DType>,
     shape: Option<&[usize]>,
     bytes: &[u8],
-    target: &mut Target<'_>,
+    buffer: &mut RowBuffer<'_>,
 ) -> Result<()> {
-    // What is of no kind of array is a file of one.
+    // A field of another kind holds .npy files.
     let found = kind.array(bytes).unwrap_or_else(|| npy::npy(bytes))?;
     if dtype.is_some_and(|d| d != found.dtype) || shape.is_some_and(|s| s != found.shape) {
         return Err(Error::decode(format!(
@@ -471,9 +504,8 @@ fn array(
             shape.unwrap_or_default()
         )));
     }
-    let room = target.bytes.get_mut(..found.data.len()).ok_or_else(|| Error::decode(CHANGED))?;
-    room.copy_from_slice(found.data);
-    target.written = found.data.len();
-    target.shape = found.shape;
+    buffer.bytes.get_mut(..found.data.len()).ok_or_else(file_changed)?.copy_from_slice(found.data);
+    buffer.written = found.data.len();
+    buffer.shape = found.shape;
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! What the user wants of each field.
+//! Field specs: the form in which the user wants each field.
 //!
-//! Flow: configuration (Python's `tg.Image(...)`, the command line) -> [`FieldSpec`]; read by `layout` and `row`.
+//! Flow: configuration (Python's `tg.Image(...)`, the command line) -> [`FieldSpec`]; read by
+//! `layout` and `row`.
 //! Memory: holds none.
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use tidegate_decode::Kind;
 use tidegate_decode::npy::DType;
 use tidegate_order::random::Stream;
 
-/// Which part of a picture is taken.
+/// The part of an image that is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crop {
@@ -20,11 +21,12 @@ pub enum Crop {
     Random,
     /// The largest centred box of the target's aspect ratio.
     Center,
-    /// The whole picture.
+    /// The whole image.
     None,
 }
 
-/// Ranges of random colour changes, as torchvision's ColorJitter: factors in \[1 − x, 1 + x\], hue in \[−x, x\].
+/// Ranges of random colour changes, as in torchvision's ColorJitter: factors in \[1 − x, 1 + x\],
+/// hue in \[−x, x\].
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jitter {
@@ -42,16 +44,16 @@ pub struct Jitter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum PixelLayout {
-    /// Planes first: what torch wants.
+    /// Channels first, as in torch.
     Chw,
-    /// Pixels first: what TensorFlow and Pillow want.
+    /// Channels last, as in TensorFlow and Pillow.
     Hwc,
 }
 
 /// How pixel values are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Pixels {
-    /// uint8, float32, float16 or bfloat16; floats are x/255, then (x − mean)/std.
+    /// uint8, float32, float16 or bfloat16. Floats are x/255, then (x − mean)/std.
     pub dtype: DType,
     /// Means of R, G, B in \[0, 1\].
     pub mean: Option<[f32; 3]>,
@@ -64,22 +66,23 @@ pub struct Pixels {
 /// An image field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageSpec {
-    /// (height, width), or none for pictures as they are (a ragged column).
+    /// (height, width); None delivers images at their own sizes, as a ragged column.
     pub size: Option<(u32, u32)>,
-    /// Which part is taken.
+    /// The part that is used.
     pub crop: Crop,
-    /// Area of a random crop, as fractions of the picture's.
+    /// Range of a random crop's area, as fractions of the image's area.
     pub scale: (f64, f64),
-    /// Aspect ratio (width/height) of a random crop.
+    /// Range of a random crop's aspect ratio (width/height).
     pub ratio: (f64, f64),
     /// Probability of mirroring.
     pub flip: f64,
     /// Colour changes.
     pub jitter: Option<Jitter>,
-    /// JPEGs are decoded at a half, a quarter or an eighth of their size where the box still covers the target.
+    /// Decode JPEGs at a half, a quarter or an eighth of their size if the box still covers
+    /// `size`.
     #[serde(default)]
     pub draft: bool,
-    /// JPEGs that end too early are filled with gray instead of failing.
+    /// Fill JPEGs that end too early with gray instead of failing.
     #[serde(default)]
     pub load_truncated: bool,
     /// How values are delivered.
@@ -102,32 +105,32 @@ impl Default for ImageSpec {
     }
 }
 
-/// A mask: one byte a pixel, the nearest value, cropped and mirrored as the image it belongs to.
+/// A mask: one byte a pixel, resized to the nearest value, cropped and mirrored like its image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskSpec {
-    /// The image field whose geometry it shares.
+    /// The name of the image field whose geometry it shares.
     pub of: String,
-    /// (height, width), or none for the image's size.
+    /// (height, width); None for the image's size.
     pub size: Option<(u32, u32)>,
 }
 
-/// A number that is drawn evenly from a range, and how often.
+/// A number that is drawn uniformly from a range, with a probability.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drawn {
-    /// The least.
+    /// The lower end of the range.
     pub low: f64,
-    /// The largest.
+    /// The upper end of the range.
     pub high: f64,
-    /// The probability that it counts for a sample.
+    /// The probability that it applies to a sample.
     pub p: f64,
 }
 
 impl Drawn {
     /// The largest standard deviation of a blur, in voxels.
-    pub const BLUR_MOST: f64 = 32.0;
+    pub const BLUR_MAX: f64 = 32.0;
 
-    /// The number for a sample, if it counts.
+    /// Draws the number for a sample; None if it does not apply.
     #[must_use]
     pub fn draw(&self, stream: &mut Stream) -> Option<f64> {
         (stream.uniform() < self.p).then(|| stream.between(self.low, self.high))
@@ -138,9 +141,9 @@ impl Drawn {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Axes {
-    /// All, or none.
+    /// All axes, or none.
     All(bool),
-    /// These, from 0 on.
+    /// These axes, numbered from 0.
     Named(Vec<usize>),
 }
 
@@ -151,11 +154,11 @@ impl Default for Axes {
 }
 
 impl Axes {
-    /// Their numbers, of a patch of so many axes.
+    /// The numbers of the axes, for a patch of `axes` axes.
     ///
     /// # Errors
-    /// In words, for one that it has not, or that is named twice.
-    pub fn of(&self, axes: usize) -> Result<Vec<usize>, String> {
+    /// In words, for an axis that the patch lacks or that is named twice.
+    pub fn resolve(&self, axes: usize) -> Result<Vec<usize>, String> {
         let named = match self {
             Self::All(all) => return Ok(if *all { (0..axes).collect() } else { Vec::new() }),
             Self::Named(named) => named,
@@ -170,39 +173,39 @@ impl Axes {
     }
 }
 
-/// An elastic deformation: displacements at points of a grid, normally distributed.
+/// An elastic deformation: normally distributed displacements at the points of a grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Elastic {
-    /// Voxels between two points: a number, or one for each axis of the patch.
+    /// Voxels between two points: one number, or one for each axis of the patch.
     pub spacing: Vec<f64>,
-    /// The standard deviation of displacements in voxels, likewise.
+    /// The standard deviation of displacements in voxels: one number, or one for each axis.
     pub deviation: Vec<f64>,
     /// The probability that a sample is deformed.
     pub p: f64,
 }
 
-/// Where the voxels of a patch come from: drawn once a sample, shared by all fields that name it.
+/// The geometry of a patch. It is drawn once a sample and shared by all fields that name it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchGeometry {
-    /// The voxels that are delivered, of the middle.
+    /// The size of the delivered part, in the middle of the patch.
     pub crop: Option<Vec<usize>>,
-    /// Axes that are mirrored, each for half of the samples.
+    /// Axes that are mirrored, each in half of the samples.
     pub flip: Axes,
-    /// Axes that are turned into one another by quarters, all rotations alike.
+    /// Axes that are rotated into one another by quarter turns; all rotations are equally likely.
     pub rotate: Axes,
     /// Deformation.
     pub elastic: Option<Elastic>,
 }
 
-/// What happens to the values of a patch, in this order.
+/// Changes of a patch's values, in this order.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intensity {
-    /// Taken off: a number, or one for each channel.
+    /// Subtracted: one number, or one for each channel.
     pub mean: Vec<f32>,
-    /// Divided by.
+    /// Divisor: one number, or one for each channel.
     pub std: Vec<f32>,
     /// The standard deviation of Gaussian noise.
     pub noise: Option<Drawn>,
@@ -210,13 +213,14 @@ pub struct Intensity {
     pub blur: Option<Drawn>,
     /// A factor.
     pub intensity: Option<Drawn>,
-    /// A factor of the distance from the mean.
+    /// A factor for the distance from the mean.
     pub contrast: Option<Drawn>,
-    /// An exponent between the least and the largest value.
+    /// An exponent, relative to the range of the values.
     pub gamma: Option<Drawn>,
 }
 
 impl Intensity {
+    /// The random changes, with their names.
     fn drawn(&self) -> [(&'static str, Option<Drawn>); 5] {
         let Self { noise, blur, intensity, contrast, gamma, .. } = self;
         [
@@ -228,7 +232,7 @@ impl Intensity {
         ]
     }
 
-    /// Whether samples differ by more than what they hold.
+    /// Whether any change is random.
     #[must_use]
     pub fn varies(&self) -> bool {
         self.drawn().iter().any(|(_, drawn)| drawn.is_some())
@@ -245,25 +249,25 @@ impl Intensity {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchSpec {
-    /// The field whose geometry it shares; none for one of its own.
+    /// The field whose geometry it shares; None if it has its own.
     pub of: Option<String>,
     /// Its own geometry.
     pub geometry: PatchGeometry,
-    /// Element type; none for the stored one.
+    /// Element type; None for the stored one.
     pub dtype: Option<DType>,
-    /// What happens to its values.
+    /// Changes of its values.
     pub intensity: Intensity,
-    /// What is delivered of its wavelets, at last.
+    /// The wavelet level that is delivered, after all other changes.
     pub wavelet: Option<Level>,
 }
 
-/// A level of wavelets: what is coarse after so many.
+/// A wavelet level: the coarse coefficients after a number of transforms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Level {
     /// The kind.
     pub kind: Wavelet,
-    /// How often lengths are halved.
+    /// How often each length is halved.
     pub levels: u32,
 }
 
@@ -285,9 +289,8 @@ impl PatchSpec {
                 || !deviation.iter().all(finite)
                 || !chance(*p)
             {
-                return Err(
-                    "elastic is (voxels between points, standard deviation in voxels): positive numbers, and p a probability",
-                );
+                return Err("elastic is (voxels between points, standard deviation in voxels): \
+                     positive numbers, and p a probability");
             }
         }
         if matches!(self.dtype, Some(DType::Bool)) {
@@ -312,11 +315,10 @@ impl PatchSpec {
             .filter_map(|(_, drawn)| *drawn)
             .any(|Drawn { low, high, p }| !(low >= 0.0 && low <= high && high.is_finite() && chance(p)))
         {
-            return Err(
-                "noise, blur, intensity, contrast and gamma are ascending ranges of numbers that are not negative, and p probabilities",
-            );
+            return Err("noise, blur, intensity, contrast and gamma are ascending ranges of numbers \
+                 that are not negative, and p probabilities");
         }
-        if blur.is_some_and(|blur| blur.high > Drawn::BLUR_MOST) {
+        if blur.is_some_and(|blur| blur.high > Drawn::BLUR_MAX) {
             return Err("blur must be at most 32 voxels");
         }
         if gamma.is_some_and(|gamma| gamma.low <= 0.0) {
@@ -326,13 +328,13 @@ impl PatchSpec {
     }
 }
 
-/// What is wanted of a field.
+/// The form in which a field is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum FieldSpec {
-    /// Pixels.
+    /// An image.
     Image(ImageSpec),
-    /// Labels of pixels.
+    /// A mask of labels.
     Mask(MaskSpec),
     /// A patch of a volume.
     Patch(Box<PatchSpec>),
@@ -346,9 +348,9 @@ pub enum FieldSpec {
     Bytes,
     /// A JSON document, ragged text, checked.
     Json,
-    /// An array of a fixed dtype and shape; a ragged one where the shape is left out.
+    /// An array of a fixed dtype and shape; a ragged one if the shape is left out.
     Array {
-        /// Element type; none for what is stored.
+        /// Element type; None for the stored one.
         dtype: Option<DType>,
         /// Shape.
         shape: Option<Vec<usize>>,
@@ -356,7 +358,7 @@ pub enum FieldSpec {
 }
 
 impl FieldSpec {
-    /// What a field of this kind gives when nothing is said.
+    /// The default spec of a field of this kind.
     #[must_use]
     pub fn inferred(kind: &Kind) -> Self {
         match kind {
@@ -384,7 +386,7 @@ impl FieldSpec {
         }
     }
 
-    /// Checks ranges.
+    /// Checks the ranges of all options.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and the parameter.
@@ -420,10 +422,10 @@ impl FieldSpec {
                     return wrong("std must be positive");
                 }
                 if image.size.is_none() && float {
-                    return wrong("pictures of many sizes are delivered as uint8: give a size for floats");
+                    return wrong("images of many sizes are delivered as uint8: give a size for floats");
                 }
                 if image.jitter.is_some_and(|j| !(0.0..=0.5).contains(&j.hue)) {
-                    return wrong("hue jitter must lie between 0 and 0.5");
+                    return wrong("hue jitter must be between 0 and 0.5");
                 }
                 if image.jitter.is_some_and(|j| j.brightness < 0.0 || j.contrast < 0.0 || j.saturation < 0.0)
                 {

@@ -1,6 +1,7 @@
-//! The array that is written: its description, and the files of its chunks.
+//! The written array: its description and the files of its chunks.
 //!
-//! Flow: what is stitched -> zarr.json, or whether that is there already; a chunk's bytes -> its file.
+//! Flow: [`OverlapWriter`] -> zarr.json, or a check of the one that exists; a chunk's bytes -> its
+//! file.
 //! Memory: holds none.
 
 use std::fs;
@@ -10,24 +11,24 @@ use std::path::{Path, PathBuf};
 use tidegate_array::kernels::boxes::Axes as At;
 
 use super::spill::drop_pages;
-use super::{LEVEL, Options, Stitch};
+use super::{LEVEL, Options, OverlapWriter};
 use crate::{Error, Result};
 use tidegate_source::Source;
 use tidegate_source::volume::Volume;
 
-impl Stitch {
+impl OverlapWriter {
     /// The file of a chunk.
     pub(super) fn file(&self, at: &At) -> PathBuf {
         let mut path = self.folder.join("c");
         if !self.argmax {
-            // All channels lie in one.
+            // All channels are in one chunk.
             path.push("0");
         }
         at[..self.axes.len()].iter().for_each(|at| path.push(at.to_string()));
         path
     }
 
-    /// Writes what the array is, or checks that it is that.
+    /// Writes the description of the array, or checks the one that exists.
     pub(super) fn describe(&self, volume: &Volume, options: &Options) -> Result<()> {
         let with_channels = |sides: Vec<usize>| -> Vec<usize> {
             if self.argmax { sides } else { std::iter::once(self.channels).chain(sides).collect() }
@@ -68,7 +69,7 @@ impl Stitch {
         };
         let mut here = same()?;
         if here.is_none() && !self.is_empty() {
-            // Whoever begins the same at this moment has written it by now.
+            // A process that began the same array at this moment has written it by now.
             here = Some(same()?.unwrap_or(false));
         }
         match here {
@@ -78,22 +79,24 @@ impl Stitch {
         }
     }
 
-    /// Whether the folder has nothing, but for what a killed process, or one that begins now, has not finished.
+    /// Whether the folder is empty, apart from an unfinished zarr.json of a process that was
+    /// killed or is starting.
     fn is_empty(&self) -> bool {
         let Ok(entries) = fs::read_dir(&self.folder) else { return true };
         entries.flatten().all(|entry| entry.file_name().to_string_lossy().starts_with("zarr.json."))
     }
 
+    /// Another array or other files are in the folder.
     fn other(&self, path: &Path) -> Error {
         Error::Config(format!(
-            "{}: something else is there than predictions that were begun with the same volume, channels, chunks, dtype and blend: \
-             remove it, or write elsewhere",
+            "{}: something else is there than predictions that were begun with the same volume, channels, \
+             chunks, dtype and blend: remove it, or write elsewhere",
             path.display()
         ))
     }
 }
 
-/// Writes a file, all of it or none, and lets go of its pages.
+/// Writes a whole file atomically and drops its pages from the page cache.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

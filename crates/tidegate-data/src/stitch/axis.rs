@@ -1,30 +1,32 @@
-//! One axis of what is stitched: where patches lie, how much each of their voxels counts, and which meet a chunk.
+//! One axis of the array: origins of patches, weights of their voxels, and which patches overlap
+//! which chunk.
 //!
-//! Flow: origins of patches + a blend -> weights, their sums, and for each chunk its patches.
-//! Memory: a few words for each place, voxel and chunk of an axis.
+//! Flow: origins of patches + a blend -> weights, their sums, and the patches of each chunk.
+//! Memory: a few words for each origin, voxel and chunk of an axis.
 //!
-//! Weights of a voxel are products over axes, and patches lie on a lattice, so that the sum of all weights at a voxel is the product
-//! of sums an axis: nothing has to be added up besides the predictions.
+//! The weight of a voxel is a product over axes, and patches form a lattice. So the sum of all
+//! weights at a voxel is the product of one sum for each axis, and only predictions have to be
+//! summed.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// How much the voxels of a patch count where patches overlap.
+/// The weights of a patch's voxels where patches overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blend {
-    /// Less towards the border: a Gaussian with an eighth of the patch as its standard deviation, as in nnU-Net.
+    /// A Gaussian whose standard deviation is an eighth of the patch, as in nnU-Net.
     #[default]
     Gaussian,
-    /// Less towards the border, evenly.
+    /// Falls linearly towards the border.
     Linear,
-    /// All alike.
+    /// Equal weights.
     Uniform,
 }
 
 impl Blend {
-    /// The weights of a patch's voxels.
+    /// The weights of a patch's voxels along an axis.
     fn weights(self, patch: usize) -> Vec<f32> {
         let middle = (patch as f64 - 1.0) / 2.0;
         let weight = |voxel: usize| {
@@ -39,21 +41,23 @@ impl Blend {
     }
 }
 
-/// See the head of this file.
+/// One axis of the array.
 #[derive(Debug)]
 pub(super) struct Axis {
-    /// Where patches begin, ascending.
+    /// The origins of patches, ascending.
     pub(super) origins: Vec<i64>,
+    /// The length of a patch in voxels.
     pub(super) patch: usize,
-    /// Voxels of the array, and of a chunk.
+    /// The length of the array in voxels.
     pub(super) shape: usize,
+    /// The length of a chunk in voxels.
     pub(super) chunk: usize,
-    /// How much the voxels of a patch count.
+    /// The weights of a patch's voxels.
     pub(super) weights: Vec<f32>,
-    /// What all patches count at a voxel of the array.
+    /// For each voxel of the array, the sum of all patches' weights.
     pub(super) sums: Vec<f32>,
-    /// The places whose patches meet a chunk.
-    pub(super) met: Vec<Range<usize>>,
+    /// For each chunk, the indices of the patches that overlap it.
+    pub(super) overlapping: Vec<Range<usize>>,
 }
 
 impl Axis {
@@ -68,24 +72,24 @@ impl Axis {
                 }
             }
         }
-        let met = (0..shape.div_ceil(chunk)).map(|number| {
+        let overlapping = (0..shape.div_ceil(chunk)).map(|number| {
             let (start, end) = ((number * chunk) as i64, ((number + 1) * chunk).min(shape) as i64);
             let first = origins.partition_point(|origin| origin + patch as i64 <= start);
             first..origins.partition_point(|origin| *origin < end).max(first)
         });
-        let met = met.collect();
+        let overlapping = overlapping.collect();
         let sums = sums.into_iter().map(|sum| sum as f32).collect();
-        Self { origins, patch, shape, chunk, weights, sums, met }
+        Self { origins, patch, shape, chunk, weights, sums, overlapping }
     }
 
-    /// Chunks.
+    /// The number of chunks.
     pub(super) fn chunks(&self) -> usize {
-        self.met.len()
+        self.overlapping.len()
     }
 
-    /// The chunks that a place's patch meets.
-    pub(super) fn chunks_of(&self, place: usize) -> Range<usize> {
-        let origin = self.origins[place];
+    /// The chunks that the patch at an index overlaps.
+    pub(super) fn chunks_of(&self, index: usize) -> Range<usize> {
+        let origin = self.origins[index];
         let (low, end) = (origin.max(0), (origin + self.patch as i64).min(self.shape as i64));
         if end <= low {
             return 0..0;
@@ -93,9 +97,9 @@ impl Axis {
         low as usize / self.chunk..(end as usize - 1) / self.chunk + 1
     }
 
-    /// What a place's patch and a chunk have in common: voxels of the array.
-    pub(super) fn common(&self, place: usize, chunk: usize) -> Range<usize> {
-        let origin = self.origins[place];
+    /// The voxels of the array that the patch at an index and a chunk share.
+    pub(super) fn common(&self, index: usize, chunk: usize) -> Range<usize> {
+        let origin = self.origins[index];
         let low = origin.max((chunk * self.chunk) as i64);
         let end = (origin + self.patch as i64).min(((chunk + 1) * self.chunk).min(self.shape) as i64);
         low as usize..end.max(low) as usize
@@ -107,21 +111,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_and_patches_meet_where_they_have_voxels_in_common() {
+    fn chunks_and_patches_overlap_where_they_share_voxels() {
         let axis = Axis::new(vec![-3, 5, 13, 14], 10, 24, 7, Blend::Linear);
         assert_eq!(axis.chunks(), 4);
-        for place in 0..4 {
+        for index in 0..4 {
             for chunk in 0..4 {
                 let voxels = |range: Range<i64>| range.filter(|at| (0..24).contains(at)).collect::<Vec<_>>();
-                let patch = voxels(axis.origins[place]..axis.origins[place] + 10);
+                let patch = voxels(axis.origins[index]..axis.origins[index] + 10);
                 let common: Vec<i64> = voxels(chunk as i64 * 7..chunk as i64 * 7 + 7)
                     .into_iter()
                     .filter(|at| patch.contains(at))
                     .collect();
-                let found: Vec<i64> = axis.common(place, chunk).map(|at| at as i64).collect();
-                assert_eq!(found, common, "{place} {chunk}");
-                assert_eq!(axis.met[chunk].contains(&place), !common.is_empty(), "{place} {chunk}");
-                assert_eq!(axis.chunks_of(place).contains(&chunk), !common.is_empty(), "{place} {chunk}");
+                let found: Vec<i64> = axis.common(index, chunk).map(|at| at as i64).collect();
+                assert_eq!(found, common, "{index} {chunk}");
+                assert_eq!(axis.overlapping[chunk].contains(&index), !common.is_empty(), "{index} {chunk}");
+                assert_eq!(axis.chunks_of(index).contains(&chunk), !common.is_empty(), "{index} {chunk}");
             }
         }
         assert!(axis.sums.iter().all(|sum| *sum > 0.0));

@@ -1,15 +1,17 @@
-//! Predictions of overlapping patches, blended into one Zarr array.
+//! Blends predictions of overlapping patches into one Zarr array.
 //!
-//! Flow: ids of patches + what a model says of them -> sums of each chunk -> once all its patches came: divided by their weights, as the wanted
-//! type, compressed, a file.
-//! Memory: sums of the chunks that lack patches, as many as the budget has room for (account `scratch`), the others in a file; a chunk
-//! on its way to its file.
+//! Flow: patch ids + a model's predictions -> weighted sums of each chunk -> once a chunk has all
+//! its patches: divided by the weights, converted, compressed, written to a file.
+//! Memory: the sums of incomplete chunks, as many as the budget can hold (account `scratch`); the
+//! others are spilled to a file. Also one chunk while it is compressed and written.
 //! Not here: reading patches (`source::volume`), models.
 //!
-//! What is stored is the state: a chunk's file is there when all of it is, so a run that was killed goes on with the patches that chunks
-//! still lack. Patches that come in ascending order are added in that order, whatever came of them before: the same bits.
+//! The files are the state: a chunk's file exists once the chunk is complete, so a run that was
+//! killed continues with the patches that chunks still lack. Patches are added in the order in
+//! which they arrive; ascending ids give the same bits in every run, also after a restart.
 //!
-//! Where sums have to give way it is those whose next patch comes last, which is known as long as patches ascend.
+//! When memory is short, the chunk whose next patch is furthest in the future is spilled. That is
+//! known as long as patches ascend.
 
 mod array;
 mod axis;
@@ -34,39 +36,41 @@ use tidegate_decode::npy::DType;
 use tidegate_source::Source;
 use tidegate_source::volume::Volume;
 
-/// The level of compression: what zarr-python writes too.
+/// The compression level, which is also zarr-python's.
 const LEVEL: i32 = 3;
-/// What a compressor takes at that level.
+/// Bytes that the compressor allocates at that level.
 const COMPRESSOR_BYTES: u64 = 4 << 20;
-/// Patches of an array at most, each of which is looked at to say what is wanted.
-const PATCHES_MOST: u64 = 1 << 28;
-/// Channels at most: what uint16 can name.
-const CHANNELS_MOST: usize = 1 << 16;
-/// The bytes of a chunk that nobody asked otherwise for, at most.
+/// Patches of an array at most: [`OverlapWriter::wanted`] inspects each.
+const PATCHES_MAX: u64 = 1 << 28;
+/// Channels at most: as many as uint16 can number.
+const CHANNELS_MAX: usize = 1 << 16;
+/// Bytes of a chunk at most, if the user gives no chunk shape.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// What is written.
+/// Options of the written array.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Numbers that are predicted for each voxel.
+    /// Predicted numbers for each voxel.
     pub channels: usize,
-    /// Writes the channel with the largest sum instead of all of them.
+    /// Write the index of the channel with the largest sum instead of all channels.
     #[serde(default)]
     pub argmax: bool,
-    /// The type of the array; else float32, or for `argmax` the smallest that holds the channels.
+    /// Element type of the array. Default: float32, or for `argmax` uint8 or uint16, the smallest
+    /// that numbers the channels.
     pub dtype: Option<DType>,
-    /// Voxels of a chunk along each axis of the patch; else those of the volume's first array, halved until a chunk has 4 MiB.
+    /// Voxels of a chunk along each axis of the patch. Default: the chunks of the volume's first
+    /// array, halved until a chunk has at most 4 MiB.
     pub chunks: Option<Vec<usize>>,
     /// How overlapping patches are blended.
     #[serde(default)]
     pub blend: Blend,
-    /// Bytes of sums that stay in memory at most, where others need the budget too; else what it has.
+    /// Bytes of sums that stay in memory at most. Default: all that the budget has.
     pub sums_bytes: Option<u64>,
-    /// Of `world_size` processes that write parts of the array, which this one is.
+    /// The rank of this process among the `world_size` processes that write the array.
     #[serde(default)]
     pub rank: u64,
-    /// Processes.
+    /// The number of processes that write the array.
     #[serde(default = "one")]
     pub world_size: u64,
 }
@@ -78,66 +82,58 @@ fn one() -> u64 {
 /// The sums of a chunk.
 #[derive(Debug)]
 enum Sums {
-    Here(Block),
+    InMemory(Block),
+    /// The slot of the spill file.
     Spilled(u64),
 }
 
-/// A chunk that lacks patches.
+/// A chunk that has some of its patches.
 #[derive(Debug)]
-struct Open {
+struct OpenChunk {
     sums: Sums,
-    /// A bit for each patch that came, in ascending order.
-    came: Vec<u64>,
-    left: usize,
-    /// The patch that comes next, if they ascend.
+    /// A bit for each of its patches, in ascending order: whether it was added.
+    added: Vec<u64>,
+    /// The number of patches still missing.
+    missing: usize,
+    /// The id of the next patch, if ids ascend.
     next: u64,
 }
 
-/// See the head of this file.
+/// Writes one array from predictions of overlapping patches.
 #[derive(Debug)]
-pub struct Stitch {
+pub struct OverlapWriter {
     folder: PathBuf,
     axes: Vec<Axis>,
     channels: usize,
     argmax: bool,
     dtype: DType,
     budget: Budget,
-    most_bytes: u64,
-    open: HashMap<u64, Open>,
-    /// A bit for each chunk that needs nothing more: written, of another process, or met by no patch.
+    max_sums_bytes: u64,
+    open: HashMap<u64, OpenChunk>,
+    /// A bit for each chunk that needs no more patches: it is written, belongs to another process,
+    /// or overlaps no patch.
     done: Vec<u64>,
-    left: u64,
+    /// Chunks still to be written.
+    remaining: u64,
     spill: Option<Spill>,
-    /// A chunk as its type, and compressed.
+    /// A chunk as elements of the array's type.
     elements: Block,
+    /// The same chunk, compressed.
     packed: Block,
     _held: [Grant; 2],
 }
 
-impl Stitch {
-    /// Begins an array in a folder, or goes on with it.
+impl OverlapWriter {
+    /// Begins an array in a folder, or continues it.
     ///
-    /// # Errors
-    /// [`Error::Config`] for options that fit not, for an array that is already there and was begun otherwise, and for a budget without room for
-    /// one chunk; what cannot be read or written.
+    /// # Errors [`Error::Config`] for options that do not fit and for an array in the folder that
+    /// was begun with other options; a memory error for a budget that cannot hold one chunk; I/O
+    /// errors.
     pub fn new(volume: &Arc<Volume>, folder: &Path, options: &Options, budget: &Budget) -> Result<Self> {
         let config = |what: String| Error::Config(what);
         let lattice = volume.lattice(0);
         let (shape, chunk_sides) = volume.sides();
-        if volume.len() > PATCHES_MOST || options.channels > CHANNELS_MOST {
-            return Err(config(format!(
-                "{} patches of {} channels: at most {PATCHES_MOST} of {CHANNELS_MOST} can be blended, so open the volume with a stride, such \
-                 as half the patch",
-                volume.len(),
-                options.channels
-            )));
-        }
-        if options.channels == 0 || options.rank >= options.world_size {
-            return Err(config(format!(
-                "{} channels of rank {} of {}: give at least one channel, and a rank below world_size",
-                options.channels, options.rank, options.world_size
-            )));
-        }
+        check_counts(volume, options)?;
         let dtype = dtype(options)?;
         let depth = if options.argmax { 1 } else { options.channels };
         let chunks = match &options.chunks {
@@ -145,9 +141,9 @@ impl Stitch {
                 return Err(config("chunks needs a length along each axis of the patch, at least 1".into()));
             }
             Some(chunks) => chunks.clone(),
-            None => smaller(chunk_sides, depth * dtype.size()),
+            None => shrink_chunk(chunk_sides, depth * dtype.size()),
         };
-        // Origins, and for each voxel what patches count there.
+        // Origins of patches, and weights of voxels.
         let tables: u64 =
             lattice.iter().zip(&shape).map(|(along, side)| 8 * along.count + 12 * *side as u64).sum();
         let tables = budget.try_acquire(Account::Scratch, tables, Priority::NextBatch)?;
@@ -169,49 +165,55 @@ impl Stitch {
         let block = |bytes| budget.try_block(Account::Scratch, bytes, Priority::NextBatch);
         let (elements, packed) =
             (block(bytes)?, block(zstd::zstd_safe::compress_bound(bytes as usize) as u64)?);
-        let mut stitch = Self {
+        let mut writer = Self {
             folder: folder.to_owned(),
             axes,
             channels: options.channels,
             argmax: options.argmax,
             dtype,
             budget: budget.clone(),
-            most_bytes: options.sums_bytes.unwrap_or(u64::MAX),
+            max_sums_bytes: options.sums_bytes.unwrap_or(u64::MAX),
             open: HashMap::new(),
             done: vec![0; count.div_ceil(64) as usize],
-            left: 0,
+            remaining: 0,
             spill: None,
             elements,
             packed,
             _held: [held, tables],
         };
-        stitch.describe(volume, options)?;
-        let share =
-            |rank: u64| (u128::from(count) * u128::from(rank) / u128::from(options.world_size)) as u64;
-        let (first, end) = (share(options.rank), share(options.rank + 1));
+        writer.describe(volume, options)?;
+        writer.mark_done(options.rank, options.world_size);
+        Ok(writer)
+    }
+
+    /// Marks the chunks that this process does not write, and counts the remaining ones. Ranks get
+    /// equal ranges of chunks.
+    fn mark_done(&mut self, rank: u64, world_size: u64) {
+        let count: u64 = self.axes.iter().map(|axis| axis.chunks() as u64).product();
+        let share = |rank: u64| (u128::from(count) * u128::from(rank) / u128::from(world_size)) as u64;
+        let (first, end) = (share(rank), share(rank + 1));
         for chunk in 0..count {
-            let at = stitch.at(chunk);
-            let mine = (first..end).contains(&chunk) && stitch.patches(&at) > 0;
-            if !mine || stitch.file(&at).exists() {
-                stitch.done[chunk as usize / 64] |= 1 << (chunk % 64);
+            let at = self.at(chunk);
+            let mine = (first..end).contains(&chunk) && self.patches(&at) > 0;
+            if !mine || self.file(&at).exists() {
+                self.done[chunk as usize / 64] |= 1 << (chunk % 64);
             } else {
-                stitch.left += 1;
+                self.remaining += 1;
             }
         }
-        Ok(stitch)
     }
 
-    /// Chunks that are to be written.
+    /// Chunks still to be written.
     #[must_use]
-    pub fn left(&self) -> u64 {
-        self.left
+    pub fn remaining_chunks(&self) -> u64 {
+        self.remaining
     }
 
-    /// Chunks that lack some of their patches, and how many of them are in memory.
+    /// Chunks that have some but not all of their patches, and the number of them in memory.
     #[must_use]
-    pub fn open(&self) -> (usize, usize) {
-        let here = self.open.values().filter(|open| matches!(open.sums, Sums::Here(_))).count();
-        (self.open.len(), here)
+    pub fn open_chunks(&self) -> (usize, usize) {
+        let in_memory = self.open.values().filter(|open| matches!(open.sums, Sums::InMemory(_))).count();
+        (self.open.len(), in_memory)
     }
 
     /// The ids of the patches that chunks still lack, ascending.
@@ -219,12 +221,12 @@ impl Stitch {
     pub fn wanted(&self) -> Vec<u64> {
         let mut ids = Vec::new();
         for id in 0..self.total() {
-            let places = self.places(id);
+            let indices = self.indices(id);
             let mut wanted = false;
-            self.each_chunk(&places, |chunk, at| {
-                let came =
-                    self.open.get(&chunk).is_some_and(|open| bit(&open.came, self.number(at, &places)));
-                wanted |= !bit(&self.done, chunk as usize) && !came;
+            self.each_chunk(&indices, |chunk, at| {
+                let added =
+                    self.open.get(&chunk).is_some_and(|open| bit(&open.added, self.bit_of(at, &indices)));
+                wanted |= !bit(&self.done, chunk as usize) && !added;
             });
             if wanted {
                 ids.push(id);
@@ -233,11 +235,11 @@ impl Stitch {
         ids
     }
 
-    /// Adds what a model says of patches: for each id all voxels of a channel, and then the next. What was said before of the same patch
-    /// counts.
+    /// Adds predictions of patches: for each id, all voxels of a channel, then the next channel. A
+    /// patch that was added before is ignored.
     ///
-    /// # Errors
-    /// [`Error::Config`] for ids that are none and numbers of another size; a budget without room; what cannot be written.
+    /// # Errors [`Error::Config`] for unknown ids and for predictions of another size, and if the
+    /// budget cannot hold the sums of one chunk; I/O errors.
     pub fn add(&mut self, ids: &[u64], predictions: &[f32]) -> Result<()> {
         let each = self.channels * self.axes.iter().map(|axis| axis.patch).product::<usize>();
         if ids.len() * each != predictions.len() {
@@ -253,65 +255,70 @@ impl Stitch {
             return Err(Error::Config(format!("patch {id} of {}", self.total())));
         }
         for (&id, patch) in ids.iter().zip(predictions.chunks_exact(each)) {
-            let places = self.places(id);
-            let mut met = Vec::new();
-            self.each_chunk(&places, |chunk, at| met.push((chunk, *at)));
-            for (chunk, at) in met {
+            let indices = self.indices(id);
+            let mut chunks = Vec::new();
+            self.each_chunk(&indices, |chunk, at| chunks.push((chunk, *at)));
+            for (chunk, at) in chunks {
                 if !bit(&self.done, chunk as usize) {
-                    self.add_to(chunk, &at, &places, id, patch)?;
+                    self.add_to(chunk, &at, &indices, id, patch)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Adds a patch to a chunk, and writes the chunk if that was the last it lacked.
-    fn add_to(&mut self, chunk: u64, at: &At, places: &At, id: u64, patch: &[f32]) -> Result<()> {
-        let number = self.number(at, places);
-        if self.open.get(&chunk).is_some_and(|open| bit(&open.came, number)) {
+    /// Adds a patch to a chunk, and writes the chunk if it is complete then.
+    fn add_to(&mut self, chunk: u64, at: &At, indices: &At, id: u64, patch: &[f32]) -> Result<()> {
+        let number = self.bit_of(at, indices);
+        if self.open.get(&chunk).is_some_and(|open| bit(&open.added, number)) {
             return Ok(());
         }
-        self.bring(chunk, at, id)?;
-        let Some(Open { sums: Sums::Here(mut sums), mut came, left, .. }) = self.open.remove(&chunk) else {
-            return Err(Error::Config("sums that are not here: please report this".into()));
+        self.load(chunk, at, id)?;
+        let Some(OpenChunk { sums: Sums::InMemory(mut sums), mut added, missing, .. }) =
+            self.open.remove(&chunk)
+        else {
+            return Err(Error::Internal("the sums of a chunk are not in memory".into()));
         };
-        self.blend(at, places, patch, bytemuck::cast_slice_mut(&mut sums));
-        came[number / 64] |= 1 << (number % 64);
-        if left == 1 {
+        self.blend(at, indices, patch, bytemuck::cast_slice_mut(&mut sums));
+        added[number / 64] |= 1 << (number % 64);
+        if missing == 1 {
             self.write(at, bytemuck::cast_slice(&sums))?;
             self.done[chunk as usize / 64] |= 1 << (chunk % 64);
-            self.left -= 1;
+            self.remaining -= 1;
             return Ok(());
         }
-        let next = self.next(at, &came);
-        self.open.insert(chunk, Open { sums: Sums::Here(sums), came, left: left - 1, next });
+        let next = self.next(at, &added);
+        let open = OpenChunk { sums: Sums::InMemory(sums), added, missing: missing - 1, next };
+        self.open.insert(chunk, open);
         Ok(())
     }
 
-    /// Brings the sums of a chunk to memory, if they are not there. Where there is no room nothing changes.
-    fn bring(&mut self, chunk: u64, at: &At, id: u64) -> Result<()> {
+    /// Loads the sums of a chunk to memory, if they are not there. If that fails, nothing changes.
+    fn load(&mut self, chunk: u64, at: &At, id: u64) -> Result<()> {
         let spilled = match self.open.get(&chunk).map(|open| &open.sums) {
-            Some(Sums::Here(_)) => return Ok(()),
+            Some(Sums::InMemory(_)) => return Ok(()),
             Some(Sums::Spilled(slot)) => Some(*slot),
             None => None,
         };
-        let mut sums = self.room(id)?;
+        let mut sums = self.allocate_sums(id)?;
         match (spilled, &mut self.spill) {
             (Some(slot), Some(spill)) => spill.take(slot, &mut sums)?,
             _ => sums.fill(0),
         }
-        let left = self.patches(at);
-        let new = || Open { sums: Sums::Spilled(0), came: vec![0; left.div_ceil(64)], left, next: 0 };
-        self.open.entry(chunk).or_insert_with(new).sums = Sums::Here(sums);
+        let missing = self.patches(at);
+        let new =
+            || OpenChunk { sums: Sums::Spilled(0), added: vec![0; missing.div_ceil(64)], missing, next: 0 };
+        self.open.entry(chunk).or_insert_with(new).sums = Sums::InMemory(sums);
         Ok(())
     }
 
-    /// Room for the sums of a chunk: what is free, or of the chunk whose next patch comes last.
-    fn room(&mut self, id: u64) -> Result<Block> {
-        let (bytes, here) = (self.sums_bytes(), self.open().1 as u64);
+    /// Memory for the sums of a chunk: free memory, or that of the chunk whose next patch is
+    /// furthest in the future, which is spilled. `id` is the current patch.
+    fn allocate_sums(&mut self, id: u64) -> Result<Block> {
+        let (bytes, in_memory) = (self.sums_bytes(), self.open_chunks().1 as u64);
         let mut full = String::new();
-        // One at least, whatever was said.
-        if here == 0 || (here + 1) * bytes <= self.most_bytes {
+        // At least one chunk is in memory, whatever the option says.
+        if in_memory == 0 || (in_memory + 1) * bytes <= self.max_sums_bytes {
             match self.budget.try_block(Account::Scratch, bytes, Priority::Prefetch) {
                 Ok(block) => return Ok(block),
                 Err(error) => full = error.to_string(),
@@ -321,14 +328,14 @@ impl Stitch {
             Some(spill) => spill,
             None => self.spill.insert(Spill::new(&self.folder, bytes)?),
         };
-        // What has been passed over comes last: it may not come at all.
-        let far = |open: &&mut Open| if open.next < id { u64::MAX } else { open.next };
-        let here = self.open.values_mut().filter(|open| matches!(open.sums, Sums::Here(_)));
-        if let Some(victim) = here.max_by_key(far)
-            && let Sums::Here(sums) = &victim.sums
+        // A chunk whose next patch was passed over is spilled first: that patch may never come.
+        let far = |open: &&mut OpenChunk| if open.next < id { u64::MAX } else { open.next };
+        let in_memory = self.open.values_mut().filter(|open| matches!(open.sums, Sums::InMemory(_)));
+        if let Some(victim) = in_memory.max_by_key(far)
+            && let Sums::InMemory(sums) = &victim.sums
         {
             let slot = Sums::Spilled(spill.put(sums)?);
-            if let Sums::Here(sums) = std::mem::replace(&mut victim.sums, slot) {
+            if let Sums::InMemory(sums) = std::mem::replace(&mut victim.sums, slot) {
                 return Ok(sums);
             }
         }
@@ -338,18 +345,19 @@ impl Stitch {
         )))
     }
 
+    /// Bytes of the sums of one chunk.
     fn sums_bytes(&self) -> u64 {
         let voxels: usize = self.axes.iter().map(|axis| axis.chunk).product();
         (voxels * self.channels * size_of::<f32>()) as u64
     }
 
-    /// Adds what a patch and a chunk have in common, each voxel by its weight.
-    fn blend(&self, at: &At, places: &At, patch: &[f32], sums: &mut [f32]) {
+    /// Adds the voxels that a patch and a chunk share, each by its weight.
+    fn blend(&self, at: &At, indices: &At, patch: &[f32], sums: &mut [f32]) {
         let common = |axis: usize| {
             let along = &self.axes[axis];
-            let common = along.common(places[axis], at[axis]);
-            // Where it begins in the chunk and in the patch, and how long it is.
-            let in_patch = common.start as i64 - along.origins[places[axis]];
+            let common = along.common(indices[axis], at[axis]);
+            // The start in the chunk, the start in the patch, and the length.
+            let in_patch = common.start as i64 - along.origins[indices[axis]];
             (common.start - at[axis] * along.chunk, in_patch as usize, common.len())
         };
         let axes = self.axes.len();
@@ -380,11 +388,11 @@ impl Stitch {
         }
     }
 
-    /// Divides by the weights, and writes a chunk.
+    /// Divides the sums by their weights and writes the chunk.
     fn write(&mut self, at: &At, sums: &[f32]) -> Result<()> {
         let voxels = sums.len() / self.channels;
         let axes = self.axes.len();
-        // Of a voxel the weight is a product, which is worked out for a row at a time.
+        // The weight of a voxel is a product over axes; the outer factors are computed once a row.
         let width = self.axes[axes - 1].chunk;
         let depth = if self.argmax { 1 } else { self.channels };
         let size = self.dtype.size();
@@ -393,7 +401,7 @@ impl Stitch {
             let index = place(start / width, self.axes[..axes - 1].iter().map(|axis| axis.chunk));
             let mut weight = 1.0;
             for ((along, at), index) in self.axes[..axes - 1].iter().zip(at).zip(index) {
-                // Beyond the border nothing counts.
+                // Voxels beyond the border have no weight.
                 weight *= along.sums.get(at * along.chunk + index).copied().unwrap_or(0.0);
             }
             let along = &self.axes[axes - 1];
@@ -421,48 +429,48 @@ impl Stitch {
         put(&path, &self.packed[..packed]).map_err(Error::io(&path))
     }
 
-    /// The chunk's place in the grid.
+    /// The position of a chunk in the grid.
     fn at(&self, chunk: u64) -> At {
         place(chunk as usize, self.axes.iter().map(Axis::chunks))
     }
 
-    /// The place of a patch along each axis.
-    fn places(&self, id: u64) -> At {
+    /// The index of a patch's origin along each axis.
+    fn indices(&self, id: u64) -> At {
         place(id as usize, self.axes.iter().map(|axis| axis.origins.len()))
     }
 
-    /// Patches in all.
+    /// The number of patches.
     fn total(&self) -> u64 {
         self.axes.iter().map(|axis| axis.origins.len() as u64).product()
     }
 
-    /// How many patches meet a chunk.
+    /// The number of patches that overlap a chunk.
     fn patches(&self, at: &At) -> usize {
-        self.axes.iter().zip(at).map(|(axis, at)| axis.met[*at].len()).product()
+        self.axes.iter().zip(at).map(|(axis, at)| axis.overlapping[*at].len()).product()
     }
 
-    /// The how-manieth of a chunk's patches one is.
-    fn number(&self, at: &At, places: &At) -> usize {
-        self.axes.iter().zip(at).zip(places).fold(0, |number, ((axis, at), place)| {
-            let met = &axis.met[*at];
-            number * met.len() + (place - met.start)
+    /// The bit of a patch in [`OpenChunk::added`] of a chunk.
+    fn bit_of(&self, at: &At, indices: &At) -> usize {
+        self.axes.iter().zip(at).zip(indices).fold(0, |bit, ((axis, at), index)| {
+            let overlapping = &axis.overlapping[*at];
+            bit * overlapping.len() + (index - overlapping.start)
         })
     }
 
     /// The id of the first patch that a chunk lacks.
-    fn next(&self, at: &At, came: &[u64]) -> u64 {
-        let word = came.iter().position(|word| *word != u64::MAX).unwrap_or(0);
-        let number = 64 * word + came[word].trailing_ones() as usize;
-        let met = || self.axes.iter().zip(at).map(|(axis, at)| &axis.met[*at]);
-        let which = place(number, met().map(ExactSizeIterator::len));
-        let places = met().zip(which).map(|(met, which)| (met.start + which) as u64);
-        self.axes.iter().zip(places).fold(0, |id, (axis, place)| id * axis.origins.len() as u64 + place)
+    fn next(&self, at: &At, added: &[u64]) -> u64 {
+        let word = added.iter().position(|word| *word != u64::MAX).unwrap_or(0);
+        let number = 64 * word + added[word].trailing_ones() as usize;
+        let overlapping = || self.axes.iter().zip(at).map(|(axis, at)| &axis.overlapping[*at]);
+        let index = place(number, overlapping().map(ExactSizeIterator::len));
+        let indices = overlapping().zip(index).map(|(range, index)| (range.start + index) as u64);
+        self.axes.iter().zip(indices).fold(0, |id, (axis, index)| id * axis.origins.len() as u64 + index)
     }
 
-    /// Calls `each` with the chunks that a patch meets.
-    fn each_chunk(&self, places: &At, mut each: impl FnMut(u64, &At)) {
+    /// Calls `each` with the chunks that a patch overlaps.
+    fn each_chunk(&self, indices: &At, mut each: impl FnMut(u64, &At)) {
         let ranges: Vec<_> =
-            self.axes.iter().zip(places).map(|(axis, place)| axis.chunks_of(*place)).collect();
+            self.axes.iter().zip(indices).map(|(axis, index)| axis.chunks_of(*index)).collect();
         let total: usize = ranges.iter().map(ExactSizeIterator::len).product();
         for number in 0..total {
             let mut at = place(number, ranges.iter().map(ExactSizeIterator::len));
@@ -473,16 +481,35 @@ impl Stitch {
     }
 }
 
-/// The type of the array.
+/// Checks the numbers of patches, channels and processes.
+fn check_counts(volume: &Volume, options: &Options) -> Result<()> {
+    if volume.len() > PATCHES_MAX || options.channels > CHANNELS_MAX {
+        return Err(Error::Config(format!(
+            "{} patches of {} channels: at most {PATCHES_MAX} of {CHANNELS_MAX} can be blended, so open \
+                 the volume with a stride, such as half the patch",
+            volume.len(),
+            options.channels
+        )));
+    }
+    if options.channels == 0 || options.rank >= options.world_size {
+        return Err(Error::Config(format!(
+            "{} channels of rank {} of {}: give at least one channel, and a rank below world_size",
+            options.channels, options.rank, options.world_size
+        )));
+    }
+    Ok(())
+}
+
+/// The element type of the array.
 fn dtype(options: &Options) -> Result<DType> {
     let channels = options.channels;
-    // Channels that a type can number.
+    // The number of channels that a type can number.
     let holds = |dtype: DType| match dtype {
         DType::Int8 => 128,
         DType::Uint8 | DType::Bfloat16 => 256,
         DType::Float16 => 2048,
         DType::Int16 => 1 << 15,
-        _ => CHANNELS_MOST,
+        _ => CHANNELS_MAX,
     };
     match options.dtype {
         Some(DType::Bool) => Err(Error::Config("predictions are no bool: write uint8".into())),
@@ -496,6 +523,7 @@ fn dtype(options: &Options) -> Result<DType> {
     }
 }
 
+/// Bit `at` of a bit set.
 fn bit(bits: &[u64], at: usize) -> bool {
     bits[at / 64] >> (at % 64) & 1 == 1
 }
@@ -510,8 +538,8 @@ fn largest(channels: usize, of: impl Fn(usize) -> f32) -> f32 {
         .0 as f32
 }
 
-/// Halves the longest side until a voxel of so many bytes makes a chunk of moderate size.
-fn smaller(mut sides: Vec<usize>, voxel_bytes: usize) -> Vec<usize> {
+/// Halves the longest side until a chunk has at most [`CHUNK_BYTES`].
+fn shrink_chunk(mut sides: Vec<usize>, voxel_bytes: usize) -> Vec<usize> {
     while sides.iter().product::<usize>().saturating_mul(voxel_bytes) > CHUNK_BYTES
         && let Some(side) = sides.iter_mut().max().filter(|side| **side > 1)
     {

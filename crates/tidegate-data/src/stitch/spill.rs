@@ -1,7 +1,8 @@
-//! Sums that memory has no room for, in a file until they are wanted again.
+//! A file for sums that do not fit in memory.
 //!
 //! Flow: bytes of one size -> a slot of the file -> the same bytes.
-//! Memory: none: pages are written and dropped. The file has no name, and goes with the process.
+//! Memory: none: pages are written and dropped. The file has no name and is gone when the process
+//! ends.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::{Error, Result};
 
-/// See the head of this file.
+/// The spill file: slots of equal size.
 #[derive(Debug)]
 pub(super) struct Spill {
     file: File,
@@ -23,7 +24,7 @@ pub(super) struct Spill {
 }
 
 impl Spill {
-    /// A file in a folder.
+    /// Creates the file in a folder.
     pub(super) fn new(folder: &Path, slot_bytes: u64) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -34,7 +35,7 @@ impl Spill {
         Ok(Self { file, path, slot_bytes, slots: 0, free: Vec::new() })
     }
 
-    /// Writes bytes and says where they are.
+    /// Writes bytes to a free slot and returns its number.
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<u64> {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots += 1;
@@ -49,7 +50,7 @@ impl Spill {
         Ok(slot)
     }
 
-    /// Reads what was written to a slot, which is free then.
+    /// Reads a slot and frees it.
     pub(super) fn take(&mut self, slot: u64, into: &mut [u8]) -> Result<()> {
         let read =
             self.file.read_exact_at(into, slot * self.slot_bytes).and_then(|()| drop_pages(&self.file));
@@ -59,7 +60,7 @@ impl Spill {
     }
 }
 
-/// Writes a file's pages to the disk and lets go of them.
+/// Writes a file's pages to the disk and drops them from the page cache.
 pub(super) fn drop_pages(file: &File) -> std::io::Result<()> {
     file.sync_data()?;
     Ok(fadvise(file, 0, None, Advice::DontNeed)?)

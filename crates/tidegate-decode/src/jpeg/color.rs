@@ -1,26 +1,28 @@
-//! Rows of components to rows of RGB: chroma interpolated, then converted, as libjpeg-turbo does by default.
+//! Chroma interpolation and colour conversion, as libjpeg-turbo does them by default.
 //!
-//! Flow: rows of samples -> rows of full width ([`wider`], [`taller`], [`both`]) -> interleaved RGB.
+//! Flow: rows of samples -> rows of full width ([`wider`], [`taller`], [`both`]) -> interleaved
+//! RGB ([`to_rgb`]).
 //! Memory: holds none.
 //!
-//! Sources: libjpeg-turbo's jdsample.c («fancy» triangle filter) and jdcolor.c; CMYK as Pillow shows it.
+//! Sources: libjpeg-turbo's jdsample.c («fancy» triangle filter) and jdcolor.c; CMYK as Pillow
+//! shows it.
 
 use super::frame::Color;
 
-/// Twice as wide: each sample three quarters the nearer one and one quarter the further.
+/// Doubles the width: each output is 3/4 of the nearer sample and 1/4 of the further one.
 #[inline(always)]
 pub(super) fn wider(from: &[u8], to: &mut [u8]) {
     let n = from.len();
     let nearer = |i: usize| 3 * u16::from(from[i]);
     for (i, pair) in to[..2 * n].chunks_exact_mut(2).enumerate() {
         let (left, right) = (i.saturating_sub(1), (i + 1).min(n - 1));
-        // At the edges the further sample is the nearer one itself, and nothing is rounded.
+        // At the edges the further sample is the nearer one itself, so nothing is rounded.
         pair[0] = ((nearer(i) + u16::from(from[left]) + 1) >> 2) as u8;
         pair[1] = ((nearer(i) + u16::from(from[right]) + 2) >> 2) as u8;
     }
 }
 
-/// Twice as tall: a row between two rows. `upper` says which of the two new rows it is.
+/// Doubles the height: one row between two rows. `upper` says which of the two new rows it is.
 #[inline(always)]
 pub(super) fn taller(near: &[u8], far: &[u8], upper: bool, to: &mut [u8]) {
     let bias = if upper { 1 } else { 2 };
@@ -29,7 +31,7 @@ pub(super) fn taller(near: &[u8], far: &[u8], upper: bool, to: &mut [u8]) {
     }
 }
 
-/// Twice as wide and twice as tall; `sums` is room for as many numbers as `near` has.
+/// Doubles width and height. `sums` must be at least as long as `near`.
 #[inline(always)]
 pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [u16], to: &mut [u8]) {
     let n = near.len();
@@ -52,7 +54,7 @@ pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [u16], to: &mut [u8]) {
     }
 }
 
-/// Each sample `times` times.
+/// Repeats each sample `times` times.
 #[inline(always)]
 pub(super) fn repeated(from: &[u8], times: usize, to: &mut [u8]) {
     for (group, &sample) in to.chunks_mut(times).zip(from) {
@@ -60,7 +62,8 @@ pub(super) fn repeated(from: &[u8], times: usize, to: &mut [u8]) {
     }
 }
 
-/// Rows of components (as many as the colour has) to interleaved RGB of `N` bytes a pixel, of which the fourth means nothing.
+/// Converts one row of each component to interleaved RGB of `N` bytes a pixel. The value of a
+/// fourth byte is undefined.
 pub(super) fn to_rgb<const N: usize>(color: Color, rows: [&[u8]; 4], to: &mut [u8], simd: bool) {
     let (pixels, _) = to.as_chunks_mut::<N>();
     match color {
@@ -87,7 +90,7 @@ pub(super) fn to_rgb<const N: usize>(color: Color, rows: [&[u8]; 4], to: &mut [u
                 } else {
                     [rows[0][x], rows[1][x], rows[2][x]]
                 };
-                // Stored inverted, as Adobe does; ink takes away from what black leaves.
+                // Inks are stored inverted, as Adobe does: `light` is what black leaves.
                 let light = u32::from(rows[3][x]);
                 pixel[..3].copy_from_slice(&inks.map(|ink| {
                     let product = u32::from(255 - ink) * light + 128;
@@ -108,7 +111,7 @@ fn rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     [red, green, blue].map(|v| v.clamp(0, 255) as u8)
 }
 
-/// Converts as many pixels as vectors can, and says how many.
+/// Converts pixels by vector code as far as whole vectors go; returns the number converted.
 fn vectors<const N: usize>(rows: [&[u8]; 4], to: &mut [[u8; N]], simd: bool) -> usize {
     #[cfg(target_arch = "x86_64")]
     if simd {
@@ -116,17 +119,20 @@ fn vectors<const N: usize>(rows: [&[u8]; 4], to: &mut [[u8; N]], simd: bool) -> 
         #[expect(unsafe_code, reason = "vector instructions that were looked for")]
         return unsafe { avx2::rgb([rows[0], rows[1], rows[2]], to) };
     }
-    let _scalar = (rows, to, simd);
+    // Without vector code nothing is converted here.
+    let _unused = (rows, to, simd);
     0
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    //! Products of more than 16 bits are split as libjpeg-turbo splits them: 1.402 = 1 + 0.402, 1.772 = 2 - 0.228.
+    //! Products of more than 16 bits are split as libjpeg-turbo splits them: 1.402 = 1 + 0.402,
+    //! 1.772 = 2 - 0.228.
     #![expect(unsafe_code, reason = "vector loads and stores of memory whose bounds were checked")]
     use std::arch::x86_64::*;
 
-    /// Shuffles that put every third byte: red, green and blue of sixteen pixels in three times sixteen bytes.
+    /// Shuffles that place every third byte: red, green and blue of sixteen pixels in three
+    /// vectors of sixteen bytes.
     const SHUFFLES: [[[i8; 16]; 3]; 3] = {
         let mut table = [[[-1i8; 16]; 3]; 3];
         let mut byte = 0;

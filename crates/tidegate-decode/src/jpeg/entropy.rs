@@ -1,23 +1,26 @@
-//! The walk over the MCUs of a sequential scan: read where they are wanted, passed over or jumped over elsewhere.
+//! The walk over the MCUs of a sequential scan: it reads wanted MCUs and skips or jumps over
+//! others.
 //!
-//! Flow: entropy-coded bytes (+ checkpoints) -> coefficients of the planes, a part of an MCU row at a time.
+//! Flow: entropy-coded bytes (+ checkpoints) -> coefficients of the planes, a part of an MCU row
+//! at a time.
 //! Memory: holds none.
 
-use super::Plane;
 use super::checkpoints::{Checkpoint, Checkpoints};
-use super::frame::{Frame, Markers, Scan, damaged};
+use super::errors::damaged;
+use super::frame::{Frame, Markers, Scan};
 use super::huffman::{AcTable, Bits, Table};
+use super::plane::Plane;
 use crate::Result;
 
-/// See the head of this file.
+/// A walk over the MCUs of a scan.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     parts: Vec<Part<'a>>,
     bits: Bits<'a>,
     checkpoints: Option<Checkpoints<'a>>,
-    /// MCUs that the file lacks, at its end, are zero.
+    /// Whether MCUs that a truncated file lacks are zero, instead of an error.
     fill: bool,
-    /// Some were.
+    /// Whether any MCU was missing.
     filled: bool,
 }
 
@@ -53,7 +56,7 @@ impl<'a> Walk<'a> {
         Ok(Self { parts, bits, checkpoints, fill, filled: false })
     }
 
-    /// Goes to an MCU further on, over the last checkpoint before it.
+    /// Moves forward to an MCU, from the last checkpoint before it.
     #[inline(always)]
     pub(super) fn seek(&mut self, mcu: usize) -> Result<()> {
         if let Some(found) = self.checkpoints.and_then(|all| all.before(mcu, self.bits.begun())) {
@@ -65,7 +68,7 @@ impl<'a> Walk<'a> {
         self.skip(mcu.saturating_sub(self.bits.begun()))
     }
 
-    /// Where it stands.
+    /// The current position as a checkpoint.
     pub(super) fn checkpoint(&self) -> Checkpoint {
         let mut predictors = [0; 3];
         for (to, part) in predictors.iter_mut().zip(&self.parts) {
@@ -74,15 +77,16 @@ impl<'a> Walk<'a> {
         Checkpoint { mcu: self.bits.begun(), bit: self.bits.position(), predictors }
     }
 
-    /// Whether MCUs were missing, and zero.
+    /// Whether MCUs were missing and are zero.
     pub(super) fn filled(&self) -> bool {
         self.filled
     }
 
-    /// Before each MCU: behind a restart marker, differences begin anew. Nothing if the file lacks this one.
+    /// Begins an MCU; after a restart marker, DC differences start from 0 again. None if the file
+    /// lacks this MCU.
     ///
-    /// As libjpeg: the one within which a file ends, or that a restart marker is missing for, is read with bits of zero; the
-    /// next are not looked for.
+    /// As in libjpeg, the MCU within which a file ends, or whose restart marker is missing, is
+    /// read with bits of zero. The MCUs after it are not searched for.
     #[inline(always)]
     fn begin(&mut self) -> Result<Option<()>> {
         if self.fill && (self.filled || self.bits.ran_out()) {
@@ -102,7 +106,7 @@ impl<'a> Walk<'a> {
         Ok(Some(()))
     }
 
-    /// Refuses bits that are not in the file, or notes them.
+    /// Fails if bits beyond the file's end were used; with `fill`, notes it instead.
     #[inline(always)]
     fn check(&mut self) -> Result<()> {
         if self.fill && self.bits.cut() {
@@ -112,7 +116,7 @@ impl<'a> Walk<'a> {
         self.bits.check()
     }
 
-    /// Passes over `n` MCUs.
+    /// Skips `n` MCUs.
     #[inline(always)]
     pub(super) fn skip(&mut self, n: usize) -> Result<()> {
         for _ in 0..n {
@@ -156,7 +160,7 @@ impl<'a> Walk<'a> {
                         part.predictor = part.predictor.wrapping_add(difference);
                         let block = &mut plane.coefficients[i];
                         block[0] = part.predictor as i16;
-                        // Of a block that becomes one sample, only the mean is wanted.
+                        // A block that becomes one sample needs only its mean.
                         let last = if plane.component.size == 1 {
                             self.bits.skip_ac(part.ac).map(|()| 0)
                         } else {

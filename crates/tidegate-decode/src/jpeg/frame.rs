@@ -1,16 +1,21 @@
-//! The markers of a JPEG: frame, tables, scan, and what libjpeg concludes from them about colours.
+//! The markers of a JPEG: frame, tables, scans, and the colour space that libjpeg infers from
+//! them.
 //!
-//! Flow: bytes -> [`Frame`] -> one [`Scan`] after another, with the tables that hold for it ([`Markers`]).
-//! Memory: tables of a few KiB an image; sizes are those of the header, which the caller has bounded.
+//! Flow: bytes -> [`Frame`] -> one [`Scan`] after another, each with its tables ([`Markers`]).
+//! Memory: tables of a few KiB an image. Sizes are those of the header, which the caller has
+//! bounded.
 //!
-//! Specification: ITU-T T.81; JFIF 1.02; Adobe TN 5116. Colour decisions are those of libjpeg-turbo's `default_decompress_parms`.
+//! Specification: ITU-T T.81; JFIF 1.02; Adobe TN 5116. Colour decisions are those of
+//! libjpeg-turbo's `default_decompress_parms`.
 
 use std::sync::Arc;
 
+use super::errors::{damaged, truncated};
 use super::huffman::{AcTable, Table, Tables};
+use super::zigzag::NATURAL;
 use crate::{Error, Result};
 
-/// What the components mean.
+/// The colour space of the components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Color {
     Gray,
@@ -20,24 +25,24 @@ pub(super) enum Color {
     Ycck,
 }
 
-/// One component: its sampling, tables and size.
+/// The sampling, tables and size of one component.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Component {
     id: u8,
-    /// Blocks of an MCU across.
+    /// Blocks of an MCU, horizontally.
     pub(super) h: usize,
-    /// Blocks of an MCU down.
+    /// Blocks of an MCU, vertically.
     pub(super) v: usize,
     quant: usize,
-    /// Samples of a block across and down: 8, or less of a halved picture.
+    /// Samples of a block in each direction: 8, or fewer in a halved image.
     pub(super) size: usize,
-    /// Real samples across: what lies beyond in the last block is padding.
+    /// Samples in a row; those beyond in the last block are padding.
     pub(super) width: usize,
-    /// Real samples down.
+    /// Rows of samples; those beyond in the last block are padding.
     pub(super) height: usize,
 }
 
-/// The size, the components and their meaning: what holds for all scans.
+/// The frame: the sizes and components that hold for all scans.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) width: usize,
@@ -46,30 +51,33 @@ pub(super) struct Frame {
     pub(super) progressive: bool,
     pub(super) max_h: usize,
     pub(super) max_v: usize,
-    /// Pixels that a block of the component with most samples is across and down: 8, or less of a halved picture.
+    /// Pixels of a block of the component with most samples, in each direction: 8, or fewer in a
+    /// halved image.
     pub(super) unit: usize,
 }
 
-/// A scan: whose coefficients, and which bits of which of them.
+/// A scan: which components, coefficients and bits it has.
 #[derive(Debug)]
 pub(super) struct Scan {
     /// Component, DC table, AC table.
     pub(super) parts: Vec<[usize; 3]>,
-    /// Zigzag places of the coefficients: all of them in sequential files.
+    /// Zigzag indices of its coefficients; all of them in a sequential file.
     pub(super) places: std::ops::RangeInclusive<usize>,
-    /// Progressive: the bit that earlier scans have reached, and that this one reaches.
+    /// Progressive: the lowest bit of earlier scans.
     pub(super) high: u32,
+    /// Progressive: the lowest bit of this scan.
     pub(super) low: u32,
-    /// Where the entropy-coded data begin.
+    /// The offset of the entropy-coded data.
     pub(super) at: usize,
 }
 
-/// What the markers up to here said.
+/// A reader of markers, with all that it has read so far.
 #[derive(Debug)]
 pub(super) struct Markers<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Quantization tables in natural order; the bits of 16-bit numbers, multiplied modulo 2^16 as libjpeg-turbo does.
+    /// Quantization tables in natural order, as the bits of 16-bit numbers: libjpeg-turbo
+    /// multiplies modulo 2^16.
     quant: [Option<[i16; 64]>; 4],
     pub(super) dc: [Option<Arc<Table>>; 4],
     pub(super) ac: [Option<Arc<AcTable>>; 4],
@@ -79,29 +87,12 @@ pub(super) struct Markers<'a> {
     frame: Option<Frame>,
     jfif: bool,
     adobe: Option<u8>,
-    /// The file ended where a marker was looked for.
+    /// Whether the file ended where a marker was expected.
     cut: bool,
 }
 
-/// Places of coefficients: zigzag order to natural order; runs that pass the end all lead to the last place.
-pub(super) const NATURAL: [u8; 128] = {
-    let mut places = [63; 128];
-    let mut k = 0;
-    while k < 64 {
-        places[k] = ZIGZAG[k];
-        k += 1;
-    }
-    places
-};
-
-const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
-    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
-    46, 53, 60, 61, 54, 47, 55, 62, 63,
-];
-
 impl<'a> Markers<'a> {
-    /// Nothing read yet.
+    /// A reader at the beginning of a file.
     pub(super) fn new(bytes: &'a [u8], tables: &'a mut Tables) -> Self {
         Self {
             bytes,
@@ -118,14 +109,15 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// Reads up to the next scan; nothing at the end of the picture.
+    /// Reads up to the next scan; None at the end of the image.
     ///
     /// # Errors
-    /// [`Error::Decode`] with the offset of what is damaged, or for kinds that cannot be decoded.
+    /// [`Error::Decode`] and [`Error::Truncated`] with the offset of the damage;
+    /// [`Error::Unsupported`] for kinds that cannot be decoded.
     pub(super) fn next_scan(&mut self) -> Result<Option<Scan>> {
         loop {
             let at = self.at;
-            // Up to the next marker: fill bytes, and what the last scan has left unread.
+            // Before the next marker there can be fill bytes and unread bytes of the last scan.
             let rest = self.bytes.get(at..).unwrap_or_default();
             let skip = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF | 0xD0..=0xD7));
             self.cut = skip.is_none();
@@ -149,8 +141,10 @@ impl<'a> Markers<'a> {
                 0xC4 => self.huffman(body).ok_or_else(|| wrong("a Huffman table"))?,
                 0xC0..=0xC2 => self.start_of_frame(body, code == 0xC2, at)?,
                 0xC3 | 0xC5..=0xCF => {
-                    let what = "an arithmetic-coded, lossless or hierarchical JPEG: re-encode it as baseline or progressive";
-                    return Err(Error::Decode(what.into()));
+                    return Err(Error::unsupported(
+                        "an arithmetic-coded, lossless or hierarchical JPEG: \
+                         re-encode it as baseline or progressive",
+                    ));
                 }
                 0xDD => {
                     let word = body.first_chunk::<2>().ok_or_else(|| wrong("a restart interval"))?;
@@ -167,12 +161,12 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// The frame, once its marker was read.
+    /// The frame, if its marker was read.
     pub(super) fn frame(&self) -> Option<&Frame> {
         self.frame.as_ref()
     }
 
-    /// The quantization table of a component, as it stands now.
+    /// The current quantization table of a component.
     pub(super) fn quant(&self, component: &Component) -> Result<[i16; 64]> {
         self.quant[component.quant].ok_or_else(|| damaged(self.at, "a quantization table is missing"))
     }
@@ -182,17 +176,17 @@ impl<'a> Markers<'a> {
         self.cut
     }
 
-    /// Where the next scan is looked for.
-    pub(super) fn go_on_from(&mut self, at: usize) {
+    /// Sets the offset at which the search for the next marker continues.
+    pub(super) fn continue_at(&mut self, at: usize) {
         self.at = at;
     }
 }
 
 impl Frame {
-    /// The frame of the picture at `unit` eighths of its size: 1, 2, 4 or 8.
+    /// The frame of the image at `unit` eighths of its size: 1, 2, 4 or 8.
     ///
-    /// A component with fewer samples than another keeps more of them, where that saves interpolation: as libjpeg's
-    /// `jpeg_calc_output_dimensions` has it.
+    /// A component with fewer samples than another keeps more of them if that saves interpolation,
+    /// as in libjpeg's `jpeg_calc_output_dimensions`.
     pub(super) fn reduced(mut self, unit: usize) -> Self {
         for c in &mut self.components {
             let fits = |size: usize| {
@@ -210,22 +204,22 @@ impl Frame {
         Self { unit, ..self }
     }
 
-    /// Pixels of an MCU across.
+    /// The width of an MCU in pixels.
     pub(super) fn mcu_width(&self) -> usize {
         self.unit * self.max_h
     }
 
-    /// Pixels of an MCU down.
+    /// The height of an MCU in pixels.
     pub(super) fn mcu_height(&self) -> usize {
         self.unit * self.max_v
     }
 
-    /// How many times as many pixels as samples of a component there are, across and down.
+    /// Pixels for each sample of a component, horizontally and vertically.
     pub(super) fn times(&self, c: &Component) -> (usize, usize) {
         (self.mcu_width() / (c.h * c.size), self.mcu_height() / (c.v * c.size))
     }
 
-    /// MCUs across.
+    /// MCUs in a row.
     pub(super) fn mcus_across(&self) -> usize {
         self.width.div_ceil(self.mcu_width())
     }
@@ -280,7 +274,7 @@ impl Markers<'_> {
         };
         let mut components: Vec<Component> = parts.chunks_exact(3).map(component).collect();
         if let [gray] = components.as_mut_slice() {
-            // A scan of one component has one block an MCU, whatever its factors say.
+            // A scan of one component has one block an MCU, whatever its sampling factors.
             (gray.h, gray.v) = (1, 1);
         }
         let (max_h, max_v) = components.iter().fold((0, 0), |(h, v), c| (h.max(c.h), v.max(c.v)));
@@ -318,7 +312,7 @@ impl Markers<'_> {
             (!wants_dc || known(self.dc.get(dc).map(Option::is_some)))
                 && (*places.end() == 0 || known(self.ac.get(ac).map(Option::is_some)))
         });
-        // Each component once, in order; coefficients other than DC only of one component at a time.
+        // Each component once, in order; AC coefficients of one component at a time.
         let ordered = parts.windows(2).all(|w| w[0][0] < w[1][0]) && !parts.is_empty();
         let spans = *places.end() < 64 && places.start() <= places.end() && low < 14;
         let alone = !frame.progressive
@@ -326,6 +320,7 @@ impl Markers<'_> {
         (tables && ordered && spans && alone).then_some(Scan { parts, places, high, low, at: self.at })
     }
 
+    /// The colour space that libjpeg infers.
     pub(super) fn color(&self, components: &[Component]) -> Color {
         match (components, self.adobe) {
             ([_], _) => Color::Gray,
@@ -338,14 +333,4 @@ impl Markers<'_> {
             _ => Color::YCbCr,
         }
     }
-}
-
-/// Damaged bytes, by their offset.
-pub(super) fn damaged(at: usize, what: &str) -> Error {
-    Error::Decode(format!("damaged JPEG: at byte {at} of the file: {what}"))
-}
-
-/// A file that ends too early.
-pub(super) fn truncated(at: usize) -> Error {
-    Error::Decode(format!("truncated JPEG: the data end at byte {at}, within the picture"))
 }

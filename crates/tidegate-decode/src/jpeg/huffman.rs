@@ -1,84 +1,91 @@
-//! Entropy decoding: codes of up to sixteen bits, most of them found in pairs, with their values, in one look-up.
+//! Huffman decoding. Most codes are found in pairs, with their values, in one look-up.
 //!
-//! Flow: entropy-coded bytes -> [`Bits`] (64 at a time) -> coefficients of a block, or nothing where it is skipped.
-//! Memory: 5 KiB a table of DC codes, 24 KiB one of AC codes; [`Tables`] keeps a few, because most files share theirs.
+//! Flow: entropy-coded bytes -> [`Bits`] (64 at a time) -> the coefficients of a block, or nothing
+//! if the block is skipped.
+//! Memory: 5 KiB for a table of DC codes, 24 KiB for one of AC codes. [`Tables`] keeps a few,
+//! because most files share theirs.
 //!
-//! Why skipping has a way of its own: more than half of an image lies outside a random crop, and there only the lengths
-//! of codes and the values of DC differences matter.
+//! Why skipping has its own code: more than half of an image is outside a random crop, and there
+//! only the lengths of codes and the values of DC differences matter.
 
 use std::sync::Arc;
 
-use super::frame::{NATURAL, damaged, truncated};
+use super::errors::{damaged, truncated};
+use super::zigzag::NATURAL;
 use crate::{Error, Result};
 
-/// Bits of a look-up.
+/// Bits of the index of a look-up table.
 const LOOK_BITS: u32 = 10;
-/// Bits of a look-up of pairs.
+/// Bits of the index of the table of pairs.
 const PAIR_BITS: u32 = 11;
-/// Coefficients of a block.
+/// The coefficients of a block.
 pub(super) type Coefficients = [i16; 64];
 
-/// A Huffman table: a look-up of the next ten bits and, for longer codes, the greatest code of each length.
+/// A Huffman table: a look-up by the next ten bits and, for longer codes, the greatest code of
+/// each length.
 #[derive(Debug)]
 pub(super) struct Table {
     look: [Code; 1 << LOOK_BITS],
-    /// One past the greatest code of each length, aligned to 16 bits.
+    /// For each length, one past its greatest code, shifted to 16 bits.
     ends: [u32; 17],
-    /// What to add to a code of each length to find its symbol.
+    /// For each length, the number to add to a code to get the index of its symbol.
     offsets: [i32; 17],
     symbols: [u8; 256],
 }
 
-/// A table of AC codes, which come with runs of zeros and follow each other.
+/// A table of AC codes: a code stands for a run of zeros and the size of a value.
 #[derive(Debug)]
 pub(super) struct AcTable {
     pub(super) codes: Table,
     pairs: Box<[Pair; 1 << PAIR_BITS]>,
-    /// For passing over blocks: as many symbols as lie within a look-up.
+    /// For skipping blocks: all symbols within the index bits.
     several: Box<[Several; 1 << LOOK_BITS]>,
 }
 
-/// A symbol as `run << 24 | size << 16 | bits << 8 | total`: zeros before its value, bits of the value, of the code, and of
-/// both; 0 where the code is longer than a look-up. One word, because everything waits for this load.
+/// A symbol as `run << 24 | size << 16 | bits << 8 | total`: zeros before its value, bits of the
+/// value, bits of the code, and bits of both. 0 if the code is longer than the index. It is one
+/// word, because all further work waits for this load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Code(u32);
 
-/// One or two coefficients, perhaps with the end of the block behind them, as `second << 48 | first << 32 | ends << 24 |
-/// places << 16 | place << 8 | total`: their values, how many places both and the first go on, and the bits of them all.
-/// One alone is written twice. 0 where not even one lies within a look-up. An end takes a place as well: behind the
-/// last one there is none.
+/// One or two coefficients, perhaps followed by the end of the block, as `second << 48 | first <<
+/// 32
+/// | ends << 24 | places << 16 | place << 8 | total`: their values, the number of zigzag places
+/// that both and the first advance, and the bits of all. A single coefficient is written twice. 0
+/// if not even one is within the index. An end takes a place as well: after the last place there
+/// is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pair(u64);
 
-/// Symbols that follow each other within a look-up.
+/// Successive symbols within the index bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Several {
-    /// Their bits; 0 where the first code is longer than a look-up.
+    /// Their bits; 0 if the first code is longer than the index.
     total: u8,
-    /// Places that they fill, the end of the block counted as one.
+    /// Zigzag places that they fill; the end of the block counts as one.
     places: u8,
-    /// The last one ends the block.
+    /// Whether the last one ends the block.
     ends: bool,
 }
 
-/// Tables that were built: the last few of each kind, found again by what the file says of them.
+/// A cache of built tables: the last few of each kind, by their definition in the file.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    dc: Known<Table>,
-    ac: Known<AcTable>,
+    dc: TableCache<Table>,
+    ac: TableCache<AcTable>,
 }
 
-/// The last four of a kind, newest last, with their counts and symbols.
+/// The last four tables of a kind, newest last, each with its definition.
 #[derive(Debug)]
-struct Known<T>(Vec<(Vec<u8>, Arc<T>)>);
+struct TableCache<T>(Vec<(Vec<u8>, Arc<T>)>);
 
-impl<T> Default for Known<T> {
+impl<T> Default for TableCache<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<T> Known<T> {
+impl<T> TableCache<T> {
     fn get(&mut self, definition: &[u8], build: impl Fn() -> Option<T>) -> Option<Arc<T>> {
         if let Some((_, table)) = self.0.iter().find(|(known, _)| known == definition) {
             return Some(Arc::clone(table));
@@ -93,12 +100,13 @@ impl<T> Known<T> {
 }
 
 impl Tables {
-    /// The table of DC codes of this definition: 16 counts, then symbols; nothing when they are no prefix code.
+    /// The table of DC codes of a definition (16 counts, then symbols); None if it is not a prefix
+    /// code.
     pub(super) fn dc(&mut self, definition: &[u8]) -> Option<Arc<Table>> {
         self.dc.get(definition, || Table::new(definition).filter(|t| t.symbols.iter().all(|&s| s <= 15)))
     }
 
-    /// The table of AC codes of this definition.
+    /// The table of AC codes of a definition.
     pub(super) fn ac(&mut self, definition: &[u8]) -> Option<Arc<AcTable>> {
         self.ac.get(definition, || Table::new(definition).and_then(AcTable::new))
     }
@@ -135,7 +143,7 @@ impl Table {
         Some(table)
     }
 
-    /// A code that is longer than a look-up; nothing for no code.
+    /// Finds a code that is longer than the index; None for no valid code.
     #[cold]
     #[inline(never)]
     fn long(&self, next16: u32) -> Option<Code> {
@@ -147,7 +155,7 @@ impl Table {
 
 impl AcTable {
     fn new(codes: Table) -> Option<Self> {
-        // Made on the heap: they are larger than what a worker's stack is planned for.
+        // Built on the heap: they are larger than a worker's stack is planned for.
         let pairs: Vec<_> = (0..1 << PAIR_BITS).map(|look| codes.pair(look)).collect();
         let several: Vec<_> = (0..1 << LOOK_BITS).map(|look| codes.several(look)).collect();
         Some(Self { codes, pairs: pairs.try_into().ok()?, several: several.try_into().ok()? })
@@ -155,7 +163,7 @@ impl AcTable {
 }
 
 impl Table {
-    /// The coefficients that lie within a look-up.
+    /// The coefficients within the index bits `look`.
     fn pair(&self, look: u64) -> Pair {
         let within = |next: Next| next.code(self).filter(|code| code.total() <= next.count);
         let next = Next { word: look << (64 - PAIR_BITS), count: PAIR_BITS };
@@ -183,14 +191,14 @@ impl Table {
         }
     }
 
-    /// The symbols that lie within a look-up: after each, what is left is looked up in turn.
+    /// The symbols within the index bits `look`: after each symbol, the rest is looked up in turn.
     fn several(&self, look: usize) -> Several {
         let mut found = Several::default();
         let mut rest = look;
         loop {
             let code = self.look[rest & ((1 << LOOK_BITS) - 1)];
             let within = u32::from(found.total) + code.total() <= LOOK_BITS;
-            // The first may reach beyond: its length is known from its code alone.
+            // The value of the first may reach beyond: its code alone tells its length.
             if code.total() == 0 || (found.total > 0 && !within) {
                 return found;
             }
@@ -217,13 +225,13 @@ impl Pair {
         self.0 as u32 & 0xFF
     }
 
-    /// Places up to the first, and up to the last.
+    /// Places that the first, and that both, advance.
     #[inline(always)]
     fn places(self) -> [usize; 2] {
         [(self.0 >> 8) as usize & 0xFF, (self.0 >> 16) as usize & 0xFF]
     }
 
-    /// 1 if the block ends.
+    /// 1 if the block ends, else 0.
     #[inline(always)]
     fn ends(self) -> usize {
         (self.0 >> 24) as usize & 1
@@ -261,20 +269,21 @@ impl Code {
         (self.0 >> 24) as usize
     }
 
-    /// The block ends here.
+    /// Whether the block ends here.
     #[inline(always)]
     fn ends(self) -> bool {
         self.size() == 0 && self.run() != 15
     }
 }
 
-/// Bits of entropy-coded data: stuffed zeros are left out, and behind a marker come zeros, which are counted.
+/// The bits of entropy-coded data. Stuffed zeros are removed. After a marker, zero bits are made
+/// up and counted.
 #[derive(Debug)]
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
     next: Next,
-    /// Bits that were made up behind the end.
+    /// Bits that were made up after the end.
     made_up: u32,
     /// MCUs between restart markers; 0: none.
     interval: usize,
@@ -287,7 +296,7 @@ impl<'a> Bits<'a> {
         Self { bytes, at, next: Next::default(), made_up: 0, interval, begun: 0 }
     }
 
-    /// Where the next byte will be read.
+    /// The offset of the next byte.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -298,31 +307,31 @@ impl<'a> Bits<'a> {
         self.begun
     }
 
-    /// The place in the file of the next bit, counted in bits.
+    /// The offset of the next bit in the file, in bits.
     pub(super) fn position(&self) -> u64 {
         let unread = self.next.count.saturating_sub(self.made_up);
         let mut at = self.at;
         for _ in 0..unread.div_ceil(8) {
-            // A zero behind 0xFF is stuffed: both are one byte of data.
+            // A zero after 0xFF is stuffed: both are one byte of data.
             let stuffed = at >= 2 && self.bytes.get(at - 2..at) == Some(&[0xFF, 0]);
             at = at.saturating_sub(if stuffed { 2 } else { 1 });
         }
         8 * at as u64 + u64::from(unread.next_multiple_of(8) - unread)
     }
 
-    /// Goes to where MCU number `begun` begins: see [`Bits::position`].
+    /// Moves to MCU `begun`, which begins at `bit`: see [`Bits::position`].
     pub(super) fn jump(&mut self, begun: usize, bit: u64) {
         *self = Self { begun, ..Self::new(self.bytes, (bit / 8) as usize, self.interval) };
         self.next = self.filled(self.next).without((bit % 8) as u32);
     }
 
-    /// Whether bits were used that are not in the file.
+    /// Whether made-up bits were used.
     #[inline(always)]
     pub(super) fn ran_out(&self) -> bool {
         self.made_up > self.next.count
     }
 
-    /// Whether no more data are in the file: the next marker is the last, or there is none.
+    /// Whether the file has no more data: the next marker is the last, or there is none.
     #[cold]
     pub(super) fn ended(&self) -> bool {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
@@ -330,13 +339,13 @@ impl<'a> Bits<'a> {
         marker.is_none_or(|w| w[1] == 0xD9)
     }
 
-    /// Whether the file ends where bits were looked for.
+    /// Whether the file ends where bits were needed.
     #[inline(always)]
     pub(super) fn cut(&self) -> bool {
         self.ran_out() && self.ended()
     }
 
-    /// What was read; or `instead`, where the file ends within it and is to be filled.
+    /// The value that was read; or `instead`, if the file ends within it and `fill` is set.
     #[inline(always)]
     pub(super) fn found<T>(&self, read: Option<T>, fill: bool, instead: T) -> Result<T> {
         match read {
@@ -346,13 +355,13 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Begins an MCU behind the end of the file.
+    /// Begins an MCU after the end of the file.
     #[cold]
     pub(super) fn end(&mut self) {
         *self = Self { begun: self.begun + 1, ..Self::new(self.bytes, self.bytes.len(), self.interval) };
     }
 
-    /// Refuses bits that are not in the file.
+    /// Fails if made-up bits were used.
     pub(super) fn check(&self) -> Result<()> {
         if self.ran_out() { Err(self.wrong()) } else { Ok(()) }
     }
@@ -362,7 +371,7 @@ impl<'a> Bits<'a> {
         if self.ran_out() { truncated(self.at) } else { damaged(self.at, "bits that no Huffman table knows") }
     }
 
-    /// Before each MCU: passes the restart marker if one is due, and says whether one was.
+    /// Begins an MCU: skips the restart marker if one is due, and returns whether one was.
     #[inline(always)]
     pub(super) fn begin_mcu(&mut self) -> Result<bool> {
         let due = self.interval > 0 && self.begun > 0 && self.begun.is_multiple_of(self.interval);
@@ -375,14 +384,14 @@ impl<'a> Bits<'a> {
         Ok(due)
     }
 
-    /// Behind the restart marker of this number.
+    /// The offset after the restart marker of this number, if that marker comes next.
     fn marker(&self, number: usize) -> Option<usize> {
         let rest = self.bytes.get(self.at..).filter(|_| !self.ran_out())?;
         let marker = rest.windows(2).position(|w| w[0] == 0xFF && !matches!(w[1], 0 | 0xFF))?;
         (rest[marker + 1] == 0xD0 + (number % 8) as u8).then_some(self.at + marker + 2)
     }
 
-    /// The word with at least 32 bits.
+    /// Refills `next` to at least 32 bits.
     #[inline(always)]
     fn filled(&mut self, next: Next) -> Next {
         if next.count >= 32 {
@@ -390,7 +399,7 @@ impl<'a> Bits<'a> {
         }
         if let Some(eight) = self.bytes.get(self.at..).and_then(|b| b.first_chunk::<8>()) {
             let word = u64::from_be_bytes(*eight);
-            // No byte is 0xFF: nothing is stuffed, and no marker is near.
+            // No byte is 0xFF: there is no stuffed zero and no marker.
             if !has_ff(word) {
                 let bytes = (63 - next.count) >> 3;
                 self.at += bytes as usize;
@@ -424,7 +433,7 @@ impl<'a> Bits<'a> {
         next
     }
 
-    /// The DC difference of a block.
+    /// Reads the DC difference of a block.
     #[inline(always)]
     pub(super) fn dc(&mut self, table: &Table) -> Option<i32> {
         let next = self.filled(self.next);
@@ -433,7 +442,8 @@ impl<'a> Bits<'a> {
         Some(if code.size() == 0 { 0 } else { next.value(code) })
     }
 
-    /// The AC coefficients of a block, into natural order; gives the zigzag place of the last one.
+    /// Reads the AC coefficients of a block into natural order; returns the zigzag index of the
+    /// last.
     #[inline(always)]
     pub(super) fn ac(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<usize> {
         let mut next = self.next;
@@ -442,7 +452,7 @@ impl<'a> Bits<'a> {
             next = self.filled(next);
             let pair = table.pairs[(next.word >> (64 - PAIR_BITS)) as usize];
             let [first, last] = pair.places().map(|places| k + places);
-            // Of a pair that reaches beyond the block the second belongs to the next one.
+            // In a pair that reaches beyond the block, the second belongs to the next block.
             if pair.0 != 0 && last + pair.ends() < 64 {
                 let [one, other] = pair.values();
                 block[usize::from(NATURAL[first & 63]) & 63] = one;
@@ -463,7 +473,8 @@ impl<'a> Bits<'a> {
                 k += 16;
             } else {
                 k += code.run() + 1;
-                // Beyond the block all places are the last one; what went there is refused below.
+                // Indices beyond the block map to the last one. The check after the loop refuses
+                // them.
                 block[usize::from(NATURAL[k & 127])] = next.value(code) as i16;
                 next = next.without(code.total());
             }
@@ -472,7 +483,7 @@ impl<'a> Bits<'a> {
         (k <= 63).then_some(k)
     }
 
-    /// Passes over the AC coefficients of a block.
+    /// Skips the AC coefficients of a block.
     #[inline(always)]
     pub(super) fn skip_ac(&mut self, table: &AcTable) -> Option<()> {
         let mut next = self.next;
@@ -481,7 +492,7 @@ impl<'a> Bits<'a> {
             next = self.filled(next);
             let several = table.several[next.look()];
             let after = k + usize::from(several.places);
-            // Symbols that fill more places than are left belong to the next block in part.
+            // If they fill more places than are left, some belong to the next block.
             if several.total > 0 && after <= 64 {
                 next = next.without(several.total.into());
                 k = if several.ends { 64 } else { after };
@@ -495,7 +506,7 @@ impl<'a> Bits<'a> {
         (k == 64).then_some(())
     }
 
-    /// The run and the size of the next code, whose value is not read.
+    /// Reads the next code and returns its run and size; the value stays unread.
     pub(super) fn symbol(&mut self, table: &Table) -> Option<(usize, u32)> {
         let next = self.filled(self.next);
         let code = next.code(table)?;
@@ -503,15 +514,15 @@ impl<'a> Bits<'a> {
         Some((code.run(), code.size()))
     }
 
-    /// The next `n` bits, at most 16, as a number.
+    /// Reads the next `n` bits, at most 16, as a number.
     pub(super) fn take(&mut self, n: u32) -> u32 {
         let next = self.filled(self.next);
         self.next = next.without(n);
-        // Two shifts, because one of 64 is none.
+        // Two shifts, because a shift by 64 is not defined.
         (next.word >> 1 >> (63 - n)) as u32
     }
 
-    /// The value of `size` bits, at least one: those that begin with 0 mean minus the complement.
+    /// Reads a value of `size` bits, at least one: a first bit of 0 means minus the complement.
     pub(super) fn magnitude(&mut self, size: u32) -> i32 {
         let next = self.filled(self.next);
         self.next = next.without(size);
@@ -519,8 +530,8 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// The next bits, from the highest on. Handed on by value, so that it stays in a register while a block is read: each
-/// symbol waits for the shift by the one before.
+/// The next bits, from the highest on. It is passed by value so that it stays in a register while
+/// a block is read: each symbol waits for the shift by the one before.
 #[derive(Debug, Clone, Copy, Default)]
 struct Next {
     word: u64,

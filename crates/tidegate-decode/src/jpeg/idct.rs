@@ -1,15 +1,18 @@
-//! The inverse DCT of libjpeg's ISLOW method, for two neighbouring blocks at once; and those of its reduced sizes.
+//! The inverse DCT of libjpeg's ISLOW method, for two neighbouring blocks at once, and at its
+//! reduced sizes for one.
 //!
-//! Flow: coefficients of two blocks + quantization table -> 8 rows of 16 samples; of one block -> 4 × 4, 2 × 2 or 1 sample.
+//! Flow: coefficients of two blocks + quantization table -> 8 rows of 16 samples; of one block ->
+//! 4 × 4, 2 × 2 or 1 sample.
 //! Memory: holds none.
 //!
-//! Source: Loeffler, Ligtenberg, Moschytz, «Practical fast 1-D DCT algorithms with 11 multiplications» (ICASSP 1989), as
-//! arranged in libjpeg's jidctint.c and jidctred.c; sums of products are regrouped by pairs, which changes no bit. Intermediate values are
-//! 16 bits wide, with wrapping and saturation where libjpeg-turbo's vector code has them; the scalar code does the same.
+//! Source: Loeffler, Ligtenberg, Moschytz, «Practical fast 1-D DCT algorithms with 11
+//! multiplications» (ICASSP 1989), as arranged in libjpeg's jidctint.c and jidctred.c. Sums of
+//! products are regrouped by pairs, which changes no bit. Intermediate values are 16 bits wide,
+//! and wrap and saturate where libjpeg-turbo's vector code does; the scalar code does the same.
 
 use super::huffman::Coefficients;
 
-/// Fixed point: 13 bits.
+/// Fractional bits of fixed-point factors.
 const CONST_BITS: i32 = 13;
 /// Bits of precision kept between the passes.
 const PASS1_BITS: i32 = 2;
@@ -37,14 +40,15 @@ const ODD_3: [i32; 2] = [-F_0_899, F_1_501 - F_0_899];
 const ODD_1: [i32; 2] = [F_2_053 - F_2_562, -F_2_562];
 const ODD_2: [i32; 2] = [-F_2_562, F_3_072 - F_2_562];
 
-/// Where the samples of two blocks go: 8 rows of 16, `stride` apart.
+/// The target of two blocks: 8 rows of 16 samples, `stride` apart.
 #[derive(Debug)]
 pub(super) struct Samples<'a> {
     pub(super) bytes: &'a mut [u8],
     pub(super) stride: usize,
 }
 
-/// Transforms two blocks, which lie side by side. `last` is the greatest zigzag place of a coefficient in either block.
+/// Transforms two horizontal neighbours. `last` is the greatest zigzag index of a coefficient in
+/// either block.
 pub(super) fn pair(
     blocks: &[Coefficients; 2],
     last: usize,
@@ -66,7 +70,7 @@ pub(super) fn pair(
     }
 }
 
-/// Blocks of one value each.
+/// Writes blocks that have only a DC coefficient.
 fn flat(blocks: &[Coefficients; 2], quant: &[i16; 64], to: &mut Samples<'_>) {
     let value = |block: &Coefficients| {
         let dc = i32::from(block[0].wrapping_mul(quant[0]));
@@ -95,7 +99,7 @@ fn dot(a: i16, b: i16, factors: [i32; 2]) -> i32 {
     i32::from(a) * factors[0] + i32::from(b) * factors[1]
 }
 
-/// Eight outputs, before rounding.
+/// One pass of the full transform: eight outputs before rounding.
 fn pass(x: [i16; 8]) -> [i32; 8] {
     let t0 = i32::from(x[0].wrapping_add(x[4])) << CONST_BITS;
     let t1 = i32::from(x[0].wrapping_sub(x[4])) << CONST_BITS;
@@ -117,7 +121,8 @@ fn pass(x: [i16; 8]) -> [i32; 8] {
     out
 }
 
-/// A place of the reduced transforms: inputs 0, 2, 6 and 7, 5, 3, 1, four sums before rounding.
+/// One pass of the 4 × 4 transform, of inputs 0, 2, 6 and 7, 5, 3, 1: four outputs before
+/// rounding.
 fn pass_to_four(x: [i32; 8]) -> [i32; 4] {
     let zero = x[0] << (CONST_BITS + 1);
     let even = x[2].wrapping_mul(F_1_847).wrapping_sub(x[6].wrapping_mul(F_0_765));
@@ -135,7 +140,7 @@ fn pass_to_four(x: [i32; 8]) -> [i32; 4] {
     ]
 }
 
-/// The same of inputs 0 and 7, 5, 3, 1, two sums.
+/// One pass of the 2 × 2 transform, of inputs 0 and 7, 5, 3, 1: two outputs before rounding.
 fn pass_to_two(x: [i32; 8]) -> [i32; 2] {
     let zero = x[0] << (CONST_BITS + 2);
     let factors = [(x[7], -5906), (x[5], 6967), (x[3], -10_426), (x[1], 29_692)];
@@ -143,7 +148,8 @@ fn pass_to_two(x: [i32; 8]) -> [i32; 2] {
     [zero.wrapping_add(odd), zero.wrapping_sub(odd)]
 }
 
-/// A block to `N` × `N` samples, by `pass` for columns, then for rows, each of which leaves `more` bits.
+/// Transforms a block to `N` × `N` samples: `pass` over columns, then over rows, each of which
+/// leaves `more` bits.
 #[inline(always)]
 fn reduced<const N: usize>(
     block: &Coefficients,
@@ -169,25 +175,25 @@ fn reduced<const N: usize>(
     }
 }
 
-/// A block to 4 × 4 samples.
+/// Transforms a block to 4 × 4 samples.
 #[inline(always)]
 pub(super) fn quarter(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
     reduced(block, quant, to, 1, pass_to_four);
 }
 
-/// A block to 2 × 2 samples.
+/// Transforms a block to 2 × 2 samples.
 #[inline(always)]
 pub(super) fn sixteenth(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
     reduced(block, quant, to, 2, pass_to_two);
 }
 
-/// A block to its mean.
+/// Transforms a block to its mean.
 #[inline(always)]
 pub(super) fn mean(block: &Coefficients, quant: &[i16; 64], to: &mut Samples<'_>) {
     to.bytes[0] = level(i32::from(block[0].wrapping_mul(quant[0])), 3);
 }
 
-/// One block, without vectors.
+/// Transforms one block by scalar code.
 fn one(block: &Coefficients, quant: &[i16; 64], x: usize, to: &mut Samples<'_>) {
     let mut work = [0i16; 64];
     for column in 0..8 {
@@ -273,7 +279,7 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     fn transpose(x: Rows) -> Rows {
         let step = |v: Rows| -> Rows {
-            // One third of the way: the perfect shuffle of rows i and i + 4.
+            // One third of the transpose: the perfect shuffle of rows i and i + 4.
             [
                 _mm256_unpacklo_epi16(v[0], v[4]),
                 _mm256_unpackhi_epi16(v[0], v[4]),
@@ -292,7 +298,7 @@ mod avx2 {
     pub(super) fn pair(blocks: &[Coefficients; 2], quant: &[i16; 64], to: &mut Samples<'_>) {
         let row = |r: usize| {
             let at = |numbers: &[i16; 64]| {
-                // SAFETY: eight numbers from 8 r on lie within 64, as r < 8.
+                // SAFETY: the eight numbers from 8 r on are within 64, as r < 8.
                 unsafe { _mm_loadu_si128(numbers.as_ptr().add(8 * r).cast()) }
             };
             let both = _mm256_set_m128i(at(&blocks[1]), at(&blocks[0]));
@@ -363,7 +369,7 @@ mod tests {
             }
         }
 
-        /// Any numbers at all: nothing overflows, and both ways agree.
+        /// For any numbers, nothing overflows and both ways agree.
         #[test]
         fn vectors_equal_scalars_on_nonsense(blocks: [[i16; 32]; 4], quant: [i16; 32]) {
             let join = |a: [i16; 32], b: [i16; 32]| -> [i16; 64] { std::array::from_fn(|i| if i < 32 { a[i] } else { b[i - 32] }) };

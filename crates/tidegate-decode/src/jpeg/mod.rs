@@ -1,40 +1,49 @@
-//! JPEG, bit for bit as libjpeg-turbo decodes it, and no more of it than is wanted.
+//! JPEG: the wanted part only, with the same bits as libjpeg-turbo.
 //!
-//! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`], [`checkpoints`]) -> samples ([`idct`]) -> RGB rows of the region
-//! ([`color`]).
-//! Memory: coefficients of one MCU row and samples of two, of the columns that the region touches; bounded by
-//! `ImageHeader::library_bytes`. Rows go to the caller one by one.
+//! Flow: bytes + region -> MCU rows: coefficients ([`entropy`], [`huffman`], [`checkpoints`]) ->
+//! samples ([`idct`]) -> RGB rows of the region ([`color`]).
+//! Memory: coefficients of one MCU row and samples of two, of the columns that the region touches;
+//! bounded by `ImageHeader::library_bytes`. The caller gets the rows one by one.
 //!
-//! Above and beside the region only the lengths of codes are looked at, or nothing where checkpoints lead past; below it
-//! nothing is. Progressive files and those with several scans need all their coefficients first ([`stored`]).
+//! Above the region and to its sides, the decoder reads only the lengths of codes, or jumps from a
+//! checkpoint. Below the region it reads nothing. A progressive file or one of several scans needs
+//! all its coefficients first ([`stored`]).
 //!
-//! Not as libjpeg-turbo: files that it decodes with a warning are errors, unless they are truncated and to be filled; the first scans of a progressive file that lacks
-//! its last ones are not smoothed.
+//! Two differences from libjpeg-turbo: a file that it decodes with a warning is an error, unless
+//! the file is truncated and the request fills it; and a progressive file that lacks its last
+//! scans is not smoothed.
 
 pub mod checkpoints;
 mod color;
 mod entropy;
+mod errors;
 mod frame;
 mod huffman;
 mod idct;
+mod plane;
+mod record;
 mod stored;
+mod zigzag;
 
 use self::checkpoints::Checkpoints;
 use self::entropy::Walk;
-use self::frame::{Color, Component, Frame, Markers, damaged};
-use self::huffman::{Coefficients, Tables};
+use self::errors::damaged;
+use self::frame::{Color, Frame, Markers};
+use self::huffman::Tables;
+use self::plane::Plane;
 use self::stored::Stored;
 use tidegate_core::simd;
 
-use super::{Decode, Decoded, Pixel, Request, Rows};
+use crate::image::{Decode, Decoded, Pixel, Request, RowSink};
 use crate::{Error, Result};
 
-/// The decoder of one thread.
+/// The JPEG decoder of one thread; it keeps the last Huffman tables.
 #[derive(Debug, Default)]
 pub(super) struct Jpeg {
     tables: Tables,
 }
 
+/// The marker of the image's end.
 const END: [u8; 2] = [0xFF, 0xD9];
 
 impl Decode for Jpeg {
@@ -43,109 +52,93 @@ impl Decode for Jpeg {
         bytes: &[u8],
         request: &Request<'_>,
         _: &mut [u8],
-        rows: &mut dyn Rows,
+        rows: &mut dyn RowSink,
     ) -> Result<Decoded> {
         let header = request.header;
         if !matches!(header.components, 1 | 3 | 4) || header.bits != 8 {
-            return Err(Error::Decode(format!(
+            return Err(Error::unsupported(format!(
                 "a JPEG of {} components of {} bits: only 1, 3 or 4 of 8 bits can be decoded",
                 header.components, header.bits
             )));
         }
         if request.pixel == Pixel::Raw && header.components != 1 {
-            return Err(Error::Decode("a mask must have one channel; this JPEG has colours".into()));
+            return Err(Error::unsupported("a mask must have one channel; this JPEG has colours"));
         }
         if !request.fill && !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
-            return Err(Error::Decode("truncated JPEG: the end marker is missing".into()));
+            return Err(Error::truncated("truncated JPEG: the end marker is missing"));
         }
         let mut markers = Markers::new(bytes, &mut self.tables);
-        let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the picture has no data"))?;
+        let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the image has no data"))?;
         let frame =
             markers.frame().cloned().ok_or_else(|| damaged(scan.at, "data before the frame header"))?;
         let size = (frame.width, frame.height, frame.components.len());
         if size != (header.width as usize, header.height as usize, usize::from(header.components)) {
-            return Err(Error::Decode("the JPEG header changes its mind about the size".into()));
+            return Err(Error::decode("the JPEG states two different sizes"));
         }
         let color = markers.color(&frame.components);
         let reduced = frame.clone().reduced(8 >> request.halvings);
         if frame.progressive || scan.parts.len() < frame.components.len() {
             if !header.progressive {
-                return Err(Error::Decode("the JPEG header changes its mind about its scans".into()));
+                return Err(Error::decode("the JPEG's scans are not those that its header states"));
             }
             let (stored, extent) = Stored::read(bytes, &mut markers, &frame, scan, request.fill)?;
             let quant: Vec<[i16; 64]> = (0..frame.components.len()).map(|c| stored.quant(c)).collect();
-            Decoding::new(&reduced, color, &quant, request).run(Coding::Stored(&stored), rows)?;
+            RegionDecoder::new(&reduced, color, &quant, request).run(Coding::Stored(&stored), rows)?;
             return Ok(extent);
         }
         let quant = frame.components.iter().map(|c| markers.quant(c)).collect::<Result<Vec<_>>>()?;
-        let checkpoints = request.checkpoints.and_then(|record| Checkpoints::of(record, bytes));
+        let checkpoints = request.checkpoints.and_then(|record| Checkpoints::parse(record, bytes));
         let walk = Walk::new(bytes, &markers, &frame, &scan, checkpoints, request.fill)?;
-        Decoding::new(&reduced, color, &quant, request).run(Coding::Sequential(walk), rows)
+        RegionDecoder::new(&reduced, color, &quant, request).run(Coding::Sequential(walk), rows)
     }
 }
 
-/// Where coefficients come from.
+/// The source of coefficients.
 enum Coding<'a> {
-    /// From the bytes, in order.
+    /// The bytes, in order.
     Sequential(Walk<'a>),
-    /// From memory, after all scans were read.
+    /// Memory, after all scans were read.
     Stored(&'a Stored),
 }
 
-/// [`Walk::seek`] for those who do nothing else, with shifts as in [`Decoding::run`].
-fn pass_to(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
+/// [`Walk::seek`] with the shift instructions of [`RegionDecoder::run`], for callers that only
+/// seek.
+fn seek_with_bmi2(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
     if simd::avx2() {
         // SAFETY: all four were found, see `simd::avx2`.
         #[expect(unsafe_code, reason = "instructions that were looked for")]
-        return unsafe { pass_to_bmi2(walk, mcu) };
+        return unsafe { seek_bmi2(walk, mcu) };
     }
     walk.seek(mcu)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-fn pass_to_bmi2(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
+fn seek_bmi2(walk: &mut Walk<'_>, mcu: usize) -> Result<()> {
     walk.seek(mcu)
 }
 
-/// One component of the part that is decoded.
-struct Plane<'a> {
-    component: &'a Component,
-    quant: &'a [i16; 64],
-    /// Blocks of an MCU row, an even number in each row of blocks.
-    coefficients: Vec<Coefficients>,
-    /// The greatest zigzag place in each.
-    last: Vec<u8>,
-    blocks_across: usize,
-    /// Samples of two MCU rows, one after another.
-    samples: Vec<u8>,
-    stride: usize,
-    /// A row at full size.
-    full: Vec<u8>,
-    /// Real samples of a row, from the first decoded column on.
-    real: usize,
-}
-
-/// What one call needs.
-struct Decoding<'a> {
+/// The state of one decode call.
+struct RegionDecoder<'a> {
     frame: &'a Frame,
     color: Color,
     request: &'a Request<'a>,
     planes: Vec<Plane<'a>>,
-    /// MCU columns that are decoded, and MCU rows.
+    /// The decoded MCU columns.
     columns: std::ops::Range<usize>,
+    /// The decoded MCU rows.
     rows: std::ops::Range<usize>,
     sums: Vec<u16>,
-    /// Vertical interpolation looks at the rows above and below.
+    /// Whether vertical interpolation reads the rows above and below.
     context: bool,
     simd: bool,
 }
 
-/// Pixels around the region that interpolation looks at.
+/// Pixels around the region that interpolation reads.
 const MARGIN: usize = 2;
 
-impl<'a> Decoding<'a> {
+impl<'a> RegionDecoder<'a> {
     fn new(frame: &'a Frame, color: Color, quant: &'a [[i16; 64]], request: &'a Request<'a>) -> Self {
         let region = request.region;
         let span = |start: u32, len: u32, unit: usize, size: usize| {
@@ -182,7 +175,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// Decodes the region.
-    fn run(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
+    fn run(self, coding: Coding<'_>, to: &mut dyn RowSink) -> Result<Decoded> {
         #[cfg(target_arch = "x86_64")]
         if self.simd {
             // SAFETY: `simd` is true only where all four were found, see `simd::avx2`.
@@ -192,15 +185,16 @@ impl<'a> Decoding<'a> {
         self.each_row(coding, to)
     }
 
-    /// The same code with shifts that need no flags: entropy decoding is a chain of them.
+    /// The same code compiled with shift instructions that set no flags: entropy decoding is a
+    /// chain of shifts.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
+    fn run_bmi2(self, coding: Coding<'_>, to: &mut dyn RowSink) -> Result<Decoded> {
         self.each_row(coding, to)
     }
 
     #[inline(always)]
-    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn Rows) -> Result<Decoded> {
+    fn each_row(mut self, mut coding: Coding<'_>, to: &mut dyn RowSink) -> Result<Decoded> {
         let bottom = self.request.bottom() as usize;
         let mut next = self.request.region.y as usize;
         let across = self.frame.mcus_across();
@@ -220,12 +214,12 @@ impl<'a> Decoding<'a> {
                     plane.transform_reduced(row);
                 }
             }
-            // What needs the row below waits for it.
+            // A row that needs the MCU row below it is written with that row.
             let lag = if self.context && !last { self.frame.max_v } else { 0 };
             let ready = ((row + 1) * self.frame.mcu_height() - lag).min(bottom);
             while next < ready {
-                self.output(next, to.room());
-                to.done();
+                self.output(next, to.next_row());
+                to.finish_row();
                 next += 1;
             }
         }
@@ -233,7 +227,7 @@ impl<'a> Decoding<'a> {
         Ok(if filled { Decoded::Filled } else { Decoded::Whole })
     }
 
-    /// Writes one row of the picture.
+    /// Writes row `y` of the image to `to`.
     #[inline(always)]
     fn output(&mut self, y: usize, to: &mut [u8]) {
         let frame = self.frame;
@@ -255,84 +249,12 @@ impl<'a> Decoding<'a> {
     }
 }
 
-impl Plane<'_> {
-    /// The coefficients of an MCU row to samples.
-    fn transform(&mut self, mcu_row: usize, simd: bool) {
-        let height = 8 * self.component.v;
-        for v in 0..self.component.v {
-            let top = mcu_row % 2 * height + 8 * v;
-            for pair in 0..self.blocks_across / 2 {
-                let block = v * self.blocks_across + 2 * pair;
-                let Some((blocks, _)) = self.coefficients[block..].split_first_chunk::<2>() else { return };
-                let last = usize::from(self.last[block].max(self.last[block + 1]));
-                let bytes = &mut self.samples[top * self.stride + 16 * pair..];
-                let mut to = idct::Samples { bytes, stride: self.stride };
-                idct::pair(blocks, last, self.quant, &mut to, simd);
-            }
-        }
-    }
-
-    /// The same to fewer samples than coefficients.
-    #[inline(always)]
-    fn transform_reduced(&mut self, mcu_row: usize) {
-        let Component { v, size, .. } = *self.component;
-        for (i, block) in self.coefficients.iter().enumerate() {
-            let (row, column) = (i / self.blocks_across, i % self.blocks_across);
-            let at = ((mcu_row % 2 * v + row) * self.stride + column) * size;
-            let mut to = idct::Samples { bytes: &mut self.samples[at..], stride: self.stride };
-            match size {
-                4 => idct::quarter(block, self.quant, &mut to),
-                2 => idct::sixteenth(block, self.quant, &mut to),
-                _ => idct::mean(block, self.quant, &mut to),
-            }
-        }
-    }
-
-    /// A row of samples, of which two MCU rows are held.
-    fn samples(&self, row: usize) -> &[u8] {
-        let row = row % (2 * self.component.size * self.component.v);
-        &self.samples[row * self.stride..][..self.real]
-    }
-
-    /// Interpolates the samples of the picture's row `y`, where they are fewer than pixels.
-    #[inline(always)]
-    fn expand(&mut self, y: usize, frame: &Frame, sums: &mut [u16]) {
-        let component = self.component;
-        let (h, v) = frame.times(component);
-        if h == 1 && v == 1 {
-            return;
-        }
-        let row = y / v;
-        let upper = y.is_multiple_of(v);
-        let far = if upper { row.saturating_sub(1) } else { (row + 1).min(component.height - 1) };
-        let mut full = std::mem::take(&mut self.full);
-        let (near, far) = (self.samples(row), self.samples(far));
-        // Two columns, and means of blocks, are too few for libjpeg's interpolation.
-        let fancy = frame.unit > 1;
-        let wide = fancy && component.width > 2;
-        match (h, v) {
-            (2, 1) if wide => color::wider(near, &mut full),
-            (2, 2) if wide => color::both(near, far, sums, &mut full),
-            (1, 2) if fancy => color::taller(near, far, upper, &mut full),
-            _ => color::repeated(near, h, &mut full),
-        }
-        self.full = full;
-    }
-
-    /// The picture's row `y` of this component, after [`Plane::expand`].
-    fn row(&self, y: usize, frame: &Frame) -> &[u8] {
-        if frame.times(self.component) == (1, 1) {
-            return self.samples(y);
-        }
-        &self.full
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Whole;
-    use super::super::{Region, header};
     use super::*;
+    use crate::header;
+    use crate::image::Region;
+    use crate::image::tests::Whole;
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
     use proptest::prelude::*;
 
@@ -371,12 +293,12 @@ mod tests {
         region: Option<Region>,
         checkpoints: Option<&[u8]>,
     ) -> Result<Vec<u8>> {
-        let header = header::of(bytes)?;
+        let header = header::parse(bytes)?;
         let [width, height] = [header.width, header.height].map(|side| side.div_ceil(1 << halvings));
         let region = region.unwrap_or(Region { x: 0, y: 0, width, height });
         let request =
             Request { header: &header, halvings, region, pixel: Pixel::Rgb, checkpoints, fill: false };
-        let mut rows = Whole::of(&request);
+        let mut rows = Whole::new(&request);
         Jpeg::default().decode(bytes, &request, &mut [], &mut rows)?;
         Ok(rows.bytes)
     }
@@ -391,13 +313,13 @@ mod tests {
         SamplingFactor::F_2_4,
     ];
 
-    /// What a record says is what is decoded: with other predictors in it, the region has other pixels.
+    /// The decoder does use a record: with other predictors in it, the region has other pixels.
     #[test]
     fn a_region_is_entered_at_a_checkpoint() {
         let bytes = encoded(160, 160, SamplingFactor::F_2_2, 0, false);
         let region = Some(Region { x: 80, y: 96, width: 40, height: 40 });
         let mut record = vec![0; 24 + 8 * 20];
-        checkpoints::record(&bytes, &mut record);
+        checkpoints::write_record(&bytes, &mut record);
         assert!(checkpoints::count(&record) > 10);
         let plain = decode(&bytes, region).unwrap();
         assert!(decode_by(&bytes, region, Some(&record)).unwrap() == plain);
@@ -412,7 +334,7 @@ mod tests {
     }
 
     proptest! {
-        /// The pixels of a region are those of the whole picture, at each of its sizes.
+        /// The pixels of a region equal those of the whole image, at every size.
         #[test]
         fn a_region_equals_that_of_the_whole(
             width in 1u16..120, height in 1u16..120, sampling in 0usize..7, restart in 0u16..5, progressive: bool,
@@ -431,34 +353,34 @@ mod tests {
             }
         }
 
-        /// Checkpoints change no pixel, however many there are; a record of other bytes is none.
+        /// Checkpoints change no pixel, whatever their number; a record of other bytes is ignored.
         #[test]
         fn checkpoints_lead_to_the_same_pixels(
-            width in 1u16..200, height in 1u16..200, sampling in 0usize..7, restart in 0u16..9, room in 0usize..400,
+            width in 1u16..200, height in 1u16..200, sampling in 0usize..7, restart in 0u16..9, record_bytes in 0usize..400,
             corner in (0u32..200, 0u32..200), size in (1u32..120, 1u32..120), damaged in 0usize..4000,
         ) {
             let mut bytes = encoded(width, height, SAMPLINGS[sampling], restart, false);
             let (x, y) = (corner.0 % u32::from(width), corner.1 % u32::from(height));
             let (width, height) = (size.0.min(u32::from(width) - x), size.1.min(u32::from(height) - y));
             let region = Some(Region { x, y, width, height });
-            let mut record = vec![1; room];
-            checkpoints::record(&bytes, &mut record);
-            let known = Checkpoints::of(&record, &bytes).is_some();
-            prop_assert_eq!(known, room >= 24);
+            let mut record = vec![1; record_bytes];
+            checkpoints::write_record(&bytes, &mut record);
+            let known = Checkpoints::parse(&record, &bytes).is_some();
+            prop_assert_eq!(known, record_bytes >= 24);
             prop_assert_eq!(decode_by(&bytes, region, Some(&record)).unwrap(), decode(&bytes, region).unwrap());
             let quarter = decode_halved(&bytes, 2, None, None).unwrap();
             prop_assert_eq!(decode_halved(&bytes, 2, None, Some(&record)).unwrap(), quarter);
             let at = damaged % bytes.len();
             bytes[at] ^= 16;
-            prop_assert!(Checkpoints::of(&record, &bytes).is_none());
+            prop_assert!(Checkpoints::parse(&record, &bytes).is_none());
         }
 
-        /// A record that passes its own checks and lies is no panic.
+        /// A forged record that passes its own checks causes no panic.
         #[test]
         fn a_forged_record_is_no_panic(words in prop::collection::vec(any::<u64>(), 1..40), every in 1u32..50) {
             let bytes = encoded(90, 70, SamplingFactor::F_2_2, 3, false);
             let mut record = vec![0; 24 + 8 * words.len()];
-            checkpoints::record(&bytes, &mut record);
+            checkpoints::write_record(&bytes, &mut record);
             record[18..20].copy_from_slice(&(words.len() as u16).to_le_bytes());
             record[20..24].copy_from_slice(&every.to_le_bytes());
             for (to, word) in record[24..].chunks_exact_mut(8).zip(&words) {
@@ -466,12 +388,13 @@ mod tests {
             }
             let check = xxhash_rust::xxh3::xxh3_64(&record[8..]);
             record[..8].copy_from_slice(&check.to_le_bytes());
-            prop_assert!(Checkpoints::of(&record, &bytes).is_some());
+            prop_assert!(Checkpoints::parse(&record, &bytes).is_some());
             let region = Region { x: 33, y: 50, width: 20, height: 10 };
-            let _pixels_or_error = decode_by(&bytes, Some(region), Some(&record));
+            let _result = decode_by(&bytes, Some(region), Some(&record));
         }
 
-        /// So is one that lacks bytes before a restart marker, where the next interval is whole.
+        /// An interval that lacks bytes before its restart marker is an error, even if the next
+        /// interval is whole.
         #[test]
         fn a_short_interval_is_an_error(interval in 0usize..10, missing in 4usize..12) {
             let bytes = encoded(64, 64, SamplingFactor::F_2_2, 1, false);
@@ -484,7 +407,8 @@ mod tests {
             prop_assert!(decode(&short, None).is_err());
         }
 
-        /// A picture that lacks its end is an error, wherever it was cut and whatever is wanted of it.
+        /// An image that lacks its end is an error, wherever it is cut and whichever region is
+        /// wanted.
         #[test]
         fn truncation_is_an_error(cut in 0usize..3000, rows in 1u32..64, progressive: bool) {
             let baseline = encoded(64, 64, SamplingFactor::F_2_2, 3, false);

@@ -1,18 +1,21 @@
-//! Progressive and multi-scan JPEG: the coefficients of the whole picture, completed scan by scan.
+//! Progressive and multi-scan JPEG: all coefficients of the image, completed scan by scan.
 //!
-//! Flow: scans -> coefficients; then an MCU row at a time to the planes.
-//! Memory: two bytes for each sample of the picture, padded to whole MCUs: bounded by `ImageHeader::library_bytes`.
+//! Flow: scans -> coefficients; then one MCU row at a time to the planes.
+//! Memory: two bytes for each sample of the image, padded to whole MCUs; bounded by
+//! `ImageHeader::library_bytes`.
 //!
 //! Specification: ITU-T T.81, annex G.
 
-use super::super::Decoded;
-use super::Plane;
-use super::frame::{Frame, Markers, NATURAL, Scan, damaged};
+use super::errors::damaged;
+use super::frame::{Frame, Markers, Scan};
 use super::huffman::{AcTable, Bits, Coefficients, Table};
+use super::plane::Plane;
+use super::zigzag::NATURAL;
+use crate::image::Decoded;
 use crate::{Error, Result};
 
-/// Scans that are read at most: each costs a walk over all blocks, and real files have about ten.
-const SCANS_MOST: usize = 100;
+/// Scans that are read at most. Each costs a walk over all blocks, and real files have about ten.
+const SCANS_MAX: usize = 100;
 
 /// The coefficients of one component.
 #[derive(Debug)]
@@ -22,17 +25,18 @@ struct Component {
     quant: Option<[i16; 64]>,
 }
 
-/// See the head of this file.
+/// All coefficients of an image.
 #[derive(Debug)]
 pub(super) struct Stored {
     components: Vec<Component>,
 }
 
 impl Stored {
-    /// Reads all scans, of which `first` is the first; or, with `fill`, as much of them as a truncated file has.
+    /// Reads all scans, from `first` on. With `fill`, reads as much of them as a truncated file
+    /// has.
     ///
     /// # Errors
-    /// [`Error::Decode`] for damaged and truncated files.
+    /// For damaged and truncated files, and for files of too many scans.
     pub(super) fn read(
         bytes: &[u8],
         markers: &mut Markers<'_>,
@@ -47,7 +51,7 @@ impl Stored {
         };
         let mut stored = Self { components: frame.components.iter().map(component).collect() };
         let mut next = Some(first);
-        for _ in 0..SCANS_MOST {
+        for _ in 0..SCANS_MAX {
             let Some(scan) = next else {
                 return if fill && stored.lacks_scans() {
                     Ok((stored, Decoded::Filled))
@@ -56,7 +60,8 @@ impl Stored {
                 };
             };
             for &[c, ..] in &scan.parts {
-                // A table may be written anew between scans; a component keeps the one of its first.
+                // A table can be redefined between scans. A component keeps that of its first
+                // scan.
                 if stored.components[c].quant.is_none() {
                     stored.components[c].quant = Some(markers.quant(&frame.components[c])?);
                 }
@@ -71,17 +76,18 @@ impl Stored {
             };
             let read = walk.scan(frame, &mut stored.components);
             let (at, cut) = (walk.bits.at(), walk.cut);
-            markers.go_on_from(at);
+            markers.continue_at(at);
             let found = read.and_then(|()| markers.next_scan());
             if fill && found.is_err() && (cut || markers.cut()) {
-                // What is known so far; a component without a scan is gray.
+                // The coefficients so far. A component without a scan is gray.
                 return Ok((stored, Decoded::Filled));
             }
             next = found?;
         }
-        Err(Error::Decode(format!("a JPEG of {SCANS_MOST} scans or more: re-encode it")))
+        Err(Error::unsupported(format!("a JPEG of {SCANS_MAX} scans or more: re-encode it")))
     }
 
+    /// Whether a component has had no scan.
     fn lacks_scans(&self) -> bool {
         self.components.iter().any(|c| c.quant.is_none())
     }
@@ -115,13 +121,13 @@ impl Stored {
     }
 }
 
-/// The walk over one scan.
+/// A walk over one scan.
 struct Walk<'a, 'b> {
     bits: Bits<'a>,
     predictors: [i32; 4],
-    /// Blocks that are still to end without another code.
+    /// Further blocks of an end-of-band run: they have no code of their own.
     run: u32,
-    /// The file ends within the scan.
+    /// Whether the file ends within the scan.
     cut: bool,
     scan: &'b Scan,
     markers: &'b Markers<'a>,
@@ -130,7 +136,7 @@ struct Walk<'a, 'b> {
 impl Walk<'_, '_> {
     fn scan(&mut self, frame: &Frame, components: &mut [Component]) -> Result<()> {
         if let [[c, ..]] = self.scan.parts[..] {
-            // A component alone: its real blocks, row by row, whatever its sampling.
+            // One component alone: its blocks without padding, row by row, whatever its sampling.
             let size = &frame.components[c];
             for y in 0..size.height.div_ceil(8) {
                 for x in 0..size.width.div_ceil(8) {
@@ -162,7 +168,7 @@ impl Walk<'_, '_> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        // Bits that were made up end with their MCU.
+        // Zero bits beyond the end of the data are allowed for one MCU only.
         let begun = self.bits.check().and_then(|()| self.bits.begin_mcu());
         self.cut = begun.is_err() && self.bits.ended();
         if begun? {
@@ -200,7 +206,7 @@ impl Walk<'_, '_> {
         Some(())
     }
 
-    /// The first bits of AC coefficients.
+    /// Reads the first bits of AC coefficients.
     fn ac_first(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<()> {
         if self.run > 0 {
             self.run -= 1;
@@ -224,7 +230,7 @@ impl Walk<'_, '_> {
         (k <= 64).then_some(())
     }
 
-    /// One more bit of AC coefficients: of those that are known, and new ones.
+    /// Reads one more bit of AC coefficients, of known and of new ones.
     fn ac_more(&mut self, table: &AcTable, block: &mut Coefficients) -> Option<()> {
         let (mut k, end) = (*self.scan.places.start(), *self.scan.places.end());
         let one = 1i16 << self.scan.low;
@@ -266,7 +272,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// The next bit of a coefficient that is known to be none.
+/// Reads the next bit of a coefficient that is not zero.
 fn refine(bits: &mut Bits<'_>, known: &mut i16, one: i16) {
     if bits.take(1) == 1 && *known & one == 0 {
         *known = known.wrapping_add(if *known > 0 { one } else { -one });

@@ -1,30 +1,33 @@
-//! CSV and TSV: a record a line, cells between commas or tabs, under a line of names (RFC 4180).
+//! CSV and TSV: one record a line, cells separated by commas or tabs, names in the first line
+//! (RFC 4180).
 //!
-//! Flow: the line of names, lines -> types of columns -> a schema; a line -> values, where they lie in it.
+//! Flow: the line of names, lines -> types of columns -> a schema; a line -> values that borrow
+//! from it.
 //! Memory: a few words a cell while a line is parsed.
 //!
-//! Cells in quotes may have the delimiter, line ends and doubled quotes. Empty cells are missing. A column is of integers or floats if all cells
-//! that were looked at are, else of text.
+//! A quoted cell can contain the delimiter, line ends and doubled quotes. An empty cell is
+//! missing. A column holds integers or floats if all inspected cells do, else text.
 
-use super::quoted::Quoted;
+use crate::quoted::Quoted;
 use crate::{Error, Result};
 use crate::{Field, Kind, Schema, Value};
 
-/// Where in a record one is. Quotes count at the beginning of a cell alone: `5" pipe` is as it is.
+/// The state of a scan over a record. A quote is special only at the beginning of a cell: `5"
+/// pipe` is plain text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
-    /// The beginning of a cell.
+pub enum ScanState {
+    /// At the beginning of a cell.
     Cell,
-    /// Within a cell without quotes, or behind the quotes of another.
+    /// Within an unquoted cell, or after the closing quote of a quoted one.
     Plain,
     /// Within quotes.
     Quotes,
-    /// Behind a quote that ends them, unless another one follows.
+    /// After a quote that closes the cell, unless another quote follows.
     Quote,
 }
 
-impl At {
-    /// Behind the next byte.
+impl ScanState {
+    /// The state after the next byte.
     pub fn next(self, byte: u8, delimiter: u8) -> Self {
         match (self, byte) {
             (Self::Cell | Self::Quote, b'"') => Self::Quotes,
@@ -41,19 +44,19 @@ fn cells(line: &[u8], delimiter: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let text = rest?;
-        let mut at = At::Cell;
+        let mut at = ScanState::Cell;
         let end = text.iter().position(|byte| {
-            let ends = *byte == delimiter && at != At::Quotes;
+            let ends = *byte == delimiter && at != ScanState::Quotes;
             at = at.next(*byte, delimiter);
             ends
         });
-        let (cell, behind) = end.map_or((text, None), |end| (&text[..end], Some(&text[end + 1..])));
-        rest = behind;
+        let (cell, after) = end.map_or((text, None), |end| (&text[..end], Some(&text[end + 1..])));
+        rest = after;
         Some(cell)
     })
 }
 
-/// The text of a cell, in quotes or not.
+/// The value of a cell, quoted or not.
 fn value(cell: &[u8]) -> Value<'_> {
     match cell {
         [] => Value::Missing,
@@ -68,25 +71,26 @@ fn number<T: std::str::FromStr>(cell: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// What lines say of their columns.
+/// Infers the schema from lines.
 #[derive(Debug)]
-pub struct Seen {
+pub struct SchemaScan {
     delimiter: u8,
     names: Vec<String>,
-    /// Whether all cells of a column so far are integers, and whether they are numbers; whether there are any.
+    /// For each column: whether all cells so far are integers, whether all are numbers, and
+    /// whether there are any.
     columns: Vec<(bool, bool, bool)>,
 }
 
-impl Seen {
-    /// No lines yet, of a file with this delimiter.
+impl SchemaScan {
+    /// A scan of files with this delimiter, without lines yet.
     pub fn new(delimiter: u8) -> Self {
         Self { delimiter, names: Vec::new(), columns: Vec::new() }
     }
 
-    /// Takes the line of names of a file.
+    /// Reads the line of names of a file.
     ///
     /// # Errors
-    /// Names that come twice, are empty, or are not those of the files before.
+    /// For names that are empty, repeated, or different from those of earlier files.
     pub fn names(&mut self, line: &[u8]) -> Result<(), String> {
         let name = |cell: &[u8]| match value(cell) {
             Value::Bytes(name) => {
@@ -96,7 +100,7 @@ impl Seen {
                 Err("a column without a name: the first line has them (pandas writes one with index=False)"
                     .into())
             }
-            _ => Err("a name with quotes in it, which is none for a field".into()),
+            _ => Err("a column name that contains quotes, which a field name cannot".into()),
         };
         let names = cells(line, self.delimiter).map(name).collect::<Result<Vec<_>, _>>()?;
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
@@ -114,21 +118,21 @@ impl Seen {
         Ok(())
     }
 
-    /// Looks at a line.
-    pub fn look(&mut self, line: &[u8]) {
+    /// Inspects a line.
+    pub fn add_line(&mut self, line: &[u8]) {
         for (cell, (integers, numbers, any)) in cells(line, self.delimiter).zip(&mut self.columns) {
             if cell.is_empty() {
                 continue;
             }
             *any = true;
             *integers &= number::<i64>(cell).is_some();
-            // What int64 does not hold would lose digits as a float.
+            // An integer beyond int64 would lose digits as a float.
             let digits = cell.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
             *numbers &= number::<f64>(cell).is_some() && (!digits || number::<i64>(cell).is_some());
         }
     }
 
-    /// The schema that the lines have in common.
+    /// The common schema of the lines.
     pub fn schema(self) -> Schema {
         let kind = |(integers, numbers, any)| match (any, integers, numbers) {
             (true, true, _) => Kind::Int,
@@ -143,17 +147,18 @@ impl Seen {
 /// The values of a line.
 ///
 /// # Errors
-/// [`Error::Decode`] for another number of cells than names, and cells of other types than the schema says.
+/// [`Error::Decode`] if the number of cells is not that of the names, or a cell does not have the
+/// type that the schema states.
 pub fn parse<'a>(schema: &Schema, delimiter: u8, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     let mut values = Vec::with_capacity(schema.len());
     for cell in cells(line, delimiter) {
         let Some(field) = schema.get(values.len()) else {
             let count = cells(line, delimiter).count();
-            return Err(Error::Decode(format!("{count} cells under {} names", schema.len())));
+            return Err(Error::decode(format!("{count} cells under {} names", schema.len())));
         };
         let misfit = || {
             let shown = String::from_utf8_lossy(&cell[..cell.len().min(40)]);
-            Error::Decode(format!(
+            Error::decode(format!(
                 "{shown:?} in column {:?}, which is {} in the first lines",
                 field.name,
                 field.kind.name()
@@ -168,6 +173,6 @@ pub fn parse<'a>(schema: &Schema, delimiter: u8, line: &'a [u8]) -> Result<Vec<V
     }
     match values.len() == schema.len() {
         true => Ok(values),
-        false => Err(Error::Decode(format!("{} cells under {} names", values.len(), schema.len()))),
+        false => Err(Error::decode(format!("{} cells under {} names", values.len(), schema.len()))),
     }
 }

@@ -1,32 +1,36 @@
-//! JSON Lines: an object a line, its members the fields.
+//! JSON Lines: each line is an object, and its members are the fields.
 //!
-//! Flow: lines -> members and their types -> a schema; a line -> values, where they lie in it.
-//! Memory: some words a field while a line is parsed.
+//! Flow: lines -> members and their types -> a schema; a line -> values that borrow from it.
+//! Memory: a few words a field while a line is parsed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::quoted::Quoted;
 use crate::npy::DType;
+use crate::quoted::Quoted;
 use crate::{Error, Result};
 use crate::{Field, Kind, Schema, Value};
 
-/// Hands on the members of a line's object as they lie in it; nothing of the line is kept.
+/// Calls `each` with the members of a line's object, in order; values borrow from the line.
 ///
-/// # Errors
-/// Why the line is no object.
-fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<(), String> {
+/// # Errors [`Error::Truncated`] for a line that ends within a value, else [`Error::Decode`], if
+/// the line is not an object.
+fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<()> {
     let mut json = serde_json::Deserializer::from_slice(line);
     let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
-    // Lines are counted by who reads the file.
-    read.map_err(|e| {
-        let words = e.to_string();
-        let what = words.split(" at line ").next().unwrap_or_default();
-        format!("no object of JSON: {what} at character {}", e.column())
+    // serde_json counts lines from this one, so its own text would name line 1.
+    read.map_err(|error| {
+        let text = |what: &str| format!("no object of JSON: {what} at character {}", error.column());
+        match error.classify() {
+            Category::Eof => Error::Truncated(text("the line ends within a value")),
+            Category::Data => Error::Decode(text("another kind of value begins")),
+            Category::Syntax | Category::Io => Error::Decode(text("the syntax is wrong")),
+        }
     })
 }
 
@@ -47,19 +51,19 @@ impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Members<F> {
     }
 }
 
-/// A member's name: copied only where it has escapes.
+/// A member's name; copied only if it has escapes.
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Places of names in a list, asked for about in its order.
+/// Finds names in a list, quickly if they are asked for in its order.
 #[derive(Default)]
-struct Places {
+struct NameFinder {
     next: usize,
 }
 
-impl Places {
-    /// Where a name is: behind the one before, as a rule.
-    fn of<T>(&mut self, list: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
+impl NameFinder {
+    /// The index of the item that `is` accepts: usually the one after the last found.
+    fn find<T>(&mut self, list: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
         let expected = list.get(self.next).is_some_and(&is).then_some(self.next);
         let found = expected.or_else(|| list.iter().position(is))?;
         self.next = found + 1;
@@ -67,7 +71,7 @@ impl Places {
     }
 }
 
-/// What the values of a member are.
+/// The type of a member's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
     Int,
@@ -78,8 +82,8 @@ enum Type {
 }
 
 impl Type {
-    /// Of one value; nothing of null.
-    fn of(raw: &str) -> Option<Self> {
+    /// The type of one value; None for null and for an empty list.
+    fn infer(raw: &str) -> Option<Self> {
         let number = |raw: &str| {
             if raw.trim().parse::<i64>().is_ok() {
                 Some(DType::Int64)
@@ -96,14 +100,14 @@ impl Type {
                     items(raw.as_bytes()).map(|item| number(std::str::from_utf8(item).ok()?)).collect();
                 match types {
                     Some(types) if types.contains(&DType::Float64) => Self::Numbers(DType::Float64),
-                    // Of what a list has nothing in it says nothing.
+                    // An empty list does not show its type.
                     Some(types) if types.is_empty() => return None,
                     Some(_) => Self::Numbers(DType::Int64),
                     _ => Self::Json,
                 }
             }
             b'{' => Self::Json,
-            // What int64 does not hold would lose digits as a float.
+            // An integer beyond int64 would lose digits as a float.
             _ if raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
                 && number(raw) != Some(DType::Int64) =>
             {
@@ -119,6 +123,7 @@ impl Type {
         })
     }
 
+    /// The type that holds values of both.
     fn or(self, other: Self) -> Self {
         match (self, other) {
             (one, other) if one == other => one,
@@ -129,39 +134,39 @@ impl Type {
     }
 }
 
-/// What is between the brackets and commas of a list without lists in it; of an empty list nothing.
+/// The items of a list that contains no lists.
 fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let inner = list.strip_prefix(b"[").and_then(|list| list.strip_suffix(b"]")).unwrap_or_default();
     let blank = inner.trim_ascii().is_empty();
     inner.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).take(if blank { 0 } else { usize::MAX })
 }
 
-/// What lines say of their members.
+/// Infers the schema from lines.
 #[derive(Debug, Default)]
-pub struct Seen {
-    /// In the order in which they came first.
+pub struct SchemaScan {
+    /// Members and their types, in the order in which they first appeared.
     members: Vec<(String, Option<Type>)>,
 }
 
-impl Seen {
-    /// Looks at a line.
-    pub fn look(&mut self, line: &[u8]) {
-        // Of members that are there twice the last one is read.
+impl SchemaScan {
+    /// Inspects a line.
+    pub fn add_line(&mut self, line: &[u8]) {
+        // Of repeated members, the last one counts.
         let mut found = BTreeMap::new();
         let mut order = 0..;
         let read = members(line, |name, raw| {
             found.insert(name, (order.next(), raw));
         });
-        // A line that is no object fails where it is read.
+        // A line that is not an object fails when its sample is read.
         if read.is_err() {
             return;
         }
         let mut found: Vec<_> = found.into_iter().collect();
         found.sort_unstable_by_key(|(_, (order, _))| *order);
-        let mut places = Places::default();
+        let mut finder = NameFinder::default();
         for (name, (_, raw)) in found {
-            let this = Type::of(raw.get());
-            match places.of(&self.members, |(known, _)| *known == name) {
+            let this = Type::infer(raw.get());
+            match finder.find(&self.members, |(known, _)| *known == name) {
                 Some(at) => {
                     let known = &mut self.members[at].1;
                     *known = match (*known, this) {
@@ -174,12 +179,12 @@ impl Seen {
         }
     }
 
-    /// Whether no line was an object with members.
+    /// Whether no inspected line was an object with members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The schema that the lines have in common.
+    /// The common schema of the lines.
     pub fn schema(self) -> Schema {
         let kind = |found: Option<Type>| match found {
             Some(Type::Int) => Kind::Int,
@@ -194,22 +199,21 @@ impl Seen {
 
 /// The values of a line.
 ///
-/// # Errors
-/// [`Error::Decode`] for a line that is no object, and members of other types than the schema says.
+/// # Errors [`Error::Truncated`] or [`Error::Decode`] if the line is not an object, or a member
+/// does not have the type that the schema states.
 pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     let mut found: Vec<Option<&'a RawValue>> = vec![None; schema.len()];
-    let mut places = Places::default();
+    let mut finder = NameFinder::default();
     members(line, |name, raw| {
-        if let Some(at) = places.of(schema, |field| field.name == name) {
+        if let Some(at) = finder.find(schema, |field| field.name == name) {
             found[at] = Some(raw);
         }
-    })
-    .map_err(Error::Decode)?;
+    })?;
     let value = |(field, raw): (&Field, Option<&'a RawValue>)| -> Result<Value<'a>> {
         let Some(raw) = raw.map(RawValue::get) else { return Ok(Value::Missing) };
         let misfit = || {
             let shown: String = raw.chars().take(40).collect();
-            Error::Decode(format!(
+            Error::decode(format!(
                 "{shown} in field {:?}, which is {} in the first lines",
                 field.name,
                 field.kind.name()
@@ -233,10 +237,11 @@ pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     schema.iter().zip(found).map(value).collect()
 }
 
-/// Writes the numbers of a list into a row, and says how many they are.
+/// Writes the numbers of a list into a row and returns their count.
 ///
 /// # Errors
-/// [`Error::Decode`] for items that are no numbers of the type.
+/// [`Error::Decode`] for items that are not numbers of the type; [`Error::TooLarge`] if the row is
+/// too short.
 pub fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
     let (words, _) = into.as_chunks_mut::<8>();
     let mut words = words.iter_mut();
@@ -244,7 +249,7 @@ pub fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
     for item in items(list) {
         let text = std::str::from_utf8(item).unwrap_or_default();
         let misfit = || {
-            Error::Decode(format!(
+            Error::decode(format!(
                 "{:?} in a list of {}",
                 text.chars().take(40).collect::<String>(),
                 dtype.name()
@@ -254,7 +259,8 @@ pub fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
             DType::Int64 => text.parse::<i64>().map_err(|_| misfit())?.to_le_bytes(),
             _ => text.parse::<f64>().map_err(|_| misfit())?.to_le_bytes(),
         };
-        *words.next().ok_or_else(|| Error::Decode("more numbers than the line has room for".into()))? = word;
+        let too_large = || Error::too_large("a list has more numbers than its row can hold");
+        *words.next().ok_or_else(too_large)? = word;
         count += 1;
     }
     Ok(count)
@@ -265,8 +271,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_beyond_int64_stay_what_they_are() {
-        assert_eq!(Type::of("18446744073709551615"), Some(Type::Json));
-        assert_eq!(Type::of("-5"), Some(Type::Int));
+    fn integers_beyond_int64_stay_json() {
+        assert_eq!(Type::infer("18446744073709551615"), Some(Type::Json));
+        assert_eq!(Type::infer("-5"), Some(Type::Int));
     }
 }

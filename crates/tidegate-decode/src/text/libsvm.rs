@@ -1,37 +1,42 @@
 //! LIBSVM lines: `label index:value index:value …`, as sparse rows.
 //!
-//! Flow: lines -> how many columns there are -> a schema; a line -> its label, and its entries straight into its row.
+//! Flow: lines -> the number of columns -> a schema; a line -> its label, and its entries straight
+//! into its row.
 //! Memory: none; a row is never longer than its line.
 //!
-//! Indices ascend in a line and begin with 1, or with 0 where any line has one: which it is holds for all. `qid:` of ranking data is a field. What
-//! follows `#` is a comment. Bad lines count towards no number of columns.
+//! Indices ascend within a line. They begin with 0 if any line has index 0, else with 1, in all
+//! lines. `qid:` of ranking data is a field. Text after `#` is a comment. A malformed line does
+//! not count towards the number of columns.
 
 use crate::{Error, Result};
-use crate::{Field, Kind, Part, Schema, Value};
+use crate::{Field, Kind, Schema, SparsePart, Value};
 
-/// What the lines have together.
+/// Infers the schema from lines.
 #[derive(Debug, Default)]
-pub struct Seen {
-    /// The largest index, and whether any is 0.
+pub struct SchemaScan {
+    /// The largest index.
     largest: Option<u64>,
+    /// Whether any index is 0.
     from_zero: bool,
+    /// Whether any line has a `qid:`.
     queries: bool,
 }
 
-/// What of a line is no comment.
+/// The part of a line before its comment.
 pub fn content(line: &[u8]) -> &[u8] {
     &line[..line.iter().position(|byte| *byte == b'#').unwrap_or(line.len())]
 }
 
-impl Seen {
-    /// Looks at a line.
-    pub fn look(&mut self, text: &[u8]) {
-        let mut line = Line::of(text);
+impl SchemaScan {
+    /// Inspects a line.
+    pub fn add_line(&mut self, text: &[u8]) {
+        let mut line = Line::new(text);
         self.queries |= line.query().is_some();
         let (mut first, mut last) = (None, None);
         for entry in line {
             let Ok((index, _)) = entry else { return };
-            // Columns are of 32 bits: who has more fails where he is read, and counts for none.
+            // Column indices are 32-bit. A larger index fails when its line is read and is ignored
+            // here.
             if index > u64::from(u32::MAX) {
                 return;
             }
@@ -42,7 +47,7 @@ impl Seen {
         self.largest = self.largest.max(last);
     }
 
-    /// The schema that the lines have in common.
+    /// The common schema of the lines.
     pub fn schema(&self) -> Schema {
         let base = u64::from(!self.from_zero);
         let columns = self.largest.map_or(0, |largest| largest + 1 - base);
@@ -52,12 +57,15 @@ impl Seen {
         if self.queries {
             schema.push(field("qid", Kind::Int));
         }
-        schema.extend([field("indices", features(Part::Indices)), field("values", features(Part::Values))]);
+        schema.extend([
+            field("indices", features(SparsePart::Indices)),
+            field("values", features(SparsePart::Values)),
+        ]);
         schema
     }
 }
 
-/// Digits of an index: what 64 bits hold.
+/// Digits of an index at most, so that it fits in 64 bits.
 const DIGITS_MOST: usize = 19;
 
 /// The entries of a line, in order.
@@ -67,7 +75,7 @@ struct Line<'a> {
     before: Option<u64>,
 }
 
-/// The next word, and what is behind it.
+/// The next word, and the text after it.
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = text.iter().position(|byte| !byte.is_ascii_whitespace())?;
     let text = &text[start..];
@@ -84,12 +92,12 @@ fn shown(text: &[u8]) -> String {
 }
 
 impl<'a> Line<'a> {
-    /// Behind the label.
-    fn of(text: &'a [u8]) -> Self {
+    /// The entries after the label.
+    fn new(text: &'a [u8]) -> Self {
         Self { rest: word(text).map_or(&[][..], |(_, rest)| rest), before: None }
     }
 
-    /// The query of a ranking, if it comes next.
+    /// The `qid:` of ranking data, if it comes next.
     fn query(&mut self) -> Option<i64> {
         let (query, rest) = word(self.rest)?;
         let query = number(query.strip_prefix(b"qid:")?)?;
@@ -132,62 +140,65 @@ fn odd(entry: &[u8]) -> String {
 fn column(index: u64, base: u64, columns: u64) -> Result<u32> {
     let column = index.checked_sub(base).filter(|column| *column < columns);
     column.and_then(|column| u32::try_from(column).ok()).ok_or_else(|| {
-        Error::Decode(format!(
+        Error::decode(format!(
             "index {index} of {columns} columns from {base} on: the file changed, or it has 2^32 and more"
         ))
     })
 }
 
-/// A value, which float32 has to hold.
+/// Parses a value as float32.
 fn float(text: &[u8]) -> Result<f32> {
     let parsed = lexical_core::parse::<f32>(text).ok().or_else(|| number(text));
     let value = parsed.ok_or_else(|| Error::Decode(odd(text)))?;
     if value.is_infinite() && text.iter().any(u8::is_ascii_digit) {
-        return Err(Error::Decode(format!("{:?} is beyond float32: scale the column", shown(text))));
+        return Err(Error::decode(format!("{:?} is beyond float32: scale the column", shown(text))));
     }
     Ok(value)
 }
 
-/// Writes one part of a line's entries into a row, and says how many they are.
+/// Writes the indices or the values of a line's entries into a row and returns their count.
 ///
 /// # Errors
-/// [`Error::Decode`] for lines that are none, indices out of order or of range.
-pub fn entries(text: &[u8], part: Part, base: u64, columns: u64, into: &mut [u8]) -> Result<usize> {
-    let mut line = Line::of(text);
-    let _not_here = line.query();
+/// [`Error::Decode`] for malformed entries and for indices out of order or range;
+/// [`Error::TooLarge`] if the row is too short.
+pub fn entries(text: &[u8], part: SparsePart, base: u64, columns: u64, into: &mut [u8]) -> Result<usize> {
+    let mut line = Line::new(text);
+    // A `qid:` is a field of its own.
+    let _query = line.query();
     let (words, _) = into.as_chunks_mut::<4>();
     let mut words = words.iter_mut();
     let mut count = 0;
     while let Some(entry) = line.next() {
         let (index, value) = entry.map_err(Error::Decode)?;
-        let word =
-            words.next().ok_or_else(|| Error::Decode("more entries than the line has room for".into()))?;
+        let too_large = || Error::too_large("a line has more entries than its row can hold");
+        let word = words.next().ok_or_else(too_large)?;
         *word = match part {
-            Part::Indices => match column(index, base, columns) {
+            SparsePart::Indices => match column(index, base, columns) {
                 Ok(column) => column.to_le_bytes(),
-                // A line out of order counted for no columns: that is what is wrong with it.
+                // A line with indices out of order did not count towards the columns. Report its
+                // order rather than its range.
                 Err(beyond) => {
                     return Err(line.find_map(std::result::Result::err).map_or(beyond, Error::Decode));
                 }
             },
-            Part::Values => float(value)?.to_le_bytes(),
+            SparsePart::Values => float(value)?.to_le_bytes(),
         };
         count += 1;
     }
     Ok(count)
 }
 
-/// The values of a line; of its entries the line itself.
+/// The values of a line. The value of `indices` and `values` is the line itself.
 ///
 /// # Errors
-/// [`Error::Decode`] for a label that is no number.
+/// [`Error::Decode`] for a label that is not a number.
 pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     let label = word(line).map_or(&[][..], |(label, _)| label);
     let label =
-        number(label).ok_or_else(|| Error::Decode(format!("the label {:?} is no number", shown(label))))?;
+        number(label).ok_or_else(|| Error::decode(format!("the label {:?} is no number", shown(label))))?;
     let of = |field: &Field| match field.kind {
         Kind::Float => Value::Float(label),
-        Kind::Int => Line::of(line).query().map_or(Value::Missing, Value::Int),
+        Kind::Int => Line::new(line).query().map_or(Value::Missing, Value::Int),
         _ => Value::Bytes(line),
     };
     Ok(schema.iter().map(of).collect())

@@ -96,12 +96,12 @@ mod json {
 mod libsvm {
     use proptest::prelude::*;
     use tidegate_decode::text::libsvm::entries;
-    use tidegate_decode::{Kind, Part, Result, Value};
+    use tidegate_decode::{Kind, Result, SparsePart, Value};
     use tidegate_source::testing;
 
     use super::opened;
 
-    fn row(text: &str, part: Part, base: u64) -> Result<Vec<[u8; 4]>> {
+    fn row(text: &str, part: SparsePart, base: u64) -> Result<Vec<[u8; 4]>> {
         let mut room = vec![[0; 4]; text.len() / 4];
         let count = entries(text.as_bytes(), part, base, 10, room.as_flattened_mut())?;
         room.truncate(count);
@@ -119,26 +119,26 @@ mod libsvm {
         assert_eq!(ranked.schema()[1].name, "qid");
         assert_eq!(ranked.parse(&ranked.locate(&[1]).unwrap()[0], b"0 qid:8").unwrap()[1], Value::Int(8));
         assert!(opened("x.libsvm", "# nothing\n").unwrap_err().to_string().contains("no line"));
-        let indices = row("+1 1:0.5 7:-2e3", Part::Indices, 1).unwrap();
+        let indices = row("+1 1:0.5 7:-2e3", SparsePart::Indices, 1).unwrap();
         assert_eq!(indices, [0u32.to_le_bytes(), 6u32.to_le_bytes()]);
-        assert_eq!(row("1 1:0.5 7:-2e3", Part::Values, 1).unwrap()[1], (-2000f32).to_le_bytes());
+        assert_eq!(row("1 1:0.5 7:-2e3", SparsePart::Values, 1).unwrap()[1], (-2000f32).to_le_bytes());
     }
 
     #[test]
     fn what_is_no_line_says_why() {
-        let words = |text: &str| row(text, Part::Values, 1).unwrap_err().to_string();
+        let words = |text: &str| row(text, SparsePart::Values, 1).unwrap_err().to_string();
         assert!(words("1 2:1 2:1").contains("index 2 comes after 2"));
         assert!(words("1 3:1 2:1").contains("index 2 comes after 3"));
         assert!(words("1 2").contains("\"2\" is no index:value"));
         assert!(words("1 2:x").contains("\"x\" is no index:value"));
-        let column = |text: &str| row(text, Part::Indices, 1).unwrap_err().to_string();
+        let column = |text: &str| row(text, SparsePart::Indices, 1).unwrap_err().to_string();
         assert!(column("1 11:1").contains("index 11 of 10 columns"));
         assert!(column("1 0:1").contains("index 0 of 10 columns from 1"));
         assert!(words("1 99999999999999999999:1").contains("no index:value"));
         assert!(words("1 1:1e39").contains("beyond float32"));
-        assert_eq!(row("1 1:inf", Part::Values, 1).unwrap(), [f32::INFINITY.to_le_bytes()]);
+        assert_eq!(row("1 1:inf", SparsePart::Values, 1).unwrap(), [f32::INFINITY.to_le_bytes()]);
         let mut room = [[0; 4]; 9];
-        let alone = entries(b"1 3:0.5 1:2", Part::Indices, 1, 0, room.as_flattened_mut());
+        let alone = entries(b"1 3:0.5 1:2", SparsePart::Indices, 1, 0, room.as_flattened_mut());
         assert!(alone.unwrap_err().to_string().contains("index 1 comes after 3"));
         let source = opened("x.libsvm", "cat 1:1\n").unwrap();
         let at = &source.locate(&[0]).unwrap()[0];
@@ -148,12 +148,12 @@ mod libsvm {
     proptest! {
         #[test]
         fn no_line_panics_or_needs_more_room_than_it_has(text in "[ -~]{0,60}", pairs in prop::collection::vec((0u64..9, "-?[0-9]{1,3}"), 0..9)) {
-            let _an_error_or_a_row = row(&text, Part::Indices, 0).is_ok();
+            let _an_error_or_a_row = row(&text, SparsePart::Indices, 0).is_ok();
             let mut pairs = pairs;
             pairs.sort_unstable_by_key(|pair| pair.0);
             pairs.dedup_by_key(|pair| pair.0);
             let line = pairs.iter().fold("1".to_owned(), |line, (index, value)| format!("{line} {index}:{value}"));
-            prop_assert_eq!(row(&line, Part::Values, 0).unwrap().len(), pairs.len());
+            prop_assert_eq!(row(&line, SparsePart::Values, 0).unwrap().len(), pairs.len());
         }
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 use tidegate_core::memory::Budget;
 use tidegate_data::batch::geometry::Draw;
-use tidegate_data::batch::row::{Needs, Target, Tools};
+use tidegate_data::batch::row::{DecodeCost, RowBuffer, RowDecoder, RowInput};
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
 use tidegate_data::{Error, Result};
 use tidegate_decode::Kind;
@@ -76,18 +76,20 @@ impl Bench {
             Ok((at, bytes, record))
         };
         let samples = (0..n).map(fetch).collect::<Result<Vec<_>>>()?;
-        let (mut tools, mut row, mut scratch) = (Tools::default(), vec![0; column.row_bytes()], Vec::new());
+        let (mut decoder, mut row, mut scratch) =
+            (RowDecoder::default(), vec![0; column.row_bytes()], Vec::new());
         let mut rates = Vec::new();
         for round in 0..=ROUNDS {
             let began = Instant::now();
             for (position, (at, bytes, record)) in samples.iter().enumerate() {
                 let value = source.parse(at, bytes)?.swap_remove(column.field);
-                let needs = Needs::of(column, value)?;
-                scratch.resize(scratch.len().max(needs.scratch_bytes as usize), 0);
+                let cost = DecodeCost::new(column, value)?;
+                scratch.resize(scratch.len().max(cost.scratch_bytes as usize), 0);
                 let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
-                let mut target = Target { bytes: &mut row, written: 0, shape: Vec::new(), filled: false };
-                let record = record.as_deref();
-                tools.fill(&layout, column, value, &needs, record, draw, &mut scratch, &mut target)?;
+                let mut buffer = RowBuffer { bytes: &mut row, written: 0, shape: Vec::new(), filled: false };
+                let checkpoints = record.as_deref();
+                let input = RowInput { layout: &layout, column, value, cost: &cost, checkpoints, draw };
+                decoder.fill(&input, &mut scratch, &mut buffer)?;
             }
             rates.push(n as f64 / began.elapsed().as_secs_f64());
         }

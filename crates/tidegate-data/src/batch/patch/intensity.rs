@@ -1,27 +1,29 @@
-//! What happens to the values of a patch: normalized, then noise, blur, intensity, contrast and gamma, in this order.
+//! Changes of a patch's values: normalization, noise, blur, intensity, contrast and gamma, in this
+//! order.
 //!
 //! Flow: numbers of a patch, changed in place.
-//! Memory: the caller's: what blurring needs beside the patch.
+//! Memory: the caller's; blurring needs [`scratch_len`] numbers of scratch.
 //!
-//! The order and the formulas are those of batchgenerators (nnU-Net), a number for all channels, statistics of each. Sums are in one
-//! order and nothing is fused: the same bits on all processors.
+//! The order and the formulas are those of batchgenerators (nnU-Net): one drawn number for all
+//! channels, statistics for each channel. Sums have a fixed order and nothing is fused, so the
+//! bits are the same on all processors.
 
 use tidegate_array::kernels::convert::rounded;
 
-use super::{AXES, Frame};
+use super::frame::{AXES, Frame};
 use crate::batch::geometry::Draw;
 use crate::batch::spec::{Drawn, Intensity};
 use tidegate_order::random::{Purpose, Stream};
 
-/// Numbers side by side that are blurred at once along an axis that is not the last.
+/// Adjacent columns that are blurred together along an axis other than the last.
 const ABREAST: usize = 64;
-/// Noise is drawn in parts of so many numbers, each from a stream of its own.
+/// Numbers of noise that are drawn from one stream; each part has its own.
 const NOISE_PART: usize = 1 << 18;
-/// The weights of a blur at most: four standard deviations of [`Drawn::BLUR_MOST`] on each side.
-const WEIGHTS_MOST: usize = 2 * 4 * Drawn::BLUR_MOST as usize + 3;
+/// Weights of a blur at most: four standard deviations of [`Drawn::BLUR_MAX`] on each side.
+const WEIGHTS_MOST: usize = 2 * 4 * Drawn::BLUR_MAX as usize + 3;
 
-/// Numbers that blurring a patch takes room for.
-pub(super) fn room(intensity: &Intensity, frame: &Frame) -> usize {
+/// The length of the scratch that blurring a patch needs, in numbers.
+pub(super) fn scratch_len(intensity: &Intensity, frame: &Frame) -> usize {
     let longest = frame.delivered.iter().max().copied().unwrap_or(0);
     intensity.blur.map_or(0, |blur| (longest + 2 * radius(blur.high)) * ABREAST)
 }
@@ -30,13 +32,13 @@ fn radius(deviation: f64) -> usize {
     (4.0 * deviation + 0.5) as usize
 }
 
-/// Changes the values of a field; `view` tells fields apart.
+/// Changes the values of a field. `view` is the field's index, which selects its random streams.
 pub(super) fn apply(
     intensity: &Intensity,
     frame: &Frame,
     (draw, view): (Draw, u8),
     values: &mut [f32],
-    room: &mut [f32],
+    scratch: &mut [f32],
 ) {
     let channel = frame.voxels().1;
     let stream = |purpose| Stream::new(draw.seed, draw.epoch, draw.position, view, purpose);
@@ -56,7 +58,7 @@ pub(super) fn apply(
         }
     }
     if let Some(deviation) = drawn(intensity.blur, Purpose::Blur).filter(|deviation| *deviation > 0.0) {
-        blur(values, frame.delivered, deviation, room);
+        blur(values, frame.delivered, deviation, scratch);
     }
     if let Some(factor) = drawn(intensity.intensity, Purpose::Intensity) {
         values.iter_mut().for_each(|x| *x *= factor as f32);
@@ -69,8 +71,8 @@ pub(super) fn apply(
     }
 }
 
-/// Blurs along all axes; at the border voxels are mirrored, as in SciPy's `gaussian_filter`.
-fn blur(values: &mut [f32], shape: [usize; AXES], deviation: f64, room: &mut [f32]) {
+/// Blurs along all axes. At the border voxels are mirrored, as in SciPy's `gaussian_filter`.
+fn blur(values: &mut [f32], shape: [usize; AXES], deviation: f64, scratch: &mut [f32]) {
     let radius = radius(deviation);
     let mut weights = [0.0f32; WEIGHTS_MOST];
     let weight = |i: usize| {
@@ -86,7 +88,7 @@ fn blur(values: &mut [f32], shape: [usize; AXES], deviation: f64, room: &mut [f3
         if len > 1 {
             for slab in values.chunks_exact_mut(len * inner) {
                 for from in (0..inner).step_by(ABREAST) {
-                    along(slab, (len, inner), from..(from + ABREAST).min(inner), weights, room);
+                    along(slab, (len, inner), from..(from + ABREAST).min(inner), weights, scratch);
                 }
             }
         }
@@ -94,26 +96,26 @@ fn blur(values: &mut [f32], shape: [usize; AXES], deviation: f64, room: &mut [f3
     }
 }
 
-/// Blurs some columns of `len` rows.
+/// Blurs a range of columns of `len` rows.
 fn along(
     slab: &mut [f32],
     (len, inner): (usize, usize),
     columns: std::ops::Range<usize>,
     weights: &[f32],
-    room: &mut [f32],
+    scratch: &mut [f32],
 ) {
     let (radius, width) = (weights.len() / 2, columns.len());
     let mirrored = |i: usize| {
         let at = (i as i64 - radius as i64).rem_euclid(2 * len as i64) as usize;
         if at < len { at } else { 2 * len - 1 - at }
     };
-    let rows = &mut room[..(len + 2 * radius) * width];
+    let rows = &mut scratch[..(len + 2 * radius) * width];
     for (i, row) in rows.chunks_exact_mut(width).enumerate() {
         let start = mirrored(i) * inner + columns.start;
         row.copy_from_slice(&slab[start..start + width]);
     }
     if inner == 1 {
-        // One column: all its rows at once, a weight after the other.
+        // One column: all its rows at once, one weight after another.
         slab.fill(0.0);
         for (i, weight) in weights.iter().enumerate() {
             slab.iter_mut().zip(&rows[i..]).for_each(|(to, x)| *to += weight * x);
@@ -129,14 +131,14 @@ fn along(
     }
 }
 
-/// Away from the mean by a factor, within what the values were.
+/// Scales the distance from the mean by a factor, within the range of the values.
 fn contrast(values: &mut [f32], factor: f32) {
     let mean = (values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len().max(1) as f64) as f32;
     let (low, high) = extremes(values);
     values.iter_mut().for_each(|x| *x = ((*x - mean) * factor + mean).max(low).min(high));
 }
 
-/// To a power, between the least and the largest value.
+/// Raises to a power, relative to the range of the values.
 fn gamma(values: &mut [f32], power: f32) {
     let (low, high) = extremes(values);
     let range = high - low;
@@ -149,7 +151,8 @@ fn extremes(values: &[f32]) -> (f32, f32) {
     values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)))
 }
 
-/// `x` in \[0, 1\] to a power: within 4e-6 of the true one, and without a call, so that many are made at once.
+/// `x` in \[0, 1\] to a power, within 4e-6 of the exact value. It calls no function, so the
+/// compiler can vectorize it.
 fn raised(x: f32, power: f32) -> f32 {
     const TWO_OF_LN_2: f32 = std::f32::consts::LOG2_E * 2.0;
     // log2: the mantissa from 1/√2 to √2, by the series of atanh.
@@ -161,7 +164,7 @@ fn raised(x: f32, power: f32) -> f32 {
     let s2 = s * s;
     let series = 1.0 + s2 * (1.0 / 3.0 + s2 * (0.2 + s2 * (1.0 / 7.0 + s2 * (1.0 / 9.0))));
     let log = exponent as f32 + TWO_OF_LN_2 * s * series;
-    // exp2: what is whole into the exponent, and a Taylor series of the rest.
+    // exp2: the whole part into the exponent, and a Taylor series of the rest.
     let y = (log * power).clamp(-126.0, 126.0);
     let whole = rounded(y);
     let t = (y - whole) * std::f32::consts::LN_2;
@@ -191,14 +194,14 @@ mod tests {
         }
     }
 
-    /// Against sums over all of a small array.
+    /// Compares with sums over all of a small array.
     #[test]
     fn blurring_is_a_sum_over_neighbours() {
         let (shape, deviation) = ([3, 4, 70], 1.3);
         let values: Vec<f32> = (0..840).map(|i| ((i * 7919) % 101) as f32).collect();
         let mut blurred = values.clone();
-        let mut room = vec![0.0; (70 + 2 * radius(deviation)) * ABREAST];
-        blur(&mut blurred, shape, deviation, &mut room);
+        let mut scratch = vec![0.0; (70 + 2 * radius(deviation)) * ABREAST];
+        blur(&mut blurred, shape, deviation, &mut scratch);
         let r = radius(deviation) as i64;
         let weight = |away: i64| (-0.5 * (away as f64 / deviation).powi(2)).exp();
         let sum: f64 = (-r..=r).map(weight).sum();

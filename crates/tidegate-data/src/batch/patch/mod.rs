@@ -1,14 +1,17 @@
-//! Patches as they are wanted: cut, mirrored, turned, deformed, their values changed, as another type.
+//! Makes the row of a patch: cropped, mirrored, rotated, deformed, its values changed and
+//! converted.
 //!
-//! Flow: a patch as it is stored, in the room beside its row -> geometry, shared by all fields of the sample -> values -> its row.
-//! Memory: the room beside each row of a batch (account `batch`): the stored patch, the grid of a deformation, and numbers on their way to
-//! a type that holds fewer; nothing is allocated.
-//! Not here: which patch it is (`order`), and its chunks (`pipeline::chunks`).
+//! Flow: the stored patch, in the workspace of its row -> geometry, shared by all fields of the
+//! sample -> values -> the row.
+//! Memory: the workspace of each row of a batch (account `batch`) holds the stored patch, the grid
+//! of a deformation, and float32 numbers that await conversion. Nothing is allocated.
+//! Not here: the choice of the patch (`order`), and its chunks (`pipeline::chunks`).
 //!
-//! Patches have up to three axes, the last of the array; fewer are as many with others of one voxel before them. What lies before
-//! are channels, which all have one geometry.
+//! A patch has up to three axes, the last ones of the array. With fewer, leading axes of one voxel
+//! are added. Axes before them are channels, which share one geometry.
 
 mod elastic;
+mod frame;
 mod intensity;
 mod plan;
 mod turn;
@@ -18,36 +21,15 @@ use tidegate_array::kernels::wavelet;
 use tidegate_array::with_number;
 
 use self::elastic::{Grid, Warp};
+use self::frame::{AXES, Frame};
 use self::turn::Turn;
+use super::COLUMN_ALIGN;
 use super::geometry::Draw;
-use super::layout::ALIGN;
 use super::spec::{FieldSpec, Intensity, Level};
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Schema};
 use tidegate_order::random::Purpose;
-
-/// Axes of a patch at most.
-const AXES: usize = 3;
-
-/// A patch as it is stored, and what of its middle is delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Frame {
-    stored: [usize; AXES],
-    delivered: [usize; AXES],
-}
-
-impl Frame {
-    /// Where what is delivered begins.
-    fn begin(&self) -> [usize; AXES] {
-        std::array::from_fn(|axis| (self.stored[axis] - self.delivered[axis]) / 2)
-    }
-
-    /// Voxels of a channel: stored and delivered.
-    fn voxels(&self) -> (usize, usize) {
-        (self.stored.iter().product(), self.delivered.iter().product())
-    }
-}
 
 /// How a field's patches are made.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,26 +38,27 @@ pub struct PatchPlan {
     frame: Frame,
     stored: DType,
     delivered: DType,
-    /// What happens to numbers; labels have none: each is one that is stored.
+    /// The changes of values; None for labels, whose values stay as stored.
     values: Option<Box<Intensity>>,
-    /// Axes that are mirrored, and those that are turned into one another.
+    /// Axes that are mirrored.
     flip: Vec<usize>,
+    /// Axes that are rotated into one another.
     rotate: Vec<usize>,
-    /// The grid of a deformation, and how often there is one.
+    /// The grid of a deformation, and its probability.
     grid: Option<(Grid, f64)>,
-    /// Its voxels to one of the field whose geometry it has.
+    /// Voxels of this field for each voxel of the field whose geometry it shares.
     ratio: [f32; AXES],
-    /// What is delivered of its wavelets.
+    /// The level of wavelets that is delivered.
     wavelet: Option<Level>,
-    /// Its number among the fields.
+    /// The index of the field, which selects its random streams.
     view: u8,
 }
 
 impl PatchPlan {
-    /// How `field` is made as `spec` says; none where it is delivered as it is stored. The second is the type, the third the shape.
+    /// The plan that makes `field` as `spec` says, and the dtype and shape of its rows.
     ///
-    /// # Errors
-    /// [`Error::Config`] in words, for what does not fit the patch, or that of the field whose geometry it has.
+    /// # Errors [`Error::Config`] for a spec that does not fit the stored patch, or the field
+    /// whose geometry it shares.
     pub fn new(
         number: usize,
         field: &Field,
@@ -87,48 +70,49 @@ impl PatchPlan {
             .map_err(|what| Error::Config(format!("field {:?}: {what}", field.name)))
     }
 
-    /// Whether the patches of a place are not the same each time.
+    /// Whether a stored patch does not make the same row each time.
     #[must_use]
     pub fn varies(&self) -> bool {
         let drawn = self.values.as_ref().is_some_and(|values| values.varies());
         !self.flip.is_empty() || self.rotate.len() > 1 || self.grid.is_some() || drawn
     }
 
-    /// Bytes beside each row.
+    /// Bytes of the workspace of a row.
     #[must_use]
-    pub fn room_bytes(&self) -> usize {
+    pub fn workspace_bytes(&self) -> usize {
         [self.stored_bytes(), self.numbers_bytes(), self.work_bytes()]
             .iter()
-            .map(|bytes| bytes.next_multiple_of(ALIGN))
+            .map(|bytes| bytes.next_multiple_of(COLUMN_ALIGN))
             .sum()
     }
 
-    /// Bytes of a patch as it is stored: the first of the room.
+    /// Bytes of the stored patch, which is at the beginning of the workspace.
     #[must_use]
     pub fn stored_bytes(&self) -> usize {
         self.channels * self.frame.voxels().0 * self.stored.size()
     }
 
-    /// What is on its way to a type that is no f32, or of which a part is delivered.
+    /// Bytes of float32 numbers that await conversion to another type or a wavelet transform.
     fn numbers_bytes(&self) -> usize {
         let straight = self.delivered == DType::Float32 && self.wavelet.is_none() || self.values.is_none();
         if straight { 0 } else { self.channels * self.frame.voxels().1 * size_of::<f32>() }
     }
 
+    /// Bytes of the largest temporary of deformation, blur and wavelets.
     fn work_bytes(&self) -> usize {
-        let blur = self.values.as_ref().map_or(0, |values| intensity::room(values, &self.frame));
-        let grid = self.grid.map_or(0, |(grid, _)| grid.room(self.frame.delivered[2]));
+        let blur = self.values.as_ref().map_or(0, |values| intensity::scratch_len(values, &self.frame));
+        let grid = self.grid.map_or(0, |(grid, _)| grid.scratch_len(self.frame.delivered[2]));
         let lines = self.wavelet.map_or(0, |_| wavelet::scratch_len(&self.frame.delivered));
         grid.max(blur).max(lines) * size_of::<f32>()
     }
 
-    /// Makes the row of a sample from the patch in its room.
+    /// Makes the row of a sample from the stored patch in its workspace.
     ///
     /// # Panics
-    /// If the room or the row is not as long as planned, or not aligned to numbers.
-    pub fn make(&self, draw: Draw, room: &mut [u8], row: &mut [u8]) {
-        let (stored, room) = room.split_at_mut(self.stored_bytes().next_multiple_of(ALIGN));
-        let (numbers, work) = room.split_at_mut(self.numbers_bytes().next_multiple_of(ALIGN));
+    /// If the workspace or the row is not as long as planned, or not aligned to its numbers.
+    pub fn make(&self, draw: Draw, workspace: &mut [u8], row: &mut [u8]) {
+        let (stored, rest) = workspace.split_at_mut(self.stored_bytes().next_multiple_of(COLUMN_ALIGN));
+        let (numbers, work) = rest.split_at_mut(self.numbers_bytes().next_multiple_of(COLUMN_ALIGN));
         let stored = &stored[..self.stored_bytes()];
         let work: &mut [f32] = bytemuck::cast_slice_mut(work);
         let turn = Turn::draw(
@@ -176,7 +160,7 @@ impl PatchPlan {
         from_f32(&made[..count], self.delivered, row);
     }
 
-    /// Moves what is coarse to the front, and says how many numbers that are.
+    /// Moves the coarse coefficients to the front and returns their count.
     fn coarse(&self, Level { kind, levels }: Level, made: &mut [f32], work: &mut [f32]) -> usize {
         let side = self.frame.delivered;
         let low = wavelet::coarse(&side, levels);
@@ -196,7 +180,7 @@ impl PatchPlan {
         done
     }
 
-    /// The deformation of a sample, if one is drawn.
+    /// The deformation of a sample, if the draw selects one.
     fn warp(&self, draw: Draw, turn: Turn, work: &mut [f32]) -> Option<Warp<'_>> {
         let (grid, p) = self.grid?;
         let mut stream = draw.stream(Purpose::Elastic);
@@ -207,7 +191,7 @@ impl PatchPlan {
         Some(Warp { frame: &self.frame, turn, grid, ratio: self.ratio })
     }
 
-    /// Elements as they are stored, each from its place.
+    /// Copies stored elements, each from its source voxel.
     fn move_elements<T: bytemuck::Pod>(
         &self,
         turn: Turn,
@@ -261,17 +245,18 @@ mod tests {
     }
 
     fn made(plan: &PatchPlan, stored: &[u8], position: u64) -> Vec<u8> {
-        let mut room = vec![0u64; plan.room_bytes() / 8];
-        let room: &mut [u8] = bytemuck::cast_slice_mut(&mut room);
-        room[..stored.len()].copy_from_slice(stored);
+        let mut workspace = vec![0u64; plan.workspace_bytes() / 8];
+        let workspace: &mut [u8] = bytemuck::cast_slice_mut(&mut workspace);
+        workspace[..stored.len()].copy_from_slice(stored);
         let voxels = plan.channels * plan.frame.voxels().1;
         let mut row = vec![0u64; (voxels * plan.delivered.size()).div_ceil(8)];
         let row: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut row)[..voxels * plan.delivered.size()];
-        plan.make(Draw { seed: 1, epoch: 0, position }, room, row);
+        plan.make(Draw { seed: 1, epoch: 0, position }, workspace, row);
         row.to_vec()
     }
 
-    /// What image and labels show is at one place, however they are turned, deformed and cut, and at half the resolution too.
+    /// Image and labels show the same object at the same voxels after any rotation, deformation
+    /// and crop, and at half the resolution too.
     #[test]
     fn fields_share_geometry() {
         let numbers = PatchSpec { geometry: geometry(), dtype: Some(DType::Float32), ..PatchSpec::default() };

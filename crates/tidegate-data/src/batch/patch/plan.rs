@@ -1,31 +1,34 @@
-//! What is wanted of a field of patches, against what its patches are, and those of the field whose geometry it shares.
+//! Checks the spec of a patch field against its stored patches, and against the field whose
+//! geometry it shares.
 //!
-//! Flow: field + spec -> [`PatchPlan`], its type and shape, or why not.
+//! Flow: field + spec -> [`PatchPlan`], dtype and shape, or the reason why it does not fit.
 //! Memory: holds none.
 
 use tidegate_array::kernels::wavelet;
 
+use super::PatchPlan;
 use super::elastic::{Grid, POINTS_MOST};
-use super::{AXES, Frame, PatchPlan};
+use super::frame::{AXES, Frame};
 use crate::batch::spec::{Elastic, FieldSpec, Intensity, PatchGeometry, PatchSpec};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema};
 
-/// How patches are stored: type, shape, and how many voxels are how many of the first field's.
+/// How patches are stored: dtype, shape, and the ratio of their voxels to those of the first
+/// field.
 type Stored<'a> = (DType, &'a [usize], &'a [(u32, u32)]);
-/// How many voxels along an axis are how many of the field's whose geometry is shared.
+/// Along an axis, the ratio of voxels to those of the field whose geometry is shared.
 type Ratio = (u64, u64);
 
-/// How patches are stored, where a field holds any.
+/// How the patches of a field are stored, if it holds patches.
 fn stored(kind: &Kind) -> Option<Stored<'_>> {
     let Kind::Patch { dtype, shape, voxels } = kind else { return None };
     Some((*dtype, shape, voxels))
 }
 
-/// The plan of field `number`, the type and the shape of what it delivers.
+/// The plan of field `number`, and the dtype and shape of its rows.
 ///
 /// # Errors
-/// In words, what does not fit.
+/// In words, for a spec that does not fit.
 pub(super) fn plan(
     number: usize,
     field: &Field,
@@ -74,10 +77,10 @@ pub(super) fn plan(
         })
         .collect();
     let cut = cut(geometry.crop.as_deref(), side, &ratio)?;
-    let flip = geometry.flip.of(axes).map_err(|error| format!("flip: {error}"))?;
-    let rotate = geometry.rotate.of(axes).map_err(|error| format!("rotate: {error}"))?;
+    let flip = geometry.flip.resolve(axes).map_err(|error| format!("flip: {error}"))?;
+    let rotate = geometry.rotate.resolve(axes).map_err(|error| format!("rotate: {error}"))?;
     check_turn(&rotate, side, &cut, &ratio)?;
-    // From here on all patches have as many axes.
+    // From here on all patches have AXES axes.
     let before = AXES - axes;
     let moved = |axes: Vec<usize>| axes.iter().map(|axis| axis + before).collect();
     let grid =
@@ -107,13 +110,13 @@ pub(super) fn plan(
     Ok((plan, delivered, leading.iter().copied().chain(halved).collect()))
 }
 
-/// One number an axis, with `none` for those that come before.
+/// One number for each axis, with `none` for the added leading axes.
 fn padded<T: Copy>(numbers: &[T], none: T) -> [T; AXES] {
     let before = AXES - numbers.len();
     std::array::from_fn(|axis| axis.checked_sub(before).map_or(none, |axis| numbers[axis]))
 }
 
-/// The patches and the spec whose geometry a field has: its own, or those of another.
+/// The stored patches and the spec that define a field's geometry: its own, or another field's.
 fn reference<'a>(
     of: Option<&str>,
     field: &'a Field,
@@ -137,7 +140,7 @@ fn reference<'a>(
     }
 }
 
-/// Numbers are one for all, or one for each axis or channel.
+/// Checks that each option has one number, or one for each axis or channel.
 fn check_counts(
     geometry: &PatchGeometry,
     values: Option<&Intensity>,
@@ -159,7 +162,8 @@ fn check_counts(
     }
 }
 
-/// The voxels that are delivered, of the middle of `side`; a crop is in voxels of the field whose geometry it is.
+/// The size of the delivered part, which is in the middle of `side`. `crop` is in voxels of the
+/// field that defines the geometry.
 fn cut(crop: Option<&[usize]>, side: &[usize], ratio: &[Ratio]) -> Result<Vec<usize>, String> {
     let Some(crop) = crop else { return Ok(side.to_vec()) };
     if crop.len() != side.len() {
@@ -176,7 +180,7 @@ fn cut(crop: Option<&[usize]>, side: &[usize], ratio: &[Ratio]) -> Result<Vec<us
         let cut = (cut / den) as usize;
         if cut == 0 || cut > stored || !(stored - cut).is_multiple_of(2) {
             return Err(format!(
-                "axis {axis}: a crop of {cut} voxels cannot lie in the middle of {stored}: make it smaller, and both even or odd"
+                "axis {axis}: a crop of {cut} voxels cannot be in the middle of {stored}: make it smaller, and both even or odd"
             ));
         }
         Ok(cut)
@@ -184,7 +188,7 @@ fn cut(crop: Option<&[usize]>, side: &[usize], ratio: &[Ratio]) -> Result<Vec<us
     (0..side.len()).map(axis).collect()
 }
 
-/// Axes that are turned into one another have as many voxels, of one length.
+/// Checks that axes that are rotated into one another have equal numbers of voxels, of one length.
 fn check_turn(rotate: &[usize], side: &[usize], cut: &[usize], ratio: &[Ratio]) -> Result<(), String> {
     let Some(&first) = rotate.first() else { return Ok(()) };
     let as_first = |&axis: &usize| {
@@ -199,7 +203,7 @@ fn check_turn(rotate: &[usize], side: &[usize], cut: &[usize], ratio: &[Ratio]) 
     ))
 }
 
-/// The grid of a deformation, and how often there is one.
+/// The grid of a deformation, and its probability.
 fn grid(Elastic { spacing, deviation, p }: &Elastic, patch: &[usize]) -> (Grid, f64) {
     let along = |numbers: &[f64], none: f32| {
         let at = |axis: usize| numbers.get(axis).or(numbers.first()).map_or(none, |x| *x as f32);

@@ -1,12 +1,12 @@
-//! Patches mirrored and turned by quarters: every voxel is one that was stored.
+//! Mirrors patches and rotates them by quarter turns: every voxel is a stored one.
 //!
-//! Flow: axes that are drawn -> [`Turn`] -> voxels moved.
+//! Flow: drawn axes -> [`Turn`] -> voxels copied.
 //! Memory: the caller's.
 
-use super::{AXES, Frame};
+use super::frame::{AXES, Frame};
 use tidegate_order::random::Stream;
 
-/// Which stored axis each delivered axis runs along, and whether backwards.
+/// For each delivered axis, the stored axis along which it runs, and whether it runs backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) axis: [usize; AXES],
@@ -14,10 +14,11 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// As it is stored.
+    /// No change.
     pub(super) const NONE: Self = Self { axis: [0, 1, 2], back: [false; AXES] };
 
-    /// Each axis of `flip` mirrored or not, and one of all rotations that take the axes of `rotate` to each other.
+    /// Draws whether each axis of `flip` is mirrored, and one of all rotations of the axes of
+    /// `rotate` into one another.
     pub(super) fn draw(flip: &[usize], rotate: &[usize], flips: &mut Stream, turns: &mut Stream) -> Self {
         let mut turn = Self::NONE;
         let mut odd = false;
@@ -26,7 +27,7 @@ impl Turn {
             turn.axis.swap(rotate[i], rotate[j]);
             odd ^= i != j;
         }
-        // A rotation mirrors no space: the signs make up for what the exchange of axes does.
+        // A rotation does not mirror: the signs compensate for an odd permutation of axes.
         if let Some((&last, others)) = rotate.split_last() {
             for &axis in others {
                 turn.back[axis] = turns.below(2) == 1;
@@ -40,7 +41,7 @@ impl Turn {
         turn
     }
 
-    /// Moves voxels, each of which `of` makes of a stored one.
+    /// Copies voxels; `of` converts each.
     pub(super) fn copy<T: Copy, U>(&self, frame: &Frame, from: &[T], into: &mut [U], of: impl Fn(T) -> U) {
         let (stored, delivered) = (frame.stored, frame.delivered);
         let strides = [stored[1] * stored[2], stored[2], 1].map(|n| n as isize);
@@ -94,7 +95,8 @@ mod tests {
             .collect()
     }
 
-    /// Six axes that may point up, and four turns around it; with mirrors twice as many.
+    /// A cube has 24 rotations: six axes can point up, with four turns around each. Mirrors double
+    /// that.
     #[test]
     fn all_rotations_are_drawn_and_no_mirrors() {
         assert_eq!(draws(&[], &[0, 1, 2]).len(), 24);

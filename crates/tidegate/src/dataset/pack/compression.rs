@@ -55,7 +55,7 @@ fn array<'a>(kind: &Kind, value: &Value<'a>) -> Result<ArrayRef<'a>> {
     let found = if let Value::Bytes(bytes) = value { kind.array(bytes) } else { None };
     match found {
         Some(array) => Ok(array?),
-        None => Err(Error::decode(format!("{} is no array", value.word()))),
+        None => Err(Error::decode(format!("{} is no array", value.describe()))),
     }
 }
 

@@ -288,7 +288,7 @@ impl WatchedColumn {
     fn note_image(&self, stored: &[u8], made: DecodedColumn<'_>, note: &mut ContentNote) {
         // An encoded image has a header. Of raw pixels the stored array tells the size.
         let header =
-            if self.stored_kind == "pixels" { header::pixels(stored) } else { header::of(stored).ok() };
+            if self.stored_kind == "pixels" { header::pixels(stored) } else { header::parse(stored).ok() };
         if let Some(header) = header {
             let (width, height) = header.oriented();
             (note.numbers[1], note.numbers[2]) = (f64::from(height), f64::from(width));

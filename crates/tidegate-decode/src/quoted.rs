@@ -1,50 +1,51 @@
-//! Text within quotes, as JSON and CSV have it.
+//! Quoted text of JSON and CSV.
 //!
-//! Flow: the bytes of a value as they are stored -> the same without quotes and escapes, in the caller's memory.
-//! Memory: the caller's; what comes out is never longer.
+//! Flow: the stored bytes of a value -> its text, without quotes and escapes, in the caller's
+//! memory.
+//! Memory: the caller's. The text is never longer than the stored bytes.
 
 use crate::{Error, Result};
 
-/// See the head of this file.
+/// Text that is still in quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quoted<'a> {
-    /// With its quotes.
+    /// The text with its quotes.
     bytes: &'a [u8],
     json: bool,
 }
 
 impl<'a> Quoted<'a> {
-    /// A string of JSON, which was checked to be one.
+    /// A JSON string, whose syntax was checked before.
     pub fn json(bytes: &'a [u8]) -> Self {
         Self { bytes, json: true }
     }
 
-    /// A cell of CSV, quotes within which are doubled.
+    /// A CSV cell. Quotes within it are doubled.
     pub fn csv(bytes: &'a [u8]) -> Self {
         Self { bytes, json: false }
     }
 
-    /// Bytes that it takes at most without quotes.
+    /// An upper bound of the text's length in bytes.
     #[must_use]
-    pub fn most(&self) -> usize {
+    pub fn max_len(&self) -> usize {
         self.bytes.len().saturating_sub(2)
     }
 
-    /// It in memory of its own.
+    /// The text, in a new vector.
     ///
     /// # Errors
     /// As [`Quoted::unquote`].
     pub fn text(&self) -> Result<Vec<u8>> {
-        let mut text = vec![0; self.most()];
+        let mut text = vec![0; self.max_len()];
         let len = self.unquote(&mut text)?;
         text.truncate(len);
         Ok(text)
     }
 
-    /// Writes it to the beginning of `into` and says how long it is.
+    /// Writes the text to the beginning of `into` and returns its length in bytes.
     ///
     /// # Errors
-    /// [`Error::Decode`] for escapes that stand for nothing, and too little room.
+    /// [`Error::Decode`] for invalid escapes, [`Error::TooLarge`] if `into` is too short.
     pub fn unquote(&self, into: &mut [u8]) -> Result<usize> {
         let inner = self.bytes.get(1..self.bytes.len().saturating_sub(1)).unwrap_or_default();
         let mut out = Out { into, len: 0 };
@@ -59,25 +60,26 @@ impl<'a> Quoted<'a> {
     }
 }
 
+/// The text that is written so far.
 struct Out<'a> {
     into: &'a mut [u8],
     len: usize,
 }
 
 fn wrong(what: &str) -> Error {
-    Error::Decode(what.to_owned())
+    Error::decode(what)
 }
 
 impl Out<'_> {
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let room =
-            self.into.get_mut(self.len..self.len + bytes.len()).ok_or_else(|| wrong("text without room"))?;
-        room.copy_from_slice(bytes);
+        let to = self.into.get_mut(self.len..self.len + bytes.len());
+        let too_large = || Error::too_large("the text is longer than its buffer");
+        to.ok_or_else(too_large)?.copy_from_slice(bytes);
         self.len += bytes.len();
         Ok(())
     }
 
-    /// What a quote within quotes stands for, and what is behind it.
+    /// Writes the character of a doubled quote; returns the bytes after it.
     fn quote<'b>(&mut self, rest: &'b [u8]) -> Result<&'b [u8]> {
         let rest =
             rest.strip_prefix(b"\"").ok_or_else(|| wrong("a quote within quotes that is not doubled"))?;
@@ -85,7 +87,7 @@ impl Out<'_> {
         Ok(rest)
     }
 
-    /// What an escape stands for, and what is behind it.
+    /// Writes the character of an escape; returns the bytes after it.
     fn escape<'b>(&mut self, rest: &'b [u8]) -> Result<&'b [u8]> {
         let (kind, rest) = rest.split_first().ok_or_else(|| wrong("an escape without a letter"))?;
         let plain = match kind {
@@ -111,12 +113,12 @@ impl Out<'_> {
         let (first, mut rest) = unit(rest).ok_or_else(lone)?;
         let mut code = first;
         if (0xD800..0xDC00).contains(&first) {
-            let (second, behind) = rest.strip_prefix(b"\\u").and_then(unit).ok_or_else(lone)?;
+            let (second, after) = rest.strip_prefix(b"\\u").and_then(unit).ok_or_else(lone)?;
             if !(0xDC00..0xE000).contains(&second) {
                 return Err(lone());
             }
             code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
-            rest = behind;
+            rest = after;
         }
         let mut utf8 = [0; 4];
         self.push(char::from_u32(code).ok_or_else(lone)?.encode_utf8(&mut utf8).as_bytes())?;
@@ -135,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_serde_quotes_is_read(text: String, ascii: bool) {
+        fn strings_quoted_by_serde_are_read(text: String, ascii: bool) {
             let mut json = serde_json::to_string(&text).unwrap();
             if ascii {
                 let escaped = |c: char| -> String {
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_for_nothing_is_refused() {
+    fn invalid_escapes_are_refused() {
         for json in [r#""\ud800""#, r#""\ud800\u0041""#, r#""\udc00""#, r#""\u12""#] {
             assert!(out(Quoted::json(json.as_bytes())).is_err(), "{json}");
         }
