@@ -343,7 +343,10 @@ fn slot_ranges(layout: &Layout, rows: usize) -> impl Iterator<Item = std::ops::R
     let columns = layout.columns.iter().enumerate();
     let patches = columns.clone().filter(|(_, column)| column.patch.is_some());
     let fixed = columns.flat_map(move |(c, column)| split(layout.offset(c, rows), column.row_bytes()));
-    fixed.chain(patches.flat_map(move |(c, column)| split(layout.room_offset(c, rows), column.room_bytes())))
+    fixed.chain(
+        patches
+            .flat_map(move |(c, column)| split(layout.workspace_offset(c, rows), column.workspace_bytes())),
+    )
 }
 
 /// Moves the kept rows of a column together.

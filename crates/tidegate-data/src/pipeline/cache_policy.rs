@@ -103,7 +103,7 @@ impl Retained {
                 return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
             }
             // Without images there is nothing to decode.
-            (Keep::Auto, _) if why_not.is_some() || !layout.has_pictures() => Keep::Stored,
+            (Keep::Auto, _) if why_not.is_some() || !layout.has_images() => Keep::Stored,
             (keep, _) => keep,
         };
         let rows_bytes = count.saturating_mul(layout.row_bytes());

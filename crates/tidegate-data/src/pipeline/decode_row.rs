@@ -18,7 +18,7 @@ use super::observer::{DecodedColumn, Sample};
 use super::plan::Reserved;
 use super::scratch::WorkerScratch;
 use crate::batch::ColumnPlan;
-use crate::batch::row::{Needs, Target};
+use crate::batch::row::{DecodeCost, RowBuffer, RowInput};
 use crate::cache::Tier;
 use crate::{Error, Result};
 
@@ -80,15 +80,19 @@ fn decode_column<'a>(
     checkpoints: Option<&[u8]>,
     scratch: &mut WorkerScratch,
 ) -> Result<Written<'a>> {
-    let needs = Needs::of(column, value)?;
+    let needs = DecodeCost::new(column, value)?;
     let mut piece = row.piece(c).ok_or_else(given_twice)?;
-    let mut target = Target { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
+    let mut target = RowBuffer { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
     fits(&h.reserved, &needs, target.bytes.len())?;
     let (layout, draw) = (&h.spec.layout, row.draw());
-    scratch.with(&h.reserved, &h.metrics, &needs, |tools, scratch| {
-        tools.fill(layout, column, value, &needs, checkpoints, draw, scratch, &mut target)
+    scratch.with(&h.reserved, &h.metrics, &needs, |decoder, scratch| {
+        decoder.fill(
+            &RowInput { layout, column, value, cost: &needs, checkpoints, draw },
+            scratch,
+            &mut target,
+        )
     })?;
-    let Target { written, shape, filled, .. } = target;
+    let RowBuffer { written, shape, filled, .. } = target;
     h.metrics.filled.add(u64::from(filled));
     Ok((piece, written, shape))
 }
@@ -109,7 +113,7 @@ pub(super) fn given_twice() -> Error {
 }
 
 /// Refuses an image that takes more than the plan has for one, or than its batch has room for.
-fn fits(reserved: &Reserved, needs: &Needs, room: usize) -> Result<()> {
+fn fits(reserved: &Reserved, needs: &DecodeCost, room: usize) -> Result<()> {
     let plan = &reserved.plan;
     let room = plan.image_bytes.min(room as u64);
     let (asked, most) = if needs.whole_bytes > room {

@@ -23,7 +23,7 @@ use super::lane::{Begun, Lane};
 use super::plan::WINDOW;
 use super::ring::Ring;
 use crate::batch::Layout;
-use crate::batch::row::{is_picture, ragged_bytes};
+use crate::batch::row::ragged_bytes;
 use crate::{Error, Result};
 
 /// Entries of a batch, and their indices in the source.
@@ -245,7 +245,7 @@ fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Vec<Vec<u64>> {
 /// fail.
 fn leave_out(layout: &Layout, rows: &mut [Vec<u64>], most: u64) {
     while rows.iter().flatten().sum::<u64>() > most {
-        let columns = ragged_columns(layout).zip(rows.iter_mut()).filter(|(column, _)| is_picture(column));
+        let columns = ragged_columns(layout).zip(rows.iter_mut()).filter(|(column, _)| column.is_image());
         match columns.flat_map(|(_, rows)| rows).max_by_key(|bytes| **bytes) {
             Some(bytes) if *bytes > 0 => *bytes = 0,
             _ => return,

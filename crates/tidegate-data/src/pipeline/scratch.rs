@@ -14,14 +14,14 @@ use tidegate_core::sync::lock;
 
 use super::metrics::Metrics;
 use super::plan::Reserved;
-use crate::batch::row::{Needs, Tools};
+use crate::batch::row::{DecodeCost, RowDecoder};
 
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct WorkerScratch {
-    tools: Tools,
+    decoder: RowDecoder,
     scratch: Option<Block>,
-    /// What the decoders keep of images they have made ([`Needs::rows_bytes`]), and what one takes
+    /// What the decoders keep of images they have made ([`DecodeCost::rows_bytes`]), and what one takes
     /// besides.
     library: Option<Grant>,
     kept_bytes: u64,
@@ -34,26 +34,26 @@ impl WorkerScratch {
         &mut self,
         reserved: &Reserved,
         metrics: &Metrics,
-        needs: &Needs,
-        make: impl FnOnce(&mut Tools, &mut [u8]) -> T,
+        needs: &DecodeCost,
+        make: impl FnOnce(&mut RowDecoder, &mut [u8]) -> T,
     ) -> T {
         if needs.total() == 0 {
-            return make(&mut self.tools, &mut []);
+            return make(&mut self.decoder, &mut []);
         }
         if self.grow(&reserved.budget, needs) {
-            return make(&mut self.tools, self.scratch.as_deref_mut().unwrap_or_default());
+            return make(&mut self.decoder, self.scratch.as_deref_mut().unwrap_or_default());
         }
         self.forget();
         let began = Instant::now();
         let mut shared = lock(&reserved.scratch);
         metrics.scratch_wait_ns.add_elapsed(began);
-        let made = make(&mut self.tools, shared.as_deref_mut().unwrap_or_default());
-        self.tools.forget();
+        let made = make(&mut self.decoder, shared.as_deref_mut().unwrap_or_default());
+        self.decoder.forget();
         made
     }
 
     /// Makes it large enough, if the budget has room now.
-    fn grow(&mut self, budget: &Budget, needs: &Needs) -> bool {
+    fn grow(&mut self, budget: &Budget, needs: &DecodeCost) -> bool {
         let (scratch, rows) = (needs.scratch_bytes, needs.rows_bytes);
         let kept = self.kept_bytes.max(rows);
         if self.library.as_ref().map_or(0, Grant::bytes) < kept.saturating_add(needs.decoder_bytes) {
@@ -76,7 +76,7 @@ impl WorkerScratch {
 
     /// Gives back what the decoders keep, and then the grant for it.
     fn forget(&mut self) {
-        self.tools.forget();
+        self.decoder.forget();
         (self.library, self.kept_bytes) = (None, 0);
     }
 }

@@ -28,7 +28,7 @@ use super::super::plan::largest_read_bytes;
 use super::super::scratch::WorkerScratch;
 use super::{Begun, Lane};
 use crate::batch::ColumnPlan;
-use crate::batch::row::Needs;
+use crate::batch::row::DecodeCost;
 use crate::cache::{Cached, Lease, Tier};
 use crate::{Error, Result, panic_message};
 
@@ -265,7 +265,7 @@ impl ChunkLane {
             Err(error) => return self.hand_out(h, chunk, Err(error)),
         };
         let bytes = source.chunk_bytes(chunk);
-        let needs = Needs::plain(bytes, source.sizes().library_bytes);
+        let needs = DecodeCost::plain(bytes, source.sizes().library_bytes);
         scratch.with(&h.reserved, &h.metrics, &needs, |_, scratch| {
             let elements = &mut scratch[..bytes as usize];
             let outcome = decode_elements(source, chunk, stored, elements);

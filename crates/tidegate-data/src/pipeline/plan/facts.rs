@@ -97,14 +97,14 @@ impl Facts {
     pub fn gather(source: &dyn Source, layout: &Layout, config: &Config) -> Self {
         let extremes = source.extremes();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
-        let images = || layout.columns.iter().filter(|c| row::is_picture(c));
+        let images = || layout.columns.iter().filter(|c| c.is_image());
         let ragged = || layout.columns.iter().filter(|c| c.shape.is_none());
         let is_image = |spec: &FieldSpec| matches!(spec, FieldSpec::Image(_));
         let unpacking = layout.columns.iter().map(|column| match &column.kind {
-            Kind::Compact { dtype, shape, codec } => compact::most_bytes(*dtype, shape, codec),
+            Kind::Compact { dtype, shape, codec } => compact::max_scratch_bytes(*dtype, shape, codec),
             _ => 0,
         });
-        let resizing = images().map(|c| row::small_bytes(c).saturating_add(row::rows_bytes(c, side)));
+        let resizing = images().map(|c| row::resized_bytes(c).saturating_add(row::rows_bytes(c, side)));
         let rows = config.split.max_rows();
         let groups = source.grouped().map(|_| config.order.runs_in_use(config.split.ranks_with_own_nodes()));
         Self {
