@@ -58,7 +58,7 @@ pub(super) struct BatchBuilder {
     notes: Mutex<Vec<(usize, Note)>>,
 }
 
-/// What comes of a batch besides its columns.
+/// What comes with a batch next to its columns.
 #[derive(Debug, Default)]
 pub(super) struct BatchExtras {
     pub(super) failures: Vec<Failure>,
@@ -78,7 +78,7 @@ pub(super) struct Row {
 /// The memory for a batch: its slot, a block for each ragged column, and the bytes that each row
 /// may take of them.
 #[derive(Debug)]
-pub(super) struct BatchRoom {
+pub(super) struct BatchAllocation {
     pub(super) slot: SlabItem,
     pub(super) blocks: Vec<Block>,
     pub(super) row_bytes: Vec<Vec<u64>>,
@@ -91,12 +91,13 @@ impl BatchBuilder {
         (index, at): (u64, RankRows),
         ids: &[u64],
         indices: &[u64],
-        room: BatchRoom,
+        memory: BatchAllocation,
     ) -> Result<Self> {
         let (layout, rows) = (&spec.layout, at.count as usize);
         let internal = || Error::Internal("a batch larger than its slot".into());
-        let ragged = room.row_bytes.iter().zip(room.blocks).map(|(bytes, block)| Ragged::new(bytes, block));
-        let slot = Pieces::new(room.slot, slot_ranges(layout, rows)).map_err(|_| internal())?;
+        let ragged =
+            memory.row_bytes.iter().zip(memory.blocks).map(|(bytes, block)| Ragged::new(bytes, block));
+        let slot = Pieces::new(memory.slot, slot_ranges(layout, rows)).map_err(|_| internal())?;
         let mut next = 0..;
         let ragged_of = layout.columns.iter().map(|c| if c.shape.is_none() { next.next() } else { None });
         Ok(Self {
@@ -139,7 +140,7 @@ impl BatchBuilder {
         self.indices[row].load(Ordering::Acquire)
     }
 
-    /// The batch, or the error of its first failed row; and what comes of it besides.
+    /// The batch, or the error of its first failed row; and its extras.
     pub(super) fn finish(mut self) -> (Result<Batch>, BatchExtras) {
         let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.assemble()));
         let outcome = finished.unwrap_or_else(|panic| {

@@ -113,11 +113,11 @@ pub(super) fn given_twice() -> Error {
 }
 
 /// Refuses an image that takes more than the plan has for one, or than its batch has room for.
-fn fits(reserved: &Reserved, needs: &DecodeCost, room: usize) -> Result<()> {
+fn fits(reserved: &Reserved, needs: &DecodeCost, row_bytes: usize) -> Result<()> {
     let plan = &reserved.plan;
-    let room = plan.image_bytes.min(room as u64);
-    let (asked, most) = if needs.whole_bytes > room {
-        (needs.whole_bytes, room)
+    let image_bytes = plan.image_bytes.min(row_bytes as u64);
+    let (asked, most) = if needs.whole_bytes > image_bytes {
+        (needs.whole_bytes, image_bytes)
     } else {
         (needs.total(), plan.scratch_bytes)
     };

@@ -15,7 +15,7 @@ use tidegate_order::Epoch;
 use tidegate_order::partition::RankRows;
 use tidegate_source::Located;
 
-use super::batch_builder::{BatchBuilder, BatchRoom, ragged_columns};
+use super::batch_builder::{BatchAllocation, BatchBuilder, ragged_columns};
 use super::config::OnError;
 use super::control::Lacking;
 use super::handles::Handles;
@@ -75,8 +75,8 @@ impl<L: Lane> Feed<L> {
         while taken.len() < most {
             let Some(read) = self.reads.front() else { break };
             bytes += piece(read);
-            let room = bytes <= staging.bytes() / 4;
-            let staged = room.then(|| staging.try_take(lane.staging_bytes(h, read))).flatten();
+            let fits = bytes <= staging.bytes() / 4;
+            let staged = fits.then(|| staging.try_take(lane.staging_bytes(h, read))).flatten();
             let Some(staged) = staged else { break };
             taken.extend(self.reads.pop_front().map(|read| (read, staged)));
         }
@@ -145,10 +145,10 @@ impl<L: Lane> Feed<L> {
             return Ok(());
         };
         let ids: Vec<u64> = located.iter().map(|at| at.id).collect();
-        let room = BatchRoom { slot, blocks, row_bytes };
+        let memory = BatchAllocation { slot, blocks, row_bytes };
         h.delivery.begin();
         self.next_batch += 1;
-        let rows = match BatchBuilder::new(spec, (batch, at), &ids, &indices, room)?.into_rows() {
+        let rows = match BatchBuilder::new(spec, (batch, at), &ids, &indices, memory)?.into_rows() {
             Ok(rows) => rows,
             Err(empty) => {
                 h.delivery.finish(*empty);

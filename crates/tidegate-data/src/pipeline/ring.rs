@@ -45,7 +45,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Puts an item in, waiting for room; gives it back when the ring is closed.
+    /// Puts an item in, waiting for a free place; gives it back when the ring is closed.
     pub(super) fn push(&self, mut item: T) -> Result<(), T> {
         loop {
             if self.closed.load(Ordering::Acquire) {

@@ -58,7 +58,7 @@ impl TransformQueue {
         queue
     }
 
-    /// Puts a batch in, with what comes of it besides.
+    /// Puts a batch in, with its extras.
     pub(super) fn put(&self, index: u64, batch: Result<Batch>, extras: BatchExtras) {
         let mut waiting = lock(&self.waiting);
         if !waiting.closed {

@@ -138,8 +138,8 @@ impl SampleRead {
         Self { rows: vec![(row, at)], len, kept }
     }
 
-    /// The staging of its bytes.
-    fn bytes_room(&self) -> u64 {
+    /// Staging for its bytes.
+    fn bytes_staging(&self) -> u64 {
         match self.kept {
             Some(Kept::Stored(..)) => SegmentTier::read_buffer_bytes(self.len),
             _ => staging_bytes(self.len),
@@ -149,7 +149,7 @@ impl SampleRead {
     /// The staging that it takes: its bytes, then a record for each row.
     pub(super) fn staging_bytes(&self, h: &Handles) -> u64 {
         let record = h.spec.checkpoints().map_or(0, Checkpoints::room_bytes);
-        self.bytes_room() + self.rows.len() as u64 * record
+        self.bytes_staging() + self.rows.len() as u64 * record
     }
 
     /// The store that has the object, and where there.
@@ -195,13 +195,13 @@ impl SampleRead {
         Some(range)
     }
 
-    /// Its staging: the room of its bytes, and that of each record.
-    fn rooms<'a>(
+    /// Its staging, split: the part for its bytes, and one for each record.
+    fn split_staging<'a>(
         &self,
         h: &Handles,
         staging: &'a mut [u8],
     ) -> (&'a mut [u8], std::slice::ChunksExactMut<'a, u8>) {
-        let (bytes, records) = staging.split_at_mut(self.bytes_room() as usize);
+        let (bytes, records) = staging.split_at_mut(self.bytes_staging() as usize);
         let record = h.spec.checkpoints().map_or(PAGE_BYTES, Checkpoints::room_bytes);
         (bytes, records.chunks_exact_mut(record as usize))
     }
@@ -250,7 +250,7 @@ fn record_access(h: &Handles, at: &Located) {
 /// its bytes packed.
 fn cached(h: &Handles, at: &Located) -> Option<Cached> {
     let len = at.entry.len as usize;
-    h.cache.stored.get_lease(at.id).filter(|lent| match lent {
+    h.cache.stored.get_lease(at.id).filter(|cached| match cached {
         Cached::Plain(lease) => lease.len() >= len,
         Cached::Packed(packed) => packed.unpacked_len() == len,
     })
@@ -375,11 +375,11 @@ fn read_records(
 ) -> Vec<Option<Range<usize>>> {
     found.resize(read.rows.len(), None);
     let Some(checkpoints) = h.spec.checkpoints() else { return found };
-    let mut start = read.bytes_room() as usize;
-    for (((_, at), room), found) in read.rows.iter().zip(read.rooms(h, staging).1).zip(&mut found) {
-        let range = found.take().or_else(|| checkpoints.read(at, h.spec.mode, room).ok());
+    let mut start = read.bytes_staging() as usize;
+    for (((_, at), part), found) in read.rows.iter().zip(read.split_staging(h, staging).1).zip(&mut found) {
+        let range = found.take().or_else(|| checkpoints.read(at, h.spec.mode, part).ok());
         *found = range.map(|range| start + range.start..start + range.end);
-        start += room.len();
+        start += part.len();
     }
     let came = found.iter().flatten().count() as u64;
     h.metrics.checkpoints.add(came);
@@ -398,7 +398,7 @@ fn read_together(h: &Handles, reads: &mut [(SampleRead, Staged)], uring: &mut Op
     let (mut of_records, mut records_wanted) = (Vec::new(), Vec::new());
     for (i, (read, staging)) in reads.iter_mut().enumerate() {
         let extent = read.extent(h);
-        let (bytes, records) = read.rooms(h, staging);
+        let (bytes, records) = read.split_staging(h, staging);
         if let Some((extent, len)) = extent {
             of.push((i, None));
             wanted.push(Wanted { extent, len, into: bytes, found: None });
@@ -457,7 +457,7 @@ fn jobs_of(
     read.rows.into_iter().zip(records).map(job).collect()
 }
 
-/// Keeps a sample in the tiers that want it, but for the store `from` which it came from.
+/// Keeps a sample in the tiers that want it, except the store `from`, which it came from.
 fn keep(h: &Handles, at: &Located, bytes: &[u8], record: &[u8], from: Option<usize>) {
     // Each tier may be full, or not want it: then it is read again.
     h.cache.stored.put(at.id, &[bytes, record]);

@@ -139,7 +139,7 @@ impl Facts {
         }
     }
 
-    /// Bytes of a chunk's elements, and what decoding one takes besides; 0 where there are no
+    /// Bytes of a chunk's elements, and what decoding one also takes; 0 where there are no
     /// chunks.
     pub(super) fn chunk_scratch_bytes(&self) -> u64 {
         self.chunks.map_or(0, |(sizes, _)| sizes.chunk_bytes.saturating_add(sizes.library_bytes))

@@ -108,7 +108,7 @@ pub(super) fn readers_most(latency: Option<Duration>, mean_bytes: u64) -> u64 {
 }
 
 /// As many requests of `bytes` each as are in flight while the line is full, by Little's law; and
-/// a few for what a request takes besides.
+/// a few for the overhead of a request.
 fn requests(latency: Duration, bytes: u64) -> u64 {
     let at_once = latency.as_secs_f64() * LINE_BYTES_PER_S / bytes.max(1) as f64;
     (at_once as u64 + 8).clamp(*REMOTE_READERS.start(), *REMOTE_READERS.end())
@@ -267,7 +267,7 @@ impl Plan {
         }
         if facts.one_by_one || facts.chunks.is_some() {
             // Each worker may have scratch of its own before the cache is full, and the shared one
-            // is there besides. What the kernel holds of files it gives up when memory is short:
+            // is there too. What the kernel holds of files it gives up when memory is short:
             // it may not take all of the cache's.
             let left = room(self).saturating_sub(own + ROUNDING_BYTES);
             let chunked = facts.chunks.is_some();
@@ -300,7 +300,7 @@ impl Plan {
         self.stack_bytes + self.notes_bytes * self.slots
     }
 
-    /// With what one batch takes besides, if it has the largest image as large as it is.
+    /// With what one batch also takes, if it has the largest image as large as it is.
     fn least(&self) -> u64 {
         self.total().saturating_add(self.whole_bytes())
     }

@@ -46,7 +46,7 @@ fn slots_of(plan: &Plan, last: &WeakSlab) -> Option<Slab> {
 }
 
 impl Held {
-    /// What others hold of `budget`, beside the slots of the last epoch, which are used again.
+    /// What others hold of `budget`, without the slots of the last epoch, which are used again.
     #[must_use]
     pub fn by_others(plan: &Plan, budget: &Budget, last: &WeakSlab) -> Self {
         let free = budget.arena().hole_bytes + budget.reclaimable_bytes();
