@@ -25,6 +25,10 @@ mod webp;
 pub use self::decoders::Decoders;
 pub use self::error::{Error, Result};
 pub use self::image::{Decode, Decoded, Pixel, Region, Request, RowSink};
-pub use self::jpeg::checkpoints;
 pub use self::quoted::Quoted;
 pub use self::schema::{Field, Kind, Schema, SparsePart, Value, kind_of_extension};
+
+/// Checkpoint records of JPEGs. The side-car file keeps one for each sample.
+pub mod checkpoints {
+    pub use crate::jpeg::{count, write_record};
+}

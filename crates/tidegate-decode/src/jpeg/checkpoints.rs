@@ -1,8 +1,8 @@
 //! Checkpoints: positions in the entropy-coded bytes of a JPEG at which decoding can begin. The
 //! side-car file keeps them next to the index.
 //!
-//! Flow: a whole JPEG -> [`write_record`] -> the side-car file; record + the same JPEG -> `Checkpoints`
-//! -> the position at which decoding begins.
+//! Flow: a whole JPEG -> `write_record` -> the side-car file; record + the same JPEG ->
+//! `Checkpoints` -> the position at which decoding begins.
 //! Memory: one record of fixed size for each image, owned by the caller.
 //!
 //! A record (little-endian): check u64 (XXH3 of what follows) | crc u32 (CRC32C of the file) |
@@ -10,8 +10,6 @@
 //! each: the offset of an MCU's first bit in the file (28 bits) and the DC predictors of three
 //! components there (12 bits each). The rest is zero. A record of other bytes or of another
 //! version is ignored: decoding then begins at the top.
-
-pub use super::record::write_record;
 
 pub(super) const VERSION: u16 = 1;
 pub(super) const HEAD_BYTES: usize = 24;

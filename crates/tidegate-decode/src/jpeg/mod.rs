@@ -13,7 +13,7 @@
 //! the file is truncated and the request fills it; and a progressive file that lacks its last
 //! scans is not smoothed.
 
-pub mod checkpoints;
+mod checkpoints;
 mod color;
 mod entropy;
 mod errors;
@@ -26,11 +26,13 @@ mod stored;
 mod zigzag;
 
 use self::checkpoints::Checkpoints;
+pub use self::checkpoints::count;
 use self::entropy::Walk;
 use self::errors::damaged;
 use self::frame::{Color, Frame, Markers};
 use self::huffman::Tables;
 use self::plane::Plane;
+pub use self::record::write_record;
 use self::stored::Stored;
 use tidegate_core::simd;
 
@@ -319,7 +321,7 @@ mod tests {
         let bytes = encoded(160, 160, SamplingFactor::F_2_2, 0, false);
         let region = Some(Region { x: 80, y: 96, width: 40, height: 40 });
         let mut record = vec![0; 24 + 8 * 20];
-        checkpoints::write_record(&bytes, &mut record);
+        write_record(&bytes, &mut record);
         assert!(checkpoints::count(&record) > 10);
         let plain = decode(&bytes, region).unwrap();
         assert!(decode_by(&bytes, region, Some(&record)).unwrap() == plain);
@@ -364,7 +366,7 @@ mod tests {
             let (width, height) = (size.0.min(u32::from(width) - x), size.1.min(u32::from(height) - y));
             let region = Some(Region { x, y, width, height });
             let mut record = vec![1; record_bytes];
-            checkpoints::write_record(&bytes, &mut record);
+            write_record(&bytes, &mut record);
             let known = Checkpoints::parse(&record, &bytes).is_some();
             prop_assert_eq!(known, record_bytes >= 24);
             prop_assert_eq!(decode_by(&bytes, region, Some(&record)).unwrap(), decode(&bytes, region).unwrap());
@@ -380,7 +382,7 @@ mod tests {
         fn a_forged_record_is_no_panic(words in prop::collection::vec(any::<u64>(), 1..40), every in 1u32..50) {
             let bytes = encoded(90, 70, SamplingFactor::F_2_2, 3, false);
             let mut record = vec![0; 24 + 8 * words.len()];
-            checkpoints::write_record(&bytes, &mut record);
+            write_record(&bytes, &mut record);
             record[18..20].copy_from_slice(&(words.len() as u16).to_le_bytes());
             record[20..24].copy_from_slice(&every.to_le_bytes());
             for (to, word) in record[24..].chunks_exact_mut(8).zip(&words) {

@@ -1,7 +1,7 @@
 //! Writes the checkpoint record of a JPEG.
 //!
-//! Flow: a whole JPEG -> one pass over its entropy-coded bytes -> [`write_record`] fills the side-car
-//! record; called while an index is built.
+//! Flow: a whole JPEG -> one pass over its entropy-coded bytes -> [`write_record`] fills the
+//! side-car record; called while an index is built.
 //! Memory: the record is the caller's; one word a checkpoint while it is written.
 
 use super::checkpoints::{CHECKPOINT_BYTES, HEAD_BYTES, VERSION};
