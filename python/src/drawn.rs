@@ -1,21 +1,18 @@
 //! The samplers of `tidegate.samplers` that are computed from parameters.
 //!
-//! Flow: words, numbers and arrays -> `tidegate::SamplerSpec` -> when a loader is made, an order
-//! with its seed and budget.
+//! Flow: words, numbers and arrays -> `tidegate::SamplerSpec` or `PatchSampler` -> when a
+//! loader is made, an order with its seed and budget.
 //! Memory: refers to the user's arrays; the order's tables are charged to the loader's budget.
 
 use std::sync::Arc;
 
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
-use tidegate::loader::{ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData};
-use tidegate::{Budget, Error, Options, Result, SamplerSpec, Source};
+use tidegate::loader::{
+    ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, PatchBoxes, PatchSampler, SampleData,
+};
+use tidegate::{Budget, Error, Options, SamplerSpec, Source};
 use tidegate_order::Order;
-use tidegate_order::lattice::Boxes;
-use tidegate_order::morton::MortonWindows;
-use tidegate_order::patches::Patches;
-use tidegate_order::uniform::Uniform;
-use tidegate_source::volume::Volume;
 
 use crate::errors::raise;
 
@@ -55,60 +52,7 @@ enum Array {
 #[derive(Debug)]
 enum Kind {
     Spec(SamplerSpec, Array),
-    Patches { patching: Patching, positions: u64 },
-}
-
-/// Boxes that patches are drawn around, and the weights of their classes.
-#[derive(Debug)]
-struct Around {
-    boxes: Arc<Boxes>,
-    /// The index of the array whose voxels the boxes are in.
-    field: usize,
-    classes: Vec<(i64, f64)>,
-}
-
-/// How patches of a volume are drawn: uniformly or around boxes, and sorted in windows.
-#[derive(Debug)]
-struct Patching {
-    volume: Arc<Volume>,
-    around: Option<Around>,
-    /// (positions in a window, places that the window goes through at once).
-    window: Option<(u64, u64)>,
-}
-
-impl Patching {
-    fn order(
-        &self,
-        source: &dyn Source,
-        positions: u64,
-        seed: u64,
-        budget: &Budget,
-    ) -> Result<Arc<dyn Order>> {
-        if source.fingerprint() != self.volume.fingerprint() {
-            return Err(Error::Config(
-                "this sampler is of another volume than the loader's: make it of the same".into(),
-            ));
-        }
-        let patches: Arc<dyn Order> = match &self.around {
-            None => Arc::new(Uniform::new(source.len(), positions, 1, seed)?),
-            Some(Around { boxes, field, classes }) => {
-                let fields = source.schema().len();
-                if *field >= fields {
-                    return Err(Error::Config(format!(
-                        "these boxes are of array number {field}, and the volume has {fields}: count from 0"
-                    )));
-                }
-                let lattice = self.volume.lattice(*field);
-                Arc::new(Patches::new(Arc::clone(boxes), lattice, classes, positions, seed, budget)?)
-            }
-        };
-        Ok(match self.window {
-            None => patches,
-            Some((window, places)) => {
-                Arc::new(MortonWindows::new(patches, self.volume.grid(), window, places, budget)?)
-            }
-        })
-    }
+    Patches(PatchSampler),
 }
 
 /// A sampler without its seed and budget; `tidegate.samplers` makes it.
@@ -163,13 +107,13 @@ impl Drawn {
         positions: u64,
         window: Option<(u64, u64)>,
     ) -> Self {
-        let around = |boxes: PyRef<'_, crate::volume::Boxes>| Around {
+        let around = |boxes: PyRef<'_, crate::volume::Boxes>| PatchBoxes {
             boxes: Arc::clone(&boxes.boxes),
             field: boxes.field,
             classes,
         };
-        let patching = Patching { volume: Arc::clone(&volume.0), around: boxes.map(around), window };
-        Self(Kind::Patches { patching, positions })
+        let around = boxes.map(around);
+        Self(Kind::Patches(PatchSampler { volume: Arc::clone(&volume.0), positions, around, window }))
     }
 
     #[staticmethod]
@@ -196,8 +140,8 @@ impl Drawn {
         budget: &Budget,
     ) -> PyResult<Arc<dyn Order>> {
         let (spec, array) = match &self.0 {
-            Kind::Patches { patching, positions } => {
-                let order = py.detach(|| patching.order(source, *positions, options.seed, budget));
+            Kind::Patches(sampler) => {
+                let order = py.detach(|| sampler.order(source, options.seed, budget));
                 return order.map_err(|e| raise(&e));
             }
             Kind::Spec(spec, array) => (spec, array),

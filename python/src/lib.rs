@@ -2,7 +2,9 @@
 //!
 //! Flow: keyword arguments as JSON -> `tidegate::Options`; batches -> arrays over their memory.
 //! Memory: an array keeps its batch alive; the slot returns to the ring when the last one is gone.
-//! Not here: logic, which is in `tidegate`; docstrings of most classes, which are in the package.
+//! Not here: policies, formats and algorithms, which are in `tidegate` and its crates; docstrings
+//! of most classes, which are in the package. This crate converts arguments and results, chooses
+//! the exception for an error, and releases the interpreter while Rust works.
 
 mod array;
 mod budget;

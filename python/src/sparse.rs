@@ -390,8 +390,9 @@ impl Coo {
 impl Coo {
     #[new]
     fn new(py: Python<'_>, coords: Vec<Py<PyAny>>, data: Py<PyAny>, shape: Vec<usize>) -> PyResult<Self> {
+        // Checks the arrays.
         with_coo!(&shape, &coords, &data, py, |m: I, T| {
-            let _it_is_one = m;
+            drop(m);
             Ok(())
         })?;
         Ok(Self { shape, coords, data })

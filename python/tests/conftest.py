@@ -90,7 +90,7 @@ def zarr3():
 
 
 def picture(seed, width=96, height=80, mode="RGB"):
-    """A smooth picture with an edge."""
+    """A smooth image with an edge."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (6, 7, 3), np.uint8)
     image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

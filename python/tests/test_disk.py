@@ -119,7 +119,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_ends_the_filling(folder, small_disk, fields):
     url = str(folder)
     expected = rows(tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1))
-    # The limit is far beyond what the disk has, which somebody else fills.
+    # The limit is far beyond what the disk has, and another file fills the disk.
     with open(small_disk / "other", "wb") as file:
         room = os.statvfs(small_disk)
         file.write(bytes(room.f_bavail * room.f_frsize - (600 << 10)))

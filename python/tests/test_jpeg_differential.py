@@ -95,7 +95,7 @@ def compare(batch, files):
 
 
 def drafts(folder, files):
-    """Whole pictures, drafted and resized to 16 x 16 pixels, are those of Pillow."""
+    """Whole images, drafted and resized to 16 x 16 pixels, are those of Pillow."""
     fields = {"image": tg.Image(16, layout="HWC", draft=True, load_truncated=True)}
     policy = {"on_error": "skip", "max_failure_rate": 1.0}
     loader = tg.Loader(folder, batch_size=50, memory=tg.Budget("512MiB"), fields=fields, **policy)

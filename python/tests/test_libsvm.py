@@ -131,7 +131,7 @@ def test_lists_of_parquet_are_rows_too(tmp_path):
     (batch,) = tg.Loader(tmp_path / "fixed.parquet", batch_size=4, memory=tg.Budget("32MiB"))
     rows = CSR.from_batch(batch, 50, indices="where", values="what").to_dense()
     assert [np.flatnonzero(row).tolist() for row in rows] == places.tolist()
-    with pytest.raises(tg.DataError, match="lies in column"):
+    with pytest.raises(tg.DataError, match="is in column"):
         product(loader, weights[:10], indices="where", values="what")
     with pytest.raises(tg.ConfigError, match="differ in length"):
         CSR.from_batch(_mixed(loader), 50)

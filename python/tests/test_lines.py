@@ -138,7 +138,7 @@ def test_tokens_come_in_sequences(tmp_path):
 def test_a_text_file_beside_pictures_or_shards_is_no_dataset(folder, shards, tmp_path):
     import shutil
 
-    for data, name in ((folder, "pictures"), (shards, "shards")):
+    for data, name in ((folder, "images"), (shards, "shards")):
         shutil.copytree(data, tmp_path / name, ignore=shutil.ignore_patterns(".tidegate"))
         (tmp_path / name / "metadata.csv").write_text("a,b\n1,2\n")
         assert tg.open(tmp_path / name).schema == tg.open(data).schema

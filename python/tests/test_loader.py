@@ -258,7 +258,7 @@ def test_errors_have_figures_places_and_fixes(folder, tmp_path):
         tg.open(tmp_path / "empty")
     bad = tmp_path / "bad" / "x"
     bad.mkdir(parents=True)
-    (bad / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    (bad / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no image")
     with pytest.raises(tg.SampleError, match=r"x/1\.jpg") as caught:
         list(tg.Loader(tmp_path / "bad", batch_size=1, memory=budget(), fields={"image": tg.Image(8)}))
     assert (caught.value.id, caught.value.shard) == (0, "x/1.jpg")

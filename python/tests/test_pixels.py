@@ -1,4 +1,4 @@
-"""Pixels beside Pillow's: whole pictures, crops, orientations, modes."""
+"""Pixels next to Pillow's: whole images, crops, orientations, modes."""
 
 import io
 import struct

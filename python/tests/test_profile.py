@@ -19,7 +19,7 @@ AHEAD = 32
 
 @pytest.fixture(scope="module")
 def mixed(shards, tmp_path_factory):
-    """Shards with text, a float array and a class beside each picture; and what was written."""
+    """Shards with text, a float array and a class next to each image; and what was written."""
     root = tmp_path_factory.mktemp("mixed")
     rng = np.random.default_rng(0)
     source = tg.open(str(shards / "*.tar"))
@@ -70,10 +70,10 @@ def test_figures_are_those_of_numpy(mixed):
     counts = np.bincount(np.frombuffer("".join(written["txt"]).encode(), np.uint8), minlength=256)
     shares = counts[counts > 0] / counts.sum()
     assert known["txt"]["entropy_bits"] == [pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-9)]
-    # Text that repeats itself is worth packing, pictures are not.
+    # Text that repeats itself is worth packing, images are not.
     assert known["txt"]["advice"]["codec"][1] > 5
     assert known["jpg"]["advice"]["codec"] is None
-    # It lies beside the data, where it is found.
+    # It is next to the data, where it is found.
     assert tg.Profile.load(url).summary == profile.summary
     assert "<svg" in profile.html()
     assert "50 of 50 samples" in str(profile)
@@ -102,7 +102,7 @@ def test_what_follows_goes_into_a_loader(mixed):
     batch = next(iter(tg.Loader(url, batch_size=50, memory="64MiB", fields=fields)))
     assert batch["npy"].shape == (50, 2, 8)
     assert abs(batch["jpg"].mean()) < 0.4
-    # In one word: pictures of many sizes stay as they are.
+    # In one word: images of many sizes stay as they are.
     batch = next(iter(tg.Loader(url, batch_size=50, memory="64MiB", fields=profile)))
     assert batch["npy"].shape == (50, 2, 8)
     weights = profile.class_weights("cls")

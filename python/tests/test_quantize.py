@@ -59,7 +59,7 @@ def test_a_calibrator_sees_what_comes_piece_by_piece():
     np.testing.assert_allclose(seen.grids, whole.grids, rtol=1e-2)
     assert seen.nbytes == 2 * (8 + 8192 * 16)
     assert seen.quantize(x).fidelity(x)["sqnr_db"] > 28
-    # What lies beyond what was seen becomes the ends.
+    # Values beyond those that were seen become the ends.
     assert seen.quantize(np.full((1, 2, 1), 1e9)).dequantize().max() < 50
     one = quantize(x, 4, stochastic=7)
     np.testing.assert_array_equal(one.codes, quantize(x, 4, stochastic=7).codes)

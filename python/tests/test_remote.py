@@ -235,8 +235,8 @@ def test_a_text_file_beside_others_is_no_dataset(server, store):
     for key in ["table/metrics.csv", "classes/labels.csv", "flat/data/notes.csv"]:
         server.put(f"beside/{key}", b"a,b\n1,2\n")
     server.put("beside/table/data/train.parquet", table)
-    server.put("beside/classes/cat/1.jpg", b"picture")
-    server.put("beside/flat/1.jpg", b"picture")
+    server.put("beside/classes/cat/1.jpg", b"image")
+    server.put("beside/flat/1.jpg", b"image")
     assert tg.open("s3://data/beside/table").schema == tg.open("s3://data/beside/table/data").schema
     for name in ["classes", "flat"]:
         with pytest.raises(tg.Error, match="tidegate pack"):

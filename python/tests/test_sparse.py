@@ -139,7 +139,7 @@ def test_what_is_no_matrix_says_why():
     assert BSR([0, 0], [], np.ones((0, 2, 2)), (2, 2)).to_dense().tolist() == [[0, 0], [0, 0]]
     assert COO(([], []), [], (2, 2)).to_dense().shape == (2, 2)
     assert COO.from_dense(np.float64(3)).to_dense() == 3
-    # Memory that somebody changes after it was checked is checked again where it is used.
+    # Memory that changes after it was checked is checked again where it is used.
     loose.indices[0] = 77
     with pytest.raises(tg.DataError, match="was changed"):
         _ = loose @ np.zeros(3)

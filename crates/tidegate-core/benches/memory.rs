@@ -87,7 +87,8 @@ impl Draw {
     }
 }
 
-/// (utilization when full, peak resident over the budget) under churn: blocks come and go in random order.
+/// (utilization when full, peak resident over the budget) under churn: blocks come and go in
+/// random order.
 fn churn(size: impl Fn(&mut Draw) -> u64) -> (f64, f64) {
     const CAP: u64 = 512 << 20;
     let before = resident_bytes();

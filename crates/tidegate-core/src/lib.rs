@@ -11,4 +11,5 @@ pub mod observe;
 pub mod simd;
 pub mod sync;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::ErrorKind;
+pub use memory::{Error, Result};

@@ -16,19 +16,21 @@
 //! ```
 //!
 //! The rooms: `loader` loads, `report` says what limits it, `dataset` works on whole datasets
-//! (profile, dedup, pack, analyse, synth), `cli` is the command `tidegate`. `dataset` uses
-//! `loader`, `cli` uses all, and `loader` uses neither.
+//! (profile, dedup, pack, analyse, synth), `builder` makes loaders, `cli` is the command
+//! `tidegate`. `dataset` uses `loader`, `builder` and `cli` use both, and `loader` uses neither.
 
 mod atomic_file;
+mod builder;
 pub mod cli;
 pub mod dataset;
 mod html;
 pub mod loader;
 mod report;
 
+pub use builder::Builder;
 pub use dataset::profile::Profile;
 pub use loader::{
-    Builder, CacheCurve, CacheQuery, Epoch, FailedSample, Loader, MemoryPoint, Options, SamplerSpec, State,
+    CacheCurve, CacheQuery, Epoch, FailedSample, Loader, MemoryPoint, Options, SamplerSpec, State,
 };
 pub use report::{AccountLine, NodeLine, Report};
 pub use tidegate_core::memory::Budget;
@@ -37,7 +39,3 @@ pub use tidegate_data::pipeline::{Keep, Knobs, OnError};
 pub use tidegate_data::{Error, Result};
 pub use tidegate_order::{Shuffle, partition::Remainder};
 pub use tidegate_source::{Source, open};
-
-/// Makes the observer that `Options::profile` asks for. It is chosen here, so that the loader does
-/// not depend on `dataset`.
-pub(crate) const PROFILER: loader::MakeObserver = dataset::profile::observe;

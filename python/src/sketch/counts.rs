@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use tidegate_sketch::distinct::{self, Estimate};
 use tidegate_sketch::frequency::{self, Frequent};
 
+use super::class::{raised, sketch};
 use super::values::{Slices, Values, given, ids};
-use super::{raised, sketch};
 use crate::errors::classes::ConfigError;
 
 fn estimate(estimate: tidegate_sketch::Result<Estimate>) -> PyResult<(f64, f64, f64)> {

@@ -7,8 +7,8 @@ use numpy::{PyArray1, PyArray2, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use tidegate_sketch::neighbour::{lsh, minhash, points, smote};
 
+use super::class::{raised, sketch};
 use super::values::{Slices, Values, given, ids, table};
-use super::{raised, sketch};
 use crate::errors::classes::ConfigError;
 
 fn rows<T: numpy::Element>(py: Python<'_>, values: Vec<T>, width: usize) -> PyResult<Bound<'_, PyArray2<T>>> {

@@ -7,8 +7,8 @@ use numpy::PyArray1;
 use pyo3::prelude::*;
 use tidegate_sketch::{moments, quantile};
 
+use super::class::{raised, sketch};
 use super::values::{Values, doubles, given, singles};
-use super::{raised, sketch};
 
 sketch! {
     /// Count, mean, variance, extremes and, with `shape`, skewness and kurtosis.

@@ -7,8 +7,8 @@ use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use tidegate_sketch::{drift, event, online, reservoir, window};
 
+use super::class::{raised, sketch};
 use super::values::{doubles, given, ids, table};
-use super::{raised, sketch};
 use crate::errors::classes::ConfigError;
 
 sketch! {

@@ -11,9 +11,9 @@
 use pco::standalone::simple_compress;
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
 
-use super::packer::{pco_bytes, unpco};
+use super::Codec;
+use super::packer::{damaged, pco_bytes, unpco};
 use super::predict::{AXES_MOST, Float, Predictor, Steps};
-use super::{Codec, damaged};
 use crate::{DType, Error, Result};
 
 /// How far an unpacked value may be from the original.

@@ -19,9 +19,9 @@ use std::fmt::Debug;
 pub use self::bounded::Bound;
 use self::bounded::Bounded;
 use self::filter::Filter;
-use self::packer::Packer;
+use self::packer::{Packer, damaged};
 pub use self::stored::{BYTES_MOST, Packed, pack};
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 
 /// Packs arrays of elements; object-safe, shared by all threads.
 pub trait Codec: Send + Sync + Debug {
@@ -31,13 +31,13 @@ pub trait Codec: Send + Sync + Debug {
     /// Packs elements and appends the result to `into`.
     ///
     /// # Errors
-    /// [`Error::Value`] for elements that the codec cannot pack.
+    /// [`crate::Error::Value`] for elements that the codec cannot pack.
     fn encode(&self, elements: &[u8], into: &mut Vec<u8>) -> Result<()>;
 
     /// Unpacks into memory of exactly the original length.
     ///
     /// # Errors
-    /// [`Error::Value`] for bytes of another codec, and for too few or too many of them.
+    /// [`crate::Error::Value`] for bytes of another codec, and for too few or too many of them.
     fn decode(&self, packed: &[u8], into: &mut [u8]) -> Result<()>;
 
     /// The most scratch that decoding `len` bytes of elements takes, in bytes.
@@ -53,8 +53,8 @@ pub trait Codec: Send + Sync + Debug {
 /// axes of `shape`.
 ///
 /// # Errors
-/// [`Error::Option`] for an unknown name (the message lists the known ones), or for a codec that
-/// does not support the type.
+/// [`crate::Error::Option`] for an unknown name (the message lists the known ones), or for a codec
+/// that does not support the type.
 ///
 /// ```
 /// use tidegate_array::{DType, codec};
@@ -100,11 +100,6 @@ impl Chain {
     fn filter_scratch(&self, len: usize) -> usize {
         if self.filters.iter().any(Filter::needs_scratch) { len } else { 0 }
     }
-}
-
-/// The error for bytes that cannot be unpacked.
-fn damaged(what: impl std::fmt::Display) -> Error {
-    Error::value(format!("packed bytes: {what}: they are damaged, or of another codec"))
 }
 
 impl Codec for Chain {

@@ -7,7 +7,6 @@ use half::f16;
 use pco::ChunkConfig;
 use pco::standalone::{DecompressorItem, FileDecompressor, simple_compress};
 
-use super::damaged;
 use crate::{DType, Error, Result};
 
 /// The most scratch that decoding takes, in bytes: windows and tables.
@@ -48,6 +47,12 @@ macro_rules! with_pco {
         $body
     }};
 }
+
+/// The error for bytes that cannot be unpacked.
+pub(super) fn damaged(what: impl std::fmt::Display) -> Error {
+    Error::value(format!("packed bytes: {what}: they are damaged, or of another codec"))
+}
+
 /// A general compressor, or pco.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packer {

@@ -106,7 +106,7 @@ impl fmt::Debug for Staged {
 impl Deref for Staged {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the piece lies inside the pool's block, is initialized, and has no other holder.
+        // SAFETY: the piece is inside the pool's block, is initialized, and has no other holder.
         unsafe { std::slice::from_raw_parts(self.pool.start.add(self.offset).as_ptr(), self.len) }
     }
 }

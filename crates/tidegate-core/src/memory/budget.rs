@@ -340,7 +340,7 @@ impl Budget {
 }
 
 fn drop_holes(arena: &Arena, bytes: u64) {
-    let _any_went = arena.reclaim(bytes);
+    arena.reclaim(bytes);
 }
 
 #[cfg(not(loom))]

@@ -17,6 +17,7 @@ mod arena;
 mod buddy;
 #[cfg(not(loom))]
 mod budget;
+mod error;
 mod ledger;
 pub mod limit;
 #[cfg(not(loom))]
@@ -42,6 +43,7 @@ pub use arena::{ArenaStats, Block, Place};
 pub use buddy::{Buddy, Staged};
 #[cfg(not(loom))]
 pub use budget::{Budget, Reclaim};
+pub use error::{Error, Result};
 pub use ledger::{AccountUse, Grant, Priority, Use};
 #[cfg(not(loom))]
 pub use log::{Lease, Log};

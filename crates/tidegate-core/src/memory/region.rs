@@ -97,7 +97,7 @@ impl Region {
 
     /// Word number `i` of a region of which only words are used.
     pub(super) fn word(&self, i: usize) -> &AtomicU64 {
-        assert!((i + 1) * 8 <= self.len, "word {i} lies outside a region of {} bytes", self.len);
+        assert!((i + 1) * 8 <= self.len, "word {i} is outside a region of {} bytes", self.len);
         // SAFETY: the word is within the mapping, which is aligned to pages and lives as long as
         // `self`. Other processes write it as atomics do; attached regions have no other access,
         // here or there.
@@ -116,7 +116,7 @@ impl Region {
 
     /// The address of `offset`, which must be within the region.
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset < self.len, "offset {offset} lies outside a region of {} bytes", self.len);
+        assert!(offset < self.len, "offset {offset} is outside a region of {} bytes", self.len);
         // SAFETY: the offset is within the mapping, which is one allocated object.
         unsafe { self.base.add(offset) }
     }

@@ -19,6 +19,7 @@ use tidegate_order::Shuffle;
 use tidegate_source::SourceExt;
 use tidegate_source::index::Index;
 
+use super::format::{parse_bytes, show_progress};
 use crate::{Loader, Options};
 
 #[derive(Debug, Args)]
@@ -120,7 +121,7 @@ impl Bench {
             workers: self.workers,
             ..Options::default()
         };
-        let mut loader = Loader::new(source, options, Budget::new(super::bytes(&self.memory)?))?;
+        let mut loader = Loader::new(source, options, Budget::new(parse_bytes(&self.memory)?))?;
         let mut waits: Vec<f64> = Vec::new();
         let (mut samples, batches, began) = (0u64, loader.len(), Instant::now());
         for epoch in 0..self.epochs {
@@ -128,7 +129,7 @@ impl Bench {
             for batch in loader.epoch()? {
                 samples += batch?.rows as u64;
                 waits.push(asked.elapsed().as_secs_f64() * 1e3);
-                super::progress(&format!("epoch {epoch}"), waits.len() as u64 - epoch * batches, batches);
+                show_progress(&format!("epoch {epoch}"), waits.len() as u64 - epoch * batches, batches);
                 asked = Instant::now();
             }
         }

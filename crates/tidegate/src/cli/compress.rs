@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tidegate_data::{Error, Result};
 
+use super::format::parse_bytes;
 use crate::dataset::analyse::{Options, analyse};
 
 /// Predict what compression would bring.
@@ -48,7 +49,7 @@ impl Compress {
     pub(super) fn run(self) -> Result<()> {
         let Self::Analyse(Analyse { source, field, samples, bytes, bound, plot, json }) = self;
         let source = tidegate_source::open(&source, false)?;
-        let options = Options { field, samples: samples.max(1), bytes: super::bytes(&bytes)?, bounds: bound };
+        let options = Options { field, samples: samples.max(1), bytes: parse_bytes(&bytes)?, bounds: bound };
         let found = analyse(&*source, &options)?;
         if found.is_empty() {
             return Err(Error::Config(format!("{} has no field of arrays or bytes", source.name())));

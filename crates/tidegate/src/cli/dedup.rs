@@ -12,6 +12,7 @@ use tidegate_core::memory::size::mib;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
+use super::format::{parse_bytes, show_progress};
 use crate::atomic_file::write_whole;
 use crate::dataset::dedup::{Criterion, Duplicate, Duplicates, Search, write_npy};
 
@@ -26,7 +27,7 @@ pub(super) struct Dedup {
     /// all fields together.
     #[arg(long)]
     field: Option<String>,
-    /// Smallest similarity of duplicates, for text (default 0.8) and picture (default 0.879: 31 of
+    /// Smallest similarity of duplicates, for text (default 0.8) and images (default 0.879: 31 of
     /// 256 bits differ).
     #[arg(long)]
     threshold: Option<f64>,
@@ -60,9 +61,9 @@ impl Dedup {
             folder: self.spill,
             workers: self.workers,
         };
-        let budget = Budget::new(super::bytes(&self.memory)?);
+        let budget = Budget::new(parse_bytes(&self.memory)?);
         let progress = |done, of| {
-            super::progress("searched", done, of);
+            show_progress("searched", done, of);
             Ok(())
         };
         if let Some(folder) = &self.out {

@@ -20,6 +20,7 @@ use tidegate_order::Shuffle;
 use tidegate_source;
 
 use super::bench::training_fields;
+use super::format::{parse_bytes, show_progress};
 use crate::dataset::synth::{self, Form, Recipe};
 use crate::html::{append, escape};
 use crate::{Loader, Options};
@@ -73,11 +74,11 @@ impl Demo {
         if !shards.join(format!("shard-{:05}.tar", (self.samples.max(1) - 1) / 500)).exists() {
             println!("making {} photo-like JPEGs in {} …", self.samples, shards.display());
             let recipe = Recipe { samples: self.samples, form: Form::Tar, ..Recipe::default() };
-            synth::dataset(&shards, &recipe, &|done| super::progress("images", done, self.samples))?;
+            synth::dataset(&shards, &recipe, &|done| show_progress("images", done, self.samples))?;
         }
         let enclosure = Enclosure::enter();
         let source = tidegate_source::open(&shards.to_string_lossy(), false)?;
-        let budget = super::bytes(&self.memory)?;
+        let budget = parse_bytes(&self.memory)?;
         println!(
             "streaming {} samples ({} MiB) under a budget of {} MiB",
             source.len(),
@@ -140,7 +141,7 @@ fn epoch(loader: &mut Loader) -> Result<u64> {
     let (mut samples, batches) = (0, loader.len());
     for (i, batch) in loader.epoch()?.enumerate() {
         samples += batch?.rows as u64;
-        super::progress("batches", i as u64 + 1, batches);
+        show_progress("batches", i as u64 + 1, batches);
     }
     Ok(samples)
 }

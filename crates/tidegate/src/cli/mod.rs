@@ -10,17 +10,18 @@ mod cache;
 mod compress;
 mod dedup;
 mod demo;
+mod format;
 mod inspect;
 mod profile;
 mod shuffle;
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use tidegate_core::memory::size::{Size, mib};
+use tidegate_core::memory::size::mib;
 use tidegate_data::{Error, Result};
 
+use self::format::{parse_bytes, show_progress};
 use crate::dataset::pack::{self, Compression, Format};
 use crate::dataset::synth::{self, Form, Recipe};
 
@@ -166,23 +167,6 @@ pub fn run(arguments: Vec<String>) -> i32 {
     }
 }
 
-fn bytes(text: &str) -> Result<u64> {
-    Ok(text.parse::<Size>().and_then(|s| s.bytes())?)
-}
-
-/// Shows progress on a terminal.
-fn progress(what: &str, done: u64, total: u64) {
-    if std::io::stderr().is_terminal() && (done.is_multiple_of(16) || done == total) {
-        let filled = (done * 30 / total.max(1)) as usize;
-        eprint!("\r{what} [{}{}] {done}/{total}", "#".repeat(filled), " ".repeat(30 - filled.min(30)));
-        if done >= total {
-            eprintln!();
-        }
-        // Progress is not needed if the terminal is gone.
-        std::io::stderr().flush().ok();
-    }
-}
-
 /// Parses FIELD=BITS.
 fn parse_bits(argument: &str) -> Result<(String, u32)> {
     let found =
@@ -218,17 +202,17 @@ fn execute(command: Command) -> Result<()> {
                 return Err(Error::Config("width must be between 16 and 16000".into()));
             }
             let recipe = Recipe { samples, classes, seed, width, form, shard };
-            synth::dataset(&out, &recipe, &|done| progress("images", done, samples))?;
+            synth::dataset(&out, &recipe, &|done| show_progress("images", done, samples))?;
             println!("{samples} images of {classes} classes in {}", out.display());
             Ok(())
         }
         Command::Compress(compress) => compress.run(),
         Command::Pack { source, out, format, max_size, max_samples, quantize, codec } => {
             let compression = parse_compression(&quantize, &codec)?;
-            let limits = pack::Limits { bytes: bytes(&max_size)?, samples: max_samples.max(1) };
+            let limits = pack::Limits { bytes: parse_bytes(&max_size)?, samples: max_samples.max(1) };
             let source = tidegate_source::open(&source, false)?;
             let packed = pack::pack(&*source, &out, format, limits, &compression, &|done| {
-                progress("packed", done, source.len())
+                show_progress("packed", done, source.len())
             })?;
             println!(
                 "{} samples in {} shards in {} ({} kept from an earlier run)",
@@ -242,7 +226,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Index { source, force, checkpoints } => {
             let source = match checkpoints {
                 true => tidegate_source::open_with_checkpoints(&source, force, &|done, total| {
-                    progress("checkpoints", done, total);
+                    show_progress("checkpoints", done, total);
                     Ok(())
                 }),
                 false => tidegate_source::open(&source, force),

@@ -14,6 +14,7 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
+use super::format::{parse_bytes, show_progress};
 use crate::dataset::find_field;
 use crate::dataset::profile::{Diff, Profile, default_path};
 use crate::{Options, atomic_file};
@@ -118,9 +119,9 @@ impl ProfileArgs {
             workers: self.workers,
             ..Options::default()
         };
-        let budget = Budget::new(super::bytes(&self.memory)?);
+        let budget = Budget::new(parse_bytes(&self.memory)?);
         let progress = |done, of| {
-            super::progress("profiled", done, of);
+            show_progress("profiled", done, of);
             Ok(())
         };
         // A profile of some fields does not replace that of the whole dataset.

@@ -12,7 +12,7 @@ use tidegate_decode::npy::{self, DType};
 use tidegate_decode::{Field, Value};
 use tidegate_source::{Source, SourceExt};
 
-use crate::loader::{FailedSample, FailedSamples};
+use crate::loader::{FailedSample, FailedSamples, MakeObserver};
 use crate::{Error, Loader, Options, Result};
 
 /// Samples in a batch, if the budget allows: twice as many as a KLL sketch holds exactly.
@@ -30,23 +30,28 @@ pub(super) fn refuse_patches(source: &dyn Source) -> Result<()> {
     match source.chunked() {
         Some(_) => Err(Error::Config(format!(
             "{}: patches of a volume overlap, so nothing can be counted in them; `Volume.boxes` counts \
-             the \
-             voxels of labels",
+             the voxels of labels",
             source.name()
         ))),
         None => Ok(()),
     }
 }
 
-/// Makes a loader that visits each sample once and skips those that cannot be decoded.
-pub(super) fn loader(source: &Arc<dyn Source>, options: &Options, budget: &Budget) -> Result<Loader> {
+/// Makes a loader that visits each sample once and skips those that cannot be decoded. `observe`
+/// makes what observes its epochs.
+pub(super) fn loader(
+    source: &Arc<dyn Source>,
+    options: &Options,
+    budget: &Budget,
+    observe: Option<MakeObserver>,
+) -> Result<Loader> {
     refuse_patches(&**source)?;
     let fields = with_array_types(&**source, options)?;
     // No sample comes twice, so a cache gains nothing; decoded rows would hide samples.
     let keep = Keep::Stored;
     let options = Options { on_error: OnError::Skip, max_failure_rate: 1.0, fields, keep, ..options.clone() };
     let make = |options| {
-        let mut loader = Loader::new(Arc::clone(source), options, budget.clone())?;
+        let mut loader = Loader::assemble(Arc::clone(source), options, budget.clone(), None, observe)?;
         loader.allow_partial();
         Ok(loader)
     };

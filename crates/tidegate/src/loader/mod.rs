@@ -4,13 +4,14 @@
 //! epoch.
 //! Memory: none between epochs; `tidegate_data::pipeline` plans and reserves the memory of an
 //! epoch.
-//! Not here: profiles. The loader knows [`EpochObserver`]; `dataset::profile` implements it.
+//! Not here: profiles. The loader knows [`EpochObserver`]; `dataset::profile` implements it, and
+//! the constructors (`crate::builder`) pass what makes it.
 
-mod builder;
 mod cache_curve;
 mod epoch;
 mod observer;
 mod options;
+mod patch_sampler;
 pub mod ranks;
 mod sampler_spec;
 mod state;
@@ -27,7 +28,6 @@ use tidegate_data::cache::{SegmentTier, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
-use tidegate_order::explicit::{ExplicitOrder, Ids};
 use tidegate_order::quality::Quality;
 use tidegate_order::{FeedbackOrder, Order, Shuffle, order, partition::RankPartition};
 use tidegate_source::{Access, Source};
@@ -36,11 +36,11 @@ use self::epoch::{Progress, Running, lock_between_batches};
 pub(crate) use self::observer::{EpochObserver, FailedSamples, MakeObserver, append_failures};
 use crate::Report;
 
-pub use self::builder::Builder;
 pub use self::cache_curve::{CacheCurve, CacheQuery, MemoryPoint};
 pub use self::epoch::Epoch;
 pub use self::observer::FailedSample;
 pub use self::options::Options;
+pub use self::patch_sampler::{PatchBoxes, PatchSampler};
 pub use self::sampler_spec::{
     ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData, SamplerSpec,
 };
@@ -83,68 +83,22 @@ fn check_delivered(ids: &dyn tidegate_order::Epoch, epoch: u64, delivered: Optio
 }
 
 impl Loader {
-    /// Begins to configure a loader over the data at `url`.
-    #[must_use]
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
-    }
-
-    /// Makes a loader over an open source.
+    /// Makes a loader: the constructors of `crate::builder` call this.
     ///
-    /// # Errors
-    /// An option that is invalid, by name; a shuffle that the source cannot do, with the fix; a
-    /// budget that cannot hold an epoch.
-    pub fn new(source: Arc<dyn Source>, options: Options, budget: Budget) -> Result<Self> {
-        Self::assemble(source, options, budget, None)
-    }
-
-    /// Makes a loader that delivers samples in the order of `ids`.
-    ///
-    /// `ids` must be the same on every rank; each rank takes its part of them.
-    ///
-    /// # Errors
-    /// As [`Loader::new`]; a shuffle in `options`, because the ids are the order.
-    pub fn with_sampler(
-        source: Arc<dyn Source>,
-        options: Options,
-        budget: Budget,
-        ids: Arc<dyn Ids>,
-    ) -> Result<Self> {
-        let order = ExplicitOrder::new(ids, source.len(), source.runs().len() as u64, &budget)?;
-        Self::with_order(source, options, budget, Arc::new(order))
-    }
-
-    /// Makes a loader with an order that is not a shuffle, such as a weighted draw.
-    ///
-    /// Each rank takes its part of the order.
-    ///
-    /// # Errors
-    /// As [`Loader::with_sampler`].
-    pub fn with_order(
-        source: Arc<dyn Source>,
-        mut options: Options,
-        budget: Budget,
-        order: Arc<dyn Order>,
-    ) -> Result<Self> {
-        if options.shuffle != Shuffle::None {
-            return Err(Error::Config("give either a shuffle or a sampler: a sampler is an order".into()));
-        }
-        options.shuffle = Shuffle::Sampler { positions: order.len() };
-        Self::assemble(source, options, budget, Some(order))
-    }
-
-    fn assemble(
+    /// `order` replaces the shuffle of the options. `observe` makes what observes the epochs, once
+    /// the budget and the options are checked.
+    pub(crate) fn assemble(
         source: Arc<dyn Source>,
         options: Options,
         budget: Budget,
         order: Option<Arc<dyn Order>>,
+        observe: Option<MakeObserver>,
     ) -> Result<Self> {
         let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
         if budget.shared_by().is_some_and(|node| !node.here()) {
             return Err(Error::Config(
                 "this budget of a node was made before a fork: make it in each process that uses it, \
-                 with \
-                 the same size, processes and name"
+                 with the same size, processes and name"
                     .into(),
             ));
         }
@@ -158,9 +112,9 @@ impl Loader {
         let progress = Progress { start_is_set: true, ..Progress::default() };
         let kept = Retained::new(&*source, &layout, &budget, order.lookahead(), options.keep)?;
         let stores = open_stores(&*source, &options, &budget)?;
-        let profiler = options.profile.then(|| crate::PROFILER(&source, &layout, &budget));
+        let observer = observe.map(|observe| observe(&source, &layout, &budget)).transpose()?;
         let loader = Self {
-            observer: profiler.transpose()?,
+            observer,
             source,
             options,
             budget,

@@ -3,8 +3,8 @@
 //! Flow: [`SamplerSpec`] + [`SampleData`] -> an order of `tidegate_order`; its caller passes
 //! the order to `Loader::with_order`.
 //! Memory: the order charges its tables to the budget; the spec holds none.
-//! Not here: lists of ids and functions that give ids (`Loader::with_sampler`), patches of
-//! volumes.
+//! Not here: lists of ids and functions that give ids (`Loader::with_sampler`), patches of volumes
+//! (`PatchSampler`).
 
 use std::sync::Arc;
 
@@ -314,7 +314,8 @@ impl SamplerSpec {
 
     /// Makes the order over a source, with the seed and the global batch of `options`.
     ///
-    /// # Errors [`Error::Config`] for data that do not fit the sampler or the source, and for a
+    /// # Errors
+    /// [`Error::Config`] for data that do not fit the sampler or the source, and for a
     /// parameter that is out of range; a budget that cannot hold the order's tables.
     pub fn order(
         &self,

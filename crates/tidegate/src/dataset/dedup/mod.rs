@@ -79,8 +79,8 @@ pub struct Duplicates {
     pub failures: Vec<FailedSample>,
     /// Pairs of signatures that were compared.
     pub compared: u64,
-    /// Samples that share a key with so many others that they were compared with the last 256
-    /// clusters only. Some of their duplicates may be missing.
+    /// Samples that share a key with more than 256 clusters. They were compared with the last 256
+    /// only, so some of their duplicates may be missing.
     #[serde(rename = "crowded")]
     pub truncated: u64,
     /// Bytes of keys and signatures that were written to temporary files.
@@ -92,8 +92,9 @@ impl Duplicates {
     ///
     /// `progress` is called with (samples done, samples in all); its error ends the scan.
     ///
-    /// # Errors [`Error::Config`] for a field or a threshold that does not fit the criterion; a
-    /// budget that is too small; a folder that cannot be written.
+    /// # Errors
+    /// [`Error::Config`] for a field or a threshold that does not fit the criterion; a budget that
+    /// is too small; a folder that cannot be written.
     pub fn find(
         source: &Arc<dyn Source>,
         search: &Search,
@@ -114,7 +115,7 @@ impl Duplicates {
             ..Options::default()
         };
         let collector = Arc::new(SignatureCollector::new(&**source, search, signer, &options, budget)?);
-        let mut loader = scan::loader(source, &options, budget)?;
+        let mut loader = scan::loader(source, &options, budget, None)?;
         loader.set_observer(Arc::clone(&collector) as _);
         let failed = scan::run(&mut loader, progress)?;
         drop(loader);

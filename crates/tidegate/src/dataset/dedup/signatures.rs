@@ -43,7 +43,7 @@ pub enum Criterion {
     Pixels,
     /// Similar text, by the fraction of 5-word shingles that two texts share.
     Text,
-    /// Images that look similar, by a perceptual hash. Users write "picture".
+    /// Images that look similar, by a perceptual hash.
     #[serde(rename = "picture")]
     #[value(name = "picture")]
     Image,

@@ -66,7 +66,8 @@ fn is_array(kind: &Kind) -> bool {
 impl Compression {
     /// The encoding of each field; none for a field that is stored as it is.
     ///
-    /// # Errors [`Error::Config`] for a field that does not exist or holds no arrays, and for a
+    /// # Errors
+    /// [`Error::Config`] for a field that does not exist or holds no arrays, and for a
     /// codec that does not fit.
     pub(super) fn encodings(&self, source: &dyn Source) -> Result<Vec<Option<ArrayEncoding>>> {
         let quantized = self.quantize.iter().map(|(name, bits)| (name, *bits));

@@ -37,7 +37,7 @@ pub enum ValueKind {
     Text,
     /// Bytes.
     Bytes,
-    /// Images. Profiles and reports call it "picture".
+    /// Images.
     #[serde(rename = "picture")]
     Image,
     /// Class labels of pixels.

@@ -15,9 +15,9 @@ use tidegate_sketch::quantile::ks;
 
 use super::Profile;
 use super::column_note::{Histogram, Label, ValueKind};
+use super::encoding::internal;
 use super::field::Field;
 use super::measure::Measure;
-use super::stored::internal;
 use crate::{Error, Result};
 
 /// The significance level of all tests together.

@@ -13,8 +13,8 @@ use tidegate_sketch::hash::float_key;
 use super::column_note::{
     Bytes, ColumnNote, ContentNote, Exact, Histogram, Label, MeanStd, ValueKind, WatchedColumn,
 };
+use super::encoding::{damaged, from_base64, internal, to_base64};
 use super::measure::{self, Measure};
-use super::stored::{damaged, from_base64, internal, to_base64};
 use crate::{Error, Result};
 
 /// Values that are counted one by one, over all fields: whole numbers, and texts, which are

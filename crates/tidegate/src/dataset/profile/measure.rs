@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_sketch::moments::Moments;
 use tidegate_sketch::quantile::{Kll, Req};
 
-use super::stored::{damaged, from_base64, internal, to_base64};
+use super::encoding::{damaged, from_base64, internal, to_base64};
 use crate::Result;
 
 /// The ranks whose values a summary has.

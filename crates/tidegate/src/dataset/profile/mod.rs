@@ -13,6 +13,7 @@ mod advice;
 mod collector;
 mod column_note;
 mod diff;
+mod encoding;
 mod field;
 mod measure;
 mod page;
@@ -94,7 +95,7 @@ impl Profile {
         budget: &Budget,
         progress: Progress<'_>,
     ) -> Result<Self> {
-        let mut loader = scan::loader(&source, &Options { profile: true, ..options }, budget)?;
+        let mut loader = scan::loader(&source, &options, budget, Some(observe))?;
         // The collector has the failures too.
         scan::run(&mut loader, progress)?;
         loader.into_profile()

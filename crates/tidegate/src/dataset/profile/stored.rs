@@ -7,8 +7,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use tidegate_source::{Source, open};
 
@@ -37,24 +35,6 @@ struct Document {
     summary: Option<serde_json::Value>,
     bytes: measure::Stored,
     fields: Vec<field::Stored>,
-}
-
-pub(super) fn to_base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
-
-pub(super) fn from_base64(text: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(text).map_err(|e| Error::Config(format!("a sketch of this profile is not base64: {e}")))
-}
-
-/// An error of a sketch that this program made.
-pub(super) fn internal(error: tidegate_sketch::Error) -> Error {
-    Error::Internal(error.to_string())
-}
-
-/// An error of a sketch that was read from a file.
-pub(super) fn damaged(error: tidegate_sketch::Error) -> Error {
-    Error::Config(format!("this profile is damaged: {error}; make a new one with `tidegate profile`"))
 }
 
 /// The path of a dataset's profile, next to its index.
