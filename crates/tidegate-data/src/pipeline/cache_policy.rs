@@ -143,8 +143,8 @@ impl Retained {
         let left = left_bytes - if shared.is_some() { alone_bytes } else { 0 };
         let in_memory = budget.shared_by().map_or(left, |node| node.left_bytes(left));
         for store in &config.stores {
-            // Those on disk look again for space; what several processes keep goes when one of them
-            // lacks it, not before.
+            // Those on disk look again for space; what several processes keep goes when one of
+            // them lacks it, not before.
             store.set_limit(if store.in_memory() {
                 in_memory.max(store.held_bytes())
             } else {

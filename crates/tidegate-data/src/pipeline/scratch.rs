@@ -21,8 +21,8 @@ use crate::batch::row::{DecodeCost, RowDecoder};
 pub(super) struct WorkerScratch {
     decoder: RowDecoder,
     scratch: Option<Block>,
-    /// What the decoders keep of images they have made ([`DecodeCost::rows_bytes`]), and what one takes
-    /// besides.
+    /// What the decoders keep of images they have made ([`DecodeCost::rows_bytes`]), and what one
+    /// takes besides.
     library: Option<Grant>,
     kept_bytes: u64,
 }
