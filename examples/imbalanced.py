@@ -56,7 +56,8 @@ class Network:
     def learn(self, x, y, weights, rate):
         """Make a step.
 
-        Return each sample's loss before the step, and a bound of its gradient's norm up to a factor.
+        Return each sample's loss before the step, and a bound of its gradient's norm up to a
+        factor.
         """
         inputs, hidden = self.hidden(x)
         p = np.clip(1 / (1 + np.exp(-hidden @ self.weights[1])), 1e-7, 1 - 1e-7)

@@ -22,7 +22,7 @@ pub(super) struct WorkerScratch {
     decoder: RowDecoder,
     scratch: Option<Block>,
     /// What the decoders keep of images they have made ([`DecodeCost::rows_bytes`]), and what one
-    /// takes besides.
+    /// takes meanwhile.
     library: Option<Grant>,
     kept_bytes: u64,
 }

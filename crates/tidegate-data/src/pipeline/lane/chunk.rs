@@ -2,8 +2,8 @@
 //! flight, for all its rows.
 //!
 //! Flow: a row -> its chunks, which the cache has, which are in flight already, or which are to be
-//! read -> a worker decodes one
-//! -> its part is copied into every row that waits -> a row that waits for nothing more is complete.
+//! read -> a worker decodes one -> its part is copied into every row that waits -> a row that waits
+//! for nothing more is complete.
 //! Memory: a worker's scratch for the elements of a chunk; the cache keeps what it wants of them
 //! (`cache.memory`); a few words for each chunk in flight.
 //!
