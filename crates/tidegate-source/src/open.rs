@@ -7,17 +7,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::archive::Archive;
-use super::checkpoints::{self, Checkpoints};
-use super::folder::Folder;
-use super::index::Index;
-use super::lines::{Format, Lines};
-use super::mds::Mds;
-use super::read::Files;
+use crate::files::read::Files;
 #[cfg(feature = "remote")]
-use super::remote::{Object, Store};
-use super::{Source, natural_order};
+use crate::files::remote::{Object, Store};
+use crate::formats::archive::Archive;
+use crate::formats::folder::Folder;
+use crate::formats::lines::{Format, Lines};
+use crate::formats::mds::Mds;
+use crate::index::Index;
+use crate::index::checkpoints::{self, Checkpoints};
 use crate::{Error, Result};
+use crate::{Source, natural_order};
 use tidegate_decode::{Kind, kind_of_extension};
 
 /// Opens what lies at `url`: a folder of images, tar archives (a file, a folder or a pattern with `*`),
@@ -115,7 +115,7 @@ fn open_libsvm(url: &str, force: bool) -> Result<Arc<dyn Source>> {
 ///
 /// # Errors
 /// Where there is none, or one of several is no file.
-pub(super) fn named(url: &str) -> Result<Files> {
+pub(crate) fn named(url: &str) -> Result<Files> {
     let missing = || {
         let what = "there is no such file: name files, or a pattern such as \"folder/*.bin\"";
         Error::Dataset { path: url.into(), what: what.into() }
@@ -170,7 +170,7 @@ fn holds_tables(folder: &Path) -> bool {
 
 #[cfg(feature = "parquet")]
 fn is_table(path: &Path) -> bool {
-    super::table::Format::of(path).is_some()
+    crate::formats::table::Format::of(path).is_some()
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -186,10 +186,10 @@ fn is_archive(path: &Path) -> bool {
 fn shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
     let paths = files.paths();
     #[cfg(feature = "parquet")]
-    if let Some(format) = paths.first().and_then(|f| super::table::Format::of(f))
-        && paths.iter().all(|f| super::table::Format::of(f) == Some(format))
+    if let Some(format) = paths.first().and_then(|f| crate::formats::table::Format::of(f))
+        && paths.iter().all(|f| crate::formats::table::Format::of(f) == Some(format))
     {
-        return Ok(Arc::new(super::table::Table::open(url, format, files, force)?));
+        return Ok(Arc::new(crate::formats::table::Table::open(url, format, files, force)?));
     }
     if let Some(format) = paths.first().and_then(|f| Format::of(f))
         && paths.iter().all(|f| Format::of(f) == Some(format))
@@ -316,7 +316,7 @@ fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>> {
 }
 
 /// Files that fit a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in natural order.
-pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for pattern in braces(pattern) {
         if pattern.contains(['*', '?', '[']) {
@@ -397,7 +397,7 @@ const END_BYTES: u64 = 8 << 10;
 
 /// The folder, name and identity of a set of shards: their names, sizes and ends, never their times or places; of objects the
 /// tags of their versions rather than their ends, where the server has them.
-pub(super) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u64)> {
+pub(crate) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u64)> {
     let mut names = xxhash_rust::xxh3::Xxh3::new();
     let mut identity = xxhash_rust::xxh3::Xxh3::new();
     names.update(format.as_bytes());
@@ -412,9 +412,9 @@ pub(super) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u6
             continue;
         }
         let len = END_BYTES.min(size);
-        let mut staging = super::read::aligned(super::read::staging_bytes(len) as usize);
+        let mut staging = crate::files::read::aligned(crate::files::read::staging_bytes(len) as usize);
         for offset in [0, size - len] {
-            let got = files.read(i as u32, offset, len, super::ReadMode::Drop, &mut staging)?;
+            let got = files.read(i as u32, offset, len, crate::ReadMode::Drop, &mut staging)?;
             identity.update(&staging[got]);
         }
     }
@@ -422,22 +422,22 @@ pub(super) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u6
 }
 
 /// Where the index of these shards lies: beside them, or for objects in the user's cache folder, under a hash of where they are.
-pub(super) fn beside(files: &Files) -> PathBuf {
+pub(crate) fn beside(files: &Files) -> PathBuf {
     let folder = files.paths().first().and_then(|s| s.parent()).filter(|p| !p.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     if files.is_remote() {
         let place = xxhash_rust::xxh3::xxh3_64(folder.as_os_str().as_encoded_bytes());
-        return super::index::cache_folder().join("remote").join(format!("{place:016x}"));
+        return crate::index::cache_folder().join("remote").join(format!("{place:016x}"));
     }
     folder.to_owned()
 }
 
-pub(super) fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Where unpacked shards of a dataset live; another `identity` is another dataset.
-pub(super) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
+pub(crate) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
     let dir = root.join(".tidegate").join(format!("unpacked-{identity:016x}"));
     if fs::create_dir_all(&dir).is_ok() {
         return Ok(dir);

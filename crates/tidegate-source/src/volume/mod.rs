@@ -21,10 +21,10 @@ use tidegate_array::kernels::boxes::{self, Beyond, Corner, MOST_AXES};
 
 use self::align::{Along, Places};
 pub use self::open::{ArrayOptions, Options, Pad, Scale, levels};
-use super::folder::KERNEL_FILE_BYTES;
-use super::read::touch;
-use super::zarr::{Array, Indexes};
-use super::{Access, ChunkSizes, Chunked, Entry, Extremes, Located, ReadMode, Source};
+use crate::files::read::touch;
+use crate::formats::folder::KERNEL_FILE_BYTES;
+use crate::zarr::{Array, Indexes};
+use crate::{Access, ChunkSizes, Chunked, Entry, Extremes, Located, ReadMode, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
 use tidegate_order::lattice::ChunkGrid;
@@ -132,7 +132,8 @@ impl Volume {
 
     /// Makes a patch of one field, a chunk after the other.
     fn patch(&self, id: u64, field: usize, mode: ReadMode, row: &mut [u8]) -> Result<()> {
-        let mut staging = super::read::aligned(super::read::staging_bytes(self.sizes.stored_bytes) as usize);
+        let mut staging =
+            crate::files::read::aligned(crate::files::read::staging_bytes(self.sizes.stored_bytes) as usize);
         let mut chunks = Vec::new();
         self.chunks_of(id, field, &mut |chunk| chunks.push(chunk));
         for chunk in chunks {

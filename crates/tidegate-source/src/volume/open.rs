@@ -11,7 +11,7 @@ use super::Part;
 use super::align::{Along, Places, Space, on_axis};
 use super::{Volume, ngff};
 use crate::ChunkSizes;
-use crate::keyed::Keyed;
+use crate::files::keyed::Keyed;
 use crate::zarr::{self, Array, Indexes};
 use crate::{Error, Result};
 use tidegate_decode::{Field, Kind};

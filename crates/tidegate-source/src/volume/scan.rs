@@ -11,7 +11,7 @@ use tidegate_core::memory::{Account, Budget, Grant, Priority};
 
 use super::Part;
 use super::Volume;
-use crate::read::{aligned, staging_bytes};
+use crate::files::read::{aligned, staging_bytes};
 use crate::{Chunked, ReadMode};
 use crate::{Error, Result, panic_message};
 

@@ -20,8 +20,8 @@ use zarrs::array::{Array as Metadata, ArrayMetadata};
 use self::codecs::Decoder;
 pub(crate) use self::shards::Indexes;
 use self::shards::Shards;
-use super::keyed::Keyed;
-use super::read::ReadMode;
+use crate::files::keyed::Keyed;
+use crate::files::read::ReadMode;
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 
@@ -238,7 +238,7 @@ impl Array {
         }
     }
 
-    /// Reads a chunk as it is stored into `into`, which has room for [`super::read::staging_bytes`] of the most that it may take, and
+    /// Reads a chunk as it is stored into `into`, which has room for [`crate::files::read::staging_bytes`] of the most that it may take, and
     /// says where in it it lies; nothing where the array has none, and its fill value stands.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ use zarrs::array::{
 use zarrs::metadata_ext::codec::sharding::{ShardingCodecConfiguration, ShardingIndexLocation};
 
 use super::codecs;
-use crate::keyed::{Keyed, Pinned};
-use crate::read::{ReadMode, aligned, staging_bytes};
+use crate::files::keyed::{Keyed, Pinned};
+use crate::files::read::{ReadMode, aligned, staging_bytes};
 use crate::{Error, Result};
 
 /// What an index takes besides its places: its key, and its place in the cache.

@@ -12,20 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::open::{file_name, shard_set};
-use super::read::{Extent, Files, ReadMode};
-use super::{Extremes, Located, Source};
-use crate::probe::Images;
+use crate::files::read::{Extent, Files, ReadMode};
+use crate::index::probe::Images;
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::open::{file_name, shard_set};
 use crate::{Error, Place, Result};
-use tidegate_decode::text::delimited::ScanState;
+use crate::{Extremes, Located, Source};
+use tidegate_decode::text::delimited::At;
 use tidegate_decode::text::{delimited, json, libsvm};
 use tidegate_decode::{Schema, Value};
 
 /// Bytes that are read at once while indexing.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Lines that say what types there are.
-pub(super) const LOOKED_AT: u64 = 1000;
+pub(crate) const LOOKED_AT: u64 = 1000;
 /// The mark of UTF-8.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Bytes of a record, at most: far below what an entry can say.
@@ -33,7 +33,7 @@ const RECORD_MOST: usize = 256 << 20;
 
 /// What the lines of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Libsvm,
     Json,
     /// Cells between these bytes, under a line of names.
@@ -42,7 +42,7 @@ pub(super) enum Format {
 
 impl Format {
     /// By a file's name.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let extension = path.extension().and_then(|extension| extension.to_str())?;
         Some(match extension.to_ascii_lowercase().as_str() {
             "libsvm" | "svm" | "svmlight" => Self::Libsvm,
@@ -77,7 +77,7 @@ impl Format {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     name: String,
     format: Format,
     index: Index,
@@ -89,7 +89,7 @@ impl Lines {
     ///
     /// # Errors
     /// Files that cannot be read; without any sample; of different columns; lines of 256 MiB.
-    pub(super) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+    pub(crate) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
         let files = Arc::new(files);
         let (beside, name, identity) = shard_set(&files, format.name())?;
         if force {
@@ -106,26 +106,26 @@ impl Lines {
 /// What lines say of their types, as they pass by.
 #[derive(Debug)]
 enum Seen {
-    Libsvm(libsvm::SchemaScan),
-    Json(json::SchemaScan),
-    Delimited(delimited::SchemaScan),
+    Libsvm(libsvm::Seen),
+    Json(json::Seen),
+    Delimited(delimited::Seen),
 }
 
 impl Seen {
     fn new(format: Format) -> Self {
         match format {
-            Format::Libsvm => Self::Libsvm(libsvm::SchemaScan::default()),
-            Format::Json => Self::Json(json::SchemaScan::default()),
-            Format::Delimited(delimiter) => Self::Delimited(delimited::SchemaScan::new(delimiter)),
+            Format::Libsvm => Self::Libsvm(libsvm::Seen::default()),
+            Format::Json => Self::Json(json::Seen::default()),
+            Format::Delimited(delimiter) => Self::Delimited(delimited::Seen::new(delimiter)),
         }
     }
 
     /// Looks at a line, the so-manieth sample; of columns all lines have to be looked at.
     fn look(&mut self, line: &[u8], sample: u64) {
         match self {
-            Self::Libsvm(seen) => seen.add_line(line),
-            Self::Json(seen) if sample < LOOKED_AT => seen.add_line(line),
-            Self::Delimited(seen) if sample < LOOKED_AT => seen.add_line(line),
+            Self::Libsvm(seen) => seen.look(line),
+            Self::Json(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Delimited(seen) if sample < LOOKED_AT => seen.look(line),
             Self::Json(_) | Self::Delimited(_) => {}
         }
     }
@@ -188,7 +188,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
 
 /// Reads the next record, and says of how many lines it is; nothing is read at the end of the file.
 fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
-    let (mut at, mut lines) = (ScanState::Cell, 0);
+    let (mut at, mut lines) = (At::Cell, 0);
     loop {
         let start = record.len();
         let read = file.take((RECORD_MOST - start) as u64).read_until(b'\n', record)?;
@@ -201,7 +201,7 @@ fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Re
         if let Format::Delimited(delimiter) = format {
             at = record[start..].iter().fold(at, |at, byte| at.next(*byte, delimiter));
         }
-        if at != ScanState::Quotes {
+        if at != At::Quotes {
             return Ok(Ok(lines));
         }
         if read == 0 {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use tidegate_decode::header::{ImageHeader, probe_with};
 
+use crate::files::read::{ReadMode, aligned, read_file, staging_bytes};
 use crate::index::{HAS_SHAPE, PROGRESSIVE};
-use crate::read::{ReadMode, aligned, read_file, staging_bytes};
 use crate::{Entry, Error, Result};
 
 /// The images of one sample, as an index has to know them.

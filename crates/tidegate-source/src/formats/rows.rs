@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use tidegate_array::stored::Stored;
 
-use super::open::file_name;
-use super::read::{Extent, Files};
-use super::{Entry, Extremes, Located, ReadMode, Source};
+use crate::files::read::{Extent, Files};
+use crate::open::file_name;
+use crate::{Entry, Extremes, Located, ReadMode, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Field, Kind, Schema, Value};
 

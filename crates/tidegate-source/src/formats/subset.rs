@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::index::Index;
-use super::read::Extent;
-use super::{Access, Chunked, Extremes, Grouped, Located, ReadMode, Source};
+use crate::files::read::Extent;
+use crate::index::Index;
+use crate::{Access, Chunked, Extremes, Grouped, Located, ReadMode, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
 use tidegate_order::permutation::Permutation;

@@ -18,9 +18,9 @@ use tidegate_core::sync::lock;
 use rustix::fs::{Advice, fadvise};
 use tidegate_core::memory::PAGE_BYTES;
 
-use super::read::{Extent, Files, ReadMode, aligned, direct_works, staging_bytes};
-use super::{Located, Source};
+use crate::files::read::{Extent, Files, ReadMode, aligned, direct_works, staging_bytes};
 use crate::{Error, Result};
+use crate::{Located, Source};
 use tidegate_decode::{Kind, Value};
 use tidegate_decode::{checkpoints, header};
 

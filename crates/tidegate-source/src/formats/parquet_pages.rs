@@ -11,21 +11,21 @@ use super::unpacking::Codec;
 
 /// The sizes in a page header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct PageSizes {
+pub(crate) struct PageSizes {
     /// Once unpacked, levels included.
-    pub(super) unpacked: u64,
+    pub(crate) unpacked: u64,
     /// As stored behind the header.
-    pub(super) stored: u64,
+    pub(crate) stored: u64,
     /// Of the levels that a page of version 2 stores as they are, before what is packed.
-    pub(super) levels: u64,
+    pub(crate) levels: u64,
     /// Whether the rest is stored as it is.
-    pub(super) plain: bool,
+    pub(crate) plain: bool,
 }
 
 /// Reads the sizes at the start of a page; nothing where there is no page header.
 ///
 /// Fields must come in ascending order, as every writer puts them: then nothing behind them can contradict them.
-pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
+pub(crate) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
     let mut thrift = Compact { rest: bytes };
     let mut sizes = PageSizes::default();
     let (mut last, mut seen) = (0, 0);
@@ -59,7 +59,7 @@ pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
 }
 
 /// Whether a page can unpack to what its header says.
-pub(super) fn can_unpack(codec: Compression, page: &[u8], sizes: PageSizes) -> bool {
+pub(crate) fn can_unpack(codec: Compression, page: &[u8], sizes: PageSizes) -> bool {
     let packed = page.get(sizes.levels as usize..).filter(|_| !sizes.plain);
     let codec = match codec {
         Compression::UNCOMPRESSED | Compression::LZO => Codec::Plain,

@@ -17,13 +17,13 @@ use std::time::Duration;
 use md5::Digest;
 use serde::Deserialize;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
+use crate::files::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
 #[cfg(feature = "remote")]
-use super::remote::{Key, Object, Store};
-use super::{Extremes, Located, Source};
-use crate::probe::Images;
+use crate::files::remote::{Key, Object, Store};
+use crate::index::probe::Images;
+use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Place, Result};
+use crate::{Extremes, Located, Source};
 use tidegate_decode::header;
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
@@ -74,7 +74,7 @@ struct FileJson {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Mds {
+pub(crate) struct Mds {
     root: PathBuf,
     index: Index,
     files: Arc<Files>,
@@ -92,7 +92,7 @@ impl Mds {
     ///
     /// # Errors
     /// A missing shard, a wrong hash, a `pkl` column, a damaged offset table: each by name.
-    pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
+    pub(crate) fn open(root: &Path, force: bool) -> Result<Self> {
         let path = root.join("index.json");
         let text = fs::read(&path).map_err(Error::io(&path))?;
         let json = parse(&path, &text)?;
@@ -109,7 +109,7 @@ impl Mds {
     /// # Errors
     /// As [`Mds::open`]; compressed shards, which would have to be downloaded whole.
     #[cfg(feature = "remote")]
-    pub(super) fn open_remote(
+    pub(crate) fn open_remote(
         store: &Arc<Store>,
         folder: &str,
         object: &Object,
@@ -155,7 +155,7 @@ impl Mds {
             .iter()
             .for_each(|object| identity.update(object.tag.as_deref().unwrap_or_default().as_bytes()));
         let files = Files::remote(Arc::clone(store), objects);
-        let beside = super::open::beside(&files);
+        let beside = crate::open::beside(&files);
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
         Self::indexed(&root, &beside, &path, &json, identity.digest(), files, force)
     }
@@ -316,7 +316,7 @@ fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> R
             files.push(raw);
             continue;
         }
-        let dir = super::open::unpacked_dir(root, identity)?;
+        let dir = crate::open::unpacked_dir(root, identity)?;
         let target = dir.join(&shard.raw_data.basename);
         let whole = fs::metadata(&target).is_ok_and(|m| m.len() == shard.raw_data.bytes);
         if !whole || force {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Entry, Extremes, Located, ReadMode, Source};
+use crate::{Entry, Extremes, Located, ReadMode, Source};
 use crate::{Place, Result};
 use tidegate_decode::{Field, Kind, Schema, Value};
 use tidegate_order::random::{Purpose, Stream};

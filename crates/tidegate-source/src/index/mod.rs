@@ -9,6 +9,9 @@
 //! `checkpoints` (see there).
 //! `entries`: shard u32 | offset u48 | length u32 | height u16 | width u16 | crc32c u32 | zero u8 | flags u8.
 
+pub mod checkpoints;
+pub(crate) mod probe;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -17,11 +20,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::checkpoints::Checkpoints;
-use super::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
-use super::{Extremes, Located};
-use crate::probe::Images;
+use self::checkpoints::Checkpoints;
+use self::probe::Images;
+use crate::files::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
 use crate::{Error, Place, Result};
+use crate::{Extremes, Located};
 use tidegate_decode::Schema;
 
 /// Bytes of an entry in the file.
@@ -134,7 +137,7 @@ pub struct Meta {
     identity: u64,
     /// Samples.
     pub samples: u64,
-    /// See [`super::Source::fingerprint`].
+    /// See [`crate::Source::fingerprint`].
     pub fingerprint: u64,
     /// Fields.
     pub schema: Schema,
@@ -167,7 +170,7 @@ pub struct Index {
 }
 
 /// The user's cache folder, or what stands for it.
-pub(super) fn cache_folder() -> PathBuf {
+pub(crate) fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
@@ -493,10 +496,10 @@ mod tempfile_dir {
     use std::path::{Path, PathBuf};
 
     #[derive(Debug)]
-    pub(super) struct TempDir(PathBuf);
+    pub(crate) struct TempDir(PathBuf);
 
     impl TempDir {
-        pub(super) fn beside(target: &Path) -> std::io::Result<Self> {
+        pub(crate) fn beside(target: &Path) -> std::io::Result<Self> {
             let parent = target.parent().unwrap_or(Path::new("."));
             std::fs::create_dir_all(parent)?;
             let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -508,7 +511,7 @@ mod tempfile_dir {
             Ok(Self(dir))
         }
 
-        pub(super) fn path(&self) -> &Path {
+        pub(crate) fn path(&self) -> &Path {
             &self.0
         }
     }

@@ -19,11 +19,11 @@ use bytes::Bytes;
 
 use super::arrow_file::ArrowFile;
 use super::columns::{self, Cell, Columns, Packed, head_bytes, packed_row};
-use super::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use super::parquet_file::ParquetFile;
-use super::read::{Files, ReadMode, aligned, staging_bytes};
-use super::{Access, Extremes, Grouped, Located, Source};
-use crate::probe::Images;
+use crate::files::read::{Files, ReadMode, aligned, staging_bytes};
+use crate::index::probe::Images;
+use crate::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
+use crate::{Access, Extremes, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
 use tidegate_decode::header::{self, Probe};
 use tidegate_decode::{Schema, Value};
@@ -32,7 +32,7 @@ use tidegate_decode::{Schema, Value};
 const GROUP_ROWS_MOST: u64 = 1 << 30;
 
 /// What a reader of a format does with one file.
-pub(super) trait Shard: Send + Sync + std::fmt::Debug {
+pub(crate) trait Shard: Send + Sync + std::fmt::Debug {
     fn schema(&self) -> &ArrowSchema;
 
     /// The groups, with what decoding each takes besides its packed rows.
@@ -51,14 +51,14 @@ pub(super) trait Shard: Send + Sync + std::fmt::Debug {
 
 /// The formats of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Parquet,
     Arrow,
 }
 
 impl Format {
     /// The format that a file's name promises.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "parquet" | "pq" => Some(Self::Parquet),
             "arrow" | "feather" | "ipc" => Some(Self::Arrow),
@@ -85,11 +85,11 @@ impl Format {
 
 /// One file of a table, read in one mode.
 #[derive(Debug, Clone)]
-pub(super) struct ShardFile {
+pub(crate) struct ShardFile {
     files: Arc<Files>,
     shard: u32,
     mode: ReadMode,
-    pub(super) len: u64,
+    pub(crate) len: u64,
 }
 
 impl ShardFile {
@@ -99,7 +99,7 @@ impl ShardFile {
     }
 
     /// Bytes of the file.
-    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+    pub(crate) fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             let what = format!(
                 "{len} bytes are named here, but the file has {}: it is truncated or damaged",
@@ -112,12 +112,12 @@ impl ShardFile {
         Ok(Bytes::from_owner(staging).slice(range))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.files.paths()[self.shard as usize]
     }
 
     /// A word of a library about this file.
-    pub(super) fn wrong(&self, offset: u64, what: &dyn std::fmt::Display) -> Error {
+    pub(crate) fn wrong(&self, offset: u64, what: &dyn std::fmt::Display) -> Error {
         Error::format(
             self.path(),
             offset,
@@ -149,7 +149,7 @@ struct Group {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     name: String,
     format: Format,
     index: Index,
@@ -167,8 +167,8 @@ impl Table {
     ///
     /// # Errors
     /// A damaged file, or one with other columns than the first: by name.
-    pub(super) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(&files, format.name())?;
+    pub(crate) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = crate::open::shard_set(&files, format.name())?;
         if force {
             Index::remove(&beside, set);
         }
@@ -272,7 +272,7 @@ fn build(
                 format!("{what}: files of one dataset need the same columns; open the others by themselves");
             return Err(Error::Dataset { path: path.clone(), what });
         }
-        let name = super::open::file_name(path);
+        let name = crate::open::file_name(path);
         let before = builder.samples();
         let mut groups = guarded(&file, 0, || reader.groups(&file))?;
         if let Some(group) = groups.iter().find(|g| g.rows > GROUP_ROWS_MOST) {
@@ -342,7 +342,7 @@ fn index_group(
 }
 
 /// Rows that are decoded into arrays at a time: about 4 MiB of them, as far as the metadata tell.
-pub(super) fn batch_rows(group: &GroupMeta) -> usize {
+pub(crate) fn batch_rows(group: &GroupMeta) -> usize {
     let mean = (group.library_bytes / 2 / group.rows.max(1)).max(1);
     ((4 << 20) / mean).clamp(1, 1024) as usize
 }

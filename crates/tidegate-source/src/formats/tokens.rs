@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::open::{file_name, named, shard_set};
-use super::read::{Extent, Files, aligned, staging_bytes};
-use super::{Entry, Extremes, Located, ReadMode, Source};
+use crate::files::read::{Extent, Files, aligned, staging_bytes};
+use crate::open::{file_name, named, shard_set};
+use crate::{Entry, Extremes, Located, ReadMode, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
@@ -208,8 +208,8 @@ impl Source for Tokens {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SourceExt;
     use super::*;
+    use crate::SourceExt;
 
     fn written(dir: &Path, name: &str, header: Option<(u32, u32)>, bytes: &[u8]) -> String {
         let mut whole = Vec::new();

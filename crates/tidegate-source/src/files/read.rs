@@ -336,7 +336,7 @@ pub(crate) fn stopped() -> bool {
 }
 
 /// Adds the size of a file, and when it was changed.
-pub(super) fn touch(hash: &mut xxhash_rust::xxh3::Xxh3, path: &Path) {
+pub(crate) fn touch(hash: &mut xxhash_rust::xxh3::Xxh3, path: &Path) {
     if let Ok(file) = std::fs::metadata(path) {
         for figure in [file.len().cast_signed(), file.mtime(), file.mtime_nsec()] {
             hash.update(&figure.to_le_bytes());
@@ -382,9 +382,9 @@ impl Files {
         self.remote.as_ref().map(|(_, objects)| &objects[..])
     }
 
-    /// See [`super::Source::edition`].
+    /// See [`crate::Source::edition`].
     #[must_use]
-    pub(super) fn edition(&self) -> u64 {
+    pub(crate) fn edition(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         #[cfg(feature = "remote")]
         for (object, url) in self.objects().unwrap_or_default().iter().zip(&self.paths) {
@@ -398,7 +398,7 @@ impl Files {
         hash.digest()
     }
 
-    /// See [`super::Source::latency`].
+    /// See [`crate::Source::latency`].
     #[must_use]
     pub fn latency(&self) -> Option<Duration> {
         #[cfg(feature = "remote")]

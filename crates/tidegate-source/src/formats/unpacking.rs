@@ -9,7 +9,7 @@ use std::io::{self, Read};
 
 /// How bytes were packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     Plain,
     Snappy,
     /// A block of lz4, in Hadoop's framing perhaps.
@@ -36,7 +36,7 @@ impl Codec {
     }
 
     /// Whether `packed` can unpack to `claimed` bytes; where the codec's library has no limit of its own, whether it does.
-    pub(super) fn can_be(self, packed: &[u8], claimed: u64) -> bool {
+    pub(crate) fn can_be(self, packed: &[u8], claimed: u64) -> bool {
         if claimed > self.most().saturating_mul(packed.len() as u64) {
             return false;
         }

@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_core::sync::lock;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
-use super::{Access, Extremes, Located, Source, tar};
-use crate::probe::Images;
+use super::tar;
+use crate::files::read::{Extent, Files, ReadMode, aligned, staging_bytes};
+use crate::index::probe::Images;
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::{Access, Extremes, Located, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::header::{self, ImageHeader, Probe};
 use tidegate_decode::{Field, Schema, Value, kind_of_extension};
@@ -51,7 +52,7 @@ fn packing(path: &Path) -> Packing {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     name: String,
     index: Index,
     files: Arc<Files>,
@@ -78,8 +79,8 @@ impl Archive {
     ///
     /// # Errors
     /// When an archive is damaged, naming the offset.
-    pub(super) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(&files, "tar")?;
+    pub(crate) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = crate::open::shard_set(&files, "tar")?;
         if force {
             Index::remove(&beside, set);
         }
@@ -236,7 +237,7 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
             for (entry, key, images) in &samples {
                 builder.push(*entry, key, images)?;
             }
-            let (name, samples) = (super::open::file_name(path), samples.len() as u64);
+            let (name, samples) = (crate::open::file_name(path), samples.len() as u64);
             shards.push(ShardMeta { name, bytes: files.bytes(shard)?, samples, groups: Vec::new() });
         }
     }

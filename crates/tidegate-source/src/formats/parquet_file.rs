@@ -24,9 +24,9 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::index::GroupMeta;
 use super::parquet_pages::{PageSizes, can_unpack, page_sizes};
 use super::table::{Shard, ShardFile, batch_rows};
+use crate::index::GroupMeta;
 use crate::{Error, Result};
 
 /// What is read at a page header.
@@ -36,7 +36,7 @@ const BROTLI_BYTES: u64 = 17 << 20;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct ParquetFile {
+pub(crate) struct ParquetFile {
     metadata: ArrowReaderMetadata,
 }
 
@@ -45,7 +45,7 @@ impl ParquetFile {
     ///
     /// # Errors
     /// For what is no Parquet file, or an encrypted one.
-    pub(super) fn open(file: &ShardFile) -> Result<Self> {
+    pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
             .map_err(|e| file.wrong(0, &e))?;
         Ok(Self { metadata })

@@ -13,22 +13,22 @@ use std::time::UNIX_EPOCH;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::index::{Builder, Entry, Index};
-use super::read::{Extent, ReadMode, read_file, touch};
-use super::{Extremes, Located, Source, natural_order};
-use crate::probe;
+use crate::files::read::{Extent, ReadMode, read_file, touch};
+use crate::index::probe;
+use crate::index::{Builder, Entry, Index};
 use crate::{Error, Place, Result};
+use crate::{Extremes, Located, Source, natural_order};
 use tidegate_decode::{Field, Kind, Schema, Value};
 
 /// What counts as an image: the formats that can be decoded.
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// What the kernel keeps of a file that was opened: its inode, its name and its part of the inode table. Measured on ext4.
-pub(super) const KERNEL_FILE_BYTES: u64 = 1664;
+pub(crate) const KERNEL_FILE_BYTES: u64 = 1664;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     root: PathBuf,
     index: Index,
     runs: Vec<u64>,
@@ -46,7 +46,7 @@ impl Folder {
     ///
     /// # Errors
     /// When it holds no images, or a name is not UTF-8.
-    pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
+    pub(crate) fn open(root: &Path, force: bool) -> Result<Self> {
         let listing = list_folders(root)?;
         // Beside the folder, not in it: torchvision takes every folder within for a class.
         let whole = root.canonicalize().map_err(Error::io(root))?;
@@ -117,7 +117,7 @@ fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
 }
 
 fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> {
-    let mut runs: Vec<super::index::ShardMeta> = Vec::new();
+    let mut runs: Vec<crate::index::ShardMeta> = Vec::new();
     for (folder, class) in &listing.folders {
         let files = files_in(root, folder)?;
         let before = builder.samples();
@@ -135,7 +135,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
         let samples = builder.samples() - before;
         if samples > 0 {
             let name = folder.to_string_lossy().into_owned();
-            runs.push(super::index::ShardMeta { name, bytes, samples, groups: Vec::new() });
+            runs.push(crate::index::ShardMeta { name, bytes, samples, groups: Vec::new() });
         }
     }
     if builder.samples() == 0 {

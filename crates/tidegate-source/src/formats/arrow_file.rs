@@ -15,10 +15,10 @@ use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
 use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion};
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 
-use super::index::GroupMeta;
 use super::table::{Shard, ShardFile};
 use super::unpacking::Codec;
 use crate::Result;
+use crate::index::GroupMeta;
 
 const MAGIC: &[u8] = b"ARROW1";
 const CONTINUES: u32 = u32::MAX;
@@ -29,7 +29,7 @@ const BATCH_BYTES_MOST: u64 = 4 << 30;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct ArrowFile {
+pub(crate) struct ArrowFile {
     schema: SchemaRef,
     version: MetadataVersion,
     dictionaries: HashMap<i64, ArrayRef>,
@@ -92,7 +92,7 @@ impl ArrowFile {
     ///
     /// # Errors
     /// For what is no Arrow file.
-    pub(super) fn open(file: &ShardFile) -> Result<Self> {
+    pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let magic = file.read(0, file.len.min(8))?;
         let mut at = if magic.starts_with(MAGIC) { 8 } else { 0 };
         if at > 0 && !footer(file)? {
