@@ -1,9 +1,11 @@
-//! Where samples come from: files as they are, opened as one indexed dataset.
+//! Sources of samples: files in their own formats, opened as one indexed dataset.
 //!
 //! Flow: [`open()`] -> [`Source`] -> located entries -> bytes of a sample -> its field values.
-//! Memory: the side-car index (account `index`, see [`index`]); sample bytes go into the caller's staging.
-//! Not here: decoding of what the fields hold (`tidegate-decode`), the order of ids (`tidegate-order`).
+//! Memory: the side-car index (account `index`, see [`index`]); sample bytes go into the caller's
+//! staging.
+//! Not here: decoding of field values (`tidegate-decode`), the order of ids (`tidegate-order`).
 
+pub mod checkpoints;
 pub mod error;
 mod files;
 mod formats;
@@ -23,6 +25,6 @@ pub use self::files::{read, uring};
 pub use self::formats::subset::{Subset, split};
 pub use self::formats::synthetic::Synthetic;
 pub use self::formats::{rows, tar, tokens};
-pub use self::index::{Entry, checkpoints};
+pub use self::index::{Entry, Located, SizeBounds};
 pub use self::open::{open, open_with_checkpoints};
-pub use self::traits::{Access, ChunkSizes, Chunked, Extremes, Grouped, Located, Source, SourceExt};
+pub use self::traits::{Access, ChunkSizes, Chunked, Grouped, Source, SourceExt};

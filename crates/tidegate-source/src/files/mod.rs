@@ -4,10 +4,17 @@
 //! formats.
 //! Memory: see each file.
 
+pub(crate) mod file_set;
+pub(crate) mod glob;
 #[cfg(feature = "zarr")]
 pub(crate) mod keyed;
 pub(crate) mod natural;
 pub mod read;
 #[cfg(feature = "remote")]
 pub(crate) mod remote;
+mod stop;
 pub mod uring;
+
+/// Bytes that the kernel keeps for a file that was opened: its inode, its name and its part of the
+/// inode table. Measured on ext4.
+pub(crate) const KERNEL_FILE_BYTES: u64 = 1664;

@@ -62,7 +62,7 @@ fn message(file: &ShardFile, offset: u64) -> Result<Option<Found>> {
         return Ok(None);
     }
     if offset + 8 > file.len {
-        return Err(file.wrong(offset, &"it ends within a message"));
+        return Err(file.error(offset, &"it ends within a message"));
     }
     let head = file.read(offset, 8)?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -71,18 +71,18 @@ fn message(file: &ShardFile, offset: u64) -> Result<Option<Found>> {
     if len == 0 {
         // The end as it was written before Arrow 0.15 is four zeros, and nothing but a footer follows any end.
         let zeros = word(0) == 0 && offset + 8 < file.len && !footer(file)?;
-        return if zeros { Err(file.wrong(offset, &"zeros where a message belongs")) } else { Ok(None) };
+        return if zeros { Err(file.error(offset, &"zeros where a message belongs")) } else { Ok(None) };
     }
     if u64::from(len) > META_BYTES_MOST {
-        return Err(file.wrong(offset, &format!("a message of {len} bytes of metadata")));
+        return Err(file.error(offset, &format!("a message of {len} bytes of metadata")));
     }
     let meta = file.read(start, len.into())?;
-    let meta = MessageBuffer::try_new(Buffer::from(meta)).map_err(|e| file.wrong(offset, &e))?;
+    let meta = MessageBuffer::try_new(Buffer::from(meta)).map_err(|e| file.error(offset, &e))?;
     let body = start + u64::from(len);
     let body_bytes = u64::try_from(meta.as_ref().bodyLength()).ok();
     let body_bytes = body_bytes.filter(|n| body.checked_add(*n).is_some_and(|end| end <= file.len));
     let body_bytes = body_bytes.ok_or_else(|| {
-        file.wrong(offset, &format!("a record batch that ends behind the {} bytes of the file", file.len))
+        file.error(offset, &format!("a record batch that ends behind the {} bytes of the file", file.len))
     })?;
     Ok(Some(Found { meta, body, body_bytes }))
 }
@@ -96,23 +96,23 @@ impl ArrowFile {
         let magic = file.read(0, file.len.min(8))?;
         let mut at = if magic.starts_with(MAGIC) { 8 } else { 0 };
         if at > 0 && !footer(file)? {
-            return Err(file.wrong(file.len, &"its footer is missing: it is truncated"));
+            return Err(file.error(file.len, &"its footer is missing: it is truncated"));
         }
-        let found = message(file, at)?.ok_or_else(|| file.wrong(at, &"it has no schema"))?;
+        let found = message(file, at)?.ok_or_else(|| file.error(at, &"it has no schema"))?;
         let schema =
-            found.meta.as_ref().header_as_schema().ok_or_else(|| file.wrong(at, &"it has no schema"))?;
-        let schema = SchemaRef::new(try_fb_to_schema(schema).map_err(|e| file.wrong(at, &e))?);
+            found.meta.as_ref().header_as_schema().ok_or_else(|| file.error(at, &"it has no schema"))?;
+        let schema = SchemaRef::new(try_fb_to_schema(schema).map_err(|e| file.error(at, &e))?);
         let version = found.meta.as_ref().version();
         let mut dictionaries = HashMap::new();
         at = found.end();
         while let Some(found) = message(file, at)? {
             let meta = found.meta.as_ref();
             let Some(batch) = meta.header_as_dictionary_batch() else { break };
-            let data = batch.data().ok_or_else(|| file.wrong(at, &"a dictionary without values"))?;
+            let data = batch.data().ok_or_else(|| file.error(at, &"a dictionary without values"))?;
             let body = Buffer::from(file.read(found.body, found.body_bytes)?);
             check(file, at, &data, &body)?;
             read_dictionary(&body, batch, &schema, &mut dictionaries, &version)
-                .map_err(|e| file.wrong(at, &e))?;
+                .map_err(|e| file.error(at, &e))?;
             at = found.end();
         }
         Ok(Self { schema, version, dictionaries, first: at })
@@ -121,7 +121,7 @@ impl ArrowFile {
 
 /// Checks what the arrow crates take for granted, and gives the bytes of all buffers once decompressed.
 fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64> {
-    let wrong = |what: &str| file.wrong(offset, &what);
+    let wrong = |what: &str| file.error(offset, &what);
     let codec = batch.compression().map(|c| match c.codec() {
         CompressionType::ZSTD => Codec::Zstd,
         // The crate unpacks no frame to more than it claims.
@@ -168,18 +168,18 @@ impl Shard for ArrowFile {
         while let Some(found) = message(file, at)? {
             let meta = found.meta.as_ref();
             if meta.header_type() == MessageHeader::DictionaryBatch {
-                return Err(file.wrong(
+                return Err(file.error(
                     at,
                     &"a dictionary that changes between record batches: write it once, in front",
                 ));
             }
             let batch = meta.header_as_record_batch();
-            let batch = batch.ok_or_else(|| file.wrong(at, &"a message that is no record batch"))?;
+            let batch = batch.ok_or_else(|| file.error(at, &"a message that is no record batch"))?;
             let rows =
-                u64::try_from(batch.length()).map_err(|_| file.wrong(at, &"a batch of negative length"))?;
+                u64::try_from(batch.length()).map_err(|_| file.error(at, &"a batch of negative length"))?;
             let decoded = check(file, at, &batch, &file.read(found.body, found.body_bytes)?)?;
             if rows > decoded.saturating_mul(8) {
-                return Err(file.wrong(at, &"a record batch of more rows than bits"));
+                return Err(file.error(at, &"a record batch of more rows than bits"));
             }
             let extra = if batch.compression().is_some() { decoded } else { 0 };
             // The dictionaries stay in memory while the file is open.
@@ -200,13 +200,13 @@ impl Shard for ArrowFile {
         wanted: &[bool],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let gone = || file.wrong(group.offset, &"a record batch that is not there any more");
+        let gone = || file.error(group.offset, &"a record batch that is not there any more");
         let found = message(file, group.offset)?.ok_or_else(gone)?;
         let batch = found.meta.as_ref().header_as_record_batch().ok_or_else(gone)?;
         let body = Buffer::from(file.read(found.body, found.body_bytes)?);
         check(file, group.offset, &batch, &body)?;
         let columns: Vec<usize> = wanted.iter().enumerate().filter(|(_, w)| **w).map(|(c, _)| c).collect();
-        let words = |e| file.wrong(group.offset, &e);
+        let words = |e| file.error(group.offset, &e);
         let decoder =
             RecordBatchDecoder::try_new(&body, batch, self.schema.clone(), &self.dictionaries, &self.version);
         let all =

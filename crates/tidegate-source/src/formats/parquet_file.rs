@@ -47,7 +47,7 @@ impl ParquetFile {
     /// For what is no Parquet file, or an encrypted one.
     pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
-            .map_err(|e| file.wrong(0, &e))?;
+            .map_err(|e| file.error(0, &e))?;
         Ok(Self { metadata })
     }
 }
@@ -67,10 +67,10 @@ impl Shard for ParquetFile {
                 let sizes =
                     (u64::try_from(column.compressed_size()), u64::try_from(column.uncompressed_size()));
                 let (Ok(stored), Ok(decoded)) = sizes else {
-                    return Err(file.wrong(offset, &"a column of negative size"));
+                    return Err(file.error(offset, &"a column of negative size"));
                 };
                 if stored > file.len {
-                    return Err(file.wrong(offset, &"a column larger than the file"));
+                    return Err(file.error(offset, &"a column larger than the file"));
                 }
                 library = library.saturating_add(stored).saturating_add(decoded);
             }
@@ -81,9 +81,9 @@ impl Shard for ParquetFile {
                 group.columns().iter().map(ColumnChunkMetaData::byte_range).collect();
             places.sort_unstable();
             if places.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
-                return Err(file.wrong(offset, &"columns that lie in each other"));
+                return Err(file.error(offset, &"columns that lie in each other"));
             }
-            let rows = rows.map_err(|_| file.wrong(offset, &"a row group of negative length"))?;
+            let rows = rows.map_err(|_| file.error(offset, &"a row group of negative length"))?;
             groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
         }
         Ok(groups)
@@ -102,16 +102,16 @@ impl Shard for ParquetFile {
         // Groups without rows have no number of ours.
         let rows = |n: &usize| self.metadata.metadata().row_group(*n).num_rows() > 0;
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
-        let number = number.ok_or_else(|| file.wrong(group.offset, &"a row group that is not there"))?;
+        let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is not there"))?;
         let reading = Reading::of_group(file, self.metadata.metadata().row_group(number));
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
             .with_row_groups(vec![number])
             .with_projection(mask)
             .with_batch_size(batch_rows(group))
             .build()
-            .map_err(|e| file.wrong(group.offset, &e))?;
+            .map_err(|e| file.error(group.offset, &e))?;
         for batch in batches {
-            visit(&batch.map_err(|e| file.wrong(group.offset, &e))?)?;
+            visit(&batch.map_err(|e| file.error(group.offset, &e))?)?;
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Reading {
     ) -> parquet::errors::Result<()> {
         let mut chunks = lock(&self.chunks);
         let chunk = chunks.iter_mut().find(|chunk| chunk.place.contains(&place));
-        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.wrong(place, &what)))
+        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.error(place, &what)))
     }
 }
 

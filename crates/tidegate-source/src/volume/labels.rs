@@ -142,7 +142,7 @@ impl Volume {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         hash.update(part.array.description());
         hash.update(part.array.place().as_os_str().as_encoded_bytes());
-        hash.update(&Source::edition(self).to_le_bytes());
+        hash.update(&Source::content_version(self).to_le_bytes());
         hash.update(format!("{block:?} {ignore:?}").as_bytes());
         let mut folders = folders(&part.array.place(), hash.digest());
         if part.array.latency().is_some() {

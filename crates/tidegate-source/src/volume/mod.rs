@@ -21,10 +21,10 @@ use tidegate_array::kernels::boxes::{self, Beyond, Corner, MOST_AXES};
 
 use self::align::{Along, Places};
 pub use self::open::{ArrayOptions, Options, Pad, Scale, levels};
-use crate::files::read::touch;
-use crate::formats::folder::KERNEL_FILE_BYTES;
+use crate::files::KERNEL_FILE_BYTES;
+use crate::files::read::hash_version;
 use crate::zarr::{Array, Indexes};
-use crate::{Access, ChunkSizes, Chunked, Entry, Extremes, Located, ReadMode, Source};
+use crate::{Access, ChunkSizes, Chunked, Entry, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
 use tidegate_order::lattice::ChunkGrid;
@@ -264,16 +264,16 @@ impl Source for Volume {
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
-    fn edition(&self) -> u64 {
+    fn content_version(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         for part in &self.parts {
             hash.update(part.array.place().as_os_str().as_encoded_bytes());
             hash.update(part.array.description());
-            touch(&mut hash, &part.array.metadata_file());
+            hash_version(&mut hash, &part.array.metadata_file());
         }
         hash.digest()
     }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         vec![self.len()]
     }
     fn access(&self) -> Access {
@@ -282,11 +282,11 @@ impl Source for Volume {
     fn chunked(&self) -> Option<&dyn Chunked> {
         Some(self)
     }
-    fn extremes(&self) -> Extremes {
-        Extremes {
+    fn size_bounds(&self) -> SizeBounds {
+        SizeBounds {
             total_bytes: self.sizes.total_bytes,
             sample_bytes: self.sizes.stored_bytes,
-            ..Extremes::default()
+            ..SizeBounds::default()
         }
     }
     fn latency(&self) -> Option<Duration> {
