@@ -1,12 +1,15 @@
-//! Columns of Arrow as fields of samples, and a group of rows packed one after the other.
+//! Columns of Arrow as fields of samples, and a group of packed rows.
 //!
-//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values of one row.
-//! Memory: holds none; rows are packed into memory of the caller, Arrow's own arrays are bounded by [`super::table`].
+//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values of
+//! one row.
+//! Memory: holds none; rows are packed into memory of the caller, and [`super::table`] bounds Arrow's
+//! own arrays.
 //!
-//! A packed group: u32 offsets\[rows + 1\], then the rows; a row has for each column a u32 size (all ones: missing) and its
-//! bytes. Integers and floats take 8 bytes; unsigned ones of 64 bits keep their bits. Lists of numbers are arrays as MDS writes them; what has no simpler form
-//! (structs, maps, lists of lists) becomes JSON. A struct with a child `bytes`, which is how Hugging Face stores images and
-//! audio, is one field, and its child `path` is the sample's key.
+//! A packed group is u32 offsets\[rows + 1\], then the rows. A row has for each column a u32 size (all
+//! ones: missing) and its bytes. Integers and floats take 8 bytes; unsigned 64-bit integers keep their
+//! bits. Lists of numbers are arrays in the form of MDS. Structs, maps and lists of lists become JSON.
+//! Hugging Face stores images and audio as a struct with a child `bytes`: it is one field, and its
+//! child `path` is the sample's key.
 
 use std::borrow::Cow;
 
@@ -40,7 +43,7 @@ struct Column {
     stored: DataType,
 }
 
-/// Is shown a row: its key and its values.
+/// Gets the key and the values of a row.
 type RowVisit<'a> = dyn FnMut(Option<&str>, &[Cell<'_>]) -> Result<()> + 'a;
 
 /// One value of a record batch.
@@ -153,7 +156,7 @@ impl Columns {
 
     /// The values of a packed row.
     pub(crate) fn parse<'a>(&self, row: &'a [u8]) -> Result<Vec<Value<'a>>> {
-        let cut = || Error::decode("a packed row is shorter than its sizes: please report this");
+        let cut = || Error::Internal("a packed row is shorter than its sizes".into());
         let mut rest = row;
         let mut values = Vec::with_capacity(self.list.len());
         for column in &self.list {
@@ -378,7 +381,7 @@ fn number(stored: &DataType) -> Option<&'static str> {
     })
 }
 
-/// The elements of a list, or nothing if it is none.
+/// The elements of a list; None for another type.
 fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
     Some(match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().value(row),
@@ -388,12 +391,13 @@ fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
     })
 }
 
-/// A list of numbers as MDS writes an array: one dimension of u32, unless its length is fixed, then the elements.
+/// A list of numbers in the form of MDS: one dimension of u32 unless its length is fixed, then the
+/// elements.
 fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     let fixed = matches!(array.data_type(), DataType::FixedSizeList(..));
     let items = elements(array, row).ok_or_else(|| Error::decode("a list was expected"))?;
     if items.null_count() > 0 {
-        return Err(Error::decode("a list of numbers has empty places: fill them, or store it as JSON"));
+        return Err(Error::decode("a list of numbers has missing values: fill them, or store it as JSON"));
     }
     let data = items.to_data();
     let size = items.data_type().primitive_width().unwrap_or(1);
@@ -441,7 +445,7 @@ fn json(array: &ArrayRef, row: usize) -> serde_json::Value {
     }
 }
 
-/// Names of the classes of the first label column, as Hugging Face notes them in the schema.
+/// Names of the classes of the first label column, from the notes of Hugging Face in the schema.
 pub(crate) fn classes(schema: &ArrowSchema) -> Vec<String> {
     let note = schema.metadata().get("huggingface").and_then(|text| serde_json::from_str(text).ok());
     let note: serde_json::Value = note.unwrap_or_default();

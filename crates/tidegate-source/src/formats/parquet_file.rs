@@ -1,9 +1,10 @@
 //! One Parquet file: its row groups, decoded by the parquet crate.
 //!
-//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record batches.
-//! Memory: the footer while open; a page as stored and as decompressed, and the arrays of a batch, while a group is
-//! decoded: bounded by the sizes in the footer, to which `parquet_pages` holds the pages before the crate makes room for
-//! them.
+//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record
+//! batches.
+//! Memory: the footer while open; while a group is decoded, a stored page, its decompressed copy, and
+//! the arrays of a batch. The sizes in the footer bound them: `parquet_pages` checks each page before
+//! the crate allocates it.
 //!
 //! Specification: Apache Parquet format 2.11.
 
@@ -29,12 +30,12 @@ use super::table::{Shard, ShardFile, batch_rows};
 use crate::index::GroupMeta;
 use crate::{Error, Result};
 
-/// What is read at a page header.
+/// Bytes of a read at a page header.
 const HEADER_BYTES: u64 = 8 << 10;
-/// What unpacking brotli takes besides: its largest window, and its tables.
+/// Bytes that unpacking brotli takes: its largest window, and its tables.
 const BROTLI_BYTES: u64 = 17 << 20;
 
-/// See the head of this file.
+/// An open Parquet file.
 #[derive(Debug)]
 pub(crate) struct ParquetFile {
     metadata: ArrowReaderMetadata,
@@ -44,7 +45,7 @@ impl ParquetFile {
     /// Reads the footer.
     ///
     /// # Errors
-    /// For what is no Parquet file, or an encrypted one.
+    /// For a file of another format, or an encrypted one.
     pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
             .map_err(|e| file.error(0, &e))?;
@@ -81,7 +82,7 @@ impl Shard for ParquetFile {
                 group.columns().iter().map(ColumnChunkMetaData::byte_range).collect();
             places.sort_unstable();
             if places.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
-                return Err(file.error(offset, &"columns that lie in each other"));
+                return Err(file.error(offset, &"columns that overlap"));
             }
             let rows = rows.map_err(|_| file.error(offset, &"a row group of negative length"))?;
             groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
@@ -99,10 +100,10 @@ impl Shard for ParquetFile {
     ) -> Result<()> {
         let roots = wanted.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(c, _)| c);
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
-        // Groups without rows have no number of ours.
+        // Groups without rows are not numbered.
         let rows = |n: &usize| self.metadata.metadata().row_group(*n).num_rows() > 0;
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
-        let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is not there"))?;
+        let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is missing"))?;
         let reading = Reading::of_group(file, self.metadata.metadata().row_group(number));
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
             .with_row_groups(vec![number])
@@ -117,21 +118,21 @@ impl Shard for ParquetFile {
     }
 }
 
-/// A file as the crate reads it, each page held to what the footer says of its column.
+/// The file for the parquet crate, which checks each page against the footer.
 #[derive(Debug, Clone)]
 struct Reading {
     file: ShardFile,
     chunks: Arc<Mutex<Vec<Chunk>>>,
 }
 
-/// A column of a row group: its place, its bounds, and how much of them its pages have taken.
+/// A column of a row group: its place, its bounds, and the bytes of its pages so far.
 #[derive(Debug)]
 struct Chunk {
     place: Range<u64>,
     codec: Compression,
     unpacked: u64,
     taken: u64,
-    /// The last page that was looked at: where it starts, and its sizes.
+    /// The last page: its start and its sizes.
     page: Option<(u64, PageSizes)>,
 }
 
@@ -154,7 +155,7 @@ impl Reading {
         Self { file: file.clone(), chunks: Arc::new(Mutex::new(group.columns().iter().map(chunk).collect())) }
     }
 
-    /// Runs `check` on the column in which `place` lies; there is none outside of the row group.
+    /// Runs `check` on the column that holds `place`; outside the row group there is none.
     fn checked(
         &self,
         place: u64,
@@ -167,7 +168,7 @@ impl Reading {
 }
 
 impl Chunk {
-    /// Holds the page whose header starts at `at` to what the footer says.
+    /// Checks the page whose header starts at `at` against the footer.
     fn begin_page(&mut self, at: u64, header: &[u8]) -> Result<(), String> {
         if self.page.is_some_and(|(last, _)| at <= last) {
             return Ok(());
@@ -183,7 +184,7 @@ impl Chunk {
         }
     }
 
-    /// Holds the stored bytes of the page that was begun last to its header.
+    /// Checks the stored bytes of the last page against its header.
     fn unpack(&self, bytes: &[u8]) -> Result<(), String> {
         match self.page {
             Some((_, sizes))
@@ -223,8 +224,9 @@ fn external(error: Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-/// Reads from a place on, a window at a time: for page headers. The crate makes readers that it does not read from, of
-/// places that are none of a header.
+/// Reads page headers from a place on, a window at a time.
+///
+/// The crate also makes readers that it never reads, at places without a header.
 #[derive(Debug)]
 struct Headers {
     of: Reading,
