@@ -242,7 +242,9 @@ impl Step {
             Self::Gzip => fill("gzip", flate2::read::MultiGzDecoder::new(bytes), into),
             Self::Zlib => fill("zlib", flate2::read::ZlibDecoder::new(bytes), into),
             Self::Bz2 => fill("bz2", bzip2::read::MultiBzDecoder::new(bytes), into),
-            Self::Blosc | Self::Crc32c | Self::Other(_) => Err(Error::Internal("this codec cannot decode into given memory".into())),
+            Self::Blosc | Self::Crc32c | Self::Other(_) => {
+                Err(Error::Internal("this codec cannot decode into given memory".into()))
+            }
         }
     }
 }

@@ -142,8 +142,7 @@ impl Array {
             Some(shards) => shards.grid(&shape, &outer),
             None => shape.iter().zip(&chunk).map(|(n, side)| n.div_ceil(*side)).collect(),
         };
-        if grid.iter().try_fold(1u64, |n, side| n.checked_mul(*side)).is_none_or(|chunks| chunks > MAX_SIDE)
-        {
+        if grid.iter().try_fold(1u64, |n, side| n.checked_mul(*side)).is_none_or(|chunks| chunks > MAX_SIDE) {
             return Err(Error::decode(format!("a grid of {grid:?} chunks: at most 2^48 can be numbered")));
         }
         if decoder.bytes() > MAX_CHUNK_BYTES {
