@@ -23,7 +23,9 @@ use crate::files::read::{ReadMode, SequentialReader, aligned, staging_bytes};
 #[cfg(feature = "remote")]
 use crate::files::remote::{Key, Object, Store};
 use crate::index::probe::Images;
-use crate::index::shard_set::{beside, unpacked_dir};
+#[cfg(feature = "remote")]
+use crate::index::shard_set::beside;
+use crate::index::shard_set::unpacked_dir;
 use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Result};
 use crate::{Located, Source};
