@@ -175,14 +175,14 @@ impl Making<'_> {
         };
         let Ok(values) = self.source.parse(at, &staging[range]) else { return Ok(false) };
         let images = values.iter().filter_map(|value| match value {
-            Value::Bytes(bytes) => Some((header::of(bytes).ok()?, *bytes)),
+            Value::Bytes(bytes) => Some((header::parse(bytes).ok()?, *bytes)),
             _ => None,
         });
         let largest = images
             .filter(|(header, _)| header.format == header::Format::Jpeg)
             .max_by_key(|(header, _)| header.decoded_bytes());
         if let Some((_, bytes)) = largest {
-            checkpoints::record(bytes, into);
+            checkpoints::write_record(bytes, into);
         }
         Ok(largest.is_some())
     }

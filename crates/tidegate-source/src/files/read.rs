@@ -34,6 +34,16 @@ pub enum ReadMode {
     Plain,
 }
 
+impl tidegate_core::observe::MetricValue for ReadMode {
+    fn value(&self) -> tidegate_core::observe::Value<'_> {
+        tidegate_core::observe::Value::Text(match self {
+            Self::Direct => "direct",
+            Self::Drop => "drop",
+            Self::Plain => "plain",
+        })
+    }
+}
+
 /// Chooses the read mode of a dataset: kept if the budget has room for all of it, else past the
 /// cache.
 ///

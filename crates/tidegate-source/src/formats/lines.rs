@@ -19,7 +19,7 @@ use crate::index::shard_set::shard_set;
 use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Result};
 use crate::{Located, Source};
-use tidegate_decode::text::delimited::At;
+use tidegate_decode::text::delimited::ScanState;
 use tidegate_decode::text::{delimited, json, libsvm};
 use tidegate_decode::{Schema, Value};
 
@@ -112,26 +112,26 @@ impl Lines {
 /// The types that the lines seen so far imply.
 #[derive(Debug)]
 enum Seen {
-    Libsvm(libsvm::Seen),
-    Json(json::Seen),
-    Delimited(delimited::Seen),
+    Libsvm(libsvm::SchemaScan),
+    Json(json::SchemaScan),
+    Delimited(delimited::SchemaScan),
 }
 
 impl Seen {
     fn new(format: Format) -> Self {
         match format {
-            Format::Libsvm => Self::Libsvm(libsvm::Seen::default()),
-            Format::Json => Self::Json(json::Seen::default()),
-            Format::Delimited(delimiter) => Self::Delimited(delimited::Seen::new(delimiter)),
+            Format::Libsvm => Self::Libsvm(libsvm::SchemaScan::default()),
+            Format::Json => Self::Json(json::SchemaScan::default()),
+            Format::Delimited(delimiter) => Self::Delimited(delimited::SchemaScan::new(delimiter)),
         }
     }
 
     /// Looks at the line of sample number `sample`. LIBSVM needs all lines, the others the first ones.
     fn look(&mut self, line: &[u8], sample: u64) {
         match self {
-            Self::Libsvm(seen) => seen.look(line),
-            Self::Json(seen) if sample < LOOKED_AT => seen.look(line),
-            Self::Delimited(seen) if sample < LOOKED_AT => seen.look(line),
+            Self::Libsvm(seen) => seen.add_line(line),
+            Self::Json(seen) if sample < LOOKED_AT => seen.add_line(line),
+            Self::Delimited(seen) if sample < LOOKED_AT => seen.add_line(line),
             Self::Json(_) | Self::Delimited(_) => {}
         }
     }
@@ -194,7 +194,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
 
 /// Reads the next record and returns its number of lines; at the end of the file it reads nothing.
 fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
-    let (mut at, mut lines) = (At::Cell, 0);
+    let (mut at, mut lines) = (ScanState::Cell, 0);
     loop {
         let start = record.len();
         let read = file.take((RECORD_MOST - start) as u64).read_until(b'\n', record)?;
@@ -207,7 +207,7 @@ fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Re
         if let Format::Delimited(delimiter) = format {
             at = record[start..].iter().fold(at, |at, byte| at.next(*byte, delimiter));
         }
-        if at != At::Quotes {
+        if at != ScanState::Quotes {
             return Ok(Ok(lines));
         }
         if read == 0 {

@@ -26,7 +26,7 @@ use crate::Source;
 use crate::index::folders;
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
-use tidegate_order::patches::{Boxes, Lattice};
+use tidegate_order::lattice::{Boxes, Lattice};
 
 /// The first bytes of a file of boxes.
 const MAGIC: &[u8; 8] = b"TGBOXES1";
@@ -333,7 +333,7 @@ impl All {
     fn take(&mut self, origin: &[u64], found: &[Found], budget: &Budget) -> Result<()> {
         let count = self.boxes.len() as u64 + found.len() as u64;
         while self.paid_boxes < count {
-            let paid = Boxes::pay(budget, STEP, origin.len()).map_err(|error| {
+            let paid = Boxes::reserve(budget, STEP, origin.len()).map_err(|error| {
                 let so_far = mib(self.paid.iter().map(Grant::bytes).sum());
                 Error::Config(format!("{error}; {so_far} MiB are taken so far: give a larger block, or ignore labels that are no \
                      classes"))
@@ -394,7 +394,7 @@ fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
     let each = 12 + 8 * axes as u64;
     let bytes = fs::metadata(path).ok()?.len().checked_sub(20).filter(|bytes| bytes.is_multiple_of(each))?;
     let count = bytes / each;
-    let _grant = Boxes::pay(budget, count, axes).ok()?;
+    let _grant = Boxes::reserve(budget, count, axes).ok()?;
     let mut file = BufReader::new(fs::File::open(path).ok()?);
     let mut take = |into: &mut [u8]| file.read_exact(into).ok();
     let (mut magic, mut said, mut found) = ([0; 8], [0; 4], [0; 8]);

@@ -31,7 +31,7 @@ use crate::zarr::{Array, Indexes};
 use crate::{Access, ChunkSizes, Chunked, Entry, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
-use tidegate_order::near::Grid;
+use tidegate_order::lattice::ChunkGrid;
 
 /// One array, and the places of its patches.
 #[derive(Debug)]
@@ -71,10 +71,10 @@ impl Volume {
 
     /// The lattice of places, and the places in a chunk of the first array.
     #[must_use]
-    pub fn grid(&self) -> Grid {
+    pub fn grid(&self) -> ChunkGrid {
         let first = &self.parts[0];
         let chunk = &first.array.chunk[first.array.chunk.len() - self.places.len()..];
-        Grid {
+        ChunkGrid {
             counts: self.places.iter().map(|places| places.count).collect(),
             steps: self
                 .places

@@ -18,8 +18,8 @@ use tidegate_core::memory::Budget;
 
 use super::Volume;
 use crate::{Error, Result};
-use tidegate_order::drawn::reserve;
-use tidegate_order::patches::Boxes;
+use tidegate_order::lattice::Boxes;
+use tidegate_order::memory::reserve;
 
 /// The options of [`Volume::refine`].
 #[derive(Debug, Clone, Deserialize)]
@@ -140,7 +140,7 @@ impl Volume {
         })?;
         let cells = cells.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut found = Found { shape, block: &block, boxes: Vec::new(), spans: Vec::new() };
-        let _grant = Boxes::pay(budget, count, axes)?;
+        let _grant = Boxes::reserve(budget, count, axes)?;
         join(cells, sides, wanted.tolerance, &mut found);
         if found.spans.iter().any(|(low, _)| *low < 0) {
             return Err(misfit("boxes beyond voxel 2^31 cannot be drawn"));
