@@ -133,7 +133,7 @@ impl Source {
 
     /// Return sizes over all samples, in bytes.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let extremes = self.0.extremes();
+        let extremes = self.0.size_bounds();
         let out = PyDict::new(py);
         out.set_item("samples", self.0.len())?;
         out.set_item("shards", self.0.shard_lengths().len())?;
