@@ -71,7 +71,7 @@ impl Sampler<'_> {
                 Arc::new(Function { function, len, listed, asker: asker.clone() })
             }
         };
-        let runs = source.runs().len() as u64;
+        let runs = source.shard_lengths().len() as u64;
         let order =
             py.detach(|| ExplicitOrder::new(ids, source.len(), runs, budget)).map_err(|e| raise(&e))?;
         Ok(Arc::new(order))

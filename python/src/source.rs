@@ -86,7 +86,7 @@ impl Source {
             return Err(PyIndexError::new_err(format!("sample {id} of {}", self.0.len())));
         }
         let (at, bytes) = py.detach(|| self.0.fetch(id)).map_err(|e| raise(&e))?;
-        let blame = |field: &str, e| raise(&self.0.blame(&at, field, &e));
+        let blame = |field: &str, e| raise(&self.0.sample_error(&at, field, &e));
         let values = self.0.parse(&at, &bytes).map_err(|e| blame("", e))?;
         let out = PyDict::new(py);
         for (field, value) in self.0.schema().iter().zip(values) {
@@ -133,10 +133,10 @@ impl Source {
 
     /// Return sizes over all samples, in bytes.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let extremes = self.0.extremes();
+        let extremes = self.0.size_bounds();
         let out = PyDict::new(py);
         out.set_item("samples", self.0.len())?;
-        out.set_item("shards", self.0.runs().len())?;
+        out.set_item("shards", self.0.shard_lengths().len())?;
         out.set_item("total_bytes", extremes.total_bytes)?;
         out.set_item("largest_sample_bytes", extremes.sample_bytes)?;
         out.set_item("largest_decode_bytes", extremes.scratch_bytes)?;

@@ -1,11 +1,9 @@
-//! The side-car of JPEG checkpoints: a record of fixed size for each sample, beside its index.
+//! Makes the JPEG checkpoints of a source.
 //!
-//! Flow: every sample of a source, read once by all cores -> [`make`] -> the file `checkpoints` in the index's folder; an id
-//! -> where its record lies ([`Checkpoints`]); the record -> `decode::jpeg`, which need not decode what lies before the crop.
-//! Memory: holds none; [`make`] has, a thread, the largest sample and the records of a few samples.
-//!
-//! A record is bound to the bytes of its picture by their checksum, and one of zeros is none: so the file may be made
-//! in part, go on where it was left, or belong to pictures that changed. While it is made it is named `checkpoints.partial`.
+//! Flow: every sample of a source, read once on all cores -> [`make`] -> the file `checkpoints` in
+//! the folder of its index.
+//! Memory: for each thread the largest sample and 64 records.
+//! Not here: reading the records (`index::checkpoints`), their format (`tidegate-decode`).
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,91 +11,22 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use tidegate_core::sync::lock;
 
 use rustix::fs::{Advice, fadvise};
-use tidegate_core::memory::PAGE_BYTES;
+use tidegate_core::sync::lock;
+use tidegate_decode::{Kind, Value, checkpoints, header};
 
-use super::read::{Extent, Files, ReadMode, aligned, direct_works, staging_bytes};
-use super::{Located, Source};
-use crate::{Error, Result};
-use tidegate_decode::{Kind, Value};
-use tidegate_decode::{checkpoints, header};
+use crate::files::read::{ReadMode, aligned, direct_works, staging_bytes};
+pub use crate::index::checkpoints::Checkpoints;
+use crate::index::checkpoints::{PARTIAL, RECORD_BYTES, WHOLE};
+use crate::{Error, Located, Result, Source};
 
 /// Samples whose records are written in one go.
 const CHUNK: u64 = 64;
 /// A record is at most this part of the mean sample, in percent.
 const SHARE: u64 = 5;
-/// The smallest and the largest record.
-const RECORD_BYTES: [u64; 2] = [512, 64 << 10];
-const WHOLE: &str = "checkpoints";
-const PARTIAL: &str = "checkpoints.partial";
 
-/// See the head of this file.
-#[derive(Debug)]
-pub struct Checkpoints {
-    file: Files,
-    record_bytes: u64,
-    whole: bool,
-}
-
-impl Checkpoints {
-    /// Opens the checkpoints of an index of so many samples, if it has any.
-    pub(super) fn open(dir: &Path, samples: u64) -> Option<Self> {
-        [(WHOLE, true), (PARTIAL, false)].into_iter().find_map(|(name, whole)| {
-            let path = dir.join(name);
-            let bytes = std::fs::metadata(&path).ok()?.len();
-            let record_bytes = bytes.checked_div(samples)?;
-            let sound = record_bytes * samples == bytes
-                && record_bytes.is_power_of_two()
-                && (RECORD_BYTES[0]..=RECORD_BYTES[1]).contains(&record_bytes);
-            sound.then(|| Self { file: Files::new(vec![path]), record_bytes, whole })
-        })
-    }
-
-    /// Whether they were made for every sample.
-    #[must_use]
-    pub fn whole(&self) -> bool {
-        self.whole
-    }
-
-    /// Bytes of a record.
-    #[must_use]
-    pub fn record_bytes(&self) -> u64 {
-        self.record_bytes
-    }
-
-    /// Bytes of memory that reading a record takes: whole pages.
-    #[must_use]
-    pub fn room_bytes(&self) -> u64 {
-        self.record_bytes.max(PAGE_BYTES)
-    }
-
-    /// Where the record of a sample lies; nothing where the file cannot be read directly.
-    pub fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        self.file.extent(0, at.id * self.record_bytes)
-    }
-
-    /// The record of a sample in fresh memory: for measuring, not for training.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn fetch(&self, at: &Located) -> Result<Vec<u8>> {
-        let mut staging = aligned(self.room_bytes() as usize);
-        let range = self.read(at, ReadMode::Plain, &mut staging)?;
-        Ok(staging[range].to_vec())
-    }
-
-    /// Reads the record of a sample into `into`, which holds [`Checkpoints::room_bytes`], and says where in it it lies.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn read(&self, at: &Located, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        self.file.read(0, at.id * self.record_bytes, self.record_bytes, mode, into)
-    }
-}
-
-/// Bytes of a record for samples of this mean size; nothing where pictures are so small that records would not pay.
+/// Bytes of a record for samples of this mean size; None where images are too small for records.
 #[must_use]
 pub fn fitting_bytes(mean_bytes: u64) -> Option<u64> {
     let most = mean_bytes * SHARE / 100;
@@ -105,29 +34,31 @@ pub fn fitting_bytes(mean_bytes: u64) -> Option<u64> {
     (bytes >= RECORD_BYTES[0]).then_some(bytes.min(RECORD_BYTES[1]))
 }
 
-/// Makes the checkpoints of a source that has none, or goes on making them.
+/// Makes the checkpoints of a source that has none, or resumes making them.
 ///
-/// `progress` is told how many samples are done, and of how many; its error ends the work, which can be gone on with. Samples that hold no
-/// sound baseline JPEG have none. Where another process makes them, this one waits for it.
+/// `progress` gets the number of samples done and the number of all; an error of it stops the work,
+/// which a later call resumes. Samples without a sound baseline JPEG get none. Where another process
+/// is making them, this one waits for it.
 ///
 /// # Errors
-/// [`Error::Config`] for a source whose samples have no baseline JPEGs of their own to read; [`Error::Io`] for files that
-/// cannot be read, or when the disk is full.
+/// [`Error::Config`] for a source whose samples have no baseline JPEGs of their own; [`Error::Io`]
+/// for files that cannot be read, or when the disk is full.
 pub fn make(source: &dyn Source, progress: &(dyn Fn(u64, u64) -> Result<()> + Sync)) -> Result<()> {
     let refused = |what: &str| Error::Config(format!("{}: {what}", source.name()));
-    let pictures = source.schema().iter().any(|f| f.kind == Kind::Image);
-    let index = source.index().filter(|index| pictures && index.meta.fingerprint == source.fingerprint());
+    let images = source.schema().iter().any(|f| f.kind == Kind::Image);
+    let index = source.index().filter(|index| images && index.meta.fingerprint == source.fingerprint());
     let index = index.ok_or_else(|| {
-        refused("only whole sets of pictures in folders, plain tar or MDS shards can have checkpoints")
+        refused("only whole sets of images in folders, plain tar or MDS shards can have checkpoints")
     })?;
     let samples = source.len();
-    let extremes = source.extremes();
-    let record_bytes = fitting_bytes(extremes.total_bytes / samples.max(1))
-        .ok_or_else(|| refused("samples of less than 10 KB on average: checkpoints would not pay"))?;
+    let bounds = source.size_bounds();
+    let record_bytes = fitting_bytes(bounds.total_bytes / samples.max(1)).ok_or_else(|| {
+        refused("samples of less than 10 KB on average: checkpoints would not make them faster")
+    })?;
     let (path, whole) = (index.dir().join(PARTIAL), index.dir().join(WHOLE));
     let file = locked(&path)?;
     if Checkpoints::open(index.dir(), samples).is_some_and(|made| made.whole()) {
-        // Another process was faster, and the file that was opened here is an empty one.
+        // Another process was faster, and the file that was opened here is empty.
         std::fs::remove_file(&path).map_err(Error::io(&path))?;
         return Ok(());
     }
@@ -166,12 +97,12 @@ pub fn make(source: &dyn Source, progress: &(dyn Fn(u64, u64) -> Result<()> + Sy
     std::fs::rename(&path, &whole).map_err(Error::io(&path))
 }
 
-/// Opens the file that is being made, once no other process makes it.
+/// Opens the file that is being made, once no other process holds it.
 fn locked(path: &Path) -> Result<File> {
     let attempt = || -> std::io::Result<Option<File>> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         file.lock()?;
-        // Whoever had it may have renamed or removed it.
+        // Another process may have renamed or removed it.
         let same = std::fs::metadata(path).is_ok_and(|there| {
             file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
         });
@@ -208,7 +139,7 @@ impl Making<'_> {
         (start < samples && self.failed().is_none()).then(|| start..(start + CHUNK).min(samples))
     }
 
-    /// Makes the records of some samples that have none, and says how many samples are done in all.
+    /// Makes the records of some samples that have none, and returns how many samples are done in all.
     fn chunk(&self, ids: Range<u64>) -> Result<u64> {
         let mut records = vec![0; self.record_bytes * (ids.end - ids.start) as usize];
         let place = ids.start * self.record_bytes as u64;
@@ -228,7 +159,7 @@ impl Making<'_> {
         }
         // Advice: a file system that keeps its pages is no reason to fail.
         let length = std::num::NonZeroU64::new(records.len() as u64);
-        let _advice = fadvise(self.file, place, length, Advice::DontNeed);
+        fadvise(self.file, place, length, Advice::DontNeed).ok();
         let count = ids.end - ids.start;
         Ok(self.done.fetch_add(count, Ordering::Relaxed) + count)
     }
@@ -243,11 +174,11 @@ impl Making<'_> {
             Err(_) => return Ok(false),
         };
         let Ok(values) = self.source.parse(at, &staging[range]) else { return Ok(false) };
-        let pictures = values.iter().filter_map(|value| match value {
+        let images = values.iter().filter_map(|value| match value {
             Value::Bytes(bytes) => Some((header::parse(bytes).ok()?, *bytes)),
             _ => None,
         });
-        let largest = pictures
+        let largest = images
             .filter(|(header, _)| header.format == header::Format::Jpeg)
             .max_by_key(|(header, _)| header.decoded_bytes());
         if let Some((_, bytes)) = largest {

@@ -1,27 +1,117 @@
-//! From a path or pattern to a source: what lies there decides.
+//! From a path or pattern to a source: the names of the files select the format.
 //!
-//! Flow: "shards/*.tar", "data/train-*.parquet", a folder, an MDS folder, "s3://bucket/folder" -> the reader of that format.
+//! Flow: "shards/*.tar", "data/train-*.parquet", a folder, an MDS folder, "s3://bucket/folder" ->
+//! the source of that format. [`FORMATS`] lists the formats of shards.
 //! Memory: holds none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::archive::Archive;
-use super::checkpoints::{self, Checkpoints};
-use super::folder::Folder;
-use super::index::Index;
-use super::lines::{Format, Lines};
-use super::mds::Mds;
-use super::read::Files;
-#[cfg(feature = "remote")]
-use super::remote::{Object, Store};
-use super::{Source, natural_order};
-use crate::{Error, Result};
 use tidegate_decode::{Kind, kind_of_extension};
 
-/// Opens what lies at `url`: a folder of images, tar archives (a file, a folder or a pattern with `*`),
-/// Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` whatever its name), an MDS folder.
+use crate::checkpoints::{self, Checkpoints};
+use crate::files::file_set::Files;
+use crate::files::glob;
+use crate::files::natural::{file_name, natural_order};
+#[cfg(feature = "remote")]
+use crate::files::remote::{Object, Store};
+use crate::formats::archive::Archive;
+use crate::formats::folder::Folder;
+use crate::formats::lines::{self, Lines};
+use crate::formats::mds::Mds;
+#[cfg(feature = "parquet")]
+use crate::formats::table::{self, Table};
+use crate::index::Index;
+use crate::{Error, Result, Source};
+
+/// What a folder with such files is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// A dataset of its shards.
+    Shards,
+    /// A dataset of tables, which may have several splits.
+    Tables,
+    /// A dataset only if there is nothing but text files: next to shards and images they describe
+    /// these.
+    Texts,
+}
+
+/// A format of shards. All files of a dataset have the same one.
+struct Format {
+    role: Role,
+    /// Whether a file's name is of this format.
+    matches: fn(&Path) -> bool,
+    /// Opens files of it: name, files, whether to make a new index.
+    open: fn(&str, Files, bool) -> Result<Arc<dyn Source>>,
+}
+
+/// The formats of shards. A new one needs a line here.
+const FORMATS: &[Format] = &[
+    #[cfg(feature = "parquet")]
+    Format {
+        role: Role::Tables,
+        matches: |path| table::Format::from_name(path) == Some(table::Format::Parquet),
+        open: |name, files, force| Ok(Arc::new(Table::open(name, table::Format::Parquet, files, force)?)),
+    },
+    #[cfg(feature = "parquet")]
+    Format {
+        role: Role::Tables,
+        matches: |path| table::Format::from_name(path) == Some(table::Format::Arrow),
+        open: |name, files, force| Ok(Arc::new(Table::open(name, table::Format::Arrow, files, force)?)),
+    },
+    Format {
+        role: Role::Texts,
+        matches: |path| lines::Format::from_name(path) == Some(lines::Format::Json),
+        open: |name, files, force| Ok(Arc::new(Lines::open(name, lines::Format::Json, files, force)?)),
+    },
+    Format {
+        role: Role::Texts,
+        matches: |path| lines::Format::from_name(path) == Some(lines::Format::CSV),
+        open: |name, files, force| Ok(Arc::new(Lines::open(name, lines::Format::CSV, files, force)?)),
+    },
+    Format {
+        role: Role::Texts,
+        matches: |path| lines::Format::from_name(path) == Some(lines::Format::TSV),
+        open: |name, files, force| Ok(Arc::new(Lines::open(name, lines::Format::TSV, files, force)?)),
+    },
+    Format {
+        role: Role::Texts,
+        matches: |path| lines::Format::from_name(path) == Some(lines::Format::Libsvm),
+        open: |name, files, force| Ok(Arc::new(Lines::open(name, lines::Format::Libsvm, files, force)?)),
+    },
+    Format {
+        role: Role::Shards,
+        matches: is_archive,
+        open: |name, files, force| Ok(Arc::new(Archive::open(name, files, force)?)),
+    },
+];
+
+/// The role of a file by its name; None for what is no shard.
+fn role_of(path: &Path) -> Option<Role> {
+    FORMATS.iter().find(|format| (format.matches)(path)).map(|format| format.role)
+}
+
+fn is_shard(path: &Path) -> bool {
+    matches!(role_of(path), Some(Role::Shards | Role::Tables))
+}
+
+fn is_text(path: &Path) -> bool {
+    role_of(path) == Some(Role::Texts)
+}
+
+fn is_table(path: &Path) -> bool {
+    role_of(path) == Some(Role::Tables)
+}
+
+fn is_archive(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_ascii_lowercase();
+    [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd"].iter().any(|end| name.ends_with(end))
+}
+
+/// Opens the dataset at `url`: a folder of images, tar archives (a file, a folder or a pattern with
+/// `*`), Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` with any
+/// extension), an MDS folder.
 ///
 /// `force` makes a new index even if there is one that holds.
 ///
@@ -29,7 +119,7 @@ use tidegate_decode::{Kind, kind_of_extension};
 /// What is missing or damaged, with its place and the fix.
 pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if let Some(url) = url.strip_prefix(LIBSVM) {
-        return open_libsvm(url, force);
+        return Ok(Arc::new(Lines::open(url, lines::Format::Libsvm, glob::named(url)?, force)?));
     }
     let plain = url.strip_prefix("file://").unwrap_or(url);
     if plain.contains("://") {
@@ -38,14 +128,14 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     let path = Path::new(plain);
     let missing = |what: &str| Error::Dataset { path: path.to_owned(), what: what.into() };
     if plain.contains(['*', '{', '[']) {
-        let files = expand(plain)?;
+        let files = glob::expand(plain)?;
         if files.is_empty() {
-            return Err(missing("no file fits this pattern"));
+            return Err(missing("no file matches this pattern"));
         }
-        return shards(url, Files::new(files), force);
+        return open_shards(url, Files::new(files), force);
     }
     if path.is_file() {
-        return shards(url, Files::new(vec![path.to_owned()]), force);
+        return open_shards(url, Files::new(vec![path.to_owned()]), force);
     }
     if !path.is_dir() {
         return Err(missing("there is no such file or folder"));
@@ -56,12 +146,17 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if path.join("index.json").is_file() {
         return Ok(Arc::new(Mds::open(path, force)?));
     }
+    open_folder(path, url, force)
+}
+
+/// Opens a folder of shards or of images.
+fn open_folder(path: &Path, url: &str, force: bool) -> Result<Arc<dyn Source>> {
     let (mut files, mut texts, mut others) = (Vec::<PathBuf>::new(), Vec::new(), false);
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
-        if is_archive(&file) || is_table(&file) {
+        if is_shard(&file) {
             files.push(file);
-        } else if Format::of(&file).is_some() {
+        } else if is_text(&file) {
             texts.push(file);
         } else {
             let hidden = file_name(&file).starts_with('.');
@@ -73,7 +168,7 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if files.is_empty() && holds_tables(&inner) {
         return open(&inner.to_string_lossy(), force);
     }
-    // Beside shards, pictures and folders a text file says something of them, and is no dataset.
+    // Next to shards, images and folders a text file describes them, and is no dataset.
     if files.is_empty() && !others {
         files = texts;
     }
@@ -81,15 +176,15 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
         return Ok(Arc::new(Folder::open(path, force)?));
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
-    one_split(path, &files)?;
-    shards(url, Files::new(files), force)
+    check_one_split(path, &files)?;
+    open_shards(url, Files::new(files), force)
 }
 
-/// Opens what lies at `url` as [`open`] does, and first makes the checkpoints of its JPEGs where they are not all made:
+/// Opens a dataset as [`open`] does, and first makes the missing checkpoints of its JPEGs, which
 /// reads every sample once.
 ///
 /// # Errors
-/// As [`open`] and [`checkpoints::make`], which says what `progress` is.
+/// As [`open`] and [`checkpoints::make`], which explains `progress`.
 pub fn open_with_checkpoints(
     url: &str,
     force: bool,
@@ -103,48 +198,12 @@ pub fn open_with_checkpoints(
     open(url, false)
 }
 
-/// Says that a file is a LIBSVM file, whatever its name.
+/// Marks a LIBSVM file with any extension.
 const LIBSVM: &str = "libsvm:";
 
-/// LIBSVM files by their names or a pattern.
-fn open_libsvm(url: &str, force: bool) -> Result<Arc<dyn Source>> {
-    Ok(Arc::new(Lines::open(url, Format::Libsvm, named(url)?, force)?))
-}
-
-/// Files by their names or a pattern, here or in an object store, whatever their names end in.
-///
-/// # Errors
-/// Where there is none, or one of several is no file.
-pub(super) fn named(url: &str) -> Result<Files> {
-    let missing = || {
-        let what = "there is no such file: name files, or a pattern such as \"folder/*.bin\"";
-        Error::Dataset { path: url.into(), what: what.into() }
-    };
-    let plain = url.strip_prefix("file://").unwrap_or(url);
-    if plain.contains("://") {
-        return named_remote(url)?.ok_or_else(missing);
-    }
-    let files = expand(plain)?;
-    match files.is_empty() || files.iter().any(|file| !file.is_file()) {
-        true => Err(missing()),
-        false => Ok(Files::new(files)),
-    }
-}
-
-#[cfg(not(feature = "remote"))]
-fn named_remote(url: &str) -> Result<Option<Files>> {
-    Err(no_stores(url))
-}
-
-#[cfg(feature = "remote")]
-fn named_remote(url: &str) -> Result<Option<Files>> {
-    let (store, key) = Store::open(url)?;
-    let objects = expand_remote(&store, &key)?;
-    Ok(if objects.is_empty() { None } else { Some(Files::remote(store, objects)) })
-}
-
-/// Refuses a folder with several splits, which are to be opened one at a time: train-00000-of-00002.parquet, test-….
-fn one_split(folder: &Path, files: &[PathBuf]) -> Result<()> {
+/// Refuses a folder with several splits (train-00000-of-00002.parquet, test-…): open them one by
+/// one.
+fn check_one_split(folder: &Path, files: &[PathBuf]) -> Result<()> {
     let split = |file: &PathBuf| {
         let name = file_name(file);
         let (before, _) = name.split_once("-of-")?;
@@ -168,75 +227,42 @@ fn holds_tables(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|files| files.flatten().any(|f| is_table(&f.path())))
 }
 
-#[cfg(feature = "parquet")]
-fn is_table(path: &Path) -> bool {
-    super::table::Format::of(path).is_some()
-}
-
-#[cfg(not(feature = "parquet"))]
-fn is_table(_: &Path) -> bool {
-    false
-}
-
-fn is_archive(path: &Path) -> bool {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_ascii_lowercase();
-    [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd"].iter().any(|end| name.ends_with(end))
-}
-
-fn shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
+/// Opens files that all have one format of [`FORMATS`].
+fn open_shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
     let paths = files.paths();
-    #[cfg(feature = "parquet")]
-    if let Some(format) = paths.first().and_then(|f| super::table::Format::of(f))
-        && paths.iter().all(|f| super::table::Format::of(f) == Some(format))
-    {
-        return Ok(Arc::new(super::table::Table::open(url, format, files, force)?));
+    if let Some(format) = FORMATS.iter().find(|format| paths.iter().all(|path| (format.matches)(path))) {
+        return (format.open)(url, files, force);
     }
-    if let Some(format) = paths.first().and_then(|f| Format::of(f))
-        && paths.iter().all(|f| Format::of(f) == Some(format))
-    {
-        return Ok(Arc::new(Lines::open(url, format, files, force)?));
-    }
-    if let Some(other) = paths.iter().find(|f| !is_archive(f)) {
-        return Err(Error::Dataset {
-            path: other.clone(),
-            what: "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, .parquet, \
-                   .arrow, .jsonl, .csv, .tsv or .libsvm (a folder of images is opened by the folder's path)"
-                .into(),
-        });
-    }
-    Ok(Arc::new(Archive::open(url, files, force)?))
+    let other = paths.iter().find(|path| !is_archive(path)).unwrap_or(&paths[0]);
+    let what = "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, \
+                .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm (a folder of images is opened by the \
+                folder's path)"
+        .into();
+    Err(Error::Dataset { path: other.clone(), what })
 }
 
 #[cfg(not(feature = "remote"))]
 fn open_remote(url: &str, _: bool) -> Result<Arc<dyn Source>> {
-    Err(no_stores(url))
+    Err(glob::no_stores(url))
 }
 
-#[cfg(not(feature = "remote"))]
-fn no_stores(url: &str) -> Error {
-    let what = "this build reads no object stores: build it with the feature `remote`".into();
-    Error::Dataset { path: url.into(), what }
-}
-
-/// Opens what lies at a URL of an object store: shards by their names or a pattern, or a folder of them.
+/// Opens the dataset at a URL of an object store: shards by name or pattern, or a folder of them.
 #[cfg(feature = "remote")]
 fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     let (store, key) = Store::open(url)?;
     let missing = |what: &str| Error::Dataset { path: url.into(), what: what.into() };
     if key.contains(['*', '{', '?']) {
-        let objects = expand_remote(&store, &key)?;
+        let objects = glob::expand_remote(&store, &key)?;
         if objects.is_empty() {
-            return Err(missing("no object fits this pattern"));
+            return Err(missing("no object matches this pattern"));
         }
-        return shards(url, Files::remote(store, objects), force);
+        return open_shards(url, Files::remote(store, objects), force);
     }
     let folder = key.trim_end_matches('/');
-    if (is_archive(Path::new(folder))
-        || is_table(Path::new(folder))
-        || Format::of(Path::new(folder)).is_some())
+    if role_of(Path::new(folder)).is_some()
         && let Some(object) = store.find(folder)?
     {
-        return shards(url, Files::remote(store, vec![object]), force);
+        return open_shards(url, Files::remote(store, vec![object]), force);
     }
     let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
     if let Some(index) = store.find(&below("index.json"))? {
@@ -244,8 +270,8 @@ fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     }
     if !store.lists() {
         return Err(missing(
-            "plain HTTP has no folders: name the files, as in https://host/train-{000..123}.tar, or the folder of an MDS data \
-             set with its index.json",
+            "plain HTTP has no folders: name the files, as in https://host/train-{000..123}.tar, or the \
+             folder of an MDS dataset with its index.json",
         ));
     }
     let listed = store.list(folder)?;
@@ -257,210 +283,34 @@ fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
         };
         listed.iter().filter(inside).cloned().collect()
     };
-    let shard = |path: &Path| is_archive(path) || is_table(path);
-    let text = |path: &Path| Format::of(path).is_some();
     let data = below("data");
-    let mut found = [within(folder, &shard), within(&data, &shard)];
-    // As on a disk, beside shards, pictures and folders a text file is no dataset.
+    let mut found = [within(folder, &is_shard), within(&data, &is_shard)];
+    // As on a disk, next to shards, images and folders a text file is no dataset.
     let others = within(folder, &|path| kind_of_extension(&file_name(path)) == Kind::Image);
-    if found.iter().all(Vec::is_empty) && others.is_empty() && within(folder, &|_| true).len() == listed.len()
-    {
-        found[0] = within(folder, &text);
+    let only_files = within(folder, &|_| true).len() == listed.len();
+    if found.iter().all(Vec::is_empty) && others.is_empty() && only_files {
+        found[0] = within(folder, &is_text);
     }
     for (folder, mut objects) in [folder, &data].into_iter().zip(found) {
         if !objects.is_empty() {
             objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
             let paths: Vec<PathBuf> = objects.iter().map(|o| o.key.as_ref().into()).collect();
-            one_split(Path::new(folder), &paths)?;
-            return shards(url, Files::remote(store, objects), force);
+            check_one_split(Path::new(folder), &paths)?;
+            return open_shards(url, Files::remote(store, objects), force);
         }
     }
     Err(missing(match listed.is_empty() {
-        true => "there is nothing: check the bucket and the prefix",
+        true => "there is no object: check the bucket and the prefix",
         false => {
-            "there are objects, but no .tar, .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm files and no MDS index.json; single \
-             images cost a request each: `tidegate pack` puts them in shards"
+            "there are objects, but no .tar, .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm files and no \
+             MDS index.json; single images cost a request each: `tidegate pack` puts them in shards"
         }
     }))
-}
-
-/// Objects that fit a pattern, in natural order.
-#[cfg(feature = "remote")]
-fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>> {
-    let mut objects = Vec::new();
-    for pattern in braces(pattern) {
-        let Some(wild) = pattern.find(['*', '?']) else {
-            let missing = || Error::Dataset {
-                path: store.name(&pattern.as_str().into()),
-                what: "there is no such object".into(),
-            };
-            objects.push(store.find(&pattern)?.ok_or_else(missing)?);
-            continue;
-        };
-        if !store.lists() {
-            let what = "plain HTTP cannot be searched: name the files, as in train-{000..123}.tar".into();
-            return Err(Error::Dataset { path: store.name(&pattern.as_str().into()), what });
-        }
-        let prefix = pattern[..wild].rsplit_once('/').map_or("", |(folder, _)| folder);
-        let parts: Vec<&str> = pattern.split('/').collect();
-        let mut found = store.list(prefix)?;
-        found.retain(|object| {
-            let names: Vec<_> = object.key.as_ref().split('/').collect();
-            names.len() == parts.len()
-                && parts.iter().zip(names).all(|(part, name)| fits(part.as_bytes(), name.as_bytes()))
-        });
-        found.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
-        objects.extend(found);
-    }
-    Ok(objects)
-}
-
-/// Files that fit a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in natural order.
-pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for pattern in braces(pattern) {
-        if pattern.contains(['*', '?', '[']) {
-            let mut found = Vec::new();
-            walk(Path::new(&pattern), &mut found)?;
-            found.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
-            files.extend(found);
-        } else {
-            files.push(pattern.into());
-        }
-    }
-    Ok(files)
-}
-
-fn braces(pattern: &str) -> Vec<String> {
-    let Some((before, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
-    let Some((inside, after)) = rest.split_once('}') else { return vec![pattern.to_owned()] };
-    let choices: Vec<String> = match inside.split_once("..") {
-        Some((low, high)) => match (low.parse::<u64>(), high.parse::<u64>()) {
-            (Ok(a), Ok(b)) if a <= b && b - a < 1_000_000 => {
-                (a..=b).map(|i| format!("{i:0width$}", width = low.len())).collect()
-            }
-            _ => return vec![pattern.to_owned()],
-        },
-        None => inside.split(',').map(str::to_owned).collect(),
-    };
-    choices.iter().flat_map(|choice| braces(&format!("{before}{choice}{after}"))).collect()
-}
-
-fn walk(pattern: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let mut folders = vec![PathBuf::new()];
-    for part in pattern.components() {
-        let text = part.as_os_str().to_string_lossy().into_owned();
-        if !text.contains(['*', '?']) {
-            for folder in &mut folders {
-                folder.push(part);
-            }
-            continue;
-        }
-        let mut next = Vec::new();
-        for folder in &folders {
-            let dir = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-                let name = entry.map_err(Error::io(dir))?.file_name();
-                let hidden = name.to_string_lossy().starts_with('.') && !text.starts_with('.');
-                if !hidden && fits(text.as_bytes(), name.to_string_lossy().as_bytes()) {
-                    next.push(folder.join(name));
-                }
-            }
-        }
-        folders = next;
-    }
-    found.extend(folders.into_iter().filter(|f| f.exists()));
-    Ok(())
-}
-
-/// Whether a name fits a pattern of `*` and `?`.
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n, mut star) = (0, 0, None);
-    while n < name.len() {
-        if p < pattern.len() && (pattern[p] == b'?' || pattern[p] == name[n]) && pattern[p] != b'*' {
-            (p, n) = (p + 1, n + 1);
-        } else if p < pattern.len() && pattern[p] == b'*' {
-            star = Some((p, n));
-            p += 1;
-        } else if let Some((sp, sn)) = star {
-            (p, n) = (sp + 1, sn + 1);
-            star = Some((sp, sn + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|&b| b == b'*')
-}
-
-/// What is hashed of each end of a shard: its first headers, and the end that a rewritten one would change.
-const END_BYTES: u64 = 8 << 10;
-
-/// The folder, name and identity of a set of shards: their names, sizes and ends, never their times or places; of objects the
-/// tags of their versions rather than their ends, where the server has them.
-pub(super) fn shard_set(files: &Files, format: &str) -> Result<(PathBuf, u64, u64)> {
-    let mut names = xxhash_rust::xxh3::Xxh3::new();
-    let mut identity = xxhash_rust::xxh3::Xxh3::new();
-    names.update(format.as_bytes());
-    for (i, shard) in files.paths().iter().enumerate() {
-        let size = files.bytes(i as u32)?;
-        names.update(file_name(shard).as_bytes());
-        identity.update(file_name(shard).as_bytes());
-        identity.update(&size.to_le_bytes());
-        #[cfg(feature = "remote")]
-        if let Some(tag) = files.objects().and_then(|objects| objects[i].tag.as_deref()) {
-            identity.update(tag.as_bytes());
-            continue;
-        }
-        let len = END_BYTES.min(size);
-        let mut staging = super::read::aligned(super::read::staging_bytes(len) as usize);
-        for offset in [0, size - len] {
-            let got = files.read(i as u32, offset, len, super::ReadMode::Drop, &mut staging)?;
-            identity.update(&staging[got]);
-        }
-    }
-    Ok((beside(files), names.digest(), identity.digest()))
-}
-
-/// Where the index of these shards lies: beside them, or for objects in the user's cache folder, under a hash of where they are.
-pub(super) fn beside(files: &Files) -> PathBuf {
-    let folder = files.paths().first().and_then(|s| s.parent()).filter(|p| !p.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    if files.is_remote() {
-        let place = xxhash_rust::xxh3::xxh3_64(folder.as_os_str().as_encoded_bytes());
-        return super::index::cache_folder().join("remote").join(format!("{place:016x}"));
-    }
-    folder.to_owned()
-}
-
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Where unpacked shards of a dataset live; another `identity` is another dataset.
-pub(super) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
-    let dir = root.join(".tidegate").join(format!("unpacked-{identity:016x}"));
-    if fs::create_dir_all(&dir).is_ok() {
-        return Ok(dir);
-    }
-    let cache = std::env::temp_dir().join("tidegate-unpacked");
-    let place = xxhash_rust::xxh3::xxh3_64(root.as_os_str().as_encoded_bytes());
-    let dir = cache.join(format!("{place:016x}-{identity:016x}"));
-    fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-    Ok(dir)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns() {
-        assert!(fits(b"*.tar", b"a.tar") && fits(b"a?c*", b"abcd") && !fits(b"*.tar", b"a.tar.gz"));
-        assert_eq!(
-            braces("s-{08..10}.{tar,x}"),
-            ["s-08.tar", "s-08.x", "s-09.tar", "s-09.x", "s-10.tar", "s-10.x"]
-        );
-    }
 
     #[test]
     fn what_is_missing_is_named() {

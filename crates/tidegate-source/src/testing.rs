@@ -1,6 +1,6 @@
-//! What every source must do, as a function: run on our own, and usable on yours.
+//! Checks of what every source must do, for the sources here and for yours.
 //!
-//! Flow: a [`Source`] -> nothing, or the first promise that it breaks, in words.
+//! Flow: a [`Source`] -> `Ok`, or the first promise that it breaks, in words.
 //! Memory: a few samples.
 //!
 //! ```
@@ -11,11 +11,11 @@
 
 use tidegate_decode::Value;
 
-use crate::read::{aligned, staging_bytes};
+use crate::files::read::{aligned, staging_bytes};
 use crate::{Access, Located, ReadMode, Source, SourceExt};
 
-/// Samples that are looked at.
-const LOOKED_AT: u64 = 64;
+/// The number of samples that are checked.
+const CHECKED: u64 = 64;
 
 fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
@@ -27,15 +27,15 @@ fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 /// The first promise that does not hold.
 pub fn source(source: &dyn Source) -> Result<(), String> {
     let n = source.len();
-    must(source.runs().iter().sum::<u64>() == n, || {
-        format!("runs {:?} do not add up to {n}", source.runs())
+    must(source.shard_lengths().iter().sum::<u64>() == n, || {
+        format!("shard lengths {:?} do not add up to {n}", source.shard_lengths())
     })?;
     must(source.is_empty() == (n == 0), || "is_empty contradicts len".into())?;
     must(source.fetch(n).is_err(), || format!("sample {n} of {n} can be read"))?;
     must((source.access() == Access::Grouped) == source.grouped().is_some(), || {
         "access contradicts grouped".into()
     })?;
-    let count = n.min(LOOKED_AT);
+    let count = n.min(CHECKED);
     let ids: Vec<u64> = (0..count).map(|i| i * n / count).collect();
     let found = locate(source, &ids)?;
     let backwards: Vec<u64> = ids.iter().rev().copied().collect();
@@ -47,8 +47,8 @@ pub fn source(source: &dyn Source) -> Result<(), String> {
         total += u64::from(at.entry.len);
         sample(source, id, at).map_err(|what| format!("sample {id}: {what}"))?;
     }
-    let extremes = source.extremes();
-    must(total <= extremes.total_bytes, || format!("{total} bytes seen, {} in all", extremes.total_bytes))
+    let bounds = source.size_bounds();
+    must(total <= bounds.total_bytes, || format!("{total} bytes seen, {} in all", bounds.total_bytes))
 }
 
 fn locate(source: &dyn Source, ids: &[u64]) -> Result<Vec<Located>, String> {
@@ -58,10 +58,10 @@ fn locate(source: &dyn Source, ids: &[u64]) -> Result<Vec<Located>, String> {
 }
 
 fn sample(source: &dyn Source, id: u64, at: &Located) -> Result<(), String> {
-    let extremes = source.extremes();
+    let bounds = source.size_bounds();
     let len = u64::from(at.entry.len);
-    must(len <= extremes.sample_bytes, || format!("{len} bytes, more than the largest"))?;
-    must(at.entry.decoded_bytes() <= extremes.decoded_bytes, || "a larger picture than the largest".into())?;
+    must(len <= bounds.sample_bytes, || format!("{len} bytes, more than the largest"))?;
+    must(at.entry.decoded_bytes() <= bounds.decoded_bytes, || "a larger image than the largest".into())?;
     must(source.place(at).id == at.id, || "its place is that of another".into())?;
     must(!source.key(id).map_err(|e| e.to_string())?.is_empty(), || "no key".into())?;
     let mut first: Option<Vec<u8>> = None;

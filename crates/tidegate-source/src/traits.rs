@@ -1,24 +1,29 @@
-//! The traits of sources: indexed samples, and those whose samples are stored in groups or in chunks.
+//! The traits of sources: indexed samples, and samples that are stored in groups or in chunks.
 //!
-//! Flow: implemented by every format; called by the pipeline, by scans and by `inspect`.
-//! Memory: a source holds its side-car index (account `index`); sample bytes go into the caller's staging.
+//! Flow: every format implements them; the pipeline, scans and `inspect` call them.
+//! Memory: a source holds its side-car index (account `index`); sample bytes go into the caller's
+//! staging.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate_decode::{Schema, Value};
 
-use crate::read::ReadMode;
-use crate::{Entry, Place, Result, index, read};
+use crate::files::file_set::Files;
+use crate::files::natural::file_name;
+use crate::files::read::{Extent, ReadMode, aligned, staging_bytes};
+use crate::index::{Index, Located, SizeBounds};
+use crate::{Error, Place, Result};
 
 /// How samples can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// Any sample by one read of its own bytes.
     Random,
-    /// A sample by decoding the whole group of rows that it is stored with: see [`Grouped`].
+    /// A sample by decoding the group of rows that holds it: see [`Grouped`].
     Grouped,
-    /// A sample by decoding the chunks that it lies in: see [`Chunked`].
+    /// A sample by decoding the chunks that it overlaps: see [`Chunked`].
     Chunked,
     /// Only in ascending order within a shard.
     Sequential {
@@ -27,45 +32,31 @@ pub enum Access {
     },
 }
 
-/// Sizes over the whole source, known before anything is read: what makes a byte budget plannable.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Extremes {
-    /// Bytes of all samples.
-    pub total_bytes: u64,
-    /// Bytes of the largest sample.
-    pub sample_bytes: u64,
-    /// What decoding an image takes at most.
-    pub scratch_bytes: u64,
-    /// The id of the sample with that image.
-    pub scratch_id: u64,
-    /// Bytes of the largest image once decoded.
-    pub decoded_bytes: u64,
-    /// The id of the sample with that image.
-    pub decoded_id: u64,
-    /// The longest side of any image, in pixels.
-    pub side: u64,
-}
-
-/// A sample found in the index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
-    /// Its id.
-    pub id: u64,
-    /// Its record in the index.
-    pub entry: Entry,
-    /// Its file, where each sample is a file of its own; else empty.
-    pub path: Box<str>,
-}
-
 /// Indexed samples; object-safe, shared by all threads.
 ///
-/// Bytes are read by positional reads into memory of the caller, so that a source holds none of its own.
+/// A source reads by position into memory of the caller, so it holds no sample bytes itself.
+///
+/// Most methods have a default on top of [`Source::side_car_index`] and [`Source::files`]. A source
+/// without an index implements `len`, `schema`, `fingerprint`, `shard_lengths`, `size_bounds` and
+/// `locate` itself; one without files, `read`.
 pub trait Source: Send + Sync + std::fmt::Debug {
-    /// The path or words that opened it.
+    /// The path or URL that opened it.
     fn name(&self) -> &str;
 
-    /// Samples.
-    fn len(&self) -> u64;
+    /// The side-car index, if there is one, for every kind of access.
+    fn side_car_index(&self) -> Option<&Index> {
+        None
+    }
+
+    /// The shards of the samples, if each entry of the index names a shard and an offset.
+    fn files(&self) -> Option<&Files> {
+        None
+    }
+
+    /// The number of samples.
+    fn len(&self) -> u64 {
+        self.side_car_index().map_or(0, |index| index.meta.samples)
+    }
 
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
@@ -73,117 +64,149 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     }
 
     /// The fields of every sample.
-    fn schema(&self) -> &Schema;
-
-    /// A hash over names, sizes and headers: the same data have the same one, wherever they lie.
-    fn fingerprint(&self) -> u64;
-
-    /// A hash over what changes with the content, as far as can be told without reading it: tags of objects, sizes and times of
-    /// files. What is kept from one run to the next is kept under it; unlike the fingerprint it may differ for the same data.
-    fn edition(&self) -> u64 {
-        0
+    fn schema(&self) -> &Schema {
+        static NO_FIELDS: Schema = Vec::new();
+        self.side_car_index().map_or(&NO_FIELDS, |index| &index.meta.schema)
     }
 
-    /// Lengths of what is stored together (shards), in id order.
-    fn runs(&self) -> Vec<u64>;
+    /// A hash over names, sizes and headers: equal for equal data in any folder.
+    fn fingerprint(&self) -> u64 {
+        self.side_car_index().map_or(0, |index| index.meta.fingerprint)
+    }
+
+    /// A hash that changes with the content, as far as sizes, times and version tags tell.
+    ///
+    /// Caches on disk and profiles are kept under it. Unlike the fingerprint it may differ for equal
+    /// data.
+    fn content_version(&self) -> u64 {
+        self.files().map_or(0, Files::content_version)
+    }
+
+    /// The number of samples in each shard (file, group or array), in id order.
+    fn shard_lengths(&self) -> Vec<u64> {
+        let shards = self.side_car_index().map_or(&[][..], |index| &index.meta.shards);
+        shards.iter().map(|shard| shard.samples).collect()
+    }
 
     /// How samples can be reached.
     fn access(&self) -> Access {
         Access::Random
     }
 
-    /// Sizes over all samples.
-    fn extremes(&self) -> Extremes;
+    /// Bounds of sizes over all samples.
+    fn size_bounds(&self) -> SizeBounds {
+        self.side_car_index().map(|index| index.meta.bounds).unwrap_or_default()
+    }
 
-    /// Bytes that a library takes for as long as the source is read (decompressors), to be charged by the reader.
+    /// Bytes that a library holds while the source is read (decompressors); the reader charges them.
     fn library_bytes(&self) -> u64 {
         0
     }
 
-    /// How long a request to a store takes before its first byte comes, if reading goes over the network.
+    /// The time from a request to its first byte, where reading goes over a network.
     fn latency(&self) -> Option<Duration> {
-        None
+        self.files().and_then(Files::latency)
     }
 
-    /// Whether reading goes over the network.
+    /// Whether reading goes over a network.
     fn is_remote(&self) -> bool {
         self.latency().is_some()
     }
 
-    /// What the kernel keeps of files that were opened once, if each sample is one: their inodes and names.
+    /// Bytes that the kernel keeps for files that were opened, such as inodes and names.
     fn kernel_bytes(&self) -> u64 {
         0
     }
 
-    /// The groups, where samples can be reached by groups alone ([`Access::Grouped`]).
+    /// The groups of samples, with [`Access::Grouped`].
     fn grouped(&self) -> Option<&dyn Grouped> {
         None
     }
 
-    /// The chunks, where samples are patches of arrays that lie in chunks ([`Access::Chunked`]).
+    /// The chunks of arrays whose patches are the samples, with [`Access::Chunked`].
     fn chunked(&self) -> Option<&dyn Chunked> {
         None
     }
 
-    /// The side-car index of samples that are read one by one.
-    fn index(&self) -> Option<&index::Index> {
-        None
+    /// The side-car index, with [`Access::Random`].
+    fn index(&self) -> Option<&Index> {
+        self.side_car_index().filter(|_| self.access() == Access::Random)
     }
 
-    /// The folder of the index, where what is known of the data is kept besides.
-    fn side_car(&self) -> Option<&Path> {
-        self.index().map(index::Index::dir)
+    /// The folder of the index, where profiles and the like are kept too.
+    fn index_dir(&self) -> Option<&Path> {
+        self.index().map(Index::dir)
     }
 
     /// Finds `ids` in the index, in the order given.
     ///
     /// # Errors
     /// When the index cannot be read.
-    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>>;
+    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        let index = self.side_car_index();
+        index.ok_or_else(|| not_implemented(self.name(), "locate"))?.locate(ids)
+    }
 
-    /// Reads `len` bytes that start with the sample `at` into `into`, whose length is at least
-    /// [`read::staging_bytes`] of `len`, and says where in `into` they lie.
+    /// Reads `len` bytes from the start of the sample `at` into `into`, and returns where in `into`
+    /// they are.
+    ///
+    /// `into` holds at least [`staging_bytes`] of `len`.
     ///
     /// # Errors
     /// When the file cannot be read or is shorter than when it was indexed.
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8])
-    -> Result<std::ops::Range<usize>>;
+    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
+        let files = self.files().ok_or_else(|| not_implemented(self.name(), "read"))?;
+        files.read(at.entry.shard, at.entry.offset, len, mode, into)
+    }
 
-    /// Where the bytes of the sample `at` lie as they are in a file that can be read directly, so that several reads can
-    /// be in flight at once; nothing where only [`Source::read`] can tell.
-    fn extent(&self, at: &Located) -> Option<read::Extent<'_>> {
-        let _only_read_can_tell = at;
-        None
+    /// The place of the stored bytes of the sample `at`, so that several reads can be in flight.
+    ///
+    /// None where the file cannot be read directly or only [`Source::read`] makes the bytes.
+    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
+        self.files()?.extent(at.entry.shard, at.entry.offset)
     }
 
     /// Finds the fields in the bytes of the sample `at`, one value for each field of the schema.
     ///
     /// # Errors
-    /// When the bytes are not what the index says.
+    /// When the bytes do not match the index.
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>>;
 
-    /// The sample's own name.
+    /// The sample's own name; without an index its id.
     ///
     /// # Errors
     /// When the index cannot be read.
-    fn key(&self, id: u64) -> Result<String>;
+    fn key(&self, id: u64) -> Result<String> {
+        self.side_car_index().map_or_else(|| Ok(id.to_string()), |index| index.key(id))
+    }
 
-    /// Where a sample lies, for messages.
-    fn place(&self, at: &Located) -> Place;
+    /// The place of a sample, for messages.
+    fn place(&self, at: &Located) -> Place {
+        if let Some(index) = self.side_car_index() {
+            return index.place(at);
+        }
+        let path = self.files().and_then(|files| files.paths().get(at.entry.shard as usize));
+        let shard = path.map(|path| file_name(path)).unwrap_or_default();
+        Place { id: at.id, shard, offset: at.entry.offset, key: at.id.to_string() }
+    }
 
     /// Names of classes, where labels are folders.
     fn classes(&self) -> &[String] {
-        &[]
+        self.side_car_index().map_or(&[], |index| &index.meta.classes)
     }
 
     /// The files, for `inspect` and for choosing a read mode.
     fn shards(&self) -> Vec<PathBuf> {
-        Vec::new()
+        self.files().map(|files| files.paths().to_vec()).unwrap_or_default()
     }
 }
 
-/// A source whose samples are stored in groups that must be decoded as a whole: row groups of Parquet, record batches of
-/// Arrow. Groups are the runs of the source, in id order.
+fn not_implemented(name: &str, method: &str) -> Error {
+    Error::Internal(format!("{name}: this kind of source does not implement {method}"))
+}
+
+/// A source whose samples are stored in groups that are decoded as a whole: row groups of Parquet,
+/// record batches of Arrow. The lengths of groups are its shard lengths, in id order.
 pub trait Grouped: Send + Sync {
     /// Bytes of the largest group once decoded and packed.
     fn group_bytes(&self) -> u64;
@@ -197,104 +220,94 @@ pub trait Grouped: Send + Sync {
     /// When the file cannot be read, is damaged, or changed since it was indexed.
     fn decode(&self, at: &Located, wanted: &[bool], mode: ReadMode, into: &mut [u8]) -> Result<()>;
 
-    /// Where the sample `at` lies in its decoded group.
+    /// The bytes of the sample `at` in its decoded group.
     fn row<'a>(&self, at: &Located, group: &'a [u8]) -> Option<&'a [u8]>;
 }
 
 /// Sizes of the chunks of a source.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChunkSizes {
-    /// Elements of all chunks.
+    /// Bytes of the elements of all chunks.
     pub total_bytes: u64,
-    /// Elements of the largest chunk.
+    /// Bytes of the elements of the largest chunk.
     pub chunk_bytes: u64,
-    /// What a chunk takes at most as it is stored.
+    /// The most bytes of a stored chunk.
     pub stored_bytes: u64,
-    /// What decoding one takes at most besides.
+    /// The most bytes that decoding a chunk takes in addition.
     pub library_bytes: u64,
-    /// What where chunks lie takes in memory, all of it, and the least that is of use.
+    /// Bytes of the chunk-location table: the whole table.
     pub index_bytes: u64,
-    /// See `index_bytes`.
+    /// Bytes of its smallest useful part.
     pub index_least_bytes: u64,
-    /// Elements of all chunks of a sample, on average.
+    /// Bytes of the elements of all chunks of a sample, on average.
     pub patch_bytes: u64,
 }
 
-/// A source whose samples are patches of arrays that lie in chunks, which several samples have in common: of volumes. Chunks of all
-/// arrays have one numbering.
+/// A source whose samples are patches of arrays stored in chunks, which several samples share.
+///
+/// Chunks of all arrays have one numbering.
 pub trait Chunked: Send + Sync {
-    /// Chunks.
+    /// The number of chunks.
     fn chunks(&self) -> u64;
 
     /// Their sizes.
     fn sizes(&self) -> ChunkSizes;
 
-    /// Keeps where chunks lie in at most so many bytes, which the caller has charged.
+    /// Limits the chunk-location table to this number of bytes, which the caller has charged.
     fn set_index_bytes(&self, bytes: u64);
 
     /// Bytes of the elements of a chunk.
     fn chunk_bytes(&self, chunk: u64) -> u64;
 
-    /// Names the chunks of a field of a sample.
+    /// Calls `each` with the chunks of a field of a sample.
     fn chunks_of(&self, id: u64, field: usize, each: &mut dyn FnMut(u64));
 
-    /// Reads a chunk as it is stored into `into`, which has room for [`read::staging_bytes`] of the most that it may take, and says where
-    /// in it it lies; nothing where none is stored, and all its elements are alike.
+    /// Reads a stored chunk into `into` and returns where in `into` it is.
+    ///
+    /// `into` holds [`staging_bytes`] of the largest stored chunk. None means that the chunk is not
+    /// stored and all its elements are the fill value.
     ///
     /// # Errors
-    /// When it cannot be read, or is longer than it may be.
-    fn read_chunk(
-        &self,
-        chunk: u64,
-        mode: ReadMode,
-        into: &mut [u8],
-    ) -> Result<Option<std::ops::Range<usize>>>;
+    /// When it cannot be read, or is longer than its codecs allow.
+    fn read_chunk(&self, chunk: u64, mode: ReadMode, into: &mut [u8]) -> Result<Option<Range<usize>>>;
 
-    /// Decodes a chunk, or what stands for one that is not stored, into `into`, which has its length.
+    /// Decodes a chunk into `into`, which has its length; one that is not stored is the fill value.
     ///
     /// # Errors
-    /// When it is damaged, naming it.
+    /// When it is damaged, with its name.
     fn decode_chunk(&self, chunk: u64, stored: Option<&[u8]>, into: &mut [u8]) -> Result<()>;
 
-    /// Copies what the elements of a chunk have in common with a field of a sample to its place there.
+    /// Copies the elements that a chunk and a field of a sample share to their place in the row.
     fn copy(&self, id: u64, field: usize, chunk: u64, elements: &[u8], row: &mut [u8]);
 
-    /// Fills what of a field of a sample lies in no chunk, once all were copied.
+    /// Fills the part of a field of a sample beyond the border, after the last copy.
     fn finish(&self, id: u64, field: usize, row: &mut [u8]);
 
-    /// A chunk in words.
+    /// The name of a chunk, for messages.
     fn describe(&self, chunk: u64) -> String;
 }
 
 /// Conveniences on top of [`Source`].
 pub trait SourceExt: Source {
-    /// Reads one sample's bytes into fresh memory: for looking at data, not for training.
+    /// Reads one sample's bytes into new memory: to look at data, not to train.
     ///
     /// # Errors
     /// As [`Source::locate`] and [`Source::read`]; an id past the end.
     fn fetch(&self, id: u64) -> Result<(Located, Vec<u8>)> {
         if id >= self.len() {
-            return Err(crate::Error::Config(format!(
-                "sample {id} of {} has only {}",
-                self.name(),
-                self.len()
-            )));
+            return Err(Error::Config(format!("sample {id} of {} has only {}", self.name(), self.len())));
         }
         let at = self.locate(&[id])?.swap_remove(0);
         let len = u64::from(at.entry.len);
-        let mut staging = read::aligned(read::staging_bytes(len) as usize);
+        let mut staging = aligned(staging_bytes(len) as usize);
         let range = self.read(&at, len, ReadMode::Plain, &mut staging)?;
         let bytes = staging[range].to_vec();
         Ok((at, bytes))
     }
 
-    /// What went wrong with a field of a sample, or with all of it where no field is named, with its place.
-    fn blame(&self, at: &Located, field: &str, what: impl std::fmt::Display) -> crate::Error {
-        crate::Error::Sample {
-            place: Box::new(self.place(at)),
-            field: field.to_owned(),
-            what: what.to_string(),
-        }
+    /// An error about a field of a sample, with its place; an empty field means the whole sample.
+    fn sample_error(&self, at: &Located, field: &str, what: impl std::fmt::Display) -> Error {
+        Error::Sample { place: Box::new(self.place(at)), field: field.to_owned(), what: what.to_string() }
     }
 }
 

@@ -38,6 +38,6 @@ impl AdmissionHash {
 pub(super) fn dataset_hash(source: &dyn Source) -> u64 {
     let index = source.index().map_or([0; 2], |index| [index.meta.fingerprint, index.meta.identity()]);
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    index.iter().chain([&source.edition()]).for_each(|part| hash.update(&part.to_le_bytes()));
+    index.iter().chain([&source.content_version()]).for_each(|part| hash.update(&part.to_le_bytes()));
     hash.digest()
 }

@@ -38,7 +38,7 @@ use super::admission::dataset_hash;
 use super::segment::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, SegmentTier, Segments, Table};
 use crate::{Error, Result};
 use tidegate_source::read::{ReadMode, direct_works, open_file};
-use tidegate_source::{Access, Chunked, Extremes, Source};
+use tidegate_source::{Access, Chunked, SizeBounds, Source};
 
 /// A segment is about this part of the limit.
 const SEGMENTS: u64 = 64;
@@ -80,7 +80,7 @@ pub fn open(source: &dyn Source, options: &DiskCache) -> Result<SegmentTier> {
     })?;
     refuse_folder_in_data(source, &options.folder)?;
     let dataset = dataset_hash(source);
-    let disk = DiskSegments::open(options, dataset, Table::bytes_for(of), &source.extremes())?;
+    let disk = DiskSegments::open(options, dataset, Table::bytes_for(of), &source.size_bounds())?;
     let table = disk.table.try_clone().map_err(Error::io(&disk.folder))?;
     let table = Table::new(table, 0, disk.table_bytes);
     Ok(SegmentTier::new(Box::new(disk), table, dataset, total_bytes + HEAD_BYTES * objects, objects))
@@ -104,7 +104,7 @@ fn contents(source: &dyn Source) -> Option<Contents> {
     Some(Contents {
         objects: source.len(),
         of: index.meta.samples,
-        total_bytes: source.extremes().total_bytes,
+        total_bytes: source.size_bounds().total_bytes,
     })
 }
 
@@ -222,7 +222,7 @@ impl Drop for FolderLock {
 }
 
 impl DiskSegments {
-    fn open(options: &DiskCache, dataset: u64, table_bytes: u64, extremes: &Extremes) -> Result<Self> {
+    fn open(options: &DiskCache, dataset: u64, table_bytes: u64, extremes: &SizeBounds) -> Result<Self> {
         let root = options.folder.clone();
         let folder = root.join(format!("{dataset:016x}-v{VERSION}"));
         let usable = |error: io::Error| {
@@ -513,8 +513,8 @@ mod tests {
         Ok(SegmentTier::new(Box::new(disk), table, dataset, COUNT * (BYTES + HEAD_BYTES), COUNT))
     }
 
-    fn extremes(sample_bytes: u64) -> Extremes {
-        Extremes { sample_bytes, total_bytes: 64 * sample_bytes, ..Extremes::default() }
+    fn extremes(sample_bytes: u64) -> SizeBounds {
+        SizeBounds { sample_bytes, total_bytes: 64 * sample_bytes, ..SizeBounds::default() }
     }
 
     fn object(key: u64) -> Vec<u8> {

@@ -36,7 +36,7 @@ pub fn open(source: &dyn Source, node: &Arc<Node>) -> Result<Option<SegmentTier>
         None if source.index().is_none() || source.access() != Access::Random => return Ok(None),
         None => source.len(),
     };
-    let total = source.extremes().total_bytes + HEAD_BYTES * objects;
+    let total = source.size_bounds().total_bytes + HEAD_BYTES * objects;
     open_dataset(node, dataset_hash(source), total, objects)
         .map(Some)
         .map_err(Error::io("the memory of this node"))

@@ -1,33 +1,34 @@
-//! Where a patch lies in several arrays: by physical units, to the voxel.
+//! The place of a patch in several arrays: by physical units, to the voxel.
 //!
-//! Flow: scale and translation of each array + the patch in voxels of the first -> for each array where its patch begins, and the lattice
-//! of places at which all of them begin at a voxel.
+//! Flow: scale and translation of each array + the patch in voxels of the first -> the start of each
+//! array's patch, and the lattice of places where all patches start at a voxel.
 //! Memory: a few words an axis.
 //!
-//! The corner of a patch is one point in space; of each array it must be the corner of a voxel. Where an array is coarser than the
-//! first by a factor, every so many voxels of the first are such a place.
+//! The corner of a patch is one point in space, and must be the corner of a voxel in each array. If
+//! an array is n times as coarse as the first, every n-th voxel of the first is such a place.
 
 use super::ngff::metres;
 use crate::{Error, Result};
 
-/// How far two lengths may differ and be the same, if that is not seen at the end of the array either.
+/// The largest relative difference of equal lengths, unless it shows at the end of the array.
 const SAME: f64 = 1e-3;
-/// How far from a voxel's corner, in voxels, is at it.
+/// The largest distance to the corner of a voxel, in voxels.
 const NEAR: f64 = 0.05;
-/// The largest numerator or denominator of a ratio, and the largest of the smaller of both: with two large ones anything is a ratio.
-const RATIO_MOST: u64 = 64;
-const SMALLER_MOST: f64 = 8.0;
-/// Voxels that an array may be away from the first: beyond, nothing could be added.
-const OFFSET_MOST: f64 = (1u64 << 48) as f64;
+/// The largest numerator or denominator of a ratio, and the largest of the smaller of both. With two
+/// large numbers every length would be a ratio.
+const MAX_RATIO: u64 = 64;
+const MAX_SMALLER: f64 = 8.0;
+/// The most voxels between an array and the first, so that sums do not overflow.
+const MAX_OFFSET: f64 = (1u64 << 48) as f64;
 
 /// Voxels in space, along the axes of the patch.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Space {
     /// The length of a voxel.
     pub(super) scale: Vec<f64>,
-    /// Where the centre of the first voxel lies.
+    /// The centre of the first voxel.
     pub(super) translation: Vec<f64>,
-    /// The units of both, as far as they are said.
+    /// The units of both, if there are any.
     pub(super) units: Vec<Option<String>>,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct Along {
     /// Voxels of the patch, and of the array.
     pub(super) patch: u64,
     shape: u64,
-    /// How many voxels the patch is wider on each side than that of the first.
+    /// Voxels by which the patch is wider on each side than that of the first.
     wider: i64,
 }
 
@@ -54,19 +55,19 @@ fn gcd(a: i64, b: i64) -> i64 {
 
 /// A ratio of small numbers, if it is one.
 fn ratio(x: f64) -> Option<(i64, i64)> {
-    (1..=RATIO_MOST).find_map(|den| {
+    (1..=MAX_RATIO).find_map(|den| {
         let num = (x * den as f64).round();
-        let small = num >= 1.0 && num <= RATIO_MOST as f64 && num.min(den as f64) <= SMALLER_MOST;
+        let small = num >= 1.0 && num <= MAX_RATIO as f64 && num.min(den as f64) <= MAX_SMALLER;
         let near = small && (x * den as f64 - num).abs() <= SAME * num;
         near.then_some((num as i64, den as i64))
     })
 }
 
-/// How many voxels before the corner of an array the corner of the first array lies; all in voxels of the array: the translation of the first
-/// and the length of its voxels, and the array's translation.
+/// The corner of the first array minus that of an array, in voxels of the array.
 ///
-/// By the specification a translation is where the centre of the first voxel lies. Many writers give all levels the same one, or that of
-/// the corner.
+/// So are its arguments: the translation of the first and the length of its voxels, and the array's
+/// translation. By the specification a translation is the centre of the first voxel. Many writers
+/// give all levels the same one, or that of the corner.
 fn voxels_away((first, first_scale): (f64, f64), translation: f64) -> Result<i64, String> {
     let (centre, corner) = ((first - first_scale / 2.0) - (translation - 0.5), first - translation);
     let whole = |x: f64| (x - x.round()).abs() <= NEAR;
@@ -76,21 +77,23 @@ fn voxels_away((first, first_scale): (f64, f64), translation: f64) -> Result<i64
         () if whole(corner) => corner.round(),
         () => {
             return Err(format!(
-                "it begins {:.2} of its voxels away from the first array, so their voxels have no corners in common: correct the translations",
+                "it begins {:.2} of its voxels away from the first array, so their voxels have no corners \
+                 in common: correct the translations",
                 -centre
             ));
         }
     };
-    // What is no number is neither.
-    if voxels.abs() > OFFSET_MOST {
+    // A translation that is no number is not whole either.
+    if voxels.abs() > MAX_OFFSET {
         return Err(format!("it begins {voxels} of its voxels away from the first array"));
     }
     Ok(voxels as i64)
 }
 
 impl Space {
-    /// How much coarser it is than another along each axis in all: what is compared to choose a level. Nothing where they cannot be
-    /// aligned.
+    /// The sum over axes of the logarithm of the ratio to another space, to choose a level.
+    ///
+    /// None where they cannot be aligned.
     pub(super) fn distance(&self, first: &Self) -> Option<f64> {
         let each = (0..self.scale.len()).map(|axis| {
             let x = first.metre(axis)? * first.scale[axis] / (self.metre(axis)? * self.scale[axis]);
@@ -99,7 +102,7 @@ impl Space {
         each.sum()
     }
 
-    /// Its unit along an axis in metres; what has none is 1.
+    /// Its unit along an axis in metres; 1 without a unit.
     fn metre(&self, axis: usize) -> Option<f64> {
         self.units[axis].as_deref().map_or(Some(1.0), metres)
     }
@@ -111,10 +114,12 @@ impl Along {
         Self { num: 1, den: 1, offset: 0, patch, shape, wider: 0 }
     }
 
-    /// An axis of another array than the first, whose patch has so many voxels, or as many as cover that of the first.
+    /// An axis of another array than the first.
+    ///
+    /// Its patch has `patch` voxels; without one, as many as the patch of the first covers.
     ///
     /// # Errors
-    /// In words, why it cannot be aligned.
+    /// Why it cannot be aligned.
     pub(super) fn aligned(
         axis: usize,
         (space, first): (&Space, &Space),
@@ -134,13 +139,15 @@ impl Along {
         let (scale, first_scale) = (space.scale[axis] * metre, first.scale[axis]);
         let Some((num, den)) = ratio(first_scale / scale) else {
             return Err(format!(
-                "its voxels are {scale} long where the first array's are {first_scale}: no ratio of small numbers"
+                "its voxels are {scale} long where the first array's are {first_scale}: no ratio of small \
+                 numbers"
             ));
         };
         let apart = (first_scale / scale * den as f64 / num as f64 - 1.0).abs() * shape as f64;
         if apart > 1.0 {
             return Err(format!(
-                "its voxels are {scale} long where the first array's are {first_scale}: as {num} to {den} they would be {apart:.1} voxels apart at its end"
+                "its voxels are {scale} long where the first array's are {first_scale}: as {num} to {den} \
+                 they would be {apart:.1} voxels apart at its end"
             ));
         }
         let offset = voxels_away(
@@ -164,17 +171,17 @@ impl Along {
         Ok(Self { num, den, offset, patch: patch.cast_unsigned(), shape, wider: (patch - covers) / 2 })
     }
 
-    /// How many of its voxels are how many of the first array's.
+    /// The ratio to the first array: this number of its voxels are that number of the first's.
     pub(super) fn voxels(&self) -> (u32, u32) {
         (self.num as u32, self.den as u32)
     }
 
-    /// Where its patch begins.
+    /// The start of its patch.
     pub(super) fn begin(&self, origin: i64) -> i64 {
         origin * self.num / self.den + self.offset - self.wider
     }
 
-    /// The first and the last origin at which its patch lies inside the array.
+    /// The first and the last origin with the patch inside the array.
     fn inside(&self) -> (i64, i64) {
         let low = divide_up((self.wider - self.offset) * self.den, self.num);
         let room = self.shape as i64 - self.patch as i64 - self.offset + self.wider;
@@ -188,8 +195,9 @@ impl Along {
     }
 }
 
-/// The places at which patches begin, along one axis: voxels of the first array, evenly apart, but for the last, which is where the last
-/// patch has room, so that all is covered.
+/// The starts of patches along one axis, in voxels of the first array.
+///
+/// They are evenly apart, except the last: the last patch ends with the array, so all is covered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Places {
     pub(super) low: i64,
@@ -200,11 +208,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The places along an axis of arrays that are aligned there: those at which all patches lie inside, or, where they may go `over`
-    /// the border, those at which more than half of the first does.
+    /// The places along an axis of aligned arrays: those with all patches inside.
+    ///
+    /// If patches may go `over` the border, those with more than half of the first patch inside.
     ///
     /// # Errors
-    /// In words: a stride that is no multiple of what alignment needs, and which of the arrays leaves no place.
+    /// A stride that is no multiple of the aligned one; the array that leaves no place.
     pub(super) fn of(
         arrays: &[Along],
         stride: Option<u64>,
@@ -219,7 +228,8 @@ impl Places {
             return Err((
                 None,
                 format!(
-                    "a stride of {stride} where a voxel of the coarsest array is {aligned}: make it a multiple"
+                    "a stride of {stride} where a voxel of the coarsest array is {aligned}: make it a \
+                     multiple"
                 ),
             ));
         }
@@ -227,7 +237,7 @@ impl Places {
         let range = |along: &Along| match over {
             false => along.inside(),
             true => {
-                // Less than half of it beyond the border, so that what is mirrored there is in the patch.
+                // Less than half of it beyond the border, so that the mirrored voxels are in the patch.
                 let ((low, end), beyond) = (along.covers(), (patch - 1) / 2);
                 (low - beyond, end - patch + beyond)
             }
@@ -251,7 +261,7 @@ impl Places {
         Ok(Self { low, stride: stride.cast_unsigned(), count, room })
     }
 
-    /// Where number `at` begins.
+    /// The start of number `at`.
     pub(super) fn origin(&self, at: u64) -> i64 {
         self.low + (at * self.stride).cast_signed().min(self.room)
     }

@@ -1,11 +1,13 @@
-//! Where which labels are: one look at a label volume, kept beside it, so that no mask is scanned again.
+//! The places of labels: one scan of a label volume, kept next to it, so no mask is scanned twice.
 //!
-//! Flow: the chunks of a label array, each once -> for each block of voxels and each label in it how many there are and the box that
-//! holds them -> [`Boxes`], from a file if there is one that still holds.
-//! Memory: a chunk and the labels of a block for each thread (account `scratch`), and the boxes (account `index`), charged as they come and
-//! until they are handed out; an order that draws from them charges them again to its own budget.
+//! Flow: the chunks of a label array, each once -> for each block of voxels and each label in it the
+//! number of voxels and their bounding box -> [`Boxes`], from a file if there is one that still holds.
+//! Memory: a chunk and the labels of a block for each thread (account `scratch`); the boxes (account
+//! `index`), charged as they come and until they are returned. An order that draws from them charges
+//! them again to its own budget.
 //!
-//! Blocks are half as wide as a patch, so that a patch around one can lie in many places and surely has the label.
+//! Blocks are half as wide as a patch, so a patch around a block has many places and always contains
+//! the label.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,26 +28,26 @@ use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_order::lattice::{Boxes, Lattice};
 
-/// The beginning of a file of boxes.
+/// The first bytes of a file of boxes.
 const MAGIC: &[u8; 8] = b"TGBOXES1";
-/// Boxes that are paid for at once.
+/// The number of boxes of one charge.
 const STEP: u64 = 1 << 14;
-/// Labels of a block at most.
-const LABELS_MOST: usize = 1 << 16;
-/// Labels of a block that are looked through one by one; more are looked up.
-const FEW: usize = 16;
+/// The most labels of a block.
+const MAX_LABELS: usize = 1 << 16;
+/// Up to this number of labels a linear search finds a label; more are hashed.
+const LINEAR_SEARCH: usize = 16;
 
-/// What is looked for.
+/// The options of [`Volume::labels`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Wanted {
-    /// The field of the volume that has the labels.
+    /// The field of the volume with the labels.
     pub field: String,
-    /// Voxels of a block along each axis of the patch; else half of the patch.
+    /// Voxels of a block along each axis of the patch. Default: half of the patch.
     pub block: Option<Vec<u64>>,
     /// Labels that are no classes, such as the background.
     pub ignore: Vec<i64>,
-    /// Reads the labels even if it was done before: they have changed.
+    /// Reads the labels again even if the file of boxes holds.
     pub force: bool,
 }
 
@@ -59,12 +61,12 @@ struct Found {
     high: [u32; MOST_AXES],
 }
 
-/// What all threads have found.
+/// The boxes of all threads.
 #[derive(Debug, Default)]
 struct All {
     boxes: Vec<(i64, f32)>,
     spans: Vec<(i32, u32)>,
-    /// For each what making it takes.
+    /// The charges for making the boxes.
     paid: Vec<Grant>,
     paid_boxes: u64,
 }
@@ -87,18 +89,20 @@ impl Volume {
     /// The number of a field.
     ///
     /// # Errors
-    /// [`Error::Config`] with the known ones.
+    /// [`Error::Config`] with the known fields.
     pub fn field(&self, name: &str) -> Result<usize> {
         let names = || self.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = self.parts.iter().position(|part| part.name == name);
         found.ok_or_else(|| Error::Config(format!("there is no array {name:?}: the arrays are {}", names())))
     }
 
-    /// Where the labels of a field are, from a file beside the data or by reading all of it once; `progress` is told how many chunks are
-    /// done, of how many.
+    /// The boxes of the labels of a field, from a file next to the data or by reading the array once.
+    ///
+    /// `progress` gets the number of chunks done and the number of all.
     ///
     /// # Errors
-    /// A field of no labels; chunks that cannot be read; a budget without room; what `progress` says.
+    /// A field without labels; chunks that cannot be read; a budget without room; errors of
+    /// `progress`.
     pub fn labels(
         &self,
         wanted: &Wanted,
@@ -133,20 +137,25 @@ impl Volume {
             return Err(misfit("has no label but those that are ignored"));
         }
         let boxes = Boxes::new(part.shape.len(), &all.boxes, &all.spans)?;
-        let _kept_or_made_again = file.iter().any(|file| write(file, &boxes).is_ok());
+        // Without a file the next call scans again.
+        for path in &file {
+            if write(path, &boxes).is_ok() {
+                break;
+            }
+        }
         Ok(boxes)
     }
 
-    /// Where boxes are kept: beside the data, or in the user's cache folder.
+    /// The files for the boxes: next to the data, or in the user's cache folder.
     fn labels_file(&self, part: &Part, block: &[u64], ignore: &[i64]) -> Vec<PathBuf> {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         hash.update(part.array.description());
         hash.update(part.array.place().as_os_str().as_encoded_bytes());
-        hash.update(&Source::edition(self).to_le_bytes());
+        hash.update(&Source::content_version(self).to_le_bytes());
         hash.update(format!("{block:?} {ignore:?}").as_bytes());
         let mut folders = folders(&part.array.place(), hash.digest());
         if part.array.latency().is_some() {
-            // Nothing is written beside what is remote.
+            // Nothing is written to a store.
             folders.remove(0);
         }
         folders.into_iter().map(|folder| folder.join("boxes")).collect()
@@ -163,8 +172,8 @@ impl Volume {
     ) -> Result<All> {
         let block_voxels = block.iter().zip(&part.array.chunk).map(|(block, chunk)| block.min(chunk));
         let block_voxels = block_voxels.fold(1u64, |n, side| n.saturating_mul(*side));
-        // A label of a block, and its entry where they are looked up; lists grow by doubling.
-        let labels = block_voxels.min(LABELS_MOST as u64) * (2 * size_of::<Found>() as u64 + 64);
+        // A label of a block, and its entry in the hash map; lists grow by doubling.
+        let labels = block_voxels.min(MAX_LABELS as u64) * (2 * size_of::<Found>() as u64 + 64);
         let all = Mutex::new(All::default());
         let lock = || tidegate_core::sync::lock(&all);
         self.every_chunk(part, budget, threads, labels, progress, &|chunk, values| {
@@ -176,10 +185,10 @@ impl Volume {
     }
 }
 
-/// Takes where a chunk begins, and the labels of a block of it.
+/// Gets the start of a chunk and the labels of a block of it.
 type Each<'a> = dyn FnMut(&[u64], &[Found]) -> Result<()> + 'a;
 
-/// Calls `each` with the labels of every block of a chunk that has any, and where the chunk begins.
+/// Calls `each` with the start of the chunk and the labels of every block that has any.
 fn each_block(
     part: &Part,
     chunk: u64,
@@ -192,7 +201,7 @@ fn each_block(
     let at = array.at(chunk);
     let axes = at.len();
     let origin: Vec<u64> = at.iter().zip(&array.chunk).map(|(at, side)| at * side).collect();
-    // What of the chunk is in the array, and blocks that divide a chunk evenly.
+    // The part of the chunk in the array, and blocks that divide a chunk evenly.
     let inside: Vec<u64> =
         (0..axes).map(|d| array.chunk[d].min(array.shape[d].saturating_sub(origin[d]))).collect();
     let side: Vec<u64> =
@@ -222,7 +231,7 @@ fn each_block(
     }
 }
 
-/// Goes to the next place below `end` in C order, by so much along an axis; false after the last.
+/// Steps to the next place below `end` in C order, by `by(axis)`; false after the last.
 fn step(at: &mut [u64], begin: &[u64], end: &[u64], by: impl Fn(usize) -> u64) -> bool {
     for axis in (0..at.len()).rev() {
         at[axis] += by(axis);
@@ -238,7 +247,7 @@ fn step(at: &mut [u64], begin: &[u64], end: &[u64], by: impl Fn(usize) -> u64) -
 #[derive(Debug, Default)]
 struct Labels {
     found: Vec<Found>,
-    /// Where labels are, once they are many.
+    /// The places of labels in `found`, once there are many.
     by_label: HashMap<i64, usize>,
 }
 
@@ -249,7 +258,7 @@ impl Labels {
     }
 
     fn find(&self, label: i64) -> Option<usize> {
-        // The one that came last comes next, mostly.
+        // Mostly the last label comes again.
         match self.found.last() {
             Some(last) if last.label == label => Some(self.found.len() - 1),
             _ if self.by_label.is_empty() => self.found.iter().position(|found| found.label == label),
@@ -283,13 +292,13 @@ impl Labels {
     }
 
     fn push(&mut self, found: Found) -> Result<()> {
-        if self.found.len() >= LABELS_MOST {
+        if self.found.len() >= MAX_LABELS {
             return Err(Error::Config(format!(
-                "more than {LABELS_MOST} labels in a block: give a smaller block"
+                "more than {MAX_LABELS} labels in a block: give a smaller block"
             )));
         }
         self.found.push(found);
-        if self.found.len() > FEW {
+        if self.found.len() > LINEAR_SEARCH {
             let known = self.by_label.len();
             self.by_label
                 .extend(self.found[known..].iter().zip(known..).map(|(found, at)| (found.label, at)));
@@ -308,7 +317,7 @@ impl Found {
     }
 }
 
-/// An integer of any width; one beyond those with a sign wraps.
+/// An integer of any width; an unsigned 64-bit one wraps.
 fn value(element: &[u8], dtype: DType) -> i64 {
     let mut wide = [0u8; 8];
     wide[..element.len()].copy_from_slice(element);
@@ -326,7 +335,8 @@ impl All {
         while self.paid_boxes < count {
             let paid = Boxes::reserve(budget, STEP, origin.len()).map_err(|error| {
                 let so_far = mib(self.paid.iter().map(Grant::bytes).sum());
-                Error::Config(format!("{error}; {so_far} MiB are taken so far: give a larger block, or ignore labels that are no classes"))
+                Error::Config(format!("{error}; {so_far} MiB are taken so far: give a larger block, or ignore labels that are no \
+                     classes"))
             })?;
             self.paid.push(paid);
             self.paid_boxes += STEP;
@@ -344,7 +354,7 @@ impl All {
     }
 }
 
-/// Writes boxes to a file, all of it or none.
+/// Writes boxes to a file: all or nothing.
 fn write(path: &Path, boxes: &Boxes) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
@@ -372,19 +382,19 @@ fn write(path: &Path, boxes: &Boxes) -> std::io::Result<()> {
     fs::rename(name, path)
 }
 
-/// A file of another name, to be renamed.
+/// A new file of another name, to be renamed.
 fn tempfile_in(folder: &Path) -> std::io::Result<(PathBuf, fs::File)> {
     let path = folder.join(format!("boxes-{}", std::process::id()));
     let file = fs::File::create(&path)?;
     Ok((path, file))
 }
 
-/// Boxes from a file; nothing where there is none, or one that is damaged.
+/// Boxes from a file; None where it is missing or damaged.
 fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
     let each = 12 + 8 * axes as u64;
     let bytes = fs::metadata(path).ok()?.len().checked_sub(20).filter(|bytes| bytes.is_multiple_of(each))?;
     let count = bytes / each;
-    let _while_it_is_read = Boxes::reserve(budget, count, axes).ok()?;
+    let _grant = Boxes::reserve(budget, count, axes).ok()?;
     let mut file = BufReader::new(fs::File::open(path).ok()?);
     let mut take = |into: &mut [u8]| file.read_exact(into).ok();
     let (mut magic, mut said, mut found) = ([0; 8], [0; 4], [0; 8]);

@@ -1,10 +1,14 @@
-//! Volumes: patches of N-d arrays that lie in chunks, of several arrays at once where these show the same space.
+//! Volumes: patches of N-d arrays stored in chunks, of several arrays of the same space at once.
 //!
-//! Flow: URL + arrays + patch -> [`Volume`], a source whose ids are the places where a patch can begin -> the chunks of a patch -> its rows.
-//! Memory: descriptions of arrays, and indexes of their shards within a limit that the loader has charged (account `index`).
-//! Not here: which chunks stay and who decodes them (`pipeline::chunks`, `cache::reuse`), which patches come next (`order`).
+//! Flow: URL + arrays + patch -> [`Volume`], a source whose ids are the places where a patch can start
+//! -> the chunks of a patch -> its rows.
+//! Memory: metadata of arrays, and indexes of their shards within a limit that the loader has charged
+//! (account `index`).
+//! Not here: caching and decoding chunks (`pipeline`, `cache` of `tidegate-data`), the order of
+//! patches (`tidegate-order`).
 //!
-//! An id is the number of a place in the lattice of origins, in C order, so that orders, ranks and states are those of any source.
+//! An id is the number of a place in the lattice of origins, in C order, so orders, ranks and states
+//! work as for any source.
 
 mod align;
 pub mod labels;
@@ -21,15 +25,15 @@ use tidegate_array::kernels::boxes::{self, Beyond, Corner, MOST_AXES};
 
 use self::align::{Along, Places};
 pub use self::open::{ArrayOptions, Options, Pad, Scale, levels};
-use super::folder::KERNEL_FILE_BYTES;
-use super::read::touch;
-use super::zarr::{Array, Indexes};
-use super::{Access, ChunkSizes, Chunked, Entry, Extremes, Located, ReadMode, Source};
+use crate::files::KERNEL_FILE_BYTES;
+use crate::files::read::hash_version;
+use crate::zarr::{Array, Indexes};
+use crate::{Access, ChunkSizes, Chunked, Entry, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
 use tidegate_order::lattice::ChunkGrid;
 
-/// One array, and where its patches lie.
+/// One array, and the places of its patches.
 #[derive(Debug)]
 struct Part {
     name: String,
@@ -42,7 +46,7 @@ struct Part {
     shape: Vec<usize>,
 }
 
-/// See the head of this file.
+/// Patches of aligned arrays as samples.
 #[derive(Debug)]
 pub struct Volume {
     url: String,
@@ -55,7 +59,7 @@ pub struct Volume {
     indexes: Indexes,
 }
 
-/// One number an axis, on the stack.
+/// A value for each axis, on the stack.
 type Axes<T> = [T; MOST_AXES];
 
 impl Volume {
@@ -65,7 +69,7 @@ impl Volume {
         self.origins(id)[..self.places.len()].to_vec()
     }
 
-    /// Where ids lie: the lattice of places, and how many of them a chunk of the first array has.
+    /// The lattice of places, and the places in a chunk of the first array.
     #[must_use]
     pub fn grid(&self) -> ChunkGrid {
         let first = &self.parts[0];
@@ -99,10 +103,10 @@ impl Volume {
         origin
     }
 
-    /// The id of the patch that begins nearest to a place.
+    /// The id of the patch that starts nearest to a place.
     ///
     /// # Errors
-    /// [`Error::Config`] for a place of another number of axes.
+    /// [`Error::Config`] for a place with another number of axes.
     pub fn nearest(&self, origin: &[i64]) -> Result<u64> {
         if origin.len() != self.places.len() {
             return Err(Error::Config(format!(
@@ -115,7 +119,7 @@ impl Volume {
         Ok(axes.fold(0, |id, (places, &at)| id * places.count + places.nearest(at)))
     }
 
-    /// Where the part's patch begins, along all axes of its array.
+    /// The start of the part's patch, along all axes of its array.
     fn begin(&self, part: &Part, id: u64) -> Axes<i64> {
         let (origin, mut begin) = (self.origins(id), [0; MOST_AXES]);
         let whole = part.shape.len() - part.along.len();
@@ -130,9 +134,10 @@ impl Volume {
         &self.parts[after.max(1) - 1]
     }
 
-    /// Makes a patch of one field, a chunk after the other.
+    /// Makes a patch of one field, chunk by chunk.
     fn patch(&self, id: u64, field: usize, mode: ReadMode, row: &mut [u8]) -> Result<()> {
-        let mut staging = super::read::aligned(super::read::staging_bytes(self.sizes.stored_bytes) as usize);
+        let mut staging =
+            crate::files::read::aligned(crate::files::read::staging_bytes(self.sizes.stored_bytes) as usize);
         let mut chunks = Vec::new();
         self.chunks_of(id, field, &mut |chunk| chunks.push(chunk));
         for chunk in chunks {
@@ -263,16 +268,16 @@ impl Source for Volume {
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
-    fn edition(&self) -> u64 {
+    fn content_version(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         for part in &self.parts {
             hash.update(part.array.place().as_os_str().as_encoded_bytes());
             hash.update(part.array.description());
-            touch(&mut hash, &part.array.metadata_file());
+            hash_version(&mut hash, &part.array.metadata_file());
         }
         hash.digest()
     }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         vec![self.len()]
     }
     fn access(&self) -> Access {
@@ -281,11 +286,11 @@ impl Source for Volume {
     fn chunked(&self) -> Option<&dyn Chunked> {
         Some(self)
     }
-    fn extremes(&self) -> Extremes {
-        Extremes {
+    fn size_bounds(&self) -> SizeBounds {
+        SizeBounds {
             total_bytes: self.sizes.total_bytes,
             sample_bytes: self.sizes.stored_bytes,
-            ..Extremes::default()
+            ..SizeBounds::default()
         }
     }
     fn latency(&self) -> Option<Duration> {
@@ -300,11 +305,11 @@ impl Source for Volume {
         let entry = Entry { len: u32::try_from(bytes).unwrap_or(u32::MAX), ..Entry::default() };
         Ok(ids.iter().map(|&id| Located { id, entry, path: "".into() }).collect())
     }
-    /// Makes all patches of the place, one field behind the other: for looking at data; pipelines share chunks.
+    /// Makes the patches of all fields, one after the other: to look at data. Pipelines share chunks.
     fn read(&self, at: &Located, _: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let mut start = 0;
         for (field, part) in self.parts.iter().enumerate() {
-            let no_room = || Error::decode("no room for a patch");
+            let no_room = || Error::decode("staging is smaller than the patch");
             let row = into.get_mut(start..start + part.bytes()).ok_or_else(no_room)?;
             self.patch(at.id, field, mode, row)?;
             start += part.bytes();

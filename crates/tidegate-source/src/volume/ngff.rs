@@ -1,10 +1,11 @@
-//! OME-NGFF: images at several resolutions, and where their voxels lie in space.
+//! OME-NGFF: images at several resolutions, and the places of their voxels in space.
 //!
-//! Flow: attributes of a Zarr group -> [`Image`]: its axes, and the scale and translation of each level.
+//! Flow: attributes of a Zarr group -> [`Image`]: its axes, and the scale and translation of each
+//! level.
 //! Memory: a few words a level.
 //!
-//! Specification: OME-NGFF 0.1 to 0.5, `multiscales`. A translation is where the centre of the first voxel lies; levels that were made by
-//! averaging should have one, and many do not: see `align`.
+//! Specification: OME-NGFF 0.1 to 0.5, `multiscales`. A translation is the centre of the first voxel.
+//! A level made by averaging should have one, and many do not: see `align`.
 
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Axis {
     pub(crate) name: String,
-    /// A unit of length or time, where it is said.
+    /// A unit of length or time, if there is one.
     pub(crate) unit: Option<String>,
 }
 
@@ -23,13 +24,13 @@ pub(crate) struct Level {
     pub(crate) path: String,
     /// The length of a voxel along each axis.
     pub(crate) scale: Vec<f64>,
-    /// Where the centre of its first voxel lies.
+    /// The centre of its first voxel.
     pub(crate) translation: Vec<f64>,
-    /// Whether it says so itself: before version 0.4 none did.
+    /// Whether its metadata have both; before version 0.4 none had.
     placed: bool,
 }
 
-/// See the head of this file.
+/// A multiscale image.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Image {
     pub(crate) axes: Vec<Axis>,
@@ -38,16 +39,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Whether it is known where the voxels of a level lie beside those of the others.
+    /// Whether the place of a level relative to the others is known.
     pub(crate) fn placed(&self, level: usize) -> bool {
         level == 0 || self.levels[level].placed
     }
 }
 
-/// The image that a group's attributes describe; nothing where they describe none.
+/// The image in the attributes of a group; None if there is none.
 ///
 /// # Errors
-/// In words, what a description lacks.
+/// What the attributes lack.
 pub(crate) fn image(attributes: &Value) -> Result<Option<Image>, String> {
     let described = attributes.get("ome").unwrap_or(attributes).get("multiscales");
     let Some(first) = described.and_then(|all| all.get(0)) else { return Ok(None) };
@@ -83,7 +84,7 @@ pub(crate) fn image(attributes: &Value) -> Result<Option<Image>, String> {
     Ok(Some(Image { axes, levels }))
 }
 
-/// Whether an image is described that names this level.
+/// Whether the attributes are those of an image with this level.
 pub(crate) fn names(attributes: &Value, level: &str) -> bool {
     let described = attributes.get("ome").unwrap_or(attributes).get("multiscales");
     let datasets = described.and_then(|all| all.get(0)?.get("datasets")?.as_array());
@@ -128,7 +129,7 @@ fn transform(of: &Value, axes: usize) -> Result<(Vec<f64>, Vec<f64>), String> {
     Ok((scale, translation))
 }
 
-/// A unit of length in metres; an unknown one, and none, have no length.
+/// A unit of length in metres; None for an unknown one.
 pub(crate) fn metres(unit: &str) -> Option<f64> {
     Some(match unit {
         "angstrom" => 1e-10,

@@ -1,11 +1,12 @@
-//! Where an array changes, and where it does not: large boxes where it is smooth, and small ones where it varies.
+//! Boxes of an array: large where it is smooth, small where it varies.
 //!
-//! Flow: an array, each chunk once -> mean and spread of blocks -> blocks joined eight by eight, as long as what they make is smooth -> [`Boxes`]
-//! whose class is how often a block was joined.
-//! Memory: a chunk (account `scratch`); three numbers for each block, and the boxes while they are made (account `index`).
+//! Flow: an array, each chunk once -> mean and spread of blocks -> blocks joined eight by eight while
+//! the result is smooth -> [`Boxes`], whose class is how often a block was joined.
+//! Memory: a chunk (account `scratch`); three numbers for each block, and the boxes while they are
+//! made (account `index`).
 //!
-//! Classes that are drawn equally often bring patches to where there is something to see; an array of few voxels, such as a coarse level
-//! of an image, is enough to find that out.
+//! An order that draws all classes equally often puts more patches where the array varies. A small
+//! array, such as a coarse level of an image, is enough to compute the boxes.
 
 use std::sync::{Mutex, PoisonError};
 use tidegate_core::sync::lock;
@@ -20,19 +21,19 @@ use crate::{Error, Result};
 use tidegate_order::lattice::Boxes;
 use tidegate_order::memory::reserve;
 
-/// What is looked for.
+/// The options of [`Volume::refine`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Smooth {
     /// The field of the volume.
     pub field: String,
-    /// The standard deviation up to which a box is smooth, in the array's own units.
+    /// The largest standard deviation of a smooth box, in the units of the array.
     pub tolerance: f64,
-    /// Voxels of the smallest box along each axis of the patch; else an eighth of the patch.
+    /// Voxels of the smallest box along each axis of the patch. Default: an eighth of the patch.
     pub block: Option<Vec<u64>>,
 }
 
-/// Values of a block: how many, their mean, and the sum of squared distances from it.
+/// Values of a block: their number, mean, and sum of squared distances from it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spread {
     count: f64,
@@ -41,7 +42,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Both together (Chan, Golub and LeVeque, 1983).
+    /// The union of both (Chan, Golub and LeVeque, 1983).
     fn with(self, other: Self) -> Self {
         let count = self.count + other.count;
         if count == 0.0 {
@@ -67,11 +68,11 @@ impl Spread {
 }
 
 impl Volume {
-    /// Boxes that are as large as the array is smooth, from reading all of it once.
+    /// Makes boxes, the larger the smoother the array is there. It reads the whole array once.
     ///
     /// # Errors
-    /// [`Error::Config`] for a field with channels, a tolerance that is none, and a budget without room; chunks that cannot be read; what
-    /// `progress` says.
+    /// [`Error::Config`] for a field with channels, a negative tolerance, and a budget without room;
+    /// chunks that cannot be read; errors of `progress`.
     pub fn refine(
         &self,
         wanted: &Smooth,
@@ -117,7 +118,7 @@ impl Volume {
                 let index = place(row as usize, inside[..axes - 1].iter().map(|side| *side as usize));
                 let (mut start, mut cell) = (0, 0);
                 for d in 0..axes {
-                    // Along the last axis a row begins where the chunk does.
+                    // Along the last axis a row starts with the chunk.
                     let index = if d + 1 < axes { index[d] as u64 } else { 0 };
                     start = start * array.chunk[d] + index;
                     let number = if d + 1 < axes { (origin[d] + index) / block[d] } else { 0 };
@@ -139,7 +140,7 @@ impl Volume {
         })?;
         let cells = cells.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut found = Found { shape, block: &block, boxes: Vec::new(), spans: Vec::new() };
-        let _while_they_are_made = Boxes::reserve(budget, count, axes)?;
+        let _grant = Boxes::reserve(budget, count, axes)?;
         join(cells, sides, wanted.tolerance, &mut found);
         if found.spans.iter().any(|(low, _)| *low < 0) {
             return Err(misfit("boxes beyond voxel 2^31 cannot be drawn"));
@@ -164,7 +165,7 @@ impl Found<'_> {
             let side = self.block[d] << level;
             let low = *at as u64 * side;
             let len = side.min(self.shape[d] - low);
-            // What is beyond is told afterwards.
+            // The caller reports a box beyond 2^31.
             let low = if u32::try_from(len).is_ok() { i32::try_from(low).unwrap_or(-1) } else { -1 };
             self.spans.push((low, len as u32));
             voxels *= len as f32;
@@ -173,11 +174,11 @@ impl Found<'_> {
     }
 }
 
-/// Joins blocks level by level; one that is not joined is a box.
+/// Joins blocks level by level; a block that is not joined becomes a box.
 fn join(cells: Vec<Spread>, mut sides: Vec<u64>, tolerance: f64, found: &mut Found<'_>) {
     let axes = sides.len();
     let at = |cell: usize, sides: &[u64]| place(cell, sides.iter().map(|side| *side as usize));
-    // Those that can still be joined.
+    // The blocks that can still be joined.
     let mut cells: Vec<Option<Spread>> = cells.into_iter().map(Some).collect();
     for level in 0.. {
         let halved: Vec<u64> = sides.iter().map(|side| side.div_ceil(2)).collect();

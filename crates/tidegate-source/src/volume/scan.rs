@@ -1,6 +1,6 @@
 //! Every chunk of an array, once.
 //!
-//! Flow: an array -> the elements of each chunk -> whoever looks for something in them; called by `labels` and `refine`.
+//! Flow: an array -> the elements of each chunk -> a function; called by `labels` and `refine`.
 //! Memory: a chunk for each thread, stored and decoded (account `scratch`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +11,14 @@ use tidegate_core::memory::{Account, Budget, Grant, Priority};
 
 use super::Part;
 use super::Volume;
-use crate::read::{aligned, staging_bytes};
+use crate::files::read::{aligned, staging_bytes};
 use crate::{Chunked, ReadMode};
 use crate::{Error, Result, panic_message};
 
 impl Volume {
-    /// Calls `work` with the elements of every chunk of an array, on as many threads as there is memory for; each takes `more_bytes` besides.
+    /// Calls `work` with the elements of every chunk of an array, on as many threads as memory allows.
+    ///
+    /// Each thread takes `more_bytes` in addition to its chunk.
     pub(super) fn every_chunk(
         &self,
         part: &Part,
@@ -48,7 +50,7 @@ impl Volume {
                 }
             }
         };
-        // The first must have its memory, the others have what there is.
+        // The first thread must get its memory; more threads start only if there is some left.
         let first = budget.try_acquire(Account::Scratch, each, Priority::NextBatch)?;
         let more =
             (1..threads).map_while(|_| budget.try_acquire(Account::Scratch, each, Priority::CacheFill).ok());
@@ -59,7 +61,7 @@ impl Volume {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// The elements of a chunk.
+    /// Reads and decodes a chunk.
     fn read_whole(&self, part: &Part, chunk: u64, staging: &mut [u8], values: &mut [u8]) -> Result<()> {
         let number = part.first_chunk + chunk;
         let range = self.read_chunk(number, ReadMode::Drop, staging)?;

@@ -1,11 +1,14 @@
 //! From the stored bytes of a chunk to its elements: a chain of codecs, run backwards.
 //!
-//! Flow: stored bytes -> each codec of bytes, undone within a bound -> elements in C order, native endian, in the caller's memory.
-//! Memory: what lies between two codecs, and contexts: at most [`Decoder::library_bytes`], which the caller has charged.
+//! Flow: stored bytes -> each codec of bytes, undone within a bound -> elements in C order and native
+//! endian, in the caller's memory.
+//! Memory: bytes between two codecs, and contexts: at most [`Decoder::library_bytes`], which the
+//! caller has charged.
 //!
-//! The codecs are `zarrs`'. Those that say how long their output is only in what they decode (zstd, gzip, zlib, bz2, blosc) are undone
-//! here, into memory of known size, since `zarrs` makes as much as they claim. Where a chunk is its elements compressed once, which is
-//! the usual case, they are decoded straight into the caller's memory.
+//! The codecs are those of `zarrs`. Some state the length of their output only in the data (zstd,
+//! gzip, zlib, bz2, blosc), and `zarrs` allocates what they claim; this file undoes them into memory
+//! of a known size. The usual chunk is compressed once: its elements are decoded straight into the
+//! caller's memory.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -22,9 +25,9 @@ use zarrs::plugin::ExtensionName;
 
 use crate::{Error, Result};
 
-/// What decompressors keep: the contexts of zstd (the largest for a thread) and inflate.
+/// Bytes of contexts: zstd (one a thread) and inflate.
 const CONTEXT_BYTES: u64 = 256 << 10;
-/// What bz2 takes for its largest blocks.
+/// Bytes of the largest blocks of bz2.
 const BZ2_BYTES: u64 = 4 << 20;
 
 thread_local! {
@@ -40,19 +43,19 @@ enum Step {
     Bz2,
     Blosc,
     Crc32c,
-    /// One that keeps its length, or nearly: undone by `zarrs`.
+    /// One that nearly keeps the length; `zarrs` undoes it.
     Other(Arc<dyn BytesToBytesCodecTraits>),
 }
 
-/// See the head of this file.
+/// Decodes the chunks of one array.
 #[derive(Debug)]
 pub(super) struct Decoder {
-    /// In the order of decoding; with each, what it makes at most.
+    /// In the order of decoding, each with the most bytes it makes.
     steps: Vec<(Step, u64)>,
-    /// The rest: from bytes to elements.
+    /// The codecs from bytes to elements.
     elements: CodecChain,
-    /// Whether the bytes are the elements as they are.
-    straight: bool,
+    /// Whether the bytes are the elements in native order.
+    native: bool,
     shape: Vec<NonZeroU64>,
     dtype: DataType,
     fill: FillValue,
@@ -64,8 +67,8 @@ fn wrong(what: impl std::fmt::Display) -> Error {
     Error::decode(what.to_string())
 }
 
-/// What some codec makes of `bytes` at most, where it does not say.
-fn about(bytes: u64) -> u64 {
+/// The most that a codec makes of `bytes`, where it states no bound.
+fn padded(bytes: u64) -> u64 {
     bytes + bytes / 4 + (64 << 10)
 }
 
@@ -73,7 +76,7 @@ impl Decoder {
     /// A decoder of chunks of this shape and type.
     ///
     /// # Errors
-    /// [`Error::Decode`] for codecs that do not fit one another.
+    /// [`Error::Decode`] for codecs that do not fit each other.
     pub(super) fn new(
         chain: &CodecChain,
         shape: &[NonZeroU64],
@@ -87,9 +90,10 @@ impl Decoder {
         let bytes = elements.ok_or_else(|| wrong("a chunk of more than 2^64 bytes"))?;
         let (arrays, to_bytes) = (chain.array_to_array_codecs(), chain.array_to_bytes_codec());
         if to_bytes.name_v3().as_deref() == Some("sharding_indexed") {
-            // zarrs would make room for whatever its inner chunks claim.
+            // `zarrs` would allocate what its inner chunks claim.
             return Err(wrong(
-                "shards in shards, or behind other codecs: write the array with sharding_indexed as its only codec",
+                "shards in shards, or after other codecs: write the array with sharding_indexed as its \
+                 only codec",
             ));
         }
         let mut at = (shape.to_vec(), dtype.clone(), fill.clone());
@@ -99,17 +103,17 @@ impl Decoder {
         let mut made = to_bytes.encoded_representation(&at.0, &at.1, &at.2).map_err(wrong)?;
         let mut steps = Vec::new();
         for codec in chain.bytes_to_bytes_codecs() {
-            let most = made.size().unwrap_or_else(|| about(bytes));
+            let most = made.size().unwrap_or_else(|| padded(bytes));
             steps.push((step(codec), most));
             made = codec.encoded_representation(&made);
         }
         steps.reverse();
-        let stored_bytes = made.size().unwrap_or(0).max(about(bytes));
+        let stored_bytes = made.size().unwrap_or(0).max(padded(bytes));
         let native = arrays.is_empty() && is_native(to_bytes.as_ref(), size);
         Ok(Self {
             steps,
             elements: CodecChain::new(arrays.to_vec(), Arc::clone(to_bytes), Vec::new()),
-            straight: native,
+            native,
             shape: shape.to_vec(),
             dtype: dtype.clone(),
             fill: fill.clone(),
@@ -123,23 +127,23 @@ impl Decoder {
         self.bytes
     }
 
-    /// What a chunk takes at most where it is stored.
+    /// The most bytes of a stored chunk.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.stored_bytes
     }
 
-    /// What decoding takes at most besides.
+    /// The most bytes that decoding takes in addition.
     pub(super) fn library_bytes(&self) -> u64 {
         let between = |(step, most): &(Step, u64)| match step {
             Step::Crc32c => 0,
             Step::Bz2 => *most + BZ2_BYTES,
-            // Two of its blocks, which may be as large as all of it.
+            // Two of its blocks, each as large as the whole at most.
             Step::Blosc => 3 * *most,
             _ => *most,
         };
         let steps: u64 = self.steps.iter().map(between).sum();
         // Each codec of elements makes a copy.
-        let elements = if self.straight {
+        let elements = if self.native {
             0
         } else {
             self.bytes * (2 + self.elements.array_to_array_codecs().len() as u64)
@@ -154,7 +158,7 @@ impl Decoder {
     pub(super) fn decode(&self, stored: &[u8], into: &mut [u8]) -> Result<()> {
         let mut bytes = Cow::Borrowed(stored);
         for (i, (step, most)) in self.steps.iter().enumerate() {
-            if self.straight
+            if self.native
                 && i + 1 == self.steps.len()
                 && !matches!(step, Step::Other(_) | Step::Crc32c | Step::Blosc)
             {
@@ -163,7 +167,7 @@ impl Decoder {
             }
             bytes = step.undo(bytes, *most)?;
         }
-        if self.straight {
+        if self.native {
             self.check(bytes.len())?;
             into.copy_from_slice(&bytes);
             return Ok(());
@@ -185,7 +189,7 @@ impl Decoder {
     }
 }
 
-/// Whether the codec leaves elements of `size` bytes as this machine has them.
+/// Whether the codec keeps elements of `size` bytes in the machine's byte order.
 fn is_native(codec: &dyn ArrayToBytesCodecTraits, size: usize) -> bool {
     let configuration = codec.configuration_v3(&CodecMetadataOptions::default());
     let endian = configuration.as_ref().and_then(|c| c.get("endian")).and_then(|e| e.as_str());
@@ -207,7 +211,7 @@ fn step(codec: &Arc<dyn BytesToBytesCodecTraits>) -> Step {
 }
 
 impl Step {
-    /// Undoes it, into at most `most` bytes of its own.
+    /// Undoes the codec, into at most `most` bytes of its own.
     fn undo<'a>(&self, bytes: Cow<'a, [u8]>, most: u64) -> Result<Cow<'a, [u8]>> {
         match self {
             Self::Crc32c => checked(bytes),
@@ -225,7 +229,7 @@ impl Step {
         }
     }
 
-    /// Undoes it into the beginning of `into` and says how much it made.
+    /// Undoes the codec into the start of `into` and returns the number of bytes.
     fn undo_into(&self, bytes: &[u8], into: &mut [u8]) -> Result<usize> {
         match self {
             Self::Zstd => ZSTD.with_borrow_mut(|kept| {
@@ -238,12 +242,14 @@ impl Step {
             Self::Gzip => fill("gzip", flate2::read::MultiGzDecoder::new(bytes), into),
             Self::Zlib => fill("zlib", flate2::read::ZlibDecoder::new(bytes), into),
             Self::Bz2 => fill("bz2", bzip2::read::MultiBzDecoder::new(bytes), into),
-            Self::Blosc | Self::Crc32c | Self::Other(_) => Err(wrong("no codec that makes bytes elsewhere")),
+            Self::Blosc | Self::Crc32c | Self::Other(_) => {
+                Err(Error::Internal("this codec cannot decode into given memory".into()))
+            }
         }
     }
 }
 
-/// Reads until there is no more, or no room.
+/// Reads to the end, or until `into` is full.
 fn fill(name: &str, mut reader: impl Read, into: &mut [u8]) -> Result<usize> {
     let mut done = 0;
     loop {
@@ -263,7 +269,7 @@ fn fill(name: &str, mut reader: impl Read, into: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// The bytes before their checksum, if it is theirs.
+/// The bytes before their checksum, if it matches.
 fn checked(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>> {
     let (inner, sum) =
         bytes.split_last_chunk::<4>().ok_or_else(|| wrong("crc32c: it ends before its checksum"))?;
@@ -281,7 +287,7 @@ fn checked(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>> {
     })
 }
 
-/// Undoes blosc, whose header says how much it makes.
+/// Undoes blosc, whose header states its length.
 fn blosc(bytes: &[u8], most: u64) -> Result<Vec<u8>> {
     use zarrs::array::codec::{blosc_decompress_bytes, blosc_validate};
     let Some(len) = blosc_validate(bytes) else { return Err(wrong("blosc: it is damaged")) };
@@ -291,19 +297,19 @@ fn blosc(bytes: &[u8], most: u64) -> Result<Vec<u8>> {
     blosc_decompress_bytes(bytes, len, 1).map_err(|e| wrong(format!("blosc: {e}")))
 }
 
-/// The names of codecs that are known.
-const KNOWN: &str = "bitround, blosc, bytes, bz2, crc32c, fixedscaleoffset, gzip, packbits, reshape, sharding_indexed, shuffle, squeeze, \
-                     transpose, zlib, zstd";
+/// The names of the known codecs.
+const KNOWN: &str = "bitround, blosc, bytes, bz2, crc32c, fixedscaleoffset, gzip, packbits, reshape, \
+                     sharding_indexed, shuffle, squeeze, transpose, zlib, zstd";
 
-/// Makes a chain of what metadata says.
+/// Makes the chain of codecs of metadata.
 ///
 /// # Errors
-/// [`Error::Decode`] naming what is not known, and what is.
+/// [`Error::Decode`] with the unknown codec, and the known ones.
 pub(super) fn chain(metadata: &[MetadataV3]) -> Result<CodecChain> {
     CodecChain::from_metadata(metadata).map_err(|error| unknown(&error))
 }
 
-/// An error about codecs, with those that there are.
+/// An error about codecs, with the known ones.
 pub(super) fn unknown(error: &dyn std::fmt::Display) -> Error {
     wrong(format!("{error}; known codecs are {KNOWN}"))
 }
@@ -312,7 +318,7 @@ pub(super) fn unknown(error: &dyn std::fmt::Display) -> Error {
 mod tests {
     use super::*;
 
-    /// What its inner chunks claim would be believed.
+    /// The library would trust the lengths of inner chunks.
     #[test]
     fn shards_behind_other_codecs_are_refused() {
         let named = |text: &str| MetadataV3::try_from(text).unwrap();

@@ -1,11 +1,12 @@
 //! One Zarr array, of version 2 or 3: its chunks, by number.
 //!
-//! Flow: metadata -> [`Array`] -> where a chunk lies -> its stored bytes -> its elements.
+//! Flow: metadata -> [`Array`] -> the place of a chunk -> its stored bytes -> its elements.
 //! Memory: metadata; indexes of shards are in the caller's [`Indexes`].
-//! Not here: patches and several arrays (`source::volume`).
+//! Not here: patches and several arrays (`volume`).
 //!
-//! A chunk is what is decoded as a whole: of a sharded array an inner one. Chunks are numbered in C order of the grid, so that a number
-//! is enough to cache it. Specifications: Zarr v2 and v3, `sharding_indexed`.
+//! A chunk is the unit of decoding: in a sharded array an inner chunk. Chunks are numbered in C order
+//! of the grid; the number is their key in caches. Specifications: Zarr v2 and v3,
+//! `sharding_indexed`.
 
 mod codecs;
 mod shards;
@@ -15,21 +16,21 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use zarrs::array::{Array as Metadata, ArrayMetadata};
+use zarrs::array::{Array as Metadata, ArrayCreateError, ArrayMetadata};
 
 use self::codecs::Decoder;
 pub(crate) use self::shards::Indexes;
 use self::shards::Shards;
-use super::keyed::Keyed;
-use super::read::ReadMode;
+use crate::files::keyed::Keyed;
+use crate::files::read::ReadMode;
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 
-/// See the head of this file.
+/// A Zarr array, whose chunks are read by number.
 #[derive(Debug)]
 pub(crate) struct Array {
     store: Arc<Keyed>,
-    /// The array's place in the store.
+    /// The array's path in the store.
     path: String,
     metadata: Metadata<()>,
     pub(crate) dtype: DType,
@@ -40,24 +41,24 @@ pub(crate) struct Array {
     grid: Vec<u64>,
     shards: Option<Shards>,
     decoder: Decoder,
-    /// What was read of the array's description.
+    /// The metadata file as it was read.
     text: Vec<u8>,
 }
 
-/// Elements along an axis, and chunks in all: far beyond what exists, and far below what could overflow.
-const SIDE_MOST: u64 = 1 << 48;
-/// Bytes of a chunk: what a file that lies about itself can ask for.
-const CHUNK_MOST: u64 = 1 << 32;
+/// The most elements along an axis, and chunks in all: no product of them overflows.
+const MAX_SIDE: u64 = 1 << 48;
+/// The most bytes of a chunk, which limits what damaged metadata can request.
+const MAX_CHUNK_BYTES: u64 = 1 << 32;
 
-/// The name of something in a folder of the store.
+/// The key of a name in a folder of the store.
 pub(crate) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// The attributes of an array or a group, of either version; nothing where there is neither.
+/// The attributes of an array or a group of either version; None where there is neither.
 ///
 /// # Errors
-/// [`Error::Io`]; what is no JSON.
+/// [`Error::Io`]; text that is no JSON.
 pub(crate) fn attributes(store: &Keyed, path: &str) -> Result<Option<serde_json::Value>> {
     let json = |name: &str| -> Result<Option<serde_json::Value>> {
         let key = join(path, name);
@@ -75,10 +76,10 @@ pub(crate) fn attributes(store: &Keyed, path: &str) -> Result<Option<serde_json:
 }
 
 impl Array {
-    /// The array at `path` of a store; nothing if there is none.
+    /// Opens the array at `path` of a store; None if there is none.
     ///
     /// # Errors
-    /// Metadata that make no sense, or that ask for what is not known, by name.
+    /// Metadata that are damaged or name an unknown extension.
     pub(crate) fn open(store: &Arc<Keyed>, path: &str) -> Result<Option<Self>> {
         let mut found = None;
         for name in ["zarr.json", ".zarray"] {
@@ -97,18 +98,22 @@ impl Array {
         }
         let metadata: ArrayMetadata =
             serde_json::from_value(json).map_err(|e| wrong(format!("no metadata of a Zarr array: {e}")))?;
-        let metadata = Metadata::new_with_metadata(Arc::new(()), "/", metadata).map_err(|e| {
-            let words = e.to_string();
-            wrong(if words.contains("codec") { codecs::unknown(&words).to_string() } else { words })
-        })?;
-        let array = Self::of(store, path, metadata, text).map_err(|e| match e {
+        let metadata =
+            Metadata::new_with_metadata(Arc::new(()), "/", metadata).map_err(|error| match error {
+                // Of version 2 the library reports an unknown codec and an unknown type as one.
+                ArrayCreateError::CodecsCreateError(_) | ArrayCreateError::UnsupportedZarrV2Array(_) => {
+                    wrong(codecs::unknown(&error).to_string())
+                }
+                other => wrong(other.to_string()),
+            })?;
+        let array = Self::new(store, path, metadata, text).map_err(|e| match e {
             Error::Decode(what) => wrong(what.to_string()),
             other => other,
         })?;
         Ok(Some(array))
     }
 
-    fn of(store: &Arc<Keyed>, path: &str, metadata: Metadata<()>, text: Vec<u8>) -> Result<Self> {
+    fn new(store: &Arc<Keyed>, path: &str, metadata: Metadata<()>, text: Vec<u8>) -> Result<Self> {
         let (dtype, fill) = (metadata.data_type().clone(), metadata.fill_value().clone());
         let name = zarrs::plugin::ExtensionName::name_v3(&dtype).unwrap_or_default().into_owned();
         let own = DType::parse(&name).map_err(Error::decode)?;
@@ -119,12 +124,12 @@ impl Array {
         if shape.contains(&0) {
             return Err(Error::decode(format!("an array without elements: its shape is {shape:?}")));
         }
-        if let Some(side) = shape.iter().find(|side| **side > SIDE_MOST) {
+        if let Some(side) = shape.iter().find(|side| **side > MAX_SIDE) {
             return Err(Error::decode(format!("an axis of {side} elements: at most 2^48 can be read")));
         }
         let outer = regular(&metadata)?;
         let chain = metadata.codecs();
-        let shards = Shards::of(&metadata, &outer)?;
+        let shards = Shards::new(&metadata, &outer)?;
         let (inner, decoder) = match &shards {
             Some(shards) => {
                 (shards.inner.clone(), Decoder::new(&shards.codecs, &shards.inner, &dtype, &fill)?)
@@ -132,18 +137,18 @@ impl Array {
             None => (outer.clone(), Decoder::new(&chain, &outer, &dtype, &fill)?),
         };
         let chunk: Vec<u64> = inner.iter().map(|side| side.get()).collect();
-        // Of a sharded array the grid of whole shards.
+        // In a sharded array the grid covers whole shards.
         let grid = match &shards {
             Some(shards) => shards.grid(&shape, &outer),
             None => shape.iter().zip(&chunk).map(|(n, side)| n.div_ceil(*side)).collect(),
         };
-        if grid.iter().try_fold(1u64, |n, side| n.checked_mul(*side)).is_none_or(|chunks| chunks > SIDE_MOST)
-        {
+        if grid.iter().try_fold(1u64, |n, side| n.checked_mul(*side)).is_none_or(|chunks| chunks > MAX_SIDE) {
             return Err(Error::decode(format!("a grid of {grid:?} chunks: at most 2^48 can be numbered")));
         }
-        if decoder.bytes() > CHUNK_MOST {
+        if decoder.bytes() > MAX_CHUNK_BYTES {
             return Err(Error::decode(format!(
-                "chunks of {chunk:?} elements take {} bytes each: at most 4 GiB can be read, so write the array again in smaller ones",
+                "chunks of {chunk:?} elements take {} bytes each: at most 4 GiB can be read, so write the \
+                 array again with smaller chunks",
                 decoder.bytes()
             )));
         }
@@ -156,24 +161,24 @@ impl Array {
         self.store.path(&self.path)
     }
 
-    /// What tells it from others: its description, as it was read.
+    /// The bytes of its metadata file, which identify it.
     pub(crate) fn description(&self) -> &[u8] {
         &self.text
     }
 
-    /// The file that describes it.
+    /// Its metadata file.
     pub(crate) fn metadata_file(&self) -> PathBuf {
         let name =
             if matches!(self.metadata.metadata(), ArrayMetadata::V3(_)) { "zarr.json" } else { ".zarray" };
         self.store.path(&join(&self.path, name))
     }
 
-    /// Chunks.
+    /// The number of chunks.
     pub(crate) fn chunks(&self) -> u64 {
         self.grid.iter().product()
     }
 
-    /// Files, if each chunk or shard has one.
+    /// The number of files, if each chunk or shard has one.
     pub(crate) fn files(&self) -> u64 {
         self.chunks() / self.shards.as_ref().map_or(1, Shards::chunks)
     }
@@ -183,22 +188,22 @@ impl Array {
         self.decoder.bytes()
     }
 
-    /// What a chunk takes at most as it is stored.
+    /// The most bytes of a stored chunk.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.decoder.stored_bytes()
     }
 
-    /// What decoding one takes at most besides.
+    /// The most bytes that decoding a chunk takes in addition.
     pub(crate) fn library_bytes(&self) -> u64 {
         self.decoder.library_bytes()
     }
 
-    /// Its shards, and what the index of one takes, kept and while it is read.
+    /// The number of its shards, and the bytes of the index of one: kept, and while it is read.
     pub(crate) fn shards(&self) -> Option<(u64, (u64, u64))> {
         self.shards.as_ref().map(|shards| (self.files(), shards.index_bytes()))
     }
 
-    /// How far away it is.
+    /// The latency of its store.
     pub(crate) fn latency(&self) -> Option<std::time::Duration> {
         self.store.latency()
     }
@@ -227,7 +232,7 @@ impl Array {
         (join(&self.path, self.metadata.chunk_key(&outer).as_str()), within)
     }
 
-    /// A chunk in words.
+    /// The name of a chunk, for messages.
     pub(crate) fn name(&self, number: u64) -> String {
         let (key, within) = self.key(number);
         let path = self.store.path(&key);
@@ -238,11 +243,13 @@ impl Array {
         }
     }
 
-    /// Reads a chunk as it is stored into `into`, which has room for [`super::read::staging_bytes`] of the most that it may take, and
-    /// says where in it it lies; nothing where the array has none, and its fill value stands.
+    /// Reads a stored chunk into `into` and returns where in `into` it is; None for a chunk that is
+    /// not stored, whose elements are the fill value.
+    ///
+    /// `into` has room for [`crate::files::read::staging_bytes`] of [`Array::stored_bytes`].
     ///
     /// # Errors
-    /// What cannot be read; a chunk or an index that is longer than it may be, or lies outside of its file.
+    /// A failed read; a chunk or an index that is too long, or outside of its file.
     pub(crate) fn read(
         &self,
         number: u64,
@@ -254,7 +261,7 @@ impl Array {
         match &self.shards {
             None => self.store.whole(&key, self.stored_bytes(), mode, into),
             Some(shards) => {
-                let Some(index) = indexes.of(&self.store, &key, shards, mode)? else { return Ok(None) };
+                let Some(index) = indexes.get(&self.store, &key, shards, mode)? else { return Ok(None) };
                 let Some((offset, len)) = index.place(within) else { return Ok(None) };
                 if len > self.stored_bytes() {
                     let what = format!(
@@ -268,7 +275,7 @@ impl Array {
         }
     }
 
-    /// The elements of a chunk from what is stored of it, into `into`, which has their length.
+    /// Decodes a stored chunk into `into`, which has its length.
     ///
     /// # Errors
     /// [`Error::Decode`] naming the chunk's file.
@@ -282,7 +289,7 @@ impl Array {
             .map_err(|e| Error::decode(format!("{}: {e}: restore it, or write it again", self.name(number))))
     }
 
-    /// The fill value in each element.
+    /// Sets each element to the fill value.
     pub(crate) fn fill(&self, into: &mut [u8]) {
         let fill = self.fill_value();
         match fill.iter().all(|byte| *byte == fill[0]) {
@@ -291,13 +298,13 @@ impl Array {
         }
     }
 
-    /// The bytes of an element that is not stored.
+    /// The bytes of the fill value.
     pub(crate) fn fill_value(&self) -> &[u8] {
         self.metadata.fill_value().as_ne_bytes()
     }
 }
 
-/// The shape of chunks, which must be the same for all.
+/// The shape of chunks, which must be equal for all.
 fn regular(metadata: &Metadata<()>) -> Result<Vec<NonZeroU64>> {
     let origin = vec![0; metadata.dimensionality()];
     let kind = match metadata.metadata() {

@@ -1,11 +1,11 @@
-//! Shards: many chunks in one object, and an index of where each lies.
+//! Shards: many chunks in one object, with an index of their places.
 //!
 //! Flow: a shard's key -> its index, from the cache or read -> a chunk's offset and length.
-//! Memory: [`Indexes`] within a limit that its owner has charged; the ones that were used last stay, and so many are read at once as
-//! there is room for. Who wants one that is being read waits for it.
+//! Memory: [`Indexes`] within a limit that its owner has charged. Recently used indexes stay, and the
+//! room limits how many are read at once. A second reader of an index waits for the first.
 //!
-//! An index is small and used again for every chunk of its shard, but there may be as many as shards, so their cache has a limit of its
-//! own. Specification: Zarr v3, `sharding_indexed` 1.0.
+//! An index is small and serves every chunk of its shard, but each shard has one, so their cache has
+//! its own limit. Specification: Zarr v3, `sharding_indexed` 1.0.
 
 use std::borrow::Cow;
 use std::num::NonZeroU64;
@@ -22,20 +22,20 @@ use zarrs::array::{
 use zarrs::metadata_ext::codec::sharding::{ShardingCodecConfiguration, ShardingIndexLocation};
 
 use super::codecs;
-use crate::keyed::{Keyed, Pinned};
-use crate::read::{ReadMode, aligned, staging_bytes};
+use crate::files::keyed::{Keyed, Pinned};
+use crate::files::read::{ReadMode, aligned, staging_bytes};
 use crate::{Error, Result};
 
-/// What an index takes besides its places: its key, and its place in the cache.
-const PLACE_BYTES: u64 = 1024;
-/// What reading one takes besides the bytes that it has: what direct reads round to, and what codecs keep.
+/// Bytes of an index in addition to its places: its key and its cache slot.
+const SLOT_BYTES: u64 = 1024;
+/// Bytes of reading an index in addition to its own: the rounding of direct reads, and codecs.
 const READING_BYTES: u64 = 32 << 10;
-/// Indexes that are read at once at most.
-const READING_MOST: u64 = 16;
-/// Neither offset nor length: the chunk is not stored.
+/// The most indexes that are read at once.
+const MAX_READING: u64 = 16;
+/// The offset and the length of a chunk that is not stored.
 const NONE: u64 = u64::MAX;
 
-/// How shards are made.
+/// The layout of shards.
 #[derive(Debug)]
 pub(super) struct Shards {
     /// The shape of a chunk in them.
@@ -44,17 +44,17 @@ pub(super) struct Shards {
     pub(super) codecs: CodecChain,
     index: CodecChain,
     at_end: bool,
-    /// Chunks along each axis of a shard.
+    /// The number of chunks along each axis of a shard.
     per_shard: Vec<u64>,
     /// Bytes of a stored index.
     stored_bytes: u64,
 }
 
 impl Shards {
-    /// How the shards of an array are made, if it has any that can be read a chunk at a time.
-    pub(super) fn of(metadata: &Metadata<()>, outer: &[NonZeroU64]) -> Result<Option<Self>> {
+    /// The layout of the shards of an array; None if chunks cannot be read one at a time.
+    pub(super) fn new(metadata: &Metadata<()>, outer: &[NonZeroU64]) -> Result<Option<Self>> {
         let ArrayMetadata::V3(v3) = metadata.metadata() else { return Ok(None) };
-        // Behind other codecs a shard is one chunk, which is decoded as a whole.
+        // After other codecs a shard is one chunk, decoded as a whole.
         let [only] = &v3.codecs[..] else { return Ok(None) };
         if only.name() != "sharding_indexed" {
             return Ok(None);
@@ -91,18 +91,18 @@ impl Shards {
         }))
     }
 
-    /// Chunks in a shard.
+    /// The number of chunks in a shard.
     pub(super) fn chunks(&self) -> u64 {
         self.per_shard.iter().product()
     }
 
-    /// What an index takes in memory, and what reading one does: as it is stored, decoded, and its places.
+    /// Bytes of an index in memory, and of reading one: stored, decoded, and its places.
     pub(super) fn index_bytes(&self) -> (u64, u64) {
         let places = 16 * self.chunks();
-        (places + PLACE_BYTES, 3 * places + READING_BYTES)
+        (places + SLOT_BYTES, 3 * places + READING_BYTES)
     }
 
-    /// Chunks along each axis of all shards together.
+    /// The number of chunks along each axis of all shards together.
     pub(super) fn grid(&self, shape: &[u64], outer: &[NonZeroU64]) -> Vec<u64> {
         let shards = shape.iter().zip(outer).map(|(n, side)| n.div_ceil(side.get()));
         shards.zip(&self.per_shard).map(|(shards, n)| shards * n).collect()
@@ -143,7 +143,7 @@ impl Shards {
             let inside = offset.checked_add(len).is_some_and(|end| end <= pinned.bytes);
             if place != &[NONE; 2] && !inside {
                 let what = format!(
-                    "chunk {chunk} is said to lie at {offset}, {len} bytes long, in {} bytes",
+                    "chunk {chunk} has {len} bytes at {offset} by the index, but the shard has {} bytes",
                     pinned.bytes
                 );
                 return Err(damaged(&what));
@@ -158,7 +158,7 @@ fn index_shape(count: u64) -> [NonZeroU64; 2] {
     [NonZeroU64::new(count).unwrap_or(one), one.saturating_add(1)]
 }
 
-/// Where the chunks of a shard lie.
+/// The places of the chunks of a shard.
 #[derive(Debug)]
 pub(super) struct Index {
     places: Box<[u64]>,
@@ -166,7 +166,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Offset and length of a chunk, unless it is not stored.
+    /// Offset and length of a chunk; None if it is not stored.
     pub(super) fn place(&self, chunk: u64) -> Option<(u64, u64)> {
         let [offset, len] = *self.places.as_chunks::<2>().0.get(chunk as usize)?;
         (offset != NONE || len != NONE).then_some((offset, len))
@@ -183,25 +183,25 @@ struct Weight;
 
 impl Weighter<PathBuf, Option<Arc<Index>>> for Weight {
     fn weight(&self, _: &PathBuf, index: &Option<Arc<Index>>) -> u64 {
-        index.as_ref().map_or(0, |index| 8 * index.places.len() as u64) + PLACE_BYTES
+        index.as_ref().map_or(0, |index| 8 * index.places.len() as u64) + SLOT_BYTES
     }
 }
 
-/// Indexes of shards that were used, up to a limit. A shard that is not there is known too.
+/// The recently used indexes of shards, up to a limit. A missing shard is remembered too.
 #[derive(Debug)]
 pub(crate) struct Indexes {
     known: Cache<PathBuf, Option<Arc<Index>>, Weight>,
-    /// How many are being read, and may be.
+    /// The number of indexes that are being read, and its limit.
     reading: Mutex<(u64, u64)>,
     done: Condvar,
-    /// What the largest takes, and what reading it does.
+    /// Bytes of the largest, and of reading it.
     one: (u64, u64),
 }
 
 impl Indexes {
-    /// None yet, and room for the largest, which takes so much, and so much while it is read.
+    /// Starts empty, with room for the largest: bytes kept, and bytes while it is read.
     pub(crate) fn new(one: (u64, u64)) -> Self {
-        // In one part: an index may be as large as all the room there is.
+        // In one part: an index may be as large as the whole limit.
         let options = OptionsBuilder::new()
             .shards(1)
             .hot_allocation(1.0)
@@ -220,22 +220,22 @@ impl Indexes {
         Self { known, reading: Mutex::new((0, 1)), done: Condvar::new(), one }
     }
 
-    /// What all of so many take, and the least there must be room for.
+    /// Bytes of `count` indexes, and the smallest useful limit.
     pub(crate) fn bytes(one: (u64, u64), count: u64) -> (u64, u64) {
-        let reading = READING_MOST.min(count).saturating_mul(one.1);
+        let reading = MAX_READING.min(count).saturating_mul(one.1);
         (one.0.saturating_mul(count).saturating_add(reading), one.0.saturating_add(one.1))
     }
 
-    /// Changes the limit; what is beyond a lower one goes.
+    /// Changes the limit; a lower one evicts indexes.
     pub(crate) fn set_limit(&self, bytes: u64) {
-        // A quarter at most: what is kept needs not be read.
+        // At most a quarter for reading: a kept index needs no read.
         let room = bytes / 4 / self.one.1.max(1);
-        let most = room.clamp(1, READING_MOST);
+        let most = room.clamp(1, MAX_READING);
         lock(&self.reading).1 = most;
         self.known.set_capacity(bytes.saturating_sub(most * self.one.1));
     }
 
-    pub(super) fn of(
+    pub(super) fn get(
         &self,
         store: &Keyed,
         key: &str,
@@ -244,26 +244,26 @@ impl Indexes {
     ) -> Result<Option<Arc<Index>>> {
         let shard = store.path(key);
         self.known.get_or_insert_with(&shard, || {
-            let _turn = self.turn();
+            let _permit = self.permit();
             Ok(shards.read_index(store, key, mode)?.map(Arc::new))
         })
     }
 
-    /// Waits until another may be read.
-    fn turn(&self) -> Turn<'_> {
+    /// Waits until another index may be read.
+    fn permit(&self) -> ReadPermit<'_> {
         let mut reading = lock(&self.reading);
         while reading.0 >= reading.1 {
             reading = self.done.wait(reading).unwrap_or_else(PoisonError::into_inner);
         }
         reading.0 += 1;
-        Turn(self)
+        ReadPermit(self)
     }
 }
 
-/// An index is being read.
-struct Turn<'a>(&'a Indexes);
+/// Permission to read an index, returned on drop.
+struct ReadPermit<'a>(&'a Indexes);
 
-impl Drop for Turn<'_> {
+impl Drop for ReadPermit<'_> {
     fn drop(&mut self) {
         lock(&self.0.reading).0 -= 1;
         self.0.done.notify_one();
@@ -301,7 +301,7 @@ mod tests {
         let store = Keyed::open(folder.path().to_str().unwrap()).unwrap();
         let indexes = Indexes::new(shards.index_bytes());
         let place = |key| {
-            let index = indexes.of(&store, key, &shards, ReadMode::Plain)?;
+            let index = indexes.get(&store, key, &shards, ReadMode::Plain)?;
             Ok::<_, Error>(index.map(|index| (index.place(0), index.place(1))))
         };
         for _ in 0..2 {

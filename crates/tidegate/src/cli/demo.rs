@@ -82,7 +82,7 @@ impl Demo {
         println!(
             "streaming {} samples ({} MiB) under a budget of {} MiB",
             source.len(),
-            mib(source.extremes().total_bytes),
+            mib(source.size_bounds().total_bytes),
             mib(budget)
         );
         let options = Options {

@@ -16,9 +16,9 @@ use crate::html::{append, escape};
 
 pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()> {
     let source = tidegate_source::open(url, false)?;
-    let sizes = source.extremes();
+    let sizes = source.size_bounds();
     let n = source.len();
-    println!("{url}: {n} samples in {} shards, {} MiB", source.runs().len(), mib(sizes.total_bytes));
+    println!("{url}: {n} samples in {} shards, {} MiB", source.shard_lengths().len(), mib(sizes.total_bytes));
     println!(
         "mean sample {} KiB, largest {} KiB",
         sizes.total_bytes / n.max(1) / 1024,

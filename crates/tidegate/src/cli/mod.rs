@@ -234,7 +234,7 @@ fn execute(command: Command) -> Result<()> {
             println!(
                 "{} samples, {} MiB, fingerprint {:016x}",
                 source.len(),
-                mib(source.extremes().total_bytes),
+                mib(source.size_bounds().total_bytes),
                 source.fingerprint()
             );
             Ok(())

@@ -65,7 +65,7 @@ fn shuffle_argument(shuffle: Shuffle) -> String {
 impl ShuffleQuality {
     fn runs(&self) -> Result<Vec<u64>> {
         if let Some(url) = &self.source {
-            return Ok(open(url, false)?.runs());
+            return Ok(open(url, false)?.shard_lengths());
         }
         let (Some(samples), Some(shard)) = (self.samples, self.shard.filter(|&n| n > 0)) else {
             return Err(Error::Config("give a dataset, or --samples and --shard".into()));

@@ -59,7 +59,7 @@ pub(super) fn loader(
         return make(options);
     }
     let layout = Layout::new(source.schema(), &options.fields, options.only)?;
-    let sizes = source.extremes();
+    let sizes = source.size_bounds();
     // Only images that are delivered at their own size take that much.
     let whole = layout.columns.iter().any(|c| c.shape.is_none() && matches!(c.spec, FieldSpec::Image(_)));
     let decoded_bytes = if whole { sizes.decoded_bytes } else { 0 };

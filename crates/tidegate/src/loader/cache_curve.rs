@@ -90,7 +90,7 @@ impl Loader {
             None => measure(&**source)?,
         };
         let disk_bytes = query.disk_bytes.or(self.options().disk.as_ref().map(|disk| disk.limit_bytes));
-        let on_disk = disk_bytes.unwrap_or(0) as f64 / source.extremes().total_bytes.max(1) as f64;
+        let on_disk = disk_bytes.unwrap_or(0) as f64 / source.size_bounds().total_bytes.max(1) as f64;
         let accesses = self.accesses()?;
         let mut memories = query.memories.clone();
         memories.sort_unstable();
@@ -160,7 +160,7 @@ impl Loader {
         let (source, node) = (self.source(), self.budget().shared_by());
         let own_bytes = node.map_or(memory_bytes, |node| node.share_of(memory_bytes));
         let plan = self.plan_alone(own_bytes).ok()?;
-        let mean_bytes = source.extremes().total_bytes / source.len().max(1);
+        let mean_bytes = source.size_bounds().total_bytes / source.len().max(1);
         let ready_bytes = plan.slots.saturating_sub(1) * self.options().batch_size.unwrap_or(1) * mean_bytes;
         let supply = Supply { bytes_per_s, ahead_bytes: plan.staging_bytes + ready_bytes };
         let cache_bytes = plan.kept_samples_bytes;
@@ -218,7 +218,7 @@ fn measure(source: &dyn Source) -> Result<f64> {
     std::thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| {
-                let mut into = aligned(staging_bytes(source.extremes().sample_bytes) as usize);
+                let mut into = aligned(staging_bytes(source.size_bounds().sample_bytes) as usize);
                 while began.elapsed() < MEASURE {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(at) = found.get(i as usize) else { break };

@@ -107,7 +107,7 @@ impl Loader {
         }
         let order: Arc<dyn Order> = match order {
             Some(order) => order,
-            None => self::order(options.shuffle, options.seed, &source.runs())?.into(),
+            None => self::order(options.shuffle, options.seed, &source.shard_lengths())?.into(),
         };
         let progress = Progress { start_is_set: true, ..Progress::default() };
         let kept = Retained::new(&*source, &layout, &budget, order.lookahead(), options.keep)?;
@@ -412,7 +412,7 @@ impl Loader {
                 state.check_order(self.options.shuffle, order.digest(state.epoch))?;
                 self.order = order;
             }
-            (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.runs())?.into(),
+            (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.shard_lengths())?.into(),
         }
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
         *self.progress() = Progress {

@@ -324,7 +324,7 @@ impl SamplerSpec {
         options: &Options,
         budget: &Budget,
     ) -> Result<Arc<dyn Order>> {
-        let (samples, runs, seed) = (source.len(), source.runs().len() as u64, options.seed);
+        let (samples, runs, seed) = (source.len(), source.shard_lengths().len() as u64, options.seed);
         let default_block = options.global_batch()?.min(MAX_DEFAULT_BLOCK);
         let positions = self.positions().unwrap_or(samples);
         data.check(samples)?;

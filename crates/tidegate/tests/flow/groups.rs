@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate::{Budget, Loader, Options, Shuffle};
 use tidegate_data::Place;
 use tidegate_decode::Value;
-use tidegate_source::{Access, Extremes, Grouped, Located, ReadMode, Source, Synthetic};
+use tidegate_source::{Access, SizeBounds, Grouped, Located, ReadMode, Source, Synthetic};
 
 use super::{epoch, loader, options};
 
@@ -56,7 +56,7 @@ impl Source for Rows {
     fn fingerprint(&self) -> u64 {
         self.plain.fingerprint()
     }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         vec![100; 10]
     }
     fn access(&self) -> Access {
@@ -65,8 +65,8 @@ impl Source for Rows {
     fn grouped(&self) -> Option<&dyn Grouped> {
         Some(self)
     }
-    fn extremes(&self) -> Extremes {
-        self.plain.extremes()
+    fn size_bounds(&self) -> SizeBounds {
+        self.plain.size_bounds()
     }
     fn locate(&self, ids: &[u64]) -> tidegate_source::Result<Vec<Located>> {
         self.plain.locate(ids)

@@ -21,7 +21,7 @@ fn epochs_are_the_same_with_samples_kept_in_memory_and_hits_are_what_fits() {
         synth::dataset(&dir, &recipe, &|_| ()).unwrap();
         let url = dir.to_str().unwrap();
         let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
-        let total = source.extremes().total_bytes;
+        let total = source.size_bounds().total_bytes;
         let mut all = loader(&source, options(16), 256 << 20);
         let expected: Vec<_> = (0..4).map(|_| epoch(&mut all)).collect();
         let stages = all.report().stages;
@@ -125,7 +125,7 @@ fn epochs_are_the_same_with_samples_kept_on_disk_and_the_next_run_reads_nothing_
         };
         // What memory does not hold: all of it on disk, then a third of it, then what another run
         // left there.
-        let total = source.extremes().total_bytes;
+        let total = source.size_bounds().total_bytes;
         for (limit, workers, least, most) in
             [(64 << 20, 1, 240, 240), (4 << 20, 2, 45, 200), (64 << 20, 4, 240, 240)]
         {
@@ -241,7 +241,7 @@ fn samples_that_pack_are_kept_packed_and_stay_the_same() {
     let source = open(dir.to_str().unwrap(), false).unwrap();
     let array = FieldSpec::Array { dtype: Some(DType::parse("int64").unwrap()), shape: Some(vec![4000]) };
     let options = Options { fields: vec![("npy".into(), array)], ..options(16) };
-    let total = source.extremes().total_bytes;
+    let total = source.size_bounds().total_bytes;
     let mut all = loader(&source, options.clone(), total * 3);
     let mut some = loader(&source, options, total / 2 + (8 << 20));
     for number in 0..3 {
@@ -316,7 +316,7 @@ fn a_sampler_gives_the_order_and_what_comes_again_soonest_is_kept() {
         let Listing::All(ids) = Drawn(true).epoch(number as u64).unwrap() else { panic!("it is listed") };
         assert!(expected.iter().map(|(id, _)| *id).eq(ids.iter().copied()));
     }
-    let total = source.extremes().total_bytes;
+    let total = source.size_bounds().total_bytes;
     for listed in [true, false] {
         let mut loader = sampled(listed, 7 << 20, 1);
         for (number, expected) in expected.iter().enumerate() {

@@ -134,7 +134,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
         let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
         let index = source.index().unwrap();
         let bytes = index.checkpoints().unwrap().record_bytes() * 90;
-        assert!(bytes * 100 <= 6 * source.extremes().total_bytes, "{bytes} bytes of checkpoints");
+        assert!(bytes * 100 <= 6 * source.size_bounds().total_bytes, "{bytes} bytes of checkpoints");
         check("whole", &source);
         let file = index.dir().join("checkpoints");
         let whole = fs::read(&file).unwrap();

@@ -86,7 +86,7 @@ fn profiles_of_images_and_labels_are_right() {
     assert!((of - 60.0).abs() < 1e-9);
     // The bytes of samples are those of the index.
     let total = profile.bytes.summary();
-    assert!((total.mean.unwrap() * 60.0 - source.extremes().total_bytes as f64).abs() < 1e-3);
+    assert!((total.mean.unwrap() * 60.0 - source.size_bounds().total_bytes as f64).abs() < 1e-3);
     // Both sketches are within their error bounds: ids up to 9,999.
     let ids: Arc<dyn Source> = Arc::new(Synthetic::new(10_000, 8));
     let ids = profiled(&ids, Options::default(), 32 << 20);

@@ -143,7 +143,7 @@ impl Elements {
         for k in 0..count {
             let (at, data) = source.fetch(k * source.len() / count)?;
             let field = &source.schema()[i];
-            let blame = |e: &dyn std::fmt::Display| source.blame(&at, &field.name, e);
+            let blame = |e: &dyn std::fmt::Display| source.sample_error(&at, &field.name, e);
             let values = source.parse(&at, &data).map_err(|e| blame(&e))?;
             let Value::Bytes(bytes) = values[i] else { continue };
             let array = field.kind.array(bytes).transpose().map_err(|e| blame(&e))?;

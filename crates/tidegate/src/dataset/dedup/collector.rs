@@ -60,10 +60,10 @@ impl SignatureCollector {
         let all_keys = source.len() * signer.max_keys() as u64;
         let fitting_keys = (budget.cap_bytes() / 4).min(MAX_KEY_BYTES) / 16;
         let keys = fitting_keys.min(all_keys).max(1024);
-        let working = options.workers() as u64 * signer.working_bytes(source.extremes().sample_bytes);
+        let working = options.workers() as u64 * signer.working_bytes(source.size_bounds().sample_bytes);
         // Two files, one of keys and one of signatures, and the clusters at the end.
         let bytes = 16 * keys + 2 * UncachedFile::MAX_BYTES + working + 4 * source.len();
-        let folder = search.folder.clone().or_else(|| source.side_car().map(Path::to_owned));
+        let folder = search.folder.clone().or_else(|| source.index_dir().map(Path::to_owned));
         let folder = &folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             memory: budget.try_acquire(Account::Index, bytes, Priority::NextBatch)?,

@@ -93,7 +93,7 @@ impl Compression {
             ));
         }
         let (at, data) = source.fetch(0)?;
-        let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
+        let values = source.parse(&at, &data).map_err(|e| source.sample_error(&at, "", &e))?;
         source
             .schema()
             .iter()
@@ -109,7 +109,7 @@ impl Compression {
                 if bits.is_none() && codec.is_none() {
                     return Ok(None);
                 }
-                let first = array(&field.kind, value).map_err(|e| source.blame(&at, &field.name, &e))?;
+                let first = array(&field.kind, value).map_err(|e| source.sample_error(&at, &field.name, &e))?;
                 choose(source, i, &first, bits, codec)
             })
             .collect()
@@ -173,8 +173,8 @@ fn try_codecs(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Tri
     let (mut whole, mut sizes) = (0, vec![0; candidates.len()]);
     for k in 0..TRIED.min(source.len()) {
         let (at, data) = source.fetch(k * source.len() / TRIED.min(source.len()))?;
-        let values = source.parse(&at, &data).map_err(|e| source.blame(&at, "", &e))?;
-        let found = array(&field.kind, &values[i]).map_err(|e| source.blame(&at, &field.name, &e))?;
+        let values = source.parse(&at, &data).map_err(|e| source.sample_error(&at, "", &e))?;
+        let found = array(&field.kind, &values[i]).map_err(|e| source.sample_error(&at, &field.name, &e))?;
         if (found.dtype, &found.shape) != (first.dtype, &first.shape) {
             return Ok(Trial::Mixed);
         }

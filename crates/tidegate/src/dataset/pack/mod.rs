@@ -170,12 +170,12 @@ impl Samples<'_> {
             return Ok(bytes);
         }
         let (at, data) = self.source.fetch(id)?;
-        let values = self.source.parse(&at, &data).map_err(|e| self.source.blame(&at, "", &e))?;
+        let values = self.source.parse(&at, &data).map_err(|e| self.source.sample_error(&at, "", &e))?;
         let bytes = match self.format {
             Format::Mds => shard::mds_row(self.columns, &values),
             Format::Tar => shard::tar_members(self.columns, &format!("{id:09}"), &values),
         };
-        bytes.map_err(|e| self.source.blame(&at, "", &e).into())
+        bytes.map_err(|e| self.source.sample_error(&at, "", &e).into())
     }
 }
 
@@ -201,7 +201,7 @@ fn write_shard(
         if bytes > max_bytes {
             let at = &samples.source.locate(&[id])?[0];
             let what = format!("{bytes} bytes, and an MDS shard holds 4 GiB: pack it as tar");
-            return Err(samples.source.blame(at, "", what).into());
+            return Err(samples.source.sample_error(at, "", what).into());
         }
         writer.push(&sample)?;
         id += 1;

@@ -87,11 +87,11 @@ impl Collector {
     fn new(source: Arc<dyn Source>, layout: &Layout, budget: &Budget) -> Result<Self> {
         let watched = WatchedColumn::from_layout(layout);
         // Asked only once: it looks at every file.
-        let edition = source.edition();
+        let edition = source.content_version();
         let profile = Profile::empty(&*source, edition, &watched)?;
         let fields = profile.fields.iter().map(Field::max_bytes).sum::<u64>() + Measure::MAX_BYTES;
         let packs = watched.iter().any(|w| is_packable(w.value_kind));
-        let packer = if packs { Packer::memory_bytes(source.extremes().sample_bytes) } else { 0 };
+        let packer = if packs { Packer::memory_bytes(source.size_bounds().sample_bytes) } else { 0 };
         Ok(Self {
             memory: budget.try_acquire(Account::Telemetry, fields + packer, Priority::NextBatch)?,
             packer: Mutex::default(),

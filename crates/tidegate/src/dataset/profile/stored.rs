@@ -42,7 +42,7 @@ struct Document {
 /// # Errors
 /// [`Error::Config`] for synthetic data, which has no folder.
 pub fn default_path(source: &dyn Source) -> Result<PathBuf> {
-    let dir = source.side_car().ok_or_else(|| {
+    let dir = source.index_dir().ok_or_else(|| {
         Error::Config(format!("{} has no folder for its profile: give a path", source.name()))
     })?;
     Ok(dir.join(format!("profile-{:016x}.json", source.fingerprint())))
@@ -167,7 +167,7 @@ impl Profile {
             )));
         }
         let found = Self::load(&path)?;
-        if found.edition != source.edition() {
+        if found.edition != source.content_version() {
             return Err(Error::Config(format!(
                 "{name} has changed since its profile was made: make a new one with `tidegate profile \
                  {name}`"

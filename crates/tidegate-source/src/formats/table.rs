@@ -1,11 +1,12 @@
 //! Tables: Parquet and Arrow files as samples, a row each, decoded a group of rows at a time.
 //!
-//! Flow: files -> index (one pass over all rows: their sizes, image headers and keys) -> a group decoded and packed into
-//! memory of the caller -> its rows -> values.
-//! Memory: see `index`; 56 bytes a group while open. What Arrow and the codecs allocate while a group is decoded is bounded
-//! from its metadata when it is indexed (`library_bytes`); reading single samples keeps one group for the next call.
+//! Flow: files -> index (one pass over all rows: their sizes, image headers and keys) -> a group
+//! decoded and packed into memory of the caller -> its rows -> values.
+//! Memory: see `index`; 56 bytes a group while open. The index bounds what Arrow and the codecs
+//! allocate while they decode a group, from its metadata (`library_bytes`). Reading single samples
+//! keeps one group for the next call.
 //!
-//! Why groups: pages of columns are compressed and hold up to 1,024 rows, so one row costs as much as its group.
+//! Why groups: compressed pages hold up to 1,024 rows, so one row costs as much as its group.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,26 +20,29 @@ use bytes::Bytes;
 
 use super::arrow_file::ArrowFile;
 use super::columns::{self, Cell, Columns, Packed, head_bytes, packed_row};
-use super::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use super::parquet_file::ParquetFile;
-use super::read::{Files, ReadMode, aligned, staging_bytes};
-use super::{Access, Extremes, Grouped, Located, Source};
-use crate::probe::Images;
+use crate::files::file_set::Files;
+use crate::files::natural::file_name;
+use crate::files::read::{ReadMode, aligned, staging_bytes};
+use crate::index::probe::Images;
+use crate::index::shard_set::shard_set;
+use crate::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
+use crate::{Access, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
+use tidegate_decode::Value;
 use tidegate_decode::header::{self, Probe};
-use tidegate_decode::{Schema, Value};
 
-/// More rows in a group than this are taken for damage: packed, their sizes alone would pass 4 GiB.
-const GROUP_ROWS_MOST: u64 = 1 << 30;
+/// A group with more rows is damaged: their packed sizes alone would exceed 4 GiB.
+const MAX_GROUP_ROWS: u64 = 1 << 30;
 
-/// What a reader of a format does with one file.
-pub(super) trait Shard: Send + Sync + std::fmt::Debug {
+/// The reader of one file of a format.
+pub(crate) trait Shard: Send + Sync + std::fmt::Debug {
     fn schema(&self) -> &ArrowSchema;
 
-    /// The groups, with what decoding each takes besides its packed rows.
+    /// The groups, with the library bytes that decoding each takes.
     fn groups(&self, file: &ShardFile) -> Result<Vec<GroupMeta>>;
 
-    /// Visits the batches of a group: just the wanted columns, in the order of the schema.
+    /// Visits the batches of a group with the wanted columns only, in the order of the schema.
     fn decode(
         &self,
         file: &ShardFile,
@@ -51,14 +55,14 @@ pub(super) trait Shard: Send + Sync + std::fmt::Debug {
 
 /// The formats of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Parquet,
     Arrow,
 }
 
 impl Format {
     /// The format that a file's name promises.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn from_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "parquet" | "pq" => Some(Self::Parquet),
             "arrow" | "feather" | "ipc" => Some(Self::Arrow),
@@ -85,11 +89,11 @@ impl Format {
 
 /// One file of a table, read in one mode.
 #[derive(Debug, Clone)]
-pub(super) struct ShardFile {
+pub(crate) struct ShardFile {
     files: Arc<Files>,
     shard: u32,
     mode: ReadMode,
-    pub(super) len: u64,
+    pub(crate) len: u64,
 }
 
 impl ShardFile {
@@ -98,11 +102,11 @@ impl ShardFile {
         Ok(Self { files: Arc::clone(files), shard, mode, len })
     }
 
-    /// Bytes of the file.
-    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+    /// Reads a range of the file.
+    pub(crate) fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             let what = format!(
-                "{len} bytes are named here, but the file has {}: it is truncated or damaged",
+                "{len} bytes must be here, but the file has {}: it is truncated or damaged",
                 self.len
             );
             return Err(Error::format(self.path(), offset, what));
@@ -112,12 +116,12 @@ impl ShardFile {
         Ok(Bytes::from_owner(staging).slice(range))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.files.paths()[self.shard as usize]
     }
 
-    /// A word of a library about this file.
-    pub(super) fn wrong(&self, offset: u64, what: &dyn std::fmt::Display) -> Error {
+    /// An error about this file, such as one of a library.
+    pub(crate) fn error(&self, offset: u64, what: &dyn std::fmt::Display) -> Error {
         Error::format(
             self.path(),
             offset,
@@ -126,17 +130,17 @@ impl ShardFile {
     }
 }
 
-/// Gives errors their place, and turns a panic of a library over damaged bytes into one.
+/// Adds the place to errors, and turns a panic of a library on damaged bytes into an error.
 fn guarded<T>(file: &ShardFile, offset: u64, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
-        .unwrap_or_else(|panic| Err(file.wrong(offset, &panic_message(&*panic))));
+        .unwrap_or_else(|panic| Err(file.error(offset, &panic_message(&*panic))));
     outcome.map_err(|e| match e {
         Error::Decode(what) => Error::format(file.path(), offset, what.to_string()),
         other => other,
     })
 }
 
-/// A group and where it lies.
+/// A group and its place.
 #[derive(Debug, Clone, Copy)]
 struct Group {
     shard: u32,
@@ -147,19 +151,19 @@ struct Group {
     meta: GroupMeta,
 }
 
-/// See the head of this file.
+/// Parquet or Arrow files as samples.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     name: String,
     format: Format,
     index: Index,
     files: Arc<Files>,
     columns: Columns,
     groups: Vec<Group>,
-    /// The shard that was opened last: its metadata.
+    /// The shard that was opened last, with its metadata.
     open: Mutex<Option<(u32, Arc<dyn Shard>)>>,
-    /// The group that single samples were read from last.
-    kept: Mutex<Option<(u64, Vec<u8>)>>,
+    /// The last group of a single read, with its number.
+    last_group: Mutex<Option<(u64, Vec<u8>)>>,
 }
 
 impl Table {
@@ -167,8 +171,8 @@ impl Table {
     ///
     /// # Errors
     /// A damaged file, or one with other columns than the first: by name.
-    pub(super) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(&files, format.name())?;
+    pub(crate) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = shard_set(&files, format.name())?;
         if force {
             Index::remove(&beside, set);
         }
@@ -192,7 +196,7 @@ impl Table {
         }
         let open = Mutex::new(Some((0, Arc::from(first))));
         let name = name.to_owned();
-        Ok(Self { name, format, index, files, columns, groups, open, kept: Mutex::default() })
+        Ok(Self { name, format, index, files, columns, groups, open, last_group: Mutex::default() })
     }
 
     fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<dyn Shard>> {
@@ -202,29 +206,29 @@ impl Table {
         {
             return Ok(Arc::clone(reader));
         }
-        // Let go of the last one first: its dictionaries are reserved once.
+        // Drop the last one first: the memory of dictionaries is reserved once.
         *open = None;
         let reader: Arc<dyn Shard> = self.format.open(file)?.into();
         *open = Some((number, Arc::clone(&reader)));
         Ok(reader)
     }
 
-    /// The group with this sample.
+    /// The group of a sample.
     fn group(&self, id: u64) -> Result<&Group> {
         self.groups.get(self.number(id)).ok_or_else(|| Error::Config(format!("no sample {id}")))
     }
 
-    /// The number of that group.
+    /// The number of the group of a sample.
     fn number(&self, id: u64) -> usize {
         self.groups.partition_point(|g| g.first + g.meta.rows <= id)
     }
 }
 
-/// What the indexing of one shard collects.
+/// The state while one shard is indexed.
 struct Collecting<'a> {
     builder: &'a mut Builder,
     columns: &'a Columns,
-    /// Whether a column holds images, once its first value was seen.
+    /// Whether each column holds images; None before its first value.
     images: &'a mut [Option<bool>],
     shard: u32,
     file: &'a str,
@@ -272,11 +276,11 @@ fn build(
                 format!("{what}: files of one dataset need the same columns; open the others by themselves");
             return Err(Error::Dataset { path: path.clone(), what });
         }
-        let name = super::open::file_name(path);
+        let name = file_name(path);
         let before = builder.samples();
         let mut groups = guarded(&file, 0, || reader.groups(&file))?;
-        if let Some(group) = groups.iter().find(|g| g.rows > GROUP_ROWS_MOST) {
-            return Err(file.wrong(group.offset, &format!("a group of {} rows", group.rows)));
+        if let Some(group) = groups.iter().find(|g| g.rows > MAX_GROUP_ROWS) {
+            return Err(file.error(group.offset, &format!("a group of {} rows", group.rows)));
         }
         groups.retain(|g| g.rows > 0);
         let mut collecting = Collecting {
@@ -327,7 +331,7 @@ fn index_group(
     })?;
     if row != meta.rows {
         return Err(
-            file.wrong(meta.offset, &format!("a group of {row} rows whose metadata say {}", meta.rows))
+            file.error(meta.offset, &format!("a group of {row} rows, where the metadata say {}", meta.rows))
         );
     }
     if bytes > u64::from(u32::MAX) {
@@ -335,14 +339,14 @@ fn index_group(
         return Err(Error::format(file.path(), meta.offset, what));
     }
     group.packed_bytes = bytes;
-    // Arrays of one batch of rows, and their copy in the form that is packed.
+    // The arrays of one batch of rows, and their packed copy.
     let arrays = 2 * bytes.min(largest * batch_rows(&meta) as u64);
     group.library_bytes = group.library_bytes.saturating_add(arrays);
     Ok(())
 }
 
-/// Rows that are decoded into arrays at a time: about 4 MiB of them, as far as the metadata tell.
-pub(super) fn batch_rows(group: &GroupMeta) -> usize {
+/// The number of rows that are decoded at a time: about 4 MiB by the metadata.
+pub(crate) fn batch_rows(group: &GroupMeta) -> usize {
     let mean = (group.library_bytes / 2 / group.rows.max(1)).max(1);
     ((4 << 20) / mean).clamp(1, 1024) as usize
 }
@@ -378,16 +382,10 @@ impl Source for Table {
     fn name(&self) -> &str {
         &self.name
     }
-    fn len(&self) -> u64 {
-        self.index.meta.samples
+    fn side_car_index(&self) -> Option<&Index> {
+        Some(&self.index)
     }
-    fn schema(&self) -> &Schema {
-        &self.index.meta.schema
-    }
-    fn fingerprint(&self) -> u64 {
-        self.index.meta.fingerprint
-    }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         self.groups.iter().map(|g| g.meta.rows).collect()
     }
     fn access(&self) -> Access {
@@ -396,13 +394,10 @@ impl Source for Table {
     fn grouped(&self) -> Option<&dyn Grouped> {
         Some(self)
     }
-    fn extremes(&self) -> Extremes {
-        self.index.meta.extremes
+    fn content_version(&self) -> u64 {
+        self.files.content_version()
     }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn side_car(&self) -> Option<&Path> {
+    fn index_dir(&self) -> Option<&Path> {
         Some(self.index.dir())
     }
     fn latency(&self) -> Option<Duration> {
@@ -411,11 +406,8 @@ impl Source for Table {
     fn library_bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.meta.library_bytes).max().unwrap_or(0)
     }
-    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        self.index.locate(ids)
-    }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        let mut kept = lock(&self.kept);
+        let mut kept = lock(&self.last_group);
         let group = self.group_of(at);
         if kept.as_ref().is_none_or(|(k, _)| *k != group) {
             let mut bytes = kept.take().map(|(_, bytes)| bytes).unwrap_or_default();
@@ -426,23 +418,18 @@ impl Source for Table {
         let row =
             kept.as_ref().and_then(|(_, bytes)| self.row(at, bytes)).filter(|row| row.len() as u64 == len);
         let found = row.zip(into.get_mut(..len as usize));
-        let (row, target) =
-            found.ok_or_else(|| Error::Config("a row of another size than indexed".into()))?;
+        let (row, target) = found.ok_or_else(|| {
+            Error::Config("a row of another size than in the index: run `tidegate index --force`".into())
+        })?;
         target.copy_from_slice(row);
         Ok(0..len as usize)
     }
     fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         self.columns.parse(bytes)
     }
-    fn key(&self, id: u64) -> Result<String> {
-        self.index.key(id)
-    }
     fn place(&self, at: &Located) -> Place {
-        // An entry has the number of a row where a shard has no place for it: that of its group is told.
+        // The entry holds the number of the row; a message names the byte of its group.
         Place { offset: self.group(at.id).map_or(0, |g| g.meta.offset), ..self.index.place(at) }
-    }
-    fn classes(&self) -> &[String] {
-        &self.index.meta.classes
     }
     fn shards(&self) -> Vec<PathBuf> {
         self.files.paths().to_vec()

@@ -1,8 +1,8 @@
-//! Objects by name below a root: files of a folder, or objects of a store. What Zarr lies in.
+//! Objects by key below a root: files of a folder, or objects of a store. Zarr arrays are read so.
 //!
-//! Flow: (key, range) -> bytes in the caller's memory; called by `source::zarr`.
-//! Memory: the caller's; what describes the data, at most [`SMALL_BYTES`] an object, is the index's.
-//! Not here: data sets whose files are known beforehand (`read::Files`).
+//! Flow: (key, range) -> bytes in the caller's memory; called by `zarr`.
+//! Memory: the caller's; metadata, at most [`SMALL_BYTES`] an object, counts to the index.
+//! Not here: datasets whose files are known in advance (`file_set`).
 
 use std::io;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::read::{ReadMode, open_file, read_open};
 use super::remote::{Object, Store};
 use crate::{Error, Result};
 
-/// What describes data is small.
+/// The most bytes of metadata.
 const SMALL_BYTES: u64 = 16 << 20;
 
 #[derive(Debug)]
@@ -26,17 +26,17 @@ enum Root {
     Store(Arc<Store>, String),
 }
 
-/// See the head of this file.
+/// A folder or a prefix of a store, whose objects are read by key.
 #[derive(Debug)]
 pub(crate) struct Keyed {
     root: Root,
 }
 
-/// An object whose parts are read: its size, and which version of it this is.
+/// A version of an object whose parts are read: its size, and what identifies it.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(crate) bytes: u64,
-    /// Of a file: when it was written.
+    /// Of a file: the time of its last change.
     modified: Option<std::time::SystemTime>,
     #[cfg(feature = "remote")]
     object: Option<Object>,
@@ -47,10 +47,10 @@ fn below(prefix: &str, key: &str) -> String {
 }
 
 impl Keyed {
-    /// What lies below a folder, or below a prefix of a store.
+    /// Opens a folder, or a prefix of a store.
     ///
     /// # Errors
-    /// A folder that is not there; a URL of an unknown kind.
+    /// A missing folder; a URL with an unknown scheme.
     pub(crate) fn open(url: &str) -> Result<Self> {
         let plain = url.strip_prefix("file://").unwrap_or(url);
         if !plain.contains("://") {
@@ -81,7 +81,7 @@ impl Keyed {
         }
     }
 
-    /// How long a request takes before its first byte comes, over a network.
+    /// The time from a request to its first byte, over a network.
     pub(crate) fn latency(&self) -> Option<Duration> {
         match &self.root {
             Root::Folder(_) => None,
@@ -90,10 +90,10 @@ impl Keyed {
         }
     }
 
-    /// An object that describes others; nothing if there is none of this name.
+    /// Reads a small object, such as metadata; None if there is none of this name.
     ///
     /// # Errors
-    /// [`Error::Io`]; an object that is too large to describe anything.
+    /// [`Error::Io`]; an object that is too large for metadata.
     pub(crate) fn small(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let Some(pinned) = self.pin(key)? else { return Ok(None) };
         if pinned.bytes > SMALL_BYTES {
@@ -105,7 +105,7 @@ impl Keyed {
         Ok(Some(bytes))
     }
 
-    /// An object of which parts are to be read; nothing if there is none of this name.
+    /// Finds an object whose parts will be read; None if there is none of this name.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -133,10 +133,13 @@ impl Keyed {
         }
     }
 
-    /// Reads a part of an object into `into`, which has room for [`super::read::staging_bytes`], and says where in it they lie.
+    /// Reads a part of an object into `into` and returns where in `into` it is.
+    ///
+    /// `into` has room for [`super::read::staging_bytes`] of `len`.
     ///
     /// # Errors
-    /// As [`super::read::read_file`], and where the file has changed; of an object, what the server says.
+    /// As [`super::read::read_file`], and where the file has changed; of an object, what the server
+    /// answers.
     pub(crate) fn part(
         &self,
         key: &str,
@@ -147,16 +150,20 @@ impl Keyed {
         into: &mut [u8],
     ) -> Result<Range<usize>> {
         if offset.checked_add(len).is_none_or(|end| end > of.bytes) {
-            let what =
-                format!("{len} bytes are said to lie here, but it ends after {}: restore it", of.bytes);
+            let what = format!("{len} bytes must be here, but the file ends after {}: restore it", of.bytes);
             return Err(Error::format(self.path(key), offset, what));
         }
         match &self.root {
             Root::Folder(folder) => {
                 let path = folder.join(key);
                 let opened = open_or_none(&path, mode).map_err(Error::io(&path))?;
-                let changed =
-                    || Error::format(&path, offset, "it has changed since it was first read: open it again");
+                let changed = || {
+                    Error::format(
+                        &path,
+                        offset,
+                        "the file changed since it was first read: open the dataset again",
+                    )
+                };
                 let (file, mode) = opened.ok_or_else(changed)?;
                 let now = file.metadata().map_err(Error::io(&path))?;
                 if (now.len(), now.modified().ok()) != (of.bytes, of.modified) {
@@ -166,7 +173,10 @@ impl Keyed {
             }
             #[cfg(feature = "remote")]
             Root::Store(store, _) => {
-                let no_room = || Error::format(self.path(key), offset, "no room for what is read");
+                let no_room = || {
+                    let what = format!("a read of {len} bytes needs as many bytes of staging");
+                    Error::format(self.path(key), offset, what)
+                };
                 let target = into.get_mut(..len as usize).ok_or_else(no_room)?;
                 let object = of.object.as_ref().ok_or_else(no_room)?;
                 store.read(object, offset, target)?;
@@ -175,7 +185,8 @@ impl Keyed {
         }
     }
 
-    /// Reads a whole object into `into` and says where in it it lies; nothing if there is none of this name.
+    /// Reads a whole object into `into` and returns where in `into` it is; None if there is none of
+    /// this name.
     ///
     /// # Errors
     /// As [`Keyed::part`]; an object of more than `most` bytes.
@@ -212,7 +223,8 @@ impl Keyed {
 
 fn too_long(path: &Path, len: u64, most: u64) -> Error {
     let what = format!(
-        "a chunk of {len} bytes, where its codecs make at most {most}: restore it, or check the array's metadata"
+        "a chunk of {len} bytes, where its codecs make at most {most}: restore it, or check the \
+         array's metadata"
     );
     Error::format(path, 0, what)
 }
@@ -221,7 +233,7 @@ fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The file, and how it can be read; nothing if there is none.
+/// Opens a file and returns it with the mode it can be read in; None if there is no such file.
 fn open_or_none(path: &Path, mode: ReadMode) -> io::Result<Option<(std::fs::File, ReadMode)>> {
     let modes = if mode == ReadMode::Direct { &[ReadMode::Direct, ReadMode::Drop][..] } else { &[mode] };
     let mut outcome = Ok(None);
@@ -229,7 +241,7 @@ fn open_or_none(path: &Path, mode: ReadMode) -> io::Result<Option<(std::fs::File
         match open_file(path, mode) {
             Ok(file) => return Ok(Some((file, mode))),
             Err(error) if absent(&error) => return Ok(None),
-            // A file system without direct reads says so here.
+            // A file system without direct reads refuses the open.
             Err(error) => outcome = Err(error),
         }
     }

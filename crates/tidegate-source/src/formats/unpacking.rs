@@ -1,18 +1,19 @@
-//! What packed bytes can unpack to, found before a library makes room for it.
+//! Checks the length that a header claims for unpacked bytes, before a library allocates it.
 //!
-//! Flow: packed bytes + the length that a header claims -> whether it can be; called by `parquet_pages` and `arrow_file`.
-//! Memory: the windows of gzip and brotli, where their output is counted.
+//! Flow: packed bytes + the claimed length -> whether it is possible; called by `parquet_pages` and
+//! `arrow_file`.
+//! Memory: the windows of gzip and brotli, whose output is counted.
 //!
-//! Why: libraries believe the claimed length, and some go on for as long as there is output.
+//! Why: libraries trust the claimed length, and some unpack without a limit.
 
 use std::io::{self, Read};
 
-/// How bytes were packed.
+/// The codec of packed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     Plain,
     Snappy,
-    /// A block of lz4, in Hadoop's framing perhaps.
+    /// A block of lz4, perhaps in Hadoop's framing.
     Lz4,
     /// A frame of lz4, if it is one.
     Lz4Frame,
@@ -22,7 +23,7 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    /// What a byte can unpack to at most, by the codec's longest copy or run.
+    /// The most bytes that one byte can unpack to, by the codec's longest copy or run.
     fn most(self) -> u64 {
         match self {
             Self::Plain => 1,
@@ -35,8 +36,9 @@ impl Codec {
         }
     }
 
-    /// Whether `packed` can unpack to `claimed` bytes; where the codec's library has no limit of its own, whether it does.
-    pub(super) fn can_be(self, packed: &[u8], claimed: u64) -> bool {
+    /// Whether `packed` can unpack to `claimed` bytes; for codecs whose library has no limit, whether
+    /// it does.
+    pub(crate) fn allows(self, packed: &[u8], claimed: u64) -> bool {
         if claimed > self.most().saturating_mul(packed.len() as u64) {
             return false;
         }
@@ -50,13 +52,13 @@ impl Codec {
     }
 }
 
-/// The length that a zstd frame tells of itself, where it is alone.
+/// The length in the header of a zstd frame, if the bytes are one frame.
 fn frame_bytes(packed: &[u8]) -> Option<u64> {
     let whole = zstd::zstd_safe::find_frame_compressed_size(packed).ok()? == packed.len();
     zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().filter(|_| whole)
 }
 
-/// Whether there are just so many bytes; damage is for the library to tell.
+/// Whether a reader yields exactly `bytes` bytes; damage counts as true, so the library reports it.
 fn counts_to(reader: impl Read, bytes: u64) -> bool {
     io::copy(&mut reader.take(bytes.saturating_add(1)), &mut io::sink()).map_or(true, |n| n == bytes)
 }
@@ -78,12 +80,12 @@ mod tests {
             (Codec::Lz4Frame, lz4.finish().unwrap()),
             (Codec::Zstd, zstd::bulk::compress(&plain, 1).unwrap()),
         ] {
-            assert!(codec.can_be(&packed, 1 << 20), "{codec:?}");
+            assert!(codec.allows(&packed, 1 << 20), "{codec:?}");
             for claimed in [0, 1000, (1 << 20) + 1, 1 << 40] {
-                assert!(!codec.can_be(&packed, claimed), "{codec:?} {claimed}");
+                assert!(!codec.allows(&packed, claimed), "{codec:?} {claimed}");
             }
         }
-        assert!(!Codec::Snappy.can_be(&[0; 100], 1 << 20));
-        assert!(!Codec::Plain.can_be(&[0; 100], 101));
+        assert!(!Codec::Snappy.allows(&[0; 100], 1 << 20));
+        assert!(!Codec::Plain.allows(&[0; 100], 101));
     }
 }

@@ -1,23 +1,23 @@
-//! An array in a file as a source: a sample is a row, which is everything behind an index of the first axis.
+//! An array in a file as a source: a sample is a row, all elements with one index of the first axis.
 //!
-//! Flow: `tidegate_array::stored` -> [`Rows`] -> one read a row, neighbours in one.
-//! Memory: none of its own; rows go by pread into staging, past the page cache where the budget has no room for the file.
+//! Flow: `tidegate_array::stored` -> [`Rows`] -> one read a row; neighbours share a read.
+//! Memory: none of its own; pread puts rows into staging, past the page cache where the budget has no
+//! room for the file.
 //!
-//! This is how an array larger than memory is trained on: what is mapped is read by page faults, one after the other.
+//! Why: an array larger than memory trains well so. A mapped one is read by page faults, one after
+//! the other.
 
-use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_array::stored::Stored;
 
-use super::open::file_name;
-use super::read::{Extent, Files};
-use super::{Entry, Extremes, Located, ReadMode, Source};
-use crate::{Error, Place, Result};
+use crate::files::file_set::Files;
+use crate::files::natural::file_name;
+use crate::{Entry, Located, SizeBounds, Source};
+use crate::{Error, Result};
 use tidegate_decode::{Field, Kind, Schema, Value};
 
-/// See the head of this file.
+/// The rows of an array in a file.
 #[derive(Debug)]
 pub struct Rows {
     stored: Stored,
@@ -28,10 +28,10 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of an array, as a field of this name.
+    /// Makes a source of the rows of an array, with a field of this name.
     ///
     /// # Errors
-    /// [`Error::Config`] for arrays whose rows do not lie together or have the other byte order, with the fix.
+    /// [`Error::Config`] for arrays whose rows are not contiguous or are big-endian, with the fix.
     pub fn new(stored: Stored, field: &str) -> Result<Arc<Self>> {
         let name = stored.path.display().to_string();
         let wrong = |what: &str| Err(Error::Config(format!("{name}: {what}")));
@@ -39,7 +39,7 @@ impl Rows {
             return wrong("an array without axes has no rows");
         };
         if stored.fortran && stored.shape.len() > 1 {
-            return wrong("its rows do not lie together (Fortran order): save np.ascontiguousarray(x)");
+            return wrong("its rows are not contiguous (Fortran order): save np.ascontiguousarray(x)");
         }
         if stored.big_endian && stored.dtype.size() > 1 {
             return wrong("its elements are big-endian: save them little-endian");
@@ -60,6 +60,9 @@ impl Source for Rows {
     fn name(&self) -> &str {
         &self.name
     }
+    fn files(&self) -> Option<&Files> {
+        Some(&self.files)
+    }
     fn len(&self) -> u64 {
         self.stored.shape.first().map_or(0, |&rows| rows as u64)
     }
@@ -71,15 +74,12 @@ impl Source for Rows {
         let text = format!("{} {} {shape:?} {offset}", file_name(path), dtype.name());
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         vec![self.len()]
     }
-    fn extremes(&self) -> Extremes {
+    fn size_bounds(&self) -> SizeBounds {
         let sample_bytes = u64::from(self.row_bytes);
-        Extremes { total_bytes: self.stored.bytes(), sample_bytes, ..Extremes::default() }
+        SizeBounds { total_bytes: self.stored.bytes(), sample_bytes, ..SizeBounds::default() }
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entry = |&id: &u64| {
@@ -88,27 +88,7 @@ impl Source for Rows {
         };
         Ok(ids.iter().map(entry).collect())
     }
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        self.files.read(0, at.entry.offset, len, mode, into)
-    }
-    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        self.files.extent(0, at.entry.offset)
-    }
     fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         Ok(vec![Value::Bytes(bytes)])
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        Ok(id.to_string())
-    }
-    fn place(&self, at: &Located) -> Place {
-        Place {
-            id: at.id,
-            shard: file_name(&self.stored.path),
-            offset: at.entry.offset,
-            key: at.id.to_string(),
-        }
-    }
-    fn shards(&self) -> Vec<PathBuf> {
-        self.files.paths().to_vec()
     }
 }

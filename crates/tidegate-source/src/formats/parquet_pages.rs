@@ -1,6 +1,7 @@
-//! What a page of a Parquet file says of its size, checked before the parquet crate makes room for it.
+//! The sizes in a Parquet page header, checked before the parquet crate allocates them.
 //!
-//! Flow: the start of a page -> its sizes, to be held to the footer's; sizes and page -> whether the one can be the other's.
+//! Flow: the start of a page -> its sizes, which `parquet_file` compares with the footer; sizes and
+//! page -> whether the page can have them.
 //! Memory: holds none.
 //!
 //! Specification: Apache Parquet format 2.11, parquet.thrift; Thrift compact protocol.
@@ -11,25 +12,25 @@ use super::unpacking::Codec;
 
 /// The sizes in a page header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct PageSizes {
+pub(crate) struct PageSizes {
     /// Once unpacked, levels included.
-    pub(super) unpacked: u64,
-    /// As stored behind the header.
-    pub(super) stored: u64,
-    /// Of the levels that a page of version 2 stores as they are, before what is packed.
-    pub(super) levels: u64,
-    /// Whether the rest is stored as it is.
-    pub(super) plain: bool,
+    pub(crate) unpacked: u64,
+    /// As stored after the header.
+    pub(crate) stored: u64,
+    /// Of the levels, which a page of version 2 stores unpacked before the packed values.
+    pub(crate) levels: u64,
+    /// Whether the values are unpacked too.
+    pub(crate) plain: bool,
 }
 
-/// Reads the sizes at the start of a page; nothing where there is no page header.
+/// Reads the sizes at the start of a page; None where there is no page header.
 ///
-/// Fields must come in ascending order, as every writer puts them: then nothing behind them can contradict them.
-pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
+/// Fields must ascend, as every writer orders them, so no later field can contradict the sizes.
+pub(crate) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
     let mut thrift = Compact { rest: bytes };
     let mut sizes = PageSizes::default();
     let (mut last, mut seen) = (0, 0);
-    // A header whose end is not in `bytes` has long statistics; its sizes stand at its beginning.
+    // A header that ends after `bytes` has long statistics; its sizes are at its start.
     while let Some((id, kind)) = thrift.field(last) {
         match (id, kind) {
             (2, I32) => (sizes.unpacked, seen) = (thrift.size()?, seen + 1),
@@ -40,7 +41,7 @@ pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
                     match (id, kind) {
                         (5 | 6, I32) => sizes.levels += thrift.size()?,
                         (7, TRUE | FALSE) => sizes.plain = kind == FALSE,
-                        // The crate would take them for what they should be.
+                        // The crate would read them with the expected type.
                         (5..=7, _) => return None,
                         (0..5, _) => thrift.skip(kind, 0)?,
                         _ => break,
@@ -58,8 +59,8 @@ pub(super) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
     (seen == 2).then_some(sizes)
 }
 
-/// Whether a page can unpack to what its header says.
-pub(super) fn can_unpack(codec: Compression, page: &[u8], sizes: PageSizes) -> bool {
+/// Whether a page can unpack to the size in its header.
+pub(crate) fn can_unpack(codec: Compression, page: &[u8], sizes: PageSizes) -> bool {
     let packed = page.get(sizes.levels as usize..).filter(|_| !sizes.plain);
     let codec = match codec {
         Compression::UNCOMPRESSED | Compression::LZO => Codec::Plain,
@@ -75,7 +76,7 @@ pub(super) fn can_unpack(codec: Compression, page: &[u8], sizes: PageSizes) -> b
         (None, _) => sizes.plain,
         (_, None) => false,
         (Some(_), Some(0)) => true,
-        (Some(packed), Some(unpacked)) => codec.can_be(packed, unpacked),
+        (Some(packed), Some(unpacked)) => codec.allows(packed, unpacked),
     }
 }
 
@@ -86,8 +87,8 @@ const BINARY: u8 = 8;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
-/// Structures within structures that are passed over.
-const DEPTH: u32 = 8;
+/// The deepest nesting of structures that is skipped.
+const MAX_DEPTH: u32 = 8;
 
 /// Thrift's compact protocol, as far as a page header needs it.
 struct Compact<'a> {
@@ -113,13 +114,13 @@ impl Compact<'_> {
         None
     }
 
-    /// A number that is no less than zero, as 32 bits hold it.
+    /// A non-negative 32-bit number.
     fn size(&mut self) -> Option<u64> {
         let zigzag = self.varint()?;
         (zigzag % 2 == 0 && zigzag / 2 <= i32::MAX as u64).then_some(zigzag / 2)
     }
 
-    /// The number and type of the next field, which must be above the last one; nothing at the end of the structure.
+    /// The number and type of the next field, above the last one; None at the end of the structure.
     fn field(&mut self, last: u64) -> Option<(u64, u8)> {
         let head = self.byte().filter(|&head| head != 0)?;
         let id = match head >> 4 {
@@ -146,7 +147,7 @@ impl Compact<'_> {
                     self.skip(if head & 15 <= FALSE { 3 } else { head & 15 }, depth + 1)?;
                 }
             }
-            STRUCT if depth < DEPTH => {
+            STRUCT if depth < MAX_DEPTH => {
                 let mut last = 0;
                 while let Some((id, kind)) = self.field(last) {
                     self.skip(kind, depth + 1)?;

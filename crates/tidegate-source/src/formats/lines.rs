@@ -1,54 +1,60 @@
 //! Text files with a sample a line: LIBSVM, JSON Lines, CSV and TSV.
 //!
-//! Flow: files -> each line once -> schema and index -> one read a line, neighbours in one -> its values, where they lie.
-//! Memory: see `index`; while indexing a line. Values are slices of the line, and unquoted straight into their row.
+//! Flow: files -> each line once -> schema and index -> one read a line; neighbours share a read ->
+//! values as slices of the line.
+//! Memory: see `index`; one line while indexing. A quoted value is unquoted into its row.
 //!
-//! A line is read and parsed by itself, so that any order is as good as another, a bad line is a sample like any other that fails, and its name
-//! is its number. Types are those of the first thousand lines (`json`, `delimited`): a line that does not fit them fails.
+//! Each line is read and parsed by itself, so every order costs the same, and a bad line is one
+//! failed sample. Its key is the number of the line. The first thousand lines decide the types
+//! (`json`, `delimited`); a later line of another type fails.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::open::{file_name, shard_set};
-use super::read::{Extent, Files, ReadMode};
-use super::{Extremes, Located, Source};
-use crate::probe::Images;
-use crate::{Error, Place, Result};
+use crate::files::file_set::Files;
+use crate::files::natural::file_name;
+use crate::index::probe::Images;
+use crate::index::shard_set::shard_set;
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::{Error, Result};
+use crate::{Located, Source};
 use tidegate_decode::text::delimited::ScanState;
 use tidegate_decode::text::{delimited, json, libsvm};
 use tidegate_decode::{Schema, Value};
 
-/// Bytes that are read at once while indexing.
+/// Bytes of a read while indexing.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Lines that say what types there are.
-pub(super) const LOOKED_AT: u64 = 1000;
-/// The mark of UTF-8.
+/// The number of lines that decide the types.
+pub(crate) const LOOKED_AT: u64 = 1000;
+/// The byte order mark of UTF-8.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
-/// Bytes of a record, at most: far below what an entry can say.
+/// The most bytes of a record; an entry could hold 16 times as many.
 const RECORD_MOST: usize = 256 << 20;
 
-/// What the lines of a file are.
+/// The format of the lines of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Libsvm,
     Json,
-    /// Cells between these bytes, under a line of names.
+    /// Cells separated by this byte, under a line of names.
     Delimited(u8),
 }
 
 impl Format {
-    /// By a file's name.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    /// Cells separated by commas.
+    pub(crate) const CSV: Self = Self::Delimited(b',');
+    /// Cells separated by tabs.
+    pub(crate) const TSV: Self = Self::Delimited(b'\t');
+
+    /// The format that a file's name promises.
+    pub(crate) fn from_name(path: &Path) -> Option<Self> {
         let extension = path.extension().and_then(|extension| extension.to_str())?;
         Some(match extension.to_ascii_lowercase().as_str() {
             "libsvm" | "svm" | "svmlight" => Self::Libsvm,
             "jsonl" | "ndjson" => Self::Json,
-            "csv" => Self::Delimited(b','),
-            "tsv" => Self::Delimited(b'\t'),
+            "csv" => Self::CSV,
+            "tsv" => Self::TSV,
             _ => return None,
         })
     }
@@ -62,7 +68,7 @@ impl Format {
         }
     }
 
-    /// What of a line is its sample; it begins where the line does.
+    /// The part of a line that is its sample; it starts where the line starts.
     fn content(self, line: &[u8]) -> &[u8] {
         let line = if self == Self::Libsvm { libsvm::content(line) } else { line };
         let blank = |byte: &u8| match self {
@@ -75,9 +81,9 @@ impl Format {
     }
 }
 
-/// See the head of this file.
+/// Text files with a sample a line.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     name: String,
     format: Format,
     index: Index,
@@ -88,8 +94,8 @@ impl Lines {
     /// Opens files, indexing them first if their index does not hold.
     ///
     /// # Errors
-    /// Files that cannot be read; without any sample; of different columns; lines of 256 MiB.
-    pub(super) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
+    /// Files that cannot be read, have no sample or other columns; lines of 256 MiB.
+    pub(crate) fn open(url: &str, format: Format, files: Files, force: bool) -> Result<Self> {
         let files = Arc::new(files);
         let (beside, name, identity) = shard_set(&files, format.name())?;
         if force {
@@ -103,7 +109,7 @@ impl Lines {
     }
 }
 
-/// What lines say of their types, as they pass by.
+/// The types that the lines seen so far imply.
 #[derive(Debug)]
 enum Seen {
     Libsvm(libsvm::SchemaScan),
@@ -120,7 +126,7 @@ impl Seen {
         }
     }
 
-    /// Looks at a line, the so-manieth sample; of columns all lines have to be looked at.
+    /// Looks at the line of sample number `sample`. LIBSVM needs all lines, the others the first ones.
     fn look(&mut self, line: &[u8], sample: u64) {
         match self {
             Self::Libsvm(seen) => seen.add_line(line),
@@ -144,7 +150,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
     for (number, path) in files.paths().iter().enumerate() {
         let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
         let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
-        // Some editors begin a file with a mark of its encoding, which is of no line.
+        // Some editors write a byte order mark, which belongs to no line.
         if file.fill_buf().map_err(Error::io(path))?.starts_with(MARK) {
             file.consume(MARK.len());
             at = MARK.len() as u64;
@@ -186,7 +192,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
     builder.finish(seen.schema(), Vec::new(), shards)
 }
 
-/// Reads the next record, and says of how many lines it is; nothing is read at the end of the file.
+/// Reads the next record and returns its number of lines; at the end of the file it reads nothing.
 fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
     let (mut at, mut lines) = (ScanState::Cell, 0);
     loop {
@@ -215,38 +221,11 @@ impl Source for Lines {
     fn name(&self) -> &str {
         &self.name
     }
-    fn len(&self) -> u64 {
-        self.index.meta.samples
-    }
-    fn schema(&self) -> &Schema {
-        &self.index.meta.schema
-    }
-    fn fingerprint(&self) -> u64 {
-        self.index.meta.fingerprint
-    }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn runs(&self) -> Vec<u64> {
-        self.index.meta.shards.iter().map(|shard| shard.samples).collect()
-    }
-    fn extremes(&self) -> Extremes {
-        self.index.meta.extremes
-    }
-    fn latency(&self) -> Option<Duration> {
-        self.files.latency()
-    }
-    fn index(&self) -> Option<&Index> {
+    fn side_car_index(&self) -> Option<&Index> {
         Some(&self.index)
     }
-    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        self.index.locate(ids)
-    }
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
-    }
-    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        self.files.extent(at.entry.shard, at.entry.offset)
+    fn files(&self) -> Option<&Files> {
+        Some(&self.files)
     }
     fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         Ok(match self.format {
@@ -254,14 +233,5 @@ impl Source for Lines {
             Format::Json => json::parse(self.schema(), bytes)?,
             Format::Delimited(delimiter) => delimited::parse(self.schema(), delimiter, bytes)?,
         })
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        self.index.key(id)
-    }
-    fn place(&self, at: &Located) -> Place {
-        self.index.place(at)
-    }
-    fn shards(&self) -> Vec<PathBuf> {
-        self.files.paths().to_vec()
     }
 }

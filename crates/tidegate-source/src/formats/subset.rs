@@ -1,28 +1,28 @@
-//! A part of a source: chosen ids, in the order given.
+//! A subset of a source: chosen ids, in the order given.
 //!
-//! Flow: source + ids -> a source of its own, with a fingerprint of its own.
-//! Memory: 8 bytes an id, for as long as the subset is open.
+//! Flow: source + ids -> a source with its own fingerprint.
+//! Memory: 8 bytes an id while the subset is open.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::index::Index;
-use super::read::Extent;
-use super::{Access, Chunked, Extremes, Grouped, Located, ReadMode, Source};
+use crate::files::read::Extent;
+use crate::index::Index;
+use crate::{Access, Chunked, Grouped, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
 use tidegate_order::permutation::Permutation;
 
-/// See the head of this file.
+/// Chosen samples of another source.
 #[derive(Debug)]
 pub struct Subset {
     base: Arc<dyn Source>,
     ids: Vec<u64>,
     fingerprint: u64,
-    runs: Vec<u64>,
-    /// Bytes of these samples, once somebody asked.
+    shard_lengths: Vec<u64>,
+    /// Bytes of these samples, computed at the first call.
     total_bytes: OnceLock<u64>,
 }
 
@@ -44,8 +44,8 @@ impl Subset {
         for id in &ids {
             hash.update(&id.to_le_bytes());
         }
-        let runs = runs_of(&ids, &base.runs());
-        Ok(Self { base, ids, fingerprint: hash.digest(), runs, total_bytes: OnceLock::new() })
+        let shard_lengths = lengths_of(&ids, &base.shard_lengths());
+        Ok(Self { base, ids, fingerprint: hash.digest(), shard_lengths, total_bytes: OnceLock::new() })
     }
 }
 
@@ -58,8 +58,8 @@ impl Subset {
     }
 }
 
-/// Lengths of the stretches of `ids` that fall in the same run of the base.
-fn runs_of(ids: &[u64], base: &[u64]) -> Vec<u64> {
+/// Lengths of the stretches of `ids` that are in the same shard of the base.
+fn lengths_of(ids: &[u64], base: &[u64]) -> Vec<u64> {
     let mut ends = Vec::with_capacity(base.len());
     base.iter().fold(0, |at, n| {
         ends.push(at + n);
@@ -91,25 +91,25 @@ impl Source for Subset {
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
-    fn runs(&self) -> Vec<u64> {
-        self.runs.clone()
+    fn shard_lengths(&self) -> Vec<u64> {
+        self.shard_lengths.clone()
     }
     fn access(&self) -> Access {
         self.base.access()
     }
-    fn extremes(&self) -> Extremes {
-        let extremes = self.base.extremes();
-        // Bounds of the base hold here too; the sample they come from may not be among these.
+    fn size_bounds(&self) -> SizeBounds {
+        let bounds = self.base.size_bounds();
+        // The bounds of the base hold here too, even if their samples are not in the subset.
         let own = |id: u64| self.ids.iter().position(|&own| own == id).unwrap_or(0) as u64;
-        let total_bytes = *self.total_bytes.get_or_init(|| self.sum_bytes().unwrap_or(extremes.total_bytes));
-        let (scratch_id, decoded_id) = (own(extremes.scratch_id), own(extremes.decoded_id));
-        Extremes { scratch_id, decoded_id, total_bytes, ..extremes }
+        let total_bytes = *self.total_bytes.get_or_init(|| self.sum_bytes().unwrap_or(bounds.total_bytes));
+        let (scratch_id, decoded_id) = (own(bounds.scratch_id), own(bounds.decoded_id));
+        SizeBounds { scratch_id, decoded_id, total_bytes, ..bounds }
     }
     fn library_bytes(&self) -> u64 {
         self.base.library_bytes()
     }
-    fn edition(&self) -> u64 {
-        self.base.edition()
+    fn content_version(&self) -> u64 {
+        self.base.content_version()
     }
     fn latency(&self) -> Option<Duration> {
         self.base.latency()
@@ -123,8 +123,8 @@ impl Source for Subset {
     fn chunked(&self) -> Option<&dyn Chunked> {
         self.base.chunked()
     }
-    fn side_car(&self) -> Option<&Path> {
-        self.base.side_car()
+    fn index_dir(&self) -> Option<&Path> {
+        self.base.index_dir()
     }
     fn index(&self) -> Option<&Index> {
         self.base.index()
@@ -159,7 +159,7 @@ impl Source for Subset {
     }
 }
 
-/// Splits a source at random into parts of the given fractions, each in ascending order of ids.
+/// Splits a source at random into parts of the given fractions; ids ascend in each part.
 ///
 /// # Errors
 /// [`Error::Config`] when fractions are negative or add up to more than 1.
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_follow_the_base() {
-        assert_eq!(runs_of(&[0, 1, 5, 6, 7, 2], &[5, 5]), [2, 3, 1]);
+    fn shard_lengths_follow_the_base() {
+        assert_eq!(lengths_of(&[0, 1, 5, 6, 7, 2], &[5, 5]), [2, 3, 1]);
     }
 }

@@ -1,38 +1,41 @@
-//! Token files: ids of a tokenizer, one behind the other, cut in sequences of one length.
+//! Token files: ids of a tokenizer, one after the other, cut in sequences of one length.
 //!
-//! Flow: files of uint16 or uint32 -> [`Tokens`] -> a read a sequence, neighbours in one.
-//! Memory: where each file begins; for files in a store, what `read` says of them.
+//! Flow: files of uint16 or uint32 -> [`Tokens`] -> one read a sequence; neighbours share a read.
+//! Memory: 24 bytes a file.
 //!
-//! A sample is `length + 1` tokens, so that a model's inputs are all but the last and its targets all but the first, and the next one begins
-//! `length` tokens on: each token is foretold once an epoch. Documents are packed: a sequence may have the end of one and the beginning of the
-//! next. Files of llm.c say their type in a header; others are bare (nanoGPT's `train.bin`), and the user says it.
+//! A sample is `length + 1` tokens: the inputs of a model are all but the last, the targets all but
+//! the first. The next sample starts `length` tokens later, so each token is a target once an epoch.
+//! Documents are packed: a sequence may hold the end of one and the start of the next. Files of
+//! llm.c name their type in a header; others have none (nanoGPT's `train.bin`), and the user gives
+//! the type.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::open::{file_name, named, shard_set};
-use super::read::{Extent, Files, aligned, staging_bytes};
-use super::{Entry, Extremes, Located, ReadMode, Source};
-use crate::{Error, Place, Result};
+use crate::files::file_set::Files;
+use crate::files::glob;
+use crate::files::read::{aligned, staging_bytes};
+use crate::index::shard_set::shard_set;
+use crate::{Entry, Located, ReadMode, SizeBounds, Source};
+use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
 
-/// What the headers of llm.c begin with, and the type that it stands for: 256 words, of which the third counts tokens.
+/// The first word of a header of llm.c, and its type of tokens. A header has 256 words; the third is
+/// the number of tokens.
 const MAGICS: [(u32, DType); 2] = [(20_240_520, DType::Uint16), (20_240_801, DType::Uint32)];
 const HEADER_BYTES: u64 = 1024;
 
-/// Where the tokens of a file lie.
+/// The tokens of a file.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     offset: u64,
-    /// The id of its first sequence, and how many it has.
+    /// The id of its first sequence, and the number of sequences.
     first: u64,
     sequences: u64,
 }
 
-/// See the head of this file.
+/// Sequences of token files.
 #[derive(Debug)]
 pub struct Tokens {
     name: String,
@@ -45,15 +48,16 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Opens files by name or pattern, here or in an object store; `dtype` is that of files without a header.
+    /// Opens files by name or pattern, local or in an object store; `dtype` is that of files without
+    /// a header.
     ///
     /// # Errors
-    /// Files that there are not, that are no whole number of tokens, or of different types; none with a whole sequence.
+    /// Missing files; a size that is no whole number of tokens; different types; no whole sequence.
     pub fn open(url: &str, length: u64, dtype: Option<DType>) -> Result<Arc<Self>> {
         if length == 0 || length >= 1 << 28 {
             return Err(Error::Config(format!("sequences of {length} tokens: give 1 to 2^28, such as 1024")));
         }
-        let files = named(url)?;
+        let files = glob::named(url)?;
         let (_, _, identity) = shard_set(&files, "tokens")?;
         let (mut spans, mut found) = (Vec::new(), None);
         let mut first = 0;
@@ -97,7 +101,7 @@ impl Tokens {
     }
 }
 
-/// The type of a file's tokens, where they begin, and how many they are.
+/// The type of a file's tokens, the byte where they start, and their number.
 fn look(files: &Files, number: u32, path: &Path, dtype: Option<DType>) -> Result<(DType, u64, u64)> {
     let bytes = files.bytes(number)?;
     let wrong = |offset, what: String| Error::format(path, offset, what);
@@ -152,6 +156,9 @@ impl Source for Tokens {
     fn name(&self) -> &str {
         &self.name
     }
+    fn files(&self) -> Option<&Files> {
+        Some(&self.files)
+    }
     fn len(&self) -> u64 {
         self.spans.iter().map(|span| span.sequences).sum()
     }
@@ -161,18 +168,12 @@ impl Source for Tokens {
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         self.spans.iter().map(|span| span.sequences).collect()
     }
-    fn extremes(&self) -> Extremes {
+    fn size_bounds(&self) -> SizeBounds {
         let sample_bytes = u64::from(self.bytes());
-        Extremes { total_bytes: sample_bytes * self.len(), sample_bytes, ..Extremes::default() }
-    }
-    fn latency(&self) -> Option<Duration> {
-        self.files.latency()
+        SizeBounds { total_bytes: sample_bytes * self.len(), sample_bytes, ..SizeBounds::default() }
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entry = |&id: &u64| {
@@ -184,32 +185,15 @@ impl Source for Tokens {
         };
         Ok(ids.iter().map(entry).collect())
     }
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
-    }
-    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        self.files.extent(at.entry.shard, at.entry.offset)
-    }
     fn parse<'a>(&self, _: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         Ok(vec![Value::Bytes(bytes)])
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        Ok(id.to_string())
-    }
-    fn place(&self, at: &Located) -> Place {
-        let shard =
-            self.files.paths().get(at.entry.shard as usize).map(|path| file_name(path)).unwrap_or_default();
-        Place { id: at.id, shard, offset: at.entry.offset, key: at.id.to_string() }
-    }
-    fn shards(&self) -> Vec<PathBuf> {
-        self.files.paths().to_vec()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::SourceExt;
     use super::*;
+    use crate::SourceExt;
 
     fn written(dir: &Path, name: &str, header: Option<(u32, u32)>, bytes: &[u8]) -> String {
         let mut whole = Vec::new();
@@ -230,7 +214,7 @@ mod tests {
         written(dir.path(), "a2.bin", None, &tokens[..400]);
         let source =
             Tokens::open(dir.path().join("a*.bin").to_str().unwrap(), 64, Some(DType::Uint16)).unwrap();
-        assert_eq!((source.runs(), source.len()), (vec![15, 3], 18));
+        assert_eq!((source.shard_lengths(), source.len()), (vec![15, 3], 18));
         crate::testing::source(&*source).unwrap();
         let row = |id: u64| -> Vec<u16> {
             source.fetch(id).unwrap().1.as_chunks().0.iter().map(|token| u16::from_le_bytes(*token)).collect()

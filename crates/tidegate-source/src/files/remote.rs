@@ -1,19 +1,20 @@
-//! Objects in stores: S3, Google Cloud, Azure, HTTP, by ranged reads that go on where they broke off.
+//! Objects in stores (S3, Google Cloud, Azure, HTTP), read by ranges and resumed after a failure.
 //!
-//! Flow: a URL -> [`Store`] -> listed [`Object`]s -> bytes of a range in the caller's memory; called by `read::Files`.
-//! Memory: the caller's for what is read; the plan charges what connections take.
+//! Flow: a URL -> [`Store`] -> listed [`Object`]s -> bytes of a range in the caller's memory; called
+//! by `file_set`, `glob` and `keyed`.
+//! Memory: the caller's for the bytes; the plan charges what connections take.
 //!
-//! Everything asynchronous stays in this file: callers block, and several of them make several requests. Credentials and
-//! endpoints come from the environment by each provider's own names. Each read has a deadline that starts anew whenever some
-//! bytes came; what may pass (503, a dropped connection, a slow server) is tried again with growing, scattered pauses, what may not
-//! (no permission, no such bucket, another object under the name) is an error at once.
+//! All asynchronous code is in this file. Callers block, and several callers make several requests.
+//! Credentials and endpoints come from the environment, by each provider's own names. A read has a
+//! timeout that starts again at each progress. A transient failure (503, a dropped connection, a
+//! slow server) is retried with growing, jittered pauses. A permanent one (no permission, no such
+//! bucket, another object under the name) is an error at once.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_core::sync::lock;
 
 use futures_util::{StreamExt, TryStreamExt};
 pub(crate) use object_store::path::Path as Key;
@@ -25,31 +26,34 @@ use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use url::Url;
 
+use tidegate_core::sync::lock;
+
+use super::stop::stopped;
 use crate::{Error, Result};
 
-/// How long a read may bring nothing, retries and pauses included.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// How long one request may bring nothing before it is given up and made again.
-const SILENCE: Duration = Duration::from_secs(15);
-/// The first pause; it doubles up to the longest.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_MOST: Duration = Duration::from_secs(5);
-/// What must come for the deadline to start anew.
+/// The longest time without progress of a read, with retries and pauses.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest time without a byte of one request; then it is retried.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// The first pause between retries; it doubles up to the longest.
+const BACKOFF: Duration = Duration::from_millis(50);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// Bytes that count as progress: they restart the timeout of a read.
 const PROGRESS_BYTES: usize = 64 << 10;
-/// How often a read looks whether it is still wanted.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
-/// How long a list may take, which comes in pages.
-const LISTING: Duration = Duration::from_secs(600);
+/// How often a read checks the stop token.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest time of a list, which comes in pages.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 const DENIED: &str = "permission denied: these credentials may not read it";
-const UNKNOWN: &str =
-    "no valid credentials: set them as the provider's own tools want them (AWS_ACCESS_KEY_ID, …)";
+const NO_CREDENTIALS: &str =
+    "no valid credentials: set the environment variables of the provider's own tools (AWS_ACCESS_KEY_ID, …)";
 
 /// An object as it was when it was listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Object {
     pub(crate) key: Key,
     pub(crate) bytes: u64,
-    /// What tells this version from others; not every server has one.
+    /// The tag of this version; not every server has one.
     pub(crate) tag: Option<String>,
 }
 
@@ -57,14 +61,14 @@ pub(crate) struct Object {
 #[derive(Debug)]
 struct Connection {
     client: Arc<dyn ObjectStore>,
-    /// Always there but while it is dropped.
+    /// None only while it is dropped.
     runtime: Option<Runtime>,
     process: u32,
 }
 
 impl Connection {
     fn block_on<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
-        let gone = || io::Error::other("a connection that is being closed");
+        let gone = || io::Error::other("the connection is being closed");
         Ok(self.runtime.as_ref().ok_or_else(gone)?.block_on(work))
     }
 }
@@ -72,37 +76,38 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.process != std::process::id() {
-            // After a fork its threads are the parent's, and nobody here could wait for them.
+            // After a fork the threads belong to the parent; the child cannot join them.
             Box::leak(Box::new((Arc::clone(&self.client), self.runtime.take())));
         }
     }
 }
 
-/// See the head of this file.
+/// A store: a bucket, a container or a host.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// What comes before keys in words: "s3://bucket/".
+    /// The URL before the key: "s3://bucket/".
     root: String,
     url: Url,
     http: bool,
     connection: Mutex<Option<Arc<Connection>>>,
-    /// Microseconds from a request to its answer, the shortest seen: what is longer waited for something else.
+    /// The shortest time from a request to its answer, in microseconds; longer ones waited for
+    /// something else.
     latency_us: AtomicU64,
 }
 
-/// Why a request brought nothing.
+/// Why a request failed.
 enum Failure {
-    /// It may go well another time.
-    Passing(String),
-    /// It will not.
-    Lasting(String),
+    /// A retry may succeed.
+    Transient(String),
+    /// No retry will succeed.
+    Permanent(String),
 }
 
 impl Store {
     /// The store of a URL, and the key or prefix in it.
     ///
     /// # Errors
-    /// A scheme that is not known, or settings that make no sense, by name. Nothing is asked of the server yet.
+    /// An unknown scheme, or a wrong setting, by name. It sends no request yet.
     pub(crate) fn open(url: &str) -> Result<(Arc<Self>, String)> {
         let wrong = |what: String| Error::Dataset { path: url.into(), what };
         // Patterns may have characters that URLs may not.
@@ -142,12 +147,12 @@ impl Store {
             .thread_name("tg-remote")
             .enable_all()
             .build()?;
-        let client = client(&self.url).map_err(|e| io::Error::other(words(&e)))?;
+        let client = client(&self.url).map_err(|e| io::Error::other(text_of(&e)))?;
         let made = Arc::new(Connection { client, runtime: Some(runtime), process });
         Ok(Arc::clone(connection.insert(made)))
     }
 
-    /// The name of a key in words.
+    /// The URL of a key.
     pub(crate) fn name(&self, key: &Key) -> PathBuf {
         format!("{}{key}", self.root).into()
     }
@@ -156,7 +161,7 @@ impl Store {
         Error::Io { path: format!("{}{key}", self.root).into(), source: io::Error::other(what.into()) }
     }
 
-    /// How long a request takes before its answer begins; some time, as long as none was made.
+    /// The time from a request to its answer; a guess until the first one.
     pub(crate) fn latency(&self) -> Duration {
         match self.latency_us.load(Ordering::Relaxed) {
             u64::MAX => Duration::from_millis(20),
@@ -168,7 +173,7 @@ impl Store {
         self.latency_us.fetch_min(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Whether what is there can be listed: not over plain HTTP.
+    /// Whether the store can list its objects; plain HTTP cannot.
     pub(crate) fn lists(&self) -> bool {
         !self.http
     }
@@ -176,11 +181,11 @@ impl Store {
     /// Everything below a prefix, in the order of keys.
     ///
     /// # Errors
-    /// What the server says, with the fix.
+    /// What the server answers, with the fix.
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let prefix = prefix.trim_matches('/');
         let key = Key::from(prefix);
-        let found = self.patiently(prefix, LISTING, async |client| {
+        let found = self.retrying(prefix, LIST_TIMEOUT, async |client| {
             let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
             Ok(listed)
         })?;
@@ -189,13 +194,13 @@ impl Store {
         Ok(objects)
     }
 
-    /// One object; nothing if there is none of this name.
+    /// One object; None if there is none of this name.
     ///
     /// # Errors
     /// As [`Store::list`].
     pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
         let path = Key::from(key);
-        let found = self.patiently(key, DEADLINE, async |client| match client.head(&path).await {
+        let found = self.retrying(key, READ_TIMEOUT, async |client| match client.head(&path).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -203,22 +208,22 @@ impl Store {
         Ok(found.map(object))
     }
 
-    /// Asks until there is an answer, within the deadline.
-    fn patiently<T>(
+    /// Retries until there is an answer, within a timeout.
+    fn retrying<T>(
         &self,
         key: &str,
-        longest: Duration,
+        limit: Duration,
         ask: impl AsyncFn(&dyn ObjectStore) -> object_store::Result<T>,
     ) -> Result<T> {
         let work = async |client: &dyn ObjectStore| {
-            let mut patience = Patience::new(key);
+            let mut backoff = Backoff::new(key);
             loop {
-                let failure = match timeout(longest, ask(client)).await {
+                let failure = match timeout(limit, ask(client)).await {
                     Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(error)) => sort(&error),
-                    Err(_) => Failure::Passing("no answer".into()),
+                    Ok(Err(error)) => classify(&error),
+                    Err(_) => Failure::Transient("no answer".into()),
                 };
-                patience.pause(failure).await?;
+                backoff.pause(failure).await?;
             }
         };
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
@@ -230,14 +235,14 @@ impl Store {
     /// Reads the bytes of `object` from `offset` on until `into` is full.
     ///
     /// # Errors
-    /// What the server says, with the fix; an object that changed or is gone; the deadline.
+    /// What the server answers, with the fix; an object that changed or is gone; the timeout.
     pub(crate) fn read(&self, object: &Object, offset: u64, into: &mut [u8]) -> Result<()> {
         let key = object.key.as_ref();
         let end = offset + into.len() as u64;
         if end > object.bytes {
             let what = format!(
-                "the object ends after {} bytes, and {end} are wanted: it changed since it was indexed; run `tidegate index \
-                 --force`",
+                "the object ends after {} bytes, and {end} are wanted: it changed since it was indexed; \
+                 run `tidegate index --force`",
                 object.bytes
             );
             return Err(Error::format(self.name(&object.key), offset, what));
@@ -251,8 +256,8 @@ impl Store {
         connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
     }
 
-    /// Reads an object of any length up to that of `into`, by one request where it goes well, and says how long it is; nothing if
-    /// there is none of this name.
+    /// Reads an object of up to `into.len()` bytes and returns its length; None if there is none of
+    /// this name. Without a failure it takes one request.
     ///
     /// # Errors
     /// As [`Store::read`]; an object that is longer.
@@ -261,15 +266,15 @@ impl Store {
         let path = Key::from(key);
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let work = async {
-            let mut patience = Patience::new(key);
+            let mut backoff = Backoff::new(key);
             loop {
                 let request = self.request_whole(&*connection.client, &path, into);
-                let failure = match timeout_at(patience.until, request).await {
+                let failure = match timeout_at(backoff.until, request).await {
                     Ok(Ok(came)) => return Ok(came),
                     Ok(Err(failure)) => failure,
-                    Err(_) => Failure::Passing("it came too slowly".into()),
+                    Err(_) => Failure::Transient("it came too slowly".into()),
                 };
-                patience.pause(failure).await?;
+                backoff.pause(failure).await?;
             }
         };
         let came = connection.block_on(unless_stopped(work)).unwrap_or_else(|e| Err(e.to_string()));
@@ -284,17 +289,17 @@ impl Store {
         key: &Key,
         into: &mut [u8],
     ) -> std::result::Result<Option<usize>, Failure> {
-        let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+        let silent = |_| Failure::Transient(format!("nothing came for {} s", REQUEST_TIMEOUT.as_secs()));
         let began = Instant::now();
-        let answer = match timeout(SILENCE, client.get(key)).await.map_err(silent)? {
+        let answer = match timeout(REQUEST_TIMEOUT, client.get(key)).await.map_err(silent)? {
             Ok(answer) => answer,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(sort(&error)),
+            Err(error) => return Err(classify(&error)),
         };
         self.answered(began);
         let (len, most) = (answer.meta.size, into.len());
         let longer = || {
-            Failure::Lasting(format!(
+            Failure::Permanent(format!(
                 "an object of {len} bytes, where its codecs make at most {most}: restore it, or check the array's metadata"
             ))
         };
@@ -304,7 +309,7 @@ impl Store {
         Ok(Some(len as usize))
     }
 
-    /// Requests a range until it is there, or the deadline has passed in which too little of it came.
+    /// Requests a range until it is complete, or too little of it comes within the timeout.
     async fn fetch(
         &self,
         client: &dyn ObjectStore,
@@ -312,28 +317,28 @@ impl Store {
         offset: u64,
         into: &mut [u8],
     ) -> std::result::Result<(), String> {
-        let mut patience = Patience::new(object.key.as_ref());
+        let mut backoff = Backoff::new(object.key.as_ref());
         let (mut done, mut before) = (0, 0);
         loop {
             let attempt =
-                timeout_at(patience.until, self.request(client, object, offset, into, &mut done)).await;
+                timeout_at(backoff.until, self.request(client, object, offset, into, &mut done)).await;
             let failure = match attempt {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Passing("it came too slowly".into()),
+                Err(_) => Failure::Transient("it came too slowly".into()),
             };
-            // A server that gives a byte now and then makes no progress.
+            // A few bytes now and then are no progress.
             if done - before >= PROGRESS_BYTES {
-                (patience, before) = (Patience::new(object.key.as_ref()), done);
+                (backoff, before) = (Backoff::new(object.key.as_ref()), done);
             }
-            patience
+            backoff
                 .pause(failure)
                 .await
                 .map_err(|what| format!("{what} ({done} of {} bytes came)", into.len()))?;
         }
     }
 
-    /// Requests what is missing of a range, once.
+    /// Requests the missing part of a range, once.
     async fn request(
         &self,
         client: &dyn ObjectStore,
@@ -349,18 +354,18 @@ impl Store {
             if_match: object.tag.clone().filter(|tag| !tag.starts_with("W/")),
             ..GetOptions::default()
         };
-        let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+        let silent = |_| Failure::Transient(format!("nothing came for {} s", REQUEST_TIMEOUT.as_secs()));
         let changed = || {
-            Failure::Lasting(
+            Failure::Permanent(
             "the object is another one than when it was indexed: restore it, or run `tidegate index --force`"
                 .into(),
         )
         };
         let began = Instant::now();
-        let answer = timeout(SILENCE, client.get_opts(&object.key, options)).await.map_err(silent)?;
+        let answer = timeout(REQUEST_TIMEOUT, client.get_opts(&object.key, options)).await.map_err(silent)?;
         let answer = answer.map_err(|error| match error {
             object_store::Error::Precondition { .. } => changed(),
-            error => sort(&error),
+            error => classify(&error),
         })?;
         self.answered(began);
         if answer.meta.size != object.bytes {
@@ -368,44 +373,44 @@ impl Store {
         }
         if answer.range != asked {
             let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
-            return Err(Failure::Passing(what));
+            return Err(Failure::Transient(what));
         }
         receive(&mut answer.into_stream(), into, done).await
     }
 }
 
-/// Takes what comes until `into` is full; `done` of it are there.
+/// Receives bytes until `into` is full; `done` of them are there.
 async fn receive(
     stream: &mut (impl futures_util::Stream<Item = object_store::Result<bytes::Bytes>> + Unpin),
     into: &mut [u8],
     done: &mut usize,
 ) -> std::result::Result<(), Failure> {
-    let silent = |_| Failure::Passing(format!("nothing came for {} s", SILENCE.as_secs()));
+    let silent = |_| Failure::Transient(format!("nothing came for {} s", REQUEST_TIMEOUT.as_secs()));
     while *done < into.len() {
-        match timeout(SILENCE, stream.next()).await.map_err(silent)? {
+        match timeout(REQUEST_TIMEOUT, stream.next()).await.map_err(silent)? {
             Some(Ok(bytes)) => {
                 let target = into.get_mut(*done..*done + bytes.len());
                 let target =
-                    target.ok_or_else(|| Failure::Passing("more bytes than were asked for".into()))?;
+                    target.ok_or_else(|| Failure::Transient("more bytes than were asked for".into()))?;
                 target.copy_from_slice(&bytes);
                 *done += bytes.len();
             }
-            Some(Err(error)) => return Err(sort(&error)),
-            None => return Err(Failure::Passing("the connection ended early".into())),
+            Some(Err(error)) => return Err(classify(&error)),
+            None => return Err(Failure::Transient("the connection ended early".into())),
         }
     }
     Ok(())
 }
 
-/// Waits for work of this thread, unless its epoch is ended.
+/// Waits for work of this thread until its epoch is stopped.
 async fn unless_stopped<T>(
     work: impl Future<Output = std::result::Result<T, String>>,
 ) -> std::result::Result<T, String> {
     let mut work = std::pin::pin!(work);
     loop {
-        match timeout(LOOK_AROUND, &mut work).await {
+        match timeout(POLL_INTERVAL, &mut work).await {
             Ok(outcome) => return outcome,
-            Err(_) if super::read::stopped() => return Err("the epoch was ended".to_owned()),
+            Err(_) if stopped() => return Err("the epoch was ended".to_owned()),
             Err(_) => {}
         }
     }
@@ -415,37 +420,37 @@ fn object(meta: ObjectMeta) -> Object {
     Object { key: meta.location, bytes: meta.size, tag: meta.e_tag }
 }
 
-/// How often and how long something is tried again.
-struct Patience {
+/// The retries of one request: their pauses, and their end.
+struct Backoff {
     until: Instant,
     attempt: u32,
-    /// Spreads the pauses of those who failed together.
-    scatter: u64,
+    /// Spreads the pauses of requests that failed together.
+    jitter: u64,
 }
 
-impl Patience {
+impl Backoff {
     fn new(key: &str) -> Self {
         let now = Instant::now();
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos());
-        let scatter = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) ^ u64::from(nanos);
-        Self { until: now + DEADLINE, attempt: 0, scatter }
+        let jitter = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) ^ u64::from(nanos);
+        Self { until: now + READ_TIMEOUT, attempt: 0, jitter }
     }
 
-    /// Waits before another attempt; says what is wrong if there is to be none.
+    /// Waits before the next attempt; an error where there is none.
     async fn pause(&mut self, failure: Failure) -> std::result::Result<(), String> {
         let what = match failure {
-            Failure::Lasting(what) => return Err(what),
-            Failure::Passing(what) => what,
+            Failure::Permanent(what) => return Err(what),
+            Failure::Transient(what) => what,
         };
-        let longest = PAUSE.saturating_mul(1 << self.attempt.min(16)).min(PAUSE_MOST);
-        self.scatter = self.scatter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ 0x5851;
-        let pause = longest.mul_f64(0.5 + (self.scatter >> 33) as f64 / f64::from(1u32 << 31) / 2.0);
+        let longest = BACKOFF.saturating_mul(1 << self.attempt.min(16)).min(BACKOFF_MOST);
+        self.jitter = self.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ 0x5851;
+        let pause = longest.mul_f64(0.5 + (self.jitter >> 33) as f64 / f64::from(1u32 << 31) / 2.0);
         self.attempt += 1;
         if Instant::now() + pause > self.until {
             return Err(format!(
                 "{what}; given up after {} attempts in {} s: check the network and the server, then resume",
                 self.attempt,
-                DEADLINE.as_secs()
+                READ_TIMEOUT.as_secs()
             ));
         }
         sleep(pause).await;
@@ -453,25 +458,28 @@ impl Patience {
     }
 }
 
-/// Everything an error and its causes say, once.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
+/// The texts of an error and its causes, each once.
+fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let more = cause.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
         }
         next = cause.source();
     }
-    // Servers answer with documents.
-    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
+    // Servers answer with documents of several lines.
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
 }
 
-/// Whether an error passes, and what to do if it does not.
-fn sort(error: &object_store::Error) -> Failure {
-    let said = words(error);
-    let lasting = |fix: &str| Failure::Lasting(format!("{fix} ({said})"));
+/// Whether an error is transient; else the fix.
+///
+/// The library keeps the status and the body of an answer to a list in the text of an error alone
+/// (its type is private), so codes of the S3 protocol are looked up there.
+fn classify(error: &object_store::Error) -> Failure {
+    let answer = text_of(error);
+    let permanent = |fix: &str| Failure::Permanent(format!("{fix} ({answer})"));
     let region = [
         "PermanentRedirect",
         "AuthorizationHeaderMalformed",
@@ -479,33 +487,34 @@ fn sort(error: &object_store::Error) -> Failure {
         "IllegalLocationConstraint",
         "configured region",
     ];
-    if region.iter().any(|word| said.contains(word)) {
-        return lasting("the bucket is in another region: set AWS_REGION to its own");
+    if region.iter().any(|word| answer.contains(word)) {
+        return permanent("the bucket is in another region: set AWS_REGION to its own");
     }
-    if said.contains("NoSuchBucket") || said.contains("ContainerNotFound") {
-        return lasting("there is no such bucket");
+    if answer.contains("NoSuchBucket") || answer.contains("ContainerNotFound") {
+        return permanent("there is no such bucket");
     }
-    // Answers to lists have no kind of their own.
-    let answered = |status: &str| said.contains(status);
+    // Answers to lists have no variant of their own.
+    let answered = |status: &str| answer.contains(status);
     match error {
-        object_store::Error::NotFound { .. } => lasting("there is no such object"),
-        object_store::Error::PermissionDenied { .. } => lasting(DENIED),
-        object_store::Error::Unauthenticated { .. } => lasting(UNKNOWN),
-        _ if answered("403 Forbidden") => lasting(DENIED),
-        _ if answered("401 Unauthorized") => lasting(UNKNOWN),
-        object_store::Error::Precondition { .. } => lasting("the object changed"),
+        object_store::Error::NotFound { .. } => permanent("there is no such object"),
+        object_store::Error::PermissionDenied { .. } => permanent(DENIED),
+        object_store::Error::Unauthenticated { .. } => permanent(NO_CREDENTIALS),
+        _ if answered("403 Forbidden") => permanent(DENIED),
+        _ if answered("401 Unauthorized") => permanent(NO_CREDENTIALS),
+        object_store::Error::Precondition { .. } => permanent("the object changed"),
         object_store::Error::InvalidPath { .. }
         | object_store::Error::NotSupported { .. }
         | object_store::Error::NotImplemented { .. }
-        | object_store::Error::UnknownConfigurationKey { .. } => lasting("this cannot be read"),
-        _ => Failure::Passing(said),
+        | object_store::Error::UnknownConfigurationKey { .. } => permanent("this cannot be read"),
+        _ => Failure::Transient(answer),
     }
 }
 
-/// A client, with what the environment says of this provider. Retries are ours: one deadline for all of them.
+/// A client with the settings of the environment. It never retries: this file does, with one timeout
+/// for all attempts.
 fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    // A server without encryption is asked for by its URL or endpoint.
+    // The URL or endpoint says whether the server has no encryption.
     macro_rules! from_env {
         ($builder:ty) => {
             Arc::new(

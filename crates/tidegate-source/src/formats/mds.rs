@@ -1,10 +1,12 @@
 //! MosaicML MDS v2: shards with an offset table and typed columns, described by index.json.
 //!
 //! Flow: index.json + shards -> index -> one read a sample -> columns.
-//! Memory: see `index`. A compressed shard is unpacked once into the side-car folder, through a window of 64 KiB.
+//! Memory: see `index`. A compressed shard is unpacked once into the side-car folder, through a window
+//! of 64 KiB.
 //!
-//! Layout of a shard: u32 n | u32 offsets[n+1] | config JSON | rows; a row is the sizes (u32) of its variable columns,
-//! then the values in column order. All little-endian. `pkl` columns are refused: unpickling runs code.
+//! Layout of a shard: u32 n | u32 offsets[n+1] | config JSON | rows; a row is the sizes (u32) of its
+//! variable columns, then the values in column order. All little-endian. `pkl` columns are refused:
+//! unpickling runs code.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,18 +14,21 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use md5::Digest;
 use serde::Deserialize;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Extent, Files, Passing, ReadMode, aligned, staging_bytes};
+use crate::files::file_set::Files;
+use crate::files::read::{ReadMode, SequentialReader, aligned, staging_bytes};
 #[cfg(feature = "remote")]
-use super::remote::{Key, Object, Store};
-use super::{Extremes, Located, Source};
-use crate::probe::Images;
-use crate::{Error, Place, Result};
+use crate::files::remote::{Key, Object, Store};
+use crate::index::probe::Images;
+#[cfg(feature = "remote")]
+use crate::index::shard_set::beside;
+use crate::index::shard_set::unpacked_dir;
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::{Error, Result};
+use crate::{Located, Source};
 use tidegate_decode::header;
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
@@ -32,14 +37,14 @@ use tidegate_decode::{Field, Kind, Schema, Value};
 struct IndexJson {
     version: u32,
     shards: Vec<ShardJson>,
-    /// What `tidegate pack` notes besides, which other readers pass over.
+    /// Notes of `tidegate pack`, which other readers skip.
     #[serde(default)]
     tidegate: Notes,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Notes {
-    /// Columns of bytes that are arrays made small.
+    /// Columns of bytes that are compact arrays.
     #[serde(default)]
     compact: BTreeMap<String, CompactJson>,
 }
@@ -72,9 +77,9 @@ struct FileJson {
     hashes: BTreeMap<String, String>,
 }
 
-/// See the head of this file.
+/// An MDS dataset.
 #[derive(Debug)]
-pub(super) struct Mds {
+pub(crate) struct Mds {
     root: PathBuf,
     index: Index,
     files: Arc<Files>,
@@ -92,7 +97,7 @@ impl Mds {
     ///
     /// # Errors
     /// A missing shard, a wrong hash, a `pkl` column, a damaged offset table: each by name.
-    pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
+    pub(crate) fn open(root: &Path, force: bool) -> Result<Self> {
         let path = root.join("index.json");
         let text = fs::read(&path).map_err(Error::io(&path))?;
         let json = parse(&path, &text)?;
@@ -109,7 +114,7 @@ impl Mds {
     /// # Errors
     /// As [`Mds::open`]; compressed shards, which would have to be downloaded whole.
     #[cfg(feature = "remote")]
-    pub(super) fn open_remote(
+    pub(crate) fn open_remote(
         store: &Arc<Store>,
         folder: &str,
         object: &Object,
@@ -130,23 +135,23 @@ impl Mds {
                 Ok(object) if object.bytes == raw.bytes => objects.push(object.clone()),
                 Ok(object) => {
                     let what = format!(
-                        "it has {} bytes, its index says {}: upload it again",
+                        "it has {} bytes, the index says {}: upload it again",
                         object.bytes, raw.bytes
                     );
                     return Err(wrong(what));
                 }
-                // What cannot be listed is believed, and its size checked by each read.
+                // Without a list the index is trusted; each read checks the size.
                 Err(_) if !store.lists() && shard.zip_data.is_none() => {
                     objects.push(Object { key, bytes: raw.bytes, tag: None });
                 }
                 Err(_) if shard.zip_data.is_some() => {
                     return Err(wrong(
-                        "compressed MDS shards have no random access in a store: copy the data set to a local disk, or write it \
-                         without compression"
+                        "compressed MDS shards have no random access in a store: copy the dataset to a \
+                         local disk, or write it without compression"
                             .into(),
                     ));
                 }
-                Err(_) => return Err(wrong("the index names this shard, which is not there".into())),
+                Err(_) => return Err(wrong("the index names this shard, which is missing".into())),
             }
         }
         let mut identity = xxhash_rust::xxh3::Xxh3::new();
@@ -155,9 +160,9 @@ impl Mds {
             .iter()
             .for_each(|object| identity.update(object.tag.as_deref().unwrap_or_default().as_bytes()));
         let files = Files::remote(Arc::clone(store), objects);
-        let beside = super::open::beside(&files);
+        let folder = beside(&files);
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
-        Self::indexed(&root, &beside, &path, &json, identity.digest(), files, force)
+        Self::indexed(&root, &folder, &path, &json, identity.digest(), files, force)
     }
 
     fn indexed(
@@ -185,7 +190,7 @@ impl Mds {
     }
 }
 
-/// What `index.json` says, if it makes sense.
+/// Parses and checks `index.json`.
 fn parse(path: &Path, text: &[u8]) -> Result<IndexJson> {
     let json: IndexJson = serde_json::from_slice(text)
         .map_err(|e| Error::format(path, 0, format!("this is no MDS index: {e}")))?;
@@ -281,13 +286,13 @@ fn check_shard(path: &Path, shard: &ShardJson, first: &ShardJson) -> Result<()> 
         let plain =
             Path::new(&file.basename).components().all(|c| matches!(c, std::path::Component::Normal(_)));
         if !plain {
-            return wrong(format!("shard {:?} lies outside the dataset", file.basename));
+            return wrong(format!("shard {:?} is outside the dataset", file.basename));
         }
     }
     Ok(())
 }
 
-/// Checks that a shard is there, and as long as the index says.
+/// Checks that a shard exists and has the length of the index.
 fn check_file(root: &Path, path: &Path, shard: &ShardJson) -> Result<()> {
     let wrong = |what: String| Err(Error::Dataset { path: path.to_owned(), what });
     let on_disk = shard.zip_data.as_ref().unwrap_or(&shard.raw_data);
@@ -307,7 +312,8 @@ fn check_file(root: &Path, path: &Path, shard: &ShardJson) -> Result<()> {
     }
 }
 
-/// The uncompressed files: beside the index where they are there, else unpacked once into the side-car folder.
+/// The uncompressed files: next to the index if they exist, else unpacked once into the side-car
+/// folder.
 fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for shard in shards {
@@ -316,7 +322,7 @@ fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> R
             files.push(raw);
             continue;
         }
-        let dir = super::open::unpacked_dir(root, identity)?;
+        let dir = unpacked_dir(root, identity)?;
         let target = dir.join(&shard.raw_data.basename);
         let whole = fs::metadata(&target).is_ok_and(|m| m.len() == shard.raw_data.bytes);
         if !whole || force {
@@ -341,7 +347,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        let file = io::BufReader::new(Passing::open(&path).map_err(io::Error::other)?);
+        let file = io::BufReader::new(SequentialReader::open(&path).map_err(io::Error::other)?);
         let algorithm = shard.compression.as_deref().unwrap_or("").split(':').next().unwrap_or("").to_owned();
         let mut stream: Box<dyn Read> = match algorithm.as_str() {
             "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
@@ -354,16 +360,16 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
             other => return Err(io::Error::other(format!("unknown compression {other:?}"))),
         };
         let mut out = File::create(&partial)?;
-        // One byte more than promised is enough to know that the promise is false.
+        // One byte more than the index says proves it wrong.
         let copied = io::copy(&mut (&mut stream).take(shard.raw_data.bytes + 1), &mut out)?;
-        // Written back, so that the pages can be dropped by whoever reads the file past the cache.
+        // Write the pages back, so that a reader past the cache can drop them.
         out.sync_all()?;
         Ok(copied)
     };
     let outcome = copy().map_err(Error::io(&path)).and_then(|copied| {
         if copied != shard.raw_data.bytes {
             let what =
-                format!("it unpacks to other than the {} bytes that the index says", shard.raw_data.bytes);
+                format!("it does not unpack to the {} bytes that the index says", shard.raw_data.bytes);
             return Err(Error::Dataset { path: path.clone(), what });
         }
         check_hashes(&partial, &shard.raw_data.hashes)?;
@@ -371,12 +377,12 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     });
     if outcome.is_err() {
         // The error that is returned says more than a failed removal.
-        let _left = fs::remove_file(&partial);
+        fs::remove_file(&partial).ok();
     }
     outcome
 }
 
-/// Compares a file with the hashes that the index names, as far as we know the algorithms.
+/// Compares a file with the hashes of the index, as far as the algorithms are known.
 fn check_hashes(path: &Path, hashes: &std::collections::BTreeMap<String, String>) -> Result<()> {
     for (algorithm, expected) in hashes {
         let got = match algorithm.as_str() {
@@ -408,7 +414,7 @@ fn digest<D: Digest>(path: &Path) -> Result<String> {
 }
 
 fn each_chunk<H>(path: &Path, mut hash: H, mut update: impl FnMut(&mut H, &[u8])) -> Result<H> {
-    let mut file = Passing::open(path)?;
+    let mut file = SequentialReader::open(path)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         match file.read(&mut buffer).map_err(Error::io(path))? {
@@ -428,7 +434,7 @@ fn build(
     let mut metas = Vec::new();
     for (i, shard) in shards.iter().enumerate() {
         let path = &files.paths()[i];
-        // Of objects only what is wanted is read, and each read is of the version that was listed.
+        // Hashing an object would download it; each read checks the version that was listed.
         if shard.zip_data.is_none() && !files.is_remote() {
             check_hashes(path, &shard.raw_data.hashes)?;
         }
@@ -451,7 +457,7 @@ fn build(
     builder.finish(schema, Vec::new(), metas)
 }
 
-/// The images in a row; nothing if no column may be one, or the row cannot be read.
+/// The images in a row; None if no column can hold one, or the row cannot be read.
 fn probe_row(files: &Files, shard: u32, entry: &Entry, columns: &[Column]) -> Option<Images> {
     if !columns.iter().any(|c| matches!(c.encoding.as_str(), "jpeg" | "png" | "pil" | "bytes")) {
         return None;
@@ -508,7 +514,7 @@ fn offset_table(files: &Arc<Files>, number: u32, shard: &ShardJson) -> Result<Ve
     Ok(offsets)
 }
 
-/// Where each column lies in a row of `len` bytes, of which `row` holds at least the sizes.
+/// The range of each column in a row of `len` bytes; `row` holds at least the sizes.
 fn spans(columns: &[Column], row: &[u8], len: u64) -> Result<Vec<Range<usize>>, String> {
     let mut sizes = Vec::with_capacity(columns.len());
     let mut at = 0;
@@ -557,38 +563,11 @@ impl Source for Mds {
     fn name(&self) -> &str {
         self.root.to_str().unwrap_or("mds")
     }
-    fn len(&self) -> u64 {
-        self.index.meta.samples
-    }
-    fn schema(&self) -> &Schema {
-        &self.index.meta.schema
-    }
-    fn fingerprint(&self) -> u64 {
-        self.index.meta.fingerprint
-    }
-    fn runs(&self) -> Vec<u64> {
-        self.index.meta.shards.iter().map(|s| s.samples).collect()
-    }
-    fn extremes(&self) -> Extremes {
-        self.index.meta.extremes
-    }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn latency(&self) -> Option<Duration> {
-        self.files.latency()
-    }
-    fn index(&self) -> Option<&Index> {
+    fn side_car_index(&self) -> Option<&Index> {
         Some(&self.index)
     }
-    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        self.index.locate(ids)
-    }
-    fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        self.files.read(at.entry.shard, at.entry.offset, len, mode, into)
-    }
-    fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        self.files.extent(at.entry.shard, at.entry.offset)
+    fn files(&self) -> Option<&Files> {
+        Some(&self.files)
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         let path = &self.files.paths()[at.entry.shard as usize];
@@ -605,14 +584,5 @@ impl Source for Mds {
             })
         });
         values.collect()
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        self.index.key(id)
-    }
-    fn place(&self, at: &Located) -> Place {
-        self.index.place(at)
-    }
-    fn shards(&self) -> Vec<PathBuf> {
-        self.files.paths().to_vec()
     }
 }

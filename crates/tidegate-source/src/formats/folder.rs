@@ -1,10 +1,10 @@
-//! A folder of image files, one sub-folder a class, as torchvision's ImageFolder reads it.
+//! A folder of image files with one sub-folder a class, as torchvision's ImageFolder reads it.
 //!
 //! Flow: folder -> index (relative paths as keys) -> one file a sample: fields `image` and `label`.
-//! Memory: see `index`; a million files cost nothing while they are not read.
+//! Memory: see `index`; files that are not read take none.
 //!
-//! The index holds as long as no folder changed (its modification time says so); a file that changes within is noticed
-//! by its size when it is read.
+//! The index holds while the modification times of all folders are unchanged; the size of a file
+//! shows a change within it when it is read.
 
 use std::fs;
 use std::ops::Range;
@@ -13,25 +13,23 @@ use std::time::UNIX_EPOCH;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::index::{Builder, Entry, Index};
-use super::read::{Extent, ReadMode, read_file, touch};
-use super::{Extremes, Located, Source, natural_order};
-use crate::probe;
+use crate::files::KERNEL_FILE_BYTES;
+use crate::files::natural::natural_order;
+use crate::files::read::{Extent, ReadMode, hash_version, read_file};
+use crate::index::probe;
+use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Place, Result};
-use tidegate_decode::{Field, Kind, Schema, Value};
+use crate::{Located, Source};
+use tidegate_decode::{Field, Kind, Value};
 
-/// What counts as an image: the formats that can be decoded.
+/// The extensions of images, the formats that can be decoded.
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
-/// What the kernel keeps of a file that was opened: its inode, its name and its part of the inode table. Measured on ext4.
-pub(super) const KERNEL_FILE_BYTES: u64 = 1664;
-
-/// See the head of this file.
+/// A folder of image files.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     root: PathBuf,
     index: Index,
-    runs: Vec<u64>,
 }
 
 struct Listing {
@@ -46,9 +44,9 @@ impl Folder {
     ///
     /// # Errors
     /// When it holds no images, or a name is not UTF-8.
-    pub(super) fn open(root: &Path, force: bool) -> Result<Self> {
+    pub(crate) fn open(root: &Path, force: bool) -> Result<Self> {
         let listing = list_folders(root)?;
-        // Beside the folder, not in it: torchvision takes every folder within for a class.
+        // Next to the folder, not in it: torchvision takes every folder within for a class.
         let whole = root.canonicalize().map_err(Error::io(root))?;
         let beside = whole.parent().unwrap_or(&whole);
         let name = xxh3_64(format!("folder {}", whole.file_name().unwrap_or_default().display()).as_bytes());
@@ -59,8 +57,7 @@ impl Folder {
             Some(index) => index,
             None => build(root, Builder::new(beside, name, listing.identity, "folder")?, &listing)?,
         };
-        let runs = index.meta.shards.iter().map(|s| s.samples).collect();
-        Ok(Self { root: root.to_owned(), index, runs })
+        Ok(Self { root: root.to_owned(), index })
     }
 }
 
@@ -117,32 +114,31 @@ fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
 }
 
 fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> {
-    let mut runs: Vec<super::index::ShardMeta> = Vec::new();
+    let mut shards: Vec<ShardMeta> = Vec::new();
     for (folder, class) in &listing.folders {
         let files = files_in(root, folder)?;
         let before = builder.samples();
         let mut bytes = 0;
-        for (path, len, header) in probe::of_files(root, &files)? {
+        for (path, len, header) in probe::probe_files(root, &files)? {
             bytes += len;
-            let mut entry =
-                Entry { shard: builder.samples() as u32, offset: *class as u64, ..Entry::default() };
-            entry.len = u32::try_from(len).map_err(|_| Error::Dataset {
+            let len = u32::try_from(len).map_err(|_| Error::Dataset {
                 path: root.join(&path),
                 what: "a sample of 4 GiB or more: split it".into(),
             })?;
+            let entry = Entry::from_file(builder.samples() as u32, len, *class as u64);
             builder.push(entry, &path, &header.into())?;
         }
         let samples = builder.samples() - before;
         if samples > 0 {
             let name = folder.to_string_lossy().into_owned();
-            runs.push(super::index::ShardMeta { name, bytes, samples, groups: Vec::new() });
+            shards.push(ShardMeta { name, bytes, samples, groups: Vec::new() });
         }
     }
     if builder.samples() == 0 {
         return Err(Error::Dataset {
             path: root.to_owned(),
-            what: "no images here: expected .jpg, .jpeg, .png or .webp files in one folder a class, .tar shards, or an \
-                   MDS index.json"
+            what: "no images here: expected .jpg, .jpeg, .png or .webp files in one folder a class, .tar shards, \
+                   or an MDS index.json"
                 .into(),
         });
     }
@@ -150,7 +146,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
     if !listing.classes.is_empty() {
         schema.push(Field { name: "label".into(), kind: Kind::Int });
     }
-    builder.finish(schema, listing.classes.clone(), runs)
+    builder.finish(schema, listing.classes.clone(), shards)
 }
 
 /// Relative paths of the image files directly in `folder`, in natural order.
@@ -173,26 +169,11 @@ impl Source for Folder {
     fn name(&self) -> &str {
         self.root.to_str().unwrap_or("folder")
     }
-    fn len(&self) -> u64 {
-        self.index.meta.samples
-    }
-    fn schema(&self) -> &Schema {
-        &self.index.meta.schema
-    }
-    fn fingerprint(&self) -> u64 {
-        self.index.meta.fingerprint
-    }
-    fn runs(&self) -> Vec<u64> {
-        self.runs.clone()
+    fn side_car_index(&self) -> Option<&Index> {
+        Some(&self.index)
     }
     fn kernel_bytes(&self) -> u64 {
         self.len() * KERNEL_FILE_BYTES
-    }
-    fn extremes(&self) -> Extremes {
-        self.index.meta.extremes
-    }
-    fn index(&self) -> Option<&Index> {
-        Some(&self.index)
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entries = self.index.entries(ids)?;
@@ -205,28 +186,22 @@ impl Source for Folder {
         read_file(&path, 0, len, mode, into)
     }
     fn extent(&self, at: &Located) -> Option<Extent<'_>> {
-        Extent::of(&self.root.join(&*at.path), 0)
+        Extent::open(&self.root.join(&*at.path), 0)
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
-        let label = Value::Int(at.entry.offset.cast_signed());
+        let label = Value::Int(at.entry.class().cast_signed());
         Ok([Value::Bytes(bytes), label].into_iter().take(self.schema().len()).collect())
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        self.index.key(id)
     }
     fn place(&self, at: &Located) -> Place {
         Place { id: at.id, shard: at.path.to_string(), offset: 0, key: at.path.to_string() }
     }
-    fn classes(&self) -> &[String] {
-        &self.index.meta.classes
-    }
-    fn edition(&self) -> u64 {
-        // A picture that is changed in place changes no folder.
+    fn content_version(&self) -> u64 {
+        // An image that changes in place changes no folder.
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         let ids: Vec<u64> = (0..self.len()).collect();
         for ids in ids.chunks(4096) {
             let keys = self.index.keys(ids).unwrap_or_default();
-            keys.iter().for_each(|key| touch(&mut hash, &self.root.join(key)));
+            keys.iter().for_each(|key| hash_version(&mut hash, &self.root.join(key)));
         }
         hash.digest()
     }

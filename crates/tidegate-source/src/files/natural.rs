@@ -1,7 +1,14 @@
-//! The order of file names as people read them.
+//! Names of files, and their order as people read them.
 //!
 //! Flow: names of shards -> the order in which their samples are numbered.
 //! Memory: holds none.
+
+use std::path::Path;
+
+/// The last component of a path.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
 
 /// Orders names as people do: shard_2 before shard_10.
 #[must_use]

@@ -1,12 +1,15 @@
-//! Columns of Arrow as fields of samples, and a group of rows packed one after the other.
+//! Columns of Arrow as fields of samples, and a group of packed rows.
 //!
-//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values of one row.
-//! Memory: holds none; rows are packed into memory of the caller, Arrow's own arrays are bounded by [`super::table`].
+//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values of
+//! one row.
+//! Memory: holds none; rows are packed into memory of the caller, and [`super::table`] bounds Arrow's
+//! own arrays.
 //!
-//! A packed group: u32 offsets\[rows + 1\], then the rows; a row has for each column a u32 size (all ones: missing) and its
-//! bytes. Integers and floats take 8 bytes; unsigned ones of 64 bits keep their bits. Lists of numbers are arrays as MDS writes them; what has no simpler form
-//! (structs, maps, lists of lists) becomes JSON. A struct with a child `bytes`, which is how Hugging Face stores images and
-//! audio, is one field, and its child `path` is the sample's key.
+//! A packed group is u32 offsets\[rows + 1\], then the rows. A row has for each column a u32 size (all
+//! ones: missing) and its bytes. Integers and floats take 8 bytes; unsigned 64-bit integers keep their
+//! bits. Lists of numbers are arrays in the form of MDS. Structs, maps and lists of lists become JSON.
+//! Hugging Face stores images and audio as a struct with a child `bytes`: it is one field, and its
+//! child `path` is the sample's key.
 
 use std::borrow::Cow;
 
@@ -26,7 +29,7 @@ const WORD: usize = 4;
 
 /// The columns of a table, as fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Columns {
+pub(crate) struct Columns {
     list: Vec<Column>,
 }
 
@@ -40,12 +43,12 @@ struct Column {
     stored: DataType,
 }
 
-/// Is shown a row: its key and its values.
+/// Gets the key and the values of a row.
 type RowVisit<'a> = dyn FnMut(Option<&str>, &[Cell<'_>]) -> Result<()> + 'a;
 
 /// One value of a record batch.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Cell<'a> {
+pub(crate) enum Cell<'a> {
     Missing,
     Bytes(Cow<'a, [u8]>),
     Int(i64),
@@ -54,7 +57,7 @@ pub(super) enum Cell<'a> {
 
 impl Cell<'_> {
     /// Bytes in a packed row.
-    pub(super) fn packed_bytes(&self) -> u64 {
+    pub(crate) fn packed_bytes(&self) -> u64 {
         WORD as u64
             + match self {
                 Cell::Missing => 0,
@@ -79,7 +82,7 @@ enum Cells {
 
 impl Columns {
     /// The fields of an Arrow schema.
-    pub(super) fn new(schema: &ArrowSchema) -> Self {
+    pub(crate) fn new(schema: &ArrowSchema) -> Self {
         let column = |field: &arrow_schema::FieldRef| {
             let stored = field.data_type().clone();
             let bytes_of_struct = matches!(&stored, DataType::Struct(children)
@@ -91,7 +94,7 @@ impl Columns {
     }
 
     /// The fields; those in `images` were seen to hold images.
-    pub(super) fn fields(&self, images: &[bool]) -> Schema {
+    pub(crate) fn fields(&self, images: &[bool]) -> Schema {
         let field = |(column, &image): (&Column, &bool)| Field {
             name: column.name.clone(),
             kind: if image { Kind::Image } else { column.kind.clone() },
@@ -99,17 +102,17 @@ impl Columns {
         self.list.iter().zip(images).map(field).collect()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Whether a column may hold encoded images.
-    pub(super) fn may_hold_images(&self, c: usize) -> bool {
+    pub(crate) fn may_hold_images(&self, c: usize) -> bool {
         self.list[c].kind == Kind::Bytes
     }
 
     /// The first difference to the columns of another file, in words.
-    pub(super) fn difference(&self, other: &Self) -> Option<String> {
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         if self.list.len() != other.list.len() {
             let names = |c: &Self| c.list.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(", ");
             return Some(format!("its columns are {}, those of the first are {}", names(other), names(self)));
@@ -136,7 +139,7 @@ impl Columns {
     }
 
     /// Visits the rows of a batch of all columns.
-    pub(super) fn each_row(&self, batch: &RecordBatch, visit: &mut RowVisit<'_>) -> Result<()> {
+    pub(crate) fn each_row(&self, batch: &RecordBatch, visit: &mut RowVisit<'_>) -> Result<()> {
         let cells = self.cells(batch, &vec![true; self.list.len()])?;
         let keys: Option<&ArrayRef> = self.list.iter().zip(batch.columns()).find_map(|(column, array)| {
             column.bytes_of_struct.then(|| array.as_struct().column_by_name("path")).flatten()
@@ -152,8 +155,8 @@ impl Columns {
     }
 
     /// The values of a packed row.
-    pub(super) fn parse<'a>(&self, row: &'a [u8]) -> Result<Vec<Value<'a>>> {
-        let cut = || Error::decode("a packed row is shorter than its sizes: please report this");
+    pub(crate) fn parse<'a>(&self, row: &'a [u8]) -> Result<Vec<Value<'a>>> {
+        let cut = || Error::Internal("a packed row is shorter than its sizes".into());
         let mut rest = row;
         let mut values = Vec::with_capacity(self.list.len());
         for column in &self.list {
@@ -244,7 +247,7 @@ impl Cells {
 
 /// Rows packed one after another into a group's memory.
 #[derive(Debug)]
-pub(super) struct Packed<'a> {
+pub(crate) struct Packed<'a> {
     into: &'a mut [u8],
     rows: usize,
     row: usize,
@@ -253,12 +256,12 @@ pub(super) struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     /// An empty group of `rows` rows.
-    pub(super) fn new(into: &'a mut [u8], rows: usize) -> Self {
+    pub(crate) fn new(into: &'a mut [u8], rows: usize) -> Self {
         Self { into, rows, row: 0, at: head_bytes(rows) }
     }
 
     /// Packs a batch of the wanted columns.
-    pub(super) fn push(&mut self, columns: &Columns, batch: &RecordBatch, wanted: &[bool]) -> Result<()> {
+    pub(crate) fn push(&mut self, columns: &Columns, batch: &RecordBatch, wanted: &[bool]) -> Result<()> {
         let cells = columns.cells(batch, wanted)?;
         for row in 0..batch.num_rows() {
             self.begin()?;
@@ -275,7 +278,7 @@ impl<'a> Packed<'a> {
     }
 
     /// Checks that all rows came.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         if self.row != self.rows {
             return Err(Error::decode(format!(
                 "a group of {} rows where {} were expected",
@@ -322,12 +325,12 @@ fn grew() -> Error {
 }
 
 /// Bytes of the offsets in front of packed rows.
-pub(super) fn head_bytes(rows: usize) -> usize {
+pub(crate) fn head_bytes(rows: usize) -> usize {
     (rows + 1) * WORD
 }
 
 /// A row of a packed group.
-pub(super) fn packed_row(group: &[u8], row: usize) -> Option<&[u8]> {
+pub(crate) fn packed_row(group: &[u8], row: usize) -> Option<&[u8]> {
     let word = |i: usize| {
         let bytes = group.get(i * WORD..(i + 1) * WORD)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
@@ -378,7 +381,7 @@ fn number(stored: &DataType) -> Option<&'static str> {
     })
 }
 
-/// The elements of a list, or nothing if it is none.
+/// The elements of a list; None for another type.
 fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
     Some(match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().value(row),
@@ -388,12 +391,13 @@ fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
     })
 }
 
-/// A list of numbers as MDS writes an array: one dimension of u32, unless its length is fixed, then the elements.
+/// A list of numbers in the form of MDS: one dimension of u32 unless its length is fixed, then the
+/// elements.
 fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     let fixed = matches!(array.data_type(), DataType::FixedSizeList(..));
     let items = elements(array, row).ok_or_else(|| Error::decode("a list was expected"))?;
     if items.null_count() > 0 {
-        return Err(Error::decode("a list of numbers has empty places: fill them, or store it as JSON"));
+        return Err(Error::decode("a list of numbers has missing values: fill them, or store it as JSON"));
     }
     let data = items.to_data();
     let size = items.data_type().primitive_width().unwrap_or(1);
@@ -441,8 +445,8 @@ fn json(array: &ArrayRef, row: usize) -> serde_json::Value {
     }
 }
 
-/// Names of the classes of the first label column, as Hugging Face notes them in the schema.
-pub(super) fn classes(schema: &ArrowSchema) -> Vec<String> {
+/// Names of the classes of the first label column, from the notes of Hugging Face in the schema.
+pub(crate) fn classes(schema: &ArrowSchema) -> Vec<String> {
     let note = schema.metadata().get("huggingface").and_then(|text| serde_json::from_str(text).ok());
     let note: serde_json::Value = note.unwrap_or_default();
     let names = schema

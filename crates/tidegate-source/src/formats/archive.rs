@@ -1,37 +1,42 @@
-//! WebDataset: tar archives in which the files of one sample share their name up to the first dot.
+//! WebDataset: tar archives where the files of one sample share their name up to the first dot.
 //!
-//! Flow: .tar / .tar.gz / .tar.zst files -> index (one entry a sample, from its first header to its last byte) -> one
-//! read a sample -> fields by extension.
-//! Memory: see `index`; a compressed archive keeps a decompressor for each open shard (`library_bytes`).
+//! Flow: .tar / .tar.gz / .tar.zst files -> index (one entry a sample, from its first header to its
+//! last byte) -> one read a sample -> fields by extension.
+//! Memory: see `index`; one decompressor for compressed archives (`library_bytes`).
 //!
-//! Grouping follows the webdataset library: the key is the path up to the first dot of the last component, the field is
-//! the rest in lower case, and a sample ends where the key changes. Compressed archives have no random access.
+//! Grouping follows the webdataset library: the key is the path up to the first dot of the last
+//! component, the field is the rest in lower case, and a sample ends where the key changes.
+//! Compressed archives have no random access.
 
 use std::io::Read;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tidegate_core::sync::lock;
 
-use super::index::{Builder, Entry, Index, ShardMeta};
-use super::read::{Extent, Files, ReadMode, aligned, staging_bytes};
-use super::{Access, Extremes, Located, Source, tar};
-use crate::probe::Images;
-use crate::{Error, Place, Result};
+use super::tar;
+use crate::files::file_set::Files;
+use crate::files::natural::file_name;
+use crate::files::read::{Extent, ReadMode, aligned, staging_bytes};
+use crate::index::probe::Images;
+use crate::index::shard_set::shard_set;
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::{Access, Located, Source};
+use crate::{Error, Result};
 use tidegate_decode::header::{self, ImageHeader, Probe};
 use tidegate_decode::{Field, Schema, Value, kind_of_extension};
 
-/// What is read at each header while indexing: most image headers follow within.
+/// Bytes of a read at each header while indexing: most image headers are within.
 const LOOK_BYTES: u64 = 16 << 10;
-/// The same over a network, where a request takes as long as a megabyte; unless the headers lie far apart.
+/// The same over a network, where a request takes as long as a megabyte, unless headers are far
+/// apart.
 const REMOTE_LOOK_BYTES: u64 = 1 << 20;
 const REMOTE_GAP_BYTES: u64 = 4 << 20;
-/// Shards that are indexed at once.
+/// The number of shards that are indexed at once.
 const LOCAL_SHARDS: usize = 4;
 const REMOTE_SHARDS: usize = 16;
-/// The largest window that a zstd stream may ask for: 8 MiB, what the format recommends decoders to support.
+/// The largest window of a zstd stream: 8 MiB, which the format recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +54,18 @@ fn packing(path: &Path) -> Packing {
     }
 }
 
-/// See the head of this file.
+/// Tar archives of samples.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     name: String,
     index: Index,
     files: Arc<Files>,
-    /// The one compressed shard that is being read: they are read in order.
+    /// The compressed shard that is read now; they are read in order.
     cursor: Mutex<Option<Cursor>>,
     access: Access,
 }
 
-/// A decompressor and how far it has come.
+/// A decompressor and its offset in the unpacked shard.
 struct Cursor {
     shard: u32,
     stream: Box<dyn Read + Send>,
@@ -78,8 +83,8 @@ impl Archive {
     ///
     /// # Errors
     /// When an archive is damaged, naming the offset.
-    pub(super) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
-        let (beside, set, identity) = super::open::shard_set(&files, "tar")?;
+    pub(crate) fn open(name: &str, files: Files, force: bool) -> Result<Self> {
+        let (beside, set, identity) = shard_set(&files, "tar")?;
         if force {
             Index::remove(&beside, set);
         }
@@ -90,7 +95,7 @@ impl Archive {
         };
         let packed = files.paths().iter().any(|s| packing(s) != Packing::Plain);
         let access = if packed {
-            let total = index.meta.extremes.total_bytes / 2 / index.meta.shards.len().max(1) as u64;
+            let total = index.meta.bounds.total_bytes / 2 / index.meta.shards.len().max(1) as u64;
             let why = format!(
                 "{name} is a compressed tar, which has no random access: each random sample would cost the \
                  decompression of {} MiB on average; repack it with `tidegate pack {name} OUT --format tar`, or use \
@@ -113,7 +118,9 @@ impl Archive {
         }
         let Some(c) = cursor.as_mut() else { return Ok(0..0) };
         let skip = at.offset - c.at;
-        let target = into.get_mut(..len as usize).ok_or_else(|| Error::format(path, at.offset, "no room"))?;
+        let target = into.get_mut(..len as usize).ok_or_else(|| {
+            Error::format(path, at.offset, format!("a read of {len} bytes needs as many bytes of staging"))
+        })?;
         let outcome = std::io::copy(&mut (&mut c.stream).take(skip), &mut std::io::sink())
             .and_then(|_| c.stream.read_exact(target));
         if outcome.is_err() {
@@ -123,7 +130,8 @@ impl Archive {
         }
         let what = |e| {
             format!(
-                "{e}: the compressed archive is damaged or truncated, or was compressed with a window of more than 8 MiB (--long)"
+                "{e}: the compressed archive is damaged or truncated, or its window is more than 8 MiB \
+                 (zstd --long)"
             )
         };
         outcome.map_err(|e| Error::format(path, at.offset, what(e))).map(|()| 0..len as usize)
@@ -203,22 +211,20 @@ impl Grouping<'_> {
 
 fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'static str> {
     if schema.len() >= 256 {
-        return Err(
-            "more than 256 different extensions: the names do not follow the WebDataset convention (key.extension), so \
-                    dots in keys must go",
-        );
+        return Err("more than 256 different extensions: the names do not follow the WebDataset convention \
+             (key.extension); remove the dots in keys");
     }
     schema.push(Field { kind: kind_of_extension(name), name: name.to_owned() });
     Ok(())
 }
 
-/// Indexes shards, several at once: what takes time is waiting for the disk or the network.
+/// Indexes several shards at once, since waiting for the disk or the network takes the time.
 fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut schema, mut shards) = (Schema::new(), Vec::new());
     let count = files.paths().len() as u32;
-    let at_once = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
-    for first in (0..count).step_by(at_once) {
-        let some = first..count.min(first + at_once as u32);
+    let batch = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
+    for first in (0..count).step_by(batch) {
+        let some = first..count.min(first + batch as u32);
         let scanned: Vec<Result<Grouping<'_>>> = std::thread::scope(|scope| {
             let threads: Vec<_> = some.map(|shard| scope.spawn(move || scan(files, shard))).collect();
             threads
@@ -236,7 +242,7 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
             for (entry, key, images) in &samples {
                 builder.push(*entry, key, images)?;
             }
-            let (name, samples) = (super::open::file_name(path), samples.len() as u64);
+            let (name, samples) = (file_name(path), samples.len() as u64);
             shards.push(ShardMeta { name, bytes: files.bytes(shard)?, samples, groups: Vec::new() });
         }
     }
@@ -265,10 +271,10 @@ fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
 fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
     let path = grouping.path;
     let size = files.bytes(grouping.shard)?;
-    let mut look = Look { files, shard: grouping.shard, size, start: 0, bytes: Vec::new() };
+    let mut window = Window { files, shard: grouping.shard, size, start: 0, bytes: Vec::new() };
     let mut offset = 0;
     loop {
-        let member = match tar::next(offset, &mut |at, len| look.at(at, len)) {
+        let member = match tar::next(offset, &mut |at, len| window.at(at, len)) {
             Ok(tar::Next::File(member)) => member,
             Ok(tar::Next::Skip(to)) => {
                 offset = to;
@@ -279,8 +285,8 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
         };
         if member.data + member.size > size {
             let what = format!(
-                "member {:?} says it has {} bytes, but the archive ends after {}: it is truncated, or the header lies; \
-                 copy it again",
+                "member {:?} has {} bytes by its header, but the archive ends after {}: it is truncated, or \
+                 the header is damaged; copy it again",
                 member.name,
                 member.size,
                 size.saturating_sub(member.data)
@@ -288,7 +294,7 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
             return Err(Error::format(path, member.start, what));
         }
         let image = is_image(&member.name)
-            .then(|| header::probe_with(member.size, &mut |len| look.at(member.data, len).ok()))
+            .then(|| header::probe_with(member.size, &mut |len| window.at(member.data, len).ok()))
             .flatten();
         offset = member.end();
         grouping.member(&member, image)?;
@@ -300,7 +306,7 @@ fn is_image(name: &str) -> bool {
 }
 
 /// A window over a shard.
-struct Look<'a> {
+struct Window<'a> {
     files: &'a Files,
     shard: u32,
     size: u64,
@@ -308,7 +314,7 @@ struct Look<'a> {
     bytes: Vec<u8>,
 }
 
-impl Look<'_> {
+impl Window<'_> {
     fn at(&mut self, offset: u64, len: u64) -> std::result::Result<Vec<u8>, String> {
         let len = len.min(self.size.saturating_sub(offset));
         if offset < self.start || offset + len > self.start + self.bytes.len() as u64 {
@@ -394,7 +400,7 @@ fn next_header(at: u64) -> u64 {
     at.next_multiple_of(tar::BLOCK)
 }
 
-/// (key, field) of a member, or nothing for names that webdataset skips.
+/// The key and the field of a member; None for names that webdataset skips.
 fn split_name(name: &str) -> Option<(&str, String)> {
     let base = name.rfind('/').map_or(0, |i| i + 1);
     let dot = base + name[base..].find('.')?;
@@ -406,23 +412,14 @@ impl Source for Archive {
     fn name(&self) -> &str {
         &self.name
     }
-    fn len(&self) -> u64 {
-        self.index.meta.samples
+    fn side_car_index(&self) -> Option<&Index> {
+        Some(&self.index)
     }
-    fn schema(&self) -> &Schema {
-        &self.index.meta.schema
-    }
-    fn fingerprint(&self) -> u64 {
-        self.index.meta.fingerprint
-    }
-    fn runs(&self) -> Vec<u64> {
-        self.index.meta.shards.iter().map(|s| s.samples).collect()
+    fn files(&self) -> Option<&Files> {
+        Some(&self.files)
     }
     fn access(&self) -> Access {
         self.access.clone()
-    }
-    fn extremes(&self) -> Extremes {
-        self.index.meta.extremes
     }
     fn library_bytes(&self) -> u64 {
         match self.files.paths().iter().map(|p| packing(p)).find(|&p| p != Packing::Plain) {
@@ -431,18 +428,6 @@ impl Source for Archive {
             Some(_) => 128 << 10,
             None => 0,
         }
-    }
-    fn edition(&self) -> u64 {
-        self.files.edition()
-    }
-    fn latency(&self) -> Option<Duration> {
-        self.files.latency()
-    }
-    fn index(&self) -> Option<&Index> {
-        (self.access == Access::Random).then_some(&self.index)
-    }
-    fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
-        self.index.locate(ids)
     }
     fn read(&self, at: &Located, len: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let entry = &at.entry;
@@ -481,8 +466,8 @@ impl Source for Archive {
                     if let Some((key, _)) = &named
                         && sample.get_or_insert((*key).to_owned()) != key
                     {
-                        let what = "two samples where the index has one: the archive changed since it was indexed; run \
-                                    `tidegate index --force`";
+                        let what = "two samples where the index has one: the archive changed since it \
+                                    was indexed; run `tidegate index --force`";
                         return Err(Error::format(path, at.entry.offset + member.start, what));
                     }
                     if let Some((_, field)) = named
@@ -496,15 +481,6 @@ impl Source for Archive {
             }
         }
         Ok(values)
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        self.index.key(id)
-    }
-    fn place(&self, at: &Located) -> Place {
-        self.index.place(at)
-    }
-    fn shards(&self) -> Vec<PathBuf> {
-        self.files.paths().to_vec()
     }
 }
 

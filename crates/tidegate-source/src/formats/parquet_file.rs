@@ -1,9 +1,10 @@
 //! One Parquet file: its row groups, decoded by the parquet crate.
 //!
-//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record batches.
-//! Memory: the footer while open; a page as stored and as decompressed, and the arrays of a batch, while a group is
-//! decoded: bounded by the sizes in the footer, to which `parquet_pages` holds the pages before the crate makes room for
-//! them.
+//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record
+//! batches.
+//! Memory: the footer while open; while a group is decoded, a stored page, its decompressed copy, and
+//! the arrays of a batch. The sizes in the footer bound them: `parquet_pages` checks each page before
+//! the crate allocates it.
 //!
 //! Specification: Apache Parquet format 2.11.
 
@@ -24,19 +25,19 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::index::GroupMeta;
 use super::parquet_pages::{PageSizes, can_unpack, page_sizes};
 use super::table::{Shard, ShardFile, batch_rows};
+use crate::index::GroupMeta;
 use crate::{Error, Result};
 
-/// What is read at a page header.
+/// Bytes of a read at a page header.
 const HEADER_BYTES: u64 = 8 << 10;
-/// What unpacking brotli takes besides: its largest window, and its tables.
+/// Bytes that unpacking brotli takes: its largest window, and its tables.
 const BROTLI_BYTES: u64 = 17 << 20;
 
-/// See the head of this file.
+/// An open Parquet file.
 #[derive(Debug)]
-pub(super) struct ParquetFile {
+pub(crate) struct ParquetFile {
     metadata: ArrowReaderMetadata,
 }
 
@@ -44,10 +45,10 @@ impl ParquetFile {
     /// Reads the footer.
     ///
     /// # Errors
-    /// For what is no Parquet file, or an encrypted one.
-    pub(super) fn open(file: &ShardFile) -> Result<Self> {
+    /// For a file of another format, or an encrypted one.
+    pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
-            .map_err(|e| file.wrong(0, &e))?;
+            .map_err(|e| file.error(0, &e))?;
         Ok(Self { metadata })
     }
 }
@@ -67,10 +68,10 @@ impl Shard for ParquetFile {
                 let sizes =
                     (u64::try_from(column.compressed_size()), u64::try_from(column.uncompressed_size()));
                 let (Ok(stored), Ok(decoded)) = sizes else {
-                    return Err(file.wrong(offset, &"a column of negative size"));
+                    return Err(file.error(offset, &"a column of negative size"));
                 };
                 if stored > file.len {
-                    return Err(file.wrong(offset, &"a column larger than the file"));
+                    return Err(file.error(offset, &"a column larger than the file"));
                 }
                 library = library.saturating_add(stored).saturating_add(decoded);
             }
@@ -81,9 +82,9 @@ impl Shard for ParquetFile {
                 group.columns().iter().map(ColumnChunkMetaData::byte_range).collect();
             places.sort_unstable();
             if places.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
-                return Err(file.wrong(offset, &"columns that lie in each other"));
+                return Err(file.error(offset, &"columns that overlap"));
             }
-            let rows = rows.map_err(|_| file.wrong(offset, &"a row group of negative length"))?;
+            let rows = rows.map_err(|_| file.error(offset, &"a row group of negative length"))?;
             groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
         }
         Ok(groups)
@@ -99,39 +100,39 @@ impl Shard for ParquetFile {
     ) -> Result<()> {
         let roots = wanted.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(c, _)| c);
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
-        // Groups without rows have no number of ours.
+        // Groups without rows are not numbered.
         let rows = |n: &usize| self.metadata.metadata().row_group(*n).num_rows() > 0;
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
-        let number = number.ok_or_else(|| file.wrong(group.offset, &"a row group that is not there"))?;
+        let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is missing"))?;
         let reading = Reading::of_group(file, self.metadata.metadata().row_group(number));
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
             .with_row_groups(vec![number])
             .with_projection(mask)
             .with_batch_size(batch_rows(group))
             .build()
-            .map_err(|e| file.wrong(group.offset, &e))?;
+            .map_err(|e| file.error(group.offset, &e))?;
         for batch in batches {
-            visit(&batch.map_err(|e| file.wrong(group.offset, &e))?)?;
+            visit(&batch.map_err(|e| file.error(group.offset, &e))?)?;
         }
         Ok(())
     }
 }
 
-/// A file as the crate reads it, each page held to what the footer says of its column.
+/// The file for the parquet crate, which checks each page against the footer.
 #[derive(Debug, Clone)]
 struct Reading {
     file: ShardFile,
     chunks: Arc<Mutex<Vec<Chunk>>>,
 }
 
-/// A column of a row group: its place, its bounds, and how much of them its pages have taken.
+/// A column of a row group: its place, its bounds, and the bytes of its pages so far.
 #[derive(Debug)]
 struct Chunk {
     place: Range<u64>,
     codec: Compression,
     unpacked: u64,
     taken: u64,
-    /// The last page that was looked at: where it starts, and its sizes.
+    /// The last page: its start and its sizes.
     page: Option<(u64, PageSizes)>,
 }
 
@@ -154,7 +155,7 @@ impl Reading {
         Self { file: file.clone(), chunks: Arc::new(Mutex::new(group.columns().iter().map(chunk).collect())) }
     }
 
-    /// Runs `check` on the column in which `place` lies; there is none outside of the row group.
+    /// Runs `check` on the column that holds `place`; outside the row group there is none.
     fn checked(
         &self,
         place: u64,
@@ -162,12 +163,12 @@ impl Reading {
     ) -> parquet::errors::Result<()> {
         let mut chunks = lock(&self.chunks);
         let chunk = chunks.iter_mut().find(|chunk| chunk.place.contains(&place));
-        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.wrong(place, &what)))
+        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.error(place, &what)))
     }
 }
 
 impl Chunk {
-    /// Holds the page whose header starts at `at` to what the footer says.
+    /// Checks the page whose header starts at `at` against the footer.
     fn begin_page(&mut self, at: u64, header: &[u8]) -> Result<(), String> {
         if self.page.is_some_and(|(last, _)| at <= last) {
             return Ok(());
@@ -183,7 +184,7 @@ impl Chunk {
         }
     }
 
-    /// Holds the stored bytes of the page that was begun last to its header.
+    /// Checks the stored bytes of the last page against its header.
     fn unpack(&self, bytes: &[u8]) -> Result<(), String> {
         match self.page {
             Some((_, sizes))
@@ -223,8 +224,9 @@ fn external(error: Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-/// Reads from a place on, a window at a time: for page headers. The crate makes readers that it does not read from, of
-/// places that are none of a header.
+/// Reads page headers from a place on, a window at a time.
+///
+/// The crate also makes readers that it never reads, at places without a header.
 #[derive(Debug)]
 struct Headers {
     of: Reading,

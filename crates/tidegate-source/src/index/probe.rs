@@ -1,21 +1,21 @@
-//! Image headers while indexing: what an entry must know of a sample's images, and the files of a folder probed.
+//! Image headers while indexing: the images of a sample, and those of the files of a folder.
 //!
 //! Flow: files -> the first bytes of each -> [`ImageHeader`] -> [`Images`] -> an index entry.
-//! Memory: a few KiB for each probing thread.
+//! Memory: a few KiB for each thread that reads headers.
 
 use std::path::Path;
 
 use tidegate_decode::header::{ImageHeader, probe_with};
 
-use crate::index::{HAS_SHAPE, PROGRESSIVE};
-use crate::read::{ReadMode, aligned, read_file, staging_bytes};
-use crate::{Entry, Error, Result};
+use super::entry::{Entry, HAS_SHAPE, PROGRESSIVE};
+use crate::files::read::{ReadMode, aligned, read_file, staging_bytes};
+use crate::{Error, Result};
 
-/// The images of one sample, as an index has to know them.
+/// What an index keeps of the images of one sample.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Images {
     largest: Option<ImageHeader>,
-    /// What decoding any of them takes at most.
+    /// Scratch bytes that decoding any of them takes at most.
     pub scratch_bytes: u64,
     /// The longest side of any of them, in pixels.
     pub side: u64,
@@ -54,14 +54,14 @@ impl From<Option<ImageHeader>> for Images {
     }
 }
 
-/// A file below a folder: its path, its size, and what it is if it is an image.
+/// A file below a folder: its path, its size, and its header if it is an image.
 pub(crate) type Probed = (String, u64, Option<ImageHeader>);
 
-/// Each file below `root`, read by a few threads: opening files is what takes time.
+/// Reads the header of each file below `root`, on a few threads, since opening files takes long.
 ///
 /// # Errors
 /// When a file cannot be opened.
-pub(crate) fn of_files(root: &Path, files: &[String]) -> Result<Vec<Probed>> {
+pub(crate) fn probe_files(root: &Path, files: &[String]) -> Result<Vec<Probed>> {
     let one = |file: &String| -> Result<Probed> {
         let path = root.join(file);
         let size = std::fs::metadata(&path).map_err(Error::io(&path))?.len();

@@ -1,16 +1,16 @@
-//! A made-up source of any length: bytes that are a function of the id.
+//! A synthetic source of any length: its bytes are a function of the id.
 //!
 //! Flow: id -> `len` bytes and an integer; called by tests, benches and `tidegate bench --synthetic`.
-//! Memory: holds none, so that 10^12 samples cost nothing.
+//! Memory: holds none; 10^12 samples cost nothing.
 
 use std::ops::Range;
 
-use super::{Entry, Extremes, Located, ReadMode, Source};
+use crate::{Entry, Located, ReadMode, SizeBounds, Source};
 use crate::{Place, Result};
 use tidegate_decode::{Field, Kind, Schema, Value};
 use tidegate_order::random::{Purpose, Stream};
 
-/// See the head of this file.
+/// A source whose bytes are a function of the id.
 #[derive(Debug)]
 pub struct Synthetic {
     samples: u64,
@@ -19,7 +19,7 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
-    /// `samples` samples with a field `data` of `sample_bytes` bytes and a field `id`.
+    /// Makes `samples` samples with a field `data` of `sample_bytes` bytes and a field `id`.
     #[must_use]
     pub fn new(samples: u64, sample_bytes: u32) -> Self {
         let field = |name: &str, kind| Field { name: name.into(), kind };
@@ -40,14 +40,14 @@ impl Source for Synthetic {
     fn fingerprint(&self) -> u64 {
         self.samples ^ u64::from(self.sample_bytes) << 40
     }
-    fn runs(&self) -> Vec<u64> {
+    fn shard_lengths(&self) -> Vec<u64> {
         vec![self.samples]
     }
-    fn extremes(&self) -> Extremes {
-        Extremes {
+    fn size_bounds(&self) -> SizeBounds {
+        SizeBounds {
             total_bytes: self.samples.saturating_mul(u64::from(self.sample_bytes)),
             sample_bytes: u64::from(self.sample_bytes),
-            ..Extremes::default()
+            ..SizeBounds::default()
         }
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
@@ -66,9 +66,6 @@ impl Source for Synthetic {
     }
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
         Ok(vec![Value::Bytes(bytes), Value::Int(at.id.cast_signed())])
-    }
-    fn key(&self, id: u64) -> Result<String> {
-        Ok(id.to_string())
     }
     fn place(&self, at: &Located) -> Place {
         Place { id: at.id, shard: "synthetic".into(), offset: 0, key: at.id.to_string() }

@@ -1,11 +1,13 @@
 //! Several direct reads in flight at once, by io_uring.
 //!
-//! Flow: extents of files + staging -> one call to the kernel -> which of them came whole; called by `pipeline::feed`.
-//! Memory: holds none but the ring, some pages of the kernel's.
+//! Flow: extents of files + staging -> one call to the kernel -> which reads came whole; called by
+//! the readers of the pipeline.
+//! Memory: the ring, a few pages of the kernel.
 //!
-//! Why: a direct read by pread sends its thread to sleep and wakes it, and rings the disk's bell, once for every sample.
-//! Sixteen samples at once share all that. Where io_uring is denied (containers often deny it), reads go one by one.
-#![expect(unsafe_code, reason = "the kernel writes into memory that is lent to it")]
+//! Why: a direct read by pread puts its thread to sleep, wakes it, and notifies the disk, for each
+//! sample. Sixteen samples at once share that cost. Containers often deny io_uring; then the reader
+//! reads one by one.
+#![expect(unsafe_code, reason = "the kernel writes into memory that this thread borrows")]
 
 use std::io;
 use std::ops::Range;
@@ -16,25 +18,25 @@ use io_uring::{IoUring, opcode, types};
 
 use super::read::{Extent, Pages};
 
-/// Samples that a thread reads at once at most.
+/// The most samples that a thread reads at once.
 pub const DEPTH: usize = 16;
-/// Reads in flight at most: of a sample and of its checkpoints.
+/// The most reads in flight: for each sample its bytes and its checkpoints.
 const IN_FLIGHT: usize = 2 * DEPTH;
 
-/// A read that is asked for.
+/// A requested read.
 #[derive(Debug)]
 pub struct Wanted<'a> {
-    /// Where the bytes are in a file.
+    /// The place of the bytes in a file.
     pub extent: Extent<'a>,
-    /// How many.
+    /// Their number.
     pub len: u64,
     /// Memory for them, in whole blocks.
     pub into: &'a mut [u8],
-    /// Where in `into` the bytes lie, if they came; reading them alone tells why they did not.
+    /// The range of the bytes in `into`, if they came; a read by itself tells why they did not.
     pub found: Option<Range<usize>>,
 }
 
-/// See the head of this file.
+/// An io_uring of one thread.
 pub struct Uring(IoUring);
 
 impl std::fmt::Debug for Uring {
@@ -44,10 +46,11 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    /// A ring for this thread; nothing where there can be none.
+    /// A ring for this thread; None where the kernel denies it.
     pub fn new() -> Option<Self> {
         let entries = IN_FLIGHT as u32;
-        // Completions are gathered when this thread asks for them, so it wakes once for all of them (Linux 6.1).
+        // The kernel gathers completions until this thread asks for them, so it wakes once for all
+        // of them (Linux 6.1).
         let gathered = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
         gathered.or_else(|_| IoUring::new(entries)).ok().map(Self)
     }
@@ -55,20 +58,21 @@ impl Uring {
     /// Reads all of `wanted`.
     ///
     /// # Errors
-    /// When the ring does not work (any more); nothing is in flight then.
+    /// When the ring does not work; nothing is in flight then.
     pub fn read(&mut self, wanted: &mut [Wanted<'_>]) -> io::Result<()> {
-        wanted.chunks_mut(IN_FLIGHT).try_for_each(|some| self.at_once(some))
+        wanted.chunks_mut(IN_FLIGHT).try_for_each(|some| self.read_batch(some))
     }
 
-    fn at_once(&mut self, wanted: &mut [Wanted<'_>]) -> io::Result<()> {
+    fn read_batch(&mut self, wanted: &mut [Wanted<'_>]) -> io::Result<()> {
         let mut left = 0;
         for (i, one) in wanted.iter_mut().enumerate() {
             let pages = Pages::around(one.extent.offset, one.len);
             let Some(into) = one.into.get_mut(..pages.bytes) else { continue };
             let fd = types::Fd(one.extent.file.as_raw_fd());
             let read = opcode::Read::new(fd, into.as_mut_ptr(), pages.bytes as u32).offset(pages.start);
-            // SAFETY: memory and file are borrowed until this function returns, and it returns only when each read that
-            // the kernel took has completed; reads that it never took are forgotten with the ring.
+            // SAFETY: memory and file are borrowed until this function returns, and it returns only
+            // when each read that the kernel took has completed; the ring drops reads that the
+            // kernel never took.
             let pushed = unsafe { self.0.submission().push(&read.build().user_data(i as u64)) };
             left += usize::from(pushed.is_ok());
         }
@@ -97,7 +101,8 @@ impl Uring {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{Files, aligned, staging_bytes};
+    use super::super::file_set::Files;
+    use super::super::read::{aligned, staging_bytes};
     use super::*;
 
     #[test]

@@ -1,10 +1,13 @@
 //! One Arrow IPC file or stream: its record batches, decoded by the arrow crates.
 //!
-//! Flow: messages are walked once -> groups (record batches) with their bounds; a message -> its body -> a record batch.
-//! Memory: schema and dictionaries while open; a batch's body, and its buffers once decompressed, while it is decoded.
+//! Flow: one pass over the messages -> groups (record batches) with their bounds; a message -> its
+//! body -> a record batch.
+//! Memory: schema and dictionaries while open; the body of a batch and its decompressed buffers while
+//! it is decoded.
 //!
-//! A file is a stream behind eight bytes of magic and before a footer, which is not needed: Hugging Face writes streams,
-//! pandas (Feather 2) and pyarrow write either. Specification: Arrow columnar format 1.5, «IPC».
+//! A file is a stream between eight bytes of magic and a footer, which is not needed: Hugging Face
+//! writes streams, pandas (Feather 2) and pyarrow write either. Specification: Arrow columnar format
+//! 1.5, «IPC».
 
 use std::collections::HashMap;
 
@@ -15,29 +18,29 @@ use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
 use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion};
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 
-use super::index::GroupMeta;
 use super::table::{Shard, ShardFile};
 use super::unpacking::Codec;
 use crate::Result;
+use crate::index::GroupMeta;
 
 const MAGIC: &[u8] = b"ARROW1";
 const CONTINUES: u32 = u32::MAX;
-/// Metadata of one message; real ones have a few hundred bytes a column.
-const META_BYTES_MOST: u64 = 16 << 20;
-/// A batch that decompresses to more is refused.
-const BATCH_BYTES_MOST: u64 = 4 << 30;
+/// The most bytes of the metadata of a message; real ones have a few hundred a column.
+const MAX_META_BYTES: u64 = 16 << 20;
+/// The most bytes of a decompressed batch.
+const MAX_BATCH_BYTES: u64 = 4 << 30;
 
-/// See the head of this file.
+/// An open Arrow file or stream.
 #[derive(Debug)]
-pub(super) struct ArrowFile {
+pub(crate) struct ArrowFile {
     schema: SchemaRef,
     version: MetadataVersion,
     dictionaries: HashMap<i64, ArrayRef>,
-    /// Where the first record batch begins.
+    /// The offset of the first record batch.
     first: u64,
 }
 
-/// A message, with where its body lies.
+/// A message and the place of its body.
 struct Found {
     meta: MessageBuffer,
     body: u64,
@@ -50,39 +53,39 @@ impl Found {
     }
 }
 
-/// Whether the file ends as a file does, and not as a stream.
+/// Whether the file ends with the magic of a file; a stream does not.
 fn footer(file: &ShardFile) -> Result<bool> {
     let len = MAGIC.len() as u64;
     Ok(file.len >= len && file.read(file.len - len, len)? == MAGIC)
 }
 
-/// The message at `offset`; nothing at the end of the stream.
+/// The message at `offset`; None at the end of the stream.
 fn message(file: &ShardFile, offset: u64) -> Result<Option<Found>> {
     if offset == file.len {
         return Ok(None);
     }
     if offset + 8 > file.len {
-        return Err(file.wrong(offset, &"it ends within a message"));
+        return Err(file.error(offset, &"it ends within a message"));
     }
     let head = file.read(offset, 8)?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     // Before Arrow 0.15 the length came first.
     let (len, start) = if word(0) == CONTINUES { (word(4), offset + 8) } else { (word(0), offset + 4) };
     if len == 0 {
-        // The end as it was written before Arrow 0.15 is four zeros, and nothing but a footer follows any end.
+        // Before Arrow 0.15 the end was four zeros. After an end there is at most a footer.
         let zeros = word(0) == 0 && offset + 8 < file.len && !footer(file)?;
-        return if zeros { Err(file.wrong(offset, &"zeros where a message belongs")) } else { Ok(None) };
+        return if zeros { Err(file.error(offset, &"zeros where a message belongs")) } else { Ok(None) };
     }
-    if u64::from(len) > META_BYTES_MOST {
-        return Err(file.wrong(offset, &format!("a message of {len} bytes of metadata")));
+    if u64::from(len) > MAX_META_BYTES {
+        return Err(file.error(offset, &format!("a message of {len} bytes of metadata")));
     }
     let meta = file.read(start, len.into())?;
-    let meta = MessageBuffer::try_new(Buffer::from(meta)).map_err(|e| file.wrong(offset, &e))?;
+    let meta = MessageBuffer::try_new(Buffer::from(meta)).map_err(|e| file.error(offset, &e))?;
     let body = start + u64::from(len);
     let body_bytes = u64::try_from(meta.as_ref().bodyLength()).ok();
     let body_bytes = body_bytes.filter(|n| body.checked_add(*n).is_some_and(|end| end <= file.len));
     let body_bytes = body_bytes.ok_or_else(|| {
-        file.wrong(offset, &format!("a record batch that ends behind the {} bytes of the file", file.len))
+        file.error(offset, &format!("a record batch that ends after the {} bytes of the file", file.len))
     })?;
     Ok(Some(Found { meta, body, body_bytes }))
 }
@@ -91,40 +94,40 @@ impl ArrowFile {
     /// Reads the schema and the dictionaries.
     ///
     /// # Errors
-    /// For what is no Arrow file.
-    pub(super) fn open(file: &ShardFile) -> Result<Self> {
+    /// For a file of another format.
+    pub(crate) fn open(file: &ShardFile) -> Result<Self> {
         let magic = file.read(0, file.len.min(8))?;
         let mut at = if magic.starts_with(MAGIC) { 8 } else { 0 };
         if at > 0 && !footer(file)? {
-            return Err(file.wrong(file.len, &"its footer is missing: it is truncated"));
+            return Err(file.error(file.len, &"its footer is missing: it is truncated"));
         }
-        let found = message(file, at)?.ok_or_else(|| file.wrong(at, &"it has no schema"))?;
+        let found = message(file, at)?.ok_or_else(|| file.error(at, &"it has no schema"))?;
         let schema =
-            found.meta.as_ref().header_as_schema().ok_or_else(|| file.wrong(at, &"it has no schema"))?;
-        let schema = SchemaRef::new(try_fb_to_schema(schema).map_err(|e| file.wrong(at, &e))?);
+            found.meta.as_ref().header_as_schema().ok_or_else(|| file.error(at, &"it has no schema"))?;
+        let schema = SchemaRef::new(try_fb_to_schema(schema).map_err(|e| file.error(at, &e))?);
         let version = found.meta.as_ref().version();
         let mut dictionaries = HashMap::new();
         at = found.end();
         while let Some(found) = message(file, at)? {
             let meta = found.meta.as_ref();
             let Some(batch) = meta.header_as_dictionary_batch() else { break };
-            let data = batch.data().ok_or_else(|| file.wrong(at, &"a dictionary without values"))?;
+            let data = batch.data().ok_or_else(|| file.error(at, &"a dictionary without values"))?;
             let body = Buffer::from(file.read(found.body, found.body_bytes)?);
             check(file, at, &data, &body)?;
             read_dictionary(&body, batch, &schema, &mut dictionaries, &version)
-                .map_err(|e| file.wrong(at, &e))?;
+                .map_err(|e| file.error(at, &e))?;
             at = found.end();
         }
         Ok(Self { schema, version, dictionaries, first: at })
     }
 }
 
-/// Checks what the arrow crates take for granted, and gives the bytes of all buffers once decompressed.
+/// Checks what the arrow crates trust, and returns the bytes of all decompressed buffers.
 fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64> {
-    let wrong = |what: &str| file.wrong(offset, &what);
+    let wrong = |what: &str| file.error(offset, &what);
     let codec = batch.compression().map(|c| match c.codec() {
         CompressionType::ZSTD => Codec::Zstd,
-        // The crate unpacks no frame to more than it claims.
+        // The crate never unpacks more than a frame claims.
         _ => Codec::Lz4,
     });
     let mut total = 0u64;
@@ -137,7 +140,7 @@ fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body
                 -1 => bytes.len() as u64,
                 len => u64::try_from(len)
                     .ok()
-                    .filter(|&len| len == 0 || codec.can_be(packed, len))
+                    .filter(|&len| len == 0 || codec.allows(packed, len))
                     .ok_or_else(|| wrong("a buffer that cannot unpack to the length it claims"))?,
             },
             _ => bytes.len() as u64,
@@ -152,7 +155,7 @@ fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body
             return Err(wrong("a column whose length does not fit its buffers"));
         }
     }
-    if total > BATCH_BYTES_MOST {
+    if total > MAX_BATCH_BYTES {
         return Err(wrong("a record batch of more than 4 GiB"));
     }
     Ok(total)
@@ -168,18 +171,18 @@ impl Shard for ArrowFile {
         while let Some(found) = message(file, at)? {
             let meta = found.meta.as_ref();
             if meta.header_type() == MessageHeader::DictionaryBatch {
-                return Err(file.wrong(
+                return Err(file.error(
                     at,
-                    &"a dictionary that changes between record batches: write it once, in front",
+                    &"a dictionary that changes between record batches: write it once, before them",
                 ));
             }
             let batch = meta.header_as_record_batch();
-            let batch = batch.ok_or_else(|| file.wrong(at, &"a message that is no record batch"))?;
+            let batch = batch.ok_or_else(|| file.error(at, &"a message that is no record batch"))?;
             let rows =
-                u64::try_from(batch.length()).map_err(|_| file.wrong(at, &"a batch of negative length"))?;
+                u64::try_from(batch.length()).map_err(|_| file.error(at, &"a batch of negative length"))?;
             let decoded = check(file, at, &batch, &file.read(found.body, found.body_bytes)?)?;
             if rows > decoded.saturating_mul(8) {
-                return Err(file.wrong(at, &"a record batch of more rows than bits"));
+                return Err(file.error(at, &"a record batch of more rows than bits"));
             }
             let extra = if batch.compression().is_some() { decoded } else { 0 };
             // The dictionaries stay in memory while the file is open.
@@ -200,13 +203,13 @@ impl Shard for ArrowFile {
         wanted: &[bool],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let gone = || file.wrong(group.offset, &"a record batch that is not there any more");
+        let gone = || file.error(group.offset, &"the record batch is gone");
         let found = message(file, group.offset)?.ok_or_else(gone)?;
         let batch = found.meta.as_ref().header_as_record_batch().ok_or_else(gone)?;
         let body = Buffer::from(file.read(found.body, found.body_bytes)?);
         check(file, group.offset, &batch, &body)?;
         let columns: Vec<usize> = wanted.iter().enumerate().filter(|(_, w)| **w).map(|(c, _)| c).collect();
-        let words = |e| file.wrong(group.offset, &e);
+        let words = |e| file.error(group.offset, &e);
         let decoder =
             RecordBatchDecoder::try_new(&body, batch, self.schema.clone(), &self.dictionaries, &self.version);
         let all =

@@ -1,0 +1,26 @@
+//! The formats of datasets, each a [`crate::Source`].
+//!
+//! Flow: files -> index -> samples -> field values; opened by `open`, which lists them.
+//! Memory: see each file; all hold their side-car index (account `index`).
+
+pub(crate) mod archive;
+#[cfg(feature = "parquet")]
+mod arrow_file;
+#[cfg(feature = "parquet")]
+mod columns;
+pub(crate) mod folder;
+pub(crate) mod lines;
+pub(crate) mod mds;
+#[cfg(feature = "parquet")]
+mod parquet_file;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
+pub mod rows;
+pub(crate) mod subset;
+pub(crate) mod synthetic;
+#[cfg(feature = "parquet")]
+pub(crate) mod table;
+pub mod tar;
+pub mod tokens;
+#[cfg(feature = "parquet")]
+mod unpacking;

@@ -1,0 +1,173 @@
+//! Writes a new index in one step.
+//!
+//! Flow: formats push entries with keys while they scan files -> `entries`, `keys`, `meta.json` in
+//! a temporary folder -> renamed into place.
+//! Memory: three write buffers.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tidegate_decode::Schema;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::entry::{Entry, SizeBounds};
+use super::probe::Images;
+use super::{Index, Meta, ShardMeta, VERSION, folders};
+use crate::{Error, Result};
+
+/// A temporary folder next to `target`, removed on drop unless it was renamed.
+fn partial(target: &Path) -> std::io::Result<TempDir> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    tempfile::Builder::new().prefix(&format!("{name}.")).suffix(".partial").tempdir_in(parent)
+}
+
+/// Collects the entries of a dataset and writes its index.
+pub struct Builder {
+    dir: TempDir,
+    target: PathBuf,
+    entries: BufWriter<File>,
+    offsets: BufWriter<File>,
+    text: BufWriter<File>,
+    text_bytes: u64,
+    hash: Xxh3,
+    meta: Meta,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Builder({} samples for {})", self.meta.samples, self.target.display())
+    }
+}
+
+impl Builder {
+    /// Starts an index next to the data, or in the user's cache folder where the data are read-only.
+    ///
+    /// # Errors
+    /// When neither folder can be written.
+    pub fn new(beside: &Path, name: u64, identity: u64, format: &str) -> Result<Self> {
+        let mut refused = None;
+        for target in folders(beside, name) {
+            match partial(&target) {
+                Ok(dir) => return Self::within(dir, target, identity, format),
+                Err(error) => refused = Some(Error::io(target)(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::Config("no folder for an index".into())))
+    }
+
+    fn within(dir: TempDir, target: PathBuf, identity: u64, format: &str) -> Result<Self> {
+        let create = |name: &str| {
+            let path = dir.path().join(name);
+            File::create(&path).map(BufWriter::new).map_err(Error::io(path))
+        };
+        let (entries, offsets, text) = (create("entries")?, create("offsets")?, create("text")?);
+        let meta = Meta {
+            version: VERSION,
+            format: format.to_owned(),
+            identity,
+            samples: 0,
+            fingerprint: 0,
+            schema: Vec::new(),
+            classes: Vec::new(),
+            shards: Vec::new(),
+            bounds: SizeBounds::default(),
+            keys_bytes: 0,
+        };
+        Ok(Self { dir, target, entries, offsets, text, text_bytes: 0, hash: Xxh3::new(), meta })
+    }
+
+    /// Adds the next sample with its key and its images.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn push(&mut self, mut entry: Entry, key: &str, images: &Images) -> Result<()> {
+        images.write(&mut entry);
+        let bytes = entry.to_bytes();
+        self.hash.update(&bytes);
+        self.hash.update(key.as_bytes());
+        let io = Error::io(self.dir.path());
+        let mut write = || -> std::io::Result<()> {
+            self.entries.write_all(&bytes)?;
+            self.offsets.write_all(&self.text_bytes.to_le_bytes())?;
+            self.text.write_all(key.as_bytes())
+        };
+        write().map_err(io)?;
+        self.text_bytes += key.len() as u64;
+        let bounds = &mut self.meta.bounds;
+        bounds.total_bytes += u64::from(entry.len);
+        bounds.sample_bytes = bounds.sample_bytes.max(u64::from(entry.len));
+        bounds.side = bounds.side.max(images.side);
+        if images.scratch_bytes > bounds.scratch_bytes {
+            (bounds.scratch_bytes, bounds.scratch_id) = (images.scratch_bytes, self.meta.samples);
+        }
+        if entry.decoded_bytes() > bounds.decoded_bytes {
+            (bounds.decoded_bytes, bounds.decoded_id) = (entry.decoded_bytes(), self.meta.samples);
+        }
+        self.meta.samples += 1;
+        Ok(())
+    }
+
+    /// Samples so far.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.meta.samples
+    }
+
+    /// Writes the index in one step: afterwards all of it is there, or none.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn finish(mut self, schema: Schema, classes: Vec<String>, shards: Vec<ShardMeta>) -> Result<Index> {
+        for shard in &shards {
+            self.hash.update(shard.name.as_bytes());
+            self.hash.update(&shard.bytes.to_le_bytes());
+        }
+        for class in &classes {
+            self.hash.update(class.as_bytes());
+        }
+        self.meta.fingerprint = self.hash.digest();
+        let head = (self.meta.samples + 1) * 8;
+        self.meta.keys_bytes = head + self.text_bytes;
+        (self.meta.schema, self.meta.classes, self.meta.shards) = (schema, classes, shards);
+        let target = self.target.clone();
+        self.write_keys(head).map_err(Error::io(&target))?;
+        let Self { dir, meta, .. } = self;
+        let json = serde_json::to_vec_pretty(&meta).map_err(|e| Error::Config(e.to_string()))?;
+        let commit = || -> std::io::Result<()> {
+            fs::write(dir.path().join("meta.json"), json)?;
+            if target.exists() {
+                fs::remove_dir_all(&target)?;
+            }
+            fs::rename(dir.path(), &target)
+        };
+        commit().map_err(Error::io(&target))?;
+        Index::load(target.clone(), meta).ok_or_else(|| Error::Dataset {
+            path: target,
+            what: "the new index is gone: another process removed it; open the dataset again".into(),
+        })
+    }
+
+    /// Joins offsets (shifted past their own table) and text into `keys`.
+    fn write_keys(&mut self, head: u64) -> std::io::Result<()> {
+        self.entries.flush()?;
+        self.offsets.write_all(&self.text_bytes.to_le_bytes())?;
+        self.offsets.flush()?;
+        self.text.flush()?;
+        let path = |name: &str| self.dir.path().join(name);
+        let mut keys = BufWriter::new(File::create(path("keys"))?);
+        let mut offsets = std::io::BufReader::new(File::open(path("offsets"))?);
+        let mut word = [0; 8];
+        for _ in 0..=self.meta.samples {
+            std::io::Read::read_exact(&mut offsets, &mut word)?;
+            keys.write_all(&(u64::from_le_bytes(word) + head).to_le_bytes())?;
+        }
+        std::io::copy(&mut File::open(path("text"))?, &mut keys)?;
+        keys.flush()?;
+        fs::remove_file(path("offsets"))?;
+        fs::remove_file(path("text"))
+    }
+}

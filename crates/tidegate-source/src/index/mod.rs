@@ -1,0 +1,316 @@
+//! The side-car index: where each sample is, and how large it is once decoded, over any container.
+//!
+//! Flow: a [`Builder`] takes entries while a format scans its files; an [`Index`] finds entries and
+//! keys by id.
+//! Memory: an index below 1 MiB is held whole (part of an open source); a larger one is read in
+//! windows into the caller's memory, past the page cache.
+//!
+//! Layout of version 4, in a folder `.tidegate` next to the data (or in the user's cache folder
+//! where the data are read-only):
+//! - `meta.json`, written last;
+//! - `entries`, 24 bytes a sample (see [`Entry`]);
+//! - `keys`, u64 offsets, then UTF-8 text;
+//! - `checkpoints`, if any were made (see [`Checkpoints`]).
+
+mod builder;
+pub mod checkpoints;
+mod entry;
+pub(crate) mod probe;
+pub(crate) mod shard_set;
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::builder::Builder;
+use self::checkpoints::Checkpoints;
+pub use self::entry::{ENTRY_BYTES, Entry, HAS_SHAPE, Located, PROGRESSIVE, SizeBounds};
+use crate::files::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
+use crate::{Error, Place, Result};
+use tidegate_decode::Schema;
+
+const VERSION: u32 = 4;
+/// An index of at most this many bytes is held in memory.
+const HELD_BYTES: u64 = 1 << 20;
+/// Entries nearer than this are read in one go.
+const GAP_BYTES: u64 = 16 << 10;
+const CHUNK_BYTES: u64 = 256 << 10;
+
+/// A shard as the index knew it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardMeta {
+    /// Its name, relative to the dataset.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its samples.
+    pub samples: u64,
+    /// Its groups of rows, where samples are stored in groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupMeta>,
+}
+
+/// A group of rows: a row group of Parquet, a record batch of Arrow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupMeta {
+    /// Its rows.
+    pub rows: u64,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Bytes of all its rows once decoded and packed.
+    pub packed_bytes: u64,
+    /// Bytes that decoding it takes at most in addition.
+    pub library_bytes: u64,
+}
+
+/// What `meta.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    version: u32,
+    /// Which reader made it.
+    pub format: String,
+    /// A hash of the files; an index with another one does not hold.
+    identity: u64,
+    /// Samples.
+    pub samples: u64,
+    /// See [`crate::Source::fingerprint`].
+    pub fingerprint: u64,
+    /// Fields.
+    pub schema: Schema,
+    /// Names of classes.
+    pub classes: Vec<String>,
+    /// Shards; empty for a folder of files.
+    pub shards: Vec<ShardMeta>,
+    /// Sizes over all samples.
+    #[serde(rename = "extremes")]
+    pub bounds: SizeBounds,
+    keys_bytes: u64,
+}
+
+impl Meta {
+    /// A hash of the files; an index with another one does not hold.
+    pub fn identity(&self) -> u64 {
+        self.identity
+    }
+}
+
+/// An open index.
+#[derive(Debug)]
+pub struct Index {
+    /// What `meta.json` says.
+    pub meta: Meta,
+    dir: PathBuf,
+    mode: ReadMode,
+    entries: Option<Vec<u8>>,
+    keys: Option<Vec<u8>>,
+    checkpoints: Option<Checkpoints>,
+}
+
+/// Tidegate's folder in the user's cache folder, or in the temporary one.
+pub(crate) fn cache_folder() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir);
+    cache.join("tidegate")
+}
+
+/// The folders where the index of a dataset can be, the preferred one first.
+///
+/// `beside` is the folder of the first file, `name` the hash of the names that the index covers.
+pub fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
+    let cache = cache_folder();
+    let place = xxhash_rust::xxh3::xxh3_64(beside.as_os_str().as_encoded_bytes());
+    vec![
+        beside.join(".tidegate").join(format!("{name:016x}")),
+        cache.join(format!("{name:016x}-{place:016x}")),
+    ]
+}
+
+impl Index {
+    /// Opens the index of a dataset, if there is one that still holds.
+    #[must_use]
+    pub fn open(beside: &Path, name: u64, identity: u64) -> Option<Self> {
+        folders(beside, name).into_iter().find_map(|dir| {
+            let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json")).ok()?).ok()?;
+            let size = |file: &str| fs::metadata(dir.join(file)).ok().map(|m| m.len());
+            let whole = size("entries")? == meta.samples * ENTRY_BYTES && size("keys")? == meta.keys_bytes;
+            (meta.version == VERSION && meta.identity == identity && whole)
+                .then(|| Self::load(dir, meta))
+                .flatten()
+        })
+    }
+
+    /// Removes the indexes of a dataset, so that the next opening makes a new one.
+    pub fn remove(beside: &Path, name: u64) {
+        for dir in folders(beside, name) {
+            // An error means that there is none.
+            fs::remove_dir_all(dir).ok();
+        }
+    }
+
+    fn load(dir: PathBuf, meta: Meta) -> Option<Self> {
+        let held = |file: &str, bytes: u64| {
+            if bytes > HELD_BYTES { Some(None) } else { fs::read(dir.join(file)).ok().map(Some) }
+        };
+        let entries = held("entries", meta.samples * ENTRY_BYTES)?;
+        let keys = held("keys", meta.keys_bytes)?;
+        let mode = if direct_works(&dir.join("entries")) { ReadMode::Direct } else { ReadMode::Drop };
+        let checkpoints = Checkpoints::open(&dir, meta.samples);
+        Some(Self { meta, dir, mode, entries, keys, checkpoints })
+    }
+
+    /// The checkpoints of its JPEGs, if any were made.
+    #[must_use]
+    pub fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.checkpoints.as_ref()
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The entries of `ids`, in the order given, read in ascending order.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or an id is past the end.
+    pub fn entries(&self, ids: &[u64]) -> Result<Vec<Entry>> {
+        let mut found = vec![Entry::default(); ids.len()];
+        let ranges: Vec<_> = ids.iter().map(|&id| id * ENTRY_BYTES..(id + 1) * ENTRY_BYTES).collect();
+        self.each("entries", self.entries.as_deref(), &ranges, |i, bytes| {
+            let bytes = bytes.try_into().map_err(|_| self.corrupt("entries", 0))?;
+            found[i] = Entry::from_bytes(bytes);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The keys of `ids`, in the order given, read in ascending order.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or an id is past the end.
+    pub fn keys(&self, ids: &[u64]) -> Result<Vec<String>> {
+        let held = self.keys.as_deref();
+        let offsets: Vec<_> = ids.iter().map(|&id| id * 8..(id + 2) * 8).collect();
+        let mut ranges = vec![0..0; ids.len()];
+        self.each("keys", held, &offsets, |i, b| {
+            let at = |k: usize| b.get(k..k + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+            let range = at(0).zip(at(8)).map(|(start, end)| start..end);
+            ranges[i] = range
+                .filter(|r| r.start <= r.end && r.end <= self.meta.keys_bytes && r.end - r.start <= 1 << 16)
+                .ok_or_else(|| self.corrupt("keys", offsets[i].start))?;
+            Ok(())
+        })?;
+        let mut found = vec![String::new(); ids.len()];
+        self.each("keys", held, &ranges, |i, bytes| {
+            found[i] = String::from_utf8_lossy(bytes).into_owned();
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The samples of `ids` in shards, in the order given.
+    ///
+    /// # Errors
+    /// As [`Index::entries`].
+    pub fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
+        let entries = self.entries(ids)?;
+        Ok(ids.iter().zip(entries).map(|(&id, entry)| Located { id, entry, path: "".into() }).collect())
+    }
+
+    /// The key of a sample.
+    ///
+    /// # Errors
+    /// As [`Index::keys`].
+    pub fn key(&self, id: u64) -> Result<String> {
+        Ok(self.keys(&[id])?.swap_remove(0))
+    }
+
+    /// The place of a sample, as far as the index can be read.
+    #[must_use]
+    pub fn place(&self, at: &Located) -> Place {
+        let shard = self.meta.shards.get(at.entry.shard as usize).map(|s| s.name.clone());
+        let key = self.key(at.id).unwrap_or_default();
+        Place { id: at.id, shard: shard.unwrap_or_default(), offset: at.entry.offset, key }
+    }
+
+    /// Visits byte ranges of a file in ascending order; ranges near each other share a read.
+    fn each(
+        &self,
+        file: &str,
+        held: Option<&[u8]>,
+        ranges: &[Range<u64>],
+        mut visit: impl FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..ranges.len()).collect();
+        order.sort_unstable_by_key(|&i| ranges[i].start);
+        if let Some(bytes) = held {
+            for i in order {
+                let part = bytes.get(ranges[i].start as usize..ranges[i].end as usize);
+                visit(i, part.ok_or_else(|| self.corrupt(file, ranges[i].start))?)?;
+            }
+            return Ok(());
+        }
+        let path = self.dir.join(file);
+        let mut staging = aligned(staging_bytes(CHUNK_BYTES) as usize);
+        let mut next = 0;
+        while next < order.len() {
+            let start = ranges[order[next]].start;
+            let mut end = ranges[order[next]].end;
+            let mut last = next;
+            while last + 1 < order.len() {
+                let range = &ranges[order[last + 1]];
+                if range.start > end + GAP_BYTES || range.end.max(end) - start > CHUNK_BYTES {
+                    break;
+                }
+                end = end.max(range.end);
+                last += 1;
+            }
+            let got = read_file(&path, start, end - start, self.mode, &mut staging)?;
+            let bytes = &staging[got];
+            for &i in &order[next..=last] {
+                visit(i, &bytes[(ranges[i].start - start) as usize..(ranges[i].end - start) as usize])?;
+            }
+            next = last + 1;
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, file: &str, offset: u64) -> Error {
+        Error::format(self.dir.join(file), offset, "the index is damaged: run `tidegate index --force`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::builder::Builder;
+    use super::probe::Images;
+    use super::*;
+
+    #[test]
+    fn large_indexes_are_read_in_windows_and_agree_with_a_list() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let mut builder = Builder::new(dir.path(), 1, 7, "test").unwrap();
+        let n = 60_000u64;
+        let entry = |i: u64| Entry { offset: i * 3, len: i as u32, ..Entry::default() };
+        for i in 0..n {
+            let mut images = Images::default();
+            images.scratch_bytes = i % 1000;
+            builder.push(entry(i), &format!("key/{i}"), &images).unwrap();
+        }
+        let made = builder.finish(Vec::new(), Vec::new(), Vec::new()).unwrap();
+        assert!(made.entries.is_none(), "this one is larger than what is held");
+        assert_eq!(made.meta.bounds.scratch_id, 999);
+        let index = Index::open(dir.path(), 1, 7).unwrap();
+        assert_eq!(index.meta, made.meta);
+        let ids: Vec<u64> = (0..500).map(|i| (i * 7919) % n).chain([0, n - 1]).collect();
+        assert_eq!(index.entries(&ids).unwrap(), ids.iter().map(|&i| entry(i)).collect::<Vec<_>>());
+        assert_eq!(index.keys(&ids).unwrap(), ids.iter().map(|i| format!("key/{i}")).collect::<Vec<_>>());
+        assert!(index.entries(&[n]).is_err());
+        assert!(Index::open(dir.path(), 1, 8).is_none(), "another identity");
+    }
+}
