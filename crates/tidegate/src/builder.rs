@@ -121,7 +121,7 @@ impl Loader {
         budget: Budget,
         ids: Arc<dyn Ids>,
     ) -> Result<Self> {
-        let order = ExplicitOrder::new(ids, source.len(), source.runs().len() as u64, &budget)?;
+        let order = ExplicitOrder::new(ids, source.len(), source.shard_lengths().len() as u64, &budget)?;
         Self::with_order(source, options, budget, Arc::new(order))
     }
 

@@ -143,7 +143,12 @@ fn image_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
 /// sample that may replace it. 0 for an image of more than `max_image_bytes`, which is not
 /// decoded.
 #[must_use]
-pub fn ragged_bytes(column: &ColumnPlan, entry: &Entry, any: Option<&SizeBounds>, max_image_bytes: u64) -> u64 {
+pub fn ragged_bytes(
+    column: &ColumnPlan,
+    entry: &Entry,
+    any: Option<&SizeBounds>,
+    max_image_bytes: u64,
+) -> u64 {
     match (&column.spec, any) {
         (FieldSpec::Image(_), None) => {
             let bytes = entry.decoded_bytes();

@@ -24,7 +24,7 @@ use crate::batch::Layout;
 use crate::cache::{FutureAccesses, Memory, MemoryTier, Policy, ReuseCache, Tier};
 use crate::{Error, Result};
 use tidegate_order::Lookahead;
-use tidegate_source::{Access, Chunked, Extremes, Source};
+use tidegate_source::{Access, Chunked, SizeBounds, Source};
 
 /// Samples after which their cost is known.
 const SEEN_LEAST: u64 = 256;
@@ -75,7 +75,7 @@ impl Retained {
         lookahead: Lookahead,
         keep: Keep,
     ) -> Result<Self> {
-        let Extremes { total_bytes, sample_bytes, .. } = source.extremes();
+        let SizeBounds { total_bytes, sample_bytes, .. } = source.size_bounds();
         let chunked = source.chunked();
         let count = chunked.map_or(source.len(), Chunked::chunks);
         let indexes = chunked.map(|chunked| index_room(chunked, budget)).transpose()?;

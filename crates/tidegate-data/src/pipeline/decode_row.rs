@@ -35,7 +35,7 @@ pub(super) fn decode(
 ) -> Result<()> {
     let spec = &*h.spec;
     let scratch = &mut *lock(scratch);
-    let values = spec.source.parse(at, bytes).map_err(|e| spec.source.blame(at, "", e))?;
+    let values = spec.source.parse(at, bytes).map_err(|e| spec.source.sample_error(at, "", e))?;
     // Held until all are there, if the row is to be kept, or an observer sees it.
     let (kept, observer) = (h.cache.rows(), spec.config.observer.as_deref());
     let mut made: Vec<Written<'_>> = Vec::new();
@@ -47,7 +47,7 @@ pub(super) fn decode(
         }
         let written = decode_column(h, row, (c, column), value, checkpoints, scratch);
         let (piece, written, shape) = written.map_err(|error| match error {
-            Error::Decode(what) => spec.source.blame(at, &column.name, what).into(),
+            Error::Decode(what) => spec.source.sample_error(at, &column.name, what).into(),
             other => other,
         })?;
         if kept.is_some() || observer.is_some() {

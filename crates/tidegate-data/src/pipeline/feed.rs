@@ -229,7 +229,7 @@ fn push_all<T>(ring: &Ring<T>, jobs: impl IntoIterator<Item = T>) {
 /// The bytes that each row of each ragged column may take.
 fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Vec<Vec<u64>> {
     let (spec, plan) = (&h.spec, &h.reserved.plan);
-    let any = (spec.config.on_error == OnError::Replace).then(|| spec.source.extremes());
+    let any = (spec.config.on_error == OnError::Replace).then(|| spec.source.size_bounds());
     let bytes = |column| {
         let row = |at: &Located| ragged_bytes(column, &at.entry, any.as_ref(), plan.image_bytes);
         located.iter().map(row).collect()

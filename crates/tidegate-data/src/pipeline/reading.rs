@@ -49,7 +49,7 @@ fn amplification_percent(h: &Handles, metrics: &Metrics) -> u64 {
         // Each group once for all of its samples, which is known when all were asked for.
         Some(_) if metrics.batches.get() < h.spec.config.split.batches() => (1, 1),
         Some(_) => {
-            let groups = source.runs().len() as u128;
+            let groups = source.shard_lengths().len() as u128;
             (read(metrics.groups.get()) * read(source.len()), groups * read(metrics.samples.get()))
         }
         None => (read(metrics.read_bytes.get()), read(metrics.wanted_bytes.get())),

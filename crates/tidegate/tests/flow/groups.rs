@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate::{Budget, Loader, Options, Shuffle};
 use tidegate_data::Place;
 use tidegate_decode::Value;
-use tidegate_source::{Access, SizeBounds, Grouped, Located, ReadMode, Source, Synthetic};
+use tidegate_source::{Access, Grouped, Located, ReadMode, SizeBounds, Source, Synthetic};
 
 use super::{epoch, loader, options};
 

@@ -374,7 +374,7 @@ impl WaitingRow {
                 }),
                 None => Err(given_twice()),
             },
-            Err(what) => Err(h.spec.source.blame(&self.at, &plan.name, what).into()),
+            Err(what) => Err(h.spec.source.sample_error(&self.at, &plan.name, what).into()),
         };
         if let Err(error) = outcome {
             let (at, mut first) = ((column, chunk), lock(&self.error));

@@ -489,7 +489,7 @@ pub(super) fn run(h: &Handles, job: SampleJob, scratch: &Mutex<WorkerScratch>, t
 
 fn make(h: &Handles, job: &SampleJob, scratch: &Mutex<WorkerScratch>) -> Result<()> {
     let SampleJob { row, at, bytes, range, record } = job;
-    let range = range.clone().map_err(|what| h.spec.source.blame(at, "", what))?;
+    let range = range.clone().map_err(|what| h.spec.source.sample_error(at, "", what))?;
     let checkpoints = record.clone().map(|range| &bytes[range]);
     match &**bytes {
         SampleBytes::Decoded(decoded) => decode_row::copy(h, row, decoded),

@@ -6,7 +6,7 @@
 
 use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Slab};
-use tidegate_source::{Extremes, Source};
+use tidegate_source::{SizeBounds, Source};
 
 use super::Plan;
 use crate::Error;
@@ -66,7 +66,7 @@ impl TooSmall {
 
     /// What the user can do about the account that asks for most.
     fn fix(&self, account: Account, source: &dyn Source) -> String {
-        let Extremes { scratch_id, decoded_id, .. } = source.extremes();
+        let SizeBounds { scratch_id, decoded_id, .. } = source.size_bounds();
         let chunked = source.chunked().is_some();
         match account {
             Account::Scratch if chunked => {
@@ -100,7 +100,7 @@ impl TooSmall {
              and this order draws from {} groups at once; use shuffle=tg.Window(samples) with fewer samples, or repack \
              the data for random access with `tidegate pack {} OUT`",
             mib(self.plan.group_bytes),
-            source.len() / (source.runs().len() as u64).max(1),
+            source.len() / (source.shard_lengths().len() as u64).max(1),
             self.plan.groups,
             source.name()
         )

@@ -14,7 +14,7 @@ use tidegate_order::Lookahead;
 use tidegate_source::checkpoints::Checkpoints;
 use tidegate_source::index::Index;
 use tidegate_source::read::{direct_works, staging_bytes};
-use tidegate_source::{Access, ChunkSizes, Extremes, Grouped, Source};
+use tidegate_source::{Access, ChunkSizes, Grouped, SizeBounds, Source};
 
 use super::super::config::{Config, OnError};
 use crate::batch::{Crop, FieldSpec, Layout, row};
@@ -32,7 +32,7 @@ pub struct Facts {
     /// Samples.
     pub samples: u64,
     /// Sizes over all samples.
-    pub extremes: Extremes,
+    pub extremes: SizeBounds,
     /// A sample on average; of volumes the chunks of a patch.
     pub mean_bytes: u64,
     /// The staging of the largest thing that is read at once, without checkpoints.
@@ -95,7 +95,7 @@ impl Facts {
     /// Gathers the facts of an epoch.
     #[must_use]
     pub fn gather(source: &dyn Source, layout: &Layout, config: &Config) -> Self {
-        let extremes = source.extremes();
+        let extremes = source.size_bounds();
         let side = u32::try_from(extremes.side).unwrap_or(u32::MAX);
         let images = || layout.columns.iter().filter(|c| c.is_image());
         let ragged = || layout.columns.iter().filter(|c| c.shape.is_none());
@@ -163,7 +163,7 @@ impl Facts {
 
 /// A sample on average; of volumes the chunks of a patch.
 pub(in super::super) fn mean_bytes(source: &dyn Source) -> u64 {
-    let whole = || source.extremes().total_bytes / source.len().max(1);
+    let whole = || source.size_bounds().total_bytes / source.len().max(1);
     // As much as it would be without compression, which is not known.
     source.chunked().map_or_else(whole, |chunked| chunked.sizes().patch_bytes)
 }
@@ -173,7 +173,7 @@ pub(in super::super) fn mean_bytes(source: &dyn Source) -> u64 {
 pub(in super::super) fn largest_read_bytes(source: &dyn Source, stores: &[Arc<SegmentTier>]) -> u64 {
     let decoded = source.chunked().filter(|_| stores.iter().any(|store| store.in_memory()));
     let decoded = decoded.map_or(0, |chunked| chunked.sizes().chunk_bytes);
-    let bytes = source.extremes().sample_bytes.max(decoded);
+    let bytes = source.size_bounds().sample_bytes.max(decoded);
     if stores.is_empty() { staging_bytes(bytes) } else { SegmentTier::read_buffer_bytes(bytes) }
 }
 

@@ -318,7 +318,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tidegate_source::{ChunkSizes, Extremes};
+    use tidegate_source::{ChunkSizes, SizeBounds};
 
     use super::*;
 
@@ -331,15 +331,15 @@ mod tests {
         assert_eq!([at_once(1, 1 << 20), at_once(100, 63 << 10), at_once(0, 0)], [16, 128, 16]);
     }
 
-    fn extremes() -> impl Strategy<Value = Extremes> {
+    fn extremes() -> impl Strategy<Value = SizeBounds> {
         (1u64..1 << 40, 1u64..1 << 26, 0u64..1 << 28, 0u64..1 << 28).prop_map(
-            |(total, sample, scratch, decoded)| Extremes {
+            |(total, sample, scratch, decoded)| SizeBounds {
                 total_bytes: total.max(sample),
                 sample_bytes: sample,
                 scratch_bytes: scratch,
                 decoded_bytes: decoded,
                 side: 4000,
-                ..Extremes::default()
+                ..SizeBounds::default()
             },
         )
     }

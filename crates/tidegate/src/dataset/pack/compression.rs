@@ -109,7 +109,8 @@ impl Compression {
                 if bits.is_none() && codec.is_none() {
                     return Ok(None);
                 }
-                let first = array(&field.kind, value).map_err(|e| source.sample_error(&at, &field.name, &e))?;
+                let first =
+                    array(&field.kind, value).map_err(|e| source.sample_error(&at, &field.name, &e))?;
                 choose(source, i, &first, bits, codec)
             })
             .collect()
