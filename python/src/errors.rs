@@ -67,10 +67,7 @@ pub(crate) fn raise(error: &impl Classed) -> PyErr {
         return classes::SampleError::new_err((text, place.id, shard, place.offset, key));
     }
     match error.kind() {
-        // Until it has a kind of its own; `tidegate.pyramid` leaves out such levels.
-        ErrorKind::Config if text.contains("fewer than the patch of") => {
-            classes::PatchTooLargeError::new_err(text)
-        }
+        ErrorKind::PatchTooLarge => classes::PatchTooLargeError::new_err(text),
         ErrorKind::Config => classes::ConfigError::new_err(text),
         ErrorKind::Sampler => classes::SamplerError::new_err(text),
         ErrorKind::Budget => classes::BudgetError::new_err(text),

@@ -13,6 +13,8 @@
 pub enum ErrorKind {
     /// Options, arguments or a request that make no sense; the user changes them.
     Config,
+    /// A patch of a volume with more voxels than its array.
+    PatchTooLarge,
     /// The memory budget cannot hold what is asked for.
     Budget,
     /// The consumer holds every batch slot and nothing is in flight.

@@ -86,6 +86,16 @@ pub enum Error {
     /// Options that make no sense together, with the fix.
     #[error("{0}")]
     Config(String),
+    /// A patch with more voxels than its array.
+    #[error("array {array:?}, axis {axis} of the patch: {what}")]
+    PatchTooLarge {
+        /// The array.
+        array: String,
+        /// The axis of the patch.
+        axis: usize,
+        /// Both sizes, and the fix.
+        what: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -123,6 +133,7 @@ impl Error {
             Self::Memory(error) => error.kind(),
             Self::Order(error) => error.kind(),
             Self::Config(_) => ErrorKind::Config,
+            Self::PatchTooLarge { .. } => ErrorKind::PatchTooLarge,
             Self::Sample { .. } => ErrorKind::Sample,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Panic { .. } | Self::Internal(_) => ErrorKind::Internal,

@@ -207,6 +207,17 @@ pub(super) struct Places {
     pub(super) room: i64,
 }
 
+/// Why an axis has no places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Misfit {
+    /// The array that does not fit, if it is one array.
+    pub(super) array: Option<usize>,
+    /// Why, for the user.
+    pub(super) what: String,
+    /// Whether the patch has more voxels than the array.
+    pub(super) larger: bool,
+}
+
 impl Places {
     /// The places along an axis of aligned arrays: those with all patches inside.
     ///
@@ -214,24 +225,17 @@ impl Places {
     ///
     /// # Errors
     /// A stride that is no multiple of the aligned one; the array that leaves no place.
-    pub(super) fn of(
-        arrays: &[Along],
-        stride: Option<u64>,
-        over: bool,
-    ) -> Result<Self, (Option<usize>, String)> {
+    pub(super) fn of(arrays: &[Along], stride: Option<u64>, over: bool) -> Result<Self, Misfit> {
         let aligned = arrays.iter().fold(1, |all, along| {
             let den = along.den / gcd(along.num, along.den);
             all / gcd(all, den) * den
         });
         let stride = stride.map_or(aligned, u64::cast_signed);
         if stride < 1 || stride % aligned != 0 {
-            return Err((
-                None,
-                format!(
-                    "a stride of {stride} where a voxel of the coarsest array is {aligned}: make it a \
-                     multiple"
-                ),
-            ));
+            let what = format!(
+                "a stride of {stride} where a voxel of the coarsest array is {aligned}: make it a multiple"
+            );
+            return Err(Misfit { array: None, what, larger: false });
         }
         let patch = arrays.first().map_or(1, |first| first.patch.cast_signed());
         let range = |along: &Along| match over {
@@ -252,7 +256,7 @@ impl Places {
                 } else {
                     "it does not cover a patch together with the arrays before it".to_owned()
                 };
-                return Err((Some(i), what));
+                return Err(Misfit { array: Some(i), what, larger: to < from });
             }
         }
         let low = divide_up(low, aligned) * aligned;
@@ -352,11 +356,11 @@ mod tests {
         let places = of(&[first, coarse], None, false).unwrap();
         assert_eq!((places.low, places.stride, coarse.begin(places.low)), (22, 2, 0));
         assert_eq!(places.origin(places.count - 1) + 8, 62);
-        assert!(of(&[first, coarse], Some(3), false).unwrap_err().1.contains("multiple"));
+        assert!(of(&[first, coarse], Some(3), false).unwrap_err().what.contains("multiple"));
         let small = Along::first(8, 7);
-        assert!(of(&[first, small], None, false).unwrap_err().1.contains("7 voxels, fewer"));
+        assert!(of(&[first, small], None, false).unwrap_err().what.contains("7 voxels, fewer"));
         assert_eq!(of(&[small], None, true).unwrap().count, 6);
         let apart = Along { offset: -200, ..Along::first(8, 100) };
-        assert_eq!(of(&[first, apart], None, false).unwrap_err().0, Some(1));
+        assert_eq!(of(&[first, apart], None, false).unwrap_err().array, Some(1));
     }
 }

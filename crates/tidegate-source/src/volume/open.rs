@@ -372,9 +372,13 @@ fn places(parts: &[Part], options: &Options) -> Result<Vec<Places>> {
     let axis = |axis: usize| {
         let arrays: Vec<Along> = parts.iter().map(|part| part.along[axis]).collect();
         let stride = options.stride.as_ref().map(|stride| stride[axis]);
-        Places::of(&arrays, stride, options.pad != Pad::None).map_err(|(array, what)| {
-            let fix = if array.is_some() { ": use a smaller patch, or pad=\"reflect\"" } else { "" };
-            on_axis(&parts[array.unwrap_or(0)].name, axis, &format!("{what}{fix}"))
+        Places::of(&arrays, stride, options.pad != Pad::None).map_err(|misfit| {
+            let fix = if misfit.array.is_some() { ": use a smaller patch, or pad=\"reflect\"" } else { "" };
+            let (array, what) = (&parts[misfit.array.unwrap_or(0)].name, format!("{}{fix}", misfit.what));
+            match misfit.larger {
+                true => Error::PatchTooLarge { array: array.clone(), axis, what },
+                false => on_axis(array, axis, &what),
+            }
         })
     };
     (0..options.patch.len()).map(axis).collect()
