@@ -94,8 +94,11 @@ test-python: install
 test-memory: install
 	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
 
+# Every schedule of up to three preemptions. Without link-time optimization, which would take longer
+# than the checks.
 test-loom:
-	RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
+	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 \
+		cargo test -p tidegate-core --release --lib loom_ --target-dir target/loom
 
 fuzz:
 	TIDEGATE_VALUES=1000000000 cargo test -p tidegate-array --release --lib no_value_is_beyond

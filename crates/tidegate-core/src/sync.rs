@@ -5,20 +5,24 @@
 //! Memory: holds none.
 
 mod gate;
+mod ordered;
+mod ring;
 mod stop;
 
 pub use gate::Gate;
+pub use ordered::{Ordered, Taken};
+pub use ring::{Popped, Ring};
 pub use stop::{Registration, StopToken, StopWhen, Wake};
 
 #[cfg(loom)]
 pub use loom::sync::{
     Arc, Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 #[cfg(not(loom))]
 pub use std::sync::{
     Arc, Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 /// Locks `mutex`, also after another thread panicked while it held it.

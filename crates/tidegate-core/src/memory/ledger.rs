@@ -173,10 +173,10 @@ impl Ledger {
     }
 
     /// Bytes that must be freed before `bytes` can be charged, here and among all processes.
+    #[cfg(not(loom))]
     pub(super) fn missing(&self, bytes: u64) -> u64 {
         let charged = self.charged.load(Ordering::Relaxed);
         let here = charged.saturating_add(bytes).saturating_sub(self.cap_bytes());
-        #[cfg(not(loom))]
         if let Some(node) = self.node() {
             return here.max(node.lacks(bytes));
         }
@@ -205,6 +205,7 @@ impl Ledger {
 
     /// Changes the cap. Bytes charged beyond a lower cap stay charged until their holders give
     /// them back.
+    #[cfg(not(loom))]
     pub(super) fn set_cap(&self, bytes: u64) {
         self.cap.store(bytes, Ordering::SeqCst);
         self.wake();
@@ -449,6 +450,7 @@ impl Grant {
     }
 
     /// Drops the grant, but leaves its bytes charged: their pages stay resident as a hole.
+    #[cfg(not(loom))]
     pub(super) fn leave_resident(mut self) {
         self.resident_after = true;
     }
@@ -562,8 +564,7 @@ mod tests {
     }
 }
 
-/// Run with `make test-slow`: `RUSTFLAGS="--cfg loom" cargo test -p tidegate-core --release
-/// loom_`.
+/// Run with `make test-loom`.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;

@@ -4,8 +4,8 @@
 //! stop is asked for.
 //! Memory: holds none beyond the value.
 //!
-//! No wait has a timeout: a timeout would hide a lost wake-up. Loom checks the waits built on
-//! this.
+//! No wait needs a timeout to see a change: that would hide a lost wake-up. Loom checks the waits
+//! built on this.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -73,9 +73,10 @@ impl<T> Gate<T> {
         self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Gate::wait`], for at most `timeout`: only where another process changes what is waited
-    /// for.
-    #[cfg(not(loom))]
+    /// As [`Gate::wait`], for at most `timeout`; under loom it never times out.
+    ///
+    /// Only where another process changes what is waited for, or where the waiter has something
+    /// else to look at.
     pub fn wait_timeout<'a>(
         &'a self,
         guard: MutexGuard<'a, T>,

@@ -5,11 +5,10 @@
 //! Memory: a few words a batch; the batches hold their slots.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_core::sync::lock;
+use tidegate_core::sync::{Ordered, Taken};
 
 use super::batch_builder::{BatchBuilder, BatchExtras, Row};
 use super::control::Control;
@@ -45,15 +44,6 @@ pub(super) enum Waited {
     },
 }
 
-#[derive(Debug, Default)]
-struct State {
-    done: BTreeMap<u64, Done>,
-    /// Batches that were begun and are not yet done.
-    in_flight: u64,
-    /// What ended the epoch, if anything did.
-    fatal: Option<Error>,
-}
-
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Delivery {
@@ -61,8 +51,8 @@ pub(super) struct Delivery {
     map: Option<Arc<dyn BatchTransform>>,
     /// Batches for the transform threads, if there are any.
     pub(super) queue: Option<TransformQueue>,
-    state: Mutex<State>,
-    ready: Condvar,
+    /// What came of the batches, and what ended the epoch, if anything did.
+    batches: Ordered<Done, Error>,
 }
 
 impl Delivery {
@@ -74,8 +64,7 @@ impl Delivery {
         next: u64,
     ) -> Self {
         let queue = (map.is_some() && map_threads > 0).then(|| TransformQueue::new(next));
-        let control = Arc::clone(control);
-        Self { control, map, queue, state: Mutex::default(), ready: Condvar::new() }
+        Self { control: Arc::clone(control), map, queue, batches: Ordered::new(next) }
     }
 
     pub(super) fn map(&self) -> Option<&Arc<dyn BatchTransform>> {
@@ -84,12 +73,12 @@ impl Delivery {
 
     /// A batch has its memory and is going to be made.
     pub(super) fn begin(&self) {
-        lock(&self.state).in_flight += 1;
+        self.batches.begin();
     }
 
     /// Whether a batch was begun that is not yet done.
     pub(super) fn is_busy(&self) -> bool {
-        lock(&self.state).in_flight > 0
+        self.batches.is_busy()
     }
 
     /// A row is done with; the last one of a batch has it delivered.
@@ -117,35 +106,23 @@ impl Delivery {
 
     /// Has the consumer get what came of a batch.
     pub(super) fn deliver(&self, index: u64, done: Done) {
-        let mut state = lock(&self.state);
-        state.done.insert(index, done);
-        state.in_flight -= 1;
-        drop(state);
-        self.ready.notify_all();
+        self.batches.finish(index, done);
     }
 
     /// Ends the epoch with an error, which the consumer gets after the batches that are done.
     pub(super) fn fail(&self, error: Error) {
-        lock(&self.state).fatal.get_or_insert(error);
+        self.batches.fail(error);
         self.control.stop.stop();
-        self.ready.notify_all();
     }
 
-    /// Waits up to `timeout` for a batch.
-    pub(super) fn wait(&self, index: u64, timeout: Duration) -> Result<Waited> {
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(done) = state.done.remove(&index) {
-                return Ok(Waited::Done(done));
-            }
-            if let Some(error) = state.fatal.take() {
-                return Err(error);
-            }
-            let waited = self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
-            state = waited.0;
-            if waited.1.timed_out() && !state.done.contains_key(&index) && state.fatal.is_none() {
-                return Ok(Waited::TimedOut { idle: state.in_flight == 0 && state.done.is_empty() });
-            }
+    /// Waits up to `timeout` for the next batch.
+    pub(super) fn wait(&self, timeout: Duration) -> Result<Waited> {
+        match self.batches.take(Some(timeout)) {
+            Taken::Item(_, done) => Ok(Waited::Done(done)),
+            Taken::Failed(error) => Err(error),
+            Taken::TimedOut { idle } => Ok(Waited::TimedOut { idle }),
+            // The consumer is the only one that waits here, and it clears at its end.
+            Taken::Closed => Ok(Waited::TimedOut { idle: true }),
         }
     }
 
@@ -159,8 +136,8 @@ impl Delivery {
         }
     }
 
-    /// Drops what was not delivered.
+    /// Drops what was not delivered, and what still comes.
     pub(super) fn clear(&self) {
-        lock(&self.state).done.clear();
+        self.batches.close();
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
+use tidegate_core::sync::Ring;
 use tidegate_order::Epoch;
 use tidegate_order::partition::RankRows;
 use tidegate_source::Located;
@@ -21,7 +22,6 @@ use super::control::Lacking;
 use super::handles::Handles;
 use super::lane::{Begun, Lane};
 use super::plan::WINDOW;
-use super::ring::Ring;
 use crate::batch::Layout;
 use crate::batch::row::ragged_bytes;
 use crate::{Error, Result};

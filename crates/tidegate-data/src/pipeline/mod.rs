@@ -26,7 +26,6 @@ mod metrics;
 pub mod observer;
 pub mod plan;
 mod reading;
-mod ring;
 mod scratch;
 mod spec;
 mod stages;
@@ -214,7 +213,7 @@ impl Pipeline {
         let mut stuck_for = 0;
         let mut moved = (h.metrics.movement(), Instant::now());
         loop {
-            let idle = match h.delivery.wait(self.next, POLL_INTERVAL)? {
+            let idle = match h.delivery.wait(POLL_INTERVAL)? {
                 Waited::Done(done) => return Ok(done),
                 Waited::TimedOut { idle } => idle,
             };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tidegate_core::sync::lock;
+use tidegate_core::sync::{Popped, Ring, lock};
 use tidegate_source::ReadMode;
 use tidegate_source::read::stop_reading_when;
 use tidegate_source::uring::Uring;
@@ -17,7 +17,6 @@ use super::feed::{Feed, Taken};
 use super::handles::Handles;
 use super::lane::Lane;
 use super::plan::STACK_BYTES;
-use super::ring::{Popped, Ring};
 use super::scratch::WorkerScratch;
 use crate::{Error, Result, panic_message};
 

@@ -9,10 +9,9 @@
 //! ever.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::convert::Infallible;
 
-use tidegate_core::sync::lock;
+use tidegate_core::sync::{Ordered, Taken};
 
 use super::batch_builder::BatchExtras;
 use super::delivery::{Delivered, Done};
@@ -37,65 +36,29 @@ pub trait BatchTransform: Send + Sync + std::fmt::Debug {
 }
 
 /// Batches on their way to the function; a batch that failed passes through.
-#[derive(Debug, Default)]
-pub(super) struct TransformQueue {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    next: u64,
-    batches: BTreeMap<u64, (Result<Batch>, BatchExtras)>,
-    closed: bool,
-}
+#[derive(Debug)]
+pub(super) struct TransformQueue(Ordered<(Result<Batch>, BatchExtras), Infallible>);
 
 impl TransformQueue {
     /// Batches come in order from `next` on.
     pub(super) fn new(next: u64) -> Self {
-        let queue = Self::default();
-        lock(&queue.waiting).next = next;
-        queue
+        Self(Ordered::new(next))
     }
 
     /// Puts a batch in, with its extras.
     pub(super) fn put(&self, index: u64, batch: Result<Batch>, extras: BatchExtras) {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.closed {
-            waiting.batches.insert(index, (batch, extras));
-        }
-        drop(waiting);
-        self.changed.notify_all();
-    }
-
-    /// The next batch in order; nothing once the queue is closed.
-    fn take(&self) -> Option<(u64, Result<Batch>, BatchExtras)> {
-        let mut waiting = lock(&self.waiting);
-        while !waiting.closed {
-            let next = waiting.next;
-            if let Some((batch, extras)) = waiting.batches.remove(&next) {
-                waiting.next += 1;
-                // Another thread may wait for the one that is next now.
-                self.changed.notify_all();
-                return Some((next, batch, extras));
-            }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        None
+        self.0.put(index, (batch, extras));
     }
 
     /// Drops what waits, and ends all waits.
     pub(super) fn close(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.closed = true;
-        waiting.batches.clear();
-        self.changed.notify_all();
+        self.0.close();
     }
 
     /// Takes the next batch and calls the function; nothing once the queue is closed. `begins` is
     /// told before the call.
     pub(super) fn run_next(&self, map: &dyn BatchTransform, begins: impl FnOnce()) -> Option<(u64, Done)> {
-        let (index, batch, extras) = self.take()?;
+        let Taken::Item(index, (batch, extras)) = self.0.take(None) else { return None };
         begins();
         let outcome = batch.and_then(|batch| apply(map, batch));
         Some((index, Done { outcome, extras }))
