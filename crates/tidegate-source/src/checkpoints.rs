@@ -36,9 +36,9 @@ pub fn fitting_bytes(mean_bytes: u64) -> Option<u64> {
 
 /// Makes the checkpoints of a source that has none, or resumes making them.
 ///
-/// `progress` gets the number of samples done and the number of all; an error of it stops the work,
-/// which a later call resumes. Samples without a sound baseline JPEG get none. Where another process
-/// is making them, this one waits for it.
+/// `progress` gets the number of samples done and the number of all; an error of it stops the
+/// work, which a later call resumes. Samples without a sound baseline JPEG get none. Where another
+/// process is making them, this one waits for it.
 ///
 /// # Errors
 /// [`Error::Config`] for a source whose samples have no baseline JPEGs of their own; [`Error::Io`]
@@ -139,7 +139,8 @@ impl Making<'_> {
         (start < samples && self.failed().is_none()).then(|| start..(start + CHUNK).min(samples))
     }
 
-    /// Makes the records of some samples that have none, and returns how many samples are done in all.
+    /// Makes the records of some samples that have none, and returns how many samples are done in
+    /// all.
     fn chunk(&self, ids: Range<u64>) -> Result<u64> {
         let mut records = vec![0; self.record_bytes * (ids.end - ids.start) as usize];
         let place = ids.start * self.record_bytes as u64;

@@ -109,9 +109,9 @@ fn is_archive(path: &Path) -> bool {
     [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd"].iter().any(|end| name.ends_with(end))
 }
 
-/// Opens the dataset at `url`: a folder of images, tar archives (a file, a folder or a pattern with
-/// `*`), Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` with any
-/// extension), an MDS folder.
+/// Opens the dataset at `url`: a folder of images, tar archives (a file, a folder or a pattern
+/// with `*`), Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` with
+/// any extension), an MDS folder.
 ///
 /// `force` makes a new index even if there is one that holds.
 ///

@@ -36,9 +36,9 @@ pub enum Access {
 ///
 /// A source reads by position into memory of the caller, so it holds no sample bytes itself.
 ///
-/// Most methods have a default on top of [`Source::side_car_index`] and [`Source::files`]. A source
-/// without an index implements `len`, `schema`, `fingerprint`, `shard_lengths`, `size_bounds` and
-/// `locate` itself; one without files, `read`.
+/// Most methods have a default on top of [`Source::side_car_index`] and [`Source::files`]. A
+/// source without an index implements `len`, `schema`, `fingerprint`, `shard_lengths`,
+/// `size_bounds` and `locate` itself; one without files, `read`.
 pub trait Source: Send + Sync + std::fmt::Debug {
     /// The path or URL that opened it.
     fn name(&self) -> &str;
@@ -76,8 +76,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// A hash that changes with the content, as far as sizes, times and version tags tell.
     ///
-    /// Caches on disk and profiles are kept under it. Unlike the fingerprint it may differ for equal
-    /// data.
+    /// Caches on disk and profiles are kept under it. Unlike the fingerprint it may differ for
+    /// equal data.
     fn content_version(&self) -> u64 {
         self.files().map_or(0, Files::content_version)
     }
@@ -98,7 +98,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         self.side_car_index().map(|index| index.meta.bounds).unwrap_or_default()
     }
 
-    /// Bytes that a library holds while the source is read (decompressors); the reader charges them.
+    /// Bytes that a library holds while the source is read (decompressors); the reader charges
+    /// them.
     fn library_bytes(&self) -> u64 {
         0
     }
@@ -147,8 +148,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         index.ok_or_else(|| not_implemented(self.name(), "locate"))?.locate(ids)
     }
 
-    /// Reads `len` bytes from the start of the sample `at` into `into`, and returns where in `into`
-    /// they are.
+    /// Reads `len` bytes from the start of the sample `at` into `into`, and returns where in
+    /// `into` they are.
     ///
     /// `into` holds at least [`staging_bytes`] of `len`.
     ///
@@ -264,14 +265,15 @@ pub trait Chunked: Send + Sync {
 
     /// Reads a stored chunk into `into` and returns where in `into` it is.
     ///
-    /// `into` holds [`staging_bytes`] of the largest stored chunk. None means that the chunk is not
-    /// stored and all its elements are the fill value.
+    /// `into` holds [`staging_bytes`] of the largest stored chunk. None means that the chunk is
+    /// not stored and all its elements are the fill value.
     ///
     /// # Errors
     /// When it cannot be read, or is longer than its codecs allow.
     fn read_chunk(&self, chunk: u64, mode: ReadMode, into: &mut [u8]) -> Result<Option<Range<usize>>>;
 
-    /// Decodes a chunk into `into`, which has its length; one that is not stored is the fill value.
+    /// Decodes a chunk into `into`, which has its length; one that is not stored is the fill
+    /// value.
     ///
     /// # Errors
     /// When it is damaged, with its name.

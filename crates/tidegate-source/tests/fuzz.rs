@@ -1,6 +1,8 @@
-//! Every parser under mutated input: no panic, no endless work, no allocation beyond what its header bounds.
+//! Every parser under mutated input: no panic, no endless work, no allocation beyond what its
+//! header bounds.
 //!
-//! A second a parser in `make test`, a minute in `make test-slow` (`TIDEGATE_FUZZ_SECONDS`); inputs follow from a fixed seed.
+//! A second a parser in `make test`, a minute in `make test-slow` (`TIDEGATE_FUZZ_SECONDS`);
+//! inputs follow from a fixed seed.
 #![expect(
     unsafe_code,
     clippy::unwrap_used,
@@ -55,7 +57,8 @@ fn seconds() -> Duration {
     Duration::from_secs_f64(given.unwrap_or(1.0))
 }
 
-/// Asserts, when it goes, that this thread has allocated no more than so many bytes at once since it came.
+/// Asserts, when it goes, that this thread has allocated at most that number of bytes at once since
+/// it came.
 struct Bounded {
     most: i64,
     before: i64,
@@ -198,7 +201,7 @@ fn check_bound(header: &ImageHeader, bytes: &[u8], taken: i64) {
 }
 
 #[test]
-fn pictures() {
+fn images() {
     use jpeg_encoder::SamplingFactor::{F_1_1, F_2_1, F_2_2};
     let seeds = vec![
         jpeg(50, 41, false, F_2_2),
@@ -210,7 +213,7 @@ fn pictures() {
         png(png::ColorType::Grayscale, png::BitDepth::Sixteen),
         webp(),
     ];
-    fuzz("pictures", &seeds, decode);
+    fuzz("images", &seeds, decode);
 }
 
 #[test]
@@ -249,7 +252,8 @@ fn archives() {
     });
 }
 
-/// Whole data sets: a folder with a mutated index, MDS shard or tar must open with an error or be read with errors.
+/// Whole data sets: a folder with a mutated index, MDS shard or tar must open with an error or be
+/// read with errors.
 #[test]
 fn data_sets() {
     use tidegate_source::{SourceExt, open};
@@ -297,7 +301,8 @@ fn data_sets() {
     }
 }
 
-/// Parquet and Arrow files of some 10 KiB by pyarrow, mutated: an error, or rows, in little memory.
+/// Parquet and Arrow files of some 10 KiB by pyarrow, mutated: an error, or rows, in little
+/// memory.
 #[test]
 #[cfg(feature = "parquet")]
 fn tables() {

@@ -127,8 +127,8 @@ impl Files {
         self.direct.get(i)?.get_or_init(open).as_ref()
     }
 
-    /// Reads `len` bytes at `offset` of file number `file` into `into`, and returns where in `into`
-    /// they are.
+    /// Reads `len` bytes at `offset` of file number `file` into `into`, and returns where in
+    /// `into` they are.
     ///
     /// # Errors
     /// As [`read_open`]; of objects, what the server answers.

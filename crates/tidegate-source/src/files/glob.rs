@@ -1,6 +1,7 @@
 //! Files and objects by name or pattern.
 //!
-//! Flow: "shards/*.tar", "s3://bucket/train-{000..123}.tar" -> names in natural order -> [`Files`].
+//! Flow: "shards/*.tar", "s3://bucket/train-{000..123}.tar" -> names in natural order ->
+//! [`Files`].
 //! Memory: the names.
 
 use std::fs;
@@ -82,7 +83,8 @@ pub(crate) fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>>
     Ok(objects)
 }
 
-/// Files that match a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in natural order.
+/// Files that match a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in
+/// natural order.
 pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for pattern in braces(pattern) {

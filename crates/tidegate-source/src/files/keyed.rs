@@ -138,8 +138,8 @@ impl Keyed {
     /// `into` has room for [`super::read::staging_bytes`] of `len`.
     ///
     /// # Errors
-    /// As [`super::read::read_file`], and where the file has changed; of an object, what the server
-    /// answers.
+    /// As [`super::read::read_file`], and where the file has changed; of an object, what the
+    /// server answers.
     pub(crate) fn part(
         &self,
         key: &str,
@@ -185,8 +185,8 @@ impl Keyed {
         }
     }
 
-    /// Reads a whole object into `into` and returns where in `into` it is; None if there is none of
-    /// this name.
+    /// Reads a whole object into `into` and returns where in `into` it is; None if there is none
+    /// of this name.
     ///
     /// # Errors
     /// As [`Keyed::part`]; an object of more than `most` bytes.

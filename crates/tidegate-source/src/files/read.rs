@@ -4,8 +4,9 @@
 //! Memory: none of its own; page cache only in [`ReadMode::Plain`], whose caller charges the files
 //! to `cache.memory`.
 //!
-//! The kernel charges pages that a process reads into the page cache to its control group, so plain
-//! reads fill any limit. Mapping files is worse: cold random reads run 17–22 times slower than pread.
+//! The kernel charges pages that a process reads into the page cache to its control group, so
+//! plain reads fill any limit. Mapping files is worse: cold random reads run 17–22 times slower
+//! than pread.
 
 use std::fs::File;
 use std::io;
@@ -254,8 +255,8 @@ pub fn read_open(
             Err(error) => return Err(Error::io(path)(error)),
         };
         done += came;
-        // A direct read that ends off a page border met the end of the file; the kernel would refuse
-        // the next one.
+        // A direct read that ends off a page border met the end of the file; the kernel would
+        // refuse the next one.
         let ended = came == 0 || direct && !done.is_multiple_of(PAGE_BYTES as usize);
         if ended && done < inner.end {
             let what = format!(

@@ -1,14 +1,14 @@
 //! Objects in stores (S3, Google Cloud, Azure, HTTP), read by ranges and resumed after a failure.
 //!
-//! Flow: a URL -> [`Store`] -> listed [`Object`]s -> bytes of a range in the caller's memory; called
-//! by `file_set`, `glob` and `keyed`.
+//! Flow: a URL -> [`Store`] -> listed [`Object`]s -> bytes of a range in the caller's memory;
+//! called by `file_set`, `glob` and `keyed`.
 //! Memory: the caller's for the bytes; the plan charges what connections take.
 //!
-//! All asynchronous code is in this file. Callers block, and several callers make several requests.
-//! Credentials and endpoints come from the environment, by each provider's own names. A read has a
-//! timeout that starts again at each progress. A transient failure (503, a dropped connection, a
-//! slow server) is retried with growing, jittered pauses. A permanent one (no permission, no such
-//! bucket, another object under the name) is an error at once.
+//! All asynchronous code is in this file. Callers block, and several callers make several
+//! requests. Credentials and endpoints come from the environment, by each provider's own names. A
+//! read has a timeout that starts again at each progress. A transient failure (503, a dropped
+//! connection, a slow server) is retried with growing, jittered pauses. A permanent one (no
+//! permission, no such bucket, another object under the name) is an error at once.
 
 use std::io;
 use std::path::PathBuf;
@@ -256,8 +256,8 @@ impl Store {
         connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
     }
 
-    /// Reads an object of up to `into.len()` bytes and returns its length; None if there is none of
-    /// this name. Without a failure it takes one request.
+    /// Reads an object of up to `into.len()` bytes and returns its length; None if there is none
+    /// of this name. Without a failure it takes one request.
     ///
     /// # Errors
     /// As [`Store::read`]; an object that is longer.
@@ -510,8 +510,8 @@ fn classify(error: &object_store::Error) -> Failure {
     }
 }
 
-/// A client with the settings of the environment. It never retries: this file does, with one timeout
-/// for all attempts.
+/// A client with the settings of the environment. It never retries: this file does, with one
+/// timeout for all attempts.
 fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     // The URL or endpoint says whether the server has no encryption.

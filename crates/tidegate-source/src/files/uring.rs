@@ -5,8 +5,8 @@
 //! Memory: the ring, a few pages of the kernel.
 //!
 //! Why: a direct read by pread puts its thread to sleep, wakes it, and notifies the disk, for each
-//! sample. Sixteen samples at once share that cost. Containers often deny io_uring; then the reader
-//! reads one by one.
+//! sample. Sixteen samples at once share that cost. Containers often deny io_uring; then the
+//! reader reads one by one.
 #![expect(unsafe_code, reason = "the kernel writes into memory that this thread borrows")]
 
 use std::io;
@@ -70,9 +70,9 @@ impl Uring {
             let Some(into) = one.into.get_mut(..pages.bytes) else { continue };
             let fd = types::Fd(one.extent.file.as_raw_fd());
             let read = opcode::Read::new(fd, into.as_mut_ptr(), pages.bytes as u32).offset(pages.start);
-            // SAFETY: memory and file are borrowed until this function returns, and it returns only
-            // when each read that the kernel took has completed; the ring drops reads that the
-            // kernel never took.
+            // SAFETY: memory and file are borrowed until this function returns, and it returns
+            // only when each read that the kernel took has completed; the ring drops reads that
+            // the kernel never took.
             let pushed = unsafe { self.0.submission().push(&read.build().user_data(i as u64)) };
             left += usize::from(pushed.is_ok());
         }

@@ -1,7 +1,7 @@
 //! WebDataset: tar archives where the files of one sample share their name up to the first dot.
 //!
-//! Flow: .tar / .tar.gz / .tar.zst files -> index (one entry a sample, from its first header to its
-//! last byte) -> one read a sample -> fields by extension.
+//! Flow: .tar / .tar.gz / .tar.zst files -> index (one entry a sample, from its first header to
+//! its last byte) -> one read a sample -> fields by extension.
 //! Memory: see `index`; one decompressor for compressed archives (`library_bytes`).
 //!
 //! Grouping follows the webdataset library: the key is the path up to the first dot of the last

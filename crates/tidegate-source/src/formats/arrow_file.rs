@@ -2,11 +2,12 @@
 //!
 //! Flow: one pass over the messages -> groups (record batches) with their bounds; a message -> its
 //! body -> a record batch.
-//! Memory: schema and dictionaries while open; the body of a batch and its decompressed buffers while
-//! it is decoded.
+//! Memory: schema and dictionaries while open; the body of a batch and its decompressed buffers
+//! while it is decoded.
 //!
 //! A file is a stream between eight bytes of magic and a footer, which is not needed: Hugging Face
-//! writes streams, pandas (Feather 2) and pyarrow write either. Specification: Arrow columnar format
+//! writes streams, pandas (Feather 2) and pyarrow write either. Specification: Arrow columnar
+//! format
 //! 1.5, «IPC».
 
 use std::collections::HashMap;

@@ -1,15 +1,15 @@
 //! Columns of Arrow as fields of samples, and a group of packed rows.
 //!
-//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values of
-//! one row.
-//! Memory: holds none; rows are packed into memory of the caller, and [`super::table`] bounds Arrow's
-//! own arrays.
+//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values
+//! of one row.
+//! Memory: holds none; rows are packed into memory of the caller, and [`super::table`] bounds
+//! Arrow's own arrays.
 //!
-//! A packed group is u32 offsets\[rows + 1\], then the rows. A row has for each column a u32 size (all
-//! ones: missing) and its bytes. Integers and floats take 8 bytes; unsigned 64-bit integers keep their
-//! bits. Lists of numbers are arrays in the form of MDS. Structs, maps and lists of lists become JSON.
-//! Hugging Face stores images and audio as a struct with a child `bytes`: it is one field, and its
-//! child `path` is the sample's key.
+//! A packed group is u32 offsets\[rows + 1\], then the rows. A row has for each column a u32 size
+//! (all ones: missing) and its bytes. Integers and floats take 8 bytes; unsigned 64-bit integers
+//! keep their bits. Lists of numbers are arrays in the form of MDS. Structs, maps and lists of
+//! lists become JSON. Hugging Face stores images and audio as a struct with a child `bytes`: it is
+//! one field, and its child `path` is the sample's key.
 
 use std::borrow::Cow;
 

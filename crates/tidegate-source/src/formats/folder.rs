@@ -1,6 +1,7 @@
 //! A folder of image files with one sub-folder a class, as torchvision's ImageFolder reads it.
 //!
-//! Flow: folder -> index (relative paths as keys) -> one file a sample: fields `image` and `label`.
+//! Flow: folder -> index (relative paths as keys) -> one file a sample: fields `image` and
+//! `label`.
 //! Memory: see `index`; files that are not read take none.
 //!
 //! The index holds while the modification times of all folders are unchanged; the size of a file

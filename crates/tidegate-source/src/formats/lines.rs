@@ -1,7 +1,7 @@
 //! Text files with a sample a line: LIBSVM, JSON Lines, CSV and TSV.
 //!
-//! Flow: files -> each line once -> schema and index -> one read a line; neighbours share a read ->
-//! values as slices of the line.
+//! Flow: files -> each line once -> schema and index -> one read a line; neighbours share a read
+//! -> values as slices of the line.
 //! Memory: see `index`; one line while indexing. A quoted value is unquoted into its row.
 //!
 //! Each line is read and parsed by itself, so every order costs the same, and a bad line is one
@@ -126,7 +126,8 @@ impl Seen {
         }
     }
 
-    /// Looks at the line of sample number `sample`. LIBSVM needs all lines, the others the first ones.
+    /// Looks at the line of sample number `sample`. LIBSVM needs all lines, the others the first
+    /// ones.
     fn look(&mut self, line: &[u8], sample: u64) {
         match self {
             Self::Libsvm(seen) => seen.add_line(line),

@@ -1,12 +1,12 @@
 //! MosaicML MDS v2: shards with an offset table and typed columns, described by index.json.
 //!
 //! Flow: index.json + shards -> index -> one read a sample -> columns.
-//! Memory: see `index`. A compressed shard is unpacked once into the side-car folder, through a window
-//! of 64 KiB.
+//! Memory: see `index`. A compressed shard is unpacked once into the side-car folder, through a
+//! window of 64 KiB.
 //!
-//! Layout of a shard: u32 n | u32 offsets[n+1] | config JSON | rows; a row is the sizes (u32) of its
-//! variable columns, then the values in column order. All little-endian. `pkl` columns are refused:
-//! unpickling runs code.
+//! Layout of a shard: u32 n | u32 offsets[n+1] | config JSON | rows; a row is the sizes (u32) of
+//! its variable columns, then the values in column order. All little-endian. `pkl` columns are
+//! refused: unpickling runs code.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,10 +1,10 @@
 //! One Parquet file: its row groups, decoded by the parquet crate.
 //!
-//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) -> record
-//! batches.
-//! Memory: the footer while open; while a group is decoded, a stored page, its decompressed copy, and
-//! the arrays of a batch. The sizes in the footer bound them: `parquet_pages` checks each page before
-//! the crate allocates it.
+//! Flow: footer -> groups with their bounds; a row group -> pages (read past the page cache) ->
+//! record batches.
+//! Memory: the footer while open; while a group is decoded, a stored page, its decompressed copy,
+//! and the arrays of a batch. The sizes in the footer bound them: `parquet_pages` checks each page
+//! before the crate allocates it.
 //!
 //! Specification: Apache Parquet format 2.11.
 

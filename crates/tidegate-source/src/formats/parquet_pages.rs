@@ -1,7 +1,7 @@
 //! The sizes in a Parquet page header, checked before the parquet crate allocates them.
 //!
-//! Flow: the start of a page -> its sizes, which `parquet_file` compares with the footer; sizes and
-//! page -> whether the page can have them.
+//! Flow: the start of a page -> its sizes, which `parquet_file` compares with the footer; sizes
+//! and page -> whether the page can have them.
 //! Memory: holds none.
 //!
 //! Specification: Apache Parquet format 2.11, parquet.thrift; Thrift compact protocol.
@@ -120,7 +120,8 @@ impl Compact<'_> {
         (zigzag % 2 == 0 && zigzag / 2 <= i32::MAX as u64).then_some(zigzag / 2)
     }
 
-    /// The number and type of the next field, above the last one; None at the end of the structure.
+    /// The number and type of the next field, above the last one; None at the end of the
+    /// structure.
     fn field(&mut self, last: u64) -> Option<(u64, u8)> {
         let head = self.byte().filter(|&head| head != 0)?;
         let id = match head >> 4 {
@@ -166,7 +167,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_nothing_behind_them_can_contradict_them() {
-        // type = 0, unpacked = 300, stored = 20, crc = 1, data_page_header { num_values = 3 }, stop.
+        // type = 0, unpacked = 300, stored = 20, crc = 1, data_page_header { num_values = 3 },
+        // stop.
         let header = [0x15, 0, 0x15, 0xD8, 4, 0x15, 40, 0x15, 2, 0x1C, 0x15, 6, 0, 0];
         let sizes = PageSizes { unpacked: 300, stored: 20, levels: 0, plain: false };
         assert_eq!(page_sizes(&header), Some(sizes));

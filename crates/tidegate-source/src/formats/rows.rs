@@ -1,8 +1,9 @@
-//! An array in a file as a source: a sample is a row, all elements with one index of the first axis.
+//! An array in a file as a source: a sample is a row, all elements with one index of the first
+//! axis.
 //!
 //! Flow: `tidegate_array::stored` -> [`Rows`] -> one read a row; neighbours share a read.
-//! Memory: none of its own; pread puts rows into staging, past the page cache where the budget has no
-//! room for the file.
+//! Memory: none of its own; pread puts rows into staging, past the page cache where the budget has
+//! no room for the file.
 //!
 //! Why: an array larger than memory trains well so. A mapped one is read by page faults, one after
 //! the other.

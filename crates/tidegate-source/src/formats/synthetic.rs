@@ -1,6 +1,7 @@
 //! A synthetic source of any length: its bytes are a function of the id.
 //!
-//! Flow: id -> `len` bytes and an integer; called by tests, benches and `tidegate bench --synthetic`.
+//! Flow: id -> `len` bytes and an integer; called by tests, benches and `tidegate bench
+//! --synthetic`.
 //! Memory: holds none; 10^12 samples cost nothing.
 
 use std::ops::Range;

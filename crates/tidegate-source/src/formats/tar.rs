@@ -1,6 +1,8 @@
-//! Tar as GNU tar, bsdtar and Python's tarfile write it: ustar, GNU long names, pax headers, base-256 sizes.
+//! Tar as GNU tar, bsdtar and Python's tarfile write it: ustar, GNU long names, pax headers,
+//! base-256 sizes.
 //!
-//! Flow: bytes at an offset -> [`Member`]; called by the archive source while indexing and while parsing a sample.
+//! Flow: bytes at an offset -> [`Member`]; called by the archive source while indexing and while
+//! parsing a sample.
 //! Memory: a name; nothing of the payload.
 //! Not here: grouping members into samples (`archive`).
 //!

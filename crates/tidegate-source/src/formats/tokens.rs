@@ -3,11 +3,11 @@
 //! Flow: files of uint16 or uint32 -> [`Tokens`] -> one read a sequence; neighbours share a read.
 //! Memory: 24 bytes a file.
 //!
-//! A sample is `length + 1` tokens: the inputs of a model are all but the last, the targets all but
-//! the first. The next sample starts `length` tokens later, so each token is a target once an epoch.
-//! Documents are packed: a sequence may hold the end of one and the start of the next. Files of
-//! llm.c name their type in a header; others have none (nanoGPT's `train.bin`), and the user gives
-//! the type.
+//! A sample is `length + 1` tokens: the inputs of a model are all but the last, the targets all
+//! but the first. The next sample starts `length` tokens later, so each token is a target once an
+//! epoch. Documents are packed: a sequence may hold the end of one and the start of the next.
+//! Files of llm.c name their type in a header; others have none (nanoGPT's `train.bin`), and the
+//! user gives the type.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
 
-/// The first word of a header of llm.c, and its type of tokens. A header has 256 words; the third is
-/// the number of tokens.
+/// The first word of a header of llm.c, and its type of tokens. A header has 256 words; the third
+/// is the number of tokens.
 const MAGICS: [(u32, DType); 2] = [(20_240_520, DType::Uint16), (20_240_801, DType::Uint32)];
 const HEADER_BYTES: u64 = 1024;
 
@@ -48,11 +48,12 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Opens files by name or pattern, local or in an object store; `dtype` is that of files without
-    /// a header.
+    /// Opens files by name or pattern, local or in an object store; `dtype` is that of files
+    /// without a header.
     ///
     /// # Errors
-    /// Missing files; a size that is no whole number of tokens; different types; no whole sequence.
+    /// Missing files; a size that is no whole number of tokens; different types; no whole
+    /// sequence.
     pub fn open(url: &str, length: u64, dtype: Option<DType>) -> Result<Arc<Self>> {
         if length == 0 || length >= 1 << 28 {
             return Err(Error::Config(format!("sequences of {length} tokens: give 1 to 2^28, such as 1024")));

@@ -1,7 +1,7 @@
 //! Checks the length that a header claims for unpacked bytes, before a library allocates it.
 //!
-//! Flow: packed bytes + the claimed length -> whether it is possible; called by `parquet_pages` and
-//! `arrow_file`.
+//! Flow: packed bytes + the claimed length -> whether it is possible; called by `parquet_pages`
+//! and `arrow_file`.
 //! Memory: the windows of gzip and brotli, whose output is counted.
 //!
 //! Why: libraries trust the claimed length, and some unpack without a limit.
@@ -36,8 +36,8 @@ impl Codec {
         }
     }
 
-    /// Whether `packed` can unpack to `claimed` bytes; for codecs whose library has no limit, whether
-    /// it does.
+    /// Whether `packed` can unpack to `claimed` bytes; for codecs whose library has no limit,
+    /// whether it does.
     pub(crate) fn allows(self, packed: &[u8], claimed: u64) -> bool {
         if claimed > self.most().saturating_mul(packed.len() as u64) {
             return false;
@@ -58,7 +58,8 @@ fn frame_bytes(packed: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().filter(|_| whole)
 }
 
-/// Whether a reader yields exactly `bytes` bytes; damage counts as true, so the library reports it.
+/// Whether a reader yields exactly `bytes` bytes; damage counts as true, so the library reports
+/// it.
 fn counts_to(reader: impl Read, bytes: u64) -> bool {
     io::copy(&mut reader.take(bytes.saturating_add(1)), &mut io::sink()).map_or(true, |n| n == bytes)
 }

@@ -44,7 +44,8 @@ impl std::fmt::Debug for Builder {
 }
 
 impl Builder {
-    /// Starts an index next to the data, or in the user's cache folder where the data are read-only.
+    /// Starts an index next to the data, or in the user's cache folder where the data are
+    /// read-only.
     ///
     /// # Errors
     /// When neither folder can be written.

@@ -3,8 +3,9 @@
 //! Flow: formats make entries while they index; an index returns them by id.
 //! Memory: 24 bytes a sample in the file.
 //!
-//! Layout of a record, little-endian: shard u32 | offset u48 | length u32 | height u16 | width u16 |
-//! reserved u32 | zero u8 | flags u8. The reserved word once was a checksum and is 0 in every file.
+//! Layout of a record, little-endian: shard u32 | offset u48 | length u32 | height u16 | width u16
+//! | reserved u32 | zero u8 | flags u8. The reserved word once was a checksum and is 0 in every
+//! file.
 
 /// Bytes of an entry in the file.
 pub const ENTRY_BYTES: u64 = 24;

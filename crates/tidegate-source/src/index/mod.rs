@@ -1,7 +1,7 @@
 //! The side-car index: where each sample is, and how large it is once decoded, over any container.
 //!
-//! Flow: a [`Builder`] takes entries while a format scans its files; an [`Index`] finds entries and
-//! keys by id.
+//! Flow: a [`Builder`] takes entries while a format scans its files; an [`Index`] finds entries
+//! and keys by id.
 //! Memory: an index below 1 MiB is held whole (part of an open source); a larger one is read in
 //! windows into the caller's memory, past the page cache.
 //!

@@ -12,8 +12,8 @@ use crate::files::natural::file_name;
 use crate::files::read::{ReadMode, aligned, staging_bytes};
 use crate::{Error, Result};
 
-/// Bytes that are hashed at each end of a shard: its first headers, and the end, which changes when
-/// the shard is written again.
+/// Bytes that are hashed at each end of a shard: its first headers, and the end, which changes
+/// when the shard is written again.
 const END_BYTES: u64 = 8 << 10;
 
 /// The folder, name and identity of the index of a set of shards.

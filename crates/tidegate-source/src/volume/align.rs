@@ -1,11 +1,11 @@
 //! The place of a patch in several arrays: by physical units, to the voxel.
 //!
-//! Flow: scale and translation of each array + the patch in voxels of the first -> the start of each
-//! array's patch, and the lattice of places where all patches start at a voxel.
+//! Flow: scale and translation of each array + the patch in voxels of the first -> the start of
+//! each array's patch, and the lattice of places where all patches start at a voxel.
 //! Memory: a few words an axis.
 //!
-//! The corner of a patch is one point in space, and must be the corner of a voxel in each array. If
-//! an array is n times as coarse as the first, every n-th voxel of the first is such a place.
+//! The corner of a patch is one point in space, and must be the corner of a voxel in each array.
+//! If an array is n times as coarse as the first, every n-th voxel of the first is such a place.
 
 use super::ngff::metres;
 use crate::{Error, Result};
@@ -14,8 +14,8 @@ use crate::{Error, Result};
 const SAME: f64 = 1e-3;
 /// The largest distance to the corner of a voxel, in voxels.
 const NEAR: f64 = 0.05;
-/// The largest numerator or denominator of a ratio, and the largest of the smaller of both. With two
-/// large numbers every length would be a ratio.
+/// The largest numerator or denominator of a ratio, and the largest of the smaller of both. With
+/// two large numbers every length would be a ratio.
 const MAX_RATIO: u64 = 64;
 const MAX_SMALLER: f64 = 8.0;
 /// The most voxels between an array and the first, so that sums do not overflow.
@@ -32,7 +32,8 @@ pub(super) struct Space {
     pub(super) units: Vec<Option<String>>,
 }
 
-/// Voxels of an array along one axis, as a function of those of the first: `num / den * origin + offset`.
+/// Voxels of an array along one axis, as a function of those of the first: `num / den * origin +
+/// offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Along {
     num: i64,
@@ -65,9 +66,9 @@ fn ratio(x: f64) -> Option<(i64, i64)> {
 
 /// The corner of the first array minus that of an array, in voxels of the array.
 ///
-/// So are its arguments: the translation of the first and the length of its voxels, and the array's
-/// translation. By the specification a translation is the centre of the first voxel. Many writers
-/// give all levels the same one, or that of the corner.
+/// So are its arguments: the translation of the first and the length of its voxels, and the
+/// array's translation. By the specification a translation is the centre of the first voxel. Many
+/// writers give all levels the same one, or that of the corner.
 fn voxels_away((first, first_scale): (f64, f64), translation: f64) -> Result<i64, String> {
     let (centre, corner) = ((first - first_scale / 2.0) - (translation - 0.5), first - translation);
     let whole = |x: f64| (x - x.round()).abs() <= NEAR;
@@ -241,7 +242,8 @@ impl Places {
         let range = |along: &Along| match over {
             false => along.inside(),
             true => {
-                // Less than half of it beyond the border, so that the mirrored voxels are in the patch.
+                // Less than half of it beyond the border, so that the mirrored voxels are in the
+                // patch.
                 let ((low, end), beyond) = (along.covers(), (patch - 1) / 2);
                 (low - beyond, end - patch + beyond)
             }
@@ -310,7 +312,8 @@ mod tests {
     #[test]
     fn voxels_are_found_in_arrays_of_other_resolutions() {
         let first = space(4.0, 2.0, "nanometer");
-        // Twice as coarse, with the translation that averaging makes and with the one that many writers leave out.
+        // Twice as coarse, with the translation that averaging makes and with the one that many
+        // writers leave out.
         for translation in [4.0, 2.0] {
             let coarse = aligned(&space(8.0, translation, "nanometer"), &first, 64, None, 100).unwrap();
             assert_eq!((coarse.patch, coarse.begin(0), coarse.begin(10)), (32, 0, 5));

@@ -1,13 +1,14 @@
 //! The places of labels: one scan of a label volume, kept next to it, so no mask is scanned twice.
 //!
-//! Flow: the chunks of a label array, each once -> for each block of voxels and each label in it the
-//! number of voxels and their bounding box -> [`Boxes`], from a file if there is one that still holds.
-//! Memory: a chunk and the labels of a block for each thread (account `scratch`); the boxes (account
-//! `index`), charged as they come and until they are returned. An order that draws from them charges
-//! them again to its own budget.
+//! Flow: the chunks of a label array, each once -> for each block of voxels and each label in it
+//! the number of voxels and their bounding box -> [`Boxes`], from a file if there is one that
+//! still holds.
+//! Memory: a chunk and the labels of a block for each thread (account `scratch`); the boxes
+//! (account `index`), charged as they come and until they are returned. An order that draws from
+//! them charges them again to its own budget.
 //!
-//! Blocks are half as wide as a patch, so a patch around a block has many places and always contains
-//! the label.
+//! Blocks are half as wide as a patch, so a patch around a block has many places and always
+//! contains the label.
 
 use std::collections::HashMap;
 use std::fs;
@@ -96,7 +97,8 @@ impl Volume {
         found.ok_or_else(|| Error::Config(format!("there is no array {name:?}: the arrays are {}", names())))
     }
 
-    /// The boxes of the labels of a field, from a file next to the data or by reading the array once.
+    /// The boxes of the labels of a field, from a file next to the data or by reading the array
+    /// once.
     ///
     /// `progress` gets the number of chunks done and the number of all.
     ///

@@ -1,14 +1,15 @@
 //! Volumes: patches of N-d arrays stored in chunks, of several arrays of the same space at once.
 //!
-//! Flow: URL + arrays + patch -> [`Volume`], a source whose ids are the places where a patch can start
+//! Flow: URL + arrays + patch -> [`Volume`], a source whose ids are the places where a patch can
+//! start
 //! -> the chunks of a patch -> its rows.
-//! Memory: metadata of arrays, and indexes of their shards within a limit that the loader has charged
-//! (account `index`).
+//! Memory: metadata of arrays, and indexes of their shards within a limit that the loader has
+//! charged (account `index`).
 //! Not here: caching and decoding chunks (`pipeline`, `cache` of `tidegate-data`), the order of
 //! patches (`tidegate-order`).
 //!
-//! An id is the number of a place in the lattice of origins, in C order, so orders, ranks and states
-//! work as for any source.
+//! An id is the number of a place in the lattice of origins, in C order, so orders, ranks and
+//! states work as for any source.
 
 mod align;
 pub mod labels;
@@ -305,7 +306,8 @@ impl Source for Volume {
         let entry = Entry { len: u32::try_from(bytes).unwrap_or(u32::MAX), ..Entry::default() };
         Ok(ids.iter().map(|&id| Located { id, entry, path: "".into() }).collect())
     }
-    /// Makes the patches of all fields, one after the other: to look at data. Pipelines share chunks.
+    /// Makes the patches of all fields, one after the other: to look at data. Pipelines share
+    /// chunks.
     fn read(&self, at: &Located, _: u64, mode: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
         let mut start = 0;
         for (field, part) in self.parts.iter().enumerate() {

@@ -4,8 +4,8 @@
 //! level.
 //! Memory: a few words a level.
 //!
-//! Specification: OME-NGFF 0.1 to 0.5, `multiscales`. A translation is the centre of the first voxel.
-//! A level made by averaging should have one, and many do not: see `align`.
+//! Specification: OME-NGFF 0.1 to 0.5, `multiscales`. A translation is the centre of the first
+//! voxel. A level made by averaging should have one, and many do not: see `align`.
 
 use serde_json::Value;
 

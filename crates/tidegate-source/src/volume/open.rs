@@ -50,9 +50,11 @@ pub struct ArrayOptions {
     /// The path of an array or an OME-NGFF image below the URL, or its own URL.
     #[serde(default)]
     pub path: String,
-    /// The level of an image. Default: the finest for the first array, for others the nearest to it.
+    /// The level of an image. Default: the finest for the first array, for others the nearest to
+    /// it.
     pub scale: Option<Scale>,
-    /// The patch in its own voxels, around the same centre. Default: the extent of the first array's.
+    /// The patch in its own voxels, around the same centre. Default: the extent of the first
+    /// array's.
     pub patch: Option<Vec<u64>>,
 }
 
@@ -89,8 +91,8 @@ impl Volume {
     /// Opens the arrays of a volume.
     ///
     /// # Errors
-    /// Missing or unreadable arrays, by name; arrays that cannot be aligned; a patch larger than an
-    /// array.
+    /// Missing or unreadable arrays, by name; arrays that cannot be aligned; a patch larger than
+    /// an array.
     pub fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
         check(options)?;
         let mut parts: Vec<Part> = Vec::new();
@@ -314,7 +316,8 @@ fn open_level(
     Ok((array, Placed { physical: image.placed(level), space: spaces[level].clone() }))
 }
 
-/// The level of the wanted scale; else the finest of the first array, and the nearest to it of others.
+/// The level of the wanted scale; else the finest of the first array, and the nearest to it of
+/// others.
 fn choose_level(
     wanted: &ArrayOptions,
     spaces: &[Space],
@@ -396,7 +399,8 @@ fn fingerprint(parts: &[Part], options: &Options) -> u64 {
     hash.digest()
 }
 
-/// The number of shards of all arrays, and the bytes of the largest index: kept, and while it is read.
+/// The number of shards of all arrays, and the bytes of the largest index: kept, and while it is
+/// read.
 fn index_bytes(parts: &[Part]) -> (u64, (u64, u64)) {
     let shards = parts.iter().filter_map(|part| part.array.shards());
     shards.fold((0, (0, 0)), |(count, one), (more, of)| {

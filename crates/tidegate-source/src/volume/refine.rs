@@ -1,7 +1,7 @@
 //! Boxes of an array: large where it is smooth, small where it varies.
 //!
-//! Flow: an array, each chunk once -> mean and spread of blocks -> blocks joined eight by eight while
-//! the result is smooth -> [`Boxes`], whose class is how often a block was joined.
+//! Flow: an array, each chunk once -> mean and spread of blocks -> blocks joined eight by eight
+//! while the result is smooth -> [`Boxes`], whose class is how often a block was joined.
 //! Memory: a chunk (account `scratch`); three numbers for each block, and the boxes while they are
 //! made (account `index`).
 //!
@@ -71,8 +71,8 @@ impl Volume {
     /// Makes boxes, the larger the smoother the array is there. It reads the whole array once.
     ///
     /// # Errors
-    /// [`Error::Config`] for a field with channels, a negative tolerance, and a budget without room;
-    /// chunks that cannot be read; errors of `progress`.
+    /// [`Error::Config`] for a field with channels, a negative tolerance, and a budget without
+    /// room; chunks that cannot be read; errors of `progress`.
     pub fn refine(
         &self,
         wanted: &Smooth,
@@ -211,7 +211,8 @@ fn join(cells: Vec<Spread>, mut sides: Vec<u64>, tolerance: f64, found: &mut Fou
 mod tests {
     use super::*;
 
-    /// One block of sixty-four by sixty-four varies; every voxel is in one box, and boxes are smaller the nearer to it.
+    /// One block of sixty-four by sixty-four varies; every voxel is in one box, and boxes are
+    /// smaller the nearer to it.
     #[test]
     fn boxes_are_small_where_something_changes() {
         let sides = [16u64, 13];

@@ -16,7 +16,8 @@ use crate::{Chunked, ReadMode};
 use crate::{Error, Result, panic_message};
 
 impl Volume {
-    /// Calls `work` with the elements of every chunk of an array, on as many threads as memory allows.
+    /// Calls `work` with the elements of every chunk of an array, on as many threads as memory
+    /// allows.
     ///
     /// Each thread takes `more_bytes` in addition to its chunk.
     pub(super) fn every_chunk(

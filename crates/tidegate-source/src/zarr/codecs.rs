@@ -1,14 +1,14 @@
 //! From the stored bytes of a chunk to its elements: a chain of codecs, run backwards.
 //!
-//! Flow: stored bytes -> each codec of bytes, undone within a bound -> elements in C order and native
-//! endian, in the caller's memory.
+//! Flow: stored bytes -> each codec of bytes, undone within a bound -> elements in C order and
+//! native endian, in the caller's memory.
 //! Memory: bytes between two codecs, and contexts: at most [`Decoder::library_bytes`], which the
 //! caller has charged.
 //!
 //! The codecs are those of `zarrs`. Some state the length of their output only in the data (zstd,
-//! gzip, zlib, bz2, blosc), and `zarrs` allocates what they claim; this file undoes them into memory
-//! of a known size. The usual chunk is compressed once: its elements are decoded straight into the
-//! caller's memory.
+//! gzip, zlib, bz2, blosc), and `zarrs` allocates what they claim; this file undoes them into
+//! memory of a known size. The usual chunk is compressed once: its elements are decoded straight
+//! into the caller's memory.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -4,8 +4,8 @@
 //! Memory: metadata; indexes of shards are in the caller's [`Indexes`].
 //! Not here: patches and several arrays (`volume`).
 //!
-//! A chunk is the unit of decoding: in a sharded array an inner chunk. Chunks are numbered in C order
-//! of the grid; the number is their key in caches. Specifications: Zarr v2 and v3,
+//! A chunk is the unit of decoding: in a sharded array an inner chunk. Chunks are numbered in C
+//! order of the grid; the number is their key in caches. Specifications: Zarr v2 and v3,
 //! `sharding_indexed`.
 
 mod codecs;
@@ -243,8 +243,8 @@ impl Array {
         }
     }
 
-    /// Reads a stored chunk into `into` and returns where in `into` it is; None for a chunk that is
-    /// not stored, whose elements are the fill value.
+    /// Reads a stored chunk into `into` and returns where in `into` it is; None for a chunk that
+    /// is not stored, whose elements are the fill value.
     ///
     /// `into` has room for [`crate::files::read::staging_bytes`] of [`Array::stored_bytes`].
     ///

@@ -1,11 +1,11 @@
 //! Shards: many chunks in one object, with an index of their places.
 //!
 //! Flow: a shard's key -> its index, from the cache or read -> a chunk's offset and length.
-//! Memory: [`Indexes`] within a limit that its owner has charged. Recently used indexes stay, and the
-//! room limits how many are read at once. A second reader of an index waits for the first.
+//! Memory: [`Indexes`] within a limit that its owner has charged. Recently used indexes stay, and
+//! the room limits how many are read at once. A second reader of an index waits for the first.
 //!
-//! An index is small and serves every chunk of its shard, but each shard has one, so their cache has
-//! its own limit. Specification: Zarr v3, `sharding_indexed` 1.0.
+//! An index is small and serves every chunk of its shard, but each shard has one, so their cache
+//! has its own limit. Specification: Zarr v3, `sharding_indexed` 1.0.
 
 use std::borrow::Cow;
 use std::num::NonZeroU64;
@@ -276,7 +276,8 @@ mod tests {
 
     use super::*;
 
-    /// An index is as large as all the room there is for them, and read once; two are not kept where one is.
+    /// An index is as large as all the room there is for them, and read once; two are not kept
+    /// where one is.
     #[test]
     fn an_index_is_read_once() {
         let folder = tempfile::tempdir().unwrap();

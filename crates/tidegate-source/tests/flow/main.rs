@@ -1,4 +1,5 @@
-//! Sources as a whole: every format keeps the promises of its trait, and bad lines say what is wrong with them.
+//! Sources as a whole: every format keeps the promises of its trait, and bad lines say what is
+//! wrong with them.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod conformance;
