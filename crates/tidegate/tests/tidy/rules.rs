@@ -233,9 +233,11 @@ pub(crate) const PHRASES: &[&str] = &[
 pub(crate) const PRONOUNS: &[&str] = &["h|e", "hi|m", "hi|s", "sh|e", "her|s", "him|self", "her|self"];
 
 /// Uses of [`PHRASES`] that stand: (end of the path, phrase, part of the line).
-/// All of them are the published name of a criterion of `dedup` and of a kind of a profile's value.
+/// All but the old name of a type are the published name of a criterion of `dedup` and of a kind of
+/// a profile's value.
 pub(crate) const PHRASES_ALLOWED: &[(&str, &str, &str)] = &[
     ("CHANGELOG.md", "pict|ure", "`dedup(by="),
+    ("CHANGELOG.md", "len|t", "| Rust, cache |"),
     ("docs/data.md", "pict|ure", "tidegate dedup photos --by"),
     ("docs/data.md", "pict|ure", "| images that look alike"),
     ("tidegate/src/cli/mod.rs", "pict|ure", "tidegate dedup photos --by"),
