@@ -135,7 +135,7 @@ fn check(file: &ShardFile, offset: u64, batch: &arrow_ipc::RecordBatch<'_>, body
     for buffer in batch.buffers().iter().flatten() {
         let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
         let bytes = range.and_then(|(at, len)| body.get(at..at.checked_add(len)?));
-        let bytes = bytes.ok_or_else(|| wrong("a buffer that lies outside its record batch"))?;
+        let bytes = bytes.ok_or_else(|| wrong("a buffer outside its record batch"))?;
         let decoded = match (bytes.split_first_chunk::<8>(), codec) {
             (Some((word, packed)), Some(codec)) => match i64::from_le_bytes(*word) {
                 -1 => bytes.len() as u64,
