@@ -131,7 +131,7 @@ def test_analysis_says_what_can_be_reached(arrays, tmp_path, capfd):
     assert bound["bits"] < 8
     assert all(codec["ratio"] > 0.9 and codec["unpack_gb_s"] > 0 for codec in found["lossless"])
     assert _tidegate.cli(["tidegate", "compress", "analyse", str(arrays[0]), "--field", "y"]) == 1
-    assert "there are" in capfd.readouterr().err
+    assert "the fields are" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "float16", "bfloat16", "float32", "float64"])
@@ -153,7 +153,7 @@ def test_bytes_that_claim_more_than_memory_has_are_refused():
     assert packed[8:16] == np.ones(2, "<u4").tobytes()
     for sides in ((2**31, 2**11), (2**32 - 1, 2**32 - 1)):
         packed[8:16] = np.array(sides, "<u4").tobytes()
-        with pytest.raises(tg.DataError, match=r"memory has"):
+        with pytest.raises(tg.DataError, match=r"memory"):
             compress.unpack(bytes(packed))
 
 

@@ -100,7 +100,7 @@ def test_types_are_rounded_and_cut_off(folder, dtype):
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"raw": tg.Patch(crop=(13, 12, 12))}, "cannot lie in the middle"),
+        ({"raw": tg.Patch(crop=(13, 12, 12))}, "cannot be in the middle"),
         ({"raw": tg.Patch(crop=(8, 8))}, "crop needs a length"),
         ({"raw": tg.Patch(flip=(3,))}, "flip: axis 3"),
         ({"raw": tg.Patch(dtype="float32", mean=(1, 2, 3))}, "mean has 3 numbers"),

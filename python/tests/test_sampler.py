@@ -537,7 +537,7 @@ def test_shuffle_quality_says_what_windows_are_worth(capfd, tmp_path):
         "the fewest reads within 1.30x of a true shuffle: shuffle=tg.Window(5000, ranges=10)" in capfd.readouterr().out
     )
     assert _tidegate.cli(["tidegate", "shuffle-quality"]) == 1
-    assert "give a data set, or --samples and --shard" in capfd.readouterr().err
+    assert "give a dataset, or --samples and --shard" in capfd.readouterr().err
     loader = tg.Loader(
         tg.synthetic(1000, 8),
         batch_size=50,
