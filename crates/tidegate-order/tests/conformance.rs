@@ -1,5 +1,4 @@
 //! Every order keeps the promises of its trait.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use tidegate_core::memory::Budget;
 use tidegate_order::curriculum::{Curriculum, CurriculumSpec, Pace};

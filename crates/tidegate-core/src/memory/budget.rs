@@ -301,7 +301,7 @@ impl Budget {
         // Each arena looks at what is still missing, so the later ones return no pages in vain.
         let extent = extent_bytes(bytes);
         let others = self.inner.arenas.others(self.backing);
-        if others.fold(false, |any, other| other.reclaim(extent) || any) {
+        if others.filter(|other| other.reclaim(extent)).count() > 0 {
             return own.attempt(account, bytes).transpose();
         }
         None

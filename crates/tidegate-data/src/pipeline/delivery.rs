@@ -34,6 +34,7 @@ pub(super) struct Done {
 }
 
 /// What a wait for a batch came to.
+#[expect(clippy::large_enum_variant, reason = "it is moved once a batch")]
 #[derive(Debug)]
 pub(super) enum Waited {
     Done(Done),

@@ -4,7 +4,7 @@
 //! epoch.
 //! Memory: none between epochs; `tidegate_data::pipeline` plans and reserves the memory of an
 //! epoch.
-//! Not here: profiles. The loader knows [`EpochObserver`]; `dataset::profile` implements it, and
+//! Not here: profiles. The loader knows `EpochObserver`; `dataset::profile` implements it, and
 //! the constructors (`crate::builder`) pass what makes it.
 
 mod cache_curve;

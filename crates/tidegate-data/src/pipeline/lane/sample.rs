@@ -173,7 +173,7 @@ impl SampleRead {
 
     /// The object from the tier where it is kept, if it is; `found` is where its record is if it
     /// was read already.
-    fn from_tier(
+    fn read_from_tier(
         &self,
         h: &Handles,
         found: Option<Range<usize>>,
@@ -341,7 +341,7 @@ pub(super) fn read(
     let mut count = 0;
     for ((read, mut staging), found) in reads.into_iter().zip(found) {
         let Some((_, first)) = read.rows.first() else { continue };
-        let kept = read.from_tier(h, found.bytes.clone(), &mut staging);
+        let kept = read.read_from_tier(h, found.bytes.clone(), &mut staging);
         let of_source = kept.is_none();
         let together = found.bytes.is_some() && read.kept.is_none();
         let outcome = match kept.or(found.bytes.filter(|_| read.kept.is_none())) {
