@@ -261,7 +261,7 @@ def test_lasting_errors_come_at_once_and_say_what_to_do(shards, store, monkeypat
     store()
     for url, words in [
         ("s3://nowhere/train/*.tar", "no such bucket"),
-        ("s3://data/train/none-*.tar", "no object fits"),
+        ("s3://data/train/none-*.tar", "no object matches"),
         ("s3://data/none", "check the bucket and the prefix"),
         ("ftp://data/x.tar", "not known"),
     ]:

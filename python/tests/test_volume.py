@@ -324,7 +324,7 @@ def damaged(folder, golden, name, change):
         ("zarr3-shards", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "index of the shard is damaged"),
         ("zarr3-shards", lambda b: b[:50], "no room for its index"),
         ("zarr3-shards", lambda b: b"", "no room for its index"),
-        ("ts3-shards-start", lambda b: b[:-20], "said to lie"),
+        ("ts3-shards-start", lambda b: b[:-20], "by the index"),
     ],
 )
 def test_damaged_chunks_fail_by_name_and_the_rest_goes_on(tmp_path, golden, name, change, word):
