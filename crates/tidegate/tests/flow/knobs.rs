@@ -91,15 +91,20 @@ fn threads_that_are_to_park_finish_what_they_have_and_no_more() {
     let budget = Budget::new(64 << 20);
     let expected = epoch(&mut loader(&source, &budget, 2).0, |_, _| None);
     let (mut turned, completed) = loader(&source, &budget, 1);
-    let mut at_change = BTreeMap::new();
-    let rows = epoch(&mut turned, |batch, knobs| match batch {
-        2 => Some(Knobs { workers: 4, ..knobs }),
-        20 => {
-            at_change = lock(&completed.0).clone();
-            Some(Knobs { workers: 2, ..knobs })
+    let mut at_change = None;
+    let rows = epoch(&mut turned, |batch, knobs| {
+        if batch == 21 {
+            // After the turn: a job that was in flight may still complete one batch.
+            at_change = Some(lock(&completed.0).clone());
         }
-        _ => None,
+        match batch {
+            // Few slots, so that most of the epoch is still to come at the second turn.
+            2 => Some(Knobs { workers: 4, slots: 4, ..knobs }),
+            20 => Some(Knobs { workers: 2, ..knobs }),
+            _ => None,
+        }
     });
+    let at_change = at_change.unwrap();
     assert!(rows == expected, "the same epoch");
     for (worker, batches) in &*lock(&completed.0) {
         let more = batches - at_change.get(worker).copied().unwrap_or(0);
