@@ -156,8 +156,9 @@ class Build:
         if done.returncode or not done.stdout.strip():
             raise SystemExit(f"{case} with the {self.name} build failed:\n{done.stderr}")
         run = json.loads(done.stdout.splitlines()[-1])
-        if self.site and Path(run["package"]) != self.site / "tidegate":
-            raise SystemExit(f"the {self.name} build ran from {run['package']}, not from {self.site}")
+        package = run.pop("package")
+        if self.site and Path(package) != self.site / "tidegate":
+            raise SystemExit(f"the {self.name} build ran from {package}, not from {self.site}")
         return {"build": self.name, "case": case, **run, **peak}
 
 
