@@ -11,6 +11,7 @@ mod cache_curve;
 mod epoch;
 mod observer;
 mod options;
+#[cfg(feature = "zarr")]
 mod patch_sampler;
 pub mod ranks;
 mod sampler_spec;
@@ -40,6 +41,7 @@ pub use self::cache_curve::{CacheCurve, CacheQuery, MemoryPoint};
 pub use self::epoch::Epoch;
 pub use self::observer::FailedSample;
 pub use self::options::Options;
+#[cfg(feature = "zarr")]
 pub use self::patch_sampler::{PatchBoxes, PatchSampler};
 pub use self::sampler_spec::{
     ClassShares, CurriculumPace, FeedbackRule, MixtureEnd, NumberOrWord, SampleData, SamplerSpec,
