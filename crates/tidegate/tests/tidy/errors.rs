@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::text::{Language, Source};
 
 /// Names that bindings of errors and of their texts have.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "err",
     "error",
     "errors",
@@ -27,6 +27,7 @@ const NAMES: [&str; 15] = [
     "cause",
     "failure",
     "told",
+    "answer",
 ];
 
 fn is_word(c: char) -> bool {
@@ -223,6 +224,7 @@ fn tests_of_an_errors_text_are_found_in_rust() {
         "if what == \"interrupted\" {}",
         "if \"a\" != b && message.as_str() != \"gone\" {}",
         "if what.strip_prefix(\"the sampler raised\").is_some() {}",
+        "let answer = text_of(error); if answer.contains(\"403\") {}",
     ] {
         assert_eq!(of(&format!("fn f() {{ {text} }}")), 1, "{text}");
         assert_eq!(of(&format!("#[cfg(test)]\nmod tests {{ fn f() {{ {text} }} }}")), 0, "{text}");

@@ -261,7 +261,10 @@ pub(crate) const PRONOUNS_ALLOWED: &[(&str, &str, &str)] = &[];
 
 /// Tests of a text that is no error's, or of an error that is another program's: (end of the path,
 /// part of the line).
-pub(crate) const TEXT_TESTS_ALLOWED: &[(&str, &str)] = &[];
+pub(crate) const TEXT_TESTS_ALLOWED: &[(&str, &str)] = &[
+    // object_store keeps status and body of an answer in the text alone: its type is private.
+    ("tidegate-source/src/files/remote.rs", "answer.contains("),
+];
 
 pub(crate) const FILE_LINES: usize = 620;
 pub(crate) const FUNCTION_LINES: usize = 80;
