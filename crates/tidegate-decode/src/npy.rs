@@ -114,7 +114,7 @@ mod tests {
         let good = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n", &[0; 24]);
         assert_eq!(npy(&good).unwrap().shape, [2, 3]);
         for (header, word) in [
-            ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "unpickling"),
+            ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "Python objects"),
             ("{'descr': '<f4', 'fortran_order': True, 'shape': (6,), }", "Fortran"),
             (
                 "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }",
