@@ -23,13 +23,14 @@ use crate::{Field, Kind, Schema, Value};
 fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<()> {
     let mut json = serde_json::Deserializer::from_slice(line);
     let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
-    // serde_json counts lines from this one, so its own text would name line 1.
     read.map_err(|error| {
+        // serde_json counts lines from this one, so its own place would be in line 1.
+        let text = error.to_string();
+        let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
         let text = |what: &str| format!("no object of JSON: {what} at character {}", error.column());
         match error.classify() {
             Category::Eof => Error::Truncated(text("the line ends within a value")),
-            Category::Data => Error::Decode(text("another kind of value begins")),
-            Category::Syntax | Category::Io => Error::Decode(text("the syntax is wrong")),
+            Category::Data | Category::Syntax | Category::Io => Error::Decode(text(what)),
         }
     })
 }

@@ -83,7 +83,9 @@ mod json {
                 .to_string()
                 .contains("in a list of int64")
         );
-        assert!(numbers(b"[1, 2]", DType::Int64, &mut [0; 8]).unwrap_err().to_string().contains("row can hold"));
+        assert!(
+            numbers(b"[1, 2]", DType::Int64, &mut [0; 8]).unwrap_err().to_string().contains("row can hold")
+        );
         assert!(words("{\"a\": x}").contains("expected value at character 7"));
         assert!(opened("x.jsonl", "\n \n").unwrap_err().to_string().contains("no line"));
         assert!(opened("x.jsonl", "[1]\n[2]\n").unwrap_err().to_string().contains("none of the first"));
