@@ -4,6 +4,8 @@
 //! formats.
 //! Memory: see each file.
 
+#[cfg(feature = "remote")]
+mod answer;
 pub(crate) mod file_set;
 pub(crate) mod glob;
 #[cfg(feature = "zarr")]

@@ -28,6 +28,7 @@ use url::Url;
 
 use tidegate_core::sync::lock;
 
+use super::answer::{Failure, Noting, request, text_of};
 use super::stop::stopped;
 use crate::{Error, Result};
 
@@ -44,9 +45,8 @@ const PROGRESS_BYTES: usize = 64 << 10;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest time of a list, which comes in pages.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
-const DENIED: &str = "permission denied: these credentials may not read it";
-const NO_CREDENTIALS: &str =
-    "no valid credentials: set the environment variables of the provider's own tools (AWS_ACCESS_KEY_ID, …)";
+const CHANGED: &str =
+    "the object is another one than when it was indexed: restore it, or run `tidegate index --force`";
 
 /// An object as it was when it was listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +93,6 @@ pub(crate) struct Store {
     /// The shortest time from a request to its answer, in microseconds; longer ones waited for
     /// something else.
     latency_us: AtomicU64,
-}
-
-/// Why a request failed.
-enum Failure {
-    /// A retry may succeed.
-    Transient(String),
-    /// No retry will succeed.
-    Permanent(String),
 }
 
 impl Store {
@@ -185,9 +177,8 @@ impl Store {
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let prefix = prefix.trim_matches('/');
         let key = Key::from(prefix);
-        let found = self.retrying(prefix, LIST_TIMEOUT, async |client| {
-            let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
-            Ok(listed)
+        let found: Vec<ObjectMeta> = self.retrying(prefix, LIST_TIMEOUT, async |client| {
+            request(client.list(Some(&key)).try_collect()).await
         })?;
         let mut objects: Vec<Object> = found.into_iter().map(object).collect();
         objects.sort_by(|a, b| a.key.as_ref().cmp(b.key.as_ref()));
@@ -200,11 +191,12 @@ impl Store {
     /// As [`Store::list`].
     pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
         let path = Key::from(key);
-        let found = self.retrying(key, READ_TIMEOUT, async |client| match client.head(&path).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        })?;
+        let found =
+            self.retrying(key, READ_TIMEOUT, async |client| match request(client.head(&path)).await {
+                Ok(meta) => Ok(Some(meta)),
+                Err(Failure::Missing(_)) => Ok(None),
+                Err(failure) => Err(failure),
+            })?;
         Ok(found.map(object))
     }
 
@@ -213,14 +205,14 @@ impl Store {
         &self,
         key: &str,
         limit: Duration,
-        ask: impl AsyncFn(&dyn ObjectStore) -> object_store::Result<T>,
+        ask: impl AsyncFn(&dyn ObjectStore) -> std::result::Result<T, Failure>,
     ) -> Result<T> {
         let work = async |client: &dyn ObjectStore| {
             let mut backoff = Backoff::new(key);
             loop {
                 let failure = match timeout(limit, ask(client)).await {
                     Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(error)) => classify(&error),
+                    Ok(Err(failure)) => failure,
                     Err(_) => Failure::Transient("no answer".into()),
                 };
                 backoff.pause(failure).await?;
@@ -291,10 +283,10 @@ impl Store {
     ) -> std::result::Result<Option<usize>, Failure> {
         let silent = |_| Failure::Transient(format!("nothing came for {} s", REQUEST_TIMEOUT.as_secs()));
         let began = Instant::now();
-        let answer = match timeout(REQUEST_TIMEOUT, client.get(key)).await.map_err(silent)? {
+        let answer = match timeout(REQUEST_TIMEOUT, request(client.get(key))).await.map_err(silent)? {
             Ok(answer) => answer,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(classify(&error)),
+            Err(Failure::Missing(_)) => return Ok(None),
+            Err(failure) => return Err(failure),
         };
         self.answered(began);
         let (len, most) = (answer.meta.size, into.len());
@@ -355,21 +347,12 @@ impl Store {
             ..GetOptions::default()
         };
         let silent = |_| Failure::Transient(format!("nothing came for {} s", REQUEST_TIMEOUT.as_secs()));
-        let changed = || {
-            Failure::Permanent(
-            "the object is another one than when it was indexed: restore it, or run `tidegate index --force`"
-                .into(),
-        )
-        };
         let began = Instant::now();
-        let answer = timeout(REQUEST_TIMEOUT, client.get_opts(&object.key, options)).await.map_err(silent)?;
-        let answer = answer.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => changed(),
-            error => classify(&error),
-        })?;
+        let work = request(client.get_opts(&object.key, options));
+        let answer = timeout(REQUEST_TIMEOUT, work).await.map_err(silent)??;
         self.answered(began);
         if answer.meta.size != object.bytes {
-            return Err(changed());
+            return Err(Failure::Changed);
         }
         if answer.range != asked {
             let what = format!("the server gave bytes {:?} where {asked:?} were asked for", answer.range);
@@ -395,7 +378,7 @@ async fn receive(
                 target.copy_from_slice(&bytes);
                 *done += bytes.len();
             }
-            Some(Err(error)) => return Err(classify(&error)),
+            Some(Err(error)) => return Err(Failure::Transient(text_of(&error))),
             None => return Err(Failure::Transient("the connection ended early".into())),
         }
     }
@@ -439,7 +422,8 @@ impl Backoff {
     /// Waits before the next attempt; an error where there is none.
     async fn pause(&mut self, failure: Failure) -> std::result::Result<(), String> {
         let what = match failure {
-            Failure::Permanent(what) => return Err(what),
+            Failure::Permanent(what) | Failure::Missing(what) => return Err(what),
+            Failure::Changed => return Err(CHANGED.to_owned()),
             Failure::Transient(what) => what,
         };
         let longest = BACKOFF.saturating_mul(1 << self.attempt.min(16)).min(BACKOFF_MOST);
@@ -458,58 +442,6 @@ impl Backoff {
     }
 }
 
-/// The texts of an error and its causes, each once.
-fn text_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    // Servers answer with documents of several lines.
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
-}
-
-/// Whether an error is transient; else the fix.
-///
-/// The library keeps the status and the body of an answer to a list in the text of an error alone
-/// (its type is private), so codes of the S3 protocol are looked up there.
-fn classify(error: &object_store::Error) -> Failure {
-    let answer = text_of(error);
-    let permanent = |fix: &str| Failure::Permanent(format!("{fix} ({answer})"));
-    let region = [
-        "PermanentRedirect",
-        "AuthorizationHeaderMalformed",
-        "301 Moved",
-        "IllegalLocationConstraint",
-        "configured region",
-    ];
-    if region.iter().any(|word| answer.contains(word)) {
-        return permanent("the bucket is in another region: set AWS_REGION to its own");
-    }
-    if answer.contains("NoSuchBucket") || answer.contains("ContainerNotFound") {
-        return permanent("there is no such bucket");
-    }
-    // Answers to lists have no variant of their own.
-    let answered = |status: &str| answer.contains(status);
-    match error {
-        object_store::Error::NotFound { .. } => permanent("there is no such object"),
-        object_store::Error::PermissionDenied { .. } => permanent(DENIED),
-        object_store::Error::Unauthenticated { .. } => permanent(NO_CREDENTIALS),
-        _ if answered("403 Forbidden") => permanent(DENIED),
-        _ if answered("401 Unauthorized") => permanent(NO_CREDENTIALS),
-        object_store::Error::Precondition { .. } => permanent("the object changed"),
-        object_store::Error::InvalidPath { .. }
-        | object_store::Error::NotSupported { .. }
-        | object_store::Error::NotImplemented { .. }
-        | object_store::Error::UnknownConfigurationKey { .. } => permanent("this cannot be read"),
-        _ => Failure::Transient(answer),
-    }
-}
-
 /// A client with the settings of the environment. It never retries: this file does, with one
 /// timeout for all attempts.
 fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
@@ -522,6 +454,7 @@ fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
                     .with_url(url.to_string())
                     .with_config("allow_http".parse()?, "true")
                     .with_retry(retry)
+                    .with_http_connector(Noting::default())
                     .build()?,
             )
         };
@@ -533,7 +466,8 @@ fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
         _ => {
             let options = ClientOptions::new().with_allow_http(true);
             let builder = object_store::http::HttpBuilder::new().with_client_options(options);
-            Arc::new(builder.with_url(url.to_string()).with_retry(retry).build()?)
+            let builder = builder.with_url(url.to_string()).with_retry(retry);
+            Arc::new(builder.with_http_connector(Noting::default()).build()?)
         }
     })
 }

@@ -165,7 +165,7 @@ fn names_are_no_sentences() {
 
 #[test]
 fn nothing_looks_at_the_text_of_an_error() {
-    none(errors::text_tests(all(), TEXT_TESTS_ALLOWED));
+    none(errors::text_tests(all()));
 }
 
 #[test]
