@@ -4,12 +4,12 @@
 //! Memory: the budget itself.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBool, PyDict};
 use tidegate_core::memory::size::Size;
 use tidegate_core::memory::{self, Account, Priority};
 use tidegate_decode::npy::DType;
 
-use crate::errors::raise;
+use crate::errors::{config, raise};
 
 /// One hard memory budget; give it to every loader that shares it.
 ///
@@ -21,6 +21,7 @@ use crate::errors::raise;
 ///         say.
 ///     name: with scope="node", the name of the job, the same in each of its ranks; by default as
 ///         torchrun, MPI or SLURM say.
+///     overcommit: allows a cap above what this process may have; by default False.
 ///
 /// Raises ConfigError for a size that is not valid.
 ///
@@ -36,10 +37,19 @@ pub(crate) fn size(given: &Bound<'_, PyAny>) -> PyResult<Size> {
     if let Ok(text) = given.extract::<String>() {
         return text.parse().map_err(|e: tidegate_core::Error| raise(&e));
     }
-    if let Ok(bytes) = given.extract::<u64>() {
-        return Ok(Size::Bytes(bytes));
+    if !given.is_instance_of::<PyBool>() {
+        if let Ok(bytes) = given.extract::<u64>() {
+            return Ok(Size::Bytes(bytes));
+        }
+        if let Ok(fraction) = given.extract::<f64>() {
+            return Ok(Size::Fraction(fraction));
+        }
     }
-    Ok(Size::Fraction(given.extract()?))
+    let given = given.repr()?;
+    let what = format!(
+        "memory={given}: expected bytes, text such as \"2GiB\", or a fraction of the limit such as 0.5"
+    );
+    Err(config(what))
 }
 
 /// Return the bytes of a size: an int, a fraction of the memory limit, or text.
@@ -51,15 +61,17 @@ pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
 #[pymethods]
 impl Budget {
     #[new]
-    #[pyo3(signature = (given, *, scope = "process", processes = None, name = None))]
+    #[pyo3(signature = (given, *, scope = "process", processes = None, name = None, overcommit = false))]
     fn new(
         py: Python<'_>,
         given: &Bound<'_, PyAny>,
         scope: &str,
         processes: Option<u64>,
         name: Option<String>,
+        overcommit: bool,
     ) -> PyResult<Self> {
-        let bytes = size(given)?.bytes().map_err(|e| raise(&e))?;
+        let size = size(given)?;
+        let bytes = if overcommit { size.bytes() } else { size.budget_bytes() }.map_err(|e| raise(&e))?;
         let wrong = |what: &str| Err(raise(&tidegate::Error::Config(what.into())));
         match scope {
             "process" if processes.is_none() && name.is_none() => Ok(Self(memory::Budget::new(bytes))),

@@ -4,6 +4,7 @@
 //! Memory: all of it; every byte that Tidegate holds is charged here first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::arena::{Arena, ArenaStats, Arenas, Block, Place, extent_bytes};
 use super::ledger::{AccountUse, Grant, LedgerRef, Priority, Use};
@@ -33,6 +34,18 @@ struct Inner {
     reclaimers: std::sync::Mutex<Vec<std::sync::Weak<dyn Reclaim>>>,
     /// The processes that share the budget, if several do.
     node: Option<Arc<Node>>,
+    /// Epochs that run in the budget.
+    running: AtomicUsize,
+}
+
+/// An epoch that runs in a budget; the budget keeps its size meanwhile.
+#[derive(Debug)]
+pub struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// One hard memory budget; clones share it.
@@ -70,7 +83,7 @@ impl Budget {
     fn over(ledger: LedgerRef, node: Option<Arc<Node>>) -> Self {
         let arenas = Arenas::new(&ledger, node.as_ref());
         let reclaimers = std::sync::Mutex::default();
-        Self::from_inner(Arc::new(Inner { ledger, arenas, reclaimers, node }))
+        Self::from_inner(Arc::new(Inner { ledger, arenas, reclaimers, node, running: AtomicUsize::new(0) }))
     }
 
     fn from_inner(inner: Arc<Inner>) -> Self {
@@ -136,25 +149,36 @@ impl Budget {
         self.inner.arenas.iter().find_map(|arena| arena.place(address))
     }
 
-    /// The process-wide budget: made with this size, or the one in use if it has this size.
+    /// The process-wide budget: made with this size, or the one in use, which takes this size if
+    /// no epoch runs in it.
     ///
     /// # Errors
-    /// [`Error::OtherBudget`] when a budget of another size is in use; [`Error::Size`] for a size
-    /// out of range.
+    /// [`Error::OtherBudget`] while an epoch runs in a budget of another size; those of
+    /// [`Size::budget_bytes`].
     pub fn process(size: &Size) -> Result<Self> {
-        let bytes = size.bytes()?;
+        let bytes = size.budget_bytes()?;
         let mut process = lock(&PROCESS);
         if let Some(inner) = process.upgrade() {
-            let have = inner.ledger.cap_bytes();
-            return if have == bytes {
-                Ok(Self::from_inner(inner))
-            } else {
-                Err(Error::OtherBudget { have_bytes: have, asked_bytes: bytes })
-            };
+            let budget = Self::from_inner(inner);
+            let have_bytes = budget.cap_bytes();
+            if have_bytes != bytes {
+                if budget.inner.running.load(Ordering::Acquire) > 0 {
+                    return Err(Error::OtherBudget { have_bytes, asked_bytes: bytes });
+                }
+                budget.set_cap(bytes);
+            }
+            return Ok(budget);
         }
         let budget = Self::new(bytes);
         *process = Arc::downgrade(&budget.inner);
         Ok(budget)
+    }
+
+    /// Notes that an epoch runs, until the result is dropped.
+    #[must_use]
+    pub fn run(&self) -> Running {
+        self.inner.running.fetch_add(1, Ordering::AcqRel);
+        Running(Arc::clone(&self.inner))
     }
 
     /// The cap in bytes. If several processes share the budget, the part of this process.
@@ -354,10 +378,12 @@ mod tests {
         let size = Size::Bytes(64 << 20);
         let first = Budget::process(&size).unwrap();
         assert_eq!(Budget::process(&size).unwrap().cap_bytes(), 64 << 20);
+        let running = first.run();
         let error = Budget::process(&Size::Bytes(65 << 20)).unwrap_err().to_string();
         assert!(error.contains("64.0 MiB") && error.contains("65.0 MiB"), "{error}");
-        drop(first);
-        assert!(Budget::process(&Size::Bytes(65 << 20)).is_ok());
+        drop(running);
+        let second = Budget::process(&Size::Bytes(65 << 20)).unwrap();
+        assert_eq!((first.cap_bytes(), second.cap_bytes()), (65 << 20, 65 << 20), "the newest size counts");
     }
 
     #[test]

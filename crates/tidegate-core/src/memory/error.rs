@@ -47,11 +47,12 @@ pub enum Error {
         /// The accounts that hold bytes and how many, the largest first.
         holders: String,
     },
-    /// The process has a budget of another size already.
+    /// An epoch is running in the process's budget, which has another size.
     #[error(
-        "this process already has a budget of {} MiB; asked for {} MiB. Pass the same size, or one \
-         tidegate.Budget to every loader",
-        mib(*have_bytes), mib(*asked_bytes)
+        "this process has a budget of {} MiB, and an epoch is running in it; asked for {} MiB. Call \
+         loader.set_memory(...) of the running loader, end its epoch, or give this loader a budget of \
+         its own, as in memory=tg.Budget(\"{} MiB\")",
+        mib(*have_bytes), mib(*asked_bytes), mib(*asked_bytes)
     )]
     OtherBudget {
         /// The size in force.
@@ -73,6 +74,26 @@ pub enum Error {
     Size {
         /// The size as the user wrote it.
         text: String,
+    },
+    /// A size of a few bytes, where a unit was probably meant.
+    #[error("a budget of {bytes} bytes; did you mean \"{bytes}MiB\"?")]
+    Tiny {
+        /// The size.
+        bytes: u64,
+    },
+    /// A budget that is more than the process may have.
+    #[error(
+        "a budget of {} MiB is more than the {} MiB that this process may have ({limit}): give less, such as \
+         0.5 for half of it, or insist with tg.Budget(..., overcommit=True)",
+        mib(*bytes), mib(*limit_bytes)
+    )]
+    AboveLimit {
+        /// The size.
+        bytes: u64,
+        /// The memory limit of the process.
+        limit_bytes: u64,
+        /// Where the limit comes from.
+        limit: String,
     },
     /// The kernel refused memory.
     #[error("the kernel refused to map {} MiB: {source}", mib(*bytes))]
@@ -96,7 +117,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Size { .. } | Self::OtherBudget { .. } => ErrorKind::Config,
+            Self::Size { .. } | Self::Tiny { .. } | Self::AboveLimit { .. } | Self::OtherBudget { .. } => {
+                ErrorKind::Config
+            }
             Self::TooLarge { .. } | Self::Exhausted { .. } | Self::Node { .. } | Self::Map { .. } => {
                 ErrorKind::Budget
             }

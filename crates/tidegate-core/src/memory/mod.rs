@@ -42,7 +42,7 @@ pub use arena::{ArenaStats, Block, Place};
 #[cfg(not(loom))]
 pub use buddy::{Buddy, Staged};
 #[cfg(not(loom))]
-pub use budget::{Budget, Reclaim};
+pub use budget::{Budget, Reclaim, Running};
 pub use error::{Error, Result};
 pub use ledger::{AccountUse, Grant, Priority, Use};
 #[cfg(not(loom))]

@@ -38,6 +38,27 @@ impl Size {
     }
 }
 
+/// A budget below this many bytes is probably a number without its unit.
+const TINY_BYTES: u64 = 16 << 10;
+
+impl Size {
+    /// The size in bytes, as that of a budget of this process.
+    ///
+    /// # Errors
+    /// As [`Size::bytes`]; [`Error::Tiny`] for a few bytes; [`Error::AboveLimit`] for more than
+    /// [`limit::discover`] finds.
+    pub fn budget_bytes(&self) -> Result<u64> {
+        let (bytes, limit) = (self.bytes()?, limit::discover());
+        if bytes < TINY_BYTES {
+            return Err(Error::Tiny { bytes });
+        }
+        if bytes > limit.bytes {
+            return Err(Error::AboveLimit { bytes, limit_bytes: limit.bytes, limit: limit.source });
+        }
+        Ok(bytes)
+    }
+}
+
 impl FromStr for Size {
     type Err = Error;
 
@@ -92,5 +113,13 @@ mod tests {
         }
         assert!(Size::Fraction(1.5).bytes().is_err());
         assert!(Size::Fraction(0.5).bytes().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_budget_is_within_reason() {
+        let said = |size: Size| size.budget_bytes().unwrap_err().to_string();
+        assert!(said(Size::Bytes(64)).contains("did you mean \"64MiB\""));
+        assert!(said(Size::Bytes(1 << 50)).contains("overcommit"));
+        assert_eq!(Size::Bytes(64 << 20).budget_bytes().unwrap(), 64 << 20);
     }
 }

@@ -19,7 +19,7 @@ use tidegate_order::Shuffle;
 use tidegate_source::SourceExt;
 use tidegate_source::index::Index;
 
-use super::format::{parse_bytes, show_progress};
+use super::format::{parse_budget, show_progress};
 use crate::{Loader, Options};
 
 #[derive(Debug, Args)]
@@ -121,7 +121,7 @@ impl Bench {
             workers: self.workers,
             ..Options::default()
         };
-        let mut loader = Loader::new(source, options, Budget::new(parse_bytes(&self.memory)?))?;
+        let mut loader = Loader::new(source, options, Budget::new(parse_budget(&self.memory)?))?;
         let mut waits: Vec<f64> = Vec::new();
         let (mut samples, batches, began) = (0u64, loader.len(), Instant::now());
         for epoch in 0..self.epochs {

@@ -12,7 +12,7 @@ use tidegate_core::memory::size::mib;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
-use super::format::{parse_bytes, show_progress};
+use super::format::{parse_budget, show_progress};
 use crate::atomic_file::write_whole;
 use crate::dataset::dedup::{Criterion, Duplicate, Duplicates, Search, write_npy};
 
@@ -61,7 +61,7 @@ impl Dedup {
             folder: self.spill,
             workers: self.workers,
         };
-        let budget = Budget::new(parse_bytes(&self.memory)?);
+        let budget = Budget::new(parse_budget(&self.memory)?);
         let progress = |done, of| {
             show_progress("searched", done, of);
             Ok(())

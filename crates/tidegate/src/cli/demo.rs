@@ -20,7 +20,7 @@ use tidegate_order::Shuffle;
 use tidegate_source;
 
 use super::bench::training_fields;
-use super::format::{parse_bytes, show_progress};
+use super::format::{parse_budget, show_progress};
 use crate::dataset::synth::{self, Form, Recipe};
 use crate::html::{append, escape};
 use crate::{Loader, Options};
@@ -78,7 +78,7 @@ impl Demo {
         }
         let enclosure = Enclosure::enter();
         let source = tidegate_source::open(&shards.to_string_lossy(), false)?;
-        let budget = parse_bytes(&self.memory)?;
+        let budget = parse_budget(&self.memory)?;
         println!(
             "streaming {} samples ({} MiB) under a budget of {} MiB",
             source.len(),

@@ -14,6 +14,11 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64> {
     Ok(text.parse::<Size>().and_then(|s| s.bytes())?)
 }
 
+/// Parses the size of a budget: within what this process may have.
+pub(super) fn parse_budget(text: &str) -> Result<u64> {
+    Ok(text.parse::<Size>().and_then(|s| s.budget_bytes())?)
+}
+
 /// Shows progress on a terminal.
 pub(super) fn show_progress(what: &str, done: u64, total: u64) {
     if std::io::stderr().is_terminal() && (done.is_multiple_of(16) || done == total) {

@@ -14,7 +14,7 @@ use tidegate_data::batch::FieldSpec;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
 
-use super::format::{parse_bytes, show_progress};
+use super::format::{parse_budget, show_progress};
 use crate::dataset::find_field;
 use crate::dataset::profile::{Diff, Profile, default_path};
 use crate::{Options, atomic_file};
@@ -119,7 +119,7 @@ impl ProfileArgs {
             workers: self.workers,
             ..Options::default()
         };
-        let budget = Budget::new(parse_bytes(&self.memory)?);
+        let budget = Budget::new(parse_budget(&self.memory)?);
         let progress = |done, of| {
             show_progress("profiled", done, of);
             Ok(())

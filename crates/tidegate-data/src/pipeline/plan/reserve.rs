@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 
 use tidegate_core::memory::size::mib;
-use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, Priority, Slab, WeakSlab};
+use tidegate_core::memory::{Account, Block, Buddy, Budget, Grant, Priority, Running, Slab, WeakSlab};
 
 use super::{Held, Plan};
 use crate::{Error, Result};
@@ -26,6 +26,7 @@ pub struct Reserved {
     pub(in super::super) scratch: Mutex<Option<Block>>,
     pub(in super::super) plan: Plan,
     _grants: Vec<Grant>,
+    _running: Running,
 }
 
 impl Reserved {
@@ -93,6 +94,7 @@ impl Plan {
             budget: budget.clone(),
             plan: self,
             _grants: grants,
+            _running: budget.run(),
         })
     }
 }
