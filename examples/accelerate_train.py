@@ -1,6 +1,7 @@
 """Train the network of `train.py` with Accelerate.
 
-The loader splits by rank itself, so `prepare` takes only the model and the optimizer.
+The loader splits by rank itself: it asks torch.distributed when an epoch begins. So `prepare` takes
+only the model and the optimizer.
 
     accelerate launch --cpu examples/accelerate_train.py photos
 """
@@ -27,8 +28,6 @@ def main() -> None:
         global_batch_size=32,
         memory="64MiB",
         shuffle=True,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
         fields={"image": tg.Image(64, crop="random", scale=(0.5, 1), dtype="float32")},
         output="torch",
     )

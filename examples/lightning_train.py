@@ -1,6 +1,7 @@
 """Train the network of `train.py` with Lightning.
 
-A loader is an iterable of dicts, so `Trainer.fit` takes it as it is.
+A loader is an iterable of dicts, so `Trainer.fit` takes it as it is, on several devices too: it
+asks for its rank when an epoch begins.
 
     python examples/lightning_train.py photos --epochs 2
 """

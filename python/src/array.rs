@@ -1,7 +1,8 @@
 //! NumPy arrays over the memory of a batch, without a copy.
 //!
 //! Flow: batch -> one array a column, writable, each holding the batch's memory.
-//! Memory: none of its own; the slot returns to the ring when the last of its arrays is gone.
+//! Memory: that of columns of up to 4 KiB, which NumPy has. The slot of a batch returns to the
+//! ring when the last of its other arrays is gone.
 #![expect(unsafe_code, reason = "hands memory to NumPy")]
 
 use std::ffi::c_int;
@@ -16,6 +17,9 @@ use tidegate_array::mmap::{Mapped, Mode};
 use tidegate_core::memory::Block;
 use tidegate_data::batch::{Batch, BatchMemory, Column, Part};
 use tidegate_decode::npy::DType;
+
+/// Columns of up to this many bytes get memory of their own.
+const SMALL_BYTES: usize = 4096;
 
 /// Holds the memory of a batch for the arrays that view it.
 #[pyclass(frozen, module = "tidegate._tidegate")]
@@ -39,6 +43,12 @@ struct View {
     start: NonNull<u8>,
     shape: Vec<usize>,
     dtype: DType,
+}
+
+impl View {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
 }
 
 /// NumPy's descriptor of an element type; bfloat16 is that of `ml_dtypes`.
@@ -67,7 +77,11 @@ pub(crate) fn columns<'py>(py: Python<'py>, mut batch: Batch) -> PyResult<Bound<
     for (column, view) in columns.iter().zip(views) {
         let descr = descr(py, view.dtype)?;
         // SAFETY: the view is of memory that `lease` owns, and nothing else refers to it.
-        let array = unsafe { array(lease.as_any(), &view, descr, true)? };
+        let mut array = unsafe { array(lease.as_any(), &view, descr, true)? };
+        if view.bytes() <= SMALL_BYTES {
+            // A user who keeps labels would keep the slot of their images.
+            array = array.call_method0("copy")?;
+        }
         if let Part::Slot { .. } = column.part {
             out.set_item(&column.name, array)?;
         } else {

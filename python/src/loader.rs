@@ -116,6 +116,14 @@ impl Loader {
         self.with(py, |loader| loader.set_epoch(epoch))
     }
 
+    fn seek(&self, py: Python<'_>, epoch: u64, batch: u64) -> PyResult<()> {
+        self.with(py, |loader| loader.seek(epoch, batch))?.map_err(|e| raise(&e))
+    }
+
+    fn ranks_without_a_row(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |loader| loader.ranks_without_a_row())
+    }
+
     /// Take the losses of samples.
     fn feedback(
         &self,
@@ -176,7 +184,7 @@ impl Drop for Epoch {
 impl Epoch {
     /// Return the next batch, the result of the batch transform, or None at the end.
     ///
-    /// A batch is (columns, rows, ids, mask, epoch, index, positions, weights, indices).
+    /// A batch is (columns, rows, ids, mask, epoch, number, positions, weights, indices, last).
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
@@ -211,7 +219,7 @@ impl Epoch {
     }
 }
 
-/// (columns, rows, ids, mask, epoch, index, positions, weights, indices).
+/// (columns, rows, ids, mask, epoch, number, positions, weights, indices, last).
 fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
     let ids: Vec<i64> = batch.ids.iter().map(|id| id.cast_signed()).collect();
     let ids = numpy::PyArray1::from_vec(py, ids);
@@ -222,9 +230,10 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     let indices: Vec<i64> = batch.indices.iter().map(|index| index.cast_signed()).collect();
     let indices = numpy::PyArray1::from_vec(py, indices);
     let rows = batch.rows;
-    let (epoch, index) = (batch.epoch, batch.index);
+    let (epoch, number, last) = (batch.epoch, batch.number, batch.last);
     let columns: Bound<'py, PyDict> = columns(py, batch)?;
-    Ok((columns, rows, ids, mask, epoch, index, positions, weights, indices).into_pyobject(py)?.into_any())
+    let batch = (columns, rows, ids, mask, epoch, number, positions, weights, indices, last);
+    Ok(batch.into_pyobject(py)?.into_any())
 }
 
 /// Three Python functions: one that transforms each batch off the consumer's thread, one that is

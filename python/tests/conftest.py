@@ -7,6 +7,7 @@ torch links to, libraries without function stand in for them: see `torch_on_cpu.
 import fnmatch
 import io
 import os
+import socket
 import sys
 import tarfile
 from pathlib import Path
@@ -139,3 +140,11 @@ def shards(tmp_path_factory):
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     return root
+
+
+@pytest.fixture
+def unused_port():
+    """A port that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

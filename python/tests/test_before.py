@@ -50,7 +50,10 @@ def sources(root):
 
 @pytest.fixture(scope="module")
 def cases(sources):
-    return make.cases(sources)
+    made = make.cases(sources)
+    # What was the default with several ranks when the states were saved.
+    made["tar-uneven"]["options"]["remainder"] = "pad"
+    return made
 
 
 @pytest.fixture

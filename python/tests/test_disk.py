@@ -13,7 +13,7 @@ import tidegate as tg
 
 def options(cache, limit="64MiB", **more):
     disk = tg.DiskCache(cache, limit, leave_free=0)
-    return {"batch_size": 8, "memory": tg.Budget("16MiB"), "disk": disk, "workers": 1, "ids": True, **more}
+    return {"batch_size": 8, "memory": tg.Budget("16MiB"), "disk": disk, "workers": 1, "extras": ("ids",), **more}
 
 
 def rows(loader):
@@ -27,7 +27,7 @@ def fields():
 
 def test_a_second_run_reads_nothing_but_the_disk(folder, tmp_path, fields):
     url = str(folder)
-    plain = tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1)
+    plain = tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, extras=("ids",), seed=1)
     expected = rows(plain)
     first = tg.Loader(url, fields=fields, seed=1, **options(tmp_path))
     assert rows(first) == expected
@@ -92,7 +92,7 @@ def test_data_that_change_in_place_are_other_data(folder, tmp_path, fields):
     picture[-40:-20] = bytes(20)
     time.sleep(0.01)
     first.write_bytes(picture)
-    plain = tg.Loader(data, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1)
+    plain = tg.Loader(data, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, extras=("ids",), seed=1)
     after = tg.Loader(data, fields=fields, seed=1, **options(cache))
     assert rows(after) == rows(plain)
     stages = after.report()["stages"]
@@ -118,7 +118,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_ends_the_filling(folder, small_disk, fields):
     url = str(folder)
-    expected = rows(tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, ids=True, seed=1))
+    expected = rows(tg.Loader(url, batch_size=8, memory=tg.Budget("16MiB"), fields=fields, extras=("ids",), seed=1))
     # The limit is far beyond what the disk has, and another file fills the disk.
     with open(small_disk / "other", "wb") as file:
         room = os.statvfs(small_disk)

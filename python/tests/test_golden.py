@@ -170,7 +170,12 @@ def test_ranks_with_places_of_their_own_decode_each_group_about_once(golden, tmp
     def ranks(nodes, world=2):
         seen, read = [], []
         for rank in range(world):
-            options = {"rank": rank, "world_size": world, "shuffle": tg.Window(80, canonical_nodes=nodes), "ids": True}
+            options = {
+                "rank": rank,
+                "world_size": world,
+                "shuffle": tg.Window(80, canonical_nodes=nodes),
+                "extras": ("ids",),
+            }
             source, memory = tg.open(tmp_path), tg.Budget("64MiB")
             loader = tg.Loader(source, global_batch_size=16, memory=memory, fields=["u8"], workers=1, **options)
             seen.append([batch["ids"].tolist() for batch in loader])

@@ -97,7 +97,7 @@ def test_products_have_all_rows_or_say_which_are_left(tmp_path):
         return product(loader, np.asarray(weights, "float32"))
 
     assert made([1, 0, 2], shuffle=True, seed=0).tolist() == [3, 4, 5, 6, 7]
-    for options in ({"drop_last": True}, {"rank": 0, "world_size": 2}):
+    for options in ({"drop_last": True}, {"rank": 0, "world_size": 2, "remainder": "pad"}):
         with pytest.raises(tg.DataError, match="left out . of 5 samples, the first is"):
             made([1, 0, 2], **options)
     with pytest.raises(tg.ConfigError, match="rows of 3 columns"):

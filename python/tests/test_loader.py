@@ -53,7 +53,7 @@ def test_every_field_of_a_tar(shards):
         "cls": tg.Int(),
         "npy": tg.Array("float32", (2, 3)),
     }
-    loader = tg.Loader(shards, batch_size=10, memory=budget(), fields=fields, ids=True)
+    loader = tg.Loader(shards, batch_size=10, memory=budget(), fields=fields, extras=("ids",))
     batch = next(iter(loader))
     assert batch["jpg"].shape == (10, 24, 24, 3)
     assert batch["seg.png"].shape == (10, 24, 24)
@@ -212,19 +212,39 @@ def test_a_full_shuffle_of_a_compressed_tar_is_refused_with_the_fix(shards, tmp_
 
 
 def test_keeping_batches_ends_in_an_error_not_a_hang():
-    loader = tg.Loader(tg.synthetic(1000, 8), batch_size=10, memory=budget(), fields=["id"])
-    kept = []
+    loader = tg.Loader(tg.synthetic(100_000, 8), batch_size=1000, memory=budget(), columns=["id"])
+    kept, iterator = [], iter(loader)
     with pytest.raises(tg.HeldError, match="held by the consumer"):
-        kept.extend(loader)
-    iterator = iter(loader)
-    first = next(iterator)
-    assert first.rows == 10
+        kept.extend(iterator)
     assert isinstance(tg.HeldError(), MemoryError)
+    made = len(kept)
+    # It goes on where it was once batches are dropped, also those that only the collector drops.
+    kept.append(kept)
+    del kept
+    assert next(iterator).number == made
+
+
+def test_small_columns_do_not_hold_their_batch():
+    loader = tg.Loader(tg.synthetic(100_000, 8), batch_size=100, memory=budget(), columns=["id"])
+    labels = [batch["id"] for batch in loader]
+    assert np.concatenate(labels).tolist() == list(range(100_000))
+
+
+def test_kept_batches_have_room_or_are_refused_at_the_beginning():
+    options = {"batch_size": 4096, "columns": ["id"], "prefetch": 0, "workers": 1}
+    data = tg.synthetic(4096 * 40, 8)
+    loader = tg.Loader(data, memory=tg.Budget("8MiB"), held_batches=30, **options)
+    kept, iterator = [], iter(loader)
+    for _ in range(31):
+        kept.append(next(iterator))
+    assert [batch.number for batch in kept] == list(range(31))
+    with pytest.raises(tg.BudgetError, match="held_batches"):
+        tg.Loader(data, memory=tg.Budget("8MiB"), held_batches=300, **options)
 
 
 def test_a_view_keeps_its_batch_and_nothing_else_does():
     shared = budget()
-    loader = tg.Loader(tg.synthetic(100, 8), batch_size=10, memory=shared, fields=["id"])
+    loader = tg.Loader(tg.synthetic(10_000, 8), batch_size=1000, memory=shared, columns=["id"])
     iterator = iter(loader)
     view = next(iterator)["id"][3:5]
     del iterator
@@ -632,7 +652,14 @@ def test_other_threads_may_ask_while_memory_changes(folder):
 
 def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
     def made(**more):
-        options = {"batch_size": 8, "memory": tg.Budget("16MiB"), "ids": True, "shuffle": True, "seed": 2, **more}
+        options = {
+            "batch_size": 8,
+            "memory": tg.Budget("16MiB"),
+            "extras": ("ids",),
+            "shuffle": True,
+            "seed": 2,
+            **more,
+        }
         return tg.Loader(str(folder), **options)
 
     def rows(loader):
@@ -652,7 +679,7 @@ def test_rows_stay_decoded_where_they_are_the_same_each_time(folder):
         made(fields={"image": tg.Image()}, cache="decoded")
     with pytest.raises(tg.ConfigError, match="samples of a sampler are kept as they are stored"):
         made(fields=center, cache="decoded", sampler=[1, 2], shuffle=False)
-    with pytest.raises(tg.ConfigError, match="cache='rows' must be"):
+    with pytest.raises(tg.ConfigError, match="cache='rows': expected 'auto'"):
         made(fields=center, cache="rows")
 
 

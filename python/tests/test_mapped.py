@@ -137,7 +137,7 @@ def test_rows_are_samples_under_a_budget(tmp_path, array):
 
     def batches(memory, workers, **more):
         loader = tg.Loader(
-            rows, batch_size=8, memory=tg.Budget(memory), workers=workers, shuffle=True, seed=2, ids=True, **more
+            rows, batch_size=8, memory=tg.Budget(memory), workers=workers, shuffle=True, seed=2, extras=("ids",), **more
         )
         return [(batch.ids.tolist(), batch["x"].copy()) for batch in loader]
 

@@ -43,11 +43,11 @@ def with_ragged(batch):
 
 
 def failing(batch):
-    raise KeyError(f"batch {batch.index}")
+    raise KeyError(f"batch {batch.number}")
 
 
 def dying(batch):
-    if batch.index == 1:
+    if batch.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return batch
 
@@ -61,7 +61,7 @@ def large(sample, rng):
 
 
 def larger_and_first_slowly(batch):
-    if batch.index in (0, 3):
+    if batch.number in (0, 3):
         time.sleep(0.4)
     return {"y": batch["x"] + 1}
 
@@ -89,7 +89,7 @@ def test_a_transform_gives_the_same_in_processes_as_on_threads(folder, context):
             assert a["words"] == b["words"]
             assert (a.ids == b.ids).all()
             assert (a.positions == b.positions).all()
-            assert a.index == b.index
+            assert a.number == b.number
             assert b["image"].flags.writeable
             assert set(a["pid"]) == {os.getpid()}
             pids |= set(b["pid"].tolist())
@@ -175,7 +175,7 @@ def test_a_process_that_dies_is_named_and_replaced(folder):
     with pytest.raises(tg.Error, match=r"died \(killed by signal 9\) while it transformed batch 1 of epoch 0"):
         list(broken)
     broken.set_epoch(0)
-    assert next(iter(broken)).index == 0
+    assert next(iter(broken)).number == 0
     broken.close()
 
 

@@ -17,7 +17,7 @@ N = 40
 
 
 def loader(source, sampler, **more):
-    options = {"batch_size": 8, "memory": tg.Budget("16MiB"), "ids": True, **more}
+    options = {"batch_size": 8, "memory": tg.Budget("16MiB"), "extras": ("ids",), **more}
     return tg.Loader(str(source) if not isinstance(source, tg.Source) else source, sampler=sampler, **options)
 
 
@@ -187,8 +187,12 @@ def test_a_sampler_may_ask_other_loaders_but_not_its_own(folder):
     with pytest.raises(tg.ConfigError, match="a sampler cannot ask the loader that asks it"):
         ids(made)
     held = []
+    # It knows its own length without asking.
     held.append(loader(folder, lambda epoch: [1, 2, len(held and held[0] or "abc")]))
     assert ids(held[0]) == [1, 2, 3]
+    assert ids(held[0]) == [1, 2, 1]
+    held[0] = loader(folder, lambda epoch: [1, 2, epoch and len(held[0].report())])
+    assert ids(held[0]) == [1, 2, 0]
     with pytest.raises(tg.ConfigError, match="a sampler cannot ask the loader that asks it"):
         ids(held[0])
 

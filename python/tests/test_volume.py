@@ -107,7 +107,7 @@ def test_borders_are_padded_as_numpy_does(golden):
         volume = tg.volume(golden / "zarr3-shards", patch=(6, 5, 4), pad=pad)
         assert len(volume) == 8 * 8 * 9
         padded = np.pad(elements(), 8, **mode)
-        loader = tg.Loader(volume, batch_size=16, memory=tg.Budget("16MiB"), ids=True, shuffle=True, seed=1)
+        loader = tg.Loader(volume, batch_size=16, memory=tg.Budget("16MiB"), extras=("ids",), shuffle=True, seed=1)
         for batch in loader:
             for id, patch in zip(batch.ids, batch["data"], strict=True):
                 z, y, x = (at + 8 for at in volume.origin(int(id)))
@@ -154,7 +154,7 @@ def test_classes_come_equally_often_and_patches_hold_them(labelled):
     assert list((folder / "labels" / "s0" / ".tidegate").rglob("boxes")), "kept beside the labels"
     for classes, least in ((None, {1: 0.5, 2: 0.5}), ([2], {2: 1.0}), ({1: 3.0, 2: 1.0}, {1: 0.75, 2: 0.25})):
         sampler = samplers.patches(volume, 800, boxes=boxes, classes=classes)
-        loader = tg.Loader(volume, batch_size=8, memory=tg.Budget("32MiB"), sampler=sampler, ids=True)
+        loader = tg.Loader(volume, batch_size=8, memory=tg.Budget("32MiB"), sampler=sampler, extras=("ids",))
         has = {1: 0, 2: 0}
         for batch in loader:
             for id, patch, mask in zip(batch.ids, batch["raw"], batch["labels"], strict=True):
@@ -184,7 +184,7 @@ def test_the_epoch_is_the_same_whatever_the_tiers_and_resumes(labelled, tmp_path
             sampler=sampler,
             cache=cache,
             workers=workers,
-            ids=True,
+            extras=("ids",),
             seed=3,
         )
 
@@ -338,7 +338,7 @@ def test_damaged_chunks_fail_by_name_and_the_rest_goes_on(tmp_path, golden, name
     # A whole shard is most of this array: others in its place fail too.
     for policy in ("skip",) if "shards" in name else ("skip", "replace"):
         loader = tg.Loader(
-            volume, batch_size=4, memory=tg.Budget("16MiB"), on_error=policy, ids=True, max_failure_rate=1.0
+            volume, batch_size=4, memory=tg.Budget("16MiB"), on_error=policy, extras=("ids",), max_failure_rate=1.0
         )
         good = 0
         for batch in loader:

@@ -6,6 +6,7 @@ Memory: touched pages belong to the kernel and to no budget; rows that a loader 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
-from tidegate.source import Source
+from tidegate.source import Recipe, Source
 
 if TYPE_CHECKING:
     # typing has it from Python 3.11 on; type checkers know this module without an installation.
@@ -39,8 +40,8 @@ class MappedArray:
     instead.
     """
 
-    def __init__(self, inner: _tidegate.Mapped) -> None:
-        self._inner = inner
+    def __init__(self, inner: _tidegate.Mapped, arguments: tuple[Any, ...]) -> None:
+        self._inner, self._arguments = inner, arguments
 
     @property
     def array(self) -> npt.NDArray[Any]:
@@ -73,7 +74,7 @@ class MappedArray:
         The loader reads rows, it does not map them. Raises ConfigError for Fortran order and for
         big-endian elements.
         """
-        return Source(self._inner.rows(field))
+        return Source(self._inner.rows(field), Recipe(_rows, (self._arguments, field)))
 
     def advise(self, advice: Advice) -> None:
         """Tell the kernel how the array will be touched.
@@ -147,4 +148,11 @@ def mapped(
     if (dtype is None) != (shape is None):
         raise ConfigError('raw elements need both: dtype and shape, as in dtype="uint16", shape=(1000, 64)')
     raw = None if dtype is None or shape is None else (dtype, [int(side) for side in shape], int(offset))
-    return MappedArray(_tidegate.Mapped(path, mode, name, raw))
+    local = os.path.expanduser(path)
+    arguments = (os.path.abspath(local), "r", name, dtype, shape, offset)
+    return MappedArray(_tidegate.Mapped(local, mode, name, raw), arguments)
+
+
+def _rows(arguments: tuple[Any, ...], field: str) -> Source:
+    path, mode, name, dtype, shape, offset = arguments
+    return mapped(path, mode, name=name, dtype=dtype, shape=shape, offset=offset).rows(field)

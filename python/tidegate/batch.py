@@ -7,10 +7,12 @@ the loader when the last view is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from tidegate.deprecation import renamed
 
 __all__ = ["Batch", "Ragged"]
 
@@ -75,14 +77,15 @@ class Batch(dict[str, Any]):
         weights: float32 of shape (rows,): importance weights; 1 for orders that draw evenly, 0
             for padding. The mean of losses times weights is the mean over all samples.
         epoch: the epoch's number, from 0.
-        index: the batch's number in the epoch, from 0.
+        number: the batch's number in the epoch, from 0; a resumed epoch goes on counting.
+        last: whether it is the last batch of its epoch.
 
     >>> import tidegate as tg
     >>> next(iter(tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")))
     Batch(epoch 0, batch 0, 4 rows: data Ragged(4 rows, 32 uint8), id int64[4])
     """
 
-    __slots__ = ("epoch", "ids", "index", "indices", "mask", "positions", "rows", "weights")
+    __slots__ = ("epoch", "ids", "indices", "last", "mask", "number", "positions", "rows", "weights")
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
     indices: np.ndarray[Any, np.dtype[np.int64]]
@@ -91,13 +94,20 @@ class Batch(dict[str, Any]):
     weights: np.ndarray[Any, np.dtype[np.float32]]
     rows: int
     epoch: int
-    index: int
+    number: int
+    last: bool
+
+    @property
+    def index(self) -> int:
+        """The old name of `number`."""
+        renamed("Batch.index", "Batch.number")
+        return self.number
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name} {_form(column)}" for name, column in self.items())
         if not hasattr(self, "rows"):
             return f"Batch({columns})"
-        return f"Batch(epoch {self.epoch}, batch {self.index}, {self.rows} rows: {columns})"
+        return f"Batch(epoch {self.epoch}, batch {self.number}, {self.rows} rows: {columns})"
 
 
 def _form(column: Any) -> str:
@@ -110,20 +120,25 @@ def _form(column: Any) -> str:
     return f"{type(column).__name__}[{len(column)}]" if hasattr(column, "__len__") else repr(column)
 
 
-def present(raw: tuple[Any, ...], extra: bool) -> Batch:
+# Attributes of a batch that can be columns as well.
+EXTRAS = ("ids", "indices", "mask", "positions", "weights")
+
+
+def present(raw: tuple[Any, ...], extras: Sequence[str]) -> Batch:
     """Return the tuple that `_tidegate.Epoch.next` gave as a `Batch`.
 
     Args:
-        raw: (columns, rows, ids, mask, epoch, index, positions, weights, indices).
-        extra: adds the ids as a column, "ids".
+        raw: (columns, rows, ids, mask, epoch, number, positions, weights, indices, last).
+        extras: attributes to add as columns, some of `EXTRAS`.
     """
-    columns, rows, ids, mask, epoch, index, positions, weights, indices = raw
+    columns, rows, ids, mask, epoch, number, positions, weights, indices, last = raw
     batch = Batch(columns)
     for name, column in columns.items():
         if isinstance(column, tuple):
             batch[name] = Ragged(*column)
     batch.rows, batch.ids, batch.indices, batch.mask = rows, ids, indices, mask
-    batch.epoch, batch.index, batch.positions, batch.weights = epoch, index, positions, weights
-    if extra:
-        batch["ids"] = ids
+    batch.epoch, batch.number, batch.positions, batch.weights = epoch, number, positions, weights
+    batch.last = last
+    for name in extras:
+        batch[name] = getattr(batch, name)
     return batch

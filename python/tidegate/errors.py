@@ -1,4 +1,4 @@
-"""The exceptions of Tidegate, one tree under `Error`.
+"""The exceptions of Tidegate, one tree under `Error`, and its warning.
 
 Flow: `python/src/errors.rs` picks the class by the variant of the Rust error.
 Memory: holds none.
@@ -8,6 +8,7 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "DataError",
+    "DataWarning",
     "Error",
     "HeldError",
     "InternalError",
@@ -67,6 +68,13 @@ class SampleError(DataError):
     def __init__(self, message: str, id: int = -1, shard: str = "", offset: int = 0, key: str = "") -> None:
         super().__init__(message)
         self.id, self.shard, self.offset, self.key = id, shard, offset, key
+
+
+class DataWarning(UserWarning):
+    """Data or transforms are used in another way than they may seem to be.
+
+    `warnings.simplefilter("error", tidegate.DataWarning)` makes it an error.
+    """
 
 
 class StalledError(Error, TimeoutError):

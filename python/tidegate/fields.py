@@ -6,14 +6,35 @@ Memory: holds none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tidegate.deprecation import renamed
 from tidegate.errors import ConfigError
+from tidegate.options import choice, dtype_name, flag, integer, nearest, number, numbers, refused
 
 __all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Patch", "Text", "Window"]
+
+
+DTYPES = (
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+)
 
 
 class Field:
@@ -28,10 +49,60 @@ class Field:
         return type(self).__name__.lower()
 
 
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def _size(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if isinstance(size, list | tuple) or (hasattr(size, "shape") and np.ndim(size) == 1):
+        if len(size) != 2:
+            raise refused("size", size, "a side in pixels, or (height, width): channels are not part of it")
+        return integer("size", size[0], 1), integer("size", size[1], 1)
+    side = integer("size", size, 1)
+    return side, side
+
+
+def _interval(name: str, given: Any) -> tuple[float, float]:
+    low, high = numbers(name, given, 2, f"the least and the greatest, such as {name}=(0.5, 1.0)")
+    if not 0 < low <= high:
+        raise refused(name, given, "two numbers above 0, the least first")
+    return low, high
+
+
+def _of_channels(name: str, given: Any) -> list[float] | None:
+    """Return a number for each of R, G, B; one number counts for all."""
+    if given is None:
+        return None
+    if hasattr(given, "__float__") and not isinstance(given, bool | str) and np.ndim(given) == 0:
+        given = [given] * 3
+    values = numbers(name, given, 3, "of R, G and B, as fractions of full brightness")
+    if max(values) > 2 or (name == "std" and min(values) <= 0):
+        hint = (
+            f"; divide by 255, as in {name}=[{', '.join(f'{x / 255:.3f}' for x in values)}]" if max(values) > 2 else ""
+        )
+        raise refused(name, given, f"numbers of pixels in [0, 1]{hint}")
+    return values
+
+
+_JITTERS = ("brightness", "contrast", "saturation", "hue")
+
+
+def _jitter(given: Any) -> dict[str, float] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise refused("jitter", given, 'strengths by name, such as jitter={"brightness": 0.4}')
+    most = {"hue": 0.5}
+    return {
+        choice("jitter", name, _JITTERS): number(f"jitter[{name!r}]", strength, 0.0, most.get(name, math.inf))
+        for name, strength in given.items()
+    }
+
+
+def _shape(given: Any) -> list[int] | None:
+    if given is None:
+        return None
+    if not hasattr(given, "__len__") or isinstance(given, str):
+        raise refused("shape", given, "the sides of an array, such as shape=(3, 4)")
+    return [integer("shape", side, 0) for side in given]
 
 
 @dataclass(frozen=True)
@@ -42,7 +113,7 @@ class Image(Field):
         size: the side of the output, or (height, width), in pixels. None (default) keeps the size
             of each image; the column is then `Ragged`.
         crop: "random" (RandomResizedCrop over `scale` and `ratio`), "center", or None (default):
-            the whole image is resized.
+            the whole image is resized. A crop and a jitter need a size.
         scale: the least and greatest area of a random crop, as fractions of the image; by default
             (0.08, 1).
         ratio: the least and greatest width / height of a random crop; by default (3/4, 4/3).
@@ -50,10 +121,13 @@ class Image(Field):
             False.
         jitter: {"brightness", "contrast", "saturation", "hue": strength}, as torchvision's
             ColorJitter; by default none.
-        mean: of R, G, B in [0, 1]: float dtypes deliver (x / 255 - mean) / std. By default 0.
-        std: of R, G, B in [0, 1]; by default 1.
-        dtype: "uint8" (default), "float32", "float16" or "bfloat16".
-        layout: "CHW" (default) or "HWC".
+        mean: of R, G, B in [0, 1], or one number for all: float dtypes deliver
+            (x / 255 - mean) / std. By default 0.
+        std: of R, G, B in [0, 1], or one number for all; by default 1.
+        dtype: "uint8" (default), "float32", "float16" or "bfloat16": a name, or a dtype of NumPy
+            or torch.
+        layout: "CHW" or "HWC"; by default "CHW" for images of one size. Images that keep their
+            size are "HWC".
         draft: decodes JPEGs at 1/2, 1/4 or 1/8 of their size where the crop still covers the
             output, as Pillow's `draft`. Faster for large photographs; the pixels differ. By
             default False.
@@ -70,40 +144,51 @@ class Image(Field):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool | float = False
-    jitter: dict[str, float] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    dtype: str = "uint8"
-    layout: Literal["CHW", "HWC"] = "CHW"
+    jitter: Mapping[str, float] | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    dtype: Any = "uint8"
+    layout: Literal["CHW", "HWC"] | None = None
     draft: bool = False
     load_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given, so that an error names the option where it is written."""
+        self.spec()
+        if self.size is not None:
+            return
+        for name, needs in (("crop", self.crop), ("jitter", self.jitter)):
+            if needs is not None:
+                raise ConfigError(f"{name}={needs!r} needs a size, as in tg.Image(224, {name}=...)")
+        if self.layout == "CHW":
+            raise ConfigError('layout="CHW" needs a size: images that keep their size are height x width x 3')
 
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""
         size = _size(self.size)
         if size is None:
             return f"{self.dtype} of any size"
-        return f"{self.dtype}{[3, *size] if self.layout == 'CHW' else [*size, 3]}"
+        return f"{self.dtype}{[*size, 3] if self.layout == 'HWC' else [3, *size]}"
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
-        flip = 0.5 if self.flip is True else float(self.flip)
+        flip = float(self.flip) / 2 if isinstance(self.flip, bool) else number("flip", self.flip, 0.0, 1.0)
         pixels = {
-            "dtype": str(self.dtype),
-            "mean": None if self.mean is None else list(self.mean),
-            "std": None if self.std is None else list(self.std),
-            "layout": self.layout,
+            "dtype": dtype_name("dtype", self.dtype, ("uint8", "float32", "float16", "bfloat16")),
+            "mean": _of_channels("mean", self.mean),
+            "std": _of_channels("std", self.std),
+            "layout": "CHW" if self.layout is None else choice("layout", self.layout, ("CHW", "HWC")),
         }
         return {
             "kind": "image",
             "size": _size(self.size),
-            "crop": self.crop or "none",
-            "scale": self.scale,
-            "ratio": self.ratio,
+            "crop": "none" if self.crop is None else choice("crop", self.crop, ("random", "center")),
+            "scale": _interval("scale", self.scale),
+            "ratio": _interval("ratio", self.ratio),
             "flip": flip,
-            "jitter": self.jitter,
-            "draft": self.draft,
-            "load_truncated": self.load_truncated,
+            "jitter": _jitter(self.jitter),
+            "draft": flag("draft", self.draft),
+            "load_truncated": flag("load_truncated", self.load_truncated),
             "pixels": pixels,
         }
 
@@ -125,6 +210,12 @@ class Mask(Field):
 
     of: str
     size: int | tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        if not isinstance(self.of, str):
+            raise refused("of", self.of, 'the name of the field whose geometry it shares, as in tg.Mask(of="jpg")')
+        _size(self.size)
 
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""
@@ -279,15 +370,19 @@ class Array(Field):
     """An array, such as a decoded .npy.
 
     Args:
-        dtype: of the stored elements, such as "float32".
+        dtype: of the stored elements, such as "float32": a name, or a dtype of NumPy or torch.
         shape: of every sample; None (default) for arrays of several shapes: a `Ragged` column.
 
     >>> Array("float32", (3, 4)).spec()
     {'kind': 'array', 'dtype': 'float32', 'shape': [3, 4]}
     """
 
-    dtype: str
+    dtype: Any
     shape: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
 
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""
@@ -295,7 +390,7 @@ class Array(Field):
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
-        return {"kind": "array", "dtype": str(self.dtype), "shape": None if self.shape is None else list(self.shape)}
+        return {"kind": "array", "dtype": dtype_name("dtype", self.dtype, DTYPES), "shape": _shape(self.shape)}
 
 
 @dataclass(frozen=True, init=False)
@@ -329,9 +424,9 @@ class Window:
             renamed("Window(ranges=...)", "Window(range_samples=...)")
             range_samples = ranges
         # The class is frozen: attributes are set once, here.
-        object.__setattr__(self, "samples", samples)
-        object.__setattr__(self, "canonical_nodes", canonical_nodes)
-        object.__setattr__(self, "range_samples", range_samples)
+        object.__setattr__(self, "samples", integer("samples", samples, 1))
+        object.__setattr__(self, "canonical_nodes", integer("canonical_nodes", canonical_nodes, 1))
+        object.__setattr__(self, "range_samples", integer("range_samples", range_samples, 0))
 
     @property
     def ranges(self) -> int:
@@ -349,31 +444,50 @@ class Window:
         }
 
 
-def specs(fields: Mapping[str, Field] | Sequence[str] | None, schema: dict[str, str]) -> tuple[list[Any], bool]:
+def specs(
+    fields: Mapping[str, Field] | Sequence[str] | None, columns: Sequence[str] | None, schema: Mapping[str, str]
+) -> tuple[list[Any], bool]:
     """Return fields as the loader's options have them, and whether all others are left out.
+
+    Args:
+        fields: {name: spec}, or the names of the only fields.
+        columns: the names of the only fields; their specs are those of `fields`, or inferred.
+        schema: {name: kind} of the source.
 
     Raises ConfigError for a name that the schema does not have, and for a spec that is no `Field`.
     """
-    if fields is None:
-        return [], False
-    if isinstance(fields, str):
-        raise ConfigError(f"fields={fields!r}: give a list of names")
-    if isinstance(fields, Mapping):
-        for name, spec in fields.items():
-            if not isinstance(spec, Field):
-                raise ConfigError(f"field {name!r}: expected a spec such as tg.Image(224), not {spec!r}")
-        return [(name, spec.spec()) for name, spec in fields.items()], False
-    unknown = [name for name in fields if name not in schema]
-    if unknown:
-        raise ConfigError(f"there is no field {unknown[0]!r}; the fields are {', '.join(schema)}")
-    specs: list[Any] = []
-    for name in fields:
-        kind = schema[name]
-        if kind in ("image", "pixels"):
-            specs.append((name, Image().spec()))
-        elif kind in ("bytes", "text", "json", "int", "float"):
-            specs.append((name, {"kind": kind}))
-        else:
-            # An array of any kind, as stored.
-            specs.append((name, {"kind": "array", "dtype": None, "shape": None}))
-    return specs, True
+    for option, given in (("fields", fields), ("columns", columns)):
+        if isinstance(given, str | bytes) or (given is not None and not isinstance(given, Mapping | Iterable)):
+            raise refused(
+                option, given, "a list of names" if option == "columns" else "specs by name, or a list of names"
+            )
+    if fields is not None and not isinstance(fields, Mapping):
+        if columns is not None:
+            raise ConfigError(
+                "fields and columns both list names: give {name: spec} as fields, and the names as columns"
+            )
+        fields, columns = None, fields
+    made = {}
+    for name, spec in (fields or {}).items():
+        if not isinstance(spec, Field):
+            raise ConfigError(f"field {name!r}: expected a spec such as tg.Image(224), not {spec!r}")
+        made[name] = spec.spec()
+    if columns is None:
+        return list(made.items()), False
+    for name in columns:
+        if name not in schema and name not in made:
+            raise ConfigError(
+                f"there is no field {name!r}; the fields are {', '.join(schema)}{nearest(str(name), schema)}"
+            )
+    if unused := [name for name in made if name not in columns]:
+        raise ConfigError(f"fields has a spec of {unused[0]!r}, which columns leaves out: name it in both, or in none")
+    return [(name, made[name] if name in made else _inferred(schema[name])) for name in dict.fromkeys(columns)], True
+
+
+def _inferred(kind: str) -> dict[str, Any]:
+    if kind in ("image", "pixels"):
+        return Image().spec()
+    if kind in ("bytes", "text", "json", "int", "float"):
+        return {"kind": kind}
+    # An array of any kind, as stored.
+    return {"kind": "array", "dtype": None, "shape": None}

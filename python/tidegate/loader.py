@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
-import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,18 +22,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tidegate import _tidegate
-from tidegate.batch import Batch, present
+from tidegate import _tidegate, ranks
+from tidegate.batch import Batch
 from tidegate.deprecation import renamed
 from tidegate.disk import DiskCache
-from tidegate.errors import ConfigError, Error, SamplerError
+from tidegate.errors import ConfigError, DataWarning, Error, HeldError, SamplerError
 from tidegate.fields import Field, Window, specs
+from tidegate.generators import Watch
+from tidegate.iteration import Batches
+from tidegate.loader_options import (
+    checked_extras,
+    json_of,
+    known_ranks,
+    optional,
+    presenter,
+    rows,
+    shuffle_spec,
+    source_path,
+)
+from tidegate.options import choice, flag, function, integer, known_options, number
 from tidegate.processes import Pool
 from tidegate.profiling import Profile
+from tidegate.report import Report
 from tidegate.sampler import Sampler, prepared
 from tidegate.source import Source
 from tidegate.source import open as open_source
-from tidegate.transform import Shape, Steps
+from tidegate.transform import Steps, arrays, tensors_after
 
 __all__ = ["Loader", "Report"]
 
@@ -47,55 +62,36 @@ def _close_all() -> None:
         loader.close()
 
 
-class Report(dict[str, Any]):
-    """What limits a loader, where every byte is, and what failed; made by `Loader.report`.
-
-    `print(report)` shows it in words; `report["charged_bytes"]` and the other keys have the
-    figures. Keys end in their unit. `tidegate.Report` is a dict of JSON-able values.
-
-    >>> import tidegate as tg
-    >>> report = tg.Loader(tg.synthetic(10, 8), batch_size=4, memory=tg.Budget("16MiB")).report()
-    >>> report["budget_bytes"] >> 20
-    16
-    """
-
-    text: str = ""
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        if "limit" not in self:
-            return f"Report({dict.__repr__(self)})"
-        mib = [f"{self[name] / 2**20:.1f}" for name in ("charged_bytes", "budget_bytes", "peak_bytes")]
-        return (
-            f"Report({self['limit']!r}, {mib[0]} of {mib[1]} MiB charged, peak {mib[2]} MiB; "
-            f"{len(self)} keys, print it for words)"
-        )
-
-
 class Loader:
     """Batches from a dataset, decoded and augmented in Rust, within one hard memory budget.
 
-    Each `iter(loader)` is one epoch, and the next `iter` is the next epoch, unless `set_epoch` or
-    a loaded state says otherwise. `len(loader)` is the number of batches in an epoch. The loader
-    is a context manager: `close` ends its threads.
+    Each `iter(loader)` is one epoch, and the next one is the next epoch, unless `set_epoch`,
+    `seek` or a loaded state says otherwise. An epoch begins with the first `next`. An earlier
+    iterator raises `Error` from then on: a loader has one epoch at a time. `len(loader)` is the
+    number of batches in an epoch. The loader is a context manager: `close` ends its threads.
 
     Data:
         source: a path, a pattern such as "shards/*.tar", a URL, or a `Source`.
         fields: {name: spec}, such as {"image": tg.Image(224)}; fields not named are inferred. A
-            list of names delivers only those. A `Profile` gives the specs that follow from it:
-            images normalized by their own mean and std, arrays of one shape as plain arrays. By
+            `Profile` gives the specs that follow from it: images normalized by their own mean and
+            std, arrays of one shape as plain arrays. A list of names is the same as `columns`. By
             default all fields, inferred.
+        columns: the names of the only fields to deliver, which others are not read for; by default
+            all. Those that `fields` has no spec of are inferred.
 
     Batches:
         batch_size: samples in a batch of this rank, an int. Give this or `global_batch_size`.
         global_batch_size: samples in the batches of all ranks together, an int. The order then
             stays the same while the number of ranks changes.
-        remainder: what happens to the samples after the last full batch: "drop" leaves them out,
-            "pad" fills the batch with repeated rows whose `mask` is False, "uneven" makes it
-            shorter. By default "uneven" on one rank and "pad" on several.
+        remainder: what happens to the samples after the last full batch: "uneven" (default)
+            divides them evenly among the ranks, in a shorter batch; "pad" fills the batch with
+            repeated rows whose `mask` is False; "drop" leaves them out. A rank that gets no sample
+            of a shorter batch gets one padded row, so that all ranks have the same batches.
         drop_last: True is `remainder="drop"`, as in torch; by default False.
+
+        extras: attributes of a `Batch` that are added as columns too, some of "ids", "indices",
+            "mask", "positions" and "weights"; by default none. Frameworks that move a batch to a
+            device keep its columns, and drop its attributes.
 
     Memory and cache:
         memory: the budget: bytes, text such as "2GiB", a fraction of the memory limit such as 0.5,
@@ -103,6 +99,8 @@ class Loader:
             later loaders join.
         prefetch: batches made ahead, beyond the one in use and the one in the making; an int, by
             default 1. More hide slow reads and take more memory.
+        held_batches: batches that you keep beyond the one in use, for example to accumulate
+            gradients; an int, by default 0. The budget must have room for them.
         cache: what of the samples stays in memory across epochs. "stored" caches their encoded
             bytes, "decoded" the rows made of them, "off" nothing. "auto" (default) measures the
             first samples and takes the one that saves more time. Rows can be cached decoded where
@@ -129,15 +127,16 @@ class Loader:
 
     Ranks:
         rank: this process among those that train together, an int from 0.
-        world_size: the number of such processes. By default both are those of torch.distributed if
-            it is in use, else those that torchrun, MPI or SLURM left in the environment, else 0
-            of 1. For all of the data on every rank (a validation set) give 0 and 1.
+        world_size: the number of such processes. By default both are asked for when an epoch
+            begins: of torch.distributed or jax.distributed if one is in use, else of the variables
+            of torchrun, MPI or SLURM, else 0 of 1. For all of the data on every rank (a validation
+            set) give 0 and 1.
 
     Errors:
         on_error: what a sample that cannot be read or decoded does: "raise" (default) raises
             SampleError, "skip" leaves its row out, "replace" draws another sample for it.
         max_failure_rate: the share of an epoch's samples that may fail under "skip" and "replace"
-            before DataError ends it; a float, by default 0.01. At least 10 samples may fail.
+            before DataError ends it; a float. By default 0.01, and at least 10 samples.
         stall_seconds: after this many seconds without any movement StalledError says which stage
             waits for what; a float, by default 300.
 
@@ -145,23 +144,25 @@ class Loader:
         workers: decoding threads, an int; by default the cores that this process may use.
         transform: `transform(sample, rng) -> dict`, called for each sample on a worker thread.
             `rng` is a NumPy generator that follows from (seed, epoch, position). The values are
-            stacked.
+            stacked. Draw from `rng`: on threads the global generators of Python, NumPy and torch
+            are left alone, and a transform that draws from them gets a `DataWarning`.
         batch_transform: `batch_transform(batch) -> anything but None`, called for each batch on a
             worker thread; the loader returns its result instead of the batch.
         processes: worker processes that call both transforms, for functions that hold the
             interpreter lock; an int, by default 0 (threads call them). Batches and results travel
             in shared memory of the budget, without a copy. A function must not use its arrays
-            after it returns.
+            after it returns. Before each call the global generators of Python, NumPy and torch
+            are seeded from (seed, epoch, position), and objects with `set_random_seed` too.
         multiprocessing_context: how these processes start: "fork", "spawn" or "forkserver"; by
             default as `multiprocessing` does. The batches of such a loader are in shared memory: a
             process that you fork yourself sees later writes to them.
 
     Output:
         output: "numpy" (default) or "torch": tensors over the same memory.
-        ids: adds the samples' ids to each batch as the column "ids"; by default False.
         profile: profiles the first epoch as it is delivered, see `Loader.profile`; by default
             False.
         keep: the old name of `cache`; its "nothing" is "off".
+        ids: the old name of `extras=("ids",)`.
 
     Raises ConfigError for options that are not valid, BudgetError for a budget that is too small,
     DataError for data that are missing or damaged.
@@ -173,6 +174,7 @@ class Loader:
     [32, 32, 32, 4]
     """
 
+    @known_options
     def __init__(
         self,
         source: str | os.PathLike[str] | Source,
@@ -181,15 +183,18 @@ class Loader:
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         fields: Mapping[str, Field] | Sequence[str] | Profile | None = None,
+        columns: Sequence[str] | None = None,
         shuffle: bool | Window = False,
         sampler: Sampler | None = None,
         seed: int = 0,
         remainder: Literal["drop", "pad", "uneven"] | None = None,
         drop_last: bool = False,
+        extras: Sequence[str] = (),
         workers: int | None = None,
         prefetch: int = 1,
+        held_batches: int = 0,
         on_error: Literal["raise", "skip", "replace"] = "raise",
-        max_failure_rate: float = 0.01,
+        max_failure_rate: float | None = None,
         transform: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
         batch_transform: Callable[[Batch], Any] | None = None,
         processes: int = 0,
@@ -197,79 +202,124 @@ class Loader:
         cache: Literal["auto", "stored", "decoded", "off"] = "auto",
         disk: DiskCache | None = None,
         profile: bool = False,
-        ids: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
         stall_seconds: float = 300.0,
         output: Literal["numpy", "torch"] = "numpy",
         keep: Literal["auto", "stored", "decoded", "nothing"] | None = None,
+        ids: bool = False,
     ) -> None:
-        self.source = source if isinstance(source, Source) else open_source(os.fspath(source))
-        if drop_last and remainder not in (None, "drop"):
+        self.source = source if isinstance(source, Source) else open_source(source_path(source))
+        if ids:
+            renamed("Loader(ids=True)", 'Loader(extras=("ids",))', stacklevel=4)
+            extras = (*extras, "ids")
+        if keep is not None:
+            renamed("Loader(keep=...)", 'Loader(cache=...), and its "nothing" is "off"', stacklevel=4)
+            cache = "off" if keep == "nothing" else keep
+        if flag("drop_last", drop_last) and remainder not in (None, "drop"):
             raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
-        rank, world_size = _ranks(rank, world_size)
         if disk is not None and not isinstance(disk, DiskCache):
             raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
-        if keep is not None:
-            renamed("Loader(keep=...)", 'Loader(cache=...), and its "nothing" is "off"')
-            cache = "off" if keep == "nothing" else keep
-        if cache not in ("auto", "stored", "decoded", "off"):
-            raise ConfigError(f'cache={cache!r} must be "auto", "stored", "decoded" or "off"')
+        choice("cache", cache, ("auto", "stored", "decoded", "off"))
+        choice("output", output, ("numpy", "torch"))
+        if multiprocessing_context is not None:
+            choice("multiprocessing_context", multiprocessing_context, ("fork", "spawn", "forkserver"))
+        function("transform", transform)
+        function("batch_transform", batch_transform)
+        seed = integer("seed", seed, 0, 2**64 - 1)
+        processes = integer("processes", processes, 0)
         wanted = fields.fields() if isinstance(fields, Profile) else fields
         schema = self.source.schema
-        fields_, only = specs(wanted, schema)
-        options = {
-            "batch_size": batch_size,
-            "global_batch_size": global_batch_size,
+        fields_, only = specs(wanted, columns, schema)
+        self._options = {
+            "batch_size": optional(integer, "batch_size", batch_size, 1),
+            "global_batch_size": optional(integer, "global_batch_size", global_batch_size, 1),
             "fields": fields_,
             "only": only,
-            "shuffle": _shuffle(shuffle),
+            "shuffle": shuffle_spec(shuffle),
             "seed": seed,
-            "remainder": "drop" if drop_last else remainder,
-            "workers": workers,
-            "prefetch": prefetch,
+            "remainder": "drop" if drop_last else choice("remainder", remainder or "uneven", ("drop", "pad", "uneven")),
+            "workers": optional(integer, "workers", workers, 1, 4096),
+            "prefetch": integer("prefetch", prefetch, 0, 4096),
+            "held_batches": integer("held_batches", held_batches, 0, 4096),
             "map_threads": processes,
-            "on_error": on_error,
-            "max_failure_rate": max_failure_rate,
-            "profile": profile,
+            "on_error": choice("on_error", on_error, ("raise", "skip", "replace")),
+            "max_failure_rate": optional(number, "max_failure_rate", max_failure_rate, 0.0, 1.0),
+            "profile": flag("profile", profile),
             "keep": "nothing" if cache == "off" else cache,
             "disk": None if disk is None else disk.spec(),
-            "rank": rank,
-            "world_size": world_size,
-            "stall_seconds": stall_seconds,
+            "stall_seconds": number("stall_seconds", stall_seconds, 0.001),
         }
         mapped = transform is not None or batch_transform is not None
         if processes and not mapped:
             raise ConfigError(f"processes={processes} without a transform or batch_transform to call in them")
+        self._extras = checked_extras(extras, self.source, fields_, only)
         self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
-        self._present: Callable[[tuple[Any, ...]], Batch] | None = _presenter(output, ids)
+        self._present: Callable[[tuple[Any, ...]], Batch] | None = presenter(output, self._extras)
         self._pool: Pool | None = None
-        mapping = None
+        self._map = None
         if mapped:
             self._present = None
-            steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", ids=ids)
-            mapping = self._mapping(steps, processes, multiprocessing_context)
+            steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", extras=self._extras)
+            self._map = self._mapping(steps, processes, multiprocessing_context)
         self._raised: list[BaseException] = []
-        given = None if sampler is None else prepared(sampler, len(self.source), self._raised)
-        self._inner = _tidegate.Loader(self.source._inner, json.dumps(options), self.budget, mapping, given)
+        self._sampler = None if sampler is None else prepared(sampler, len(self.source), self._raised)
         self._epoch: _tidegate.Epoch | None = None
         self._pid = os.getpid()
-        # What `repr` shows; kept here, because `repr` must not wait for the Rust side's lock.
-        self._batches_in_epoch = len(self._inner)
+        self._given_ranks = ranks.given(rank, world_size)
+        # What to repeat where other ranks are found before a batch was delivered.
+        self._pending: list[Callable[[_tidegate.Loader], None]] = []
+        self._delivered = False
+        self._make(*(self._given_ranks or known_ranks()))
         self._position: tuple[int, int] | None = None
         size = f"{batch_size} samples" if batch_size is not None else f"{global_batch_size} samples over all ranks"
         how = "sampler" if sampler is not None else f"shuffle={shuffle}"
-        self._shown = [
-            f"Loader({self.source._inner.name!r}, {len(self.source)} samples, "
-            f"{self._batches_in_epoch} batches of {size})",
-            f"fields: {', '.join(_rows(wanted, schema))}",
-            f"order: {how}, seed={seed}, rank {rank} of {world_size}",
-        ]
+        self._shown = (size, ", ".join(rows(wanted, columns, schema)), f"{how}, seed={seed}")
+
+    def _make(self, rank: int, world_size: int) -> None:
+        """Make the loader of a rank."""
+        options = json.dumps({**self._options, "rank": rank, "world_size": world_size})
+        self._inner = _tidegate.Loader(self.source._inner, options, self.budget, self._map, self._sampler)
+        self._ranks = rank, world_size
+        # What `repr` shows; kept here, because `repr` must not wait for the Rust side's lock.
+        self._batches_in_epoch = len(self._inner)
+        for repeat in self._pending:
+            repeat(self._inner)
+
+    def _ask_ranks(self) -> None:
+        """Take over the ranks as they are known now, unless they were given.
+
+        Raises ConfigError where batches were delivered to other ranks.
+        """
+        if self._given_ranks is not None or self._epoch is not None:
+            return
+        found, known = ranks.found(), self._ranks
+        if found == known:
+            return
+        if self._delivered:
+            raise ConfigError(
+                f"this loader delivered batches to rank {known[0]} of {known[1]}, and this process is rank {found[0]} "
+                f"of {found[1]} now: make another loader, or give rank and world_size"
+            )
+        # The memory of the old one makes room first.
+        del self._inner
+        try:
+            self._make(*found)
+        except BaseException:
+            self._make(*known)
+            raise
+
+    def _repeatable(self, call: Callable[[_tidegate.Loader], None]) -> None:
+        """Do something to the loader, and again if it is made again for other ranks."""
+        call(self._inner)
+        if not self._delivered:
+            self._pending.append(call)
 
     def _mapping(self, steps: Steps, processes: int, context: str | None) -> tuple[Any, Any, Any]:
         """Return the functions that transform a batch, begin an epoch, and end waiting."""
         if not processes:
-            return partial(steps, empty=partial(_empty, self.budget)), None, None
+            watch, empty = Watch(steps.functions()), partial(arrays, self.budget)
+            return lambda raw: watch(partial(steps, raw, empty)), None, None
         tensors_here = steps.torch and steps.batch_transform is None
         if tensors_here:
             # No worker process needs to import torch: the loader makes the tensors.
@@ -277,35 +327,60 @@ class Loader:
         self.budget = self.budget.shared()
         self._pool = pool = Pool(steps, processes, self.budget, context)
         weakref.finalize(self, pool.close)
-        return _tensors_of(pool) if tensors_here else pool, pool.begin, pool.stop
+        return tensors_after(pool) if tensors_here else pool, pool.begin, pool.stop
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; it is the same on every rank."""
-        return len(self._inner)
+        if not self._delivered:
+            with contextlib.suppress(ConfigError):
+                self._ask_ranks()
+        return self._batches_in_epoch
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin the next epoch, and end the one in progress."""
+        """Return an iterator of the next epoch, which begins with its first `next`."""
         self._check_process()
-        self._end()
-        self._raised.clear()
-        with self._caused():
-            epoch = self._epoch = self._inner.epoch()
-        _open.add(self)
-        return self._batches(epoch)
+        return Batches(self)
 
-    def _batches(self, epoch: _tidegate.Epoch) -> Iterator[Any]:
-        try:
-            while (raw := self._next(epoch)) is not None:
-                batch = raw if self._present is None else self._present(raw)
-                del raw
-                if isinstance(batch, Batch):
-                    self._position = batch.epoch, batch.index
-                yield batch
-                del batch
-        finally:
-            self._end(epoch)
+    def _begin(self) -> _tidegate.Epoch:
+        """Begin the next epoch, and end the one in progress."""
+        self._end()
+        self._ask_ranks()
+        self._raised.clear()
+        if not self._delivered:
+            self._warn_of_ranks()
+        with self._caused():
+            self._epoch = self._inner.epoch()
+        _open.add(self)
+        return self._epoch
+
+    def _warn_of_ranks(self) -> None:
+        without = self._inner.ranks_without_a_row() if self._options["remainder"] == "uneven" else 0
+        if without:
+            warnings.warn(
+                f"the last batch of an epoch has fewer samples than ranks: {without} of {self._ranks[1]} ranks get one "
+                'padded row, whose mask is False. Use the mask in the loss, or pass remainder="drop" or "pad"',
+                DataWarning,
+                stacklevel=4,
+            )
 
     def _next(self, epoch: _tidegate.Epoch) -> Any:
+        """Return the next batch, or what a transform made of it; None at the end."""
+        try:
+            raw = self._asked(epoch)
+        except HeldError:
+            # What the interpreter has not collected yet may hold batches.
+            gc.collect()
+            raw = self._asked(epoch)
+        if raw is None:
+            return None
+        batch = raw if self._present is None else self._present(raw)
+        self._delivered = True
+        self._pending.clear()
+        if isinstance(batch, Batch) and hasattr(batch, "number"):
+            self._position = batch.epoch, batch.number
+        return batch
+
+    def _asked(self, epoch: _tidegate.Epoch) -> Any:
         with self._caused():
             if self._pool is None:
                 return epoch.next()
@@ -366,7 +441,9 @@ class Loader:
         self._inner.set_memory(memory)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next `iter` begin this epoch, an int from 0, from its first batch.
+        """Make the next epoch this one, an int from 0.
+
+        It begins with its first batch, or where a loaded state of this epoch, or `seek`, says.
 
         >>> import tidegate as tg
         >>> loader = tg.Loader(tg.synthetic(10, 8), batch_size=10, memory="16MiB")
@@ -374,7 +451,30 @@ class Loader:
         >>> [batch.epoch for batch in loader]
         [5]
         """
-        self._inner.set_epoch(epoch)
+        number = integer("epoch", epoch, 0)
+        self._repeatable(lambda inner: inner.set_epoch(number))
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Make this the next batch; a seek, not a replay.
+
+        Args:
+            epoch: its epoch, an int from 0.
+            batch: its number in the epoch, an int from 0; by default 0.
+
+        Raises ConfigError for a batch past the end of an epoch.
+
+        >>> import tidegate as tg
+        >>> loader = tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")
+        >>> loader.seek(3, 2)
+        >>> [(batch.epoch, batch.number) for batch in loader]
+        [(3, 2)]
+        """
+        self._check_process()
+        self._end()
+        self._ask_ranks()
+        place = integer("epoch", epoch, 0), integer("batch", batch, 0)
+        self._repeatable(lambda inner: inner.seek(*place))
+        self._position = None
 
     def feedback(self, indices: ArrayLike, losses: Any) -> None:
         """Report the loss of each sample to a sampler that uses losses, such as `samplers.hard`.
@@ -420,12 +520,14 @@ class Loader:
 
     def load_feedback_state(self, state: bytes) -> None:
         """Load what `feedback_state` returned; call it before `load_state_dict`."""
-        self._inner.load_feedback(state)
+        self._ask_ranks()
+        self._repeatable(lambda inner: inner.load_feedback(state))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the consumer, as JSON-able values.
 
         It takes at most 1 KiB, plus the list of failed positions. `load_state_dict` goes on there.
+        After the last batch of an epoch it is the beginning of the next epoch.
         """
         state: dict[str, Any] = json.loads(self._inner.state())
         return state
@@ -444,7 +546,9 @@ class Loader:
         [[4, 5, 6, 7], [8, 9]]
         """
         self._end()
-        self._inner.load_state(json.dumps(dict(state)))
+        self._ask_ranks()
+        saved = json_of(state)
+        self._repeatable(lambda inner: inner.load_state(saved))
         self._position = None
 
     def profile(self) -> Profile:
@@ -482,66 +586,27 @@ class Loader:
     def __repr__(self) -> str:
         if not hasattr(self, "_shown"):
             return "Loader(in the making)"
+        size, fields, order = self._shown
+        name, samples, batches = self.source._inner.name, len(self.source), self._batches_in_epoch
         cap, charged = self.budget.cap_bytes / 2**20, self.budget.charged_bytes / 2**20
-        lines = [*self._shown, f"memory: {cap:.1f} MiB, {charged:.1f} MiB charged"]
+        lines = [
+            f"Loader({name!r}, {samples} samples, {batches} batches of {size})",
+            f"fields: {fields}",
+            f"order: {order}, rank {self._ranks[0]} of {self._ranks[1]}",
+            f"memory: {cap:.1f} MiB, {charged:.1f} MiB charged",
+        ]
         if self._position is not None:
-            epoch, index = self._position
-            lines.append(f"position: epoch {epoch}, batch {index + 1} of {self._batches_in_epoch}")
+            epoch, number = self._position
+            lines.append(f"position: epoch {epoch}, batch {number + 1} of {batches}")
         return "\n    ".join(lines)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Loader has threads and memory of its process: make one in each process, from the pickled `loader.source`"
+        )
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    if (rank is None) != (world_size is None):
-        raise ConfigError("give both rank and world_size, or neither")
-    if rank is not None and world_size is not None:
-        if not isinstance(rank, int) or not isinstance(world_size, int) or not 0 <= rank < world_size:
-            raise ConfigError(f"rank={rank!r} of world_size={world_size!r}: a rank is an int from 0 to world_size - 1")
-        return rank, world_size
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    found = _tidegate.ranks()
-    return found[:2] if found else (0, 1)
-
-
-def _empty(budget: _tidegate.Budget, shapes: list[Shape]) -> list[Any]:
-    return [budget.empty(list(shape), dtype) for shape, dtype in shapes]
-
-
-def _tensors_of(hook: Callable[[tuple[Any, ...]], Batch]) -> Callable[[tuple[Any, ...]], Batch]:
-    from tidegate.torch import tensors
-
-    return lambda raw: tensors(hook(raw))
-
-
-def _rows(wanted: Mapping[str, Field] | Sequence[str] | None, schema: Mapping[str, str]) -> Iterator[str]:
-    """Return what `repr` says of each field that is delivered."""
-    if wanted is None or isinstance(wanted, Mapping):
-        given = {} if wanted is None else wanted
-        for name in dict.fromkeys([*schema, *given]):
-            yield f"{name} {given[name].row() if name in given else schema[name]}"
-    else:
-        for name in wanted:
-            yield f"{name} {schema[name]}"
-
-
-def _shuffle(shuffle: bool | Window) -> dict[str, Any]:
-    if isinstance(shuffle, Window):
-        return shuffle.spec()
-    return {"kind": "full" if shuffle else "none"}
-
-
-def _presenter(output: str, ids: bool) -> Callable[[tuple[Any, ...]], Batch]:
-    if output == "numpy":
-        return lambda raw: present(raw, ids)
-    if output == "torch":
-        from tidegate.torch import tensors
-
-        return lambda raw: tensors(present(raw, ids))
-    raise ConfigError(f"output must be 'numpy' or 'torch', not {output!r}")

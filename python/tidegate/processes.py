@@ -34,11 +34,12 @@ import numpy as np
 from tidegate._tidegate import Budget
 from tidegate.batch import Batch, Ragged
 from tidegate.errors import BudgetError, ConfigError, Error, InternalError
+from tidegate.generators import Seeder
 from tidegate.transform import Shape, Steps
 
 __all__ = ["Pool"]
 
-# Arrays below this many bytes travel through the pipe.
+# Arrays of up to this many bytes travel through the pipe.
 SMALL_BYTES = 4096
 # Held while a process starts: a fork inherits every open pipe, also ends that another thread is
 # about to close.
@@ -210,7 +211,7 @@ class _Process:
         """Return where an array is in shared memory; send its file to the process once."""
         found = self.budget.place(array.__array_interface__["data"][0])
         if found is None:
-            if array.nbytes:
+            if array.nbytes > SMALL_BYTES:
                 raise InternalError("an array is outside of shared memory: please report this")
             return array
         file, file_bytes, offset = found
@@ -518,7 +519,7 @@ class _Received:
                 if array is not None:
                     return Tensor(self.place(array, fresh))
             return value
-        if value.dtype.hasobject or value.nbytes < SMALL_BYTES:
+        if value.dtype.hasobject or value.nbytes <= SMALL_BYTES:
             return value
         start = value.__array_interface__["data"][0]
         last = start + sum((n - 1) * stride for n, stride in zip(value.shape, value.strides, strict=True))
@@ -539,6 +540,7 @@ def _serve(pipe: Connection, parents_end: Connection | None, steps: Steps) -> No
         # the parent is gone.
         parents_end.close()
     memory = _Received(pipe)
+    steps.seeder = Seeder(steps.functions(), steps.seed)
     while True:
         try:
             kind, content = memory.receive()

@@ -231,7 +231,7 @@ def profile(
     ...
     """
     opened = source if isinstance(source, Source) else open_source(os.fspath(source))
-    wanted, only = specs(fields, opened.schema)
+    wanted, only = specs(fields, None, opened.schema)
     options = {"fields": wanted, "only": only, "workers": workers}
     budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
     # Found before the pass: without a place to save it, the pass would be lost.

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, DataError
+from tidegate.options import flag, integer, number, refused
 
 __all__ = ["Source", "open", "synthetic", "tokens"]
+
+
+class Recipe(NamedTuple):
+    """How to make a source again in another process."""
+
+    function: Callable[..., Source]
+    arguments: tuple[Any, ...]
 
 
 class Source:
@@ -24,10 +32,15 @@ class Source:
 
     `len(source)` is the exact number of samples. `source[i]` reads sample i and returns
     {field: value}; encoded values, such as JPEGs, are bytes. Negative numbers count from the end.
+
+    A source can be pickled: it is opened again where it arrives, and the data must be the same.
     """
 
-    def __init__(self, inner: _tidegate.Source) -> None:
-        self._inner = inner
+    def __init__(self, inner: _tidegate.Source, recipe: Recipe) -> None:
+        self._inner, self._recipe = inner, recipe
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._recipe, self.fingerprint)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -35,7 +48,17 @@ class Source:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read one sample. Raises IndexError past the end, SampleError for a damaged sample."""
-        return self._inner.sample(index + len(self) if index < 0 else index)
+        return self._inner.sample(self._id(index))
+
+    def _id(self, index: Any) -> int:
+        """Return the number of a sample; negative ones count from the end."""
+        if isinstance(index, slice | str):
+            fix = "source[0] is a sample" if isinstance(index, str) else "source.select(range(0, 5)) is a source"
+            raise ConfigError(f"source[{index!r}]: expected the number of a sample; {fix}")
+        number = integer("index", index, -(2**63))
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        return number + len(self) if number < 0 else number
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
@@ -79,7 +102,19 @@ class Source:
         >>> len(synthetic(10, 8).select([3, 1, 4]))
         3
         """
-        return Source(self._inner.select(list(ids)))
+        if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+            raise refused("ids", ids, "the numbers of samples, such as [3, 1, 4]")
+        try:
+            chosen = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
+        except (ValueError, OverflowError) as error:
+            raise ConfigError(f"ids must be one row of integers: {error}") from None
+        if chosen.ndim != 1 or (chosen.dtype.kind not in "iu" and chosen.size):
+            hint = "; np.flatnonzero makes ids of a mask" if chosen.dtype == bool else ""
+            raise ConfigError(f"ids must be one row of integers, not {chosen.dtype} of shape {chosen.shape}{hint}")
+        if chosen.size and chosen.min() < 0:
+            raise ConfigError(f"there is no sample {chosen.min()}: ids are numbers from 0 on")
+        chosen = chosen.astype(np.uint64)
+        return Source(self._inner.select(chosen.tolist()), Recipe(Source.select, (self, chosen)))
 
     def split(self, parts: Mapping[str, float], seed: int = 0) -> dict[str, Source]:
         """Divide the samples at random into named parts.
@@ -92,8 +127,15 @@ class Source:
         >>> len(parts["train"]), len(parts["val"])
         (90, 10)
         """
-        made = self._inner.split(list(parts.values()), seed)
-        return {name: Source(part) for name, part in zip(parts, made, strict=True)}
+        if not isinstance(parts, Mapping):
+            raise refused("parts", parts, 'the parts by name, such as {"train": 0.9, "val": 0.1}')
+        fractions = {name: number(f"parts[{name!r}]", part, 0.0, 1.0) for name, part in parts.items()}
+        seed = integer("seed", seed, 0, 2**64 - 1)
+        made = self._inner.split(list(fractions.values()), seed)
+        return {
+            name: Source(part, Recipe(_part, (self, fractions, seed, name)))
+            for name, part in zip(fractions, made, strict=True)
+        }
 
     def filter(self, field: str, keep: Callable[[Any], bool]) -> Source:
         """Return the samples for which `keep(value of field)` is true; reads every sample once.
@@ -132,7 +174,9 @@ def open(url: str | os.PathLike[str], *, force: bool = False, checkpoints: bool 
     >>> [sample["text"] for sample in open(path)]
     ['one', 'two']
     """
-    return Source(_tidegate.open(str(url), force=force, checkpoints=checkpoints))
+    where = location(url)
+    inner = _tidegate.open(where, force=flag("force", force), checkpoints=flag("checkpoints", checkpoints))
+    return Source(inner, Recipe(open, (absolute(where),)))
 
 
 def tokens(url: str | os.PathLike[str], length: int, *, dtype: npt.DTypeLike | None = None) -> Source:
@@ -159,7 +203,8 @@ def tokens(url: str | os.PathLike[str], length: int, *, dtype: npt.DTypeLike | N
     wanted = None if dtype is None else np.dtype(dtype)
     if wanted is not None and not wanted.isnative:
         raise ConfigError(f"tokens of {wanted!r}: files are read in the byte order of this machine")
-    return Source(_tidegate.tokens(str(url), length, None if wanted is None else wanted.name))
+    where, length, name = location(url), integer("length", length, 1), None if wanted is None else wanted.name
+    return Source(_tidegate.tokens(where, length, name), Recipe(_tokens, (absolute(where), length, name)))
 
 
 def synthetic(samples: int, sample_bytes: int) -> Source:
@@ -173,4 +218,43 @@ def synthetic(samples: int, sample_bytes: int) -> Source:
     >>> synthetic(3, 8)
     Source('synthetic', 3 samples, data: bytes, id: int)
     """
-    return Source(_tidegate.synthetic(samples, sample_bytes))
+    size = integer("samples", samples, 0), integer("sample_bytes", sample_bytes, 0, 2**32 - 1)
+    return Source(_tidegate.synthetic(*size), Recipe(synthetic, size))
+
+
+LIBSVM = "libsvm:"
+
+
+def location(url: Any) -> str:
+    """Return a path, a pattern or a URL as text, with `~` replaced by the home folder."""
+    if not isinstance(url, str | os.PathLike):
+        raise refused("url", url, "a path, a pattern or a URL")
+    text = os.fsdecode(os.fspath(url))
+    kind = LIBSVM if text.startswith(LIBSVM) else ""
+    return kind + os.path.expanduser(text.removeprefix(kind))
+
+
+def absolute(where: str) -> str:
+    """Return a path that holds in other folders too; a URL as it is."""
+    kind = LIBSVM if where.startswith(LIBSVM) else ""
+    path = where.removeprefix(kind)
+    return where if "://" in path else kind + os.path.join(os.getcwd(), path)
+
+
+def _again(recipe: Recipe, fingerprint: str) -> Source:
+    """Open a source again, where it was pickled."""
+    source: Source = recipe.function(*recipe.arguments)
+    if source.fingerprint != fingerprint:
+        raise DataError(
+            f"{source._inner.name}: the data are others than where this source was pickled (fingerprint "
+            f"{source.fingerprint} instead of {fingerprint})"
+        )
+    return source
+
+
+def _part(source: Source, parts: dict[str, float], seed: int, name: str) -> Source:
+    return source.split(parts, seed)[name]
+
+
+def _tokens(url: str, length: int, dtype: str | None) -> Source:
+    return tokens(url, length, dtype=dtype)

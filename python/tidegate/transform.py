@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from tidegate._tidegate import Budget
 from tidegate.batch import Batch, Ragged, present
 from tidegate.errors import ConfigError
+from tidegate.generators import Seeder
 
-__all__ = ["Shape", "Steps"]
+__all__ = ["Shape", "Steps", "arrays", "tensors_after"]
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 # A requested array: its shape and the name of its dtype.
@@ -36,23 +38,47 @@ class Steps:
         *,
         seed: int,
         torch: bool,
-        ids: bool,
+        extras: Sequence[str],
     ) -> None:
         self.transform, self.batch_transform = transform, batch_transform
-        self.seed, self.torch, self.ids = seed, torch, ids
+        self.seed, self.torch, self.extras = seed, torch, tuple(extras)
+        # Seeds the global generators before each call; set in worker processes only.
+        self.seeder: Seeder | None = None
+
+    def functions(self) -> list[Callable[..., Any]]:
+        """Return the user's functions."""
+        return [function for function in (self.transform, self.batch_transform) if function is not None]
 
     def __call__(self, raw: tuple[Any, ...], empty: Empty) -> Any:
-        batch = present(raw, self.ids)
+        batch = present(raw, self.extras)
+        first = int(batch.positions[0]) if batch.rows else 0
+        epoch = batch.epoch
         if self.transform is not None:
-            batch = _over_samples(self.transform, self.seed, batch, empty)
+            batch = _over_samples(self.transform, self.seed, batch, empty, self.seeder)
         if self.torch:
             from tidegate.torch import tensors
 
             batch = tensors(batch)
-        return batch if self.batch_transform is None else self.batch_transform(batch)
+        if self.batch_transform is None:
+            return batch
+        if self.seeder is not None:
+            self.seeder(1, epoch, first)
+        return self.batch_transform(batch)
 
 
-def _over_samples(function: Transform, seed: int, batch: Batch, empty: Empty) -> Batch:
+def arrays(budget: Budget, shapes: list[Shape]) -> list[Any]:
+    """Return arrays that are charged to a budget."""
+    return [budget.empty(list(shape), dtype) for shape, dtype in shapes]
+
+
+def tensors_after(hook: Callable[[tuple[Any, ...]], Batch]) -> Callable[[tuple[Any, ...]], Batch]:
+    """Return a function that makes tensors of what `hook` returns."""
+    from tidegate.torch import tensors
+
+    return lambda raw: tensors(hook(raw))
+
+
+def _over_samples(function: Transform, seed: int, batch: Batch, empty: Empty, seeder: Seeder | None) -> Batch:
     """Call `function(sample, rng)` for each row of a batch and stack the results.
 
     `rng` is a function of (seed, epoch, position), so results do not depend on workers. Arrays and
@@ -62,7 +88,10 @@ def _over_samples(function: Transform, seed: int, batch: Batch, empty: Empty) ->
     made: Batch | None = None
     for row in range(batch.rows):
         key = [seed & (2**64 - 1), batch.epoch]
-        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, int(batch.positions[row]), 0]))
+        position = int(batch.positions[row])
+        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, position, 0]))
+        if seeder is not None:
+            seeder(0, batch.epoch, position)
         result = function({name: column[row] for name, column in batch.items()}, rng)
         if made is None:
             made = _columns(result, batch, empty)
@@ -78,7 +107,8 @@ def _columns(first: dict[str, Any], batch: Batch, empty: Empty) -> Batch:
     arrays = empty([((batch.rows, *array.shape), array.dtype.name) for array in numbers.values()])
     made.update(zip(numbers, arrays, strict=True))
     made.rows, made.ids, made.indices, made.mask = batch.rows, batch.ids, batch.indices, batch.mask
-    made.epoch, made.index, made.positions, made.weights = batch.epoch, batch.index, batch.positions, batch.weights
+    made.epoch, made.number, made.last = batch.epoch, batch.number, batch.last
+    made.positions, made.weights = batch.positions, batch.weights
     return made
 
 

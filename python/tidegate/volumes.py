@@ -19,7 +19,7 @@ from tidegate import _tidegate
 from tidegate._tidegate import Budget
 from tidegate.deprecation import renamed
 from tidegate.errors import ConfigError, PatchTooLargeError
-from tidegate.source import Source
+from tidegate.source import Recipe, Source, absolute, location
 
 __all__ = ["Boxes", "Predictions", "Volume", "pyramid", "volume"]
 
@@ -32,8 +32,8 @@ class Volume(Source):
     An id is a place where a patch can begin. `volume[i]` reads patch i: {field: array}.
     """
 
-    def __init__(self, volume: _tidegate.Volume) -> None:
-        super().__init__(volume.source())
+    def __init__(self, volume: _tidegate.Volume, recipe: Recipe) -> None:
+        super().__init__(volume.source(), recipe)
         self._volume = volume
         self._fields = volume.fields()
 
@@ -358,7 +358,11 @@ def volume(
         "stride": _stride(stride, len(shape)),
         "pad": pad or "none",
     }
-    return Volume(_tidegate.volume(str(url), json.dumps(options)))
+    return _volume(location(url), json.dumps(options))
+
+
+def _volume(where: str, options: str) -> Volume:
+    return Volume(_tidegate.volume(where, options), Recipe(_volume, (absolute(where), options)))
 
 
 def pyramid(url: str | os.PathLike[str], *, array: str = "", patch: Sequence[int], **options: Any) -> list[Volume]:

@@ -40,7 +40,7 @@ pub enum Error {
     /// Every slot is with the consumer, and nothing is on its way.
     #[error(
         "all {slots} batch slots are held by the consumer, so no batch can be made: drop or copy the batches you keep, \
-         or raise prefetch and memory (each slot is {slot_mib} MiB)"
+         or say how many you keep with held_batches=N (each is {slot_mib} MiB)"
     )]
     Held {
         /// How many slots there are.

@@ -22,8 +22,9 @@ pub enum Remainder {
     Drop,
     /// The last batch is filled with repeated samples, which its mask marks.
     Pad,
-    /// The last batch is short. Every rank has the same number of batches; a rank may have no row
-    /// of the last one.
+    /// The last batch is short: of its R rows rank r of W has those from floor(rR/W) to
+    /// floor((r+1)R/W). Every rank has the same number of batches, so a rank without a row of the
+    /// last one gets a padded row, which its mask marks.
     Uneven,
 }
 
@@ -110,6 +111,20 @@ impl RankPartition {
         }
     }
 
+    /// The number of a batch from `start` on, counted from the beginning of the epoch.
+    #[must_use]
+    pub fn number(&self, batch: u64) -> u64 {
+        self.start.div_ceil(self.global_batch) + batch
+    }
+
+    /// Ranks without a row of their own in the last batch of an epoch.
+    #[must_use]
+    pub fn ranks_without_a_row(&self) -> u64 {
+        let last = self.batches().checked_sub(1);
+        let real = |rank| last.is_none_or(|last| Self { rank, ..*self }.rows(last).real > 0);
+        (0..self.world).filter(|&rank| !real(rank)).count() as u64
+    }
+
     /// The most rows that a batch of this rank has.
     #[must_use]
     pub fn max_rows(&self) -> u64 {
@@ -146,11 +161,13 @@ impl RankPartition {
             let own = |n: u64| n / round * of_each + (n % round).saturating_sub(lane).min(of_each);
             let before = own(start);
             let (count, real) = (own(start + size) - before, own(start + left.min(size)) - before);
-            return RankRows { round, of_each, lane, before, count, real };
+            return RankRows { round, of_each, lane, before, count: count.max(1), real };
         }
         let (low, high) = (self.bound(self.rank, size), self.bound(self.rank + 1, size));
         let (count, real) = (high - low, high.min(left) - low.min(left));
-        RankRows { round: 0, of_each: u64::MAX, lane: 0, before: start + low, count, real }
+        // A row that only pads repeats the first of its batch.
+        let before = if count == 0 { start } else { start + low };
+        RankRows { round: 0, of_each: u64::MAX, lane: 0, before, count: count.max(1), real }
     }
 }
 
@@ -178,7 +195,9 @@ mod tests {
                     for rank in 0..world {
                         let rows = partition(rank).rows(batch);
                         prop_assert!(rows.count <= partition(rank).max_rows());
-                        prop_assert!(remainder == Remainder::Pad || rows.real == rows.count);
+                        prop_assert!(rows.count > 0);
+                        let padded = remainder == Remainder::Uneven && rows.count == 1;
+                        prop_assert!(remainder == Remainder::Pad || padded || rows.real == rows.count);
                         let own = rank * canonical_nodes / world..(rank + 1) * canonical_nodes / world;
                         prop_assert!(!apart || rows.positions().all(|p| own.contains(&(p % canonical_nodes))));
                         seen.extend(rows.positions().take(rows.real as usize));
@@ -193,6 +212,29 @@ mod tests {
                 prop_assert_eq!(seen, (start.min(whole)..whole).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn a_short_batch_is_divided_evenly() {
+        let rows = |remainder, len, rank| {
+            let partition = RankPartition {
+                len,
+                start: 0,
+                global_batch: 8,
+                remainder,
+                rank,
+                world: 4,
+                canonical_nodes: 1,
+            };
+            let of = partition.rows(partition.batches() - 1);
+            (of.positions().collect::<Vec<_>>(), of.real, partition.ranks_without_a_row())
+        };
+        let uneven = |len| (0..4).map(|rank| rows(Remainder::Uneven, len, rank)).collect::<Vec<_>>();
+        let of = |positions: &[u64], real, without| (positions.to_vec(), real, without);
+        assert_eq!(uneven(13), [of(&[8], 1, 0), of(&[9], 1, 0), of(&[10], 1, 0), of(&[11, 12], 2, 0)]);
+        // Two ranks have nothing of it: they repeat its first row.
+        assert_eq!(uneven(10), [of(&[8], 0, 2), of(&[8], 1, 2), of(&[8], 0, 2), of(&[9], 1, 2)]);
+        assert_eq!(rows(Remainder::Pad, 10, 1), of(&[10, 11], 0, 3));
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn main() -> tidegate::Result<()> {
     let mut rows = 0;
     for batch in loader.epoch()? {
         let batch = batch?;
-        if batch.index == 0 {
+        if batch.number == 0 {
             for column in &batch.columns {
                 let bytes = batch.bytes(column).len();
                 println!("{}: {} {:?} a row, {bytes} bytes", column.name, column.dtype.name(), column.shape);

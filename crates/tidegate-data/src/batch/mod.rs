@@ -90,8 +90,10 @@ pub struct Batch {
     pub mask: Vec<bool>,
     /// Its epoch.
     pub epoch: u64,
-    /// Its number within the epoch.
-    pub index: u64,
+    /// Its number within the epoch, from 0; a resumed epoch goes on counting.
+    pub number: u64,
+    /// Whether it is the last of its epoch.
+    pub last: bool,
 }
 
 impl Batch {

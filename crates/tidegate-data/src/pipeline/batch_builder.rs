@@ -178,7 +178,8 @@ impl BatchBuilder {
             positions: kept.iter().map(|&r| self.at.position(r as u64)).collect(),
             mask: kept.iter().map(|&r| !self.is_padding(r)).collect(),
             epoch: self.spec.config.epoch,
-            index: self.index,
+            number: self.spec.config.split.number(self.index),
+            last: self.index + 1 == self.spec.config.split.batches(),
         })
     }
 

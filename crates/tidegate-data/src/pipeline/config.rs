@@ -45,12 +45,14 @@ pub struct Config {
     pub workers: usize,
     /// Batches beyond the one being consumed and the one being filled.
     pub prefetch: usize,
+    /// Batches that the consumer keeps beyond the one being consumed.
+    pub held_batches: usize,
     /// Threads that call the batch transform; 0: the worker that completes a batch does.
     pub map_threads: usize,
     /// What happens when a sample fails.
     pub on_error: OnError,
-    /// The share of an epoch's samples that may fail; ten may in any case.
-    pub max_failure_rate: f64,
+    /// The share of an epoch's samples that may fail. None: 0.01, and ten in any case.
+    pub max_failure_rate: Option<f64>,
     /// The order of all epochs.
     pub order: Arc<dyn Order>,
     /// Sees each sample while it is made.

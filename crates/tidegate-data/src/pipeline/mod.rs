@@ -100,6 +100,9 @@ pub struct Pipeline {
     process: u32,
 }
 
+/// The share of samples that may fail, and how many may in any case, unless the user says.
+const FAILURES_BY_DEFAULT: (f64, f64) = (0.01, 10.0);
+
 impl Pipeline {
     /// Reserves the epoch's memory and starts its threads.
     ///
@@ -168,7 +171,7 @@ impl Pipeline {
 
     fn spawn(&mut self, readers: usize, workers: usize, map_threads: usize) -> Result<()> {
         if let Some(map) = self.handles.delivery.map() {
-            map.begin(self.next);
+            map.begin(self.handles.spec.config.split.number(self.next));
         }
         for number in 0..readers {
             self.readers.push(self.stages.spawn_reader(number)?);
@@ -238,8 +241,8 @@ impl Pipeline {
 
     fn check_rate(&self) -> Result<()> {
         let config = &self.handles.spec.config;
-        let allowed =
-            (config.max_failure_rate * config.split.len as f64 / config.split.world as f64).max(10.0);
+        let (rate, least) = config.max_failure_rate.map_or(FAILURES_BY_DEFAULT, |rate| (rate, 0.0));
+        let allowed = (rate * config.split.len as f64 / config.split.world as f64).max(least);
         if (self.failures.len() + config.failed.len()) as f64 <= allowed {
             return Ok(());
         }
@@ -252,7 +255,7 @@ impl Pipeline {
         let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
         let seen = self.next * config.split.max_rows();
         let last = format!("{}: {}", last.place, last.what);
-        Err(Error::TooManyFailed { failed, seen, rate: config.max_failure_rate, last })
+        Err(Error::TooManyFailed { failed, seen, rate, last })
     }
 
     /// The knobs as they are.

@@ -49,7 +49,8 @@ pub(super) fn loader(
     let fields = with_array_types(&**source, options)?;
     // No sample comes twice, so a cache gains nothing; decoded rows would hide samples.
     let keep = Keep::Stored;
-    let options = Options { on_error: OnError::Skip, max_failure_rate: 1.0, fields, keep, ..options.clone() };
+    let options =
+        Options { on_error: OnError::Skip, max_failure_rate: Some(1.0), fields, keep, ..options.clone() };
     let make = |options| {
         let mut loader = Loader::assemble(Arc::clone(source), options, budget.clone(), None, observe)?;
         loader.allow_partial();

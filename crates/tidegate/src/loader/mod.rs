@@ -172,7 +172,7 @@ impl Loader {
             len: self.order.len(),
             start,
             global_batch: self.options.global_batch()?,
-            remainder: self.options.remainder(),
+            remainder: self.options.remainder,
             rank: self.options.rank,
             world: self.options.world_size,
             canonical_nodes: self.order.canonical_nodes(),
@@ -189,6 +189,7 @@ impl Loader {
             stores: self.stores.clone(),
             workers: options.workers(),
             prefetch: options.prefetch,
+            held_batches: options.held_batches,
             map_threads: options.map_threads,
             on_error: options.on_error,
             max_failure_rate: options.max_failure_rate,
@@ -322,7 +323,7 @@ impl Loader {
     /// A size that is invalid, or too small for this loader and the batches that the consumer
     /// holds. The budget is unchanged then.
     pub fn set_memory(&mut self, size: &Size) -> Result<()> {
-        let (before, whole) = (self.budget.cap_bytes(), size.bytes()?);
+        let (before, whole) = (self.budget.cap_bytes(), size.budget_bytes()?);
         let whole_before = self.budget.shared_by().map_or(before, |node| node.cap_bytes());
         let bytes = self.budget.shared_by().map_or(whole, |node| node.share_of(whole));
         // An epoch must fit before anything changes.
@@ -379,15 +380,54 @@ impl Loader {
         }
     }
 
-    /// Makes `epoch` the next epoch, from its beginning.
+    /// Makes `epoch` the next epoch: from its beginning, or from the place in it that a loaded
+    /// state or [`Loader::seek`] named.
     pub fn set_epoch(&mut self, epoch: u64) {
-        *self.progress() = Progress { epoch, start_is_set: true, ..Progress::default() };
+        let progress = &mut *self.progress();
+        if !(progress.start_is_set && progress.epoch == epoch) {
+            *progress = Progress { epoch, start_is_set: true, ..Progress::default() };
+        }
     }
 
-    /// The state after the last batch that was delivered.
+    /// Makes batch `batch` of epoch `epoch` the next batch. The number of batches in an epoch
+    /// stands for the beginning of the next one.
+    ///
+    /// # Errors
+    /// A batch past the end of an epoch.
+    pub fn seek(&mut self, epoch: u64, batch: u64) -> Result<()> {
+        let batches = self.len();
+        if batch > batches {
+            return Err(Error::Config(format!("there is no batch {batch}: an epoch has {batches} batches")));
+        }
+        let (epoch, batch) = if batch == batches { (epoch + 1, 0) } else { (epoch, batch) };
+        let position = batch * self.options.global_batch()?;
+        *self.progress() = Progress { epoch, position, start_is_set: true, ..Progress::default() };
+        Ok(())
+    }
+
+    /// Ranks that have no row of their own in the last batch of an epoch, and get a padded one.
+    #[must_use]
+    pub fn ranks_without_a_row(&self) -> u64 {
+        self.split(0).map_or(0, |split| split.ranks_without_a_row())
+    }
+
+    /// Whether no batch of the epoch is left at a position.
+    fn at_end(&self, position: u64) -> bool {
+        position > 0 && self.split(position).is_ok_and(|split| split.batches() == 0)
+    }
+
+    /// The state after the last batch that was delivered. After the last batch of an epoch it is
+    /// the beginning of the next one.
     #[must_use]
     pub fn state(&self) -> State {
         let progress = self.progress();
+        if self.at_end(progress.position) {
+            let (shuffle, next) = (self.options.shuffle, progress.epoch + 1);
+            let (source, seed) = (&self.source, self.options.seed);
+            let mut state = State::new(source.fingerprint(), source.len(), seed, shuffle, next, 0);
+            state.set_ids(None, self.order.digest(next));
+            return state;
+        }
         let (options, source) = (&self.options, &self.source);
         let (seed, shuffle) = (options.seed, options.shuffle);
         let mut state =
@@ -417,14 +457,21 @@ impl Loader {
             (shuffle, _) => self.order = order(shuffle, state.seed, &self.source.shard_lengths())?.into(),
         }
         (self.options.seed, self.options.shuffle) = (state.seed, state.shuffle);
-        *self.progress() = Progress {
-            epoch: state.epoch,
-            position: state.position,
-            start_is_set: true,
-            delivered_ids: state.delivered_ids(),
-            failed: state.failed(),
-            ..Progress::default()
+        let next = Progress { epoch: state.epoch + 1, start_is_set: true, ..Progress::default() };
+        // States of earlier versions name the end of an epoch.
+        let loaded = if self.at_end(state.position) {
+            next
+        } else {
+            Progress {
+                epoch: state.epoch,
+                position: state.position,
+                start_is_set: true,
+                delivered_ids: state.delivered_ids(),
+                failed: state.failed(),
+                ..Progress::default()
+            }
         };
+        *self.progress() = loaded;
         Ok(())
     }
 

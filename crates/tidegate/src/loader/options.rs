@@ -30,19 +30,22 @@ pub struct Options {
     pub shuffle: Shuffle,
     /// The seed of order and augmentation.
     pub seed: u64,
-    /// What happens after the last full batch. None: uneven on one rank, padded on several.
-    pub remainder: Option<Remainder>,
+    /// What happens after the last full batch.
+    pub remainder: Remainder,
     /// Decoding threads. None: as many as cores that the process may use.
     pub workers: Option<usize>,
     /// Batches that are made ahead, beyond the one being consumed and the one being filled.
     pub prefetch: usize,
+    /// Batches that the consumer keeps beyond the one being consumed; the plan has a slot for each.
+    pub held_batches: usize,
     /// Threads that call the batch map, each for one batch at a time. 0: the worker that
     /// completes a batch calls it.
     pub map_threads: usize,
     /// What happens when a sample fails.
     pub on_error: OnError,
-    /// The fraction of samples that may fail under skip or replace, from 0 to 1.
-    pub max_failure_rate: f64,
+    /// The fraction of samples that may fail under skip or replace, from 0 to 1. None: 0.01, and
+    /// ten samples in any case.
+    pub max_failure_rate: Option<f64>,
     /// Whether the first epoch is profiled; see `Loader::profile`.
     pub profile: bool,
     /// In which form the memory cache keeps samples.
@@ -66,12 +69,13 @@ impl Default for Options {
             only: false,
             shuffle: Shuffle::None,
             seed: 0,
-            remainder: None,
+            remainder: Remainder::Uneven,
             workers: None,
             prefetch: 1,
+            held_batches: 0,
             map_threads: 0,
             on_error: OnError::Raise,
-            max_failure_rate: 0.01,
+            max_failure_rate: None,
             profile: false,
             keep: Keep::Auto,
             disk: None,
@@ -96,12 +100,6 @@ impl Options {
                 Err(Error::Config("give either batch_size (per rank) or global_batch_size, not both".into()))
             }
         }
-    }
-
-    /// What happens after the last full batch.
-    #[must_use]
-    pub fn remainder(&self) -> Remainder {
-        self.remainder.unwrap_or(if self.world_size > 1 { Remainder::Pad } else { Remainder::Uneven })
     }
 
     /// Decoding threads: those asked for, else the cores that this process may use by affinity

@@ -82,7 +82,7 @@ const LAUNCHERS: [Launcher; 4] = [
 /// [`Error::Config`] for values that are not a rank, by name.
 pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>> {
     let found = |launcher: &&Launcher| variable(launcher.rank).is_some() && variable(launcher.size).is_some();
-    let Some(launcher) = LAUNCHERS.iter().find(found) else { return Ok(None) };
+    let Some(launcher) = LAUNCHERS.iter().find(found) else { return alone(variable) };
     let text = |name: &str| variable(name).unwrap_or_default();
     let (rank, size) = (text(launcher.rank), text(launcher.size));
     let fit = rank
@@ -97,12 +97,44 @@ pub fn detect(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>
             launcher.rank, launcher.size
         ))
     })?;
-    // SLURM says "4(x2)" where two machines have four each, and "4,3" where the first has more.
-    let local = text(launcher.local);
-    let alike = local.split_once('(').map_or(&*local, |(each, _)| each);
+    let local_world_size = tasks_here(&text(launcher.local), text("SLURM_NODEID").trim().parse().ok());
     let job: Vec<String> = launcher.job.iter().filter_map(|name| variable(name)).collect();
-    let local_world_size = alike.parse().ok();
     Ok(Some(Ranks { rank, world_size, local_world_size, job: job.join("-"), from: launcher.from }))
+}
+
+/// No launcher says which process this is: an error where torchrun's variable says that there are
+/// several.
+fn alone(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ranks>> {
+    match variable("WORLD_SIZE") {
+        Some(size) if size.trim() != "1" && variable("RANK").is_none() => Err(Error::Config(format!(
+            "WORLD_SIZE={size} says that several processes train together, and no variable says which one \
+             this is: set RANK, begin the epoch after torch.distributed is initialized, or give rank and \
+             world_size"
+        ))),
+        _ => Ok(None),
+    }
+}
+
+/// The number of processes on machine `node`, from a number or a list of SLURM: "2(x3),1" says that
+/// three machines have two each and the fourth has one.
+fn tasks_here(list: &str, node: Option<usize>) -> Option<u64> {
+    let runs = list.split(',').map(|run| {
+        let (tasks, times) = run.trim().split_once("(x").unwrap_or((run.trim(), "1)"));
+        Some((tasks.parse::<u64>().ok()?, times.strip_suffix(')')?.parse::<usize>().ok()?))
+    });
+    let runs: Vec<(u64, usize)> = runs.collect::<Option<_>>()?;
+    match runs.as_slice() {
+        [(tasks, _)] => Some(*tasks),
+        runs => {
+            let mut left = node?;
+            let here = runs.iter().find(|(_, times)| {
+                let here = left < *times;
+                left = left.saturating_sub(*times);
+                here
+            });
+            here.map(|(tasks, _)| *tasks)
+        }
+    }
 }
 
 /// Reads the rank from the environment of this process; see [`detect`].
@@ -195,11 +227,25 @@ mod tests {
         // torchrun inside SLURM: the inner launcher counts.
         assert_eq!(summary(&[&torchrun[..], &slurm[..]].concat()).map(|r| r.0), Some(5));
         assert_eq!(summary(&[("RANK", "1")]), None);
+        assert_eq!(summary(&[("WORLD_SIZE", "1")]), None);
         assert_eq!(summary(&[]), None);
     }
 
     #[test]
+    fn the_lists_of_slurm_are_understood() {
+        let here = |list, node| tasks_here(list, node);
+        assert_eq!(["4", "4(x2)"].map(|list| here(list, None)), [Some(4); 2]);
+        let nodes = [0, 1, 2, 3].map(Some);
+        assert_eq!(nodes.map(|node| here("2(x2),1", node)), [Some(2), Some(2), Some(1), None]);
+        assert_eq!(nodes.map(|node| here("3,2(x2)", node)), [Some(3), Some(2), Some(2), None]);
+        // Without the machine's number a list of several says nothing.
+        assert_eq!(["2(x2),1", "", "x", "2(x", "2(xx)", "1,,2"].map(|list| here(list, None)), [None; 6]);
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name() {
+        let said = found(&[("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")]).unwrap_err().to_string();
+        assert!(said.contains("WORLD_SIZE=2") && said.contains("RANK"), "{said}");
         for (rank, size) in [("4", "4"), ("x", "4"), ("0", "0"), ("-1", "2"), ("0", "")] {
             let said = found(&[("RANK", rank), ("WORLD_SIZE", size)]).unwrap_err().to_string();
             assert!(said.contains(&format!("RANK={rank} and WORLD_SIZE={size}")), "{said}");

@@ -4,6 +4,7 @@
 //! Memory: a few words.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
 
@@ -76,8 +77,21 @@ impl State {
     /// # Errors
     /// [`Error::State`] for text that is not a state, and for a state of another version.
     pub fn from_json(text: &str) -> Result<Self> {
-        let state: Self =
-            serde_json::from_str(text).map_err(|e| Error::State(format!("it is not a state: {e}")))?;
+        let wrong = |what: String| Error::State(format!("it is not what Loader.state_dict returned: {what}"));
+        let members: Map<String, Value> =
+            serde_json::from_str(text).map_err(|_| wrong("it is no object of JSON".into()))?;
+        for name in ["version", "samples", "seed", "epoch", "position"] {
+            match members.get(name) {
+                None => return Err(wrong(format!("it has no {name:?}"))),
+                Some(value) if value.as_u64().is_none() => {
+                    return Err(wrong(format!("its {name:?} is {value}, not a number from 0 on")));
+                }
+                Some(_) => {}
+            }
+        }
+        let misfit =
+            "a member is missing, or has a value of another kind (fingerprint, shuffle, failed, ids)";
+        let state: Self = serde_json::from_value(members.into()).map_err(|_| wrong(misfit.into()))?;
         if state.version != VERSION {
             return Err(Error::State(format!(
                 "its version is {}; this program reads version {VERSION}",

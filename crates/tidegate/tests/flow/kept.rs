@@ -72,8 +72,8 @@ fn memory_changes_in_the_middle_of_an_epoch_change_nothing_else() {
                     held.push(batch);
                     // The consumer holds one batch, as it does while a step runs.
                     held.drain(..held.len() - 1);
-                    if (held[0].index as usize + turn).is_multiple_of(4) {
-                        let cap = sizes[(held[0].index as usize / 4 + turn) % sizes.len()];
+                    if (held[0].number as usize + turn).is_multiple_of(4) {
+                        let cap = sizes[(held[0].number as usize / 4 + turn) % sizes.len()];
                         loader.set_memory(&Size::Bytes(cap)).unwrap();
                         let charged = loader.budget().usage().charged_bytes;
                         assert!(charged <= cap, "{charged} of {cap}");
@@ -290,7 +290,7 @@ fn epoch_with_other_memory(loader: &mut Loader, number: u64) -> Vec<(u64, Vec<u8
     for batch in loader.epoch().unwrap() {
         let batch = batch.unwrap();
         seen.extend(rows(&batch));
-        let size = [6 << 20, 24 << 20, 5 << 20][batch.index as usize % 3];
+        let size = [6 << 20, 24 << 20, 5 << 20][batch.number as usize % 3];
         drop(batch);
         loader.set_memory(&Size::Bytes(size)).unwrap();
     }

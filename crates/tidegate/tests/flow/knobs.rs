@@ -23,7 +23,7 @@ impl BatchTransform for Completed {
         let thread = std::thread::current();
         let number = thread.name().and_then(|name| name.strip_prefix("tg-work-")?.parse().ok());
         *lock(&self.0).entry(number.unwrap()).or_default() += 1;
-        Ok(Box::new((batch.index, rows(&batch))))
+        Ok(Box::new((batch.number, rows(&batch))))
     }
 }
 

@@ -179,8 +179,7 @@ fn ranks_put_together_give_the_global_order() {
         for remainder in [Remainder::Pad, Remainder::Uneven] {
             let mut ranks: Vec<_> = (0..world)
                 .map(|rank| {
-                    let options =
-                        Options { rank, world_size: world, remainder: Some(remainder), ..options(12) };
+                    let options = Options { rank, world_size: world, remainder, ..options(12) };
                     loader(&source, options, 64 << 20)
                 })
                 .collect();
@@ -212,7 +211,11 @@ fn a_state_goes_on_under_other_workers_budget_ranks_and_batches() {
         let other = Options { workers: Some(3), seed: 99, ..options(10) };
         let mut after = loader(&source, other, 12 << 20);
         after.load_state(&state).unwrap();
-        seen.extend(epoch(&mut after));
+        // The state after the last batch is the beginning of the next epoch.
+        assert_eq!((state.epoch, state.position), if stop == 8 { (1, 0) } else { (0, stop as u64 * 8) });
+        if stop < 8 {
+            seen.extend(epoch(&mut after));
+        }
         assert!(seen == first, "stopped after {stop} batches");
         assert!(epoch(&mut after) == second, "the epoch after it");
     }
@@ -268,8 +271,13 @@ fn failing_samples_follow_the_policy() {
     let one = Options { workers: Some(1), on_error: OnError::Replace, ..options(8) };
     assert!(epoch(&mut loader(&source, one, 10 << 20)) == replaced, "replacements do not depend on workers");
 
-    let none = Options { on_error: OnError::Skip, max_failure_rate: 0.0, ..options(8) };
-    assert_eq!(epoch(&mut loader(&source, none, 64 << 20)).len(), 37, "ten may always fail");
+    let strict = |rate| Options { on_error: OnError::Skip, max_failure_rate: Some(rate), ..options(8) };
+    assert_eq!(epoch(&mut loader(&source, strict(0.08), 64 << 20)).len(), 37);
+    for rate in [0.0, 0.07] {
+        let mut loader = loader(&source, strict(rate), 64 << 20);
+        let failed = loader.epoch().unwrap().find_map(Result::err).unwrap().to_string();
+        assert!(failed.contains("more than the allowed rate"), "a rate that is given is exact: {failed}");
+    }
 }
 
 #[test]
@@ -423,7 +431,7 @@ fn worker_scratch_goes_to_a_batch_that_lacks_memory() {
         let options = Options {
             fields: fields.clone(),
             on_error: OnError::Skip,
-            max_failure_rate: 1.0,
+            max_failure_rate: Some(1.0),
             workers: Some(8),
             ..options(1)
         };

@@ -123,7 +123,7 @@ fn training_profiles_its_first_epoch_and_no_other() {
             global_batch_size: Some(48),
             rank,
             world_size: 3,
-            remainder: Some(Remainder::Pad),
+            remainder: Remainder::Pad,
             ..Options::default()
         };
         let mut loader = Loader::new(Arc::clone(&source), options, Budget::new(32 << 20)).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use tidegate::{Budget, Loader, Options, Remainder, Source};
+use tidegate::{Budget, Loader, Options, Source};
 use tidegate_core::memory::size::Size;
 use tidegate_data::batch::FieldSpec;
 use tidegate_data::cache::DiskCache;
@@ -102,7 +102,7 @@ fn patches_are_right_and_the_same_whatever_the_workers_budget_and_ranks() {
     assert!(whole.windows(2).all(|pair| pair[0] == pair[1]));
     let mut ranked: Vec<Vec<_>> = Vec::new();
     for rank in 0..2 {
-        let options = Options { rank, world_size: 2, remainder: Some(Remainder::Uneven), ..options(7) };
+        let options = Options { rank, world_size: 2, ..options(7) };
         let mut loader = loader(&volume, options, 8 << 20, 300);
         ranked.push(loader.epoch().unwrap().map(|batch| rows(&batch.unwrap())).collect());
     }

@@ -47,7 +47,7 @@ impl TooSmall {
     }
 
     fn batches_bytes(&self) -> u64 {
-        2 * Slab::stride_bytes(self.plan.slot_bytes)
+        self.plan.slots * Slab::stride_bytes(self.plan.slot_bytes)
     }
 
     fn parts(&self) -> [(Account, u64); 8] {
@@ -82,6 +82,7 @@ impl TooSmall {
                 describe(source, decoded_id)
             ),
             Account::Batch if chunked => "lower batch_size, or use a smaller patch".to_owned(),
+            Account::Batch if self.plan.slots > 2 => "lower batch_size or held_batches".to_owned(),
             Account::Batch => "lower batch_size".to_owned(),
             Account::Decoded if self.plan.groups > 1 => self.shuffle_less(source),
             Account::Decoded | Account::Library if source.grouped().is_some() => {

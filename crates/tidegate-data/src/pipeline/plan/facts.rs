@@ -79,6 +79,8 @@ pub struct Facts {
     pub workers: u64,
     /// Batches beyond the one being consumed and the one being filled.
     pub prefetch: u64,
+    /// Batches that the consumer keeps beyond the one being consumed.
+    pub held_batches: u64,
     /// Threads that run the batch transform.
     pub map_threads: u64,
     /// What happens when a sample fails.
@@ -131,6 +133,7 @@ impl Facts {
             unpacking_bytes: unpacking.max().unwrap_or(0),
             workers: config.workers as u64,
             prefetch: config.prefetch as u64,
+            held_batches: config.held_batches as u64,
             map_threads: config.map_threads as u64,
             on_error: config.on_error,
             order_known: config.order.lookahead() != Lookahead::Unknown,

@@ -5,10 +5,10 @@
 //! words (`explain`).
 //! Memory: decides all of it, takes none.
 //!
-//! The least plan: two batches, and in one of them the largest image if it is wanted as large as
-//! it is; two reads of the largest sample; scratch for the largest image once. What the budget has
-//! beyond goes to scratch for the other workers, more staging, more batches, in this order, and
-//! the rest to the cache.
+//! The least plan: two batches and those that the consumer keeps, and in one of them the largest
+//! image if it is wanted as large as it is; two reads of the largest sample; scratch for the
+//! largest image once. What the budget has beyond goes to scratch for the other workers, more
+//! staging, more batches, in this order, and the rest to the cache.
 
 mod explain;
 mod facts;
@@ -175,7 +175,7 @@ impl Plan {
         let threads = facts.workers + reach.readers as u64 + facts.map_threads;
         let mut plan = Self {
             slot_bytes: facts.slot_bytes,
-            slots: 2,
+            slots: 2 + facts.held_batches,
             // Two pieces of the largest size: one is read while the other is decoded.
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
@@ -250,9 +250,9 @@ impl Plan {
         let small = (room(self) / 8 / slot).min(SLOTS_MOST);
         // Reads are of batches that have their slot: enough of them to have all readers reading.
         let batch = (facts.rows * facts.mean_bytes).max(1);
-        let least = 2 + facts.prefetch + facts.map_threads;
+        let least = 2 + facts.held_batches + facts.prefetch + facts.map_threads;
         // An order that is not known may depend on what becomes of the batches before.
-        let known = (least + reach.ahead_bytes / batch).max(small);
+        let known = (least + reach.ahead_bytes / batch).max(small + facts.held_batches);
         let wanted = if facts.order_known { known } else { least }.max(2 + out);
         while self.slots < wanted && room(self) >= slot {
             self.slots += 1;
@@ -352,7 +352,7 @@ mod tests {
         fn facts()(
             extremes in extremes(), samples in 1u64..1 << 32, rows in 1u64..1024, slot_bytes in 1u64..1 << 28,
             images in 0u64..3, whole in 0u64..2, ragged in 0u64..3, workers in 1u64..32, prefetch in 0u64..8,
-            map_threads in 0u64..4, on_error in on_error(), order_known: bool, direct_reads: bool,
+            map_threads in 0u64..4, held_batches in 0u64..4, on_error in on_error(), order_known: bool, direct_reads: bool,
             latency in prop::option::of(1u64..200), lane in 0usize..3, stores_bytes in 0u64..1 << 22,
             checkpoint_bytes in prop_oneof![Just(0), 512u64..1 << 16],
         ) -> Facts {
@@ -368,7 +368,7 @@ mod tests {
                 group_bytes: (lane == 2).then_some(extremes.sample_bytes), groups_in_use: u64::from(lane == 2) * 3,
                 direct_reads, checkpoint_bytes, rows, slot_bytes,
                 image_columns: images.max(whole), whole_columns: whole, ragged_columns: ragged,
-                workers, prefetch, map_threads, on_error, order_known, stores_bytes,
+                workers, prefetch, held_batches, map_threads, on_error, order_known, stores_bytes,
                 ..Facts::default()
             }
         }
@@ -385,7 +385,7 @@ mod tests {
             }
             // Beside others it takes no more than the least plan, if they leave less than that.
             if let Ok(plan) = Plan::new(&facts, cap, |_| Held { bytes: held, slots: out }) {
-                let slots = (Slab::stride_bytes(plan.slot_bytes) + plan.notes_bytes) * plan.slots.saturating_sub(2);
+                let slots = (Slab::stride_bytes(plan.slot_bytes) + plan.notes_bytes) * plan.slots.saturating_sub(2 + facts.held_batches);
                 let least = Plan::smallest(&facts, cap).map_or(0, |least| least.total());
                 prop_assert!(plan.total() <= cap.saturating_sub(held).max(least + slots), "{plan:?} of {cap} - {held}");
             }

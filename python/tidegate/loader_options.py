@@ -1,0 +1,103 @@
+"""The options of a loader: checked, and as the Rust side takes them.
+
+Flow: keyword arguments of `Loader` -> checked values -> JSON; raw batches -> what `output` says.
+Memory: holds none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tidegate import ranks
+from tidegate.batch import EXTRAS, Batch, present
+from tidegate.errors import ConfigError, StateError
+from tidegate.fields import Field, Window
+from tidegate.options import choice, refused
+from tidegate.source import Source
+
+__all__ = [
+    "checked_extras",
+    "json_of",
+    "known_ranks",
+    "optional",
+    "presenter",
+    "rows",
+    "shuffle_spec",
+    "source_path",
+]
+
+T = TypeVar("T")
+
+
+def known_ranks() -> tuple[int, int]:
+    """Return the ranks as far as they are known before an epoch begins."""
+    try:
+        return ranks.found()
+    except ConfigError:
+        # A framework may still say which process this is; else the first epoch raises.
+        return 0, 1
+
+
+def source_path(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, list | tuple):
+        raise ConfigError(
+            "source is a list: name several files with a pattern, such as 'shards/*.tar' or 'shards/{000..099}.tar'"
+        )
+    raise refused("source", source, "a path, a pattern, a URL or a Source, as tg.open returns")
+
+
+def optional(check: Callable[..., T], name: str, given: Any, *limits: Any) -> T | None:
+    return None if given is None else check(name, given, *limits)
+
+
+def checked_extras(extras: Any, source: Source, fields: list[Any], only: bool) -> tuple[str, ...]:
+    """Return the extras, each once; raise ConfigError for a name that is none, or is taken."""
+    if isinstance(extras, str | bytes | Mapping) or not isinstance(extras, Iterable):
+        raise refused("extras", extras, 'names of attributes, such as extras=("mask", "ids")')
+    names = tuple(dict.fromkeys(choice("extras", name, EXTRAS) for name in extras))
+    delivered = {name for name, _ in fields} | (set() if only else set(source.schema))
+    taken = delivered.intersection(names)
+    if taken:
+        raise ConfigError(f"extras={names!r}: the data have a field {min(taken)!r} too: leave one of them out")
+    return names
+
+
+def json_of(state: Any) -> str:
+    if not isinstance(state, Mapping):
+        raise refused("state", state, "what Loader.state_dict() returns")
+    try:
+        return json.dumps(dict(state))
+    except (TypeError, ValueError) as error:
+        raise StateError(f"this is not a state of a loader: {error}") from None
+
+
+def rows(
+    wanted: Mapping[str, Field] | Sequence[str] | None, columns: Sequence[str] | None, schema: Mapping[str, str]
+) -> Iterator[str]:
+    """Return what `repr` says of each field that is delivered."""
+    given: Mapping[str, Field] = wanted if isinstance(wanted, Mapping) else {}
+    names = columns if wanted is None or isinstance(wanted, Mapping) else wanted
+    for name in dict.fromkeys([*schema, *given] if names is None else names):
+        yield f"{name} {given[name].row() if name in given else schema[name]}"
+
+
+def shuffle_spec(shuffle: Any) -> dict[str, Any]:
+    if isinstance(shuffle, Window):
+        return shuffle.spec()
+    if type(shuffle).__name__ in ("bool", "bool_"):
+        return {"kind": "full" if shuffle else "none"}
+    samples = shuffle if isinstance(shuffle, int) else 4096
+    raise refused("shuffle", shuffle, f"True (a full shuffle), False, or a window, as in tg.Window({samples})")
+
+
+def presenter(output: str, extras: Sequence[str]) -> Callable[[tuple[Any, ...]], Batch]:
+    if output == "numpy":
+        return lambda raw: present(raw, extras)
+    from tidegate.torch import tensors
+
+    return lambda raw: tensors(present(raw, extras))
