@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use tidegate_array::DType;
 use tidegate_decode::{Field, Kind, Value};
-use tidegate_source::SourceExt;
 use tidegate_source::tokens::Tokens;
+use tidegate_source::{OpenOptions, SourceExt};
 
 use crate::errors::{Classed, config, raise};
 
@@ -24,13 +24,21 @@ pub(crate) struct Source(pub(crate) Arc<dyn tidegate_source::Source>);
 
 /// Open a dataset.
 #[pyfunction]
-#[pyo3(signature = (url, *, force=false, checkpoints=false))]
-pub(crate) fn open(py: Python<'_>, url: &str, force: bool, checkpoints: bool) -> PyResult<Source> {
+#[pyo3(signature = (url, *, force=false, checkpoints=false, split=None, allow_missing=false))]
+pub(crate) fn open(
+    py: Python<'_>,
+    url: &str,
+    force: bool,
+    checkpoints: bool,
+    split: Option<String>,
+    allow_missing: bool,
+) -> PyResult<Source> {
+    let options = OpenOptions { force, split, allow_missing };
     if !checkpoints {
-        return py.detach(|| tidegate_source::open(url, force)).map(Source).map_err(|e| raise(&e));
+        return py.detach(|| tidegate_source::open_with(url, &options)).map(Source).map_err(|e| raise(&e));
     }
     // Other threads read all files, so that this one sees Ctrl-C.
-    interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, force, &|_, _| stopped(stop)))
+    interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, &options, &|_, _| stopped(stop)))
         .map(Source)
 }
 
@@ -142,6 +150,11 @@ impl Source {
         out.set_item("largest_decode_bytes", extremes.scratch_bytes)?;
         out.set_item("classes", self.0.classes().to_vec())?;
         Ok(out)
+    }
+
+    /// Return what is no sample, each as (words, whether it may be taken for samples).
+    fn left_out(&self) -> Vec<(String, bool)> {
+        self.0.left_out().iter().map(|left_out| (left_out.to_string(), left_out.warn)).collect()
     }
 
     /// Return the name of sample `id`.

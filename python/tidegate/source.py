@@ -7,6 +7,7 @@ Memory: the index, about 24 bytes a sample, charged to the account `index` of th
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
-from tidegate.errors import ConfigError, DataError
+from tidegate.errors import ConfigError, DataError, DataWarning
 from tidegate.options import flag, integer, number, refused
 
 __all__ = ["Source", "open", "synthetic", "tokens"]
@@ -65,7 +66,8 @@ class Source:
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {kind}" for name, kind in self.schema.items())
-        return f"{type(self).__name__}({self._inner.name!r}, {len(self)} samples, {fields})"
+        left_out = "".join(f"; left out: {what}" for what in self.left_out)
+        return f"{type(self).__name__}({self._inner.name!r}, {len(self)} samples, {fields}{left_out})"
 
     @property
     def columns(self) -> int | None:
@@ -79,6 +81,11 @@ class Source:
     def schema(self) -> dict[str, str]:
         """{field: kind}, such as `{"image": "image", "label": "int"}`."""
         return self._inner.schema()
+
+    @property
+    def left_out(self) -> list[str]:
+        """What was found beside the samples and is not one of them, in words, with an example."""
+        return [words for words, _ in self._inner.left_out()]
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -148,7 +155,15 @@ class Source:
         return self.select(i for i, sample in enumerate(self) if field in sample and keep(sample[field]))
 
 
-def open(url: str | os.PathLike[str], *, force: bool = False, checkpoints: bool = False) -> Source:
+def open(
+    url: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    strict: bool = False,
+    allow_missing: bool = False,
+    force: bool = False,
+    checkpoints: bool = False,
+) -> Source:
     """Open a dataset in place: a local path, a pattern, or a URL of an object store.
 
     Args:
@@ -156,16 +171,22 @@ def open(url: str | os.PathLike[str], *, force: bool = False, checkpoints: bool 
             a folder of images, with one folder a class;
             tar shards (WebDataset), Parquet or Arrow files, or a folder of MosaicML MDS;
             JSON Lines, CSV, TSV or LIBSVM files; write `"libsvm:FILE"` for LIBSVM under any name.
-            Patterns such as "shards/*.tar" and "shards/{000..099}.tar" name several files. URLs
-            begin with `s3://`, `gs://`, `az://` or `https://`.
+            Patterns such as "shards/*.tar", "**/x-[0-9].tar" and "shards/{000..099}.tar" name
+            several files. URLs begin with `s3://`, `gs://`, `az://` or `https://`.
+        split: the split to open where there are several, such as "train"; "all" joins them. By
+            default several splits are an error that names them.
+        strict: raises DataError where something beside the samples may be taken for samples, such
+            as images that are not read. By default it is a `DataWarning`, and `left_out` lists it.
+        allow_missing: opens files named "...-00000-of-00004..." of which some are missing; by
+            default False.
         force: makes the side-car index again, even if it is up to date. By default the first
             opening makes the index and later ones read it.
         checkpoints: reads every JPEG once and notes where decoding can begin, unless that is
             already done. Random crops of the unmodified files then decode less. The notes take at
             most 5 % of the size of the data, next to the index.
 
-    Raises DataError for data that are missing or damaged, and ConfigError for `checkpoints` of
-    data that cannot have any.
+    Raises DataError for data that are missing, damaged or ambiguous, and ConfigError for
+    `checkpoints` of data that cannot have any.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "lines.jsonl")
@@ -175,8 +196,31 @@ def open(url: str | os.PathLike[str], *, force: bool = False, checkpoints: bool 
     ['one', 'two']
     """
     where = location(url)
-    inner = _tidegate.open(where, force=flag("force", force), checkpoints=flag("checkpoints", checkpoints))
-    return Source(inner, Recipe(open, (absolute(where),)))
+    if split is not None and not isinstance(split, str):
+        raise refused("split", split, 'the name of a split, such as "train"')
+    allow_missing = flag("allow_missing", allow_missing)
+    inner = _tidegate.open(
+        where,
+        force=flag("force", force),
+        checkpoints=flag("checkpoints", checkpoints),
+        split=split,
+        allow_missing=allow_missing,
+    )
+    source = Source(inner, Recipe(_opened, (absolute(where), split, allow_missing)))
+    odd = [words for words, warn in inner.left_out() if warn]
+    if odd:
+        found = f"{inner.name}: left out are {'; '.join(odd)}"
+        if flag("strict", strict):
+            raise DataError(found)
+        warnings.warn(found, DataWarning, stacklevel=2)
+    return source
+
+
+def _opened(where: str, split: str | None, allow_missing: bool) -> Source:
+    with warnings.catch_warnings():
+        # It was said where the source was opened first.
+        warnings.simplefilter("ignore", DataWarning)
+        return open(where, split=split, allow_missing=allow_missing)
 
 
 def tokens(url: str | os.PathLike[str], length: int, *, dtype: npt.DTypeLike | None = None) -> Source:

@@ -11,6 +11,7 @@ mod files;
 mod formats;
 pub mod index;
 mod open;
+mod parts;
 pub mod testing;
 mod traits;
 #[cfg(feature = "zarr")]
@@ -25,6 +26,7 @@ pub use self::files::{read, uring};
 pub use self::formats::subset::{Subset, split};
 pub use self::formats::synthetic::Synthetic;
 pub use self::formats::{rows, tar, tokens};
-pub use self::index::{Entry, Located, SizeBounds};
-pub use self::open::{open, open_with_checkpoints};
+pub use self::index::{Entry, LeftOut, Located, SizeBounds};
+pub use self::open::{open, open_with, open_with_checkpoints};
+pub use self::parts::OpenOptions;
 pub use self::traits::{Access, ChunkSizes, Chunked, Grouped, Source, SourceExt};

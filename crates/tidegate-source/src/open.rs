@@ -23,6 +23,7 @@ use crate::formats::mds::Mds;
 #[cfg(feature = "parquet")]
 use crate::formats::table::{self, Table};
 use crate::index::Index;
+use crate::parts::OpenOptions;
 use crate::{Error, Result, Source};
 
 /// What a folder with such files is.
@@ -109,75 +110,114 @@ fn is_archive(path: &Path) -> bool {
     [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd"].iter().any(|end| name.ends_with(end))
 }
 
-/// Opens the dataset at `url`: a folder of images, tar archives (a file, a folder or a pattern
-/// with `*`), Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise (`libsvm:FILE` with
-/// any extension), an MDS folder.
-///
-/// `force` makes a new index even if there is one that holds.
+/// Opens the dataset at `url` as [`open_with`] does, with other options as by default.
 ///
 /// # Errors
-/// What is missing or damaged, with its place and the fix.
+/// As [`open_with`].
 pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
+    open_with(url, &OpenOptions { force, ..OpenOptions::default() })
+}
+
+/// Opens the dataset at `url`: a folder of images, tar archives (a file, a folder or a pattern with
+/// `*`, `?`, `[0-9]` or `**`), Parquet, Arrow, JSON Lines, CSV, TSV or LIBSVM files likewise
+/// (`libsvm:FILE` with any extension), an MDS folder.
+///
+/// # Errors
+/// What is missing, damaged or ambiguous, with its place and the fix.
+pub fn open_with(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    let force = options.force;
     if let Some(url) = url.strip_prefix(LIBSVM) {
         return Ok(Arc::new(Lines::open(url, lines::Format::Libsvm, glob::named(url)?, force)?));
     }
     let plain = url.strip_prefix("file://").unwrap_or(url);
     if plain.contains("://") {
-        return open_remote(url, force);
+        return open_remote(url, options);
     }
     let path = Path::new(plain);
     let missing = |what: &str| Error::Dataset { path: path.to_owned(), what: what.into() };
-    if plain.contains(['*', '{', '[']) {
-        let files = glob::expand(plain)?;
-        if files.is_empty() {
-            return Err(missing("no file matches this pattern"));
-        }
-        return open_shards(url, Files::new(files), force);
-    }
     if path.is_file() {
         return open_shards(url, Files::new(vec![path.to_owned()]), force);
     }
-    if !path.is_dir() {
-        return Err(missing("there is no such file or folder"));
+    if path.is_dir() {
+        return open_folder(path, url, options);
     }
-    if ["zarr.json", ".zarray", ".zgroup"].iter().any(|name| path.join(name).is_file()) {
-        return Err(missing("this is a Zarr store: open patches of its arrays with tg.volume"));
+    if plain.contains('{') || plain.contains(glob::WILD) {
+        let mut files = glob::expand(plain)?;
+        if files.is_empty() {
+            return Err(missing("no file matches this pattern"));
+        }
+        // Names that are written out are what is wanted.
+        if plain.contains(glob::WILD) {
+            files = options.select(path, files, PathBuf::as_path)?;
+        }
+        return open_shards(url, Files::new(files), force);
     }
-    if path.join("index.json").is_file() {
-        return Ok(Arc::new(Mds::open(path, force)?));
-    }
-    open_folder(path, url, force)
+    Err(missing("there is no such file or folder"))
 }
 
-/// Opens a folder of shards or of images.
-fn open_folder(path: &Path, url: &str, force: bool) -> Result<Arc<dyn Source>> {
-    let (mut files, mut texts, mut others) = (Vec::<PathBuf>::new(), Vec::new(), false);
+/// Opens a folder: an MDS dataset, shards, splits, or images.
+fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    if ["zarr.json", ".zarray", ".zgroup"].iter().any(|name| path.join(name).is_file()) {
+        let what = "this is a Zarr store: open patches of its arrays with tg.volume".into();
+        return Err(Error::Dataset { path: path.to_owned(), what });
+    }
+    if path.join("index.json").is_file() {
+        return Ok(Arc::new(Mds::open(path, options.force)?));
+    }
+    let (mut files, mut texts, mut folders, mut others) = (Vec::new(), Vec::new(), Vec::new(), false);
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
-        if is_shard(&file) {
-            files.push(file);
-        } else if is_text(&file) {
-            texts.push(file);
-        } else {
-            let hidden = file_name(&file).starts_with('.');
-            others |= !hidden && (file.is_dir() || kind_of_extension(&file_name(&file)) == Kind::Image);
+        let name = file_name(&file);
+        match () {
+            () if name.starts_with('.') => {}
+            () if file.is_dir() => folders.push(name),
+            () if is_shard(&file) => files.push(file),
+            () if is_text(&file) => texts.push(file),
+            () => others |= kind_of_extension(&name) == Kind::Image,
         }
     }
     // The layout of a Hugging Face repository: tables in a folder `data`.
     let inner = path.join("data");
     if files.is_empty() && holds_tables(&inner) {
-        return open(&inner.to_string_lossy(), force);
+        return open_folder(&inner, &inner.to_string_lossy(), options);
     }
     // Next to shards, images and folders a text file describes them, and is no dataset.
-    if files.is_empty() && !others {
+    if files.is_empty() && folders.is_empty() && !others {
         files = texts;
     }
     if files.is_empty() {
-        return Ok(Arc::new(Folder::open(path, force)?));
+        let splits = saved_splits(path).unwrap_or(folders);
+        return match options.select_folder(path, &splits)? {
+            Some(split) => open_split(&path.join(split), options),
+            None => Ok(Arc::new(Folder::open(path, options.force)?)),
+        };
+    }
+    if let Some(saved) = saved_files(path) {
+        // What was written by an earlier call, and caches, lie beside them.
+        files.retain(|file| saved.contains(&file_name(file)));
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
-    check_one_split(path, &files)?;
-    open_shards(url, Files::new(files), force)
+    let files = options.select(path, files, PathBuf::as_path)?;
+    open_shards(url, Files::new(files), options.force)
+}
+
+/// Opens a folder that is one split.
+fn open_split(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    open_folder(path, &path.to_string_lossy(), &OpenOptions { split: None, ..options.clone() })
+}
+
+/// The files of a dataset that Hugging Face's `save_to_disk` wrote, as its `state.json` names them.
+fn saved_files(folder: &Path) -> Option<Vec<String>> {
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()?;
+    let files = state.get("_data_files")?.as_array()?;
+    files.iter().map(|file| Some(file.get("filename")?.as_str()?.to_owned())).collect()
+}
+
+/// The splits of a `DatasetDict` that `save_to_disk` wrote.
+fn saved_splits(folder: &Path) -> Option<Vec<String>> {
+    let dict: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("dataset_dict.json")).ok()?).ok()?;
+    dict.get("splits")?.as_array()?.iter().map(|split| Some(split.as_str()?.to_owned())).collect()
 }
 
 /// Opens a dataset as [`open`] does, and first makes the missing checkpoints of its JPEGs, which
@@ -187,41 +227,19 @@ fn open_folder(path: &Path, url: &str, force: bool) -> Result<Arc<dyn Source>> {
 /// As [`open`] and [`checkpoints::make`], which explains `progress`.
 pub fn open_with_checkpoints(
     url: &str,
-    force: bool,
+    options: &OpenOptions,
     progress: &(dyn Fn(u64, u64) -> Result<()> + Sync),
 ) -> Result<Arc<dyn Source>> {
-    let source = open(url, force)?;
+    let source = open_with(url, options)?;
     if source.index().and_then(Index::checkpoints).is_some_and(Checkpoints::whole) {
         return Ok(source);
     }
     checkpoints::make(&*source, progress)?;
-    open(url, false)
+    open_with(url, &OpenOptions { force: false, ..options.clone() })
 }
 
 /// Marks a LIBSVM file with any extension.
 const LIBSVM: &str = "libsvm:";
-
-/// Refuses a folder with several splits (train-00000-of-00002.parquet, test-…): open them one by
-/// one.
-fn check_one_split(folder: &Path, files: &[PathBuf]) -> Result<()> {
-    let split = |file: &PathBuf| {
-        let name = file_name(file);
-        let (before, _) = name.split_once("-of-")?;
-        let (split, number) = before.rsplit_once('-')?;
-        number.bytes().all(|b| b.is_ascii_digit()).then(|| split.to_owned())
-    };
-    let mut splits: Vec<String> = files.iter().filter(|f| is_table(f)).filter_map(split).collect();
-    splits.dedup();
-    if splits.len() < 2 {
-        return Ok(());
-    }
-    let what = format!(
-        "this folder holds the splits {}: open one of them, such as {:?}",
-        splits.join(", "),
-        folder.join(format!("{}-*", splits[splits.len() - 1]))
-    );
-    Err(Error::Dataset { path: folder.to_owned(), what })
-}
 
 fn holds_tables(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|files| files.flatten().any(|f| is_table(&f.path())))
@@ -242,19 +260,23 @@ fn open_shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> 
 }
 
 #[cfg(not(feature = "remote"))]
-fn open_remote(url: &str, _: bool) -> Result<Arc<dyn Source>> {
+fn open_remote(url: &str, _: &OpenOptions) -> Result<Arc<dyn Source>> {
     Err(glob::no_stores(url))
 }
 
 /// Opens the dataset at a URL of an object store: shards by name or pattern, or a folder of them.
 #[cfg(feature = "remote")]
-fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
+fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    let force = options.force;
     let (store, key) = Store::open(url)?;
     let missing = |what: &str| Error::Dataset { path: url.into(), what: what.into() };
-    if key.contains(['*', '{', '?']) {
-        let objects = glob::expand_remote(&store, &key)?;
+    if key.contains('{') || key.contains(glob::WILD) {
+        let mut objects = glob::expand_remote(&store, &key)?;
         if objects.is_empty() {
             return Err(missing("no object matches this pattern"));
+        }
+        if key.contains(glob::WILD) {
+            objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
         }
         return open_shards(url, Files::remote(store, objects), force);
     }
@@ -291,11 +313,10 @@ fn open_remote(url: &str, force: bool) -> Result<Arc<dyn Source>> {
     if found.iter().all(Vec::is_empty) && others.is_empty() && only_files {
         found[0] = within(folder, &is_text);
     }
-    for (folder, mut objects) in [folder, &data].into_iter().zip(found) {
+    for mut objects in found {
         if !objects.is_empty() {
             objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
-            let paths: Vec<PathBuf> = objects.iter().map(|o| o.key.as_ref().into()).collect();
-            check_one_split(Path::new(folder), &paths)?;
+            let objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
             return open_shards(url, Files::remote(store, objects), force);
         }
     }

@@ -13,7 +13,7 @@ use tidegate_decode::{Schema, Value};
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
 use crate::files::read::{Extent, ReadMode, aligned, staging_bytes};
-use crate::index::{Index, Located, SizeBounds};
+use crate::index::{Index, LeftOut, Located, SizeBounds};
 use crate::{Error, Place, Result};
 
 /// How samples can be reached.
@@ -46,6 +46,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// The side-car index, if there is one, for every kind of access.
     fn side_car_index(&self) -> Option<&Index> {
         None
+    }
+
+    /// What was found beside the samples and is not one of them, when the data were indexed.
+    fn left_out(&self) -> &[LeftOut] {
+        self.side_car_index().map_or(&[], |index| &index.meta.left_out)
     }
 
     /// The shards of the samples, if each entry of the index names a shard and an offset.

@@ -245,7 +245,7 @@ fn archives() {
             assert!(steps < 10_000, "an endless walk");
             offset = match next {
                 tar::Next::File(member) => member.end(),
-                tar::Next::Skip(to) => to,
+                tar::Next::Skip(skipped) => skipped.next,
                 tar::Next::End => break,
             };
         }

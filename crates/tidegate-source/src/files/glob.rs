@@ -4,8 +4,9 @@
 //! [`Files`].
 //! Memory: the names.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use glob::{MatchOptions, Pattern, PatternError};
 
 use super::file_set::Files;
 use super::natural::natural_order;
@@ -57,7 +58,7 @@ fn named_remote(url: &str) -> Result<Option<Files>> {
 pub(crate) fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for pattern in braces(pattern) {
-        let Some(wild) = pattern.find(['*', '?']) else {
+        let Some(wild) = pattern.find(WILD) else {
             let missing = || Error::Dataset {
                 path: store.name(&pattern.as_str().into()),
                 what: "there is no such object".into(),
@@ -70,27 +71,23 @@ pub(crate) fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>>
             return Err(Error::Dataset { path: store.name(&pattern.as_str().into()), what });
         }
         let prefix = pattern[..wild].rsplit_once('/').map_or("", |(folder, _)| folder);
-        let parts: Vec<&str> = pattern.split('/').collect();
+        let matcher = Pattern::new(&pattern).map_err(|e| wrong(&pattern, &e))?;
         let mut found = store.list(prefix)?;
-        found.retain(|object| {
-            let names: Vec<_> = object.key.as_ref().split('/').collect();
-            names.len() == parts.len()
-                && parts.iter().zip(names).all(|(part, name)| glob_match(part.as_bytes(), name.as_bytes()))
-        });
+        found.retain(|object| matcher.matches_with(object.key.as_ref(), OPTIONS));
         found.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
         objects.extend(found);
     }
     Ok(objects)
 }
 
-/// Files that match a pattern: `*` and `?` within names, `{000..123}` and `{a,b}` anywhere, in
-/// natural order.
+/// Files that match a pattern: `*`, `?` and `[0-9]` within names, `**` for any depth of folders,
+/// `{000..123}` and `{a,b}` anywhere, in natural order.
 pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for pattern in braces(pattern) {
-        if pattern.contains(['*', '?', '[']) {
+        if pattern.contains(WILD) && !Path::new(&pattern).exists() {
             let mut found = Vec::new();
-            walk(Path::new(&pattern), &mut found)?;
+            walk(&pattern, &mut found)?;
             found.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
             files.extend(found);
         } else {
@@ -115,50 +112,29 @@ fn braces(pattern: &str) -> Vec<String> {
     choices.iter().flat_map(|choice| braces(&format!("{before}{choice}{after}"))).collect()
 }
 
-fn walk(pattern: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let mut folders = vec![PathBuf::new()];
-    for part in pattern.components() {
-        let text = part.as_os_str().to_string_lossy().into_owned();
-        if !text.contains(['*', '?']) {
-            for folder in &mut folders {
-                folder.push(part);
-            }
-            continue;
-        }
-        let mut next = Vec::new();
-        for folder in &folders {
-            let dir = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-                let name = entry.map_err(Error::io(dir))?.file_name();
-                let hidden = name.to_string_lossy().starts_with('.') && !text.starts_with('.');
-                if !hidden && glob_match(text.as_bytes(), name.to_string_lossy().as_bytes()) {
-                    next.push(folder.join(name));
-                }
-            }
-        }
-        folders = next;
-    }
-    found.extend(folders.into_iter().filter(|f| f.exists()));
-    Ok(())
+/// What a pattern matches, as in a shell: a first dot and a slash have to be written out. `**` is
+/// any depth of folders.
+const OPTIONS: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+/// The characters that make a name a pattern.
+pub(crate) const WILD: [char; 3] = ['*', '?', '['];
+
+fn wrong(pattern: &str, error: &PatternError) -> Error {
+    let what = format!("this pattern cannot be read: {} at character {}", error.msg, error.pos + 1);
+    Error::Dataset { path: pattern.into(), what }
 }
 
-/// Whether a name matches a pattern of `*` and `?`.
-fn glob_match(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n, mut star) = (0, 0, None);
-    while n < name.len() {
-        if p < pattern.len() && (pattern[p] == b'?' || pattern[p] == name[n]) && pattern[p] != b'*' {
-            (p, n) = (p + 1, n + 1);
-        } else if p < pattern.len() && pattern[p] == b'*' {
-            star = Some((p, n));
-            p += 1;
-        } else if let Some((sp, sn)) = star {
-            (p, n) = (sp + 1, sn + 1);
-            star = Some((sp, sn + 1));
-        } else {
-            return false;
+/// The files that match a pattern. Folders are passed over, and what cannot be looked into is an
+/// error.
+fn walk(pattern: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+    for path in glob::glob_with(pattern, OPTIONS).map_err(|e| wrong(pattern, &e))? {
+        let path = path.map_err(|e| Error::io(e.path().to_owned())(e.into()))?;
+        if path.is_file() {
+            found.push(path);
         }
     }
-    pattern[p..].iter().all(|&b| b == b'*')
+    Ok(())
 }
 
 #[cfg(test)]
@@ -167,8 +143,11 @@ mod tests {
 
     #[test]
     fn patterns() {
-        assert!(glob_match(b"*.tar", b"a.tar") && glob_match(b"a?c*", b"abcd"));
-        assert!(!glob_match(b"*.tar", b"a.tar.gz"));
+        let matches = |pattern: &str, name| Pattern::new(pattern).unwrap().matches_with(name, OPTIONS);
+        assert!(matches("*.tar", "a.tar") && matches("a?c*", "abcd") && matches("x-[0-9].tar", "x-7.tar"));
+        assert!(matches("a/**/*.tar", "a/b/c/d.tar") && matches("a/**/*.tar", "a/d.tar"));
+        assert!(!matches("*.tar", "a.tar.gz") && !matches("*.tar", "a/b.tar") && !matches("*.tar", ".a.tar"));
+        assert!(walk("a[", &mut Vec::new()).unwrap_err().to_string().contains("pattern"));
         assert_eq!(
             braces("s-{08..10}.{tar,x}"),
             ["s-08.tar", "s-08.x", "s-09.tar", "s-09.x", "s-10.tar", "s-10.x"]

@@ -42,6 +42,7 @@ pub(crate) struct Pinned {
     object: Option<Object>,
 }
 
+#[cfg(feature = "remote")]
 fn below(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") }
 }

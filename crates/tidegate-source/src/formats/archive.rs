@@ -5,15 +5,18 @@
 //! Memory: see `index`; one decompressor for compressed archives (`library_bytes`).
 //!
 //! Grouping follows the webdataset library: the key is the path up to the first dot of the last
-//! component, the field is the rest in lower case, and a sample ends where the key changes.
-//! Compressed archives have no random access.
+//! component, the field is the rest in lower case, and a sample ends where the key changes. Where
+//! the members of a sample are scattered, that would make several of one, which is refused.
+//! Members that are no part of a sample are counted. Compressed archives have no random access.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tidegate_core::sync::lock;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::tar;
 use crate::files::file_set::Files;
@@ -21,7 +24,7 @@ use crate::files::natural::file_name;
 use crate::files::read::{Extent, ReadMode, aligned, staging_bytes};
 use crate::index::probe::Images;
 use crate::index::shard_set::shard_set;
-use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::index::{Builder, Entry, Index, LeftOut, ShardMeta};
 use crate::{Access, Located, Source};
 use crate::{Error, Result};
 use tidegate_decode::header::{self, ImageHeader, Probe};
@@ -36,6 +39,8 @@ const REMOTE_GAP_BYTES: u64 = 4 << 20;
 /// The number of shards that are indexed at once.
 const LOCAL_SHARDS: usize = 4;
 const REMOTE_SHARDS: usize = 16;
+/// The most zeros at the end of an archive: the largest record that programs write.
+const RECORD_BYTES: u64 = 1 << 20;
 /// The largest window of a zstd stream: 8 MiB, which the format recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -169,23 +174,27 @@ struct Grouping<'a> {
     /// The fields of this shard, in order of appearance.
     schema: Schema,
     samples: Vec<(Entry, String, Images)>,
+    /// By the hash of a key: where its sample begins, and a bit for each of its fields.
+    seen: HashMap<u64, (u64, u64)>,
+    left_out: Vec<LeftOut>,
 }
 
 impl Grouping<'_> {
     fn member(&mut self, member: &tar::Member, image: Option<ImageHeader>) -> Result<()> {
-        let Some((key, field)) = split_name(&member.name) else { return Ok(()) };
+        let Some((key, field)) = split_name(&member.name) else {
+            let (what, warn) = match () {
+                () if is_meta(&member.name) => ("members named __...__, which hold metadata", false),
+                () if file_name(Path::new(&member.name)).starts_with('.') => ("hidden members", false),
+                () => ("members without an extension", true),
+            };
+            self.leave_out(&member.name, what, warn);
+            return Ok(());
+        };
         if self.group.as_ref().is_none_or(|g| g.key != key) {
             self.flush()?;
             self.group = Some(Group { key: key.to_owned(), start: member.start, ..Group::default() });
         }
         let Some(group) = self.group.as_mut() else { return Ok(()) };
-        if group.fields.contains(&field) {
-            return Err(Error::format(
-                self.path,
-                member.start,
-                format!("sample {:?} has two members {field:?}: rename one of them", group.key),
-            ));
-        }
         if !self.schema.iter().any(|f| f.name == field) {
             add_field(&mut self.schema, &field)
                 .map_err(|what| Error::format(self.path, member.start, what))?;
@@ -200,12 +209,42 @@ impl Grouping<'_> {
 
     fn flush(&mut self) -> Result<()> {
         let Some(group) = self.group.take() else { return Ok(()) };
+        let bit = |field: &String| self.schema.iter().position(|f| f.name == *field).unwrap_or(0) % 64;
+        let fields = group.fields.iter().fold(0, |bits, field| bits | 1 << bit(field));
+        let (before, same) = *self.seen.entry(xxh3_64(group.key.as_bytes())).or_insert((group.start, fields));
+        if before != group.start && same & fields == 0 {
+            let what = format!(
+                "members of sample {:?} are scattered: some at byte {before}, others here. The members of a \
+                 sample must be neighbours: sort the archive, as with `tar --sort=name -cf NEW.tar FOLDER`",
+                group.key
+            );
+            return Err(Error::format(self.path, group.start, what));
+        }
         let len = u32::try_from(group.end - group.start).map_err(|_| {
             Error::format(self.path, group.start, "a sample of 4 GiB or more: split it into several")
         })?;
         let entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
         self.samples.push((entry, group.key, group.images));
         Ok(())
+    }
+}
+
+impl Grouping<'_> {
+    /// Counts a member that is no part of a sample.
+    fn leave_out(&mut self, name: &str, what: &str, warn: bool) {
+        match self.left_out.iter_mut().find(|known| known.what == what) {
+            Some(known) => known.count += 1,
+            None => {
+                let example = format!("{} of {}", name, file_name(self.path));
+                self.left_out.push(LeftOut { what: what.into(), count: 1, example, warn });
+            }
+        }
+    }
+
+    fn skip(&mut self, skipped: &tar::Skipped) {
+        if let Some(kind) = skipped.kind {
+            self.leave_out(&skipped.name, kind, true);
+        }
     }
 }
 
@@ -233,7 +272,8 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
                 .collect()
         });
         for grouping in scanned {
-            let Grouping { path, shard, schema: fields, samples, .. } = grouping?;
+            let Grouping { path, shard, schema: fields, samples, left_out, .. } = grouping?;
+            left_out.iter().for_each(|left_out| builder.add_left_out(left_out));
             for field in fields {
                 if !schema.contains(&field) {
                     add_field(&mut schema, &field.name).map_err(|what| Error::format(path, 0, what))?;
@@ -258,7 +298,15 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
 /// The samples of one shard.
 fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
     let path = files.path(shard)?;
-    let mut grouping = Grouping { path, shard, group: None, schema: Schema::new(), samples: Vec::new() };
+    let mut grouping = Grouping {
+        path,
+        shard,
+        group: None,
+        schema: Schema::new(),
+        samples: Vec::new(),
+        seen: HashMap::new(),
+        left_out: Vec::new(),
+    };
     if packing(path) == Packing::Plain {
         scan_plain(files, &mut grouping)?;
     } else {
@@ -276,11 +324,19 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
     loop {
         let member = match tar::next(offset, &mut |at, len| window.at(at, len)) {
             Ok(tar::Next::File(member)) => member,
-            Ok(tar::Next::Skip(to)) => {
-                offset = to;
+            Ok(tar::Next::Skip(skipped)) => {
+                grouping.skip(&skipped);
+                offset = skipped.next;
                 continue;
             }
-            Ok(tar::Next::End) => return Ok(()),
+            Ok(tar::Next::End) => {
+                let mut at = offset;
+                return nothing_behind(path, offset, &mut || {
+                    let bytes = window.at(at, LOOK_BYTES)?;
+                    at += bytes.len() as u64;
+                    Ok(bytes)
+                });
+            }
             Err(error) => return Err(Error::format(path, error.offset, error.what)),
         };
         if member.data + member.size > size {
@@ -298,6 +354,32 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
             .flatten();
         offset = member.end();
         grouping.member(&member, image)?;
+    }
+}
+
+/// Checks that nothing but the zeros of the last record is behind the end of an archive; `read`
+/// gives the bytes that follow, and none at the end of the file.
+fn nothing_behind(
+    path: &Path,
+    end: u64,
+    read: &mut dyn FnMut() -> std::result::Result<Vec<u8>, String>,
+) -> Result<()> {
+    let mut zeros = 0;
+    loop {
+        let bytes = read().map_err(|what| Error::format(path, end + zeros, what))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Some(at) = bytes.iter().position(|&byte| byte != 0) {
+            let what = "there is more behind the end of this archive: it is damaged here, or several archives \
+                        were joined; copy it again, or join them with `tar -A`";
+            return Err(Error::format(path, end + zeros + at as u64, what));
+        }
+        zeros += bytes.len() as u64;
+        if zeros > RECORD_BYTES {
+            let what = "the rest of this file is zeros: a copy of it was broken off; copy it again";
+            return Err(Error::format(path, end, what));
+        }
     }
 }
 
@@ -358,16 +440,25 @@ fn scan_packed(files: &Arc<Files>, grouping: &mut Grouping<'_>) -> Result<()> {
         };
         let member = match member {
             Ok(tar::Next::File(member)) => member,
-            Ok(tar::Next::Skip(to)) => {
-                failed =
-                    std::io::copy(&mut (&mut stream).take(to.saturating_sub(at)), &mut std::io::sink()).err();
-                at = to;
+            Ok(tar::Next::Skip(skipped)) => {
+                grouping.skip(&skipped);
+                let passed = &mut (&mut stream).take(skipped.next.saturating_sub(at));
+                failed = std::io::copy(passed, &mut std::io::sink()).err();
+                at = skipped.next;
                 if let Some(e) = failed {
                     return Err(damaged(at, &e));
                 }
                 continue;
             }
-            Ok(tar::Next::End) => return Ok(()),
+            Ok(tar::Next::End) => {
+                // To its end, where the checksum of the compressed stream is.
+                return nothing_behind(path, header_at, &mut || {
+                    let mut bytes = Vec::new();
+                    let read = (&mut stream).take(LOOK_BYTES).read_to_end(&mut bytes);
+                    read.map(|_| bytes)
+                        .map_err(|e| format!("{e}: the compressed archive is damaged or truncated"))
+                });
+            }
             Err(error) => return Err(Error::format(path, error.offset, error.what)),
         };
         let mut head = Vec::new();
@@ -400,12 +491,21 @@ fn next_header(at: u64) -> u64 {
     at.next_multiple_of(tar::BLOCK)
 }
 
-/// The key and the field of a member; None for names that webdataset skips.
+/// The key and the field of a member; None for names without an extension, and for metadata.
 fn split_name(name: &str) -> Option<(&str, String)> {
     let base = name.rfind('/').map_or(0, |i| i + 1);
     let dot = base + name[base..].find('.')?;
-    let meta = name[base..].starts_with("__");
-    (dot > base && !meta).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
+    (dot > base && !is_meta(name)).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
+}
+
+/// Whether a name is wholly `__…__`, its extension aside: what webdataset reserves for metadata.
+fn is_meta(name: &str) -> bool {
+    let stem = |part: &str| part.split('.').next().unwrap_or_default().len();
+    let wholly = |part: &str| {
+        let stem = &part[..stem(part)];
+        stem.len() > 4 && stem.starts_with("__") && stem.ends_with("__")
+    };
+    name.split('/').any(wholly)
 }
 
 impl Source for Archive {
@@ -470,13 +570,18 @@ impl Source for Archive {
                                     was indexed; run `tidegate index --force`";
                         return Err(Error::format(path, at.entry.offset + member.start, what));
                     }
-                    if let Some((_, field)) = named
+                    if let Some((key, field)) = named
                         && let Some(i) = schema.iter().position(|f| f.name == field)
                     {
+                        if !matches!(values[i], Value::Missing) {
+                            let what =
+                                format!("sample {key:?} has two members {field:?}: rename one of them");
+                            return Err(Error::format(path, at.entry.offset + member.start, what));
+                        }
                         values[i] = Value::Bytes(data);
                     }
                 }
-                tar::Next::Skip(to) => offset = to,
+                tar::Next::Skip(skipped) => offset = skipped.next,
                 tar::Next::End => break,
             }
         }
@@ -493,6 +598,7 @@ mod tests {
         assert_eq!(split_name("a.b/c.seg.PNG"), Some(("a.b/c", "seg.png".into())));
         assert_eq!(split_name("a/.hidden"), None);
         assert_eq!(split_name("plain"), None);
-        assert_eq!(split_name("__meta__.json"), None);
+        assert_eq!(["__meta__.json", "__x__/a.jpg"].map(split_name), [None, None]);
+        assert_eq!(split_name("__AbC.jpg"), Some(("__AbC", "jpg".into())));
     }
 }

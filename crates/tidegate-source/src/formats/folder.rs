@@ -4,11 +4,15 @@
 //! `label`.
 //! Memory: see `index`; files that are not read take none.
 //!
+//! Files of other kinds, images beside the folders of classes, and links that lead nowhere are
+//! counted. Links to folders are followed.
+//!
 //! The index holds while the modification times of all folders are unchanged; the size of a file
 //! shows a change within it when it is read.
 
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -25,6 +29,12 @@ use tidegate_decode::{Field, Kind, Value};
 
 /// The extensions of images, the formats that can be decoded.
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// The extensions of images that are not read.
+const OTHER_IMAGES: [&str; 16] = [
+    "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif", "heic", "heif", "jxl",
+    "jfif", "ico",
+];
 
 /// A folder of image files.
 #[derive(Debug)]
@@ -78,7 +88,7 @@ fn list_folders(root: &Path) -> Result<Listing> {
         folders.push((PathBuf::new(), 0));
     }
     for (i, class) in classes.iter().enumerate() {
-        list_below(root, PathBuf::from(class), i, &mut folders)?;
+        list_below(root, PathBuf::from(class), i, &mut Vec::new(), &mut folders)?;
     }
     let mut hash = Xxh3::new();
     for (folder, _) in &folders {
@@ -90,20 +100,36 @@ fn list_folders(root: &Path) -> Result<Listing> {
     Ok(Listing { classes, folders, identity: hash.digest() })
 }
 
-fn list_below(root: &Path, folder: PathBuf, class: usize, found: &mut Vec<(PathBuf, usize)>) -> Result<()> {
+/// Lists a folder and those below it, links to folders too; `above` are those that it is in, so
+/// that a link back to one of them is an error and no endless walk.
+fn list_below(
+    root: &Path,
+    folder: PathBuf,
+    class: usize,
+    above: &mut Vec<(u64, u64)>,
+    found: &mut Vec<(PathBuf, usize)>,
+) -> Result<()> {
     let path = root.join(&folder);
+    let meta = fs::metadata(&path).map_err(Error::io(&path))?;
+    let place = (meta.dev(), meta.ino());
+    if above.contains(&place) {
+        let what = "this link leads back to a folder that it is in: remove it";
+        return Err(Error::Dataset { path, what: what.into() });
+    }
     let mut below = Vec::new();
     for entry in fs::read_dir(&path).map_err(Error::io(&path))? {
         let entry = entry.map_err(Error::io(&path))?;
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+        if entry.path().is_dir() {
             below.push(folder.join(utf8(&path, &entry.file_name())?));
         }
     }
     found.push((folder, class));
     below.sort();
+    above.push(place);
     for folder in below {
-        list_below(root, folder, class, found)?;
+        list_below(root, folder, class, above, found)?;
     }
+    above.pop();
     Ok(())
 }
 
@@ -116,8 +142,9 @@ fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
 
 fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> {
     let mut shards: Vec<ShardMeta> = Vec::new();
+    let mut counts = vec![0; listing.classes.len().max(1)];
     for (folder, class) in &listing.folders {
-        let files = files_in(root, folder)?;
+        let files = files_in(root, folder, &mut builder)?;
         let before = builder.samples();
         let mut bytes = 0;
         for (path, len, header) in probe::probe_files(root, &files)? {
@@ -130,9 +157,18 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
             builder.push(entry, &path, &header.into())?;
         }
         let samples = builder.samples() - before;
+        counts[*class] += samples;
         if samples > 0 {
             let name = folder.to_string_lossy().into_owned();
             shards.push(ShardMeta { name, bytes, samples, groups: Vec::new() });
+        }
+    }
+    for (class, _) in listing.classes.iter().zip(&counts).filter(|(_, count)| **count == 0) {
+        builder.leave_out("classes without an image that can be read", class, true);
+    }
+    if !listing.classes.is_empty() {
+        for path in files_in(root, Path::new(""), &mut builder)? {
+            builder.leave_out("images beside the folders of the classes", &path, true);
         }
     }
     if builder.samples() == 0 {
@@ -150,16 +186,29 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
     builder.finish(schema, listing.classes.clone(), shards)
 }
 
-/// Relative paths of the image files directly in `folder`, in natural order.
-fn files_in(root: &Path, folder: &Path) -> Result<Vec<String>> {
+/// Relative paths of the image files directly in `folder`, in natural order; others are counted.
+fn files_in(root: &Path, folder: &Path, builder: &mut Builder) -> Result<Vec<String>> {
     let path = root.join(folder);
     let mut files = Vec::new();
     for entry in fs::read_dir(&path).map_err(Error::io(&path))? {
         let entry = entry.map_err(Error::io(&path))?;
         let name = utf8(&path, &entry.file_name())?;
         let extension = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
-        if EXTENSIONS.contains(&extension.as_str()) && !name.starts_with('.') {
-            files.push(folder.join(name).to_string_lossy().into_owned());
+        let file = entry.path();
+        if name.starts_with('.') || file.is_dir() {
+            continue;
+        }
+        let relative = folder.join(&name).to_string_lossy().into_owned();
+        if !file.exists() {
+            builder.leave_out("links that lead nowhere", &relative, true);
+        } else if !file.is_file() {
+            builder.leave_out("pipes and devices", &relative, true);
+        } else if EXTENSIONS.contains(&extension.as_str()) {
+            files.push(relative);
+        } else if OTHER_IMAGES.contains(&extension.as_str()) {
+            builder.leave_out(&format!("images of a kind that is not read (.{extension})"), &relative, true);
+        } else {
+            builder.leave_out("files that are no images", &relative, false);
         }
     }
     files.sort_by(|a, b| natural_order(a, b));

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::files::read::Extent;
-use crate::index::Index;
+use crate::index::{Index, LeftOut};
 use crate::{Access, Chunked, Grouped, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
@@ -122,6 +122,9 @@ impl Source for Subset {
     }
     fn chunked(&self) -> Option<&dyn Chunked> {
         self.base.chunked()
+    }
+    fn left_out(&self) -> &[LeftOut] {
+        self.base.left_out()
     }
     fn index_dir(&self) -> Option<&Path> {
         self.base.index_dir()

@@ -40,10 +40,21 @@ impl Member {
 pub enum Next {
     /// A regular file.
     File(Member),
-    /// Something else (a folder, a link, a device); the next header is at this offset.
-    Skip(u64),
+    /// Something else.
+    Skip(Skipped),
     /// The end of the archive.
     End,
+}
+
+/// A member that is no regular file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The offset of the next header.
+    pub next: u64,
+    /// Its path.
+    pub name: String,
+    /// What it is, in the plural; nothing for a folder.
+    pub kind: Option<&'static str>,
 }
 
 /// Why a header cannot be read.
@@ -135,12 +146,17 @@ fn member(
     let (kind, data) = (header[156], offset + BLOCK);
     let size = extended.pax_size.unwrap_or(size);
     let end = end_of(offset, data, size)?;
-    if !matches!(kind, b'0' | 0 | b'7') {
-        // Links and folders have no bytes, even with a size; members of unknown kinds are skipped.
-        return Ok(Next::Skip(if matches!(kind, b'1'..=b'6') { data } else { end }));
-    }
     let name = extended.pax_name.or(extended.long_name).unwrap_or_else(|| plain_name(header));
-    Ok(if name.ends_with('/') { Next::Skip(data) } else { Next::File(Member { name, start, data, size }) })
+    // Links and folders have no bytes, even with a size.
+    let (next, kind) = match kind {
+        b'0' | 0 | b'7' if name.ends_with('/') => (data, None),
+        b'0' | 0 | b'7' => return Ok(Next::File(Member { name, start, data, size })),
+        b'5' => (data, None),
+        b'1' | b'2' => (data, Some("links")),
+        b'3' | b'4' | b'6' => (data, Some("devices and pipes")),
+        _ => (end, Some("members of an unknown kind")),
+    };
+    Ok(Next::Skip(Skipped { next, name, kind }))
 }
 
 /// The offset after a member of `size` bytes at `data`.
@@ -295,7 +311,7 @@ mod tests {
                     offset = member.end();
                     members.push(member);
                 }
-                Next::Skip(to) => offset = to,
+                Next::Skip(skipped) => offset = skipped.next,
                 Next::End => return Ok(members),
             }
         }

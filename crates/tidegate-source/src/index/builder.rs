@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::entry::{Entry, SizeBounds};
 use super::probe::Images;
-use super::{Index, Meta, ShardMeta, VERSION, folders};
+use super::{Index, LeftOut, Meta, ShardMeta, VERSION, folders};
 use crate::{Error, Result};
 
 /// A temporary folder next to `target`, removed on drop unless it was renamed.
@@ -75,6 +75,7 @@ impl Builder {
             schema: Vec::new(),
             classes: Vec::new(),
             shards: Vec::new(),
+            left_out: Vec::new(),
             bounds: SizeBounds::default(),
             keys_bytes: 0,
         };
@@ -110,6 +111,20 @@ impl Builder {
         }
         self.meta.samples += 1;
         Ok(())
+    }
+
+    /// Counts something that is no sample: see [`LeftOut`].
+    pub fn leave_out(&mut self, what: &str, example: &str, warn: bool) {
+        self.add_left_out(&LeftOut { what: what.into(), count: 1, example: example.into(), warn });
+    }
+
+    /// Counts what is no sample.
+    pub fn add_left_out(&mut self, more: &LeftOut) {
+        let known = self.meta.left_out.iter_mut().find(|known| known.what == more.what);
+        match known {
+            Some(known) => known.count += more.count,
+            None => self.meta.left_out.push(more.clone()),
+        }
     }
 
     /// Samples so far.

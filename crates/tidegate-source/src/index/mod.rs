@@ -65,6 +65,25 @@ pub struct GroupMeta {
     pub library_bytes: u64,
 }
 
+/// What was found beside the samples and is not one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// What it is and why, in the plural, such as "images that are not read (.bmp)".
+    pub what: String,
+    /// How many there are.
+    pub count: u64,
+    /// The first one.
+    pub example: String,
+    /// Whether a user may take them for samples.
+    pub warn: bool,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}, such as {}", self.count, self.what, self.example)
+    }
+}
+
 /// What `meta.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -83,6 +102,9 @@ pub struct Meta {
     pub classes: Vec<String>,
     /// Shards; empty for a folder of files.
     pub shards: Vec<ShardMeta>,
+    /// What is no sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Sizes over all samples.
     #[serde(rename = "extremes")]
     pub bounds: SizeBounds,

@@ -36,6 +36,9 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
             source.classes()[..source.classes().len().min(10)].join(", ")
         );
     }
+    for left_out in source.left_out() {
+        println!("left out: {left_out}");
+    }
     if let Some(path) = html {
         std::fs::write(path, page(&*source, url, samples.min(n))?).map_err(Error::io(path))?;
         println!("samples are in {}", path.display());

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tidegate_core::memory::size::mib;
 use tidegate_data::{Error, Result};
+use tidegate_source::OpenOptions;
 
 use self::format::{parse_bytes, show_progress};
 use crate::dataset::pack::{self, Compression, Format};
@@ -224,12 +225,13 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Index { source, force, checkpoints } => {
+            let options = OpenOptions { force, ..OpenOptions::default() };
             let source = match checkpoints {
-                true => tidegate_source::open_with_checkpoints(&source, force, &|done, total| {
+                true => tidegate_source::open_with_checkpoints(&source, &options, &|done, total| {
                     show_progress("checkpoints", done, total);
                     Ok(())
                 }),
-                false => tidegate_source::open(&source, force),
+                false => tidegate_source::open_with(&source, &options),
             }?;
             println!(
                 "{} samples, {} MiB, fingerprint {:016x}",
@@ -237,6 +239,9 @@ fn execute(command: Command) -> Result<()> {
                 mib(source.size_bounds().total_bytes),
                 source.fingerprint()
             );
+            for left_out in source.left_out() {
+                println!("left out: {left_out}");
+            }
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),

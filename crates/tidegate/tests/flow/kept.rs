@@ -9,7 +9,7 @@ use tidegate_data::cache::Policy;
 use tidegate_data::pipeline::Keep;
 use tidegate_decode::npy::DType;
 use tidegate_order::explicit::{Ids, List, Listing};
-use tidegate_source::{ReadMode, open_with_checkpoints};
+use tidegate_source::{OpenOptions, ReadMode, open_with_checkpoints};
 
 use super::{epoch, folder, images, loader, options, rows};
 
@@ -20,7 +20,7 @@ fn epochs_are_the_same_with_samples_kept_in_memory_and_hits_are_what_fits() {
         let recipe = Recipe { samples: 300, classes: 4, seed: 3, width: 200, form, shard: 60 };
         synth::dataset(&dir, &recipe, &|_| ()).unwrap();
         let url = dir.to_str().unwrap();
-        let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
+        let source = open_with_checkpoints(url, &OpenOptions::default(), &|_, _| Ok(())).unwrap();
         let total = source.size_bounds().total_bytes;
         let mut all = loader(&source, options(16), 256 << 20);
         let expected: Vec<_> = (0..4).map(|_| epoch(&mut all)).collect();

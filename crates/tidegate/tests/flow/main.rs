@@ -22,7 +22,7 @@ use tidegate::{
     Batch, Budget, FieldSpec, ImageSpec, Loader, OnError, Options, Remainder, Shuffle, Source, State, open,
 };
 use tidegate_data::batch::Crop;
-use tidegate_source::{ReadMode, Synthetic, checkpoints, open_with_checkpoints};
+use tidegate_source::{OpenOptions, ReadMode, Synthetic, checkpoints, open_with_checkpoints};
 
 /// A folder in the build directory, so that direct reads are tried on a real file system.
 fn folder(name: &str) -> PathBuf {
@@ -131,7 +131,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
                 assert_eq!(report.stages.checkpoints, 90, "{name} {words}");
             }
         };
-        let source = open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap();
+        let source = open_with_checkpoints(url, &OpenOptions::default(), &|_, _| Ok(())).unwrap();
         let index = source.index().unwrap();
         let bytes = index.checkpoints().unwrap().record_bytes() * 90;
         assert!(bytes * 100 <= 6 * source.size_bounds().total_bytes, "{bytes} bytes of checkpoints");
@@ -151,7 +151,7 @@ fn checkpoints_change_nothing_whether_whole_partial_or_damaged() {
         // Opened by several threads at once: the first makes the index.
         std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| open_with_checkpoints(url, false, &|_, _| Ok(())).unwrap());
+                scope.spawn(|| open_with_checkpoints(url, &OpenOptions::default(), &|_, _| Ok(())).unwrap());
             }
         });
         assert!(fs::read(&file).unwrap() == whole && !partial.exists(), "{name}: gone on with");

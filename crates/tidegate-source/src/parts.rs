@@ -1,0 +1,222 @@
+//! Which files of a folder or a pattern are one dataset: its splits, and shards that are missing.
+//!
+//! Flow: names of files -> those of one split, or an error that names the splits; called by `open`.
+//! Memory: the names.
+//!
+//! Nothing is guessed: files of several splits are refused unless one is chosen, and so are files
+//! that say «3 of 4» where the fourth is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::files::natural::file_name;
+use crate::{Error, Result};
+
+/// How a dataset is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Makes a new index even if there is one that holds.
+    pub force: bool,
+    /// The split to open, where there are several; "all" joins them.
+    pub split: Option<String>,
+    /// Opens a dataset of which shards are missing.
+    pub allow_missing: bool,
+}
+
+/// Joins all splits.
+const ALL: &str = "all";
+/// Words for splits; those of a line mean the same.
+const SPLITS: [&[&str]; 3] = [
+    &["train", "training"],
+    &["val", "valid", "validation", "dev", "eval", "evaluation"],
+    &["test", "testing"],
+];
+
+/// The word of a split in a name, such as "train" of "x-train-0.tar".
+pub(crate) fn split_of(name: &str) -> Option<&'static str> {
+    let stem = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let words =
+        stem.split(['-', '_', ' ', '+']).map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
+    words
+        .filter_map(|word| SPLITS.iter().flat_map(|line| *line).find(|split| **split == word))
+        .copied()
+        .next()
+}
+
+/// What is before the number of "en-00000-of-00002.parquet", the two numbers, and what follows.
+fn numbered(name: &str) -> Option<(&str, u64, u64, &str)> {
+    let (before, after) = name.split_once("-of-")?;
+    let (prefix, number) = before.rsplit_once('-')?;
+    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    Some((prefix, number.parse().ok()?, after[..digits].parse().ok()?, &after[digits..]))
+}
+
+/// Whether a split is the one that was asked for, by its own word or another for the same.
+fn is_split(found: &str, wanted: &str) -> bool {
+    let line = |word: &str| SPLITS.iter().position(|line| line.contains(&word));
+    found == wanted || line(found).is_some_and(|found| Some(found) == line(wanted))
+}
+
+impl OpenOptions {
+    /// The files of the chosen split; all of them if there is only one. `named` says which splits
+    /// the names of tables say that have none of the usual words.
+    ///
+    /// # Errors
+    /// Several splits, or none of the chosen name, with their names; missing shards, with their
+    /// numbers.
+    pub(crate) fn select<T>(&self, from: &Path, files: Vec<T>, path: impl Fn(&T) -> &Path) -> Result<Vec<T>> {
+        let name = |file: &T| file_name(path(file));
+        let split = |file: &T| {
+            let name = name(file);
+            split_of(&name).map(str::to_owned).or_else(|| numbered(&name).map(|parts| parts.0.to_owned()))
+        };
+        let splits: BTreeSet<String> = files.iter().filter_map(split).collect();
+        let files = match self.split.as_deref() {
+            Some(ALL) => files,
+            Some(wanted) => {
+                let of = |file: &T| split(file).is_some_and(|found| is_split(&found, wanted));
+                let chosen: Vec<T> = files.into_iter().filter(of).collect();
+                if chosen.is_empty() {
+                    return Err(none(from, wanted, &splits));
+                }
+                chosen
+            }
+            None if splits.len() > 1 => return Err(several(from, &splits)),
+            None => files,
+        };
+        if !self.allow_missing {
+            check_whole(from, files.iter().map(name))?;
+        }
+        Ok(files)
+    }
+
+    /// The chosen one of folders that are splits; None where they are not, or all are wanted.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::select`].
+    pub(crate) fn select_folder(&self, from: &Path, folders: &[String]) -> Result<Option<String>> {
+        let wanted = self.split.as_deref();
+        let splits: BTreeSet<String> = folders.iter().cloned().collect();
+        let all = !folders.is_empty()
+            && folders.iter().all(|name| split_of(name) == Some(&name.to_ascii_lowercase()));
+        match wanted {
+            Some(ALL) => Ok(None),
+            Some(wanted) => {
+                let found = folders.iter().find(|name| is_split(&name.to_ascii_lowercase(), wanted));
+                found.cloned().map(Some).ok_or_else(|| none(from, wanted, &splits))
+            }
+            None if all => Err(several(from, &splits)),
+            None => Ok(None),
+        }
+    }
+}
+
+fn several(from: &Path, splits: &BTreeSet<String>) -> Error {
+    let names: Vec<&str> = splits.iter().map(String::as_str).collect();
+    let what = format!(
+        "there are the splits {}: choose one with split={:?}, or join them with split=\"all\"; a pattern such as \"folder/train*\" \
+         names the files of one too",
+        names.join(", "),
+        names.iter().find(|name| is_split(name, "train")).unwrap_or(&names[0])
+    );
+    Error::Dataset { path: from.to_owned(), what }
+}
+
+fn none(from: &Path, wanted: &str, splits: &BTreeSet<String>) -> Error {
+    let names: Vec<&str> = splits.iter().map(String::as_str).collect();
+    let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Error::Dataset {
+        path: from.to_owned(),
+        what: format!("there is no split {wanted:?}; there are: {there}"),
+    }
+}
+
+/// Checks that of files numbered «n of m» all are there.
+fn check_whole(from: &Path, names: impl Iterator<Item = String>) -> Result<()> {
+    let mut sets: BTreeMap<(String, u64, String), BTreeSet<u64>> = BTreeMap::new();
+    for name in names {
+        if let Some((prefix, number, of, rest)) = numbered(&name) {
+            sets.entry((prefix.to_owned(), of, rest.to_owned())).or_default().insert(number);
+        }
+    }
+    for ((prefix, of, _), there) in sets {
+        // Some count from 1.
+        let from_one = u64::from(!there.contains(&0) && there.contains(&of));
+        let missing: Vec<u64> =
+            (from_one..of + from_one).filter(|number| !there.contains(number)).take(11).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let mut numbers: Vec<String> = missing.iter().take(10).map(u64::to_string).collect();
+        if missing.len() > 10 {
+            numbers.push("…".to_owned());
+        }
+        let what = format!(
+            "{} of {of} files {prefix:?} are there; missing: {}. Get them, or pass allow_missing=True",
+            there.len(),
+            numbers.join(", ")
+        );
+        return Err(Error::Dataset { path: from.to_owned(), what });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn selected(options: &OpenOptions, names: &[&str]) -> std::result::Result<Vec<String>, String> {
+        let files: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+        let files = options.select(Path::new("data"), files, PathBuf::as_path).map_err(|e| e.to_string())?;
+        Ok(files.iter().map(|path| file_name(path)).collect())
+    }
+
+    #[test]
+    fn splits_are_refused_until_one_is_chosen() {
+        let names = ["x-train-0.tar", "x-train-1.tar", "x-val-0.tar"];
+        let said = selected(&OpenOptions::default(), &names).unwrap_err();
+        assert!(said.contains("splits train, val") && said.contains("split=\"train\""), "{said}");
+        let of = |split: &str| OpenOptions { split: Some(split.into()), ..OpenOptions::default() };
+        assert_eq!(selected(&of("train"), &names).unwrap().len(), 2);
+        assert_eq!(selected(&of("validation"), &names).unwrap(), ["x-val-0.tar"]);
+        assert_eq!(selected(&of("all"), &names).unwrap().len(), 3);
+        assert!(
+            selected(&of("test"), &names).unwrap_err().contains("no split \"test\"; there are: train, val")
+        );
+        for one in [&["train0.tar", "train1.tar"], &["a-0.tar", "b-0.tar"], &["trainer.csv", "testify.csv"]] {
+            assert_eq!(selected(&OpenOptions::default(), one).unwrap().len(), 2, "{one:?}");
+        }
+        assert!(selected(&OpenOptions::default(), &["Train.csv", "TEST.csv"]).is_err());
+    }
+
+    #[test]
+    fn missing_shards_are_named() {
+        let names =
+            ["train-00000-of-00004.parquet", "train-00001-of-00004.parquet", "train-00003-of-00004.parquet"];
+        let said = selected(&OpenOptions::default(), &names).unwrap_err();
+        assert!(
+            said.contains("3 of 4") && said.contains("missing: 2.") && said.contains("allow_missing"),
+            "{said}"
+        );
+        let allowing = OpenOptions { allow_missing: true, ..OpenOptions::default() };
+        assert_eq!(selected(&allowing, &names).unwrap().len(), 3);
+        assert!(selected(&OpenOptions::default(), &["a-1-of-2.tar", "a-2-of-2.tar"]).is_ok());
+        assert!(selected(&OpenOptions::default(), &["a-0-of-2.tar", "a-1-of-2.tar"]).is_ok());
+    }
+
+    #[test]
+    fn folders_of_splits_are_no_classes() {
+        let of = |folders: &[&str], split: Option<&str>| {
+            let options = OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() };
+            let folders: Vec<String> = folders.iter().map(|name| (*name).to_owned()).collect();
+            options.select_folder(Path::new("data"), &folders).map_err(|e| e.to_string())
+        };
+        assert!(of(&["train", "Val"], None).unwrap_err().contains("splits Val, train"));
+        assert_eq!(of(&["train", "val"], Some("valid")).unwrap().as_deref(), Some("val"));
+        assert_eq!(of(&["bus", "car", "train"], None).unwrap(), None);
+        assert_eq!(of(&["test", "train"], Some("all")).unwrap(), None);
+        assert!(of(&["bus"], Some("train")).unwrap_err().contains("there are: bus"));
+    }
+}

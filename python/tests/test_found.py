@@ -1,0 +1,277 @@
+"""What `tg.open` finds: splits, missing files, and what is no sample."""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import tidegate as tg
+
+
+def picture(kind="JPEG", color=(200, 30, 40)):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), color).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tar(path, *members):
+    """Write a tar of (name, bytes) and of finished `TarInfo`s."""
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+                continue
+            name, content = member
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def keys(source):
+    return [source.key(i) for i in range(len(source))]
+
+
+def opened(url, **options):
+    """Open without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return tg.open(url, **options)
+
+
+def test_names_that_begin_with_two_underscores_are_samples(tmp_path):
+    names = ["__AbC.jpg", "__xyz_.jpg", "_a.jpg", "b__.jpg"]
+    path = tar(tmp_path / "a.tar", *[(name, picture()) for name in names], ("__meta__.json", b"{}"))
+    source = opened(path)
+    assert keys(source) == ["__AbC", "__xyz_", "_a", "b__"]
+    assert source.left_out == ["1 members named __...__, which hold metadata, such as __meta__.json of a.tar"]
+
+
+def test_a_member_that_comes_twice_concerns_its_sample(tmp_path):
+    members = [("a.jpg", picture()), ("a.jpg", picture()), ("b.jpg", picture()), ("c.jpg", picture())]
+    source = opened(tar(tmp_path / "a.tar", *members))
+    assert len(source) == 3
+    with pytest.raises(tg.SampleError, match='sample "a" has two members "jpg": rename one of them'):
+        source[0]
+    options = {"batch_size": 3, "memory": tg.Budget("16MiB"), "fields": {"jpg": tg.Image(8)}}
+    assert next(iter(tg.Loader(source, on_error="skip", **options))).ids.tolist() == [1, 2]
+    with pytest.raises(tg.SampleError, match="two members"):
+        next(iter(tg.Loader(source, **options)))
+
+
+def test_scattered_members_are_refused_with_both_places(tmp_path):
+    path = tar(tmp_path / "a.tar", ("0.jpg", picture()), ("1.jpg", picture()), ("0.cls", b"0"), ("1.cls", b"1"))
+    with pytest.raises(tg.DataError, match=r'sample "0" are scattered: some at byte 0, others here.*--sort=name'):
+        tg.open(path)
+    # Whole samples under one key are several samples, as in webdataset.
+    again = tar(tmp_path / "b.tar", ("0.cls", b"0"), ("1.cls", b"1"), ("0.cls", b"2"))
+    assert [sample["cls"] for sample in opened(again)] == [0, 1, 2]
+
+
+def test_links_and_names_without_an_extension_are_counted(tmp_path):
+    hard = link("c.cls", "a.cls", tarfile.LNKTYPE)
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    path = tar(
+        tmp_path / "a.tar", folder, ("a.cls", b"1"), link("b.cls", "a.cls"), hard, ("README", b"x"), ("._a.cls", b"")
+    )
+    with pytest.warns(tg.DataWarning, match=r"2 links, such as b\.cls of a\.tar; 1 members without an extension"):
+        source = tg.open(path)
+    assert len(source) == 1
+    assert "1 hidden members, such as ._a.cls of a.tar" in source.left_out
+    assert "left out: 2 links" in repr(source)
+    with pytest.raises(tg.DataError, match="2 links"):
+        tg.open(path, strict=True)
+    batch = next(iter(tg.Loader(source, batch_size=1, memory=tg.Budget("16MiB"))))
+    assert batch["cls"].tolist() == [1]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_is_behind_the_end_of_an_archive_is_not_lost(tmp_path, compressed):
+    whole = tar(tmp_path / "a.tar", *[(f"{i}.cls", b"1") for i in range(100)]).read_bytes()
+
+    def written(content):
+        path = tmp_path / ("x.tar.gz" if compressed else "x.tar")
+        path.write_bytes(gzip.compress(content) if compressed else content)
+        return path
+
+    assert len(tg.open(written(whole))) == 100
+    with pytest.raises(tg.DataError, match=r"more behind the end .* several archives were joined"):
+        tg.open(written(whole + whole))
+    hole = bytearray(whole)
+    hole[10 * 1024 : 10 * 1024 + 512] = bytes(512)
+    with pytest.raises(tg.DataError, match=r"x\.tar.*damaged here"):
+        tg.open(written(bytes(hole)), force=True)
+    with pytest.raises(tg.DataError, match="a copy of it was broken off"):
+        tg.open(written(whole[: 50 * 1024] + bytes(3 << 20)))
+
+
+def test_a_flipped_bit_at_the_end_of_a_compressed_archive_is_found(tmp_path):
+    content = bytearray(gzip.compress(tar(tmp_path / "a.tar", ("0.cls", b"1")).read_bytes()))
+    content[-6] ^= 1
+    (tmp_path / "b.tar.gz").write_bytes(content)
+    with pytest.raises(tg.DataError, match="damaged or truncated"):
+        tg.open(tmp_path / "b.tar.gz")
+
+
+def shards(folder, *names):
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".tar"):
+            tar(path, (f"{number}.cls", str(number).encode()))
+        elif name.endswith(".parquet"):
+            pq.write_table(pa.table({"x": [number]}), path)
+        elif name.endswith(".jsonl"):
+            path.write_text(json.dumps({"x": number}) + "\n")
+        else:
+            path.write_text(f"x\n{number}\n")
+
+
+@pytest.mark.parametrize("end", ["tar", "parquet", "jsonl", "csv"])
+@pytest.mark.parametrize("remote", ["folder", "pattern"])
+def test_several_splits_are_refused_until_one_is_chosen(tmp_path, end, remote):
+    shards(tmp_path, f"x-train-0.{end}", f"x-train-1.{end}", f"x-val-0.{end}")
+    url = tmp_path if remote == "folder" else f"{tmp_path}/*.{end}"
+    with pytest.raises(tg.DataError, match=r'the splits train, val: choose one with split="train"'):
+        tg.open(url)
+    lengths = [len(opened(url, split=split)) for split in ("train", "val", "validation", "all")]
+    assert lengths == [2, 1, 1, 3]
+    with pytest.raises(tg.DataError, match='no split "test"; there are: train, val'):
+        tg.open(url, split="test")
+    # What is written out is what is wanted.
+    assert len(opened(f"{tmp_path}/x-{{train-0,val-0}}.{end}")) == 2
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    for name in ("train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture())
+    with pytest.raises(tg.DataError, match="the splits test, train"):
+        tg.open(tmp_path)
+    assert opened(tmp_path, split="train").stats["classes"] == ["cat", "dog"]
+    assert len(opened(tmp_path, split="test")) == 1
+    classes = tmp_path / "vehicles"
+    for name in ("bus/a.jpg", "car/b.jpg", "train/c.jpg"):
+        (classes / name).parent.mkdir(parents=True)
+        (classes / name).write_bytes(picture())
+    assert opened(classes).stats["classes"] == ["bus", "car", "train"]
+
+
+def test_missing_files_of_a_set_are_named(tmp_path):
+    shards(tmp_path, *[f"data-{i:05}-of-00004.parquet" for i in (0, 1, 3)])
+    for url in (tmp_path, f"{tmp_path}/*.parquet"):
+        with pytest.raises(tg.DataError, match=r"3 of 4 files .* missing: 2\. .*allow_missing=True"):
+            tg.open(url)
+        assert len(opened(url, allow_missing=True)) == 3
+    assert len(opened(tmp_path / "data-00001-of-00004.parquet")) == 1
+
+
+def test_a_saved_dataset_is_what_its_state_names(tmp_path):
+    """As `datasets.save_to_disk` leaves a folder that was written twice, with caches of `map`."""
+
+    def arrow(name, rows):
+        with pa.OSFile(str(tmp_path / name), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+            writer.write_table(rows)
+
+    rows = pa.table({"x": list(range(10))})
+    for name in ("data-00000-of-00001.arrow", "data-00000-of-00002.arrow", "cache-1234.arrow"):
+        arrow(name, rows)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    assert len(opened(tmp_path)) == 10
+
+
+def test_a_dictionary_of_datasets_names_its_splits(tmp_path):
+    shards(tmp_path, "english/data-00000-of-00001.parquet", "french/data-00000-of-00001.parquet")
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["english", "french"]}))
+    assert len(opened(tmp_path, split="french")) == 1
+    with pytest.raises(tg.DataError, match=r'no split "german"; there are: english, french'):
+        tg.open(tmp_path, split="german")
+    with pytest.raises(tg.DataError):
+        tg.open(tmp_path)
+
+
+def test_patterns_are_those_of_a_shell(tmp_path):
+    shards(tmp_path, "a/x-0.tar", "a/b/x-1.tar", "x-2.tar", "x-a.tar", ".x-3.tar")
+    (tmp_path / "x-file").write_text("where a folder could be")
+    (tmp_path / "x-9.tar").mkdir()
+    for pattern, count in [("**/*.tar", 4), ("x-[0-9].tar", 1), ("x-?.tar", 2), ("*/*.tar", 1), ("x-[!0-9].tar", 1)]:
+        assert len(opened(f"{tmp_path}/{pattern}")) == count, pattern
+    (tmp_path / "odd[1]").mkdir()
+    shards(tmp_path / "odd[1]", "y.tar")
+    assert len(opened(tmp_path / "odd[1]")) == len(opened(tmp_path / "odd[1]/y.tar")) == 1
+    with pytest.raises(tg.DataError, match="pattern"):
+        tg.open(f"{tmp_path}/x-[0.tar")
+
+
+def test_images_that_are_not_read_are_counted(tmp_path):
+    for name, kind in [("cat/a.jpg", "JPEG"), ("cat/b.bmp", "BMP"), ("dog/c.gif", "GIF"), ("dog/d.tif", "TIFF")]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(picture(kind))
+    (tmp_path / "e.jpg").write_bytes(picture())
+    (tmp_path / "cat/notes.txt").write_text("x")
+    os.symlink(tmp_path / "nowhere.jpg", tmp_path / "cat/broken.jpg")
+    os.mkfifo(tmp_path / "cat/pipe.jpg")
+    with pytest.warns(tg.DataWarning, match="left out are") as said:
+        source = tg.open(tmp_path)
+    assert len(source) == 1
+    assert source.stats["classes"] == ["cat", "dog"]
+    assert sorted(words.split(", such as ") for words in source.left_out) == [
+        ["1 classes without an image that can be read", "dog"],
+        ["1 files that are no images", "cat/notes.txt"],
+        ["1 images beside the folders of the classes", "e.jpg"],
+        ["1 images of a kind that is not read (.bmp)", "cat/b.bmp"],
+        ["1 images of a kind that is not read (.gif)", "dog/c.gif"],
+        ["1 images of a kind that is not read (.tif)", "dog/d.tif"],
+        ["1 links that lead nowhere", "cat/broken.jpg"],
+        ["1 pipes and devices", "cat/pipe.jpg"],
+    ]
+    assert "notes.txt" not in str(said[0].message), "nobody takes it for a sample"
+    with pytest.raises(tg.DataError, match="gif"):
+        tg.open(tmp_path, strict=True)
+    # The account is kept with the index.
+    with pytest.warns(tg.DataWarning, match="gif"):
+        assert tg.open(tmp_path).left_out == source.left_out
+
+
+def test_linked_folders_are_followed_and_loops_are_seen(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.jpg").write_bytes(picture())
+    root = tmp_path / "root"
+    (root / "cat").mkdir(parents=True)
+    (root / "cat/b.jpg").write_bytes(picture())
+    os.symlink(tmp_path / "elsewhere", root / "cat/more")
+    os.symlink(tmp_path / "elsewhere", root / "dog")
+    source = opened(root)
+    assert sorted(keys(source)) == ["cat/b.jpg", "cat/more/a.jpg", "dog/a.jpg"]
+    os.symlink(root / "cat", tmp_path / "elsewhere/back")
+    with pytest.raises(tg.DataError, match="leads back to a folder that it is in"):
+        tg.open(root, force=True)
+
+
+def test_an_account_survives_pickling_and_subsets(tmp_path):
+    import pickle
+
+    path = tar(tmp_path / "a.tar", ("a.cls", b"1"), ("b.cls", b"2"), ("README", b"x"))
+    with pytest.warns(tg.DataWarning):
+        source = tg.open(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = pickle.loads(pickle.dumps(source.select([1])))
+    assert again.left_out == source.left_out
+    assert np.asarray(again[0]["cls"]).item() == 2
