@@ -275,3 +275,25 @@ def test_an_account_survives_pickling_and_subsets(tmp_path):
         again = pickle.loads(pickle.dumps(source.select([1])))
     assert again.left_out == source.left_out
     assert np.asarray(again[0]["cls"]).item() == 2
+
+
+def command(*arguments):
+    from tidegate import _tidegate
+
+    return _tidegate.cli(["tidegate", *map(str, arguments)])
+
+
+def test_nothing_is_written_into_a_folder_with_other_data(tmp_path, capfd):
+    own = tmp_path / "photos"
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_bytes(picture())
+    before = sorted(own.rglob("*"))
+    for arguments in (("synth", own, "--samples", 2), ("pack", own, own)):
+        assert command(*arguments) != 0
+        assert "has other data" in capfd.readouterr().err
+    assert sorted(own.rglob("*")) == before
+    assert command("pack", own, tmp_path / "mds") == 0
+    assert tg.open(tmp_path / "mds").stats["classes"] == ["cat", "dog"]
+    assert command("synth", tmp_path / "new", "--samples", 3, "--width", 40) == 0
+    assert command("synth", tmp_path / "new", "--samples", 3, "--width", 40) == 0

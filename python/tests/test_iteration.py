@@ -192,3 +192,11 @@ def test_sources_are_pickled_and_loaders_say_what_to_do(tmp_path, monkeypatch):
         pickle.loads(pickled[0][0])
     with pytest.raises(TypeError, match=r"make one in each process.*source"):
         pickle.dumps(made())
+
+
+def test_a_state_of_another_order_is_said(recwarn):
+    state = made(seed=7, shuffle=tg.Window(8)).state_dict()
+    with pytest.warns(tg.DataWarning, match=r"goes on with seed=7 and shuffle=.*window"):
+        made().load_state_dict(state)
+    made(seed=7, shuffle=tg.Window(8)).load_state_dict(state)
+    assert not recwarn.list

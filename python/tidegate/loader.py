@@ -39,6 +39,7 @@ from tidegate.loader_options import (
     rows,
     shuffle_spec,
     source_path,
+    warn_of_order,
 )
 from tidegate.options import choice, flag, function, integer, known_options, number
 from tidegate.processes import Pool
@@ -47,7 +48,7 @@ from tidegate.report import Report
 from tidegate.sampler import Sampler, prepared
 from tidegate.source import Source
 from tidegate.source import open as open_source
-from tidegate.transform import Steps, arrays, tensors_after
+from tidegate.transform import Steps, arrays
 
 __all__ = ["Loader", "Report"]
 
@@ -143,9 +144,11 @@ class Loader:
     Threads and processes:
         workers: decoding threads, an int; by default the cores that this process may use.
         transform: `transform(sample, rng) -> dict`, called for each sample on a worker thread.
-            `rng` is a NumPy generator that follows from (seed, epoch, position). The values are
-            stacked. Draw from `rng`: on threads the global generators of Python, NumPy and torch
-            are left alone, and a transform that draws from them gets a `DataWarning`.
+            `rng` is a NumPy generator that follows from (seed, epoch, position). Arrays and
+            numbers are stacked, to a `Ragged` column where their lengths differ; other values are
+            a list. With output="torch" samples are of tensors, and may return tensors. Draw from
+            `rng`: on threads the global generators of Python, NumPy and torch are left alone, and
+            a transform that draws from them gets a `DataWarning`.
         batch_transform: `batch_transform(batch) -> anything but None`, called for each batch on a
             worker thread; the loader returns its result instead of the batch.
         processes: worker processes that call both transforms, for functions that hold the
@@ -320,14 +323,10 @@ class Loader:
         if not processes:
             watch, empty = Watch(steps.functions()), partial(arrays, self.budget)
             return lambda raw: watch(partial(steps, raw, empty)), None, None
-        tensors_here = steps.torch and steps.batch_transform is None
-        if tensors_here:
-            # No worker process needs to import torch: the loader makes the tensors.
-            steps.torch = False
         self.budget = self.budget.shared()
         self._pool = pool = Pool(steps, processes, self.budget, context)
         weakref.finalize(self, pool.close)
-        return tensors_after(pool) if tensors_here else pool, pool.begin, pool.stop
+        return pool, pool.begin, pool.stop
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; it is the same on every rank."""
@@ -549,6 +548,7 @@ class Loader:
         self._ask_ranks()
         saved = json_of(state)
         self._repeatable(lambda inner: inner.load_state(saved))
+        warn_of_order(state, self._options, sampled=self._sampler is not None)
         self._position = None
 
     def profile(self) -> Profile:

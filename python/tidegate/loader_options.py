@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tidegate import ranks
 from tidegate.batch import EXTRAS, Batch, present
-from tidegate.errors import ConfigError, StateError
+from tidegate.errors import ConfigError, DataWarning, StateError
 from tidegate.fields import Field, Window
 from tidegate.options import choice, refused
 from tidegate.source import Source
@@ -27,6 +28,7 @@ __all__ = [
     "rows",
     "shuffle_spec",
     "source_path",
+    "warn_of_order",
 ]
 
 T = TypeVar("T")
@@ -65,6 +67,26 @@ def checked_extras(extras: Any, source: Source, fields: list[Any], only: bool) -
     if taken:
         raise ConfigError(f"extras={names!r}: the data have a field {min(taken)!r} too: leave one of them out")
     return names
+
+
+def warn_of_order(state: Mapping[str, Any], options: Mapping[str, Any], *, sampled: bool) -> None:
+    """Say that a state brings another order than the loader was made with."""
+    names = ("seed",) if sampled else ("seed", "shuffle")
+    others = [f"{name}={state[name]!r}" for name in names if name in state and _differ(state[name], options[name])]
+    if others:
+        warnings.warn(
+            f"this loader goes on with {' and '.join(others)} of the state, not with its own: make it with the order "
+            "that was saved",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def _differ(saved: Any, known: Any) -> bool:
+    """Return whether an option of a state differs from a loader's; absent parts are 0."""
+    if isinstance(saved, Mapping) and isinstance(known, Mapping):
+        return any(saved.get(name, 0) != known.get(name, 0) for name in {*saved, *known})
+    return bool(saved != known)
 
 
 def json_of(state: Any) -> str:

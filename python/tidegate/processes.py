@@ -35,7 +35,8 @@ from tidegate._tidegate import Budget
 from tidegate.batch import Batch, Ragged
 from tidegate.errors import BudgetError, ConfigError, Error, InternalError
 from tidegate.generators import Seeder
-from tidegate.transform import Shape, Steps
+from tidegate.stacking import Shape
+from tidegate.transform import Steps
 
 __all__ = ["Pool"]
 

@@ -6,13 +6,15 @@ Memory: tensors share the memory of the arrays.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from tidegate.batch import Batch
 from tidegate.sparse import BSR, COO, CSR
 
-__all__ = ["array_of", "gathered", "sparse", "tensor", "tensors"]
+__all__ = ["array_of", "gathered", "sample_tensors", "sparse", "tensor", "tensors"]
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -77,6 +79,18 @@ def tensors(batch: Batch) -> Batch:
     # Typed as the array that it is without `output="torch"`.
     batch.weights = tensor(batch.weights)  # type: ignore[assignment]
     return batch
+
+
+def sample_tensors(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return a sample with its arrays and numbers as tensors; text and bytes as they are.
+
+    >>> sample_tensors({"x": np.ones(2, "float32"), "name": "a"})
+    {'x': tensor([1., 1.]), 'name': 'a'}
+    """
+    return {
+        name: tensor(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in sample.items()
+    }
 
 
 def gathered(indices: np.ndarray, losses: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,9 @@ struct Notes {
     /// Columns of bytes that are compact arrays.
     #[serde(default)]
     compact: BTreeMap<String, CompactJson>,
+    /// The names of the classes that an integer column counts.
+    #[serde(default)]
+    classes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -183,7 +186,8 @@ impl Mds {
         let index = match Index::open(beside, name, identity) {
             Some(index) => index,
             None => {
-                build(&files, &json.shards, schema, &columns, Builder::new(beside, name, identity, "mds")?)?
+                let builder = Builder::new(beside, name, identity, "mds")?;
+                build(&files, json, schema, &columns, builder)?
             }
         };
         Ok(Self { root: root.to_owned(), index, files, columns })
@@ -426,13 +430,13 @@ fn each_chunk<H>(path: &Path, mut hash: H, mut update: impl FnMut(&mut H, &[u8])
 
 fn build(
     files: &Arc<Files>,
-    shards: &[ShardJson],
+    json: &IndexJson,
     schema: Schema,
     columns: &[Column],
     mut builder: Builder,
 ) -> Result<Index> {
     let mut metas = Vec::new();
-    for (i, shard) in shards.iter().enumerate() {
+    for (i, shard) in json.shards.iter().enumerate() {
         let path = &files.paths()[i];
         // Hashing an object would download it; each read checks the version that was listed.
         if shard.zip_data.is_none() && !files.is_remote() {
@@ -454,7 +458,7 @@ fn build(
             groups: Vec::new(),
         });
     }
-    builder.finish(schema, Vec::new(), metas)
+    builder.finish(schema, json.tidegate.classes.clone(), metas)
 }
 
 /// The images in a row; None if no column can hold one, or the row cannot be read.

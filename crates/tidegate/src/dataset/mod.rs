@@ -10,6 +10,7 @@ pub mod pack;
 pub mod profile;
 mod scan;
 pub mod synth;
+mod target;
 
 pub use self::scan::Progress;
 pub(crate) use self::scan::find_field;

@@ -145,9 +145,12 @@ fn add_noise(
 /// Makes a dataset in the folder `out`. `progress` is called with the number of images done.
 ///
 /// # Errors
-/// When the disk is full or `out` cannot be written.
+/// When the disk is full, or `out` cannot be written or has other data.
 pub fn dataset(out: &Path, recipe: &Recipe, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
-    fs::create_dir_all(out).map_err(Error::io(out))?;
+    super::target::prepare(out, |name| match recipe.form {
+        Form::Folder => name.strip_prefix("class_").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())),
+        Form::Tar => name == ".tidegate" || (name.starts_with("shard-") && name.ends_with(".tar")),
+    })?;
     let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     let done = std::sync::atomic::AtomicU64::new(0);
     let tick = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);

@@ -68,7 +68,7 @@ pub struct Packed {
 ///
 /// # Errors
 /// A sample that cannot be read or stored; a disk that is full (no half-written shard stays); a
-/// folder with shards of another dataset.
+/// folder with other data, or with shards of another dataset.
 pub fn pack(
     source: &dyn Source,
     out: &Path,
@@ -90,7 +90,11 @@ pub fn pack(
             "only MDS shards record how arrays are compressed: give --format mds".into(),
         ));
     }
-    fs::create_dir_all(out).map_err(Error::io(out))?;
+    let own = |name: &str| {
+        let shard = name.trim_start_matches('.').starts_with("shard");
+        shard || (format == Format::Mds && name == "index.json") || name == ".tidegate"
+    };
+    super::target::prepare(out, own)?;
     let columns = columns::columns(source, format, encodings)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
     let mut samples = Samples { source, columns: &columns, format, left: None };
@@ -116,7 +120,7 @@ pub fn pack(
         progress(id);
     }
     if format == Format::Mds {
-        write_index(out, &entries, &columns)?;
+        write_index(out, &entries, &columns, source.classes())?;
     }
     for shard in 0..packed.shards {
         let note = out.join(format.note_name(shard));
@@ -125,13 +129,21 @@ pub fn pack(
     Ok(packed)
 }
 
-/// Writes the index of MDS shards, with a note of compressed columns for the reader.
-fn write_index(out: &Path, entries: &[Json], columns: &[Column]) -> Result<()> {
+/// Writes the index of MDS shards, with a note for the reader of compressed columns and the names
+/// of classes.
+fn write_index(out: &Path, entries: &[Json], columns: &[Column], classes: &[String]) -> Result<()> {
     let mut index = json!({"shards": entries, "version": 2});
     let compact = columns.iter().filter_map(Column::compact_note);
     let compact: serde_json::Map<_, _> = compact.collect();
+    let mut notes = serde_json::Map::new();
     if !compact.is_empty() {
-        index["tidegate"] = json!({"compact": compact});
+        notes.insert("compact".into(), compact.into());
+    }
+    if !classes.is_empty() {
+        notes.insert("classes".into(), classes.into());
+    }
+    if !notes.is_empty() {
+        index["tidegate"] = notes.into();
     }
     let path = out.join("index.json");
     fs::write(&path, index.to_string()).map_err(Error::io(path))
