@@ -365,7 +365,8 @@ def test_a_drawn_order_follows_from_the_seed_and_goes_on():
     next(batches)
     state = loader.state_dict()
     other = tg.Loader(tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=sampler, seed=5)
-    other.load_state_dict(state)
+    with pytest.warns(tg.DataWarning, match="seed=1"):
+        other.load_state_dict(state)
     assert [b.ids.tolist() for b in other] == drawn(sampler, seed=1)[1:]
     third = tg.Loader(
         tg.synthetic(100, 8), batch_size=20, memory=tg.Budget("16MiB"), sampler=samplers.weighted(np.ones(100), 100)
@@ -453,7 +454,8 @@ def test_feedback_goes_on_where_a_state_was_saved():
     with pytest.raises(tg.StateError, match="load its feedback first"):
         other.load_state_dict(state)
     other.load_feedback_state(fed)
-    other.load_state_dict(state)
+    with pytest.warns(tg.DataWarning, match="seed=3"):
+        other.load_state_dict(state)
     assert [b.ids.tolist() for b in other] == rest
     assert [b.ids.tolist() for b in other] == third
     ranks = [learner(samplers.hard(), seed=3, rank=rank, world_size=2) for rank in range(2)]
