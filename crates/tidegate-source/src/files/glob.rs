@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use glob::{MatchOptions, Pattern, PatternError};
+use glob::{MatchOptions, PatternError};
 
 use super::file_set::Files;
 use super::natural::natural_order;
@@ -71,7 +71,7 @@ pub(crate) fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>>
             return Err(Error::Dataset { path: store.name(&pattern.as_str().into()), what });
         }
         let prefix = pattern[..wild].rsplit_once('/').map_or("", |(folder, _)| folder);
-        let matcher = Pattern::new(&pattern).map_err(|e| wrong(&pattern, &e))?;
+        let matcher = glob::Pattern::new(&pattern).map_err(|e| wrong(&pattern, &e))?;
         let mut found = store.list(prefix)?;
         found.retain(|object| matcher.matches_with(object.key.as_ref(), OPTIONS));
         found.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn patterns() {
-        let matches = |pattern: &str, name| Pattern::new(pattern).unwrap().matches_with(name, OPTIONS);
+        let matches = |pattern: &str, name| glob::Pattern::new(pattern).unwrap().matches_with(name, OPTIONS);
         assert!(matches("*.tar", "a.tar") && matches("a?c*", "abcd") && matches("x-[0-9].tar", "x-7.tar"));
         assert!(matches("a/**/*.tar", "a/b/c/d.tar") && matches("a/**/*.tar", "a/d.tar"));
         assert!(!matches("*.tar", "a.tar.gz") && !matches("*.tar", "a/b.tar") && !matches("*.tar", ".a.tar"));
