@@ -58,8 +58,8 @@ fn is_split(found: &str, wanted: &str) -> bool {
 }
 
 impl OpenOptions {
-    /// The files of the chosen split; all of them if there is only one. `named` says which splits
-    /// the names of tables say that have none of the usual words.
+    /// The files of the chosen split; all of them if there is only one. A name without one of the
+    /// usual words is of the split before its number, as in "en-00000-of-00002.parquet".
     ///
     /// # Errors
     /// Several splits, or none of the chosen name, with their names; missing shards, with their

@@ -232,13 +232,8 @@ impl Grouping<'_> {
 impl Grouping<'_> {
     /// Counts a member that is no part of a sample.
     fn leave_out(&mut self, name: &str, what: &str, warn: bool) {
-        match self.left_out.iter_mut().find(|known| known.what == what) {
-            Some(known) => known.count += 1,
-            None => {
-                let example = format!("{} of {}", name, file_name(self.path));
-                self.left_out.push(LeftOut { what: what.into(), count: 1, example, warn });
-            }
-        }
+        let example = format!("{} of {}", name, file_name(self.path));
+        LeftOut { what: what.into(), count: 1, example, warn }.count_in(&mut self.left_out);
     }
 
     fn skip(&mut self, skipped: &tar::Skipped) {
@@ -273,7 +268,7 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
         });
         for grouping in scanned {
             let Grouping { path, shard, schema: fields, samples, left_out, .. } = grouping?;
-            left_out.iter().for_each(|left_out| builder.add_left_out(left_out));
+            left_out.into_iter().for_each(|left_out| builder.add_left_out(left_out));
             for field in fields {
                 if !schema.contains(&field) {
                     add_field(&mut schema, &field.name).map_err(|what| Error::format(path, 0, what))?;

@@ -119,7 +119,7 @@ fn list_below(
     let mut below = Vec::new();
     for entry in fs::read_dir(&path).map_err(Error::io(&path))? {
         let entry = entry.map_err(Error::io(&path))?;
-        if entry.path().is_dir() {
+        if kind_of(&entry).is_some_and(|kind| kind.is_dir()) {
             below.push(folder.join(utf8(&path, &entry.file_name())?));
         }
     }
@@ -186,6 +186,15 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
     builder.finish(schema, listing.classes.clone(), shards)
 }
 
+/// What an entry is, or what it links to; None for a link that leads nowhere. Only links cost a
+/// request to the file system: it lists the kinds of the rest.
+fn kind_of(entry: &fs::DirEntry) -> Option<fs::FileType> {
+    match entry.file_type() {
+        Ok(kind) if !kind.is_symlink() => Some(kind),
+        _ => fs::metadata(entry.path()).ok().map(|meta| meta.file_type()),
+    }
+}
+
 /// Relative paths of the image files directly in `folder`, in natural order; others are counted.
 fn files_in(root: &Path, folder: &Path, builder: &mut Builder) -> Result<Vec<String>> {
     let path = root.join(folder);
@@ -194,14 +203,14 @@ fn files_in(root: &Path, folder: &Path, builder: &mut Builder) -> Result<Vec<Str
         let entry = entry.map_err(Error::io(&path))?;
         let name = utf8(&path, &entry.file_name())?;
         let extension = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
-        let file = entry.path();
-        if name.starts_with('.') || file.is_dir() {
+        let kind = kind_of(&entry);
+        if name.starts_with('.') || kind.is_some_and(|kind| kind.is_dir()) {
             continue;
         }
         let relative = folder.join(&name).to_string_lossy().into_owned();
-        if !file.exists() {
+        if kind.is_none() {
             builder.leave_out("links that lead nowhere", &relative, true);
-        } else if !file.is_file() {
+        } else if !kind.is_some_and(|kind| kind.is_file()) {
             builder.leave_out("pipes and devices", &relative, true);
         } else if EXTENSIONS.contains(&extension.as_str()) {
             files.push(relative);

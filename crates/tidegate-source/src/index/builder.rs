@@ -115,16 +115,12 @@ impl Builder {
 
     /// Counts something that is no sample: see [`LeftOut`].
     pub fn leave_out(&mut self, what: &str, example: &str, warn: bool) {
-        self.add_left_out(&LeftOut { what: what.into(), count: 1, example: example.into(), warn });
+        self.add_left_out(LeftOut { what: what.into(), count: 1, example: example.into(), warn });
     }
 
     /// Counts what is no sample.
-    pub fn add_left_out(&mut self, more: &LeftOut) {
-        let known = self.meta.left_out.iter_mut().find(|known| known.what == more.what);
-        match known {
-            Some(known) => known.count += more.count,
-            None => self.meta.left_out.push(more.clone()),
-        }
+    pub fn add_left_out(&mut self, more: LeftOut) {
+        more.count_in(&mut self.meta.left_out);
     }
 
     /// Samples so far.

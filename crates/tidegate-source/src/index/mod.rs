@@ -78,6 +78,16 @@ pub struct LeftOut {
     pub warn: bool,
 }
 
+impl LeftOut {
+    /// Adds to a list, where things of one kind are counted together.
+    pub(crate) fn count_in(self, list: &mut Vec<Self>) {
+        match list.iter_mut().find(|known| known.what == self.what) {
+            Some(known) => known.count += self.count,
+            None => list.push(self),
+        }
+    }
+}
+
 impl std::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}, such as {}", self.count, self.what, self.example)
