@@ -83,6 +83,11 @@ impl Loader {
         self.with(py, |loader| loader.len() as usize)
     }
 
+    /// Return (field, samples that lack it) of the fields that are left out for that.
+    fn unnamed(&self, py: Python<'_>) -> PyResult<Vec<(String, u64)>> {
+        self.with(py, |loader| loader.unnamed().to_vec())
+    }
+
     /// Begin the next epoch.
     fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
         let epoch = self.with(py, tidegate::Loader::epoch)?.map_err(|e| raise(&e))?;

@@ -110,6 +110,13 @@ impl Source {
                         Err(_) => out.set_item(&field.name, text)?,
                     }
                 }
+                Value::Bytes(b) if field.kind == Kind::Float => {
+                    let text = String::from_utf8_lossy(b);
+                    match text.trim().parse::<f64>() {
+                        Ok(number) => out.set_item(&field.name, number)?,
+                        Err(_) => out.set_item(&field.name, text)?,
+                    }
+                }
                 Value::Bytes(b) => out.set_item(&field.name, PyBytes::new(py, b))?,
                 Value::Int(x) => out.set_item(&field.name, x)?,
                 Value::Float(x) => out.set_item(&field.name, x)?,
@@ -149,6 +156,20 @@ impl Source {
         out.set_item("largest_sample_bytes", extremes.sample_bytes)?;
         out.set_item("largest_decode_bytes", extremes.scratch_bytes)?;
         out.set_item("classes", self.0.classes().to_vec())?;
+        Ok(out)
+    }
+
+    /// Return what is uncertain about the fields, in words.
+    fn uncertain(&self) -> Vec<String> {
+        self.0.uncertain().to_vec()
+    }
+
+    /// Return {field: samples that lack it} of the fields that some lack.
+    fn missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        for (field, count) in self.0.schema().iter().zip(self.0.missing()).filter(|(_, count)| **count > 0) {
+            out.set_item(&field.name, count)?;
+        }
         Ok(out)
     }
 

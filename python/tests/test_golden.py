@@ -88,7 +88,7 @@ def test_pickles_missing_shards_and_wrong_hashes_are_refused(golden):
             tg.open(golden / "mds")
 
 
-HF_FIELDS = {"box": tg.Array("float32", (4,)), "tokens": tg.Array("int32")}
+HF_FIELDS = {"box": tg.Array("float32", (4,)), "tokens": tg.Array("int32"), "caption": tg.Text()}
 
 
 @pytest.mark.parametrize("path", ["hf", "hf/data", "hf/data/train-*", "hf-disk"])
@@ -150,7 +150,7 @@ def test_groups_under_every_shuffle(golden, path):
 
 def test_tables_that_differ_or_are_damaged(golden):
     shutil.copy(golden / "tables/snappy.parquet", golden / "hf/data/train-00002-of-00003.parquet")
-    with pytest.raises(tg.DataError, match="train-00002.*columns are u8.*those of the first are image"):
+    with pytest.raises(tg.DataError, match="train-00002.*columns are u8.*those of the files before image"):
         tg.open(golden / "hf", allow_missing=True)
     shutil.copy(golden / "tables/snappy.parquet", golden / "hf/data/test-00000-of-00001.parquet")
     with pytest.raises(tg.DataError, match="splits test, train: choose one"):

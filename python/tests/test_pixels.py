@@ -51,8 +51,109 @@ def test_lossless_containers_equal_pillow(tmp_path, form, mode, options):
     else:
         images = [i.convert(mode) for i in images]
     files = [encoded(i, form, **options) for i in images]
-    for ours, data in zip(decoded(tmp_path, files, tg.Image()), files, strict=True):
+    for ours, data in zip(decoded(tmp_path, files, tg.Image(gray16="clip")), files, strict=True):
         assert difference(ours, Image.open(io.BytesIO(data)).convert("RGB"))[0] == 0
+
+
+def test_16_bit_gray_is_never_made_white_without_a_word(tmp_path):
+    wide = np.linspace(0, 65535, 48 * 32).astype("uint16").reshape(32, 48)
+    file = encoded(Image.fromarray(wide), "PNG")
+    scaled = decoded(tmp_path, [file], tg.Image(gray16="scale"))[0]
+    np.testing.assert_array_equal(scaled, np.repeat(wide[:, :, None] >> 8, 3, axis=2))
+    with pytest.raises(tg.SampleError, match='16-bit gray, which 8 bits cannot hold: say gray16="scale".*="clip"'):
+        decoded(tmp_path, [file], tg.Image())
+    with pytest.raises(tg.ConfigError, match="gray16='cut'"):
+        tg.Image(gray16="cut")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_keep_their_values_at_every_depth(tmp_path, bits, palette):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (19, 21)).astype("uint8")
+    mask = png_of(values, bits, palette)
+    if palette:
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), values)
+    image = encoded(picture(0, 21, 19), "PNG")
+    fields = {"png": tg.Image((19, 21)), "seg.png": tg.Mask("png")}
+    np.testing.assert_array_equal(pairs(tmp_path, [(image, mask)], fields)["seg.png"][0], values)
+
+
+def png_of(values, bits, palette):
+    """Write a PNG of this bit depth, which Pillow does for few modes only."""
+    import struct
+    import zlib
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width = values.shape
+    rows = []
+    for row in values:
+        line = np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].reshape(-1)
+        rows.append(b"\0" + np.packbits(line).tobytes())
+    colors = bytes(range(3 * 2**bits % 256)) * 3
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3 if palette else 0, 0, 0, 0))]
+    if palette:
+        parts.append(chunk(b"PLTE", (colors * 4 + bytes(768))[: 3 * 2**bits]))
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(rows))), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def pairs(tmp_path, samples, fields):
+    """Images and masks through the loader, one batch."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for i, members in enumerate(samples):
+            for name, data in zip(fields, members, strict=True):
+                info = tarfile.TarInfo(f"{i:04}.{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return next(iter(tg.Loader(tmp_path, batch_size=len(samples), memory=tg.Budget("256MiB"), fields=fields)))
+
+
+def turned(image, form, orientation, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, form, exif=exif, **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_exif_turns_images_of_all_formats_alike(tmp_path, form, options, orientation):
+    file = turned(picture(0, 60, 41), form, orientation, **options)
+    stored = Image.open(io.BytesIO(file))
+    assert stored.size == (60, 41)
+    shown = ImageOps.exif_transpose(stored).convert("RGB")
+    assert difference(decoded(tmp_path, [file], tg.Image())[0], shown)[0] == 0
+    assert difference(decoded(tmp_path, [file], tg.Image(exif=False))[0], stored.convert("RGB"))[0] == 0
+    small = decoded(tmp_path, [file], tg.Image((20, 30), exif=False, layout="HWC"))[0]
+    resized = stored.convert("RGB").resize((30, 20), Image.Resampling.BILINEAR)
+    assert difference(small, resized)[0] <= (0 if form != "JPEG" else 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_follows_its_image(tmp_path, orientation):
+    values = np.arange(41 * 60).reshape(41, 60).astype("uint8")
+    image, mask = turned(picture(0, 60, 41), "JPEG", orientation), encoded(Image.fromarray(values), "PNG")
+    as_stored = Image.open(io.BytesIO(turned(Image.fromarray(values), "PNG", orientation)))
+    shown = np.asarray(ImageOps.exif_transpose(as_stored))
+    drawn_on_shown = encoded(Image.fromarray(shown), "PNG")
+    size = shown.shape
+    plain = {"jpg": tg.Image(size), "seg.png": tg.Mask("jpg")}
+    if orientation in (1, 5, 6, 7, 8):
+        # The sides tell whether the mask was drawn on the stored or on the displayed image.
+        for file in (mask, drawn_on_shown):
+            np.testing.assert_array_equal(pairs(tmp_path, [(image, file)], plain)["seg.png"][0], shown)
+    else:
+        with pytest.raises(tg.SampleError, match=r"Exif turns its image \"jpg\".*tg.Mask\(exif=True\)"):
+            pairs(tmp_path, [(image, mask)], plain)
+    for exif, file in ((False, mask), (True, drawn_on_shown)):
+        fields = {"jpg": tg.Image(size), "seg.png": tg.Mask("jpg", exif=exif)}
+        np.testing.assert_array_equal(pairs(tmp_path, [(image, file)], fields)["seg.png"][0], shown)
+    stored = {"jpg": tg.Image((41, 60), exif=False), "seg.png": tg.Mask("jpg")}
+    np.testing.assert_array_equal(pairs(tmp_path, [(image, mask)], stored)["seg.png"][0], values)
+    if orientation >= 5:
+        with pytest.raises(tg.SampleError, match="leave exif=False out"):
+            pairs(tmp_path, [(image, drawn_on_shown)], stored)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -6,7 +6,9 @@ Memory: holds none.
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,7 +40,13 @@ DTYPES = (
 
 
 class Field:
-    """The base class of all field specs."""
+    """The base class of all field specs.
+
+    A field that some samples lack needs one of two parameters, which all specs but `Patch` have:
+    `default` is what these samples get instead, and `optional=True` adds a bool column
+    `NAME.valid` that says which samples have the field. Without a default they get zeros, and an
+    empty row in a `Ragged` column.
+    """
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
@@ -47,6 +55,21 @@ class Field:
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""
         return type(self).__name__.lower()
+
+
+def _lacking(spec: dict[str, Any], default: bytes | None, optional: bool) -> dict[str, Any]:
+    """Return a spec for a field that some samples lack; `default` is the row that they get."""
+    if default is None and not flag("optional", optional):
+        return spec
+    row = None if default is None else list(default)
+    return {"kind": "optional", "of": spec, "default": row, "valid": optional}
+
+
+def _zeros(default: Any) -> bytes | None:
+    """Return the default of a field whose only default is "zeros"."""
+    if default is not None:
+        choice("default", default, ("zeros",))
+    return None if default is None else b""
 
 
 def _size(size: Any) -> tuple[int, int] | None:
@@ -134,6 +157,12 @@ class Image(Field):
         load_truncated: makes the missing part of a JPEG that ends too early gray, and counts it in
             the report. libjpeg-turbo gives the same pixels, except that it smooths progressive
             JPEGs. By default False: such a sample is an error.
+        exif: turns images as their Exif orientation says, as viewers do; by default True. False
+            takes the stored pixels, as torchvision and Pillow do.
+        gray16: how 16-bit gray becomes 8 bits: "scale" takes the upper eight bits, as OpenCV;
+            "clip" makes 256 and more white, as Pillow. By default such an image is an error.
+        default: "zeros" for samples that lack the field; needs a size.
+        optional: adds `NAME.valid`; by default False.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -151,13 +180,17 @@ class Image(Field):
     layout: Literal["CHW", "HWC"] | None = None
     draft: bool = False
     load_truncated: bool = False
+    exif: bool = True
+    gray16: Literal["scale", "clip"] | None = None
+    default: Literal["zeros"] | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Check what was given, so that an error names the option where it is written."""
         self.spec()
         if self.size is not None:
             return
-        for name, needs in (("crop", self.crop), ("jitter", self.jitter)):
+        for name, needs in (("crop", self.crop), ("jitter", self.jitter), ("default", self.default)):
             if needs is not None:
                 raise ConfigError(f"{name}={needs!r} needs a size, as in tg.Image(224, {name}=...)")
         if self.layout == "CHW":
@@ -179,7 +212,7 @@ class Image(Field):
             "std": _of_channels("std", self.std),
             "layout": "CHW" if self.layout is None else choice("layout", self.layout, ("CHW", "HWC")),
         }
-        return {
+        spec = {
             "kind": "image",
             "size": _size(self.size),
             "crop": "none" if self.crop is None else choice("crop", self.crop, ("random", "center")),
@@ -189,8 +222,11 @@ class Image(Field):
             "jitter": _jitter(self.jitter),
             "draft": flag("draft", self.draft),
             "load_truncated": flag("load_truncated", self.load_truncated),
+            "exif": flag("exif", self.exif),
+            "gray16": None if self.gray16 is None else choice("gray16", self.gray16, ("scale", "clip")),
             "pixels": pixels,
         }
+        return _lacking(spec, _zeros(self.default), self.optional)
 
 
 @dataclass(frozen=True)
@@ -203,19 +239,27 @@ class Mask(Field):
             labels may have another resolution.
         size: the side, or (height, width), in pixels; by default that of the image. Leave it None
             for a `Patch`.
+        exif: whether the mask was drawn on the image as its Exif orientation shows it (True), or on
+            the stored pixels (False). By default the sizes tell; where they do not, such as for
+            square images, the sample is an error.
+        default: the label, 0 to 255, of samples that lack the mask.
+        optional: adds `NAME.valid`; by default False.
 
-    >>> Mask("jpg").spec()
-    {'kind': 'mask', 'of': 'jpg', 'size': None}
+    >>> Mask("jpg", default=255).spec()["default"]
+    [255]
     """
 
     of: str
     size: int | tuple[int, int] | None = None
+    exif: bool | None = None
+    default: int | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Check what was given."""
         if not isinstance(self.of, str):
             raise refused("of", self.of, 'the name of the field whose geometry it shares, as in tg.Mask(of="jpg")')
-        _size(self.size)
+        self.spec()
 
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""
@@ -223,7 +267,10 @@ class Mask(Field):
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
-        return {"kind": "mask", "of": self.of, "size": _size(self.size)}
+        exif = None if self.exif is None else flag("exif", self.exif)
+        spec = {"kind": "mask", "of": self.of, "size": _size(self.size), "exif": exif}
+        default = None if self.default is None else bytes([integer("default", self.default, 0, 255)])
+        return _lacking(spec, default, self.optional)
 
 
 Axes = Sequence[int]
@@ -345,24 +392,138 @@ def _numbers(given: float | Sequence[float] | None) -> list[float]:
     return [float(x) for x in given] if isinstance(given, Sequence) else [float(given)]
 
 
+@dataclass(frozen=True)
 class Int(Field):
-    """An integer: an int64 column."""
+    """An integer: an int64 column.
+
+    Args:
+        default: an int for samples that lack the field.
+        optional: adds `NAME.valid`; by default False.
+    """
+
+    default: int | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the loader's options have it."""
+        default = self.default
+        if default is not None:
+            default = integer("default", default, -(2**63), 2**63 - 1)
+        row = None if default is None else default.to_bytes(8, "little", signed=True)
+        return _lacking({"kind": "int"}, row, self.optional)
 
 
+@dataclass(frozen=True)
 class Float(Field):
-    """A number: a float64 column."""
+    """A number: a float64 column.
+
+    Args:
+        default: a number for samples that lack the field, such as `math.nan`.
+        optional: adds `NAME.valid`; by default False.
+    """
+
+    default: float | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the loader's options have it."""
+        row = None if self.default is None else struct.pack("<d", _real("default", self.default))
+        return _lacking({"kind": "float"}, row, self.optional)
 
 
+@dataclass(frozen=True)
 class Text(Field):
-    """UTF-8 text: a `Ragged` column of str."""
+    """UTF-8 text: a `Ragged` column of str. Numbers of CSV files keep their leading zeros.
+
+    Args:
+        default: a str for samples that lack the field.
+        optional: adds `NAME.valid`; by default False.
+
+    >>> Text(default="?").spec()["default"]
+    [63]
+    """
+
+    default: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the loader's options have it."""
+        return _lacking({"kind": "text"}, _encoded(self.default), self.optional)
 
 
+@dataclass(frozen=True)
 class Bytes(Field):
-    """The bytes as stored: a `Ragged` column of bytes."""
+    """The bytes as stored: a `Ragged` column of bytes.
+
+    Args:
+        default: bytes for samples that lack the field.
+        optional: adds `NAME.valid`; by default False.
+    """
+
+    default: bytes | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the loader's options have it."""
+        if self.default is not None and not isinstance(self.default, bytes):
+            raise refused("default", self.default, "bytes, such as b''")
+        return _lacking({"kind": "bytes"}, self.default, self.optional)
 
 
+@dataclass(frozen=True)
 class Json(Field):
-    """A JSON document as text: a `Ragged` column of str."""
+    """A JSON document as text: a `Ragged` column of str.
+
+    Args:
+        default: JSON text for samples that lack the field, such as "null".
+        optional: adds `NAME.valid`; by default False.
+    """
+
+    default: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        self.spec()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the loader's options have it."""
+        text = _encoded(self.default)
+        if text is not None:
+            try:
+                json.loads(text)
+            except ValueError:
+                raise refused("default", self.default, 'JSON text, such as "null" or "{}"') from None
+        return _lacking({"kind": "json"}, text, self.optional)
+
+
+def _encoded(default: Any) -> bytes | None:
+    if default is not None and not isinstance(default, str):
+        raise refused("default", default, 'a str, such as ""')
+    return None if default is None else default.encode()
+
+
+def _real(name: str, given: Any) -> float:
+    """Return a number, NaN and infinities too."""
+    if isinstance(given, bool | str) or not hasattr(given, "__float__"):
+        raise refused(name, given, "a number")
+    return float(given)
 
 
 @dataclass(frozen=True)
@@ -372,6 +533,8 @@ class Array(Field):
     Args:
         dtype: of the stored elements, such as "float32": a name, or a dtype of NumPy or torch.
         shape: of every sample; None (default) for arrays of several shapes: a `Ragged` column.
+        default: a number for every element of samples that lack the field; needs a shape.
+        optional: adds `NAME.valid`; by default False.
 
     >>> Array("float32", (3, 4)).spec()
     {'kind': 'array', 'dtype': 'float32', 'shape': [3, 4]}
@@ -379,6 +542,8 @@ class Array(Field):
 
     dtype: Any
     shape: Sequence[int] | None = None
+    default: float | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Check what was given."""
@@ -390,7 +555,26 @@ class Array(Field):
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
-        return {"kind": "array", "dtype": dtype_name("dtype", self.dtype, DTYPES), "shape": _shape(self.shape)}
+        dtype, shape = dtype_name("dtype", self.dtype, DTYPES), _shape(self.shape)
+        return _lacking({"kind": "array", "dtype": dtype, "shape": shape}, self._default(dtype), self.optional)
+
+    def _default(self, dtype: str) -> bytes | None:
+        if self.default is None:
+            return None
+        if self.shape is None:
+            raise ConfigError(f"default={self.default!r} needs a shape, as in tg.Array({dtype!r}, (3, 4), default=...)")
+        value = _real("default", self.default)
+        if dtype == "bfloat16":
+            # The upper half of a float32.
+            return struct.pack("<f", value)[2:]
+        try:
+            with np.errstate(all="raise"):
+                element = np.array(self.default).astype(dtype)
+        except (FloatingPointError, OverflowError):
+            raise refused("default", self.default, f"a number that {dtype} can hold") from None
+        if not math.isnan(value) and element != self.default:
+            raise refused("default", self.default, f"a number that {dtype} can hold")
+        return element.tobytes()
 
 
 @dataclass(frozen=True, init=False)
@@ -475,13 +659,19 @@ def specs(
     if columns is None:
         return list(made.items()), False
     for name in columns:
-        if name not in schema and name not in made:
+        if name not in made and not _joined(name, schema):
             raise ConfigError(
                 f"there is no field {name!r}; the fields are {', '.join(schema)}{nearest(str(name), schema)}"
             )
     if unused := [name for name in made if name not in columns]:
         raise ConfigError(f"fields has a spec of {unused[0]!r}, which columns leaves out: name it in both, or in none")
-    return [(name, made[name] if name in made else _inferred(schema[name])) for name in dict.fromkeys(columns)], True
+    named = dict.fromkeys(columns)
+    return [(name, made[name] if name in made else _inferred(_joined(name, schema)[0])) for name in named], True
+
+
+def _joined(name: Any, schema: Mapping[str, str]) -> list[str]:
+    """Return the kinds of the fields that a name stands for, such as "jpg;png"."""
+    return [schema[part] for part in ([name] if name in schema else str(name).split(";")) if part in schema]
 
 
 def _inferred(kind: str) -> dict[str, Any]:

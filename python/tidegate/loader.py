@@ -40,6 +40,7 @@ from tidegate.loader_options import (
     shuffle_spec,
     source_path,
     warn_of_order,
+    warn_of_unnamed,
 )
 from tidegate.options import choice, flag, function, integer, known_options, number
 from tidegate.processes import Pool
@@ -73,10 +74,11 @@ class Loader:
 
     Data:
         source: a path, a pattern such as "shards/*.tar", a URL, or a `Source`.
-        fields: {name: spec}, such as {"image": tg.Image(224)}; fields not named are inferred. A
-            `Profile` gives the specs that follow from it: images normalized by their own mean and
-            std, arrays of one shape as plain arrays. A list of names is the same as `columns`. By
-            default all fields, inferred.
+        fields: {name: spec}, such as {"image": tg.Image(224)}. A name such as "jpg;png" joins
+            fields of which each sample has one. Fields not named are inferred if every sample has
+            them; else they are left out, with a `DataWarning`. A `Profile` gives the specs that
+            follow from it: images normalized by their own mean and std, arrays of one shape as
+            plain arrays. A list of names is the same as `columns`. By default all fields, inferred.
         columns: the names of the only fields to deliver, which others are not read for; by default
             all. Those that `fields` has no spec of are inferred.
 
@@ -277,7 +279,9 @@ class Loader:
         self._position: tuple[int, int] | None = None
         size = f"{batch_size} samples" if batch_size is not None else f"{global_batch_size} samples over all ranks"
         how = "sampler" if sampler is not None else f"shuffle={shuffle}"
-        self._shown = (size, ", ".join(rows(wanted, columns, schema)), f"{how}, seed={seed}")
+        left_out = dict(self._inner.unnamed())
+        self._shown = (size, ", ".join(rows(wanted, columns, schema, left_out)), f"{how}, seed={seed}")
+        warn_of_unnamed(left_out, len(self.source))
 
     def _make(self, rank: int, world_size: int) -> None:
         """Make the loader of a rank."""
@@ -322,7 +326,7 @@ class Loader:
         """Return the functions that transform a batch, begin an epoch, and end waiting."""
         if not processes:
             watch, empty = Watch(steps.functions()), partial(arrays, self.budget)
-            return lambda raw: watch(partial(steps, raw, empty)), None, None
+            return lambda raw: watch(partial(steps, raw, empty)), steps.begin, steps.stop
         self.budget = self.budget.shared()
         self._pool = pool = Pool(steps, processes, self.budget, context)
         weakref.finalize(self, pool.close)

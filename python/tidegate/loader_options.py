@@ -99,13 +99,31 @@ def json_of(state: Any) -> str:
 
 
 def rows(
-    wanted: Mapping[str, Field] | Sequence[str] | None, columns: Sequence[str] | None, schema: Mapping[str, str]
+    wanted: Mapping[str, Field] | Sequence[str] | None,
+    columns: Sequence[str] | None,
+    schema: Mapping[str, str],
+    left_out: Mapping[str, int],
 ) -> Iterator[str]:
     """Return what `repr` says of each field that is delivered."""
     given: Mapping[str, Field] = wanted if isinstance(wanted, Mapping) else {}
     names = columns if wanted is None or isinstance(wanted, Mapping) else wanted
-    for name in dict.fromkeys([*schema, *given] if names is None else names):
-        yield f"{name} {given[name].row() if name in given else schema[name]}"
+    parts = {part for name in given for part in name.split(";")} - set(given)
+    inferred = [name for name in schema if name not in left_out and name not in parts]
+    for name in dict.fromkeys([*inferred, *given] if names is None else names):
+        yield f"{name} {given[name].row() if name in given else schema.get(name, 'joined')}"
+
+
+def warn_of_unnamed(left_out: Mapping[str, int], samples: int) -> None:
+    """Say which fields `fields` does not name and some samples lack: they are not delivered."""
+    if left_out:
+        lacking = "; ".join(f"{name!r}, which {count} of {samples} samples lack" for name, count in left_out.items())
+        name = next(iter(left_out))
+        warnings.warn(
+            f"fields does not name {lacking}: not delivered. To have it, say what these samples get, as in "
+            f"fields={{{name!r}: tg.Text(optional=True)}}; to leave it out in peace, name the others in columns=",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def shuffle_spec(shuffle: Any) -> dict[str, Any]:

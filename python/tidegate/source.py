@@ -65,8 +65,11 @@ class Source:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}: {kind}" for name, kind in self.schema.items())
+        missing = self.missing
+        lacking = {name: f" ({missing[name]} missing)" for name in missing}
+        fields = ", ".join(f"{name}: {kind}{lacking.get(name, '')}" for name, kind in self.schema.items())
         left_out = "".join(f"; left out: {what}" for what in self.left_out)
+        left_out += "".join(f"; uncertain: {what}" for what in self.uncertain)
         return f"{type(self).__name__}({self._inner.name!r}, {len(self)} samples, {fields}{left_out})"
 
     @property
@@ -81,6 +84,19 @@ class Source:
     def schema(self) -> dict[str, str]:
         """{field: kind}, such as `{"image": "image", "label": "int"}`."""
         return self._inner.schema()
+
+    @property
+    def uncertain(self) -> list[str]:
+        """What is uncertain about the types of fields, in words: where values are of several."""
+        return self._inner.uncertain()
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """{field: samples that lack it}, of the fields that some samples of the files lack.
+
+        `tg.Text(optional=True)`, or a `default`, says what those samples get.
+        """
+        return self._inner.missing()
 
     @property
     def left_out(self) -> list[str]:
@@ -176,7 +192,8 @@ def open(
         split: the split to open where there are several, such as "train"; "all" joins them. By
             default several splits are an error that names them.
         strict: raises DataError where something beside the samples may be taken for samples, such
-            as images that are not read. By default it is a `DataWarning`, and `left_out` lists it.
+            as images that are not read, and where the type of a field is uncertain. By default it
+            is a `DataWarning`, and `left_out` and `uncertain` list it.
         allow_missing: opens files named "...-00000-of-00004..." of which some are missing; by
             default False.
         force: makes the side-car index again, even if it is up to date. By default the first
@@ -208,8 +225,10 @@ def open(
     )
     source = Source(inner, Recipe(_opened, (absolute(where), split, allow_missing)))
     odd = [words for words, warn in inner.left_out() if warn]
-    if odd:
-        found = f"{inner.name}: left out are {'; '.join(odd)}"
+    doubts = [f"left out are {'; '.join(odd)}"] if odd else []
+    doubts += inner.uncertain()
+    if doubts:
+        found = f"{inner.name}: {'; '.join(doubts)}"
         if flag("strict", strict):
             raise DataError(found)
         warnings.warn(found, DataWarning, stacklevel=2)

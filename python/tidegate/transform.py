@@ -13,6 +13,7 @@ import numpy as np
 
 from tidegate._tidegate import Budget
 from tidegate.batch import Batch, present
+from tidegate.errors import Error
 from tidegate.generators import Seeder
 from tidegate.stacking import Empty, Shape, stacked
 
@@ -41,6 +42,17 @@ class Steps:
         self.seed, self.torch, self.extras = seed, torch, tuple(extras)
         # Seeds the global generators before each call; set in worker processes only.
         self.seeder: Seeder | None = None
+        # Whether the epoch is over: looked at before each sample, so that an interrupt need not
+        # wait for the rest of a batch.
+        self.stopped = False
+
+    def begin(self, _first: int) -> None:
+        """Note that an epoch begins."""
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Make a call that is under way raise before its next sample."""
+        self.stopped = True
 
     def functions(self) -> list[Callable[..., Any]]:
         """Return the user's functions."""
@@ -87,6 +99,8 @@ def _results(steps: Steps, batch: Batch) -> Iterator[Any]:
     function, key = steps.transform, [steps.seed & (2**64 - 1), batch.epoch]
     assert function is not None
     for row in range(batch.rows):
+        if steps.stopped:
+            raise Error("the epoch was stopped")
         position = int(batch.positions[row])
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, position, 0]))
         if steps.seeder is not None:

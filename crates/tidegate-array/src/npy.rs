@@ -71,6 +71,8 @@ pub fn header(bytes: &[u8]) -> Result<Header, String> {
         ("<" | ">", "f2") => DType::Float16,
         ("<" | ">", "f4") => DType::Float32,
         ("<" | ">", "f8") => DType::Float64,
+        // NumPy has no bfloat16: ml_dtypes saves it as two bytes without a meaning.
+        ("<" | "|", "V2") => DType::Bfloat16,
         _ => return Err(wrong(&format!("dtype {descr} cannot be read: save it as numbers"))),
     };
     let fortran = match value("fortran_order") {

@@ -69,8 +69,15 @@ mod tests {
         ] {
             let header = header(depth);
             let region = Region { x: 1, y: 1, width: 1, height: 1 };
-            let request =
-                Request { header: &header, halvings: 0, region, pixel, checkpoints: None, fill: false };
+            let request = Request {
+                header: &header,
+                halvings: 0,
+                region,
+                pixel,
+                checkpoints: None,
+                fill: false,
+                wide_gray: None,
+            };
             // The channels of the last of four pixels are 20 × depth, 20 × depth + 1, …
             let data: Vec<u8> = (0..4 * depth).map(|i| 17 * depth + i).collect();
             let bytes = [vec![0; header.data_at], data].concat();

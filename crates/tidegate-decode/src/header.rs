@@ -43,7 +43,7 @@ pub struct ImageHeader {
     /// Whether the decoder must hold the whole image: a progressive JPEG, a JPEG of several scans,
     /// or an interlaced PNG.
     pub progressive: bool,
-    /// Exif orientation, 1 to 8.
+    /// Exif orientation, 1 to 8; 1 where it is stored behind the bytes that were probed.
     pub orientation: u8,
     /// The offset of raw pixels; for a JPEG, the offset of its height field.
     pub data_at: usize,
@@ -286,7 +286,27 @@ fn png(bytes: &[u8]) -> Probe {
     };
     let mut header = ImageHeader::new(Format::Png, width, height, components, bits);
     header.progressive = interlaced != 0;
+    header.orientation = chunk(bytes, 8, true, b"eXIf").and_then(exif_orientation).unwrap_or(1);
     Probe::Found(header)
+}
+
+/// The body of the chunk `name` of a PNG or a WebP whose chunks begin at `at`, as far as these
+/// bytes go. A PNG has the length (big-endian) first, then the name, and a checksum behind it.
+fn chunk<'a>(bytes: &'a [u8], mut at: usize, png: bool, name: &[u8; 4]) -> Option<&'a [u8]> {
+    loop {
+        let head: [[u8; 4]; 2] =
+            [bytes.get(at..at + 4)?.try_into().ok()?, bytes.get(at + 4..at + 8)?.try_into().ok()?];
+        let (found, len) = if png {
+            (head[1], u32::from_be_bytes(head[0]) as usize)
+        } else {
+            (head[0], u32::from_le_bytes(head[1]) as usize)
+        };
+        let end = (at + 8).checked_add(len)?;
+        if found == *name {
+            return bytes.get(at + 8..end);
+        }
+        at = if png { end.checked_add(4)? } else { end.checked_add(len % 2)? };
+    }
 }
 
 fn webp(bytes: &[u8]) -> Probe {
@@ -307,10 +327,15 @@ fn webp(bytes: &[u8]) -> Probe {
             |at: usize| bytes.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])) & 0x3FFF);
         (kind == b"VP8 ").then(|| word(26).zip(word(28))).flatten()
     });
-    match size {
-        Some((width, height)) => Probe::Found(ImageHeader::new(Format::Webp, width, height, 4, 8)),
-        None => Probe::Short,
+    let Some((width, height)) = size else { return Probe::Short };
+    let mut header = ImageHeader::new(Format::Webp, width, height, 4, 8);
+    if kind == b"VP8X" {
+        // Some programs put the six bytes of JPEG's marker in front.
+        let exif =
+            chunk(bytes, 12, false, b"EXIF").map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
+        header.orientation = exif.and_then(exif_orientation).unwrap_or(1);
     }
+    Probe::Found(header)
 }
 
 /// The header of raw pixels, as MDS' `pil` encoding writes it: width, height and length of the

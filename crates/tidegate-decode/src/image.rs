@@ -60,6 +60,18 @@ pub struct Request<'a> {
     pub checkpoints: Option<&'a [u8]>,
     /// Fill a JPEG that ends too early with gray, as libjpeg-turbo does, instead of failing.
     pub fill: bool,
+    /// How 16-bit gray becomes 8 bits; None refuses it.
+    pub wide_gray: Option<WideGray>,
+}
+
+/// How 16-bit gray becomes 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WideGray {
+    /// The upper eight bits, as for 16-bit colour, and as OpenCV.
+    Scale,
+    /// Values above 255 become 255, as by Pillow's `convert`.
+    Clip,
 }
 
 /// How much of the region the file contained.

@@ -24,7 +24,7 @@ mod webp;
 
 pub use self::decoders::Decoders;
 pub use self::error::{Error, Result};
-pub use self::image::{Decode, Decoded, Pixel, Region, Request, RowSink};
+pub use self::image::{Decode, Decoded, Pixel, Region, Request, RowSink, WideGray};
 pub use self::quoted::Quoted;
 pub use self::schema::{Field, Kind, Schema, SparsePart, Value, kind_of_extension};
 

@@ -1,14 +1,21 @@
 //! Arrays: NumPy's .npy (versions 1 to 3) and the arrays of MDS.
 //!
-//! Flow: bytes -> [`ArrayRef`] (dtype, shape, data) -> copied into its row of the batch.
+//! Flow: bytes -> [`ArrayRef`] (dtype, shape, elements) -> copied into its row of the batch,
+//! little-endian and in C order, however they are stored.
 //! Memory: holds none.
 //!
 //! Specification: NumPy, «numpy.lib.format». Object arrays are refused, because they are pickles.
 
+use std::borrow::Cow;
+
 pub use tidegate_array::DType;
+use tidegate_array::kernels::transpose::transpose;
 use tidegate_array::npy::{Header, header};
 
 use crate::{Error, Result};
+
+/// The bytes of an array where a list of integers with missing values was stored.
+pub const HAS_NULL: &[u8] = b"\xFFnull";
 
 /// An array within encoded bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,24 +24,83 @@ pub struct ArrayRef<'a> {
     pub dtype: DType,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Little-endian elements in C order.
-    pub data: &'a [u8],
+    /// The elements as they are stored.
+    stored: &'a [u8],
+    big_endian: bool,
+    fortran: bool,
+}
+
+impl<'a> ArrayRef<'a> {
+    /// Bytes of the elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Whether there are no elements.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stored.is_empty()
+    }
+
+    /// The elements, little-endian and in C order; copied only where they are stored otherwise.
+    #[must_use]
+    pub fn elements(&self) -> Cow<'a, [u8]> {
+        if !self.big_endian && !self.fortran {
+            return Cow::Borrowed(self.stored);
+        }
+        let mut elements = vec![0; self.stored.len()];
+        self.copy_to(&mut elements);
+        Cow::Owned(elements)
+    }
+
+    /// Writes the elements, little-endian and in C order, into their [`len`](Self::len) bytes.
+    pub fn copy_to(&self, into: &mut [u8]) {
+        let size = self.dtype.size();
+        if self.fortran {
+            in_c_order(self.stored, &self.shape, size, into)
+        } else {
+            into.copy_from_slice(self.stored)
+        }
+        if self.big_endian {
+            into.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+    }
+}
+
+/// Copies the elements of an array in Fortran order.
+fn in_c_order(from: &[u8], shape: &[usize], size: usize, into: &mut [u8]) {
+    if let [rows, columns] = *shape {
+        return transpose(from, columns, rows, into, size);
+    }
+    // The distance of neighbours along each axis, in elements of `from`.
+    let strides: Vec<usize> =
+        shape.iter().scan(1, |stride, side| Some(std::mem::replace(stride, *stride * side))).collect();
+    let (mut at, mut place) = (vec![0; shape.len()], 0);
+    for element in into.chunks_exact_mut(size) {
+        element.copy_from_slice(&from[place * size..(place + 1) * size]);
+        for axis in (0..shape.len()).rev() {
+            at[axis] += 1;
+            place += strides[axis];
+            if at[axis] < shape[axis] {
+                break;
+            }
+            place -= strides[axis] * at[axis];
+            at[axis] = 0;
+        }
+    }
 }
 
 /// Reads an .npy file.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for big-endian elements and Fortran order; [`Error::Decode`] for bytes
-/// that are not .npy, and for object arrays.
+/// [`Error::Decode`] for bytes that are not .npy, and for arrays of objects or records.
 pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
     let Header { dtype, big_endian, fortran, shape, offset } = header(bytes).map_err(Error::Decode)?;
-    if big_endian {
-        return Err(Error::unsupported("npy: big-endian elements: save them little-endian"));
-    }
-    if fortran {
-        return Err(Error::unsupported("npy: Fortran order: save np.ascontiguousarray(x)"));
-    }
-    check_size(dtype, &shape, &bytes[offset..]).map(|data| ArrayRef { dtype, shape, data })
+    // One axis has one order.
+    let fortran = fortran && shape.len() > 1;
+    let stored = check_size(dtype, &shape, &bytes[offset..])?;
+    Ok(ArrayRef { dtype, shape, stored, big_endian, fortran })
 }
 
 /// Reads an array of MDS: \[dtype\] \[ndim | shape dtype\] \[shape\] values. Parts that the column
@@ -43,6 +109,9 @@ pub fn npy(bytes: &[u8]) -> Result<ArrayRef<'_>> {
 /// # Errors
 /// [`Error::Decode`] or [`Error::Truncated`] when the sizes do not fit.
 pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) -> Result<ArrayRef<'a>> {
+    if bytes == HAS_NULL {
+        return Err(Error::decode("a list of integers has missing values (null), which they cannot have"));
+    }
     let cut = || Error::truncated("ndarray: truncated header");
     let mut at = 0;
     let dtype = match dtype {
@@ -81,7 +150,8 @@ pub fn mds<'a>(bytes: &'a [u8], dtype: Option<&str>, shape: Option<&[usize]>) ->
             shape
         }
     };
-    check_size(dtype, &shape, &bytes[at.min(bytes.len())..]).map(|data| ArrayRef { dtype, shape, data })
+    let stored = check_size(dtype, &shape, &bytes[at.min(bytes.len())..])?;
+    Ok(ArrayRef { dtype, shape, stored, big_endian: false, fortran: false })
 }
 
 fn check_size<'a>(dtype: DType, shape: &[usize], data: &'a [u8]) -> Result<&'a [u8]> {
@@ -115,17 +185,28 @@ mod tests {
         assert_eq!(npy(&good).unwrap().shape, [2, 3]);
         for (header, word) in [
             ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "Python objects"),
-            ("{'descr': '<f4', 'fortran_order': True, 'shape': (6,), }", "Fortran"),
             (
                 "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }",
                 "header is wrong",
             ),
-            ("{'descr': '>f4', 'fortran_order': False, 'shape': (6,), }", "little-endian"),
+            ("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (6,), }", "structured"),
         ] {
             let error = npy(&file(header, &[0; 24])).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        assert_eq!(mds(&[9, 1 << 2, 2, 5, 6], None, None).unwrap().data, [5, 6]);
+        assert_eq!(mds(&[9, 1 << 2, 2, 5, 6], None, None).unwrap().elements()[..], [5, 6]);
+    }
+
+    #[test]
+    fn elements_are_little_endian_and_in_c_order() {
+        // The three axes of np.arange(24).reshape(2, 3, 4), stored the other way round.
+        let stored: Vec<u8> =
+            (0..4).flat_map(|k| (0..3).flat_map(move |j| (0..2).map(move |i| 12 * i + 4 * j + k))).collect();
+        let bytes = file("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3, 4), }", &stored);
+        assert_eq!(npy(&bytes).unwrap().elements()[..], (0..24).collect::<Vec<u8>>());
+        let bytes =
+            file("{'descr': '>u2', 'fortran_order': True, 'shape': (2, 2), }", &[0, 1, 0, 3, 0, 2, 0, 4]);
+        assert_eq!(npy(&bytes).unwrap().elements()[..], [1, 0, 2, 0, 3, 0, 4, 0]);
     }
 
     proptest! {

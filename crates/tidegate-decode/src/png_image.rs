@@ -10,7 +10,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 
-use crate::image::{Decode, Decoded, Pixel, Request, RowSink, write_row};
+use crate::image::{Decode, Decoded, Pixel, Request, RowSink, WideGray, write_row};
 use crate::{Error, Result};
 
 /// Bytes that ancillary chunks may allocate.
@@ -26,8 +26,8 @@ enum RowFormat {
     /// This number of bytes a pixel.
     Bytes(usize),
     /// 16-bit gray.
-    WideGray,
-    /// Palette indices of this number of bits.
+    WideGray(WideGray),
+    /// Palette indices or gray of this number of bits.
     Packed(usize),
 }
 
@@ -46,14 +46,13 @@ impl Decode for Png {
         let (color, depth) = (info.color_type, info.bit_depth);
         let wide_gray = color == ColorType::Grayscale && depth == BitDepth::Sixteen;
         decoder.set_transformations(match (request.pixel, color) {
-            // Palette indices stay as stored. The crate cannot unpack gray of less than 8 bits
-            // without scaling it, so gray is expanded.
-            (Pixel::Raw, ColorType::Indexed) => Transformations::IDENTITY,
+            // The values of masks stay as they are stored.
+            (Pixel::Raw, ColorType::Indexed | ColorType::Grayscale) => Transformations::IDENTITY,
             _ if wide_gray => Transformations::IDENTITY,
             _ => Transformations::EXPAND | Transformations::STRIP_16,
         });
         let mut reader = decoder.read_info().map_err(to_error)?;
-        let format = row_format(request.pixel, reader.output_color_type())?;
+        let format = row_format(request, reader.output_color_type())?;
         let size = (request.header.width, request.header.height);
         let first = reader.info().frame_control().map_or(reader.info().size(), |f| (f.width, f.height));
         if first != size || reader.info().size() != size {
@@ -86,15 +85,23 @@ fn to_error(error: png::DecodingError) -> Error {
     }
 }
 
-fn row_format(pixel: Pixel, (color, depth): (ColorType, BitDepth)) -> Result<RowFormat> {
-    match (color, depth, pixel) {
+fn row_format(request: &Request<'_>, (color, depth): (ColorType, BitDepth)) -> Result<RowFormat> {
+    match (color, depth, request.pixel) {
         (ColorType::Grayscale, BitDepth::Eight, _) => Ok(RowFormat::Bytes(1)),
         (ColorType::GrayscaleAlpha, BitDepth::Eight, _) => Ok(RowFormat::Bytes(2)),
         (ColorType::Indexed, depth, Pixel::Raw) => Ok(RowFormat::Packed(depth as usize)),
+        (ColorType::Grayscale, depth, Pixel::Raw) if depth != BitDepth::Sixteen => {
+            Ok(RowFormat::Packed(depth as usize))
+        }
         (color, depth, Pixel::Raw) => Err(Error::unsupported(format!(
             "a mask must have one channel of 8 bits, not {color:?} {depth:?}"
         ))),
-        (ColorType::Grayscale, ..) => Ok(RowFormat::WideGray),
+        (ColorType::Grayscale, ..) => request.wide_gray.map(RowFormat::WideGray).ok_or_else(|| {
+            Error::unsupported(
+                "16-bit gray, which 8 bits cannot hold: say gray16=\"scale\" for the upper eight bits, or \
+                 gray16=\"clip\" for Pillow's, where 256 and more are white",
+            )
+        }),
         (ColorType::Rgba, ..) => Ok(RowFormat::Bytes(4)),
         _ => Ok(RowFormat::Bytes(3)),
     }
@@ -124,11 +131,14 @@ fn write_whole(
 fn write(row: &[u8], format: RowFormat, request: &Request<'_>, rows: &mut dyn RowSink) {
     match format {
         RowFormat::Bytes(depth) => write_row(&row[request.columns(depth)], depth, request.pixel, rows),
-        RowFormat::WideGray => {
+        RowFormat::WideGray(how) => {
             let pixels = rows.next_row().chunks_exact_mut(request.pixel.bytes());
             for (to, from) in pixels.zip(row[request.columns(2)].chunks_exact(2)) {
-                // As in Pillow, 16-bit gray is clipped to 255, not scaled.
-                to[..3].fill(if from[0] > 0 { 255 } else { from[1] });
+                to[..3].fill(match how {
+                    WideGray::Scale => from[0],
+                    WideGray::Clip if from[0] > 0 => 255,
+                    WideGray::Clip => from[1],
+                });
             }
             rows.finish_row();
         }

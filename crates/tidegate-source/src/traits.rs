@@ -53,6 +53,17 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         self.side_car_index().map_or(&[], |index| &index.meta.left_out)
     }
 
+    /// What is uncertain about the fields, in words.
+    fn uncertain(&self) -> &[String] {
+        self.side_car_index().map_or(&[], |index| &index.meta.uncertain)
+    }
+
+    /// For each field of the schema, how many samples of the indexed files lack it; empty where
+    /// none does, or where it is not known.
+    fn missing(&self) -> &[u64] {
+        self.side_car_index().map_or(&[], |index| &index.meta.missing)
+    }
+
     /// The shards of the samples, if each entry of the index names a shard and an offset.
     fn files(&self) -> Option<&Files> {
         None
@@ -177,6 +188,14 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the bytes do not match the index.
     fn parse<'a>(&self, at: &Located, bytes: &'a [u8]) -> Result<Vec<Value<'a>>>;
+
+    /// Whether the file of the sample `at` has changed since it was indexed, in words. Asked when
+    /// the sample fails. The next opening then makes the index again.
+    fn changed(&self, at: &Located) -> Option<String> {
+        let (index, files) = (self.side_car_index()?, self.files()?);
+        let shard = index.meta.shards.get(at.entry.shard as usize)?;
+        (!files.is_remote()).then(|| index.changed(files.path(at.entry.shard).ok()?, shard.bytes)).flatten()
+    }
 
     /// The sample's own name; without an index its id.
     ///

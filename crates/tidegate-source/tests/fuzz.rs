@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tidegate_decode::header::{self, Format, ImageHeader};
-use tidegate_decode::{Decoders, Pixel, Region, Request, RowSink, npy};
+use tidegate_decode::{Decoders, Pixel, Region, Request, RowSink, WideGray, npy};
 use tidegate_order::random::{Purpose, Stream};
 use tidegate_source::tar;
 
@@ -166,7 +166,15 @@ fn decode(bytes: &[u8]) {
     for (halvings, pixel, fill) in ways {
         let width = header.width.div_ceil(1 << halvings);
         let region = Region { x: 0, y: 0, width, height: header.height.div_ceil(2 << halvings) };
-        let request = Request { header: &header, halvings, region, pixel, checkpoints: None, fill };
+        let request = Request {
+            header: &header,
+            halvings,
+            region,
+            pixel,
+            checkpoints: None,
+            fill,
+            wide_gray: Some(WideGray::Clip),
+        };
         let mut row = Row(vec![0; region.width as usize * pixel.bytes()]);
         PEAK.with(|peak| peak.set(HELD.with(Cell::get)));
         let before = HELD.with(Cell::get);

@@ -9,7 +9,7 @@ use super::patch::PatchPlan;
 use super::spec::{Crop, FieldSpec, ImageSpec, MaskSpec, PixelLayout};
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
-use tidegate_decode::{Field, Kind, Schema};
+use tidegate_decode::{Field, Kind, Schema, Value};
 
 /// One column of a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,10 @@ pub struct ColumnPlan {
     pub name: String,
     /// The index of its field in the schema.
     pub field: usize,
+    /// Other fields that hold the value in samples that lack this one.
+    pub others: Vec<usize>,
+    /// What a sample without a value gets instead; None if that is an error.
+    pub default: Option<Vec<u8>>,
     /// The kind of its field.
     pub kind: Kind,
     /// The spec that the user wants.
@@ -31,6 +35,20 @@ pub struct ColumnPlan {
 }
 
 impl ColumnPlan {
+    /// The value of the column in a sample.
+    #[must_use]
+    pub fn value<'a>(&self, values: &[Value<'a>]) -> Value<'a> {
+        let fields = std::iter::once(&self.field).chain(&self.others);
+        let found = fields.filter_map(|&field| values.get(field)).find(|value| **value != Value::Missing);
+        found.copied().unwrap_or(Value::Missing)
+    }
+
+    /// Whether its values come from a field.
+    #[must_use]
+    pub fn reads(&self, field: usize) -> bool {
+        self.field == field || self.others.contains(&field)
+    }
+
     /// Bytes of a row; 0 for a ragged column.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
@@ -63,47 +81,32 @@ impl Layout {
     /// The layout for `wanted` fields. With `only`, other fields are left out; else their specs
     /// are inferred.
     ///
+    /// A name such as "jpg;png" joins fields of one kind, of which each sample has one.
+    ///
     /// # Errors [`Error::Config`] for an unknown field (with the known ones), and for a spec that
     /// does not fit the stored kind.
     pub fn new(schema: &Schema, wanted: &[(String, FieldSpec)], only: bool) -> Result<Self> {
-        for (name, spec) in wanted {
-            spec.check(name)?;
-            if !schema.iter().any(|f| &f.name == name) {
-                let known: Vec<_> = schema.iter().map(|f| f.name.as_str()).collect();
-                return Err(Error::Config(format!(
-                    "there is no field {name:?}; the fields are {}",
-                    known.join(", ")
-                )));
-            }
-        }
+        let wanted =
+            wanted.iter().map(|(name, spec)| Wanted::new(schema, name, spec)).collect::<Result<Vec<_>>>()?;
+        let specs: Vec<(String, FieldSpec)> =
+            wanted.iter().map(|wanted| (wanted.name.clone(), wanted.spec.clone())).collect();
         let mut columns = Vec::new();
         for (i, field) in schema.iter().enumerate() {
-            let spec = match wanted.iter().find(|(name, _)| name == &field.name) {
-                Some((_, spec)) => spec.clone(),
-                None if only => continue,
-                None => FieldSpec::inferred(&field.kind),
-            };
-            let patch = match (&field.kind, &spec) {
-                (Kind::Patch { .. }, FieldSpec::Patch(_) | FieldSpec::Mask(_)) => {
-                    Some(PatchPlan::new(i, field, &spec, schema, wanted)?)
-                }
-                _ => None,
-            };
-            columns.push(match patch {
-                Some((patch, dtype, shape)) => ColumnPlan {
-                    name: field.name.clone(),
-                    field: i,
-                    kind: field.kind.clone(),
-                    spec,
-                    dtype,
-                    shape: Some(shape),
-                    patch: Some(patch),
-                },
-                None => column(i, field, spec, wanted)?,
-            });
+            match wanted.iter().find(|wanted| wanted.fields.contains(&i)) {
+                // Fields that are joined come where the first of them is.
+                Some(wanted) if wanted.fields[0] == i => wanted.columns(schema, &specs, &mut columns)?,
+                Some(_) => {}
+                None if only => {}
+                None => columns.push(column(i, field, FieldSpec::inferred(&field.kind), schema, &specs)?),
+            }
         }
         if columns.is_empty() {
             return Err(Error::Config("no field is wanted: name at least one".into()));
+        }
+        if let Some(twice) =
+            columns.iter().enumerate().find(|(i, c)| columns[..*i].iter().any(|before| before.name == c.name))
+        {
+            return Err(Error::Config(format!("there would be two columns {:?}", twice.1.name)));
         }
         Ok(Self { columns, schema: schema.clone() })
     }
@@ -157,19 +160,130 @@ impl Layout {
         self.columns.iter().any(ColumnPlan::is_image)
     }
 
-    /// The image field whose geometry a mask shares.
+    /// The image column whose geometry a mask shares.
     #[must_use]
-    pub fn image_of(&self, mask: &MaskSpec) -> Option<&ImageSpec> {
+    pub fn image_of(&self, mask: &MaskSpec) -> Option<(&ColumnPlan, &ImageSpec)> {
         self.columns.iter().find_map(|c| match &c.spec {
-            FieldSpec::Image(image) if c.name == mask.of => Some(image),
+            FieldSpec::Image(image) if c.name == mask.of => Some((c, image)),
             _ => None,
         })
     }
 }
 
-/// The plan of a column whose field holds no patches, or patches that are delivered as stored.
-fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec)]) -> Result<ColumnPlan> {
-    let name = field.name.clone();
+/// A column that the user named.
+struct Wanted {
+    name: String,
+    /// The fields that hold its values, in the order of the schema; at least one.
+    fields: Vec<usize>,
+    spec: FieldSpec,
+    default: Option<Vec<u8>>,
+    optional: bool,
+    valid: bool,
+}
+
+impl Wanted {
+    fn new(schema: &Schema, name: &str, spec: &FieldSpec) -> Result<Self> {
+        spec.check(name)?;
+        let place = |name: &str| schema.iter().position(|field| field.name == name);
+        let mut fields: Vec<usize> =
+            place(name).map_or_else(|| name.split(';').filter_map(place).collect(), |one| vec![one]);
+        fields.sort_unstable();
+        fields.dedup();
+        let Some(&first) = fields.first() else {
+            let known: Vec<_> = schema.iter().map(|f| f.name.as_str()).collect();
+            return Err(Error::Config(format!(
+                "there is no field {name:?}; the fields are {}",
+                known.join(", ")
+            )));
+        };
+        if let Some(&other) = fields.iter().find(|&&other| schema[other].kind != schema[first].kind) {
+            let [one, other] = [first, other].map(|i| (&schema[i].name, schema[i].kind.name()));
+            return Err(Error::Config(format!(
+                "{name:?} joins {:?}, which holds {}, and {:?}, which holds {}: name fields of one kind",
+                one.0, one.1, other.0, other.1
+            )));
+        }
+        let (name, optional) = (name.to_owned(), matches!(spec, FieldSpec::Optional(_)));
+        let (spec, default, valid) = match spec {
+            FieldSpec::Optional(optional) => (&optional.of, optional.default.clone(), optional.valid),
+            spec => (spec, None, false),
+        };
+        Ok(Self { name, fields, spec: spec.clone(), default, optional, valid })
+    }
+
+    /// Adds its column, and the one of its validity.
+    fn columns(
+        &self,
+        schema: &Schema,
+        specs: &[(String, FieldSpec)],
+        columns: &mut Vec<ColumnPlan>,
+    ) -> Result<()> {
+        let first = self.fields[0];
+        let mut field = schema[first].clone();
+        field.name.clone_from(&self.name);
+        let mut plan = column(first, &field, self.spec.clone(), schema, specs)?;
+        plan.others = self.fields[1..].to_vec();
+        if self.optional {
+            let default = self.default.clone().unwrap_or_default();
+            let fits = plan.shape.is_none() || default.is_empty() || plan.row_bytes() % default.len() == 0;
+            if !fits || plan.patch.is_some() {
+                let what = match plan.patch {
+                    Some(_) => "a patch of a volume is never missing: leave optional and default out".into(),
+                    None => format!(
+                        "a default of {} bytes does not fit rows of {:?}",
+                        default.len(),
+                        plan.shape.unwrap_or_default()
+                    ),
+                };
+                return Err(Error::Config(format!("field {:?}: {what}", self.name)));
+            }
+            plan.default = Some(default);
+        }
+        let valid = self.valid.then(|| ColumnPlan {
+            name: format!("{}.valid", self.name),
+            spec: FieldSpec::Valid,
+            dtype: DType::Bool,
+            shape: Some(Vec::new()),
+            default: None,
+            patch: None,
+            ..plan.clone()
+        });
+        columns.push(plan);
+        columns.extend(valid);
+        Ok(())
+    }
+}
+
+/// The plan of the column of a field; `specs` are those of all columns that are named.
+fn column(
+    i: usize,
+    field: &Field,
+    spec: FieldSpec,
+    schema: &Schema,
+    specs: &[(String, FieldSpec)],
+) -> Result<ColumnPlan> {
+    let (name, kind) = (field.name.clone(), field.kind.clone());
+    let (dtype, shape, patch) = match (&field.kind, &spec) {
+        (Kind::Patch { .. }, FieldSpec::Patch(_) | FieldSpec::Mask(_)) => {
+            let (patch, dtype, shape) = PatchPlan::new(i, field, &spec, schema, specs)?;
+            (dtype, Some(shape), Some(patch))
+        }
+        _ => {
+            let (dtype, shape) = row_type(field, &spec, specs)?;
+            (dtype, shape, None)
+        }
+    };
+    Ok(ColumnPlan { name, field: i, others: Vec::new(), default: None, kind, spec, dtype, shape, patch })
+}
+
+/// The dtype, and the shape unless it is ragged, of a column whose field holds no patches, or
+/// patches that are delivered as stored.
+fn row_type(
+    field: &Field,
+    spec: &FieldSpec,
+    specs: &[(String, FieldSpec)],
+) -> Result<(DType, Option<Vec<usize>>)> {
+    let name = &field.name;
     let misfit = |want: &str| {
         Err(Error::Config(format!(
             "field {name:?} holds {}, which cannot be read as {want}",
@@ -188,25 +302,29 @@ fn column(i: usize, field: &Field, spec: FieldSpec, wanted: &[(String, FieldSpec
             | Kind::Bytes
     );
     let number = matches!(field.kind, Kind::Int | Kind::Float | Kind::Text | Kind::Bytes | Kind::Json);
-    let encoded = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
-    let (dtype, shape) = match &spec {
+    // Numbers can be had as text: in CSV and tar files they are, with leading zeros.
+    let bytes = !matches!(field.kind, Kind::Int | Kind::Float | Kind::Patch { .. });
+    let text = !matches!(field.kind, Kind::Patch { .. });
+    Ok(match spec {
         FieldSpec::Patch(_) => return misfit("a patch of a volume"),
+        FieldSpec::Optional(_) => return misfit("optional twice"),
+        FieldSpec::Valid => (DType::Bool, Some(Vec::new())),
         FieldSpec::Image(_) if !image => return misfit("an image"),
         FieldSpec::Image(spec) => {
             (spec.pixels.dtype, spec.size.map(|size| image_shape(size, spec.pixels.layout)))
         }
         FieldSpec::Mask(_) if !image => return misfit("a mask"),
-        FieldSpec::Mask(mask) => (DType::Uint8, Some(mask_shape(&name, mask, wanted)?)),
+        FieldSpec::Mask(mask) => (DType::Uint8, Some(mask_shape(name, mask, specs)?)),
         FieldSpec::Int if !number => return misfit("an integer"),
         FieldSpec::Int => (DType::Int64, Some(Vec::new())),
         FieldSpec::Float if !number => return misfit("a float"),
         FieldSpec::Float => (DType::Float64, Some(Vec::new())),
-        FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json if !encoded => return misfit("text or bytes"),
+        FieldSpec::Text if !text => return misfit("text"),
+        FieldSpec::Bytes | FieldSpec::Json if !bytes => return misfit("bytes"),
         FieldSpec::Text | FieldSpec::Bytes | FieldSpec::Json => (DType::Uint8, None),
         FieldSpec::Array { .. } if !array => return misfit("an array"),
         FieldSpec::Array { dtype, shape } => array_type(field, *dtype, shape.as_deref())?,
-    };
-    Ok(ColumnPlan { name, field: i, kind: field.kind.clone(), spec, dtype, shape, patch: None })
+    })
 }
 
 /// The dtype, and the shape unless it is ragged, of a column of arrays.
@@ -345,8 +463,8 @@ mod tests {
     fn misfits_are_named() {
         for (name, spec, word) in [
             ("nope", FieldSpec::Int, "jpg, cls, txt"),
-            ("cls", FieldSpec::Text, "holds int"),
-            ("jpg", FieldSpec::Mask(MaskSpec { of: "x".into(), size: None }), "\"x\""),
+            ("cls", FieldSpec::Bytes, "holds int"),
+            ("jpg", FieldSpec::Mask(MaskSpec { of: "x".into(), size: None, exif: None }), "\"x\""),
         ] {
             let error = Layout::new(&schema(), &[(name.into(), spec)], true).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

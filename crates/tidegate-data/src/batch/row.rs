@@ -75,17 +75,22 @@ pub struct DecodeCost {
 }
 
 impl DecodeCost {
-    /// The cost of a value in this column.
+    /// The cost of a value in this column; `values` are those of all fields of the sample.
     ///
     /// # Errors
-    /// [`Error::Decode`] for bytes that are not an image in an image column, and for a damaged
-    /// compact array.
-    pub fn new(column: &ColumnPlan, value: Value<'_>) -> Result<Self> {
+    /// [`Error::Decode`] for bytes that are not an image in an image column, for a mask whose
+    /// orientation is ambiguous, and for a damaged compact array.
+    pub fn new(layout: &Layout, column: &ColumnPlan, values: &[Value<'_>]) -> Result<Self> {
+        let value = column.value(values);
+        if column.spec == FieldSpec::Valid {
+            return Ok(Self::default());
+        }
         if let (Kind::Compact { .. }, Value::Bytes(bytes)) = (&column.kind, value) {
             return Ok(Self::plain(0, compact::scratch_bytes(bytes)?));
         }
         let (true, Value::Bytes(bytes)) = (column.is_image(), value) else { return Ok(Self::default()) };
-        let header = image_header(&column.kind, bytes)?;
+        let mut header = image_header(&column.kind, bytes)?;
+        header.orientation = orientation(layout, column, values, &header)?;
         Ok(Self {
             scratch_bytes: header.inner_bytes().saturating_add(resized_bytes(column)),
             decoder_bytes: header.library_bytes(),
@@ -139,6 +144,53 @@ fn image_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
     Ok(header::parse(bytes)?)
 }
 
+/// The orientation in which an image or a mask is taken. Where a mask has none of its own, that of
+/// its image applies if it was drawn on the stored pixels.
+fn orientation(
+    layout: &Layout,
+    column: &ColumnPlan,
+    values: &[Value<'_>],
+    header: &ImageHeader,
+) -> Result<u8> {
+    let mask = match &column.spec {
+        FieldSpec::Image(image) => return Ok(if image.exif { header.orientation } else { 1 }),
+        FieldSpec::Mask(mask) => mask,
+        _ => return Ok(1),
+    };
+    let Some((plan, spec)) = layout.image_of(mask) else { return Ok(header.orientation) };
+    let Value::Bytes(bytes) = plan.value(values) else { return Ok(header.orientation) };
+    let image = image_header(&plan.kind, bytes)?;
+    let turned = image.orientation;
+    if turned == 1 || header.orientation != 1 {
+        return Ok(if spec.exif { header.orientation } else { 1 });
+    }
+    let lies = |(width, height): (u32, u32)| width.cmp(&height);
+    let (stored, own) = (lies((image.width, image.height)), lies((header.width, header.height)));
+    let on_stored = match mask.exif {
+        Some(displayed) => !displayed,
+        // A quarter turn swaps the sides.
+        None if turned >= 5 && stored.is_ne() => own == stored,
+        None if !spec.exif => true,
+        None => {
+            return Err(Error::decode(format!(
+                "Exif turns its image {:?}, and the sizes do not tell whether the mask is turned already: say \
+                 tg.Mask(exif=True) for masks drawn on the displayed image, tg.Mask(exif=False) for masks of \
+                 the stored pixels",
+                mask.of
+            )));
+        }
+    };
+    match (on_stored, spec.exif) {
+        (true, true) => Ok(turned),
+        (true, false) | (false, true) => Ok(1),
+        (false, false) => Err(Error::decode(format!(
+            "the mask fits its image {:?} as Exif turns it, but the image is delivered as it is stored: leave \
+             exif=False out there",
+            mask.of
+        ))),
+    }
+}
+
 /// Bytes that a ragged column needs at most for the value of this sample, or for that of any
 /// sample that may replace it. 0 for an image of more than `max_image_bytes`, which is not
 /// decoded.
@@ -149,7 +201,7 @@ pub fn ragged_bytes(
     any: Option<&SizeBounds>,
     max_image_bytes: u64,
 ) -> u64 {
-    match (&column.spec, any) {
+    let stored = match (&column.spec, any) {
         (FieldSpec::Image(_), None) => {
             let bytes = entry.decoded_bytes();
             if bytes <= max_image_bytes { bytes } else { 0 }
@@ -157,8 +209,14 @@ pub fn ragged_bytes(
         (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(max_image_bytes),
         (_, None) => bytes_per_stored_byte(column) * u64::from(entry.len),
         (_, Some(most)) => bytes_per_stored_byte(column) * most.sample_bytes,
-    }
+    };
+    // A number as text may be longer than it is stored, and so may a default.
+    let digits = if matches!(column.kind, Kind::Int | Kind::Float) { DIGITS } else { 0 };
+    stored.max(digits).max(column.default.as_ref().map_or(0, Vec::len) as u64)
 }
+
+/// The most characters of an int64 or a float64.
+const DIGITS: u64 = 25;
 
 /// Bytes of a row for each byte of its sample, at most. A number of a list takes 8 bytes and is
 /// stored as a digit and a comma, at least.
@@ -191,10 +249,12 @@ impl RowDecoder {
         buffer: &mut RowBuffer<'_>,
     ) -> Result<()> {
         let RowInput { layout, column, value, cost, checkpoints, draw } = *input;
+        if column.spec == FieldSpec::Valid {
+            buffer.bytes.copy_from_slice(&[u8::from(value != Value::Missing)]);
+            return Ok(());
+        }
         if value == Value::Missing {
-            return Err(Error::decode(
-                "the sample lacks this field: leave it out of fields=, or the sample with on_error=\"skip\"",
-            ));
+            return lacking(column, buffer);
         }
         if let (Some(header), Value::Bytes(bytes)) = (&cost.header, value) {
             let image = EncodedImage { header, bytes, checkpoints, draw };
@@ -230,6 +290,8 @@ impl RowDecoder {
                 let shape = column.shape.as_deref().unwrap_or_default();
                 Ok(compact::unpack(bytes, column.dtype, shape, buffer.bytes)?)
             }
+            (FieldSpec::Text, Value::Int(x)) => ragged(x.to_string().as_bytes(), buffer),
+            (FieldSpec::Text, Value::Float(x)) => ragged(format!("{x:?}").as_bytes(), buffer),
             (FieldSpec::Array { dtype, shape }, Value::Bytes(bytes)) => {
                 array(&column.kind, *dtype, shape.as_deref(), bytes, buffer)
             }
@@ -249,15 +311,16 @@ impl RowDecoder {
         let region = unorient(crop.region, header.orientation, (header.width, header.height));
         let (inner, rest) =
             scratch.split_at_mut_checked(header.inner_bytes() as usize).ok_or_else(file_changed)?;
-        let fill = spec.load_truncated;
+        let (fill, wide_gray) = (spec.load_truncated, spec.gray16);
         let Some((height, width)) = spec.size else {
-            let request = Request { header, halvings: 0, region, pixel: Pixel::Rgb, checkpoints, fill };
+            let pixel = Pixel::Rgb;
+            let request = Request { header, halvings: 0, region, pixel, checkpoints, fill, wide_gray };
             return ragged_image(&mut self.decoders, bytes, &request, inner, crop, buffer);
         };
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
         let halvings = if spec.draft && header.format == Format::Jpeg { halvings(region, to) } else { 0 };
         let (region, part) = halved(region, halvings);
-        let request = Request { header, halvings, region, pixel: Pixel::Rgbx, checkpoints, fill };
+        let request = Request { header, halvings, region, pixel: Pixel::Rgbx, checkpoints, fill, wide_gray };
         let n = height as usize * width as usize * 3;
         let (small, turned) = rest
             .split_at_mut_checked(n)
@@ -304,15 +367,23 @@ impl RowDecoder {
     ) -> Result<()> {
         let EncodedImage { header, bytes, draw, .. } = *image;
         let missing = || Error::Internal("the image field of a mask is missing".into());
-        let crop = geometry(layout.image_of(spec).ok_or_else(missing)?, header.oriented(), draw);
+        let (_, image_spec) = layout.image_of(spec).ok_or_else(missing)?;
+        let crop = geometry(image_spec, header.oriented(), draw);
         let inner = header.inner_bytes() as usize;
         if scratch.len() < inner + target.len() {
             return Err(file_changed());
         }
         let (inner, rest) = scratch.split_at_mut(inner);
         let region = unorient(crop.region, header.orientation, (header.width, header.height));
-        let request =
-            Request { header, halvings: 0, region, pixel: Pixel::Raw, checkpoints: None, fill: false };
+        let request = Request {
+            header,
+            halvings: 0,
+            region,
+            pixel: Pixel::Raw,
+            checkpoints: None,
+            fill: false,
+            wide_gray: None,
+        };
         let shape = column.shape.as_deref().unwrap_or_default();
         let (height, width) = (shape[0] as u32, shape[1] as u32);
         let to = if header.orientation >= 5 { (width, height) } else { (height, width) };
@@ -428,16 +499,37 @@ fn ragged_image(
     Ok(())
 }
 
+/// Writes the row of a sample that lacks the field.
+fn lacking(column: &ColumnPlan, buffer: &mut RowBuffer<'_>) -> Result<()> {
+    let Some(default) = &column.default else {
+        return Err(Error::decode(
+            "the sample lacks this field: say what it gets instead, with optional=True or default= in the \
+             field's spec; or leave the field out of columns=, or the sample with on_error=\"skip\"",
+        ));
+    };
+    if column.shape.is_none() {
+        buffer.shape = match column.spec {
+            FieldSpec::Image(_) => vec![0, 0, 3],
+            FieldSpec::Array { .. } => vec![0],
+            _ => Vec::new(),
+        };
+        return ragged(default, buffer);
+    }
+    if default.is_empty() {
+        buffer.bytes.fill(0);
+    } else {
+        buffer.bytes.chunks_exact_mut(default.len()).for_each(|part| part.copy_from_slice(default));
+    }
+    Ok(())
+}
+
 /// Checks that text is UTF-8, and that JSON is JSON.
 fn check_text(spec: &FieldSpec, text: &[u8]) -> Result<()> {
     match spec {
         FieldSpec::Text => {
             std::str::from_utf8(text).map_err(|e| Error::decode(format!("not UTF-8: {e}")))?;
         }
-        FieldSpec::Json => {
-            serde_json::from_slice::<serde::de::IgnoredAny>(text)
-                .map_err(|e| Error::decode(format!("not JSON: {e}")))?;
-        }
+        FieldSpec::Json => json::check(text)?,
         _ => {}
     }
     Ok(())
@@ -509,8 +601,8 @@ fn array(
             shape.unwrap_or_default()
         )));
     }
-    buffer.bytes.get_mut(..found.data.len()).ok_or_else(file_changed)?.copy_from_slice(found.data);
-    buffer.written = found.data.len();
+    found.copy_to(buffer.bytes.get_mut(..found.len()).ok_or_else(file_changed)?);
+    buffer.written = found.len();
     buffer.shape = found.shape;
     Ok(())
 }

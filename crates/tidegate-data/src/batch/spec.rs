@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_array::kernels::wavelet::Wavelet;
 
 use crate::{Error, Result};
-use tidegate_decode::Kind;
 use tidegate_decode::npy::DType;
+use tidegate_decode::{Kind, WideGray};
 use tidegate_order::random::Stream;
 
 /// The part of an image that is used.
@@ -85,8 +85,18 @@ pub struct ImageSpec {
     /// Fill JPEGs that end too early with gray instead of failing.
     #[serde(default)]
     pub load_truncated: bool,
+    /// Turn the image as its Exif orientation says.
+    #[serde(default = "turned")]
+    pub exif: bool,
+    /// How 16-bit gray becomes 8 bits; None refuses it.
+    #[serde(default)]
+    pub gray16: Option<WideGray>,
     /// How values are delivered.
     pub pixels: Pixels,
+}
+
+fn turned() -> bool {
+    true
 }
 
 impl Default for ImageSpec {
@@ -100,6 +110,8 @@ impl Default for ImageSpec {
             jitter: None,
             draft: false,
             load_truncated: false,
+            exif: true,
+            gray16: None,
             pixels: Pixels { dtype: DType::Uint8, mean: None, std: None, layout: PixelLayout::Chw },
         }
     }
@@ -112,6 +124,10 @@ pub struct MaskSpec {
     pub of: String,
     /// (height, width); None for the image's size.
     pub size: Option<(u32, u32)>,
+    /// Whether it was drawn on the image as its Exif orientation shows it, or else on the stored
+    /// pixels. None: its sides tell, or the sample fails.
+    #[serde(default)]
+    pub exif: Option<bool>,
 }
 
 /// A number that is drawn uniformly from a range, with a probability.
@@ -355,6 +371,23 @@ pub enum FieldSpec {
         /// Shape.
         shape: Option<Vec<usize>>,
     },
+    /// A field that some samples lack.
+    Optional(Box<OptionalSpec>),
+    /// Whether a sample has the field: bool. A column of its own beside an optional field.
+    Valid,
+}
+
+/// A field that some samples lack, and what they get instead.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptionalSpec {
+    /// The form of the values that are there.
+    pub of: FieldSpec,
+    /// The bytes of the row of a sample that lacks it; in a column of fixed shape they repeat. None
+    /// is a row of zeros, and an empty one in a ragged column.
+    pub default: Option<Vec<u8>>,
+    /// Whether a column `NAME.valid` says which samples have it.
+    pub valid: bool,
 }
 
 impl FieldSpec {
@@ -437,6 +470,10 @@ impl FieldSpec {
                 wrong("size must be at least 1")
             }
             FieldSpec::Patch(patch) => patch.check().or_else(wrong),
+            FieldSpec::Optional(optional) => match &optional.of {
+                FieldSpec::Patch(_) => wrong("a patch of a volume is never missing: leave optional out"),
+                of => of.check(name),
+            },
             _ => Ok(()),
         }
     }

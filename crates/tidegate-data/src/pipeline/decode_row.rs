@@ -40,12 +40,12 @@ pub(super) fn decode(
     let (kept, observer) = (h.cache.rows(), spec.config.observer.as_deref());
     let mut made: Vec<Written<'_>> = Vec::new();
     for (c, column) in spec.layout.columns.iter().enumerate() {
-        let value = values.get(column.field).copied().unwrap_or(Value::Missing);
-        if value == Value::Missing && spec.config.partial {
+        let value = column.value(&values);
+        if value == Value::Missing && column.default.is_none() && spec.config.partial {
             made.extend(row.piece(c).map(|piece| (piece, 0, Vec::new())));
             continue;
         }
-        let written = decode_column(h, row, (c, column), value, checkpoints, scratch);
+        let written = decode_column(h, (row, at), (c, column), &values, checkpoints, scratch);
         let (piece, written, shape) = written.map_err(|error| match error {
             Error::Decode(what) => spec.source.sample_error(at, &column.name, what).into(),
             other => other,
@@ -74,17 +74,17 @@ pub(super) fn decode(
 /// Writes one column of a row.
 fn decode_column<'a>(
     h: &Handles,
-    row: &'a Row,
+    (row, at): (&'a Row, &Located),
     (c, column): (usize, &ColumnPlan),
-    value: Value<'_>,
+    values: &[Value<'_>],
     checkpoints: Option<&[u8]>,
     scratch: &mut WorkerScratch,
 ) -> Result<Written<'a>> {
-    let needs = DecodeCost::new(column, value)?;
+    let (layout, draw) = (&h.spec.layout, row.draw());
+    let (value, needs) = (column.value(values), DecodeCost::new(layout, column, values)?);
     let mut piece = row.piece(c).ok_or_else(given_twice)?;
     let mut target = RowBuffer { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
     fits(&h.reserved, &needs, target.bytes.len())?;
-    let (layout, draw) = (&h.spec.layout, row.draw());
     scratch.with(&h.reserved, &h.metrics, &needs, |decoder, scratch| {
         decoder.fill(
             &RowInput { layout, column, value, cost: &needs, checkpoints, draw },
@@ -93,6 +93,10 @@ fn decode_column<'a>(
         )
     })?;
     let RowBuffer { written, shape, filled, .. } = target;
+    if filled && h.spec.source.changed(at).is_some() {
+        // The rest may be in the file by now. Where the failure is handled, the change is said.
+        return Err(Error::decode("the image is incomplete"));
+    }
     h.metrics.filled.add(u64::from(filled));
     Ok((piece, written, shape))
 }

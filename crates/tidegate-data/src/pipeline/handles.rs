@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use tidegate_core::sync::lock;
-use tidegate_source::{Error as SourceError, Located};
+use tidegate_source::{Error as SourceError, Located, SourceExt};
 
 use super::batch_builder::Row;
 use super::cache_policy::EpochCache;
@@ -67,6 +67,14 @@ impl Retries {
     }
 }
 
+/// The field and the words of an error about a sample.
+fn of_sample(error: Error) -> (String, String) {
+    match error {
+        Error::Source(SourceError::Sample { field, what, .. }) => (field, what),
+        other => (String::new(), other.to_string()),
+    }
+}
+
 impl Handles {
     /// The row of a sample is written.
     pub(super) fn complete(&self, row: Row, id: u64) {
@@ -76,17 +84,21 @@ impl Handles {
 
     /// The row of a sample that failed: raised, skipped or tried again, as the policy says.
     pub(super) fn fail(&self, mut row: Row, at: &Located, error: Error) {
-        let config = &self.spec.config;
+        let (config, source) = (&self.spec.config, &self.spec.source);
+        let error = match source.changed(at) {
+            Some(changed) => {
+                let (field, what) = of_sample(error);
+                source.sample_error(at, &field, format!("{what}; {changed}")).into()
+            }
+            None => error,
+        };
         if config.on_error == OnError::Raise {
             return self.raise(row, error);
         }
-        let (position, place) = (row.position(), self.spec.source.place(at));
-        let what = match error {
-            Error::Source(SourceError::Sample { field, what, .. }) if !field.is_empty() => {
-                format!("field {field:?}: {what}")
-            }
-            Error::Source(SourceError::Sample { what, .. }) => what,
-            other => other.to_string(),
+        let (position, place) = (row.position(), source.place(at));
+        let what = match of_sample(error) {
+            (field, what) if !field.is_empty() => format!("field {field:?}: {what}"),
+            (_, what) => what,
         };
         row.list(Failure { position, place: place.clone(), what: what.clone() });
         if config.on_error == OnError::Skip || self.control.stopped() {

@@ -298,8 +298,15 @@ mod tests {
         let header = header::parse(bytes)?;
         let [width, height] = [header.width, header.height].map(|side| side.div_ceil(1 << halvings));
         let region = region.unwrap_or(Region { x: 0, y: 0, width, height });
-        let request =
-            Request { header: &header, halvings, region, pixel: Pixel::Rgb, checkpoints, fill: false };
+        let request = Request {
+            header: &header,
+            halvings,
+            region,
+            pixel: Pixel::Rgb,
+            checkpoints,
+            fill: false,
+            wide_gray: None,
+        };
         let mut rows = Whole::new(&request);
         Jpeg::default().decode(bytes, &request, &mut [], &mut rows)?;
         Ok(rows.bytes)

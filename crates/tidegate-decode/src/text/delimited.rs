@@ -6,8 +6,10 @@
 //! Memory: a few words a cell while a line is parsed.
 //!
 //! A quoted cell can contain the delimiter, line ends and doubled quotes. An empty cell is
-//! missing. A column holds integers or floats if all inspected cells do, else text.
+//! missing. A column holds integers or floats if all its cells do, else text. A column without a
+//! name is called `Unnamed: 0` and so on, as pandas calls it, which writes its index so.
 
+use super::json::Found;
 use crate::quoted::Quoted;
 use crate::{Error, Result};
 use crate::{Field, Kind, Schema, Value};
@@ -71,20 +73,31 @@ fn number<T: std::str::FromStr>(cell: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// Infers the schema from lines.
+/// Infers the schema from all lines.
 #[derive(Debug)]
 pub struct SchemaScan {
     delimiter: u8,
     names: Vec<String>,
-    /// For each column: whether all cells so far are integers, whether all are numbers, and
-    /// whether there are any.
-    columns: Vec<(bool, bool, bool)>,
+    columns: Vec<Cells>,
+    lines: u64,
+}
+
+/// What the cells of a column have in common, so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cells {
+    integers: u64,
+    /// Numbers that are no integers.
+    fractions: u64,
+    /// Cells that are no numbers, and the first sample that has one.
+    others: u64,
+    other: u64,
+    empty: u64,
 }
 
 impl SchemaScan {
     /// A scan of files with this delimiter, without lines yet.
     pub fn new(delimiter: u8) -> Self {
-        Self { delimiter, names: Vec::new(), columns: Vec::new() }
+        Self { delimiter, names: Vec::new(), columns: Vec::new(), lines: 0 }
     }
 
     /// Reads the line of names of a file.
@@ -92,22 +105,19 @@ impl SchemaScan {
     /// # Errors
     /// For names that are empty, repeated, or different from those of earlier files.
     pub fn names(&mut self, line: &[u8]) -> Result<(), String> {
-        let name = |cell: &[u8]| match value(cell) {
+        let name = |(number, cell): (usize, &[u8])| match value(cell) {
             Value::Bytes(name) => {
                 std::str::from_utf8(name).map(str::to_owned).map_err(|_| "a name that is no UTF-8".to_owned())
             }
-            Value::Missing => {
-                Err("a column without a name: the first line has them (pandas writes one with index=False)"
-                    .into())
-            }
+            Value::Missing => Ok(format!("Unnamed: {number}")),
             _ => Err("a column name that contains quotes, which a field name cannot".into()),
         };
-        let names = cells(line, self.delimiter).map(name).collect::<Result<Vec<_>, _>>()?;
+        let names = cells(line, self.delimiter).enumerate().map(name).collect::<Result<Vec<_>, _>>()?;
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
             return Err(format!("the column {:?} comes twice", twice.1));
         }
         if self.names.is_empty() {
-            self.columns = vec![(true, true, false); names.len()];
+            self.columns = vec![Cells::default(); names.len()];
             self.names = names;
         } else if self.names != names {
             return Err(format!(
@@ -120,56 +130,60 @@ impl SchemaScan {
 
     /// Inspects a line.
     pub fn add_line(&mut self, line: &[u8]) {
-        for (cell, (integers, numbers, any)) in cells(line, self.delimiter).zip(&mut self.columns) {
-            if cell.is_empty() {
-                continue;
-            }
-            *any = true;
-            *integers &= number::<i64>(cell).is_some();
+        for (cell, column) in cells(line, self.delimiter).zip(&mut self.columns) {
             // An integer beyond int64 would lose digits as a float.
-            let digits = cell.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
-            *numbers &= number::<f64>(cell).is_some() && (!digits || number::<i64>(cell).is_some());
+            let digits = || cell.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
+            match () {
+                () if cell.is_empty() => column.empty += 1,
+                () if number::<i64>(cell).is_some() => column.integers += 1,
+                () if number::<f64>(cell).is_some() && !digits() => column.fractions += 1,
+                () => {
+                    if column.others == 0 {
+                        column.other = self.lines;
+                    }
+                    column.others += 1;
+                }
+            }
         }
+        self.lines += 1;
     }
 
-    /// The common schema of the lines.
-    pub fn schema(self) -> Schema {
-        let kind = |(integers, numbers, any)| match (any, integers, numbers) {
-            (true, true, _) => Kind::Int,
-            (true, _, true) => Kind::Float,
-            _ => Kind::Text,
-        };
-        let columns = self.names.into_iter().zip(self.columns);
-        columns.map(|(name, column)| Field { name, kind: kind(column) }).collect()
+    /// What the lines have in common.
+    pub fn found(self) -> Found {
+        let mut found = Found { missing: self.columns.iter().map(|c| c.empty).collect(), ..Found::default() };
+        for (name, column) in self.names.into_iter().zip(self.columns) {
+            let Cells { integers, fractions, others, other, .. } = column;
+            let kind = match (integers, fractions, others) {
+                (_, _, 1..) | (0, 0, 0) => Kind::Text,
+                (_, 0, _) => Kind::Int,
+                _ => Kind::Float,
+            };
+            if integers + fractions > others && others > 0 {
+                found.uncertain.push(format!(
+                    "column {name:?} is a number in {} samples and other in {others}, such as in sample {other}: all \
+                     come as text",
+                    integers + fractions
+                ));
+            }
+            found.schema.push(Field { name, kind });
+        }
+        found
     }
 }
 
 /// The values of a line.
 ///
 /// # Errors
-/// [`Error::Decode`] if the number of cells is not that of the names, or a cell does not have the
-/// type that the schema states.
+/// [`Error::Decode`] if the number of cells is not that of the names.
 pub fn parse<'a>(schema: &Schema, delimiter: u8, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     let mut values = Vec::with_capacity(schema.len());
     for cell in cells(line, delimiter) {
-        let Some(field) = schema.get(values.len()) else {
+        if values.len() == schema.len() {
             let count = cells(line, delimiter).count();
             return Err(Error::decode(format!("{count} cells under {} names", schema.len())));
-        };
-        let misfit = || {
-            let shown = String::from_utf8_lossy(&cell[..cell.len().min(40)]);
-            Error::decode(format!(
-                "{shown:?} in column {:?}, which is {} in the first lines",
-                field.name,
-                field.kind.name()
-            ))
-        };
-        values.push(match field.kind {
-            _ if cell.is_empty() => Value::Missing,
-            Kind::Int => Value::Int(number(cell).ok_or_else(misfit)?),
-            Kind::Float => Value::Float(number(cell).ok_or_else(misfit)?),
-            _ => value(cell),
-        });
+        }
+        // Numbers stay text as well: their column may be wanted as text, with its leading zeros.
+        values.push(value(cell));
     }
     match values.len() == schema.len() {
         true => Ok(values),

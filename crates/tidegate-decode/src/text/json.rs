@@ -3,58 +3,63 @@
 //! Flow: lines -> members and their types -> a schema; a line -> values that borrow from it.
 //! Memory: a few words a field while a line is parsed.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::error::Category;
-use serde_json::value::RawValue;
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
 
 use crate::npy::DType;
 use crate::quoted::Quoted;
 use crate::{Error, Result};
 use crate::{Field, Kind, Schema, Value};
 
-/// Calls `each` with the members of a line's object, in order; values borrow from the line.
+/// Calls `each` with the members of a line's object, in order: the name, and the value as it is
+/// written. NaN and infinities are numbers, as Python's `json` writes them.
 ///
 /// # Errors [`Error::Truncated`] for a line that ends within a value, else [`Error::Decode`], if
 /// the line is not an object.
-fn members<'a>(line: &'a [u8], each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> Result<()> {
-    let mut json = serde_json::Deserializer::from_slice(line);
-    let read = json.deserialize_map(Members(each)).and_then(|()| json.end());
-    read.map_err(|error| {
-        // serde_json counts lines from this one, so its own place would be in line 1.
-        let text = error.to_string();
-        let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
-        let text = |what: &str| format!("no object of JSON: {what} at character {}", error.column());
-        match error.classify() {
-            Category::Eof => Error::Truncated(text("the line ends within a value")),
-            Category::Data | Category::Syntax | Category::Io => Error::Decode(text(what)),
+fn members<'a>(line: &'a [u8], mut each: impl FnMut(&str, &'a str)) -> Result<()> {
+    let mut json = Jiter::new(line).with_allow_inf_nan();
+    let mut read = || -> Result<(), JiterError> {
+        let mut next = json.next_object()?.map(str::to_owned);
+        while let Some(name) = next {
+            let first = json.peek()?;
+            let start = json.current_index();
+            json.known_skip(first)?;
+            // A skipped value is UTF-8.
+            each(&name, std::str::from_utf8(&line[start..json.current_index()]).unwrap_or_default());
+            next = json.next_key()?.map(str::to_owned);
         }
-    })
+        json.finish()
+    };
+    read().map_err(|error| wrong("no object of JSON", &error))
 }
 
-struct Members<F>(F);
-
-impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Members<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = map.next_key()? {
-            (self.0)(name, map.next_value()?);
-        }
-        Ok(())
-    }
+/// Checks that text is one JSON document.
+///
+/// # Errors
+/// As [`parse`], with the character.
+pub fn check(text: &[u8]) -> Result<()> {
+    let mut json = Jiter::new(text).with_allow_inf_nan();
+    json.next_skip().and_then(|()| json.finish()).map_err(|error| wrong("no JSON", &error))
 }
 
-/// A member's name; copied only if it has escapes.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+fn wrong(no: &str, error: &JiterError) -> Error {
+    use JsonErrorType as Json;
+    let place = error.index + 1;
+    let JiterErrorType::JsonError(what) = &error.error_type else {
+        return Error::Decode(format!("{no}: {} at character {place}", error.error_type));
+    };
+    match what {
+        Json::EofWhileParsingList
+        | Json::EofWhileParsingObject
+        | Json::EofWhileParsingString
+        | Json::EofWhileParsingValue => {
+            Error::Truncated(format!("{no}: it ends within a value, at character {place}"))
+        }
+        Json::LoneLeadingSurrogateInHexEscape | Json::UnexpectedEndOfHexEscape => {
+            Error::Decode(format!("half of a pair of \\u escapes at character {place}: no such character"))
+        }
+        what => Error::Decode(format!("{no}: {what} at character {place}")),
+    }
+}
 
 /// Finds names in a list, quickly if they are asked for in its order.
 #[derive(Default)]
@@ -83,57 +88,65 @@ enum Type {
 }
 
 impl Type {
-    /// The type of one value; None for null and for an empty list.
+    /// The type of one value; None where it does not show: null, and a list without numbers.
     fn infer(raw: &str) -> Option<Self> {
-        let number = |raw: &str| {
-            if raw.trim().parse::<i64>().is_ok() {
-                Some(DType::Int64)
-            } else {
-                raw.trim().parse::<f64>().ok().map(|_| DType::Float64)
-            }
-        };
         Some(match raw.as_bytes().first()? {
             b'n' => return None,
             b'"' => Self::Text,
             b't' | b'f' => Self::Int,
             b'[' => {
-                let types: Option<Vec<_>> =
-                    items(raw.as_bytes()).map(|item| number(std::str::from_utf8(item).ok()?)).collect();
-                match types {
-                    Some(types) if types.contains(&DType::Float64) => Self::Numbers(DType::Float64),
-                    // An empty list does not show its type.
-                    Some(types) if types.is_empty() => return None,
-                    Some(_) => Self::Numbers(DType::Int64),
-                    _ => Self::Json,
+                let mut found = None;
+                for item in items(raw.as_bytes()).filter(|item| *item != NULL) {
+                    match std::str::from_utf8(item).ok().and_then(number) {
+                        Some(DType::Float64) => found = Some(DType::Float64),
+                        Some(dtype) => found = found.or(Some(dtype)),
+                        None => return Some(Self::Json),
+                    }
                 }
+                Self::Numbers(found?)
             }
             b'{' => Self::Json,
-            // An integer beyond int64 would lose digits as a float.
-            _ if raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
-                && number(raw) != Some(DType::Int64) =>
-            {
-                Self::Json
-            }
-            _ => {
-                if number(raw) == Some(DType::Int64) {
-                    Self::Int
-                } else {
-                    Self::Float
-                }
-            }
+            _ => match number(raw) {
+                Some(DType::Float64) => Self::Float,
+                Some(_) => Self::Int,
+                None => Self::Json,
+            },
         })
     }
 
-    /// The type that holds values of both.
-    fn or(self, other: Self) -> Self {
+    /// The type that holds values of both, if both are numbers, or lists of numbers.
+    fn or(self, other: Self) -> Option<Self> {
         match (self, other) {
-            (one, other) if one == other => one,
-            (Self::Int | Self::Float, Self::Int | Self::Float) => Self::Float,
-            (Self::Numbers(_), Self::Numbers(_)) => Self::Numbers(DType::Float64),
-            _ => Self::Json,
+            (one, other) if one == other => Some(one),
+            (Self::Int | Self::Float, Self::Int | Self::Float) => Some(Self::Float),
+            (Self::Numbers(_), Self::Numbers(_)) => Some(Self::Numbers(DType::Float64)),
+            _ => None,
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Int => Kind::Int,
+            Self::Float => Kind::Float,
+            Self::Text => Kind::Text,
+            Self::Numbers(dtype) => Kind::Numbers { dtype },
+            Self::Json => Kind::Json,
         }
     }
 }
+
+/// The type of a number. An integer beyond int64 has none: it would lose digits as a float.
+fn number(text: &str) -> Option<DType> {
+    let text = text.trim();
+    if text.parse::<i64>().is_ok() {
+        return Some(DType::Int64);
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    (!digits && text.parse::<f64>().is_ok()).then_some(DType::Float64)
+}
+
+/// A value that is missing.
+const NULL: &[u8] = b"null";
 
 /// The items of a list that contains no lists.
 fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -142,42 +155,102 @@ fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     inner.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).take(if blank { 0 } else { usize::MAX })
 }
 
-/// Infers the schema from lines.
+/// Infers the schema from all lines.
 #[derive(Debug, Default)]
 pub struct SchemaScan {
-    /// Members and their types, in the order in which they first appeared.
-    members: Vec<(String, Option<Type>)>,
+    /// In the order in which they first appeared.
+    members: Vec<Member>,
+    /// The number of lines, and of those that are no objects.
+    lines: u64,
+    broken: u64,
+}
+
+/// A member of the objects seen so far.
+#[derive(Debug)]
+struct Member {
+    name: String,
+    /// The types of its values that have nothing in common: each with the number of values, and
+    /// the first sample that has one.
+    types: Vec<(Type, u64, u64)>,
+    /// The lines that have it, with a value other than null.
+    present: u64,
+    /// The last line that has it, from 1, and the type and presence there.
+    last: (u64, Option<Type>, bool),
+}
+
+impl Member {
+    /// Takes over what the last line had.
+    fn settle(&mut self) {
+        let (line, this, present) = std::mem::take(&mut self.last);
+        self.present += u64::from(present);
+        let Some(this) = this else { return };
+        for (of, count, _) in &mut self.types {
+            if let Some(both) = of.or(this) {
+                (*of, *count) = (both, *count + 1);
+                return;
+            }
+        }
+        self.types.push((this, 1, line - 1));
+    }
+
+    /// Its type, and what is uncertain about it. Nine values in ten decide.
+    fn decide(&self) -> (Type, Option<String>) {
+        let mut types = self.types.clone();
+        types.sort_by_key(|(_, count, first)| (std::cmp::Reverse(*count), *first));
+        let [(most, count, _), others @ ..] = &types[..] else { return (Type::Json, None) };
+        let Some((other, _, first)) = others.iter().min_by_key(|(.., first)| *first) else {
+            return (*most, None);
+        };
+        let odd: u64 = others.iter().map(|(_, count, _)| count).sum();
+        let (of, then) = match count >= &(9 * odd) {
+            true => (*most, "those fail"),
+            false => (Type::Json, "all come as JSON text"),
+        };
+        let what = format!(
+            "field {:?} is {} in {count} samples and other in {odd}, such as {} in sample {first}: {then}",
+            self.name,
+            most.kind().name(),
+            other.kind().name(),
+        );
+        (of, Some(what))
+    }
+}
+
+/// What all lines say about the fields.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The fields.
+    pub schema: Schema,
+    /// For each field, how many samples lack it.
+    pub missing: Vec<u64>,
+    /// Where a type is uncertain, in words.
+    pub uncertain: Vec<String>,
 }
 
 impl SchemaScan {
     /// Inspects a line.
     pub fn add_line(&mut self, line: &[u8]) {
-        // Of repeated members, the last one counts.
-        let mut found = BTreeMap::new();
-        let mut order = 0..;
+        let mut finder = NameFinder::default();
+        let (known, number) = (self.members.len(), self.lines + 1);
         let read = members(line, |name, raw| {
-            found.insert(name, (order.next(), raw));
+            let last = (number, Type::infer(raw), !raw.starts_with('n'));
+            // Of repeated members, the last one counts.
+            match finder.find(&self.members, |member| member.name == name) {
+                Some(at) => self.members[at].last = last,
+                None => {
+                    let (name, types) = (name.to_owned(), Vec::new());
+                    self.members.push(Member { name, types, present: 0, last });
+                }
+            }
         });
+        self.lines = number;
         // A line that is not an object fails when its sample is read.
         if read.is_err() {
+            self.broken += 1;
+            self.members.truncate(known);
             return;
         }
-        let mut found: Vec<_> = found.into_iter().collect();
-        found.sort_unstable_by_key(|(_, (order, _))| *order);
-        let mut finder = NameFinder::default();
-        for (name, (_, raw)) in found {
-            let this = Type::infer(raw.get());
-            match finder.find(&self.members, |(known, _)| *known == name) {
-                Some(at) => {
-                    let known = &mut self.members[at].1;
-                    *known = match (*known, this) {
-                        (Some(known), Some(this)) => Some(known.or(this)),
-                        (known, this) => known.or(this),
-                    }
-                }
-                None => self.members.push((name.into_owned(), this)),
-            }
-        }
+        self.members.iter_mut().filter(|member| member.last.0 == number).for_each(Member::settle);
     }
 
     /// Whether no inspected line was an object with members.
@@ -185,16 +258,16 @@ impl SchemaScan {
         self.members.is_empty()
     }
 
-    /// The common schema of the lines.
-    pub fn schema(self) -> Schema {
-        let kind = |found: Option<Type>| match found {
-            Some(Type::Int) => Kind::Int,
-            Some(Type::Float) => Kind::Float,
-            Some(Type::Text) => Kind::Text,
-            Some(Type::Numbers(dtype)) => Kind::Numbers { dtype },
-            Some(Type::Json) | None => Kind::Json,
-        };
-        self.members.into_iter().map(|(name, found)| Field { name, kind: kind(found) }).collect()
+    /// What the lines have in common.
+    pub fn found(self) -> Found {
+        let mut found = Found::default();
+        for member in self.members {
+            let (of, uncertain) = member.decide();
+            found.missing.push(self.lines - self.broken - member.present);
+            found.uncertain.extend(uncertain);
+            found.schema.push(Field { name: member.name, kind: of.kind() });
+        }
+        found
     }
 }
 
@@ -203,22 +276,18 @@ impl SchemaScan {
 /// # Errors [`Error::Truncated`] or [`Error::Decode`] if the line is not an object, or a member
 /// does not have the type that the schema states.
 pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
-    let mut found: Vec<Option<&'a RawValue>> = vec![None; schema.len()];
+    let mut found: Vec<Option<&'a str>> = vec![None; schema.len()];
     let mut finder = NameFinder::default();
     members(line, |name, raw| {
         if let Some(at) = finder.find(schema, |field| field.name == name) {
             found[at] = Some(raw);
         }
     })?;
-    let value = |(field, raw): (&Field, Option<&'a RawValue>)| -> Result<Value<'a>> {
-        let Some(raw) = raw.map(RawValue::get) else { return Ok(Value::Missing) };
+    let value = |(field, raw): (&Field, Option<&'a str>)| -> Result<Value<'a>> {
+        let Some(raw) = raw else { return Ok(Value::Missing) };
         let misfit = || {
             let shown: String = raw.chars().take(40).collect();
-            Error::decode(format!(
-                "{shown} in field {:?}, which is {} in the first lines",
-                field.name,
-                field.kind.name()
-            ))
+            Error::decode(format!("{shown} in field {:?}, which is {}", field.name, field.kind.name()))
         };
         let bytes = raw.as_bytes();
         Ok(match (&field.kind, bytes.first()) {
@@ -238,7 +307,7 @@ pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
     schema.iter().zip(found).map(value).collect()
 }
 
-/// Writes the numbers of a list into a row and returns their count.
+/// Writes the numbers of a list into a row and returns their count; null is NaN.
 ///
 /// # Errors
 /// [`Error::Decode`] for items that are not numbers of the type; [`Error::TooLarge`] if the row is
@@ -257,6 +326,7 @@ pub fn numbers(list: &[u8], dtype: DType, into: &mut [u8]) -> Result<usize> {
             ))
         };
         let word = match dtype {
+            DType::Float64 if item == NULL => f64::NAN.to_le_bytes(),
             DType::Int64 => text.parse::<i64>().map_err(|_| misfit())?.to_le_bytes(),
             _ => text.parse::<f64>().map_err(|_| misfit())?.to_le_bytes(),
         };

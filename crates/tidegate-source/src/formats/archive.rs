@@ -171,8 +171,9 @@ struct Grouping<'a> {
     path: &'a Path,
     shard: u32,
     group: Option<Group>,
-    /// The fields of this shard, in order of appearance.
+    /// The fields of this shard, in order of appearance, and how many samples have each.
     schema: Schema,
+    present: Vec<u64>,
     samples: Vec<(Entry, String, Images)>,
     /// By the hash of a key: where its sample begins, and a bit for each of its fields.
     seen: HashMap<u64, (u64, u64)>,
@@ -198,6 +199,7 @@ impl Grouping<'_> {
         if !self.schema.iter().any(|f| f.name == field) {
             add_field(&mut self.schema, &field)
                 .map_err(|what| Error::format(self.path, member.start, what))?;
+            self.present.push(0);
         }
         group.fields.push(field);
         group.end = member.data + member.size;
@@ -209,8 +211,13 @@ impl Grouping<'_> {
 
     fn flush(&mut self) -> Result<()> {
         let Some(group) = self.group.take() else { return Ok(()) };
-        let bit = |field: &String| self.schema.iter().position(|f| f.name == *field).unwrap_or(0) % 64;
-        let fields = group.fields.iter().fold(0, |bits, field| bits | 1 << bit(field));
+        let mut fields = 0;
+        for (i, field) in self.schema.iter().enumerate() {
+            if group.fields.contains(&field.name) {
+                fields |= 1 << (i % 64);
+                self.present[i] += 1;
+            }
+        }
         let (before, same) = *self.seen.entry(xxh3_64(group.key.as_bytes())).or_insert((group.start, fields));
         if before != group.start && same & fields == 0 {
             let what = format!(
@@ -254,7 +261,7 @@ fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'stati
 
 /// Indexes several shards at once, since waiting for the disk or the network takes the time.
 fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
-    let (mut schema, mut shards) = (Schema::new(), Vec::new());
+    let (mut schema, mut present, mut shards) = (Schema::new(), Vec::new(), Vec::new());
     let count = files.paths().len() as u32;
     let batch = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
     for first in (0..count).step_by(batch) {
@@ -267,11 +274,14 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
                 .collect()
         });
         for grouping in scanned {
-            let Grouping { path, shard, schema: fields, samples, left_out, .. } = grouping?;
+            let Grouping { path, shard, schema: fields, present: having, samples, left_out, .. } = grouping?;
             left_out.into_iter().for_each(|left_out| builder.add_left_out(left_out));
-            for field in fields {
-                if !schema.contains(&field) {
+            for (field, having) in fields.into_iter().zip(having) {
+                if let Some(at) = schema.iter().position(|known| *known == field) {
+                    present[at] += having;
+                } else {
                     add_field(&mut schema, &field.name).map_err(|what| Error::format(path, 0, what))?;
+                    present.push(having);
                 }
             }
             for (entry, key, images) in &samples {
@@ -287,6 +297,8 @@ fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
             what: "these archives hold no samples: members must be named key.extension".into(),
         });
     }
+    let samples = builder.samples();
+    builder.note_missing(present.into_iter().map(|having| samples - having).collect());
     builder.finish(schema, Vec::new(), shards)
 }
 
@@ -298,6 +310,7 @@ fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
         shard,
         group: None,
         schema: Schema::new(),
+        present: Vec::new(),
         samples: Vec::new(),
         seen: HashMap::new(),
         left_out: Vec::new(),

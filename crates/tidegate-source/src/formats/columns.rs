@@ -12,15 +12,19 @@
 //! one field, and its child `path` is the sample's key.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, LargeBinaryArray, RecordBatch};
+use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, LargeBinaryArray, PrimitiveArray};
+use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{can_cast_types, cast};
-use arrow_schema::{DataType, Schema as ArrowSchema};
+use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
-use tidegate_decode::{Field, Kind, Schema, Value};
+use tidegate_decode::{Field, Kind, Schema, Value, npy};
 
 /// The size that marks a missing value.
 const MISSING: u32 = u32::MAX;
@@ -28,7 +32,8 @@ const MISSING: u32 = u32::MAX;
 const WORD: usize = 4;
 
 /// The columns of a table, as fields.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(String, DataType)>", into = "Vec<(String, DataType)>")]
 pub(crate) struct Columns {
     list: Vec<Column>,
 }
@@ -39,8 +44,20 @@ struct Column {
     /// A child of the struct of that name holds the bytes.
     bytes_of_struct: bool,
     kind: Kind,
-    /// The type as stored, for comparing files.
+    /// The type as stored, or one that holds those of all files.
     stored: DataType,
+}
+
+impl From<Vec<(String, DataType)>> for Columns {
+    fn from(list: Vec<(String, DataType)>) -> Self {
+        Self { list: list.into_iter().map(|(name, stored)| Column::new(&name, stored)).collect() }
+    }
+}
+
+impl From<Columns> for Vec<(String, DataType)> {
+    fn from(columns: Columns) -> Self {
+        columns.list.into_iter().map(|column| (column.name, column.stored)).collect()
+    }
 }
 
 /// Gets the key and the values of a row.
@@ -83,13 +100,7 @@ enum Cells {
 impl Columns {
     /// The fields of an Arrow schema.
     pub(crate) fn new(schema: &ArrowSchema) -> Self {
-        let column = |field: &arrow_schema::FieldRef| {
-            let stored = field.data_type().clone();
-            let bytes_of_struct = matches!(&stored, DataType::Struct(children)
-                if children.iter().any(|c| c.name() == "bytes" && is_binary(c.data_type())));
-            let kind = if bytes_of_struct { Kind::Bytes } else { kind(&stored) };
-            Column { name: field.name().clone(), bytes_of_struct, kind, stored }
-        };
+        let column = |field: &arrow_schema::FieldRef| Column::new(field.name(), field.data_type().clone());
         Self { list: schema.fields().iter().map(column).collect() }
     }
 
@@ -106,23 +117,80 @@ impl Columns {
         self.list.len()
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|column| &*column.name)
+    }
+
     /// Whether a column may hold encoded images.
     pub(crate) fn may_hold_images(&self, c: usize) -> bool {
         self.list[c].kind == Kind::Bytes
     }
 
-    /// The first difference to the columns of another file, in words.
-    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
-        if self.list.len() != other.list.len() {
+    /// Adds the columns of another file, by name: numbers become wider, and text and bytes large,
+    /// where one of the files needs it.
+    ///
+    /// # Errors
+    /// In words, for a column whose types have nothing in common, and for a file without any of
+    /// these columns.
+    pub(crate) fn join(&mut self, other: &Self) -> Result<(), String> {
+        if !other.list.iter().any(|column| self.list.iter().any(|known| known.name == column.name)) {
             let names = |c: &Self| c.list.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(", ");
-            return Some(format!("its columns are {}, those of the first are {}", names(other), names(self)));
+            return Err(format!(
+                "its columns are {}, those of the files before {}",
+                names(other),
+                names(self)
+            ));
         }
-        self.list.iter().zip(&other.list).find(|(a, b)| a != b).map(|(a, b)| {
-            format!(
-                "its column {:?} holds {}, that of the first, {:?}, {}",
-                b.name, b.stored, a.name, a.stored
-            )
-        })
+        for column in &other.list {
+            let Some(known) = self.list.iter_mut().find(|known| known.name == column.name) else {
+                self.list.push(column.clone());
+                continue;
+            };
+            let stored = common_type(&known.stored, &column.stored).ok_or_else(|| {
+                let Column { name, stored, .. } = column;
+                format!("its column {name:?} holds {stored}, where files before have {}", known.stored)
+            })?;
+            if stored != known.stored {
+                *known = Column::new(&known.name, stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// For each column its place in a file with these, if the file has it.
+    pub(crate) fn places(&self, file: &Self) -> Vec<Option<usize>> {
+        let place = |column: &Column| file.list.iter().position(|other| other.name == column.name);
+        self.list.iter().map(place).collect()
+    }
+
+    /// A batch that was read from a file, with the wanted columns in the order and the types of
+    /// all files. What the file lacks is null.
+    pub(crate) fn conform(
+        &self,
+        batch: &RecordBatch,
+        places: &[Option<usize>],
+        wanted: &[bool],
+    ) -> Result<RecordBatch> {
+        // The batch has the columns that are read, in the order of the file.
+        let mut read: Vec<usize> =
+            places.iter().zip(wanted).filter(|(_, wanted)| **wanted).filter_map(|(at, _)| *at).collect();
+        read.sort_unstable();
+        let rows = batch.num_rows();
+        let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+        for ((column, place), _) in self.list.iter().zip(places).zip(wanted).filter(|(_, wanted)| **wanted) {
+            let words = |e| Error::decode(format!("column {:?}: {e}", column.name));
+            let array = place.and_then(|at| batch.columns().get(read.binary_search(&at).ok()?));
+            let array = match array {
+                Some(array) if *array.data_type() == column.stored => array.clone(),
+                Some(array) => cast(array, &column.stored).map_err(words)?,
+                None => new_null_array(&column.stored, rows),
+            };
+            fields.push(ArrowField::new(&column.name, column.stored.clone(), true));
+            arrays.push(array);
+        }
+        let rows = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::new(ArrowSchema::new(fields)), arrays, &rows)
+            .map_err(|e| Error::decode(e.to_string()))
     }
 
     /// The wanted columns of a batch that has just those, in the same order.
@@ -181,6 +249,13 @@ impl Columns {
 }
 
 impl Column {
+    fn new(name: &str, stored: DataType) -> Self {
+        let bytes_of_struct = matches!(&stored, DataType::Struct(children)
+            if children.iter().any(|c| c.name() == "bytes" && is_binary(c.data_type())));
+        let kind = if bytes_of_struct { Kind::Bytes } else { kind(&stored) };
+        Self { name: name.to_owned(), bytes_of_struct, kind, stored }
+    }
+
     fn cells(&self, array: &ArrayRef) -> Result<Cells> {
         let words = |e: arrow_schema::ArrowError| Error::decode(format!("column {:?}: {e}", self.name));
         let mut array = array.clone();
@@ -345,6 +420,49 @@ fn is_binary(stored: &DataType) -> bool {
     )
 }
 
+/// The type that holds the values of both types without loss; None for those that have nothing in
+/// common.
+fn common_type(one: &DataType, other: &DataType) -> Option<DataType> {
+    use DataType as T;
+    let text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8 | T::Utf8View);
+    let integer = |t: &T| t.is_integer();
+    Some(match (one, other) {
+        (one, other) if one == other => one.clone(),
+        (T::Null, some) | (some, T::Null) => some.clone(),
+        (T::Dictionary(_, one), other) | (other, T::Dictionary(_, one)) => common_type(one, other)?,
+        (one, other) if text(one) && text(other) => T::LargeUtf8,
+        (one, other) if is_binary(one) && is_binary(other) => T::LargeBinary,
+        // An int64 and a uint64 that is too large for it would lose digits as a float.
+        (T::UInt64, other) | (other, T::UInt64) if other.is_signed_integer() => return None,
+        (T::UInt64, other) | (other, T::UInt64) if integer(other) => T::UInt64,
+        (one, other) if integer(one) && integer(other) => T::Int64,
+        (one, other) if one.is_floating() && other.is_floating() => T::Float64,
+        (one, other) if integer(one) && other.is_floating() || integer(other) && one.is_floating() => {
+            T::Float64
+        }
+        (T::List(one) | T::LargeList(one), T::List(other) | T::LargeList(other)) => {
+            let of = common_type(one.data_type(), other.data_type())?;
+            T::LargeList(Arc::new(ArrowField::new("item", of, true)))
+        }
+        (T::Struct(one), T::Struct(other)) => {
+            let mut fields = Vec::new();
+            for field in one.iter().chain(other) {
+                let in_both = one.find(field.name()).zip(other.find(field.name()));
+                let of = match in_both {
+                    Some(((_, one), (_, other))) => common_type(one.data_type(), other.data_type())?,
+                    // Arrow casts structs of the same fields only.
+                    None => return None,
+                };
+                if !fields.iter().any(|known: &ArrowField| known.name() == field.name()) {
+                    fields.push(ArrowField::new(field.name(), of, true));
+                }
+            }
+            T::Struct(fields.into())
+        }
+        _ => return None,
+    })
+}
+
 fn kind(stored: &DataType) -> Kind {
     match stored {
         DataType::Dictionary(_, values) => kind(values),
@@ -396,9 +514,13 @@ fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
 fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     let fixed = matches!(array.data_type(), DataType::FixedSizeList(..));
     let items = elements(array, row).ok_or_else(|| Error::decode("a list was expected"))?;
-    if items.null_count() > 0 {
-        return Err(Error::decode("a list of numbers has missing values: fill them, or store it as JSON"));
-    }
+    let items = match items.null_count() {
+        0 => items,
+        _ => match with_nan(&items) {
+            Some(items) => items,
+            None => return Ok(npy::HAS_NULL.to_vec()),
+        },
+    };
     let data = items.to_data();
     let size = items.data_type().primitive_width().unwrap_or(1);
     let bytes = data.buffers().first().and_then(|b| b.as_slice().get(data.offset() * size..));
@@ -411,6 +533,20 @@ fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     }
     out.extend_from_slice(bytes);
     Ok(out)
+}
+
+/// Floats with NaN for what is missing; None for integers, which have no such value.
+fn with_nan(items: &ArrayRef) -> Option<ArrayRef> {
+    fn filled<T: ArrowPrimitiveType>(items: &ArrayRef, nan: T::Native) -> ArrayRef {
+        let values = items.as_primitive::<T>().iter().map(|x| x.unwrap_or(nan));
+        Arc::new(PrimitiveArray::<T>::from_iter_values(values))
+    }
+    Some(match items.data_type() {
+        DataType::Float16 => filled::<Float16Type>(items, half::f16::NAN),
+        DataType::Float32 => filled::<Float32Type>(items, f32::NAN),
+        DataType::Float64 => filled::<Float64Type>(items, f64::NAN),
+        _ => return None,
+    })
 }
 
 /// Any value as JSON: structs and maps as objects, lists as arrays, times and decimals as text.

@@ -254,6 +254,9 @@ impl Source for Folder {
     fn place(&self, at: &Located) -> Place {
         Place { id: at.id, shard: at.path.to_string(), offset: 0, key: at.path.to_string() }
     }
+    fn changed(&self, at: &Located) -> Option<String> {
+        self.index.changed(&self.root.join(&*at.path), at.entry.len.into())
+    }
     fn content_version(&self) -> u64 {
         // An image that changes in place changes no folder.
         let mut hash = xxhash_rust::xxh3::Xxh3::new();

@@ -5,8 +5,8 @@
 //! Memory: see `index`; one line while indexing. A quoted value is unquoted into its row.
 //!
 //! Each line is read and parsed by itself, so every order costs the same, and a bad line is one
-//! failed sample. Its key is the number of the line. The first thousand lines decide the types
-//! (`json`, `delimited`); a later line of another type fails.
+//! failed sample. Its key is the number of the line. All lines decide the types (`json`,
+//! `delimited`).
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -19,16 +19,16 @@ use crate::index::shard_set::shard_set;
 use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Result};
 use crate::{Located, Source};
+use tidegate_decode::Value;
 use tidegate_decode::text::delimited::ScanState;
+use tidegate_decode::text::json::Found;
 use tidegate_decode::text::{delimited, json, libsvm};
-use tidegate_decode::{Schema, Value};
 
 /// Bytes of a read while indexing.
 const BUFFER_BYTES: usize = 1 << 20;
-/// The number of lines that decide the types.
-pub(crate) const LOOKED_AT: u64 = 1000;
-/// The byte order mark of UTF-8.
+/// The byte order mark of UTF-8, and those of UTF-16.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
+const WIDE_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 /// The most bytes of a record; an entry could hold 16 times as many.
 const RECORD_MOST: usize = 256 << 20;
 
@@ -109,7 +109,7 @@ impl Lines {
     }
 }
 
-/// The types that the lines seen so far imply.
+/// The types that the lines seen so far imply. Each needs all of them.
 #[derive(Debug)]
 enum Seen {
     Libsvm(libsvm::SchemaScan),
@@ -126,22 +126,19 @@ impl Seen {
         }
     }
 
-    /// Looks at the line of sample number `sample`. LIBSVM needs all lines, the others the first
-    /// ones.
-    fn look(&mut self, line: &[u8], sample: u64) {
+    fn look(&mut self, line: &[u8]) {
         match self {
             Self::Libsvm(seen) => seen.add_line(line),
-            Self::Json(seen) if sample < LOOKED_AT => seen.add_line(line),
-            Self::Delimited(seen) if sample < LOOKED_AT => seen.add_line(line),
-            Self::Json(_) | Self::Delimited(_) => {}
+            Self::Json(seen) => seen.add_line(line),
+            Self::Delimited(seen) => seen.add_line(line),
         }
     }
 
-    fn schema(self) -> Schema {
+    fn found(self) -> Found {
         match self {
-            Self::Libsvm(seen) => seen.schema(),
-            Self::Json(seen) => seen.schema(),
-            Self::Delimited(seen) => seen.schema(),
+            Self::Libsvm(seen) => Found { schema: seen.schema(), ..Found::default() },
+            Self::Json(seen) => seen.found(),
+            Self::Delimited(seen) => seen.found(),
         }
     }
 }
@@ -152,7 +149,12 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
         let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
         let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);
         // Some editors write a byte order mark, which belongs to no line.
-        if file.fill_buf().map_err(Error::io(path))?.starts_with(MARK) {
+        let head = file.fill_buf().map_err(Error::io(path))?;
+        if WIDE_MARKS.iter().any(|mark| head.starts_with(mark)) {
+            let what = "this is text in UTF-16: save it as UTF-8, as with `iconv -f UTF-16 -t UTF-8`";
+            return Err(Error::format(path, 0, what));
+        }
+        if head.starts_with(MARK) {
             file.consume(MARK.len());
             at = MARK.len() as u64;
         }
@@ -169,7 +171,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
             if let (Seen::Delimited(seen), 1) = (&mut seen, first) {
                 seen.names(text).map_err(wrong)?;
             } else if !text.is_empty() {
-                seen.look(text, builder.samples());
+                seen.look(text);
                 let len = text.len() as u32;
                 let entry = Entry { shard: number as u32, offset: at, len, ..Entry::default() };
                 builder.push(entry, &format!("line {first}"), &Images::default())?;
@@ -186,11 +188,12 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
     if let Seen::Json(seen) = &seen
         && seen.is_empty()
     {
-        return none(format!(
-            "none of the first {LOOKED_AT} lines is an object: JSON Lines have one a line, in UTF-8"
-        ));
+        return none("no line is an object: JSON Lines have one a line, in UTF-8".into());
     }
-    builder.finish(seen.schema(), Vec::new(), shards)
+    let Found { schema, missing, uncertain } = seen.found();
+    builder.note_missing(missing);
+    uncertain.into_iter().for_each(|what| builder.note_uncertain(what));
+    builder.finish(schema, Vec::new(), shards)
 }
 
 /// Reads the next record and returns its number of lines; at the end of the file it reads nothing.

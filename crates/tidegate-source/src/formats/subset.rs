@@ -123,6 +123,15 @@ impl Source for Subset {
     fn chunked(&self) -> Option<&dyn Chunked> {
         self.base.chunked()
     }
+    fn changed(&self, at: &Located) -> Option<String> {
+        self.base.changed(at)
+    }
+    fn uncertain(&self) -> &[String] {
+        self.base.uncertain()
+    }
+    fn missing(&self) -> &[u64] {
+        self.base.missing()
+    }
     fn left_out(&self) -> &[LeftOut] {
         self.base.left_out()
     }

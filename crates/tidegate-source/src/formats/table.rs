@@ -151,6 +151,43 @@ struct Group {
     meta: GroupMeta,
 }
 
+/// An open file, and where it has the columns of the table.
+#[derive(Debug)]
+struct Opened {
+    shard: Box<dyn Shard>,
+    columns: Columns,
+    places: Vec<Option<usize>>,
+    /// Whether its columns are those of the table, in the same order and of the same types.
+    same: bool,
+}
+
+impl Opened {
+    fn new(shard: Box<dyn Shard>, of: &Columns) -> Self {
+        let columns = Columns::new(shard.schema());
+        Self { places: of.places(&columns), same: columns == *of, columns, shard }
+    }
+
+    /// Visits the batches of a group with the wanted columns of the table `of`.
+    fn decode(
+        &self,
+        (file, number, group): (&ShardFile, usize, &GroupMeta),
+        of: &Columns,
+        wanted: &[bool],
+        visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        if self.same {
+            return self.shard.decode(file, number, group, wanted, visit);
+        }
+        let mut read = vec![false; self.columns.len()];
+        for (place, _) in self.places.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+            place.iter().for_each(|&place| read[place] = true);
+        }
+        self.shard.decode(file, number, group, &read, &mut |batch| {
+            visit(&of.conform(batch, &self.places, wanted)?)
+        })
+    }
+}
+
 /// Parquet or Arrow files as samples.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -161,7 +198,7 @@ pub(crate) struct Table {
     columns: Columns,
     groups: Vec<Group>,
     /// The shard that was opened last, with its metadata.
-    open: Mutex<Option<(u32, Arc<dyn Shard>)>>,
+    open: Mutex<Option<(u32, Arc<Opened>)>>,
     /// The last group of a single read, with its number.
     last_group: Mutex<Option<(u64, Vec<u8>)>>,
 }
@@ -177,14 +214,17 @@ impl Table {
             Index::remove(&beside, set);
         }
         let files = Arc::new(files);
-        let first = format.open(&ShardFile::new(&files, 0, ReadMode::Drop)?)?;
-        let columns = Columns::new(first.schema());
         let index = match Index::open(&beside, set, identity) {
             Some(index) => index,
-            None => {
-                let builder = Builder::new(&beside, set, identity, format.name())?;
-                build(&files, format, &columns, columns::classes(first.schema()), builder)?
-            }
+            None => build(&files, format, Builder::new(&beside, set, identity, format.name())?)?,
+        };
+        let (columns, open) = if let Some(columns) = &index.meta.columns {
+            (serde_json::from_value(columns.clone()).map_err(|e| index.damaged(e))?, None)
+        } else {
+            let first = format.open(&ShardFile::new(&files, 0, ReadMode::Drop)?)?;
+            let columns = Columns::new(first.schema());
+            let first = Opened::new(first, &columns);
+            (columns, Some((0, Arc::new(first))))
         };
         let mut groups = Vec::new();
         let mut next = 0;
@@ -194,23 +234,22 @@ impl Table {
                 next += meta.rows;
             }
         }
-        let open = Mutex::new(Some((0, Arc::from(first))));
-        let name = name.to_owned();
-        Ok(Self { name, format, index, files, columns, groups, open, last_group: Mutex::default() })
+        let (name, open, last_group) = (name.to_owned(), Mutex::new(open), Mutex::default());
+        Ok(Self { name, format, index, files, columns, groups, open, last_group })
     }
 
-    fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<dyn Shard>> {
+    fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<Opened>> {
         let mut open = lock(&self.open);
-        if let Some((shard, reader)) = &*open
+        if let Some((shard, opened)) = &*open
             && *shard == number
         {
-            return Ok(Arc::clone(reader));
+            return Ok(Arc::clone(opened));
         }
         // Drop the last one first: the memory of dictionaries is reserved once.
         *open = None;
-        let reader: Arc<dyn Shard> = self.format.open(file)?.into();
-        *open = Some((number, Arc::clone(&reader)));
-        Ok(reader)
+        let opened = Arc::new(Opened::new(self.format.open(file)?, &self.columns));
+        *open = Some((number, Arc::clone(&opened)));
+        Ok(opened)
     }
 
     /// The group of a sample.
@@ -224,12 +263,29 @@ impl Table {
     }
 }
 
+/// What was seen of the values of a column.
+#[derive(Debug, Clone, Default)]
+struct SeenValues {
+    missing: u64,
+    /// Values that are images, and that are not, with the first of these.
+    images: u64,
+    others: u64,
+    other: Option<String>,
+}
+
+impl SeenValues {
+    /// Whether the column is one of images: more of its values are than are not.
+    fn are_images(&self) -> bool {
+        self.images > self.others
+    }
+}
+
 /// The state while one shard is indexed.
 struct Collecting<'a> {
     builder: &'a mut Builder,
     columns: &'a Columns,
-    /// Whether each column holds images; None before its first value.
-    images: &'a mut [Option<bool>],
+    /// For each column, what was seen of its values.
+    seen: &'a mut [SeenValues],
     shard: u32,
     file: &'a str,
     rows_before: u64,
@@ -242,57 +298,82 @@ impl Collecting<'_> {
         let len = u32::try_from(len).map_err(|_| too_large())?;
         let entry = Entry { shard: self.shard, offset: row, len, ..Entry::default() };
         let mut images = Images::default();
-        for (c, value) in values.iter().enumerate().filter(|(c, _)| self.columns.may_hold_images(*c)) {
-            let Cell::Bytes(bytes) = value else { continue };
-            let found = match header::probe(bytes) {
-                Probe::Found(header) => Some(header),
-                Probe::Short | Probe::Unknown => None,
-            };
-            self.images[c].get_or_insert(found.is_some());
-            if let Some(header) = found {
-                images.add(header);
+        let named = format!("{}:{}", self.file, self.rows_before + row);
+        for (c, (value, seen)) in values.iter().zip(&mut *self.seen).enumerate() {
+            match value {
+                Cell::Missing => seen.missing += 1,
+                Cell::Bytes(bytes) if self.columns.may_hold_images(c) => match header::probe(bytes) {
+                    Probe::Found(header) => {
+                        seen.images += 1;
+                        images.add(header);
+                    }
+                    Probe::Short | Probe::Unknown => {
+                        seen.others += 1;
+                        seen.other.get_or_insert_with(|| named.clone());
+                    }
+                },
+                _ => {}
             }
         }
-        let named = format!("{}:{}", self.file, self.rows_before + row);
         self.builder.push(entry, key.filter(|k| !k.is_empty()).unwrap_or(&named), &images)?;
         Ok(len.into())
     }
 }
 
-fn build(
-    files: &Arc<Files>,
-    format: Format,
-    columns: &Columns,
-    classes: Vec<String>,
-    mut builder: Builder,
-) -> Result<Index> {
-    let mut images = vec![None; columns.len()];
+/// The columns of all files and the names of classes; the columns are noted where they differ.
+fn all_columns(files: &Arc<Files>, format: Format, builder: &mut Builder) -> Result<(Columns, Vec<String>)> {
+    let first = format.open(&ShardFile::new(files, 0, ReadMode::Drop)?)?;
+    let (mut all, mut same) = (Columns::new(first.schema()), true);
+    let mut having: Vec<u64> = vec![1; all.len()];
+    for (i, path) in files.paths().iter().enumerate().skip(1) {
+        let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
+        let columns = Columns::new(format.open(&file)?.schema());
+        same &= columns == all;
+        all.join(&columns).map_err(|what| {
+            let what = format!("{what}: write it with one type in all files, or open the files apart");
+            Error::Dataset { path: path.clone(), what }
+        })?;
+        having.resize(all.len(), 0);
+        for (place, having) in all.places(&columns).iter().zip(&mut having) {
+            *having += u64::from(place.is_some());
+        }
+    }
+    let files = files.paths().len();
+    for (name, having) in all.names().zip(having).filter(|(_, having)| *having < files as u64) {
+        builder.note_uncertain(format!(
+            "column {name:?} is in {having} of {files} files, and missing in the others"
+        ));
+    }
+    if !same {
+        builder.note_columns(serde_json::to_value(&all).map_err(|e| Error::Internal(e.to_string()))?);
+    }
+    Ok((all, columns::classes(first.schema())))
+}
+
+fn build(files: &Arc<Files>, format: Format, mut builder: Builder) -> Result<Index> {
+    let (columns, classes) = all_columns(files, format, &mut builder)?;
+    let mut seen = vec![SeenValues::default(); columns.len()];
     let mut shards = Vec::new();
     for (i, path) in files.paths().iter().enumerate() {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
-        let reader = format.open(&file)?;
-        if let Some(what) = columns.difference(&Columns::new(reader.schema())) {
-            let what =
-                format!("{what}: files of one dataset need the same columns; open the others by themselves");
-            return Err(Error::Dataset { path: path.clone(), what });
-        }
+        let opened = Opened::new(format.open(&file)?, &columns);
         let name = file_name(path);
         let before = builder.samples();
-        let mut groups = guarded(&file, 0, || reader.groups(&file))?;
+        let mut groups = guarded(&file, 0, || opened.shard.groups(&file))?;
         if let Some(group) = groups.iter().find(|g| g.rows > MAX_GROUP_ROWS) {
             return Err(file.error(group.offset, &format!("a group of {} rows", group.rows)));
         }
         groups.retain(|g| g.rows > 0);
         let mut collecting = Collecting {
             builder: &mut builder,
-            columns,
-            images: &mut images,
+            columns: &columns,
+            seen: &mut seen,
             shard: i as u32,
             file: &name,
             rows_before: 0,
         };
         for (number, group) in groups.iter_mut().enumerate() {
-            index_group(&*reader, &file, number, group, &mut collecting)?;
+            index_group(&opened, &file, number, group, &mut collecting)?;
             collecting.rows_before += group.rows;
         }
         shards.push(ShardMeta { name, bytes: file.len, samples: builder.samples() - before, groups });
@@ -303,12 +384,22 @@ fn build(
             what: "these files hold no rows".into(),
         });
     }
-    let images: Vec<bool> = images.iter().map(|seen| *seen == Some(true)).collect();
+    let images: Vec<bool> = seen.iter().map(SeenValues::are_images).collect();
+    let fields = columns.fields(&images);
+    for (field, seen) in fields.iter().zip(&seen).filter(|(_, seen)| seen.are_images()) {
+        if let Some(example) = &seen.other {
+            builder.note_uncertain(format!(
+                "field {:?} is an image in {} samples and no JPEG, PNG or WebP in {}, such as {example}: those fail",
+                field.name, seen.images, seen.others
+            ));
+        }
+    }
+    builder.note_missing(seen.iter().map(|seen| seen.missing).collect());
     builder.finish(columns.fields(&images), classes, shards)
 }
 
 fn index_group(
-    reader: &dyn Shard,
+    reader: &Opened,
     file: &ShardFile,
     number: usize,
     group: &mut GroupMeta,
@@ -319,7 +410,7 @@ fn index_group(
     let (mut row, mut bytes, mut largest) = (0, head_bytes(meta.rows as usize) as u64, 0);
     let columns = collecting.columns;
     guarded(file, meta.offset, || {
-        reader.decode(file, number, &meta, &all, &mut |batch| {
+        reader.decode((file, number, &meta), columns, &all, &mut |batch| {
             columns.each_row(batch, &mut |key, values| {
                 let len = collecting.row(row, key, values)?;
                 row += 1;
@@ -339,8 +430,10 @@ fn index_group(
         return Err(Error::format(file.path(), meta.offset, what));
     }
     group.packed_bytes = bytes;
-    // The arrays of one batch of rows, and their packed copy.
-    let arrays = 2 * bytes.min(largest * batch_rows(&meta) as u64);
+    // The arrays of one batch of rows, as they are stored and as the table has them, and their
+    // packed copy.
+    let copies = if reader.same { 2 } else { 3 };
+    let arrays = copies * bytes.min(largest * batch_rows(&meta) as u64);
     group.library_bytes = group.library_bytes.saturating_add(arrays);
     Ok(())
 }
@@ -366,7 +459,8 @@ impl Grouped for Table {
         let reader = self.shard(group.shard, &file)?;
         let mut packed = Packed::new(into, group.meta.rows as usize);
         guarded(&file, group.meta.offset, || {
-            reader.decode(&file, group.number as usize, &group.meta, wanted, &mut |batch| {
+            let group = (&file, group.number as usize, &group.meta);
+            reader.decode(group, &self.columns, wanted, &mut |batch| {
                 packed.push(&self.columns, batch, wanted)
             })?;
             packed.finish()

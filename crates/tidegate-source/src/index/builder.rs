@@ -76,6 +76,9 @@ impl Builder {
             classes: Vec::new(),
             shards: Vec::new(),
             left_out: Vec::new(),
+            uncertain: Vec::new(),
+            columns: None,
+            missing: Vec::new(),
             bounds: SizeBounds::default(),
             keys_bytes: 0,
         };
@@ -121,6 +124,23 @@ impl Builder {
     /// Counts what is no sample.
     pub fn add_left_out(&mut self, more: LeftOut) {
         more.count_in(&mut self.meta.left_out);
+    }
+
+    /// Notes what is uncertain about a field, in words.
+    pub fn note_uncertain(&mut self, what: String) {
+        self.meta.uncertain.push(what);
+    }
+
+    /// Notes the columns of a table whose files have different ones.
+    pub fn note_columns(&mut self, columns: serde_json::Value) {
+        self.meta.columns = Some(columns);
+    }
+
+    /// Notes how many samples lack each field of the schema.
+    pub fn note_missing(&mut self, missing: Vec<u64>) {
+        if missing.iter().any(|&count| count > 0) {
+            self.meta.missing = missing;
+        }
     }
 
     /// Samples so far.

@@ -115,6 +115,15 @@ pub struct Meta {
     /// What is no sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// What is uncertain about the fields, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncertain: Vec<String>,
+    /// The columns of a table whose files have different ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<serde_json::Value>,
+    /// For each field, how many samples lack it; empty where that is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<u64>,
     /// Sizes over all samples.
     #[serde(rename = "extremes")]
     pub bounds: SizeBounds,
@@ -310,6 +319,34 @@ impl Index {
             next = last + 1;
         }
         Ok(())
+    }
+
+    /// Whether a file that had `bytes` bytes is another one by now, in words. Then the next opening
+    /// makes the index again.
+    pub(crate) fn changed(&self, file: &Path, bytes: u64) -> Option<String> {
+        let meta = self.dir.join("meta.json");
+        let now = fs::metadata(file).ok()?;
+        let written = |of: &fs::Metadata| of.modified().ok();
+        let indexed = fs::metadata(&meta).ok();
+        let what = if now.len() != bytes {
+            format!("it has {} bytes, and had {bytes}", now.len())
+        } else if indexed.is_some_and(|indexed| written(&now) > written(&indexed)) {
+            "it was written since".into()
+        } else {
+            return None;
+        };
+        let fix = match fs::remove_file(meta) {
+            Ok(()) => "open the dataset again, which makes its index again",
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "open the dataset again",
+            Err(_) => "run `tidegate index --force`",
+        };
+        Some(format!("the file {} has changed since it was indexed ({what}): {fix}", file.display()))
+    }
+
+    /// An error about something that its `meta.json` cannot say.
+    pub(crate) fn damaged(&self, what: impl std::fmt::Display) -> Error {
+        let what = format!("the index is damaged ({what}): run `tidegate index --force`");
+        Error::format(self.dir.join("meta.json"), 0, what)
     }
 
     fn corrupt(&self, file: &str, offset: u64) -> Error {

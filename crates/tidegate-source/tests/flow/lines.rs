@@ -64,7 +64,7 @@ mod json {
             opened("x.jsonl", "{\"a\": 1, \"b\": 1, \"a\": \"x\"}\n{\"a\": \"y\"}\n{\"a\": 5, \"b\": \n")
                 .unwrap();
         let kinds: Vec<_> = twice.schema().iter().map(|field| (&*field.name, field.kind.name())).collect();
-        assert_eq!(kinds, [("b", "int"), ("a", "text")]);
+        assert_eq!(kinds, [("a", "text"), ("b", "int")]);
         assert!(source.fetch(3).is_err());
     }
 
@@ -88,7 +88,7 @@ mod json {
         );
         assert!(words("{\"a\": x}").contains("expected value at character 7"));
         assert!(opened("x.jsonl", "\n \n").unwrap_err().to_string().contains("no line"));
-        assert!(opened("x.jsonl", "[1]\n[2]\n").unwrap_err().to_string().contains("none of the first"));
+        assert!(opened("x.jsonl", "[1]\n[2]\n").unwrap_err().to_string().contains("no line is an object"));
         // A mark of the encoding is of no line.
         let marked = opened("x.jsonl", "\u{feff}{\"a\": 1}\n{\"a\": 2}\n").unwrap();
         assert_eq!((marked.fetch(0).unwrap().1, marked.len()), (b"{\"a\": 1}".to_vec(), 2));
@@ -180,7 +180,7 @@ mod delimited {
         );
         testing::source(&*opened("y.tsv", "a\tb\n1\tx\n2\ty").unwrap()).unwrap();
         let values = parse(source.schema(), b',', b"1,\"x, y\",0.5,").unwrap();
-        assert_eq!(values, [Value::Int(1), Value::Bytes(b"x, y"), Value::Float(0.5), Value::Missing]);
+        assert_eq!(values, [Value::Bytes(b"1"), Value::Bytes(b"x, y"), Value::Bytes(b"0.5"), Value::Missing]);
         let values = parse(source.schema(), b',', b"2,\"say \"\"hi\"\"\nthere\",3,z").unwrap();
         let Value::Quoted(quoted) = values[1] else { panic!("it has quotes") };
         assert_eq!(quoted.text().unwrap(), b"say \"hi\"\nthere");
@@ -191,7 +191,7 @@ mod delimited {
         let source = opened("x.csv", "name,n\n5\" pipe,1\n6\" pipe,2\nplain,3\n\"a\"\"\",4\n").unwrap();
         assert_eq!(source.len(), 4);
         let values = parse(source.schema(), b',', b"5\" pipe,1").unwrap();
-        assert_eq!(values, [Value::Bytes(b"5\" pipe"), Value::Int(1)]);
+        assert_eq!(values, [Value::Bytes(b"5\" pipe"), Value::Bytes(b"1")]);
         let values = parse(source.schema(), b',', b"\"a\"\"\",4").unwrap();
         assert!(matches!(values[0], Value::Quoted(quoted) if quoted.text().unwrap() == b"a\""));
         let error = opened("x.csv", "name,n\n\"open,1\n2,3\n").unwrap_err().to_string();
@@ -207,10 +207,11 @@ mod delimited {
         let words = |line: &str| parse(source.schema(), b',', line.as_bytes()).unwrap_err().to_string();
         assert!(words("1").contains("1 cells under 2 names"));
         assert!(words("1,2,3").contains("3 cells under 2 names"));
-        assert!(words("x,y").contains("\"x\" in column \"a\", which is int"));
         let words = |text: &str| opened("x.csv", text).unwrap_err().to_string();
         assert!(words("a,a\n1,2\n").contains("line 1") && words("a,a\n1,2\n").contains("comes twice"));
-        assert!(words("a,\n1,2\n").contains("without a name"));
+        let source = opened("y.csv", ",a,\n0,1,2\n").unwrap();
+        let names: Vec<_> = source.schema().iter().map(|field| &*field.name).collect();
+        assert_eq!(names, ["Unnamed: 0", "a", "Unnamed: 2"]);
         assert!(words("a,b\n").contains("no line with a sample"));
     }
 }

@@ -83,8 +83,8 @@ impl Bench {
         for round in 0..=ROUNDS {
             let began = Instant::now();
             for (position, (at, bytes, record)) in samples.iter().enumerate() {
-                let value = source.parse(at, bytes)?.swap_remove(column.field);
-                let cost = DecodeCost::new(column, value)?;
+                let values = source.parse(at, bytes)?;
+                let (value, cost) = (column.value(&values), DecodeCost::new(&layout, column, &values)?);
                 scratch.resize(scratch.len().max(cost.scratch_bytes as usize), 0);
                 let draw = Draw { seed: 0, epoch: round as u64, position: position as u64 };
                 let mut buffer = RowBuffer { bytes: &mut row, written: 0, shape: Vec::new(), filled: false };

@@ -36,6 +36,9 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
             source.classes()[..source.classes().len().min(10)].join(", ")
         );
     }
+    for doubt in source.uncertain() {
+        println!("uncertain: {doubt}");
+    }
     for left_out in source.left_out() {
         println!("left out: {left_out}");
     }

@@ -1,12 +1,13 @@
 //! The command line: it parses arguments, calls the library, and prints.
 //!
-//! Flow: arguments -> one of demo, synth, pack, index, inspect, profile, dedup, cache, compress,
-//! shuffle-quality, bench -> text, HTML, an exit code (0 success, 1 failure, 2 wrong usage).
+//! Flow: arguments -> one of demo, synth, pack, index, inspect, check, profile, dedup, cache,
+//! compress, shuffle-quality, bench -> text, HTML, an exit code (0 success, 1 failure, 2 wrong usage).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
 mod cache;
+mod check;
 mod compress;
 mod dedup;
 mod demo;
@@ -120,6 +121,9 @@ enum Command {
         #[arg(long, default_value_t = 48)]
         samples: u64,
     },
+    /// Read everything once and list what is wrong, with places. The exit code is 1 if anything is.
+    #[command(after_help = "Example:\n  tidegate check 'shards/*.tar' --json")]
+    Check(check::Check),
     /// Profile a dataset: distributions, distinct values, classes, advice for training.
     #[command(
         after_help = "Examples:\n  tidegate profile photos --html profile.html\n  tidegate profile diff train val"
@@ -239,12 +243,16 @@ fn execute(command: Command) -> Result<()> {
                 mib(source.size_bounds().total_bytes),
                 source.fingerprint()
             );
+            for doubt in source.uncertain() {
+                println!("uncertain: {doubt}");
+            }
             for left_out in source.left_out() {
                 println!("left out: {left_out}");
             }
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
+        Command::Check(asked) => asked.run(),
         Command::Profile(asked) => asked.run(),
         Command::Dedup(asked) => asked.run(),
         Command::Cache(cache) => cache::run(&cache),

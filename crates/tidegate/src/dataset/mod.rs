@@ -1,10 +1,11 @@
-//! Work on whole datasets: profile them, find duplicates, pack them, analyse compression, make
-//! one.
+//! Work on whole datasets: check and profile them, find duplicates, pack them, analyse compression,
+//! make one.
 //!
 //! Flow: a source -> one epoch (`scan`) or single samples -> figures or new files.
 //! Memory: each module says its own.
 
 pub mod analyse;
+pub mod check;
 pub mod dedup;
 pub mod pack;
 pub mod profile;

@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_core::sync::lock;
-use tidegate_data::batch::Layout;
+use tidegate_data::batch::{FieldSpec, Layout};
 use tidegate_data::cache::{SegmentTier, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
 use tidegate_data::{Error, Result};
+use tidegate_decode::Field;
 use tidegate_order::quality::Quality;
 use tidegate_order::{FeedbackOrder, Order, Shuffle, order, partition::RankPartition};
 use tidegate_source::{Access, Source};
@@ -61,6 +62,8 @@ pub struct Loader {
     kept: Retained,
     /// The cache tiers behind the private memory cache. Other processes may share them.
     stores: Vec<Arc<SegmentTier>>,
+    /// See [`Loader::unnamed`].
+    unnamed: Vec<(String, u64)>,
     observer: Option<Arc<dyn EpochObserver>>,
     /// See [`pipeline::Config::partial`].
     partial: bool,
@@ -68,6 +71,28 @@ pub struct Loader {
     running: Weak<Mutex<Running>>,
     /// How well batches of a windowed order mix; computed by the first report.
     mixing: OnceLock<Option<[Quality; 2]>>,
+}
+
+/// The columns of a batch, and the fields that are left out: where the options name some fields,
+/// others are delivered only if every sample has them.
+fn layout(source: &dyn Source, options: &Options) -> Result<(Layout, Vec<(String, u64)>)> {
+    let schema = source.schema();
+    let named = |field: &Field| {
+        options
+            .fields
+            .iter()
+            .any(|(name, _)| *name == field.name || name.split(';').any(|part| part == field.name))
+    };
+    let missing = schema.iter().zip(source.missing()).filter(|(field, count)| **count > 0 && !named(field));
+    let unnamed: Vec<_> = missing.map(|(field, count)| (field.name.clone(), *count)).collect();
+    if options.only || options.fields.is_empty() || unnamed.is_empty() {
+        return Ok((Layout::new(schema, &options.fields, options.only)?, Vec::new()));
+    }
+    let everywhere =
+        schema.iter().filter(|field| !named(field) && !unnamed.iter().any(|(name, _)| *name == field.name));
+    let inferred = everywhere.map(|field| (field.name.clone(), FieldSpec::inferred(&field.kind)));
+    let fields: Vec<_> = options.fields.iter().cloned().chain(inferred).collect();
+    Ok((Layout::new(schema, &fields, true)?, unnamed))
 }
 
 /// Checks that a sampler gives the same ids again as before the state was saved.
@@ -96,7 +121,7 @@ impl Loader {
         order: Option<Arc<dyn Order>>,
         observe: Option<MakeObserver>,
     ) -> Result<Self> {
-        let layout = Arc::new(Layout::new(source.schema(), &options.fields, options.only)?);
+        let (layout, unnamed) = layout(&*source, &options)?;
         if budget.shared_by().is_some_and(|node| !node.here()) {
             return Err(Error::Config(
                 "this budget of a node was made before a fork: make it in each process that uses it, \
@@ -112,6 +137,7 @@ impl Loader {
             None => self::order(options.shuffle, options.seed, &source.shard_lengths())?.into(),
         };
         let progress = Progress { start_is_set: true, ..Progress::default() };
+        let layout = Arc::new(layout);
         let kept = Retained::new(&*source, &layout, &budget, order.lookahead(), options.keep)?;
         let stores = open_stores(&*source, &options, &budget)?;
         let observer = observe.map(|observe| observe(&source, &layout, &budget)).transpose()?;
@@ -121,6 +147,7 @@ impl Loader {
             options,
             budget,
             layout,
+            unnamed,
             order,
             map: None,
             partial: false,
@@ -160,6 +187,13 @@ impl Loader {
     /// The samples that failed in the current epoch.
     pub(crate) fn failed(&self) -> FailedSamples {
         FailedSamples::new(&self.progress().failures)
+    }
+
+    /// All samples that failed in the current epoch, by id.
+    pub(crate) fn failures(&self) -> Vec<FailedSample> {
+        let mut failures = self.progress().failures.clone();
+        failures.sort_by_key(|failure| failure.place.id);
+        failures.iter().map(FailedSample::from).collect()
     }
 
     /// The consumer's global position in the epoch.
@@ -252,6 +286,13 @@ impl Loader {
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// The fields that are left out because some samples lack them and the options do not name
+    /// them, with the number of these samples.
+    #[must_use]
+    pub fn unnamed(&self) -> &[(String, u64)] {
+        &self.unnamed
     }
 
     /// The columns of a batch.

@@ -28,6 +28,12 @@ pub struct FailedSample {
     pub what: String,
 }
 
+impl From<&Failure> for FailedSample {
+    fn from(failure: &Failure) -> Self {
+        Self { place: failure.place.to_string(), what: failure.what.clone() }
+    }
+}
+
 /// How many samples failed, and the first of them by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct FailedSamples {
@@ -37,8 +43,7 @@ pub(crate) struct FailedSamples {
 
 impl FailedSamples {
     pub(crate) fn new(failures: &[Failure]) -> Self {
-        let named = failures.iter().take(NAMED);
-        let first = named.map(|f| FailedSample { place: f.place.to_string(), what: f.what.clone() });
+        let first = failures.iter().take(NAMED).map(FailedSample::from);
         Self { count: failures.len() as u64, first: first.collect() }
     }
 }

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn fields_share_geometry() {
         let numbers = PatchSpec { geometry: geometry(), dtype: Some(DType::Float32), ..PatchSpec::default() };
-        let mask = |of: &str| FieldSpec::Mask(MaskSpec { of: of.into(), size: None });
+        let mask = |of: &str| FieldSpec::Mask(MaskSpec { of: of.into(), size: None, exif: None });
         let wanted = [
             ("raw".to_owned(), FieldSpec::Patch(Box::new(numbers))),
             ("labels".to_owned(), mask("raw")),
@@ -340,7 +340,9 @@ mod tests {
         let raw = |geometry: PatchGeometry| {
             ("raw".to_owned(), FieldSpec::Patch(Box::new(PatchSpec { geometry, ..PatchSpec::default() })))
         };
-        let mask = |of: &str, size| ("labels".to_owned(), FieldSpec::Mask(MaskSpec { of: of.into(), size }));
+        let mask = |of: &str, size| {
+            ("labels".to_owned(), FieldSpec::Mask(MaskSpec { of: of.into(), size, exif: None }))
+        };
         let crop = |side| PatchGeometry { crop: Some(vec![side; 3]), ..PatchGeometry::default() };
         let dense = Elastic { spacing: vec![0.5; 3], deviation: vec![1.0; 3], p: 1.0 };
         for (wanted, word) in [

@@ -38,7 +38,7 @@ pub(in super::super) struct GroupLane {
 impl GroupLane {
     /// A lane that keeps decoded groups in these blocks.
     pub(in super::super) fn new(layout: &Layout, blocks: Vec<Block>) -> Self {
-        let wanted = (0..layout.schema.len()).map(|i| layout.columns.iter().any(|c| c.field == i)).collect();
+        let wanted = (0..layout.schema.len()).map(|i| layout.columns.iter().any(|c| c.reads(i))).collect();
         Self { wanted, groups: Mutex::new(blocks.into_iter().map(|block| (None, block)).collect()) }
     }
 

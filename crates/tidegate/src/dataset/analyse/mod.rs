@@ -148,8 +148,8 @@ impl Elements {
             let Value::Bytes(bytes) = values[i] else { continue };
             let array = field.kind.array(bytes).transpose().map_err(|e| blame(&e))?;
             let (dtype, shape, bytes) = match &array {
-                Some(array) => (array.dtype, array.shape.clone(), array.data),
-                None => (DType::Uint8, vec![bytes.len()], bytes),
+                Some(array) => (array.dtype, array.shape.clone(), array.elements()),
+                None => (DType::Uint8, vec![bytes.len()], bytes.into()),
             };
             let all = found.get_or_insert_with(|| Self {
                 dtype,
@@ -163,7 +163,7 @@ impl Elements {
             if all.samples > 0 && (all.bytes.len() + bytes.len()) as u64 > options.bytes {
                 break;
             }
-            all.bytes.extend(bytes);
+            all.bytes.extend_from_slice(&bytes);
             all.samples += 1;
             // Arrays of different shapes become one row of elements.
             all.shape = if all.shape[1..] == shape {

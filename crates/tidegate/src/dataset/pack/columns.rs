@@ -92,19 +92,23 @@ pub(super) fn columns(
     Ok(source.schema().iter().zip(&values).zip(encodings).map(column).collect())
 }
 
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
 /// The bytes of a value as a column stores it.
 pub(super) fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
     let misfit = || {
         Error::Config(format!("field {:?}: {value:?} cannot be stored as {}", column.name, column.encoding))
     };
-    let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.trim().parse::<i64>().ok());
     if let Some(array) = &column.array {
         return array
             .bytes(&column.kind, value)
             .map_err(|e| Error::Config(format!("field {:?}: {e}", column.name)));
     }
     Ok(match (column.encoding.as_str(), value) {
-        ("int", Value::Bytes(b)) => number(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
+        ("int", Value::Bytes(b)) => number::<i64>(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
+        ("float64", Value::Bytes(b)) => number::<f64>(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),
         ("int", Value::Int(x)) => x.to_le_bytes().to_vec(),
         ("float64", Value::Float(x)) => x.to_le_bytes().to_vec(),
         (_, Value::Bytes(b)) => b.to_vec(),

@@ -179,9 +179,10 @@ fn try_codecs(source: &dyn Source, i: usize, first: &ArrayRef<'_>) -> Result<Tri
         if (found.dtype, &found.shape) != (first.dtype, &first.shape) {
             return Ok(Trial::Mixed);
         }
-        whole += found.data.len();
+        let elements = found.elements();
+        whole += elements.len();
         for (name, size) in candidates.iter().zip(&mut sizes) {
-            *size += packed(name, found.dtype, &found.shape, found.data)?.len();
+            *size += packed(name, found.dtype, &found.shape, &elements)?.len();
         }
     }
     let mut chosen = (None, whole as f64 / MIN_GAIN);
@@ -248,9 +249,10 @@ impl ArrayEncoding {
                 self.shape
             )));
         }
+        let elements = found.elements();
         match &self.method {
-            Method::Raw => Ok(found.data.to_vec()),
-            Method::Packed(name) => packed(name, self.dtype, &self.shape, found.data),
+            Method::Raw => Ok(elements.into_owned()),
+            Method::Packed(name) => packed(name, self.dtype, &self.shape, &elements),
             Method::Quantized(bits) => {
                 let options = Options {
                     bits: *bits,
@@ -259,7 +261,7 @@ impl ArrayEncoding {
                     extent: Extent::Whole,
                     rounding: Rounding::Nearest,
                 };
-                let values = floats(self.dtype, found.data);
+                let values = floats(self.dtype, &elements);
                 let small = Quantized::new(&values, &self.shape, &options).and_then(|small| small.to_bytes());
                 small.map_err(|e| Error::decode(e.to_string()))
             }

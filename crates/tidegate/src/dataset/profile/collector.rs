@@ -120,8 +120,8 @@ impl Collector {
     fn pack(&self, values: &[Value<'_>]) -> Vec<(usize, u64, [u64; CANDIDATES.len()])> {
         let mut packer = lock(&self.packer);
         let columns = self.watched.iter().enumerate().filter(|(_, w)| is_packable(w.value_kind));
-        let values = columns.filter_map(|(c, w)| match values.get(w.field()) {
-            Some(Value::Bytes(bytes)) if bytes.len() >= MIN_PACKED_BYTES => Some((c, *bytes)),
+        let values = columns.filter_map(|(c, w)| match w.value(values) {
+            Value::Bytes(bytes) if bytes.len() >= MIN_PACKED_BYTES => Some((c, bytes)),
             _ => None,
         });
         let packed = values.map(|(c, bytes)| {
@@ -152,10 +152,9 @@ impl Observer for Collector {
     }
 
     fn see(&self, sample: &Sample<'_>) -> Note {
-        let columns = self.watched.iter().zip(sample.columns);
         Box::new(SampleNote {
             bytes: sample.stored.len() as u64,
-            columns: columns.map(|(watched, made)| watched.note(sample.values, *made)).collect(),
+            columns: self.watched.iter().map(|watched| watched.note(sample.values, sample.columns)).collect(),
             packed: if sample.id.is_multiple_of(CODEC_STEP) { self.pack(sample.values) } else { Vec::new() },
         })
     }

@@ -5,7 +5,7 @@
 //! counts.
 //! Not here: what depends on the order of samples. `field` gets the notes in that order.
 
-use tidegate_data::batch::{FieldSpec, Layout, PixelLayout};
+use tidegate_data::batch::{ColumnPlan, FieldSpec, Layout, PixelLayout};
 use tidegate_data::pipeline::observer::DecodedColumn;
 use tidegate_decode::Value;
 use tidegate_decode::header;
@@ -80,7 +80,9 @@ pub(super) struct WatchedColumn {
     pub(super) value_kind: ValueKind,
     /// The kind of the stored field.
     pub(super) stored_kind: &'static str,
-    field: usize,
+    /// How a row is made, and its place among the columns of a row.
+    plan: ColumnPlan,
+    place: usize,
     dtype: DType,
     shape: Vec<usize>,
     layout: PixelLayout,
@@ -195,7 +197,8 @@ pub(super) enum Bytes {
 impl WatchedColumn {
     /// All columns of a layout.
     pub(super) fn from_layout(layout: &Layout) -> Vec<Self> {
-        let watched = layout.columns.iter().map(|column| {
+        let columns = layout.columns.iter().enumerate();
+        let watched = columns.filter(|(_, column)| column.spec != FieldSpec::Valid).map(|(place, column)| {
             let value_kind = match &column.spec {
                 FieldSpec::Int => ValueKind::Int,
                 FieldSpec::Float => ValueKind::Float,
@@ -203,7 +206,10 @@ impl WatchedColumn {
                 FieldSpec::Bytes => ValueKind::Bytes,
                 FieldSpec::Image(_) => ValueKind::Image,
                 FieldSpec::Mask(_) => ValueKind::Mask,
-                FieldSpec::Array { .. } | FieldSpec::Patch(_) => ValueKind::Array,
+                // A layout has no optional specs: its columns say what is missing.
+                FieldSpec::Array { .. } | FieldSpec::Patch(_) | FieldSpec::Optional(_) | FieldSpec::Valid => {
+                    ValueKind::Array
+                }
             };
             let layout = match &column.spec {
                 // Images of their own sizes are delivered as they are decoded.
@@ -224,7 +230,8 @@ impl WatchedColumn {
                 name: column.name.clone(),
                 value_kind,
                 stored_kind: column.kind.name(),
-                field: column.field,
+                plan: column.clone(),
+                place,
                 dtype: column.dtype,
                 shape: column.shape.clone().unwrap_or_default(),
                 layout,
@@ -233,9 +240,9 @@ impl WatchedColumn {
         watched.collect()
     }
 
-    /// The index of its field in the schema.
-    pub(super) fn field(&self) -> usize {
-        self.field
+    /// Its value in a sample.
+    pub(super) fn value<'a>(&self, values: &[Value<'a>]) -> Value<'a> {
+        self.plan.value(values)
     }
 
     /// The largest size of a note.
@@ -251,13 +258,14 @@ impl WatchedColumn {
     }
 
     /// Notes the column's value of one sample.
-    pub(super) fn note(&self, values: &[Value<'_>], made: DecodedColumn<'_>) -> ColumnNote {
-        let stored = match (self.value_kind, values.get(self.field)) {
-            (_, None | Some(Value::Missing)) => return ColumnNote::Missing,
+    pub(super) fn note(&self, values: &[Value<'_>], row: &[DecodedColumn<'_>]) -> ColumnNote {
+        let Some(&made) = row.get(self.place) else { return ColumnNote::Missing };
+        let stored = match (self.value_kind, self.value(values)) {
+            (_, Value::Missing) => return ColumnNote::Missing,
             (ValueKind::Int, _) => return ColumnNote::Int(word(made.bytes).cast_signed()),
             (ValueKind::Float, _) => return ColumnNote::Float(f64::from_bits(word(made.bytes))),
-            (_, Some(Value::Bytes(bytes))) => bytes,
-            (_, Some(Value::Quoted(_))) => made.bytes,
+            (_, Value::Bytes(bytes)) => bytes,
+            (_, Value::Quoted(_)) => made.bytes,
             _ => &[][..],
         };
         let mut note = Box::new(ContentNote {
