@@ -15,6 +15,7 @@ mod drawn;
 mod errors;
 mod loader;
 mod mapped;
+mod pack;
 mod profile;
 mod quantize;
 mod sampler;
@@ -43,6 +44,8 @@ mod _tidegate {
     use super::loader::{Epoch, Loader};
     #[pymodule_export]
     use super::mapped::Mapped;
+    #[pymodule_export]
+    use super::pack::pack;
     #[pymodule_export]
     use super::profile::{Profile, made};
     #[pymodule_export]

@@ -159,6 +159,12 @@ impl Source {
         Ok(out)
     }
 
+    /// Return the folder of the index if it is among the temporary files, or None.
+    fn temporary_index(&self) -> Option<String> {
+        let index = self.0.side_car_index().filter(|index| index.is_temporary())?;
+        Some(index.dir().display().to_string())
+    }
+
     /// Return what is uncertain about the fields, in words.
     fn uncertain(&self) -> Vec<String> {
         self.0.uncertain().to_vec()

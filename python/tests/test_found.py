@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import warnings
 
@@ -297,3 +299,85 @@ def test_nothing_is_written_into_a_folder_with_other_data(tmp_path, capfd):
     assert tg.open(tmp_path / "mds").stats["classes"] == ["cat", "dog"]
     assert command("synth", tmp_path / "new", "--samples", 3, "--width", 40) == 0
     assert command("synth", tmp_path / "new", "--samples", 3, "--width", 40) == 0
+
+
+LIMITED = """
+import resource, sys
+import tidegate as tg
+hard = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+source = tg.open(sys.argv[1])
+loader = tg.Loader(source, batch_size=50, memory="64MiB", shuffle=True, fields={"jpg": tg.Image(8)})
+assert sorted(id for batch in loader for id in batch.ids.tolist()) == list(range(600))
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize("hard", [200, 4096])
+def test_more_shards_than_open_files_are_read(tmp_path, hard):
+    for i in range(300):
+        tar(tmp_path / f"{i}.tar", ("a.jpg", picture()), ("b.jpg", picture()))
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(hard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == (200 if hard == 200 else 728), "the soft limit is raised as far as it is needed"
+
+
+WITHOUT_HOME = """
+import sys, warnings
+import tidegate as tg
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    source = tg.open(sys.argv[1])
+print(len(source), *[str(warning.message) for warning in caught])
+"""
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_an_index_has_a_place_without_a_home(tmp_path, theirs):
+    data, temporary = tmp_path / "data", tmp_path / "tmp"
+    data.mkdir()
+    temporary.mkdir()
+    tar(data / "a.tar", ("a.jpg", picture()))
+    # A file where the folder of the index would be, since these tests may run as root.
+    (data / ".tidegate").write_text("")
+    if theirs:
+        (temporary / f"tidegate-{os.geteuid()}").mkdir()
+        (temporary / f"tidegate-{os.geteuid()}").chmod(0o777)
+    env = {"HOME": "/dev/null", "TMPDIR": str(temporary), "PATH": os.environ["PATH"]}
+    env |= {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME, str(data)], capture_output=True, text=True, check=False, env=env
+    )
+    if theirs:
+        assert "DataError" in done.stderr or "Error" in done.stderr
+        assert done.returncode != 0, "a folder that others can write is not trusted"
+        return
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 ")
+    assert f"the index is in {temporary}/tidegate-{os.geteuid()}/" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl.gz", b"\x1f\x8b", "compressed lines have no random access: unpack"),
+        ("a.csv.zst", b"(\xb5/\xfd", "compressed lines have no random access: unpack"),
+        ("a.json", b'[{"a": 1}]', r"one array of JSON.*jq -c"),
+        ("a.npy", b"\x93NUMPY", "an array, not samples: tg.mapped opens it"),
+        ("a.npz", b"PK", "an array, not samples: tg.mapped opens it"),
+        ("a.h5", b"\x89HDF", "no known shard: expected .tar"),
+    ],
+)
+def test_files_that_are_no_shards_are_named_with_the_fix(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(tg.DataError, match=words):
+        tg.open(tmp_path / name)
+
+
+def test_lines_may_be_called_json(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}\n{"a": 2}\n')
+    assert list(tg.open(tmp_path / "a.json")) == [{"a": 1}, {"a": 2}]
+    (tmp_path / "b.json").write_text('{\n  "a": 1\n}\n')
+    with pytest.raises(tg.DataError, match="no line is an object"):
+        tg.open(tmp_path / "b.json")

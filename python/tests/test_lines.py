@@ -208,9 +208,7 @@ def test_numbers_come_as_text_with_their_zeros(tmp_path):
     assert (batch["zip"].tolist(), batch["x"].tolist()) == ([123, 4], [1.5, 2])
     other = tmp_path / "b.csv"
     other.write_text("n\n1\n2\nN/A\n")
-    with pytest.warns(
-        tg.DataWarning, match='column "n" is a number in 2 samples and other in 1.*sample 2: all come'
-    ):
+    with pytest.warns(tg.DataWarning, match='column "n" is a number in 2 samples and other in 1.*sample 2: all come'):
         assert tg.open(other)[0] == {"n": "1"}
 
 

@@ -36,6 +36,7 @@ from tidegate.errors import (
 )
 from tidegate.fields import Array, Bytes, Field, Float, Image, Int, Json, Mask, Patch, Text, Window
 from tidegate.loader import Loader, Report
+from tidegate.packing import pack
 from tidegate.profiling import Profile, profile
 from tidegate.source import Source, open, synthetic, tokens
 from tidegate.volumes import Boxes, Predictions, Volume, pyramid, volume
@@ -89,6 +90,7 @@ __all__ = [
     "errors",
     "mapped",
     "open",
+    "pack",
     "profile",
     "pyramid",
     "quantize",

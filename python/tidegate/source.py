@@ -232,6 +232,14 @@ def open(
         if flag("strict", strict):
             raise DataError(found)
         warnings.warn(found, DataWarning, stacklevel=2)
+    folder = inner.temporary_index()
+    if folder is not None:
+        warnings.warn(
+            f"{inner.name}: the index is in {folder}, because neither the folder of the data nor the user's cache "
+            "folder can be written: it may have to be made again",
+            DataWarning,
+            stacklevel=2,
+        )
     return source
 
 

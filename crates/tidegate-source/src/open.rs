@@ -5,6 +5,7 @@
 //! Memory: holds none.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -251,12 +252,51 @@ fn open_shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> 
     if let Some(format) = FORMATS.iter().find(|format| paths.iter().all(|path| (format.matches)(path))) {
         return (format.open)(url, files, force);
     }
-    let other = paths.iter().find(|path| !is_archive(path)).unwrap_or(&paths[0]);
-    let what = "no known shard, or not of the same kind as the others: expected .tar, .tar.gz, .tar.zst, \
-                .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm (a folder of images is opened by the \
-                folder's path)"
-        .into();
-    Err(Error::Dataset { path: other.clone(), what })
+    if paths.iter().all(|path| has_ending(path, &[".json"])) {
+        return open_json(url, files, force);
+    }
+    let other = paths.iter().find(|path| role_of(path).is_none()).unwrap_or(&paths[0]);
+    Err(Error::Dataset { path: other.clone(), what: not_read(other).into() })
+}
+
+/// Opens files that are called .json: they have an object a line, or one array.
+fn open_json(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
+    let files_of = Arc::new(files);
+    let mut first = [0];
+    let read = files_of.stream(0)?.read(&mut first).map_err(Error::io(&files_of.paths()[0]))?;
+    if read == 1 && first[0] == b'[' {
+        let what = "this is one array of JSON, which has no random access: write an object a line, as with \
+                    `jq -c '.[]' FILE.json > FILE.jsonl`";
+        return Err(Error::Dataset { path: files_of.paths()[0].clone(), what: what.into() });
+    }
+    let files = Arc::into_inner(files_of).ok_or_else(|| Error::Internal("files that are in use".into()))?;
+    Ok(Arc::new(Lines::open(url, lines::Format::Json, files, force)?))
+}
+
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    let name = file_name(path).to_ascii_lowercase();
+    endings.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Why a file is no shard, and what to do.
+fn not_read(path: &Path) -> &'static str {
+    let packed = [".gz", ".zst", ".bz2", ".xz"];
+    let unpacked = Path::new(path.file_stem().unwrap_or_default());
+    match () {
+        () if has_ending(path, &packed) && (is_text(unpacked) || has_ending(unpacked, &[".json"])) => {
+            "compressed lines have no random access: unpack the file, as with `gunzip` or `zstd -d`"
+        }
+        () if has_ending(path, &[".npy", ".npz", ".safetensors"]) => {
+            "this is an array, not samples: tg.mapped opens it, and its rows() are samples"
+        }
+        () if role_of(path).is_some() => {
+            "the files are of several kinds: open those of each kind by themselves"
+        }
+        () => {
+            "no known shard: expected .tar, .tar.gz, .tar.zst, .parquet, .arrow, .jsonl, .csv, .tsv or .libsvm \
+             (a folder of images is opened by the folder's path)"
+        }
+    }
 }
 
 #[cfg(not(feature = "remote"))]

@@ -1,4 +1,5 @@
-//! The shards of a dataset: files that stay open, or objects of a store.
+//! The shards of a dataset: files that stay open, as far as the process may have so many, or
+//! objects of a store.
 //!
 //! Flow: (number of the file, offset, length) -> bytes in the caller's memory; called by formats.
 //! Memory: open file descriptors; a stream of an object holds a part of it.
@@ -10,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::read::{Extent, FileRef, ReadMode, SequentialReader, hash_version, open_file, read_open};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::read::{Extent, FileRef, ReadMode, SequentialReader, hash_version, open_file};
+use super::read::{read_file, read_open};
 #[cfg(feature = "remote")]
 use super::remote::{Object, Store};
 use crate::{Error, Result};
@@ -21,6 +25,8 @@ pub struct Files {
     paths: Vec<PathBuf>,
     direct: Vec<OnceLock<Option<File>>>,
     plain: Vec<OnceLock<File>>,
+    /// The files that stay open; those behind them are opened for each read.
+    kept: usize,
     #[cfg(feature = "remote")]
     remote: Option<(Arc<Store>, Vec<Object>)>,
 }
@@ -32,6 +38,7 @@ impl Files {
         let direct = paths.iter().map(|_| OnceLock::new()).collect();
         let plain = paths.iter().map(|_| OnceLock::new()).collect();
         Self {
+            kept: files_to_keep(paths.len()),
             paths,
             direct,
             plain,
@@ -119,6 +126,9 @@ impl Files {
         if self.is_remote() {
             return None;
         }
+        if file as usize >= self.kept {
+            return Extent::open(self.paths.get(file as usize)?, offset);
+        }
         Some(Extent { file: FileRef::Kept(self.direct(file as usize)?), offset })
     }
 
@@ -150,6 +160,9 @@ impl Files {
             store.read(&objects[i], offset, target)?;
             return Ok(0..len as usize);
         }
+        if i >= self.kept {
+            return read_file(path, offset, len, mode, into);
+        }
         if mode == ReadMode::Direct {
             if let Some(file) = self.direct(i) {
                 return read_open(file, path, offset, len, mode, into);
@@ -178,6 +191,24 @@ impl Files {
         Ok(Box::new(Stream { files: Arc::clone(self), file, at: 0, left, bytes: Vec::new(), used: 0 }))
     }
 }
+
+/// How many of so many files can stay open, each in two modes. The soft limit of the process is
+/// raised as far as its hard limit allows.
+fn files_to_keep(files: usize) -> usize {
+    let wanted = 2 * files as u64 + OTHER_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    let mut soft = limit.current.unwrap_or(u64::MAX);
+    if soft < wanted {
+        let raised = limit.maximum.unwrap_or(u64::MAX).min(wanted);
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_ok() {
+            soft = raised;
+        }
+    }
+    (soft.saturating_sub(OTHER_FILES) / 2) as usize
+}
+
+/// Files that are left for everything else in the process, and for other datasets.
+const OTHER_FILES: u64 = 128;
 
 /// An object from its beginning to its end, a part at a time.
 struct Stream {

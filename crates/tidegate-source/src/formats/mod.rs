@@ -4,6 +4,7 @@
 //! Memory: see each file; all hold their side-car index (account `index`).
 
 pub(crate) mod archive;
+mod archive_index;
 #[cfg(feature = "parquet")]
 mod arrow_file;
 #[cfg(feature = "parquet")]

@@ -268,6 +268,33 @@ pub fn write_member(out: &mut dyn std::io::Write, name: &str, data: &[u8]) -> st
     out.write_all(&[0; BLOCK as usize][..data.len().next_multiple_of(BLOCK as usize) - data.len()])
 }
 
+/// The member that holds the names of classes, as a list in JSON. Its name is one that webdataset
+/// and other readers keep for metadata.
+pub const CLASSES: &str = "__classes__.json";
+
+/// The key of a sample with a member of this name: the path up to the first dot of its last
+/// component. None for names without an extension, and for metadata.
+#[must_use]
+pub fn sample_key(name: &str) -> Option<&str> {
+    split_name(name).map(|(key, _)| key)
+}
+
+/// The key and the field of a member; None for names without an extension, and for metadata.
+pub(crate) fn split_name(name: &str) -> Option<(&str, String)> {
+    let base = name.rfind('/').map_or(0, |i| i + 1);
+    let dot = base + name[base..].find('.')?;
+    (dot > base && !is_meta(name)).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
+}
+
+/// Whether a name is wholly `__…__`, its extension aside: what webdataset reserves for metadata.
+pub(crate) fn is_meta(name: &str) -> bool {
+    let wholly = |part: &str| {
+        let stem = part.split('.').next().unwrap_or_default();
+        stem.len() > 4 && stem.starts_with("__") && stem.ends_with("__")
+    };
+    name.split('/').any(wholly)
+}
+
 /// One pax record, whose length counts its own digits.
 fn record(key: &str, value: &str) -> String {
     let rest = key.len() + value.len() + 3;
@@ -298,6 +325,15 @@ fn block(name: &str, size: u64, kind: u8) -> [u8; 512] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn keys_end_at_the_first_dot_of_the_last_component() {
+        assert_eq!(split_name("a.b/c.seg.PNG"), Some(("a.b/c", "seg.png".into())));
+        assert_eq!(split_name("a/.hidden"), None);
+        assert_eq!(split_name("plain"), None);
+        assert_eq!(["__meta__.json", "__x__/a.jpg"].map(split_name), [None, None]);
+        assert_eq!(split_name("__AbC.jpg"), Some(("__AbC", "jpg".into())));
+    }
 
     fn walk(bytes: &[u8]) -> Result<Vec<Member>, TarError> {
         let mut read = |offset: u64, len: u64| {

@@ -6,7 +6,7 @@
 //! windows into the caller's memory, past the page cache.
 //!
 //! Layout of version 4, in a folder `.tidegate` next to the data (or in the user's cache folder
-//! where the data are read-only):
+//! where the data are read-only, or among the temporary files where that is too):
 //! - `meta.json`, written last;
 //! - `entries`, 24 bytes a sample (see [`Entry`]);
 //! - `keys`, u64 offsets, then UTF-8 text;
@@ -20,6 +20,7 @@ pub(crate) mod shard_set;
 
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -149,25 +150,36 @@ pub struct Index {
     checkpoints: Option<Checkpoints>,
 }
 
-/// Tidegate's folder in the user's cache folder, or in the temporary one.
+/// Tidegate's folder in the user's cache folder; without a home in the temporary one.
 pub(crate) fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-        .unwrap_or_else(std::env::temp_dir);
-    cache.join("tidegate")
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    let temporary = || temporary_folder().unwrap_or_else(std::env::temp_dir);
+    cache.map_or_else(temporary, |cache| cache.join("tidegate"))
+}
+
+/// This user's folder among the temporary files. Others can make files there too: a folder that is
+/// not this user's alone is not used.
+pub(crate) fn temporary_folder() -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("tidegate-{user}"));
+    // It may be there already; whose it is, is looked at in any case.
+    fs::DirBuilder::new().mode(0o700).create(&folder).ok();
+    let found = fs::symlink_metadata(&folder).ok()?;
+    (found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0).then_some(folder)
 }
 
 /// The folders where the index of a dataset can be, the preferred one first.
 ///
 /// `beside` is the folder of the first file, `name` the hash of the names that the index covers.
 pub fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
-    let cache = cache_folder();
     let place = xxhash_rust::xxh3::xxh3_64(beside.as_os_str().as_encoded_bytes());
-    vec![
-        beside.join(".tidegate").join(format!("{name:016x}")),
-        cache.join(format!("{name:016x}-{place:016x}")),
-    ]
+    let elsewhere = format!("{name:016x}-{place:016x}");
+    let mut folders =
+        vec![beside.join(".tidegate").join(format!("{name:016x}")), cache_folder().join(&elsewhere)];
+    folders.extend(temporary_folder().map(|folder| folder.join(&elsewhere)));
+    folders
 }
 
 impl Index {
@@ -207,6 +219,12 @@ impl Index {
     #[must_use]
     pub fn checkpoints(&self) -> Option<&Checkpoints> {
         self.checkpoints.as_ref()
+    }
+
+    /// Whether it is among the temporary files, because it could be written nowhere else.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        temporary_folder().is_some_and(|folder| self.dir.starts_with(folder))
     }
 
     /// Its folder.

@@ -1,7 +1,8 @@
 //! The command line: it parses arguments, calls the library, and prints.
 //!
 //! Flow: arguments -> one of demo, synth, pack, index, inspect, check, profile, dedup, cache,
-//! compress, shuffle-quality, bench -> text, HTML, an exit code (0 success, 1 failure, 2 wrong usage).
+//! compress, shuffle-quality, bench -> text, HTML, an exit code (0 success, 1 failure, 2 wrong
+//! usage).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
@@ -216,8 +217,9 @@ fn execute(command: Command) -> Result<()> {
             let compression = parse_compression(&quantize, &codec)?;
             let limits = pack::Limits { bytes: parse_bytes(&max_size)?, samples: max_samples.max(1) };
             let source = tidegate_source::open(&source, false)?;
-            let packed = pack::pack(&*source, &out, format, limits, &compression, &|done| {
-                show_progress("packed", done, source.len())
+            let packed = pack::pack(&*source, &out, format, limits, &compression, &|done, all| {
+                show_progress("packed", done, all);
+                Ok(())
             })?;
             println!(
                 "{} samples in {} shards in {} ({} kept from an earlier run)",

@@ -9,8 +9,8 @@ use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
-use super::Format;
 use super::compression::ArrayEncoding;
+use super::shard::Format;
 
 /// A column of a shard.
 #[derive(Debug, Clone)]

@@ -1,18 +1,21 @@
 //! Packs any source into shards of bounded size: MDS v2 or WebDataset tar.
 //!
-//! Flow: source -> samples in id order -> shards, each written under another name and then
-//! renamed.
-//! Memory: outside the budget, because packing is not training: one sample and its stored bytes,
-//! and of MDS the rows of one shard.
+//! Flow: source -> samples in id order, some at once -> shards, each written under another name,
+//! synced and then renamed.
+//! Memory: outside the budget, because packing is not training: up to 64 MiB of samples (see
+//! `samples`), and of MDS the rows of one shard.
 //!
 //! Where shards are cut depends on the source and the limits alone. So an interrupted run
-//! continues where it stopped: finished shards of the right size are kept.
+//! continues where it stopped: finished shards of the right size are kept. The note that a shard is
+//! finished is there before the shard is, so that no shard lacks one.
 
 mod columns;
 mod compression;
+mod samples;
 mod shard;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
@@ -22,29 +25,9 @@ use tidegate_source::{Source, SourceExt};
 
 use self::columns::Column;
 pub use self::compression::Compression;
-
-/// The container of shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// MosaicML MDS v2: O(1) access, typed columns, read by the stock library.
-    Mds,
-    /// WebDataset tar.
-    Tar,
-}
-
-impl Format {
-    fn shard_name(self, shard: u64) -> String {
-        match self {
-            Self::Mds => format!("shard.{shard:05}.mds"),
-            Self::Tar => format!("shard-{shard:05}.tar"),
-        }
-    }
-
-    /// The name of the note that a shard is finished.
-    fn note_name(self, shard: u64) -> String {
-        format!(".{}.done", self.shard_name(shard))
-    }
-}
+use self::samples::Samples;
+pub use self::shard::Format;
+use super::Progress;
 
 /// The largest shard.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +47,7 @@ pub struct Packed {
     pub kept: u64,
 }
 
-/// Packs `source` into the folder `out`. `progress` is called with the number of samples done.
+/// Packs `source` into the folder `out`. `progress` is called with samples done and samples in all.
 ///
 /// # Errors
 /// A sample that cannot be read or stored; a disk that is full (no half-written shard stays); a
@@ -75,7 +58,7 @@ pub fn pack(
     format: Format,
     limits: Limits,
     compression: &Compression,
-    progress: &dyn Fn(u64),
+    progress: Progress<'_>,
 ) -> Result<Packed> {
     if source.schema().iter().any(|field| matches!(field.kind, Kind::Sparse { .. })) {
         return Err(Error::Config(format!(
@@ -92,14 +75,16 @@ pub fn pack(
     }
     let own = |name: &str| {
         let shard = name.trim_start_matches('.').starts_with("shard");
-        shard || (format == Format::Mds && name == "index.json") || name == ".tidegate"
+        let index = format == Format::Mds && matches!(name, "index.json" | "index.json.partial");
+        shard || index || name == ".tidegate"
     };
     super::target::prepare(out, own)?;
     let columns = columns::columns(source, format, encodings)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
-    let mut samples = Samples { source, columns: &columns, format, left: None };
+    let mut samples = Samples::new(source, &columns, format)?;
     let fingerprint = format!("{:016x}", source.fingerprint());
-    let stored: Vec<_> = columns.iter().map(Column::resume_key).collect();
+    let mut stored: Vec<_> = columns.iter().map(Column::resume_key).collect();
+    stored.extend(samples.has_names().then(|| "names".to_owned()));
     while id < source.len() {
         let path = out.join(format.shard_name(packed.shards));
         let note = out.join(format.note_name(packed.shards));
@@ -108,16 +93,12 @@ pub fn pack(
             packed.kept += 1;
             finished
         } else {
-            let (end, entry) = write_shard(&mut samples, limits, id, &path, progress)?;
-            let bytes = fs::metadata(&path).map_err(Error::io(&path))?.len();
-            let text = json!({"task": task, "end": end, "bytes": bytes, "entry": entry}).to_string();
-            fs::write(&note, text).map_err(Error::io(&note))?;
-            (end, entry)
+            write_shard(&mut samples, limits, id, (&path, &note, &task), progress)?
         };
         entries.extend(entry);
         id = end;
         packed.shards += 1;
-        progress(id);
+        progress(id, source.len())?;
     }
     if format == Format::Mds {
         write_index(out, &entries, &columns, source.classes())?;
@@ -145,8 +126,28 @@ fn write_index(out: &Path, entries: &[Json], columns: &[Column], classes: &[Stri
     if !notes.is_empty() {
         index["tidegate"] = notes.into();
     }
-    let path = out.join("index.json");
-    fs::write(&path, index.to_string()).map_err(Error::io(path))
+    write_synced(&out.join("index.json"), &index.to_string())
+}
+
+/// Writes a text file, which is there whole or not at all, also after a loss of power.
+fn write_synced(path: &Path, text: &str) -> Result<()> {
+    let partial = Partial(partial_of(path));
+    let mut file = File::create(&partial.0).map_err(Error::io(&partial.0))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&partial.0))?;
+    rename_synced(&partial.0, path)
+}
+
+/// Gives a file that was synced its name, and syncs the folder, which holds names.
+fn rename_synced(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io(to))?;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
+}
+
+/// The name of a file as long as it is written.
+fn partial_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.partial"))
 }
 
 /// The end and the index entry of a shard that an earlier run of the same task finished.
@@ -167,47 +168,28 @@ fn finished(path: &Path, note: &Path, task: &Json) -> Result<Option<(u64, Option
     Ok(Some((end, json.and_then(|json| json.get("entry").filter(|e| !e.is_null()).cloned()))))
 }
 
-/// The bytes of samples in shards.
-struct Samples<'a> {
-    source: &'a dyn Source,
-    columns: &'a [Column],
-    format: Format,
-    /// (id, bytes) of the sample that did not fit in the shard before.
-    left: Option<(u64, Vec<u8>)>,
-}
-
-impl Samples<'_> {
-    fn bytes(&mut self, id: u64) -> Result<Vec<u8>> {
-        if let Some((_, bytes)) = self.left.take_if(|(left, _)| *left == id) {
-            return Ok(bytes);
-        }
-        let (at, data) = self.source.fetch(id)?;
-        let values = self.source.parse(&at, &data).map_err(|e| self.source.sample_error(&at, "", &e))?;
-        let bytes = match self.format {
-            Format::Mds => shard::mds_row(self.columns, &values),
-            Format::Tar => shard::tar_members(self.columns, &format!("{id:09}"), &values),
-        };
-        bytes.map_err(|e| self.source.sample_error(&at, "", &e).into())
-    }
-}
-
-/// Writes one shard from sample `start` on. Returns the first sample after it, and its index
-/// entry.
+/// Writes one shard from sample `start` on, and before it gets its name the note that it is
+/// finished. Returns the first sample after it, and its index entry.
 fn write_shard(
     samples: &mut Samples<'_>,
     limits: Limits,
     start: u64,
-    path: &Path,
-    progress: &dyn Fn(u64),
+    (path, note, task): (&Path, &Path, &Json),
+    progress: Progress<'_>,
 ) -> Result<(u64, Option<Json>)> {
-    let partial = Partial(path.with_extension("partial"));
+    let partial = Partial(partial_of(path));
     let (mut writer, max_bytes) = shard::create(samples.format, &partial.0, path, samples.columns)?;
+    if start == 0
+        && let Some(member) = samples.classes_member()?
+    {
+        writer.push(&member)?;
+    }
     let mut id = start;
     while id < samples.source.len() && id - start < limits.samples {
-        let sample = samples.bytes(id)?;
+        let sample = samples.next(id)?;
         let bytes = writer.bytes_with(&sample);
         if bytes > limits.bytes.min(max_bytes) && id > start {
-            samples.left = Some((id, sample));
+            samples.put_back(id, sample);
             break;
         }
         if bytes > max_bytes {
@@ -218,11 +200,13 @@ fn write_shard(
         writer.push(&sample)?;
         id += 1;
         if id.is_multiple_of(64) {
-            progress(id);
+            progress(id, samples.source.len())?;
         }
     }
     let entry = writer.finish()?;
-    fs::rename(&partial.0, path).map_err(Error::io(path))?;
+    let bytes = fs::metadata(&partial.0).map_err(Error::io(&partial.0))?.len();
+    write_synced(note, &json!({"task": task, "end": id, "bytes": bytes, "entry": entry}).to_string())?;
+    rename_synced(&partial.0, path)?;
     Ok((id, entry))
 }
 

@@ -13,8 +13,31 @@ use tidegate_data::{Error, Result};
 use tidegate_decode::Value;
 use tidegate_source::tar;
 
-use super::Format;
 use super::columns::{Column, encode};
+
+/// The container of shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// MosaicML MDS v2: O(1) access, typed columns, read by the stock library.
+    Mds,
+    /// WebDataset tar.
+    Tar,
+}
+
+impl Format {
+    /// The name of a shard.
+    pub(super) fn shard_name(self, shard: u64) -> String {
+        match self {
+            Self::Mds => format!("shard.{shard:05}.mds"),
+            Self::Tar => format!("shard-{shard:05}.tar"),
+        }
+    }
+
+    /// The name of the note that a shard is finished.
+    pub(super) fn note_name(self, shard: u64) -> String {
+        format!(".{}.done", self.shard_name(shard))
+    }
+}
 
 /// Writes one shard.
 pub(super) trait ShardWriter {
@@ -85,7 +108,8 @@ impl ShardWriter for TarShard {
         self.out.write_all(sample).map_err(Error::io(&self.path))
     }
     fn finish(mut self: Box<Self>) -> Result<Option<Json>> {
-        self.out.write_all(&TAR_END).and_then(|()| self.out.flush()).map_err(Error::io(&self.path))?;
+        let end = self.out.write_all(&TAR_END).and_then(|()| self.out.flush());
+        end.and_then(|()| self.out.get_ref().sync_all()).map_err(Error::io(&self.path))?;
         Ok(None)
     }
 }
@@ -153,7 +177,11 @@ impl ShardWriter for MdsShard {
             head.extend((base + end).to_le_bytes());
         }
         head.extend(self.text.as_bytes());
-        let write = |out: &mut File| out.write_all(&head).and_then(|()| out.write_all(&self.rows));
+        let write = |out: &mut File| {
+            out.write_all(&head)?;
+            out.write_all(&self.rows)?;
+            out.sync_all()
+        };
         write(&mut self.out).map_err(Error::io(&self.path))?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = head.len() + self.rows.len();

@@ -163,14 +163,14 @@ impl Profile {
         if !path.exists() {
             return Err(Error::Config(format!(
                 "{name} has no profile, or has changed since one was made: make one with \
-                 `tidegate profile {name}`"
+                 `tidegate profile '{name}'`"
             )));
         }
         let found = Self::load(&path)?;
         if found.edition != source.content_version() {
             return Err(Error::Config(format!(
                 "{name} has changed since its profile was made: make a new one with `tidegate profile \
-                 {name}`"
+                 '{name}'`"
             )));
         }
         Ok(found)
