@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+WILD := .venv-wild
 BIN := $(VENV)/bin
 # The Pythons of `make test-pythons`.
 PYTHONS ?= 3.10 3.11 3.12 3.13
@@ -20,7 +21,7 @@ WHEEL := python/pyproject.toml python/README.md \
 PYTEST := $(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
 .PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-pythons \
-	install lint-features test-loom fuzz suite bench test-s3 docs clean
+	install lint-features test-loom fuzz suite test-wild bench test-s3 docs clean
 
 help:
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +41,7 @@ rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P
 	then cargo nextest run $(if $(P),-p $(P),--workspace) --locked $(T); \
 	else cargo test $(if $(P),-p $(P),--workspace) --locked $(T); fi
 
-test: lint test-rust test-python test-memory ## Run what CI runs: lint, Rust, Python, memory
+test: lint test-rust test-python test-wild test-memory ## Run what CI runs: lint, Rust, Python, data in the wild, memory
 
 test-slow: ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
 test-slow: lint-features test-loom fuzz test-pythons install
@@ -49,6 +50,11 @@ test-slow: lint-features test-loom fuzz test-pythons install
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
 
 test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10 to 3.13
+
+# The peers' versions are pinned, so they have an environment of their own; the wheel is the same.
+test-wild: install $(WILD)/requirements ## Compare with the peers' own readers on made datasets
+	$(WILD)/bin/pip install --quiet --no-deps --force-reinstall target/wheels/$(VENV)/*.whl
+	$(WILD)/bin/python -m pytest -c python/pyproject.toml python/tests/wild $(T)
 
 bench: ## Run a benchmark: make bench TARGET=volumes; without TARGET it lists them
 	@$(MAKE) --no-print-directory -C bench $(TARGET)
@@ -65,7 +71,7 @@ docs:
 
 clean:
 	cargo clean
-	rm -rf .venv .venv-3.* demo python/tidegate/_tidegate.*.so
+	rm -rf .venv .venv-3.* .venv-wild demo python/tidegate/_tidegate.*.so
 
 lint:
 	cargo fmt --all --check
@@ -126,6 +132,13 @@ $(VENV)/requirements: python/requirements-test.txt python/requirements-torch.txt
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r python/requirements-test.txt
 	$(BIN)/pip install --quiet --no-deps -r python/requirements-torch.txt
+	@touch $@
+
+$(WILD)/requirements: python/requirements-test.txt python/requirements-torch.txt python/tests/wild/requirements.txt
+	$(PYTHON) -m venv $(WILD)
+	$(WILD)/bin/pip install --quiet --upgrade pip
+	$(WILD)/bin/pip install --quiet -r python/requirements-test.txt
+	$(WILD)/bin/pip install --quiet --no-deps -r python/requirements-torch.txt -r python/tests/wild/requirements.txt
 	@touch $@
 
 # The wheel that users get. It is built again only where one of its files has changed, or where

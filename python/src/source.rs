@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyInt};
 use tidegate_array::DType;
 use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::tokens::Tokens;
@@ -76,6 +76,20 @@ pub(crate) fn interruptible<T: Send, E: Classed + Send>(
     })
 }
 
+/// Whether values of this kind are text, where they are stored as bytes.
+fn is_text(kind: &Kind) -> bool {
+    matches!(kind, Kind::Text | Kind::Json | Kind::Int | Kind::Float)
+}
+
+fn is_digits(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn not_utf8(error: std::str::Utf8Error) -> tidegate_decode::Error {
+    tidegate_decode::Error::Decode(format!("not UTF-8: {error}"))
+}
+
 /// Return a made-up source of `samples` samples of `sample_bytes` bytes.
 #[pyfunction]
 pub(crate) fn synthetic(samples: u64, sample_bytes: u32) -> Source {
@@ -100,21 +114,17 @@ impl Source {
         for (field, value) in self.0.schema().iter().zip(values) {
             match value {
                 Value::Missing => {}
-                Value::Bytes(b) if matches!(field.kind, Kind::Text | Kind::Json) => {
-                    out.set_item(&field.name, String::from_utf8_lossy(b))?;
-                }
-                Value::Bytes(b) if field.kind == Kind::Int => {
-                    let text = String::from_utf8_lossy(b);
-                    match text.trim().parse::<i64>() {
-                        Ok(number) => out.set_item(&field.name, number)?,
-                        Err(_) => out.set_item(&field.name, text)?,
-                    }
-                }
-                Value::Bytes(b) if field.kind == Kind::Float => {
-                    let text = String::from_utf8_lossy(b);
-                    match text.trim().parse::<f64>() {
-                        Ok(number) => out.set_item(&field.name, number)?,
-                        Err(_) => out.set_item(&field.name, text)?,
+                Value::Bytes(b) if is_text(&field.kind) => {
+                    let text = std::str::from_utf8(b).map_err(|e| blame(&field.name, not_utf8(e).into()))?;
+                    match field.kind {
+                        Kind::Int if is_digits(text.trim()) => {
+                            // Python's own integers have no limit.
+                            out.set_item(&field.name, py.get_type::<PyInt>().call1((text,))?)?;
+                        }
+                        Kind::Float if let Ok(number) = text.trim().parse::<f64>() => {
+                            out.set_item(&field.name, number)?;
+                        }
+                        _ => out.set_item(&field.name, text)?,
                     }
                 }
                 Value::Bytes(b) => out.set_item(&field.name, PyBytes::new(py, b))?,

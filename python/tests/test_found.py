@@ -57,10 +57,10 @@ def opened(url, **options):
 
 def test_names_that_begin_with_two_underscores_are_samples(tmp_path):
     names = ["__AbC.jpg", "__xyz_.jpg", "_a.jpg", "b__.jpg"]
-    path = tar(tmp_path / "a.tar", *[(name, picture()) for name in names], ("__meta__.json", b"{}"))
+    path = tar(tmp_path / "a.tar", *[(name, picture()) for name in names], ("__meta__", b"{}"))
     source = opened(path)
     assert keys(source) == ["__AbC", "__xyz_", "_a", "b__"]
-    assert source.left_out == ["1 members named __...__, which hold metadata, such as __meta__.json of a.tar"]
+    assert source.left_out == ["1 members named __...__, which hold metadata, such as __meta__ of a.tar"]
 
 
 def test_a_member_that_comes_twice_concerns_its_sample(tmp_path):

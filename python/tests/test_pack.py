@@ -47,7 +47,7 @@ def test_archives_keep_the_names_of_samples(tmp_path):
     packed = tg.pack(folder(tmp_path / "data"), tmp_path / "out", format="tar")
     assert packed.key(0) == "cat/photo 0"
     with tarfile.open(tmp_path / "out" / "shard-00000.tar") as archive:
-        assert archive.getnames()[:3] == ["__classes__.json", "cat/photo 0.jpg", "cat/photo 0.cls"]
+        assert archive.getnames()[:3] == ["__classes__", "cat/photo 0.jpg", "cat/photo 0.cls"]
     again = tg.pack(packed, tmp_path / "again", format="tar")
     assert [again.key(i) for i in range(6)] == [packed.key(i) for i in range(6)]
     assert again.stats["classes"] == ["cat", "dog"]

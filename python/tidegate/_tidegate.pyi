@@ -49,6 +49,7 @@ __all__ = [
     "levels",
     "minhash",
     "open",
+    "pack",
     "pack_array",
     "profile",
     "ranks",

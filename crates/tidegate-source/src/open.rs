@@ -186,6 +186,9 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     if files.is_empty() && folders.is_empty() && !others {
         files = texts;
     }
+    if files.is_empty() && !folders.is_empty() && folders.iter().all(|name| name.contains('=')) {
+        hive_files(path, &mut files)?;
+    }
     if files.is_empty() {
         let splits = saved_splits(path).unwrap_or(folders);
         return match options.select_folder(path, &splits)? {
@@ -200,6 +203,22 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     let files = options.select(path, files, PathBuf::as_path)?;
     open_shards(url, Files::new(files), options.force)
+}
+
+/// The tables in folders that are called `name=value`, as Hive and Spark write them.
+fn hive_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = file_name(&path);
+        match () {
+            () if path.is_dir() && name.contains('=') => hive_files(&path, found)?,
+            // Spark's own notes.
+            () if name.starts_with(['_', '.']) => {}
+            () if is_table(&path) => found.push(path),
+            () => {}
+        }
+    }
+    Ok(())
 }
 
 /// Opens a folder that is one split.

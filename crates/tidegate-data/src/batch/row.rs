@@ -557,7 +557,12 @@ fn int(value: Value<'_>) -> Result<i64> {
         Value::Float(x) if x.fract() == 0.0 && x.abs() < 9e15 => Ok(x as i64),
         Value::Bytes(bytes) => {
             let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or("(bytes)");
-            text.parse().map_err(|_| Error::decode(format!("{:?} is no integer", short(text))))
+            text.parse().map_err(|_| {
+                let beyond = !text.is_empty()
+                    && text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+                let what = if beyond { "is beyond int64: take it as tg.Text()" } else { "is no integer" };
+                Error::decode(format!("{:?} {what}", short(text)))
+            })
         }
         Value::Quoted(text) => int(Value::Bytes(&text.text()?)),
         other => Err(Error::decode(format!("{} is no integer", other.describe()))),
@@ -600,6 +605,9 @@ fn array(
             dtype.map_or("any", DType::name),
             shape.unwrap_or_default()
         )));
+    }
+    if found.shape.is_empty() && shape.is_none() {
+        return Err(Error::decode("an array without axes, which is one number: its spec needs shape=()"));
     }
     found.copy_to(buffer.bytes.get_mut(..found.len()).ok_or_else(file_changed)?);
     buffer.written = found.len();

@@ -106,10 +106,10 @@ impl SchemaScan {
     /// For names that are empty, repeated, or different from those of earlier files.
     pub fn names(&mut self, line: &[u8]) -> Result<(), String> {
         let name = |(number, cell): (usize, &[u8])| match value(cell) {
+            Value::Missing | Value::Bytes([]) => Ok(format!("Unnamed: {number}")),
             Value::Bytes(name) => {
                 std::str::from_utf8(name).map(str::to_owned).map_err(|_| "a name that is no UTF-8".to_owned())
             }
-            Value::Missing => Ok(format!("Unnamed: {number}")),
             _ => Err("a column name that contains quotes, which a field name cannot".into()),
         };
         let names = cells(line, self.delimiter).enumerate().map(name).collect::<Result<Vec<_>, _>>()?;

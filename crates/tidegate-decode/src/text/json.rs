@@ -16,6 +16,7 @@ use crate::{Field, Kind, Schema, Value};
 /// # Errors [`Error::Truncated`] for a line that ends within a value, else [`Error::Decode`], if
 /// the line is not an object.
 fn members<'a>(line: &'a [u8], mut each: impl FnMut(&str, &'a str)) -> Result<()> {
+    let text = utf8(line)?;
     let mut json = Jiter::new(line).with_allow_inf_nan();
     let mut read = || -> Result<(), JiterError> {
         let mut next = json.next_object()?.map(str::to_owned);
@@ -23,8 +24,7 @@ fn members<'a>(line: &'a [u8], mut each: impl FnMut(&str, &'a str)) -> Result<()
             let first = json.peek()?;
             let start = json.current_index();
             json.known_skip(first)?;
-            // A skipped value is UTF-8.
-            each(&name, std::str::from_utf8(&line[start..json.current_index()]).unwrap_or_default());
+            each(&name, &text[start..json.current_index()]);
             next = json.next_key()?.map(str::to_owned);
         }
         json.finish()
@@ -37,8 +37,13 @@ fn members<'a>(line: &'a [u8], mut each: impl FnMut(&str, &'a str)) -> Result<()
 /// # Errors
 /// As [`parse`], with the character.
 pub fn check(text: &[u8]) -> Result<()> {
+    utf8(text)?;
     let mut json = Jiter::new(text).with_allow_inf_nan();
     json.next_skip().and_then(|()| json.finish()).map_err(|error| wrong("no JSON", &error))
+}
+
+fn utf8(text: &[u8]) -> Result<&str> {
+    std::str::from_utf8(text).map_err(|error| Error::decode(format!("no JSON: not UTF-8: {error}")))
 }
 
 fn wrong(no: &str, error: &JiterError) -> Error {

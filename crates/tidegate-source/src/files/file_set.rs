@@ -1,5 +1,5 @@
-//! The shards of a dataset: files that stay open, as far as the process may have so many, or
-//! objects of a store.
+//! The shards of a dataset: files that stay open, up to the limit of the process, or objects of a
+//! store.
 //!
 //! Flow: (number of the file, offset, length) -> bytes in the caller's memory; called by formats.
 //! Memory: open file descriptors; a stream of an object holds a part of it.
@@ -192,7 +192,7 @@ impl Files {
     }
 }
 
-/// How many of so many files can stay open, each in two modes. The soft limit of the process is
+/// How many of these files can stay open, each in two modes. The soft limit of the process is
 /// raised as far as its hard limit allows.
 fn files_to_keep(files: usize) -> usize {
     let wanted = 2 * files as u64 + OTHER_FILES;

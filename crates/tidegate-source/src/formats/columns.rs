@@ -1,39 +1,32 @@
-//! Columns of Arrow as fields of samples, and a group of packed rows.
+//! Columns of Arrow as fields of samples.
 //!
-//! Flow: Arrow schema -> [`Columns`] (fields, kinds); record batches -> [`Packed`] rows -> values
-//! of one row.
-//! Memory: holds none; rows are packed into memory of the caller, and [`super::table`] bounds
-//! Arrow's own arrays.
+//! Flow: Arrow schemas of files -> [`Columns`] (fields, kinds); record batches -> values of rows,
+//! which `packed_rows` packs; a packed row -> values of fields.
+//! Memory: holds none; [`super::table`] bounds Arrow's own arrays.
 //!
-//! A packed group is u32 offsets\[rows + 1\], then the rows. A row has for each column a u32 size
-//! (all ones: missing) and its bytes. Integers and floats take 8 bytes; unsigned 64-bit integers
-//! keep their bits. Lists of numbers are arrays in the form of MDS. Structs, maps and lists of
-//! lists become JSON. Hugging Face stores images and audio as a struct with a child `bytes`: it is
-//! one field, and its child `path` is the sample's key.
+//! Integers and floats take 8 bytes; numbers of more digits come as text. Lists of numbers are
+//! arrays in the form of MDS. Structs, maps and lists of lists become JSON. Hugging Face stores
+//! images and audio as a struct with a child `bytes`: it is one field, and its child `path` is the
+//! sample's key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, LargeBinaryArray, PrimitiveArray};
-use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_cast::{can_cast_types, cast};
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, LargeBinaryArray};
+use arrow_array::{RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use arrow_cast::cast;
 use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
-
 use serde::{Deserialize, Serialize};
 
+use super::arrow_types::{common_type, exact, is_binary, keeps_digits, kind, odd_type, tensor_shape};
+use super::arrow_values::{Cell, MISSING, WORD, digits, has_many_digits, json, list};
 use crate::{Error, Result};
-use tidegate_decode::{Field, Kind, Schema, Value, npy};
-
-/// The size that marks a missing value.
-const MISSING: u32 = u32::MAX;
-/// Bytes of an offset or a size.
-const WORD: usize = 4;
+use tidegate_decode::{Field, Kind, Schema, Value};
 
 /// The columns of a table, as fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<(String, DataType)>", into = "Vec<(String, DataType)>")]
+#[serde(from = "Vec<NamedType>", into = "Vec<NamedType>")]
 pub(crate) struct Columns {
     list: Vec<Column>,
 }
@@ -46,47 +39,36 @@ struct Column {
     kind: Kind,
     /// The type as stored, or one that holds those of all files.
     stored: DataType,
+    /// The shape of tensors that are stored as lists of a fixed length.
+    tensor: Option<Vec<usize>>,
 }
 
-impl From<Vec<(String, DataType)>> for Columns {
-    fn from(list: Vec<(String, DataType)>) -> Self {
-        Self { list: list.into_iter().map(|(name, stored)| Column::new(&name, stored)).collect() }
+/// A column as the index keeps it: name, type, shape of tensors.
+type NamedType = (String, DataType, Option<Vec<usize>>);
+
+impl From<Vec<NamedType>> for Columns {
+    fn from(list: Vec<NamedType>) -> Self {
+        let column = |(name, stored, tensor): NamedType| Column::new(&name, stored, tensor);
+        Self { list: list.into_iter().map(column).collect() }
     }
 }
 
-impl From<Columns> for Vec<(String, DataType)> {
+impl From<Columns> for Vec<NamedType> {
     fn from(columns: Columns) -> Self {
-        columns.list.into_iter().map(|column| (column.name, column.stored)).collect()
+        columns.list.into_iter().map(|column| (column.name, column.stored, column.tensor)).collect()
     }
 }
+
+/// The names and values of the folders that a file is in, `name=value`, as Hive writes them; null
+/// has no value.
+pub(crate) type Folders = Vec<(String, Option<String>)>;
 
 /// Gets the key and the values of a row.
 type RowVisit<'a> = dyn FnMut(Option<&str>, &[Cell<'_>]) -> Result<()> + 'a;
 
-/// One value of a record batch.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Cell<'a> {
-    Missing,
-    Bytes(Cow<'a, [u8]>),
-    Int(i64),
-    Float(f64),
-}
-
-impl Cell<'_> {
-    /// Bytes in a packed row.
-    pub(crate) fn packed_bytes(&self) -> u64 {
-        WORD as u64
-            + match self {
-                Cell::Missing => 0,
-                Cell::Bytes(bytes) => bytes.len() as u64,
-                Cell::Int(_) | Cell::Float(_) => 8,
-            }
-    }
-}
-
 /// The values of one column of a record batch.
 #[derive(Debug)]
-enum Cells {
+pub(super) enum Cells {
     /// The column was not asked for.
     Absent,
     Small(BinaryArray),
@@ -95,13 +77,30 @@ enum Cells {
     Float(Float64Array),
     List(ArrayRef),
     Json(ArrayRef),
+    /// Numbers of which some have more digits than their column: these come as text.
+    Digits(ArrayRef),
 }
 
 impl Columns {
     /// The fields of an Arrow schema.
     pub(crate) fn new(schema: &ArrowSchema) -> Self {
-        let column = |field: &arrow_schema::FieldRef| Column::new(field.name(), field.data_type().clone());
-        Self { list: schema.fields().iter().map(column).collect() }
+        let column =
+            |field: &ArrowField| Column::new(field.name(), field.data_type().clone(), tensor_shape(field));
+        Self { list: schema.fields().iter().map(|field| column(field)).collect() }
+    }
+
+    /// A name that two columns have.
+    pub(crate) fn twice(&self) -> Option<&str> {
+        let mut names = self.names().enumerate();
+        names.find(|(i, name)| self.names().take(*i).any(|before| before == *name)).map(|(_, name)| name)
+    }
+
+    /// What is uncertain about the types of columns: those that no field has, in words.
+    pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
+        self.list.iter().filter(|column| column.kind == Kind::Json).filter_map(|column| {
+            let odd = odd_type(&column.stored)?;
+            Some(format!("column {:?} is of {odd}: it comes as JSON text, in arrow's words", column.name))
+        })
     }
 
     /// The fields; those in `images` were seen to hold images.
@@ -119,6 +118,11 @@ impl Columns {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(|column| &*column.name)
+    }
+
+    /// Whether a column holds numbers.
+    pub(crate) fn is_number(&self, c: usize) -> bool {
+        matches!(self.list[c].kind, Kind::Int | Kind::Float)
     }
 
     /// Whether a column may hold encoded images.
@@ -150,8 +154,11 @@ impl Columns {
                 let Column { name, stored, .. } = column;
                 format!("its column {name:?} holds {stored}, where files before have {}", known.stored)
             })?;
+            if known.tensor != column.tensor {
+                return Err(format!("its column {:?} holds tensors of another shape", column.name));
+            }
             if stored != known.stored {
-                *known = Column::new(&known.name, stored);
+                *known = Column::new(&known.name, stored, known.tensor.clone());
             }
         }
         Ok(())
@@ -163,12 +170,26 @@ impl Columns {
         self.list.iter().map(place).collect()
     }
 
+    /// Adds columns whose values the names of folders hold: integers if all values are.
+    pub(crate) fn add_folders(&mut self, folders: &[Folders]) {
+        for (name, _) in folders.iter().flatten() {
+            if self.names().any(|known| known == name) {
+                continue;
+            }
+            let mut values =
+                folders.iter().flatten().filter(|(key, _)| key == name).flat_map(|(_, value)| value);
+            let integers = values.all(|value| value.parse::<i64>().is_ok());
+            let stored = if integers { DataType::Int64 } else { DataType::Utf8 };
+            self.list.push(Column::new(name, stored, None));
+        }
+    }
+
     /// A batch that was read from a file, with the wanted columns in the order and the types of
-    /// all files. What the file lacks is null.
+    /// all files. What the file lacks is in the names of its folders, or null.
     pub(crate) fn conform(
         &self,
         batch: &RecordBatch,
-        places: &[Option<usize>],
+        (places, folders): (&[Option<usize>], &Folders),
         wanted: &[bool],
     ) -> Result<RecordBatch> {
         // The batch has the columns that are read, in the order of the file.
@@ -182,8 +203,22 @@ impl Columns {
             let array = place.and_then(|at| batch.columns().get(read.binary_search(&at).ok()?));
             let array = match array {
                 Some(array) if *array.data_type() == column.stored => array.clone(),
-                Some(array) => cast(array, &column.stored).map_err(words)?,
-                None => new_null_array(&column.stored, rows),
+                Some(array) => {
+                    keeps_digits(array, &column.stored).map_err(|what| {
+                        Error::decode(format!(
+                            "column {:?} holds floats in other files, and {what}",
+                            column.name
+                        ))
+                    })?;
+                    exact(array, &column.stored).map_err(words)?
+                }
+                None => match folders.iter().find(|(name, _)| *name == column.name) {
+                    Some((_, Some(value))) => {
+                        let text: ArrayRef = Arc::new(StringArray::from(vec![value.as_str(); rows]));
+                        exact(&text, &column.stored).map_err(words)?
+                    }
+                    _ => new_null_array(&column.stored, rows),
+                },
             };
             fields.push(ArrowField::new(&column.name, column.stored.clone(), true));
             arrays.push(array);
@@ -194,7 +229,7 @@ impl Columns {
     }
 
     /// The wanted columns of a batch that has just those, in the same order.
-    fn cells(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Cells>> {
+    pub(super) fn cells(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Cells>> {
         let mut arrays = batch.columns().iter();
         let cells = self.list.iter().zip(wanted).map(|(column, &wanted)| {
             if !wanted {
@@ -239,8 +274,9 @@ impl Columns {
             rest = after;
             let word = || <[u8; 8]>::try_from(bytes).map_err(|_| cut());
             values.push(match column.kind {
-                Kind::Int => Value::Int(i64::from_le_bytes(word()?)),
-                Kind::Float => Value::Float(f64::from_le_bytes(word()?)),
+                // A number with more digits comes as text.
+                Kind::Int if size == 8 => Value::Int(i64::from_le_bytes(word()?)),
+                Kind::Float if size == 8 => Value::Float(f64::from_le_bytes(word()?)),
                 _ => Value::Bytes(bytes),
             });
         }
@@ -249,11 +285,14 @@ impl Columns {
 }
 
 impl Column {
-    fn new(name: &str, stored: DataType) -> Self {
+    fn new(name: &str, stored: DataType, tensor: Option<Vec<usize>>) -> Self {
         let bytes_of_struct = matches!(&stored, DataType::Struct(children)
             if children.iter().any(|c| c.name() == "bytes" && is_binary(c.data_type())));
-        let kind = if bytes_of_struct { Kind::Bytes } else { kind(&stored) };
-        Self { name: name.to_owned(), bytes_of_struct, kind, stored }
+        let mut kind = if bytes_of_struct { Kind::Bytes } else { kind(&stored) };
+        if let (Kind::NdArray { shape, .. }, Some(tensor)) = (&mut kind, &tensor) {
+            *shape = Some(tensor.clone());
+        }
+        Self { name: name.to_owned(), bytes_of_struct, kind, stored, tensor }
     }
 
     fn cells(&self, array: &ArrayRef) -> Result<Cells> {
@@ -265,15 +304,21 @@ impl Column {
             let inner = inner.ok_or_else(|| Error::decode(format!("column {:?} has no bytes", self.name)))?;
             array = if outer.null_count() == 0 { inner } else { masked(&inner, outer).map_err(words)? };
         }
+        let plain = match array.data_type() {
+            DataType::Dictionary(_, values) => Some((**values).clone()),
+            DataType::RunEndEncoded(_, values) => Some(values.data_type().clone()),
+            _ => None,
+        };
+        if let Some(plain) = plain {
+            array = exact(&array, &plain).map_err(words)?;
+        }
         Ok(match &self.kind {
-            Kind::Int if *array.data_type() == DataType::UInt64 => {
-                Cells::Int(array.as_primitive::<UInt64Type>().unary::<_, Int64Type>(u64::cast_signed))
-            }
-            Kind::Int => {
-                Cells::Int(cast(&array, &DataType::Int64).map_err(words)?.as_primitive::<Int64Type>().clone())
-            }
+            Kind::Int | Kind::Float if has_many_digits(&array) => Cells::Digits(array),
+            Kind::Int => Cells::Int(
+                exact(&array, &DataType::Int64).map_err(words)?.as_primitive::<Int64Type>().clone(),
+            ),
             Kind::Float => Cells::Float(
-                cast(&array, &DataType::Float64).map_err(words)?.as_primitive::<Float64Type>().clone(),
+                exact(&array, &DataType::Float64).map_err(words)?.as_primitive::<Float64Type>().clone(),
             ),
             Kind::Bytes | Kind::Image | Kind::Text => match array.data_type() {
                 DataType::LargeBinary => Cells::Large(array.as_binary::<i64>().clone()),
@@ -296,14 +341,15 @@ fn masked(inner: &ArrayRef, outer: &arrow_array::StructArray) -> Result<ArrayRef
 }
 
 impl Cells {
-    fn value(&self, row: usize) -> Result<Cell<'_>> {
+    /// The value of a row.
+    pub(super) fn value(&self, row: usize) -> Result<Cell<'_>> {
         let array: &dyn Array = match self {
             Cells::Absent => return Ok(Cell::Missing),
             Cells::Small(a) => a,
             Cells::Large(a) => a,
             Cells::Int(a) => a,
             Cells::Float(a) => a,
-            Cells::List(a) | Cells::Json(a) => a,
+            Cells::List(a) | Cells::Json(a) | Cells::Digits(a) => a,
         };
         if array.is_null(row) {
             return Ok(Cell::Missing);
@@ -315,269 +361,9 @@ impl Cells {
             Cells::Int(a) => Cell::Int(a.value(row)),
             Cells::Float(a) => Cell::Float(a.value(row)),
             Cells::List(a) => Cell::Bytes(list(a, row)?.into()),
+            Cells::Digits(a) => digits(a, row)?,
             Cells::Json(a) => Cell::Bytes(serde_json::to_vec(&json(a, row)).unwrap_or_default().into()),
         })
-    }
-}
-
-/// Rows packed one after another into a group's memory.
-#[derive(Debug)]
-pub(crate) struct Packed<'a> {
-    into: &'a mut [u8],
-    rows: usize,
-    row: usize,
-    at: usize,
-}
-
-impl<'a> Packed<'a> {
-    /// An empty group of `rows` rows.
-    pub(crate) fn new(into: &'a mut [u8], rows: usize) -> Self {
-        Self { into, rows, row: 0, at: head_bytes(rows) }
-    }
-
-    /// Packs a batch of the wanted columns.
-    pub(crate) fn push(&mut self, columns: &Columns, batch: &RecordBatch, wanted: &[bool]) -> Result<()> {
-        let cells = columns.cells(batch, wanted)?;
-        for row in 0..batch.num_rows() {
-            self.begin()?;
-            for cells in &cells {
-                match cells.value(row)? {
-                    Cell::Missing => self.put(&MISSING.to_le_bytes())?,
-                    Cell::Bytes(bytes) => self.sized(&bytes)?,
-                    Cell::Int(x) => self.sized(&x.to_le_bytes())?,
-                    Cell::Float(x) => self.sized(&x.to_le_bytes())?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that all rows came.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        if self.row != self.rows {
-            return Err(Error::decode(format!(
-                "a group of {} rows where {} were expected",
-                self.row, self.rows
-            )));
-        }
-        self.offset()
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        if self.row == self.rows {
-            return Err(Error::decode(format!(
-                "a group of more than the {} rows that were expected",
-                self.rows
-            )));
-        }
-        self.offset()?;
-        self.row += 1;
-        Ok(())
-    }
-
-    fn offset(&mut self) -> Result<()> {
-        let word = u32::try_from(self.at).map_err(|_| grew())?.to_le_bytes();
-        let target = self.into.get_mut(self.row * WORD..(self.row + 1) * WORD).ok_or_else(grew)?;
-        target.copy_from_slice(&word);
-        Ok(())
-    }
-
-    fn sized(&mut self, bytes: &[u8]) -> Result<()> {
-        self.put(&u32::try_from(bytes.len()).map_err(|_| grew())?.to_le_bytes())?;
-        self.put(bytes)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let target = self.into.get_mut(self.at..self.at + bytes.len()).ok_or_else(grew)?;
-        target.copy_from_slice(bytes);
-        self.at += bytes.len();
-        Ok(())
-    }
-}
-
-fn grew() -> Error {
-    Error::decode("a group is larger than when it was indexed: run `tidegate index --force`")
-}
-
-/// Bytes of the offsets in front of packed rows.
-pub(crate) fn head_bytes(rows: usize) -> usize {
-    (rows + 1) * WORD
-}
-
-/// A row of a packed group.
-pub(crate) fn packed_row(group: &[u8], row: usize) -> Option<&[u8]> {
-    let word = |i: usize| {
-        let bytes = group.get(i * WORD..(i + 1) * WORD)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
-    };
-    group.get(word(row)?..word(row + 1)?)
-}
-
-fn is_binary(stored: &DataType) -> bool {
-    matches!(
-        stored,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_)
-    )
-}
-
-/// The type that holds the values of both types without loss; None for those that have nothing in
-/// common.
-fn common_type(one: &DataType, other: &DataType) -> Option<DataType> {
-    use DataType as T;
-    let text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8 | T::Utf8View);
-    let integer = |t: &T| t.is_integer();
-    Some(match (one, other) {
-        (one, other) if one == other => one.clone(),
-        (T::Null, some) | (some, T::Null) => some.clone(),
-        (T::Dictionary(_, one), other) | (other, T::Dictionary(_, one)) => common_type(one, other)?,
-        (one, other) if text(one) && text(other) => T::LargeUtf8,
-        (one, other) if is_binary(one) && is_binary(other) => T::LargeBinary,
-        // An int64 and a uint64 that is too large for it would lose digits as a float.
-        (T::UInt64, other) | (other, T::UInt64) if other.is_signed_integer() => return None,
-        (T::UInt64, other) | (other, T::UInt64) if integer(other) => T::UInt64,
-        (one, other) if integer(one) && integer(other) => T::Int64,
-        (one, other) if one.is_floating() && other.is_floating() => T::Float64,
-        (one, other) if integer(one) && other.is_floating() || integer(other) && one.is_floating() => {
-            T::Float64
-        }
-        (T::List(one) | T::LargeList(one), T::List(other) | T::LargeList(other)) => {
-            let of = common_type(one.data_type(), other.data_type())?;
-            T::LargeList(Arc::new(ArrowField::new("item", of, true)))
-        }
-        (T::Struct(one), T::Struct(other)) => {
-            let mut fields = Vec::new();
-            for field in one.iter().chain(other) {
-                let in_both = one.find(field.name()).zip(other.find(field.name()));
-                let of = match in_both {
-                    Some(((_, one), (_, other))) => common_type(one.data_type(), other.data_type())?,
-                    // Arrow casts structs of the same fields only.
-                    None => return None,
-                };
-                if !fields.iter().any(|known: &ArrowField| known.name() == field.name()) {
-                    fields.push(ArrowField::new(field.name(), of, true));
-                }
-            }
-            T::Struct(fields.into())
-        }
-        _ => return None,
-    })
-}
-
-fn kind(stored: &DataType) -> Kind {
-    match stored {
-        DataType::Dictionary(_, values) => kind(values),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Kind::Text,
-        stored if is_binary(stored) => Kind::Bytes,
-        stored if stored.is_floating() || stored.is_decimal() => Kind::Float,
-        DataType::List(inner) | DataType::LargeList(inner) if number(inner.data_type()).is_some() => {
-            Kind::NdArray { dtype: number(inner.data_type()).map(str::to_owned), shape: None }
-        }
-        DataType::FixedSizeList(inner, n) if number(inner.data_type()).is_some() => Kind::NdArray {
-            dtype: number(inner.data_type()).map(str::to_owned),
-            shape: usize::try_from(*n).ok().map(|n| vec![n]),
-        },
-        stored if !stored.is_nested() && can_cast_types(stored, &DataType::Int64) => Kind::Int,
-        _ => Kind::Json,
-    }
-}
-
-/// NumPy's name of a number's type.
-fn number(stored: &DataType) -> Option<&'static str> {
-    Some(match stored {
-        DataType::Int8 => "int8",
-        DataType::Int16 => "int16",
-        DataType::Int32 => "int32",
-        DataType::Int64 => "int64",
-        DataType::UInt8 => "uint8",
-        DataType::UInt16 => "uint16",
-        DataType::UInt32 => "uint32",
-        DataType::UInt64 => "uint64",
-        DataType::Float16 => "float16",
-        DataType::Float32 => "float32",
-        DataType::Float64 => "float64",
-        _ => return None,
-    })
-}
-
-/// The elements of a list; None for another type.
-fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
-    Some(match array.data_type() {
-        DataType::List(_) => array.as_list::<i32>().value(row),
-        DataType::LargeList(_) => array.as_list::<i64>().value(row),
-        DataType::FixedSizeList(..) => array.as_fixed_size_list().value(row),
-        _ => return None,
-    })
-}
-
-/// A list of numbers in the form of MDS: one dimension of u32 unless its length is fixed, then the
-/// elements.
-fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
-    let fixed = matches!(array.data_type(), DataType::FixedSizeList(..));
-    let items = elements(array, row).ok_or_else(|| Error::decode("a list was expected"))?;
-    let items = match items.null_count() {
-        0 => items,
-        _ => match with_nan(&items) {
-            Some(items) => items,
-            None => return Ok(npy::HAS_NULL.to_vec()),
-        },
-    };
-    let data = items.to_data();
-    let size = items.data_type().primitive_width().unwrap_or(1);
-    let bytes = data.buffers().first().and_then(|b| b.as_slice().get(data.offset() * size..));
-    let bytes = bytes.and_then(|b| b.get(..items.len() * size)).unwrap_or_default();
-    let mut out = Vec::with_capacity(bytes.len() + 5);
-    if !fixed {
-        let len = u32::try_from(items.len()).map_err(|_| grew())?;
-        out.push(1 << 2 | 2);
-        out.extend_from_slice(&len.to_le_bytes());
-    }
-    out.extend_from_slice(bytes);
-    Ok(out)
-}
-
-/// Floats with NaN for what is missing; None for integers, which have no such value.
-fn with_nan(items: &ArrayRef) -> Option<ArrayRef> {
-    fn filled<T: ArrowPrimitiveType>(items: &ArrayRef, nan: T::Native) -> ArrayRef {
-        let values = items.as_primitive::<T>().iter().map(|x| x.unwrap_or(nan));
-        Arc::new(PrimitiveArray::<T>::from_iter_values(values))
-    }
-    Some(match items.data_type() {
-        DataType::Float16 => filled::<Float16Type>(items, half::f16::NAN),
-        DataType::Float32 => filled::<Float32Type>(items, f32::NAN),
-        DataType::Float64 => filled::<Float64Type>(items, f64::NAN),
-        _ => return None,
-    })
-}
-
-/// Any value as JSON: structs and maps as objects, lists as arrays, times and decimals as text.
-fn json(array: &ArrayRef, row: usize) -> serde_json::Value {
-    use serde_json::Value as Json;
-    if array.is_null(row) {
-        return Json::Null;
-    }
-    if let Some(items) = elements(array, row) {
-        return Json::Array((0..items.len()).map(|i| json(&items, i)).collect());
-    }
-    let one = array.slice(row, 1);
-    match array.data_type() {
-        DataType::Struct(_) => {
-            let object = array.as_struct();
-            let pairs = object.column_names().into_iter().zip(object.columns());
-            Json::Object(pairs.map(|(name, child)| (name.to_owned(), json(child, row))).collect())
-        }
-        DataType::Map(..) => {
-            let entries: ArrayRef = std::sync::Arc::new(array.as_map().value(row));
-            Json::Array((0..entries.len()).map(|i| json(&entries, i)).collect())
-        }
-        DataType::Boolean => Json::Bool(array.as_boolean().value(row)),
-        stored if stored.is_unsigned_integer() => cast(&one, &DataType::UInt64)
-            .map_or(Json::Null, |a| a.as_primitive::<UInt64Type>().value(0).into()),
-        stored if stored.is_integer() => {
-            cast(&one, &DataType::Int64).map_or(Json::Null, |a| a.as_primitive::<Int64Type>().value(0).into())
-        }
-        stored if stored.is_floating() => cast(&one, &DataType::Float64)
-            .map_or(Json::Null, |a| a.as_primitive::<Float64Type>().value(0).into()),
-        _ => arrow_cast::display::array_value_to_string(array, row).map_or(Json::Null, Json::String),
     }
 }
 

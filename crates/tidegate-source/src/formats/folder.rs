@@ -204,11 +204,15 @@ fn files_in(root: &Path, folder: &Path, builder: &mut Builder) -> Result<Vec<Str
         let name = utf8(&path, &entry.file_name())?;
         let extension = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
         let kind = kind_of(&entry);
-        if name.starts_with('.') || kind.is_some_and(|kind| kind.is_dir()) {
+        let relative = folder.join(&name).to_string_lossy().into_owned();
+        let is_folder = kind.is_some_and(|kind| kind.is_dir());
+        // Folders below those of the classes are walked, hidden ones too, as torchvision does.
+        if is_folder && (!name.starts_with('.') || folder != Path::new("")) || name == ".tidegate" {
             continue;
         }
-        let relative = folder.join(&name).to_string_lossy().into_owned();
-        if kind.is_none() {
+        if name.starts_with('.') {
+            builder.leave_out("hidden files and folders", &relative, false);
+        } else if kind.is_none() {
             builder.leave_out("links that lead nowhere", &relative, true);
         } else if !kind.is_some_and(|kind| kind.is_file()) {
             builder.leave_out("pipes and devices", &relative, true);

@@ -33,6 +33,9 @@ use tidegate_decode::header;
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
 
+/// Encodings of several images in one value.
+const SEVERAL_IMAGES: [&str; 5] = ["jpeg_array", "jpegarray", "list[pil]", "list[jpeg]", "list[png]"];
+
 #[derive(Debug, Deserialize)]
 struct IndexJson {
     version: u32,
@@ -232,7 +235,8 @@ fn schema(
                 shape: shape.clone(),
                 codec: codec.clone(),
             },
-            "bytes" | "jpeg_array" | "jpegarray" | "list[pil]" | "list[jpeg]" | "list[png]" => Kind::Bytes,
+            "bytes" => Kind::Bytes,
+            several if SEVERAL_IMAGES.contains(&several) => Kind::Bytes,
             "str" | "str_decimal" => Kind::Text,
             "json" => Kind::Json,
             "jpeg" | "png" => Kind::Image,
@@ -457,6 +461,14 @@ fn build(
             samples: shard.samples,
             groups: Vec::new(),
         });
+    }
+    for (field, column) in schema.iter().zip(columns) {
+        if SEVERAL_IMAGES.contains(&&*column.encoding) {
+            builder.note_uncertain(format!(
+                "column {:?} has the encoding {:?}, several images in one value: it comes as bytes, as MDS frames them",
+                field.name, column.encoding
+            ));
+        }
     }
     builder.finish(schema, json.tidegate.classes.clone(), metas)
 }

@@ -8,10 +8,16 @@ mod archive_index;
 #[cfg(feature = "parquet")]
 mod arrow_file;
 #[cfg(feature = "parquet")]
+mod arrow_types;
+#[cfg(feature = "parquet")]
+mod arrow_values;
+#[cfg(feature = "parquet")]
 mod columns;
 pub(crate) mod folder;
 pub(crate) mod lines;
 pub(crate) mod mds;
+#[cfg(feature = "parquet")]
+mod packed_rows;
 #[cfg(feature = "parquet")]
 mod parquet_file;
 #[cfg(feature = "parquet")]

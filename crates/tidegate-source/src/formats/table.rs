@@ -19,7 +19,9 @@ use arrow_schema::Schema as ArrowSchema;
 use bytes::Bytes;
 
 use super::arrow_file::ArrowFile;
-use super::columns::{self, Cell, Columns, Packed, head_bytes, packed_row};
+use super::arrow_values::Cell;
+use super::columns::{self, Columns, Folders};
+use super::packed_rows::{Packed, head_bytes, packed_row};
 use super::parquet_file::ParquetFile;
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
@@ -29,8 +31,8 @@ use crate::index::shard_set::shard_set;
 use crate::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use crate::{Access, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
-use tidegate_decode::Value;
 use tidegate_decode::header::{self, Probe};
+use tidegate_decode::{Kind, Value};
 
 /// A group with more rows is damaged: their packed sizes alone would exceed 4 GiB.
 const MAX_GROUP_ROWS: u64 = 1 << 30;
@@ -157,14 +159,15 @@ struct Opened {
     shard: Box<dyn Shard>,
     columns: Columns,
     places: Vec<Option<usize>>,
+    folders: Folders,
     /// Whether its columns are those of the table, in the same order and of the same types.
     same: bool,
 }
 
 impl Opened {
-    fn new(shard: Box<dyn Shard>, of: &Columns) -> Self {
+    fn new(shard: Box<dyn Shard>, of: &Columns, folders: Folders) -> Self {
         let columns = Columns::new(shard.schema());
-        Self { places: of.places(&columns), same: columns == *of, columns, shard }
+        Self { places: of.places(&columns), same: columns == *of, columns, folders, shard }
     }
 
     /// Visits the batches of a group with the wanted columns of the table `of`.
@@ -183,7 +186,7 @@ impl Opened {
             place.iter().for_each(|&place| read[place] = true);
         }
         self.shard.decode(file, number, group, &read, &mut |batch| {
-            visit(&of.conform(batch, &self.places, wanted)?)
+            visit(&of.conform(batch, (&self.places, &self.folders), wanted)?)
         })
     }
 }
@@ -196,6 +199,8 @@ pub(crate) struct Table {
     index: Index,
     files: Arc<Files>,
     columns: Columns,
+    /// The folders of each file.
+    folders: Vec<Folders>,
     groups: Vec<Group>,
     /// The shard that was opened last, with its metadata.
     open: Mutex<Option<(u32, Arc<Opened>)>>,
@@ -216,14 +221,18 @@ impl Table {
         let files = Arc::new(files);
         let index = match Index::open(&beside, set, identity) {
             Some(index) => index,
-            None => build(&files, format, Builder::new(&beside, set, identity, format.name())?)?,
+            None => {
+                let builder = Builder::new(&beside, set, identity, format.name())?;
+                build(&files, format, &folders_of(name, &files), builder)?
+            }
         };
+        let folders = folders_of(name, &files);
         let (columns, open) = if let Some(columns) = &index.meta.columns {
             (serde_json::from_value(columns.clone()).map_err(|e| index.damaged(e))?, None)
         } else {
             let first = format.open(&ShardFile::new(&files, 0, ReadMode::Drop)?)?;
             let columns = Columns::new(first.schema());
-            let first = Opened::new(first, &columns);
+            let first = Opened::new(first, &columns, Folders::new());
             (columns, Some((0, Arc::new(first))))
         };
         let mut groups = Vec::new();
@@ -235,7 +244,7 @@ impl Table {
             }
         }
         let (name, open, last_group) = (name.to_owned(), Mutex::new(open), Mutex::default());
-        Ok(Self { name, format, index, files, columns, groups, open, last_group })
+        Ok(Self { name, format, index, files, columns, folders, groups, open, last_group })
     }
 
     fn shard(&self, number: u32, file: &ShardFile) -> Result<Arc<Opened>> {
@@ -247,7 +256,8 @@ impl Table {
         }
         // Drop the last one first: the memory of dictionaries is reserved once.
         *open = None;
-        let opened = Arc::new(Opened::new(self.format.open(file)?, &self.columns));
+        let folders = self.folders.get(number as usize).cloned().unwrap_or_default();
+        let opened = Arc::new(Opened::new(self.format.open(file)?, &self.columns, folders));
         *open = Some((number, Arc::clone(&opened)));
         Ok(opened)
     }
@@ -271,6 +281,8 @@ struct SeenValues {
     images: u64,
     others: u64,
     other: Option<String>,
+    /// Numbers that come as text because they have too many digits.
+    digits: u64,
 }
 
 impl SeenValues {
@@ -312,6 +324,7 @@ impl Collecting<'_> {
                         seen.other.get_or_insert_with(|| named.clone());
                     }
                 },
+                Cell::Bytes(_) if self.columns.is_number(c) => seen.digits += 1,
                 _ => {}
             }
         }
@@ -321,9 +334,18 @@ impl Collecting<'_> {
 }
 
 /// The columns of all files and the names of classes; the columns are noted where they differ.
-fn all_columns(files: &Arc<Files>, format: Format, builder: &mut Builder) -> Result<(Columns, Vec<String>)> {
+fn all_columns(
+    files: &Arc<Files>,
+    format: Format,
+    folders: &[Folders],
+    builder: &mut Builder,
+) -> Result<(Columns, Vec<String>)> {
     let first = format.open(&ShardFile::new(files, 0, ReadMode::Drop)?)?;
     let (mut all, mut same) = (Columns::new(first.schema()), true);
+    if let Some(name) = all.twice() {
+        let what = format!("the column {name:?} comes twice: rename one of them");
+        return Err(Error::Dataset { path: files.paths()[0].clone(), what });
+    }
     let mut having: Vec<u64> = vec![1; all.len()];
     for (i, path) in files.paths().iter().enumerate().skip(1) {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
@@ -338,11 +360,16 @@ fn all_columns(files: &Arc<Files>, format: Format, builder: &mut Builder) -> Res
             *having += u64::from(place.is_some());
         }
     }
+    all.doubts().for_each(|doubt| builder.note_uncertain(doubt));
     let files = files.paths().len();
     for (name, having) in all.names().zip(having).filter(|(_, having)| *having < files as u64) {
         builder.note_uncertain(format!(
             "column {name:?} is in {having} of {files} files, and missing in the others"
         ));
+    }
+    if folders.iter().any(|folders| !folders.is_empty()) {
+        all.add_folders(folders);
+        same = false;
     }
     if !same {
         builder.note_columns(serde_json::to_value(&all).map_err(|e| Error::Internal(e.to_string()))?);
@@ -350,13 +377,34 @@ fn all_columns(files: &Arc<Files>, format: Format, builder: &mut Builder) -> Res
     Ok((all, columns::classes(first.schema())))
 }
 
-fn build(files: &Arc<Files>, format: Format, mut builder: Builder) -> Result<Index> {
-    let (columns, classes) = all_columns(files, format, &mut builder)?;
+/// The folders of each file below the dataset: below its folder, or below the one that all files
+/// are in.
+fn folders_of(name: &str, files: &Files) -> Vec<Folders> {
+    let mut root = PathBuf::from(name);
+    if !root.is_dir() {
+        root = files.paths().first().and_then(|path| path.parent()).unwrap_or(Path::new("")).to_owned();
+        while !files.paths().iter().all(|path| path.starts_with(&root)) && root.pop() {}
+    }
+    let folders = |path: &PathBuf| {
+        let below = path.parent().and_then(|folder| folder.strip_prefix(&root).ok()).unwrap_or(Path::new(""));
+        let named = below.iter().filter_map(|part| part.to_str()?.split_once('='));
+        named
+            .map(|(name, value)| (name.to_owned(), (value != HIVE_NULL).then(|| value.to_owned())))
+            .collect::<Folders>()
+    };
+    files.paths().iter().map(folders).collect()
+}
+
+/// How Hive calls the folder of null.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: Builder) -> Result<Index> {
+    let (columns, classes) = all_columns(files, format, folders, &mut builder)?;
     let mut seen = vec![SeenValues::default(); columns.len()];
     let mut shards = Vec::new();
     for (i, path) in files.paths().iter().enumerate() {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
-        let opened = Opened::new(format.open(&file)?, &columns);
+        let opened = Opened::new(format.open(&file)?, &columns, folders[i].clone());
         let name = file_name(path);
         let before = builder.samples();
         let mut groups = guarded(&file, 0, || opened.shard.groups(&file))?;
@@ -393,6 +441,14 @@ fn build(files: &Arc<Files>, format: Format, mut builder: Builder) -> Result<Ind
                 field.name, seen.images, seen.others
             ));
         }
+    }
+    for (field, seen) in fields.iter().zip(&seen).filter(|(_, seen)| seen.digits > 0) {
+        builder.note_uncertain(format!(
+            "column {:?} has {} numbers of more digits than {} keeps: tg.Text() has all of them",
+            field.name,
+            seen.digits,
+            if field.kind == Kind::Int { "an int64, which fail," } else { "a float64, which are rounded," }
+        ));
     }
     builder.note_missing(seen.iter().map(|seen| seen.missing).collect());
     builder.finish(columns.fields(&images), classes, shards)

@@ -269,8 +269,8 @@ pub fn write_member(out: &mut dyn std::io::Write, name: &str, data: &[u8]) -> st
 }
 
 /// The member that holds the names of classes, as a list in JSON. Its name is one that webdataset
-/// and other readers keep for metadata.
-pub const CLASSES: &str = "__classes__.json";
+/// keeps for metadata.
+pub const CLASSES: &str = "__classes__";
 
 /// The key of a sample with a member of this name: the path up to the first dot of its last
 /// component. None for names without an extension, and for metadata.
@@ -286,13 +286,9 @@ pub(crate) fn split_name(name: &str) -> Option<(&str, String)> {
     (dot > base && !is_meta(name)).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
 }
 
-/// Whether a name is wholly `__…__`, its extension aside: what webdataset reserves for metadata.
+/// Whether a name is wholly `__…__`: what webdataset keeps for metadata.
 pub(crate) fn is_meta(name: &str) -> bool {
-    let wholly = |part: &str| {
-        let stem = part.split('.').next().unwrap_or_default();
-        stem.len() > 4 && stem.starts_with("__") && stem.ends_with("__")
-    };
-    name.split('/').any(wholly)
+    name.len() > 4 && !name.contains('/') && name.starts_with("__") && name.ends_with("__")
 }
 
 /// One pax record, whose length counts its own digits.
@@ -331,7 +327,8 @@ mod tests {
         assert_eq!(split_name("a.b/c.seg.PNG"), Some(("a.b/c", "seg.png".into())));
         assert_eq!(split_name("a/.hidden"), None);
         assert_eq!(split_name("plain"), None);
-        assert_eq!(["__meta__.json", "__x__/a.jpg"].map(split_name), [None, None]);
+        assert_eq!(split_name("__meta.x__"), None);
+        assert_eq!(split_name("__x__.jpg"), Some(("__x__", "jpg".into())));
         assert_eq!(split_name("__AbC.jpg"), Some(("__AbC", "jpg".into())));
     }
 
