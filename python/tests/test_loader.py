@@ -607,7 +607,8 @@ def test_a_loaders_curve_is_what_it_then_hits(tmp_path):
             for batch in loader:
                 del batch
         stages = loader.report()["stages"]
-        assert abs(stages["hits"] - point["point"]["hits"]) <= 12, (size, stages["hits"], point)
+        # The samples of up to three batches in flight are read while the cache decides on others.
+        assert abs(stages["hits"] - point["point"]["hits"]) <= 24, (size, stages["hits"], point)
 
 
 def test_a_subset_is_kept_as_well_as_the_whole(tmp_path):

@@ -250,3 +250,22 @@ def test_memory_changes_in_mid_epoch_and_processes_go_on(folder, function):
 def with_first(batch):
     batch["image"][:] = batch["image"][:1]
     return batch
+
+
+PROMPT = """
+import tidegate as tg
+def double(sample, rng): return {"id": 2 * sample["id"]}
+options = dict(batch_size=5, memory="64MiB", columns=["id"], transform=double, processes=1)
+try:
+    tg.Loader(tg.synthetic(10, 8), multiprocessing_context=METHOD, **options)
+except tg.ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_functions_of_a_notebook_are_named_where_they_cannot_be_found(method):
+    code = PROMPT.replace("METHOD", repr(method))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "double is defined in a notebook or at a prompt" in done.stdout, done.stderr
+    assert "multiprocessing_context='fork'" in done.stdout

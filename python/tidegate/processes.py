@@ -125,6 +125,18 @@ def _mapped(value: Any, inside: Callable[[Any], Any], leaf: Callable[[Any], Any]
     return leaf(value)
 
 
+def _check_is_in_a_file(functions: list[Callable[..., Any]]) -> None:
+    """Refuse functions of a notebook or a prompt: a process that is not forked cannot import them."""
+    main = sys.modules.get("__main__")
+    for function in functions:
+        if getattr(function, "__module__", None) == "__main__" and not hasattr(main, "__file__"):
+            name = getattr(function, "__qualname__", repr(function))
+            raise ConfigError(
+                f"{name} is defined in a notebook or at a prompt, where a worker process does not find it: put it into "
+                "a module, or pass multiprocessing_context='fork'"
+            )
+
+
 class _Process:
     """One worker process, as the transform thread that uses it sees it."""
 
@@ -141,6 +153,8 @@ class _Process:
                 "processes= in a process that may start none (a worker of another loader): make this loader in the "
                 "main process, or with processes=0"
             )
+        if self.context.get_start_method() != "fork":
+            _check_is_in_a_file(self.steps.functions())
         with _starting:
             self.pipe, child_end = self.context.Pipe()
             own_end = self.pipe if self.context.get_start_method() == "fork" else None

@@ -362,6 +362,7 @@ impl Index {
     }
 
     /// An error about something that its `meta.json` cannot say.
+    #[cfg(feature = "parquet")]
     pub(crate) fn damaged(&self, what: impl std::fmt::Display) -> Error {
         let what = format!("the index is damaged ({what}): run `tidegate index --force`");
         Error::format(self.dir.join("meta.json"), 0, what)
