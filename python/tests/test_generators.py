@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tidegate as tg
+from tidegate.generators import _word
 from tidegate.generators import Seeder, Watch
 
 
@@ -226,3 +227,10 @@ def test_no_draw_repeats_in_a_hundred_thousand_samples(processes):
         batches = list(loader)
     for name in ("random", "numpy", "torch", "rng"):
         assert len(np.unique(column(batches, name))) == 100_000, name
+
+
+def test_no_two_positions_of_an_epoch_have_the_same_half_of_a_seed():
+    for epoch in (0, 7):
+        halves = {_word(3, 0, epoch, position) & 0xFFFFFFFF for position in range(100_000)}
+        assert len(halves) == 100_000
+    assert _word(3, 0, 0, 5) != _word(3, 1, 0, 5) != _word(4, 0, 0, 5)

@@ -40,6 +40,19 @@ def _mixed(*words: int) -> int:
     return state
 
 
+def _word(seed: int, kind: int, epoch: int, position: int) -> int:
+    """Return 64 bits to seed with. Their lower half is another one for each position of an epoch.
+
+    torch's generator takes no more than 32 bits of a seed: by chance alone, two of 100,000 would
+    be the same. The mixing is that of MurmurHash3 (Appleby, 2011), which is one to one.
+    """
+    low = (position ^ _mixed(seed, kind, epoch)) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        low = (low ^ low >> shift) * factor & 0xFFFFFFFF
+    low ^= low >> 16
+    return (_mixed(seed, kind, epoch, position) >> 32 << 32) | low
+
+
 class Seeder:
     """Seeds the global generators, and objects with a generator of their own, before a call.
 
@@ -53,18 +66,18 @@ class Seeder:
 
     def __call__(self, kind: int, epoch: int, position: int) -> None:
         """Seed for a sample (`kind` 0) or a batch (`kind` 1)."""
-        word = _mixed(self.seed, kind, epoch, position)
+        word = _word(self.seed, kind, epoch, position)
         random.seed(word)
         np.random.seed([word & 0xFFFFFFFF, word >> 32])
         torch = sys.modules.get("torch")
         if torch is not None:
-            torch.default_generator.manual_seed(word >> 1)
+            torch.default_generator.manual_seed(word & _MASK >> 1)
         for found in self.objects:
             try:
-                found.set_random_seed(word >> 1)
+                found.set_random_seed(word & _MASK >> 1)
             except (ValueError, OverflowError):
                 # Some take 32 bits only.
-                found.set_random_seed(word >> 33)
+                found.set_random_seed(word & 0xFFFFFFFF)
 
 
 class Watch:
