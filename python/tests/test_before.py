@@ -65,6 +65,7 @@ def relative(tmp_path, monkeypatch):
 
 def test_side_cars_are_used_as_they_are(relative):
     before = side_cars(relative)
+    metas = {name for name in before if Path(name).name == "meta.json"}
     names = {Path(name).name for name in before}
     assert {"meta.json", "entries", "keys", "checkpoints", "boxes"} <= names
     assert sum(name.startswith("profile-") for name in names) == len(SHOWN["profiles"])
@@ -73,7 +74,10 @@ def test_side_cars_are_used_as_they_are(relative):
     loader = make.loader(sources, cases["photos"])
     assert sum(batch.rows for batch in loader) == 7
     assert "7 samples with JPEG checkpoints" in str(loader.report())
-    assert side_cars(relative) == before
+    after = side_cars(relative)
+    # Of the formats that are read in another way by now, meta.json is renewed, and it alone.
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} <= metas
 
 
 def test_every_case_is_there(cases):

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import tidegate as tg
-from tidegate.generators import _word
-from tidegate.generators import Seeder, Watch
+from tidegate.generators import Seeder, Watch, _word
 
 
 def draws(sample, rng):

@@ -292,3 +292,76 @@ def test_records_are_refused_with_the_fix(tmp_path):
     np.save(buffer, np.zeros(3, [("a", "<f4"), ("b", "<i2")]))
     with pytest.raises(tg.SampleError, match="structured dtype.*each field as an array of its own"):
         all_of(tar(tmp_path / "a.tar", ("0.npy", buffer.getvalue())), fields={"npy": tg.Array("float32")})
+
+
+def test_folders_of_hive_give_a_column(tmp_path):
+    for name in ("k=1/s=a%2Fb", "k=2/s=__HIVE_DEFAULT_PARTITION__", "k=10/s=c"):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        parquet(folder / "p.parquet", x=pa.array([1, 2]))
+    (tmp_path / "data" / "_SUCCESS").write_text("")
+    source = tg.open(tmp_path / "data")
+    assert source.schema == {"x": "int", "k": "int", "s": "text"}
+    assert source.missing == {"s": 2}
+    rows = [(sample["k"], sample.get("s")) for sample in source]
+    assert sorted(rows, key=str) == sorted([(1, "a/b")] * 2 + [(2, None)] * 2 + [(10, "c")] * 2, key=str)
+    assert {source.key(i) for i in range(6)} >= {"k=1/s=a/b/p.parquet:0", "k=10/s=c/p.parquet:1"}
+    # A part, and other names, are other data.
+    assert tg.open(tmp_path / "data/k=10").schema == {"x": "int", "s": "text"}
+    assert tg.open(tmp_path / "data").fingerprint == source.fingerprint
+    (tmp_path / "data/k=10").rename(tmp_path / "data/k=7")
+    renamed = tg.open(tmp_path / "data")
+    assert renamed.fingerprint != source.fingerprint
+    assert {sample["k"] for sample in renamed} == {1, 2, 7}
+
+
+def test_a_field_is_delivered_once(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "x1", "b": "y1"}\n{"a": "x2"}\n')
+    with pytest.raises(tg.ConfigError, match='field "a" is in "a;b" and in "a": name it once'):
+        all_of(path, fields={"a;b": tg.Text(), "a": tg.Text(optional=True)})
+    with pytest.raises(tg.ConfigError, match='"a;b;a" names a field twice'):
+        all_of(path, fields={"a;b;a": tg.Text()})
+    # Where a sample has both, the first that is named counts.
+    assert list(all_of(path, columns=["a;b"])["a;b"]) == ["x1", "x2"]
+    assert list(all_of(path, columns=["b;a"])["b;a"]) == ["y1", "x2"]
+
+
+def test_what_is_wrong_in_one_member_of_a_line_leaves_the_others_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "t": "\\ud800", "deep": ' + "[" * 300 + "]" * 300 + '}\n{"a": 2}\n')
+    source = tg.open(path)
+    assert source.missing == {"t": 1, "deep": 1}
+    assert all_of(source, columns=["a"])["a"].tolist() == [1, 2]
+    with pytest.raises(tg.SampleError, match='field "t": half of a pair'):
+        all_of(source, columns=["t"], fields={"t": tg.Text(default="")})
+
+
+def test_integers_beyond_int64_among_others_can_be_had_as_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"n": {n}}}\n' for n in [*range(19), 10**23]))
+    with pytest.warns(tg.DataWarning, match='"n" is int in 19 samples and other in 1'):
+        source = tg.open(path)
+    assert list(all_of(source, fields={"n": tg.Text()})["n"])[-1] == str(10**23)
+    with pytest.raises(tg.SampleError, match="beyond int64: take it as tg.Text"):
+        all_of(source)
+
+
+def test_thousands_of_members_are_found_in_any_order(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({f"k{(i * 7) % 5000}": i, "z": 1}) + "\n" for i in range(10_000)))
+    source = tg.open(path)
+    assert len(source.schema) == 5001
+    assert source.missing["k7"] == 9998
+    assert "z" not in source.missing
+
+
+def test_wide_gray_is_no_reason_for_a_scan_to_fail(tmp_path, capfd):
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 65535, 64).astype("uint16").reshape(8, 8)).save(buffer, "PNG")
+    path = str(tar(tmp_path / "a.tar", ("0.png", buffer.getvalue()), ("1.png", buffer.getvalue())))
+    assert _tidegate.cli(["tidegate", "check", path]) == 0
+    assert tg.profile(path, memory=tg.Budget("64MiB"), save=False).summary["failed"] == 0
+    for by in ("image", "pixels"):
+        assert tg.dedup(path, by=by, memory=tg.Budget("64MiB"))["clusters"] == 1
+    capfd.readouterr()

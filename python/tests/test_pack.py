@@ -140,3 +140,14 @@ def test_a_run_that_is_killed_at_any_point_goes_on(tmp_path, format):
 
 def files(path):
     return [path / name for name in os.listdir(path)] if path.exists() else []
+
+
+def test_samples_without_a_field_are_never_lost(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "b": "x"}\n{"a": null}\n{"a": 2}\n')
+    with pytest.raises(tg.SampleError, match="sample 1 .*lacks every field"):
+        tg.pack(path, tmp_path / "tar", format="tar")
+    packed = tg.pack(tg.open(path).select([0, 2]), tmp_path / "two", format="tar")
+    assert [sorted(sample) for sample in packed] == [["a", "b"], ["a"]]
+    with pytest.raises(tg.SampleError, match='lacks field "b", and MDS has no missing values: pack it as tar'):
+        tg.pack(tg.open(path).select([0, 2]), tmp_path / "mds")

@@ -59,7 +59,8 @@ class Field:
 
 def _lacking(spec: dict[str, Any], default: bytes | None, optional: bool) -> dict[str, Any]:
     """Return a spec for a field that some samples lack; `default` is the row that they get."""
-    if default is None and not flag("optional", optional):
+    optional = flag("optional", optional)
+    if default is None and not optional:
         return spec
     row = None if default is None else list(default)
     return {"kind": "optional", "of": spec, "default": row, "valid": optional}
@@ -516,14 +517,20 @@ class Json(Field):
 def _encoded(default: Any) -> bytes | None:
     if default is not None and not isinstance(default, str):
         raise refused("default", default, 'a str, such as ""')
-    return None if default is None else default.encode()
+    try:
+        return None if default is None else default.encode()
+    except UnicodeEncodeError:
+        raise refused("default", default, "text that UTF-8 can hold") from None
 
 
 def _real(name: str, given: Any) -> float:
     """Return a number, NaN and infinities too."""
     if isinstance(given, bool | str) or not hasattr(given, "__float__"):
         raise refused(name, given, "a number")
-    return float(given)
+    try:
+        return float(given)
+    except OverflowError:
+        raise refused(name, given, "a number that float64 can hold") from None
 
 
 @dataclass(frozen=True)
@@ -563,10 +570,13 @@ class Array(Field):
             return None
         if self.shape is None:
             raise ConfigError(f"default={self.default!r} needs a shape, as in tg.Array({dtype!r}, (3, 4), default=...)")
-        value = _real("default", self.default)
+        value = float(self.default) if isinstance(self.default, bool) else _real("default", self.default)
         if dtype == "bfloat16":
-            # The upper half of a float32.
-            return struct.pack("<f", value)[2:]
+            # The upper half of a float32, if that is the whole of it.
+            word = np.float32(value).tobytes()
+            if float(np.float32(value)) != value or word[:2] != b"\0\0":
+                raise refused("default", self.default, "a number that bfloat16 can hold, such as 0 or -1")
+            return bytes(word[2:])
         try:
             with np.errstate(all="raise"):
                 element = np.array(self.default).astype(dtype)

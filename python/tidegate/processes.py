@@ -126,7 +126,7 @@ def _mapped(value: Any, inside: Callable[[Any], Any], leaf: Callable[[Any], Any]
 
 
 def _check_is_in_a_file(functions: list[Callable[..., Any]]) -> None:
-    """Refuse functions of a notebook or a prompt: a process that is not forked cannot import them."""
+    """Refuse functions of a notebook or a prompt: a process that is not forked cannot find them."""
     main = sys.modules.get("__main__")
     for function in functions:
         if getattr(function, "__module__", None) == "__main__" and not hasattr(main, "__file__"):

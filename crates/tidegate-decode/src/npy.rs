@@ -15,7 +15,8 @@ use tidegate_array::npy::{Header, header};
 use crate::{Error, Result};
 
 /// The bytes of an array where a list of integers with missing values was stored.
-pub const HAS_NULL: &[u8] = b"\xFFnull";
+/// Longer than arrays that happen to have these bytes.
+pub const HAS_NULL: &[u8] = b"\xFF\x00a list of integers that has null\x00\xFF";
 
 /// An array within encoded bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

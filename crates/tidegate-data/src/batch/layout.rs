@@ -92,9 +92,19 @@ impl Layout {
             wanted.iter().map(|wanted| (wanted.name.clone(), wanted.spec.clone())).collect();
         let mut columns = Vec::new();
         for (i, field) in schema.iter().enumerate() {
-            match wanted.iter().find(|wanted| wanted.fields.contains(&i)) {
+            let mut wanting = wanted.iter().filter(|wanted| wanted.fields.contains(&i));
+            let (first, second) = (wanting.next(), wanting.next());
+            if let (Some(one), Some(other)) = (first, second) {
+                return Err(Error::Config(format!(
+                    "field {:?} is in {:?} and in {:?}: name it once",
+                    field.name, one.name, other.name
+                )));
+            }
+            match first {
                 // Fields that are joined come where the first of them is.
-                Some(wanted) if wanted.fields[0] == i => wanted.columns(schema, &specs, &mut columns)?,
+                Some(wanted) if wanted.fields.iter().min() == Some(&i) => {
+                    wanted.columns(schema, &specs, &mut columns)?;
+                }
                 Some(_) => {}
                 None if only => {}
                 None => columns.push(column(i, field, FieldSpec::inferred(&field.kind), schema, &specs)?),
@@ -173,7 +183,7 @@ impl Layout {
 /// A column that the user named.
 struct Wanted {
     name: String,
-    /// The fields that hold its values, in the order of the schema; at least one.
+    /// The fields that hold its values, in the order that they are named; at least one.
     fields: Vec<usize>,
     spec: FieldSpec,
     default: Option<Vec<u8>>,
@@ -185,10 +195,15 @@ impl Wanted {
     fn new(schema: &Schema, name: &str, spec: &FieldSpec) -> Result<Self> {
         spec.check(name)?;
         let place = |name: &str| schema.iter().position(|field| field.name == name);
-        let mut fields: Vec<usize> =
-            place(name).map_or_else(|| name.split(';').filter_map(place).collect(), |one| vec![one]);
-        fields.sort_unstable();
-        fields.dedup();
+        // Where a sample has several, the first that is named counts, as in webdataset.
+        let mut fields: Vec<usize> = Vec::new();
+        match place(name) {
+            Some(one) => fields.push(one),
+            None => fields.extend(name.split(';').filter_map(place)),
+        }
+        if (1..fields.len()).any(|i| fields[..i].contains(&fields[i])) {
+            return Err(Error::Config(format!("{name:?} names a field twice")));
+        }
         let Some(&first) = fields.first() else {
             let known: Vec<_> = schema.iter().map(|f| f.name.as_str()).collect();
             return Err(Error::Config(format!(

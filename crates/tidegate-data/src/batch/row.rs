@@ -169,7 +169,7 @@ fn orientation(
     let on_stored = match mask.exif {
         Some(displayed) => !displayed,
         // A quarter turn swaps the sides.
-        None if turned >= 5 && stored.is_ne() => own == stored,
+        None if turned >= 5 && stored.is_ne() && own.is_ne() => own == stored,
         None if !spec.exif => true,
         None => {
             return Err(Error::decode(format!(

@@ -3,6 +3,9 @@
 //! Flow: lines -> members and their types -> a schema; a line -> values that borrow from it.
 //! Memory: a few words a field while a line is parsed.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
 
 use crate::npy::DType;
@@ -11,58 +14,187 @@ use crate::{Error, Result};
 use crate::{Field, Kind, Schema, Value};
 
 /// Calls `each` with the members of a line's object, in order: the name, and the value as it is
-/// written. NaN and infinities are numbers, as Python's `json` writes them.
+/// written. NaN and infinities are numbers, as Python's `json` writes them. What is within strings,
+/// lists and objects is looked at where they are delivered.
 ///
 /// # Errors [`Error::Truncated`] for a line that ends within a value, else [`Error::Decode`], if
 /// the line is not an object.
-fn members<'a>(line: &'a [u8], mut each: impl FnMut(&str, &'a str)) -> Result<()> {
-    let text = utf8(line)?;
-    let mut json = Jiter::new(line).with_allow_inf_nan();
-    let mut read = || -> Result<(), JiterError> {
-        let mut next = json.next_object()?.map(str::to_owned);
-        while let Some(name) = next {
-            let first = json.peek()?;
-            let start = json.current_index();
-            json.known_skip(first)?;
-            each(&name, &text[start..json.current_index()]);
-            next = json.next_key()?.map(str::to_owned);
+fn members<'a>(line: &'a [u8], mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<()> {
+    let mut scan = Scan { text: utf8(line)?, at: 0 };
+    scan.expect(b'{', "an object begins with {")?;
+    if !scan.takes(b'}') {
+        loop {
+            let name = scan.name()?;
+            scan.expect(b':', "a name is followed by :")?;
+            each(name, scan.value()?);
+            if !scan.takes(b',') {
+                break;
+            }
         }
-        json.finish()
-    };
-    read().map_err(|error| wrong("no object of JSON", &error))
+        scan.expect(b'}', "members are followed by , or }")?;
+    }
+    match scan.peek() {
+        None => Ok(()),
+        Some(_) => Err(scan.wrong("there is more behind the object")),
+    }
 }
 
-/// Checks that text is one JSON document.
+/// A place in the text of an object.
+struct Scan<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    /// The next byte that is not blank.
+    fn peek(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn takes(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, byte: u8, rule: &str) -> Result<()> {
+        if self.takes(byte) { Ok(()) } else { Err(self.wrong(rule)) }
+    }
+
+    fn wrong(&self, rule: &str) -> Error {
+        let place = self.at + 1;
+        if self.at >= self.text.len() {
+            return Error::Truncated(format!(
+                "no object of JSON: it ends within a value, at character {place}"
+            ));
+        }
+        Error::Decode(format!("no object of JSON: {rule}, at character {place}"))
+    }
+
+    fn name(&mut self) -> Result<Cow<'a, str>> {
+        if self.peek() != Some(b'"') {
+            return Err(self.wrong("names are in quotes"));
+        }
+        let raw = self.string()?;
+        if !raw.contains('\\') {
+            return Ok(raw[1..raw.len() - 1].into());
+        }
+        let name = Quoted::json(raw.as_bytes()).text()?;
+        String::from_utf8(name).map(Cow::from).map_err(|_| self.wrong("a name is no text"))
+    }
+
+    /// A string in its quotes.
+    fn string(&mut self) -> Result<&'a str> {
+        let (start, bytes) = (self.at, self.text.as_bytes());
+        self.at += 1;
+        loop {
+            match bytes.get(self.at) {
+                Some(b'"') => break,
+                Some(b'\\') => self.at += 2,
+                Some(byte) if *byte < b' ' => {
+                    return Err(self.wrong("a control character is written as an escape"));
+                }
+                Some(_) => self.at += 1,
+                None => {
+                    self.at = bytes.len();
+                    return Err(self.wrong("a string ends with a quote"));
+                }
+            }
+        }
+        self.at += 1;
+        Ok(&self.text[start..self.at])
+    }
+
+    fn value(&mut self) -> Result<&'a str> {
+        let first = self.peek();
+        let start = self.at;
+        match first {
+            Some(b'"') => return self.string(),
+            Some(b'[' | b'{') => self.nested()?,
+            _ => {
+                let rest = &self.text.as_bytes()[start..];
+                let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+                let end = rest.iter().position(ends).unwrap_or(rest.len());
+                if !is_scalar(&self.text[start..start + end]) {
+                    self.at += if end == rest.len() { end } else { 0 };
+                    return Err(self.wrong("this is no value"));
+                }
+                self.at += end;
+            }
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Passes a list or an object: to the bracket that closes it.
+    fn nested(&mut self) -> Result<()> {
+        let mut open = 0u64;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if open == 0 {
+                return Ok(());
+            }
+        }
+        Err(self.wrong("a bracket is closed"))
+    }
+}
+
+/// Whether text is null, a truth value or a number.
+fn is_scalar(text: &str) -> bool {
+    if matches!(text, "null" | "true" | "false" | "NaN" | "Infinity" | "-Infinity") {
+        return true;
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let zeros = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
+    digits.starts_with(|first: char| first.is_ascii_digit())
+        && !zeros
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
+        && digits.parse::<f64>().is_ok()
+}
+
+/// Checks that text is one JSON document, with NaN and infinities.
 ///
 /// # Errors
 /// As [`parse`], with the character.
 pub fn check(text: &[u8]) -> Result<()> {
     utf8(text)?;
     let mut json = Jiter::new(text).with_allow_inf_nan();
-    json.next_skip().and_then(|()| json.finish()).map_err(|error| wrong("no JSON", &error))
+    json.next_skip().and_then(|()| json.finish()).map_err(|error| wrong(&error))
 }
 
 fn utf8(text: &[u8]) -> Result<&str> {
     std::str::from_utf8(text).map_err(|error| Error::decode(format!("no JSON: not UTF-8: {error}")))
 }
 
-fn wrong(no: &str, error: &JiterError) -> Error {
+fn wrong(error: &JiterError) -> Error {
     use JsonErrorType as Json;
     let place = error.index + 1;
     let JiterErrorType::JsonError(what) = &error.error_type else {
-        return Error::Decode(format!("{no}: {} at character {place}", error.error_type));
+        return Error::Decode(format!("no JSON: {} at character {place}", error.error_type));
     };
     match what {
         Json::EofWhileParsingList
         | Json::EofWhileParsingObject
         | Json::EofWhileParsingString
         | Json::EofWhileParsingValue => {
-            Error::Truncated(format!("{no}: it ends within a value, at character {place}"))
+            Error::Truncated(format!("no JSON: it ends within a value, at character {place}"))
         }
         Json::LoneLeadingSurrogateInHexEscape | Json::UnexpectedEndOfHexEscape => {
             Error::Decode(format!("half of a pair of \\u escapes at character {place}: no such character"))
         }
-        what => Error::Decode(format!("{no}: {what} at character {place}")),
+        what => Error::Decode(format!("no JSON: {what} at character {place}")),
     }
 }
 
@@ -165,6 +297,10 @@ fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub struct SchemaScan {
     /// In the order in which they first appeared.
     members: Vec<Member>,
+    /// Their places by name.
+    places: HashMap<String, usize>,
+    /// Those that the last line has.
+    touched: Vec<usize>,
     /// The number of lines, and of those that are no objects.
     lines: u64,
     broken: u64,
@@ -235,27 +371,42 @@ pub struct Found {
 impl SchemaScan {
     /// Inspects a line.
     pub fn add_line(&mut self, line: &[u8]) {
-        let mut finder = NameFinder::default();
         let (known, number) = (self.members.len(), self.lines + 1);
+        self.lines = number;
+        self.touched.clear();
+        let mut expected = 0;
         let read = members(line, |name, raw| {
             let last = (number, Type::infer(raw), !raw.starts_with('n'));
+            // Members mostly come in the order of the line before.
+            let place = match self.members.get(expected) {
+                Some(member) if member.name == name => Some(expected),
+                _ => self.places.get(&*name).copied(),
+            };
+            let place = place.unwrap_or_else(|| {
+                let name = name.into_owned();
+                self.places.insert(name.clone(), self.members.len());
+                self.members.push(Member { name, types: Vec::new(), present: 0, last });
+                self.members.len() - 1
+            });
+            expected = place + 1;
             // Of repeated members, the last one counts.
-            match finder.find(&self.members, |member| member.name == name) {
-                Some(at) => self.members[at].last = last,
-                None => {
-                    let (name, types) = (name.to_owned(), Vec::new());
-                    self.members.push(Member { name, types, present: 0, last });
-                }
-            }
+            self.members[place].last = last;
+            self.touched.push(place);
         });
-        self.lines = number;
         // A line that is not an object fails when its sample is read.
         if read.is_err() {
             self.broken += 1;
-            self.members.truncate(known);
+            self.members.drain(known..).for_each(|member| {
+                self.places.remove(&member.name);
+            });
             return;
         }
-        self.members.iter_mut().filter(|member| member.last.0 == number).for_each(Member::settle);
+        for &place in &self.touched {
+            // A repeated one is settled once.
+            if self.members[place].last.0 == number {
+                self.members[place].settle();
+            }
+        }
     }
 
     /// Whether no inspected line was an object with members.
@@ -299,7 +450,12 @@ pub fn parse<'a>(schema: &Schema, line: &'a [u8]) -> Result<Vec<Value<'a>>> {
             (_, Some(b'n')) => Value::Missing,
             (Kind::Int, Some(b't')) => Value::Int(1),
             (Kind::Int, Some(b'f')) => Value::Int(0),
-            (Kind::Int, _) => Value::Int(raw.parse().map_err(|_| misfit())?),
+            (Kind::Int, _) => match raw.parse() {
+                Ok(number) => Value::Int(number),
+                // A number beyond int64 can be had as text.
+                Err(_) if number(raw).is_none() && is_scalar(raw) => Value::Bytes(bytes),
+                Err(_) => return Err(misfit()),
+            },
             (Kind::Float, _) => Value::Float(raw.parse().map_err(|_| misfit())?),
             (Kind::Text, Some(b'"')) => match bytes.contains(&b'\\') {
                 true => Value::Quoted(Quoted::json(bytes)),

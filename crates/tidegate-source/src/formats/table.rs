@@ -17,6 +17,7 @@ use tidegate_core::sync::lock;
 use arrow_array::RecordBatch;
 use arrow_schema::Schema as ArrowSchema;
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 
 use super::arrow_file::ArrowFile;
 use super::arrow_values::Cell;
@@ -33,6 +34,7 @@ use crate::{Access, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
 use tidegate_decode::header::{self, Probe};
 use tidegate_decode::{Kind, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A group with more rows is damaged: their packed sizes alone would exceed 4 GiB.
 const MAX_GROUP_ROWS: u64 = 1 << 30;
@@ -214,7 +216,13 @@ impl Table {
     /// # Errors
     /// A damaged file, or one with other columns than the first: by name.
     pub(crate) fn open(name: &str, format: Format, files: Files, force: bool) -> Result<Self> {
-        let (beside, set, identity) = shard_set(&files, format.name())?;
+        let (beside, mut set, mut identity) = shard_set(&files, format.name())?;
+        let folders = folders_of(name, &files);
+        if folders.iter().any(|folders| !folders.is_empty()) {
+            // The names of folders are data.
+            let hash = xxh3_64(format!("{folders:?}").as_bytes());
+            (set, identity) = (set ^ hash, identity ^ hash);
+        }
         if force {
             Index::remove(&beside, set);
         }
@@ -223,10 +231,9 @@ impl Table {
             Some(index) => index,
             None => {
                 let builder = Builder::new(&beside, set, identity, format.name())?;
-                build(&files, format, &folders_of(name, &files), builder)?
+                build(&files, format, &folders, builder)?
             }
         };
-        let folders = folders_of(name, &files);
         let (columns, open) = if let Some(columns) = &index.meta.columns {
             (serde_json::from_value(columns.clone()).map_err(|e| index.damaged(e))?, None)
         } else {
@@ -342,14 +349,19 @@ fn all_columns(
 ) -> Result<(Columns, Vec<String>)> {
     let first = format.open(&ShardFile::new(files, 0, ReadMode::Drop)?)?;
     let (mut all, mut same) = (Columns::new(first.schema()), true);
-    if let Some(name) = all.twice() {
-        let what = format!("the column {name:?} comes twice: rename one of them");
-        return Err(Error::Dataset { path: files.paths()[0].clone(), what });
-    }
+    let once = |columns: &Columns, path: &PathBuf| match columns.twice() {
+        Some(name) => {
+            let what = format!("the column {name:?} comes twice: rename one of them");
+            Err(Error::Dataset { path: path.clone(), what })
+        }
+        None => Ok(()),
+    };
+    once(&all, &files.paths()[0])?;
     let mut having: Vec<u64> = vec![1; all.len()];
     for (i, path) in files.paths().iter().enumerate().skip(1) {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
         let columns = Columns::new(format.open(&file)?.schema());
+        once(&columns, path)?;
         same &= columns == all;
         all.join(&columns).map_err(|what| {
             let what = format!("{what}: write it with one type in all files, or open the files apart");
@@ -388,8 +400,9 @@ fn folders_of(name: &str, files: &Files) -> Vec<Folders> {
     let folders = |path: &PathBuf| {
         let below = path.parent().and_then(|folder| folder.strip_prefix(&root).ok()).unwrap_or(Path::new(""));
         let named = below.iter().filter_map(|part| part.to_str()?.split_once('='));
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         named
-            .map(|(name, value)| (name.to_owned(), (value != HIVE_NULL).then(|| value.to_owned())))
+            .map(|(name, value)| (plain(name), (value != HIVE_NULL).then(|| plain(value))))
             .collect::<Folders>()
     };
     files.paths().iter().map(folders).collect()
@@ -405,7 +418,10 @@ fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: B
     for (i, path) in files.paths().iter().enumerate() {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
         let opened = Opened::new(format.open(&file)?, &columns, folders[i].clone());
-        let name = file_name(path);
+        let inside = folders[i]
+            .iter()
+            .map(|(name, value)| format!("{name}={}/", value.as_deref().unwrap_or(HIVE_NULL)));
+        let name = inside.collect::<String>() + &file_name(path);
         let before = builder.samples();
         let mut groups = guarded(&file, 0, || opened.shard.groups(&file))?;
         if let Some(group) = groups.iter().find(|g| g.rows > MAX_GROUP_ROWS) {
@@ -444,10 +460,14 @@ fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: B
     }
     for (field, seen) in fields.iter().zip(&seen).filter(|(_, seen)| seen.digits > 0) {
         builder.note_uncertain(format!(
-            "column {:?} has {} numbers of more digits than {} keeps: tg.Text() has all of them",
+            "column {:?} has {} numbers of more digits than {}: tg.Text() has all of them",
             field.name,
             seen.digits,
-            if field.kind == Kind::Int { "an int64, which fail," } else { "a float64, which are rounded," }
+            if field.kind == Kind::Int {
+                "int64 holds, and they fail"
+            } else {
+                "float64 keeps, and they are rounded"
+            }
         ));
     }
     builder.note_missing(seen.iter().map(|seen| seen.missing).collect());

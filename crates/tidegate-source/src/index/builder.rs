@@ -5,7 +5,7 @@
 //! Memory: three write buffers.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -14,15 +14,33 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::entry::{Entry, SizeBounds};
 use super::probe::Images;
-use super::{Index, LeftOut, Meta, ShardMeta, VERSION, folders};
+use super::{Index, LeftOut, Meta, ShardMeta, VERSION, folders, make_folder};
 use crate::{Error, Result};
 
 /// A temporary folder next to `target`, removed on drop unless it was renamed.
 fn partial(target: &Path) -> std::io::Result<TempDir> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
+    make_folder(parent)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     tempfile::Builder::new().prefix(&format!("{name}.")).suffix(".partial").tempdir_in(parent)
+}
+
+/// Whether two files are there and have the same bytes.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let open = |path: &Path| File::open(path).map(std::io::BufReader::new);
+    let (Ok(mut one), Ok(mut other)) = (open(one), open(other)) else { return false };
+    loop {
+        let (Ok(left), Ok(right)) = (one.fill_buf(), other.fill_buf()) else { return false };
+        let len = left.len().min(right.len());
+        if left[..len] != right[..len] {
+            return false;
+        }
+        if len == 0 {
+            return left.len() == right.len();
+        }
+        one.consume(len);
+        other.consume(len);
+    }
 }
 
 /// Collects the entries of a dataset and writes its index.
@@ -170,7 +188,12 @@ impl Builder {
         let Self { dir, meta, .. } = self;
         let json = serde_json::to_vec_pretty(&meta).map_err(|e| Error::Config(e.to_string()))?;
         let commit = || -> std::io::Result<()> {
-            fs::write(dir.path().join("meta.json"), json)?;
+            let meta = dir.path().join("meta.json");
+            fs::write(&meta, json)?;
+            if ["entries", "keys"].iter().all(|file| is_same(&dir.path().join(file), &target.join(file))) {
+                // The same samples: a profile and checkpoints that are kept there still hold.
+                return fs::rename(meta, target.join("meta.json"));
+            }
             if target.exists() {
                 fs::remove_dir_all(&target)?;
             }

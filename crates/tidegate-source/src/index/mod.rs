@@ -5,7 +5,7 @@
 //! Memory: an index below 1 MiB is held whole (part of an open source); a larger one is read in
 //! windows into the caller's memory, past the page cache.
 //!
-//! Layout of version 4, in a folder `.tidegate` next to the data (or in the user's cache folder
+//! Layout of version 5, in a folder `.tidegate` next to the data (or in the user's cache folder
 //! where the data are read-only, or among the temporary files where that is too):
 //! - `meta.json`, written last;
 //! - `entries`, 24 bytes a sample (see [`Entry`]);
@@ -32,7 +32,9 @@ use crate::files::read::{ReadMode, aligned, direct_works, read_file, staging_byt
 use crate::{Error, Place, Result};
 use tidegate_decode::Schema;
 
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
+/// The formats whose indexes of version 4 mean the same.
+const SAME_SINCE_4: [&str; 3] = ["folder", "libsvm", "mds"];
 /// An index of at most this many bytes is held in memory.
 const HELD_BYTES: u64 = 1 << 20;
 /// Entries nearer than this are read in one go.
@@ -150,12 +152,15 @@ pub struct Index {
     checkpoints: Option<Checkpoints>,
 }
 
+/// A place where nothing is and nothing can be written.
+const NOWHERE: &str = "/dev/null/tidegate";
+
 /// Tidegate's folder in the user's cache folder; without a home in the temporary one.
 pub(crate) fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let temporary = || temporary_folder().unwrap_or_else(std::env::temp_dir);
+    let temporary = || temporary_folder().unwrap_or_else(|| NOWHERE.into());
     cache.map_or_else(temporary, |cache| cache.join("tidegate"))
 }
 
@@ -164,10 +169,27 @@ pub(crate) fn cache_folder() -> PathBuf {
 pub(crate) fn temporary_folder() -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let folder = std::env::temp_dir().join(format!("tidegate-{user}"));
-    // It may be there already; whose it is, is looked at in any case.
-    fs::DirBuilder::new().mode(0o700).create(&folder).ok();
-    let found = fs::symlink_metadata(&folder).ok()?;
+    let Ok(found) = fs::symlink_metadata(&folder) else {
+        // There is none. `make_folder` looks at it again.
+        return Some(folder);
+    };
     (found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0).then_some(folder)
+}
+
+/// Makes a folder; among the temporary files one of this user alone.
+pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
+    let Some(temporary) = temporary_folder().filter(|temporary| folder.starts_with(temporary)) else {
+        return fs::create_dir_all(folder);
+    };
+    match fs::DirBuilder::new().mode(0o700).create(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Another user may have been faster.
+    match temporary_folder() {
+        Some(_) if fs::symlink_metadata(&temporary)?.is_dir() => fs::create_dir_all(folder),
+        _ => Err(std::io::ErrorKind::PermissionDenied.into()),
+    }
 }
 
 /// The folders where the index of a dataset can be, the preferred one first.
@@ -190,9 +212,9 @@ impl Index {
             let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json")).ok()?).ok()?;
             let size = |file: &str| fs::metadata(dir.join(file)).ok().map(|m| m.len());
             let whole = size("entries")? == meta.samples * ENTRY_BYTES && size("keys")? == meta.keys_bytes;
-            (meta.version == VERSION && meta.identity == identity && whole)
-                .then(|| Self::load(dir, meta))
-                .flatten()
+            let current =
+                meta.version == VERSION || meta.version == 4 && SAME_SINCE_4.contains(&&*meta.format);
+            (current && meta.identity == identity && whole).then(|| Self::load(dir, meta)).flatten()
         })
     }
 
@@ -342,23 +364,19 @@ impl Index {
     /// Whether a file that had `bytes` bytes is another one by now, in words. Then the next opening
     /// makes the index again.
     pub(crate) fn changed(&self, file: &Path, bytes: u64) -> Option<String> {
-        let meta = self.dir.join("meta.json");
-        let now = fs::metadata(file).ok()?;
-        let written = |of: &fs::Metadata| of.modified().ok();
-        let indexed = fs::metadata(&meta).ok();
-        let what = if now.len() != bytes {
-            format!("it has {} bytes, and had {bytes}", now.len())
-        } else if indexed.is_some_and(|indexed| written(&now) > written(&indexed)) {
-            "it was written since".into()
-        } else {
+        let now = fs::metadata(file).ok()?.len();
+        if now == bytes {
             return None;
-        };
-        let fix = match fs::remove_file(meta) {
+        }
+        let fix = match fs::remove_file(self.dir.join("meta.json")) {
             Ok(()) => "open the dataset again, which makes its index again",
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => "open the dataset again",
             Err(_) => "run `tidegate index --force`",
         };
-        Some(format!("the file {} has changed since it was indexed ({what}): {fix}", file.display()))
+        Some(format!(
+            "the file {} has changed since it was indexed (it has {now} bytes, and had {bytes}): {fix}",
+            file.display()
+        ))
     }
 
     /// An error about something that its `meta.json` cannot say.

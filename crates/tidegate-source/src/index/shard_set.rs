@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{cache_folder, temporary_folder};
+use super::{cache_folder, make_folder, temporary_folder};
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
 use crate::files::read::{ReadMode, aligned, staging_bytes};
@@ -65,6 +65,6 @@ pub(crate) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
     let cache = temporary_folder().unwrap_or_else(cache_folder).join("unpacked");
     let place = xxhash_rust::xxh3::xxh3_64(root.as_os_str().as_encoded_bytes());
     let dir = cache.join(format!("{place:016x}-{identity:016x}"));
-    fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    make_folder(&dir).map_err(Error::io(&dir))?;
     Ok(dir)
 }

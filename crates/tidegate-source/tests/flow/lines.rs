@@ -86,7 +86,7 @@ mod json {
         assert!(
             numbers(b"[1, 2]", DType::Int64, &mut [0; 8]).unwrap_err().to_string().contains("row can hold")
         );
-        assert!(words("{\"a\": x}").contains("expected value at character 7"));
+        assert!(words("{\"a\": x}").contains("this is no value, at character 7"));
         assert!(opened("x.jsonl", "\n \n").unwrap_err().to_string().contains("no line"));
         assert!(opened("x.jsonl", "[1]\n[2]\n").unwrap_err().to_string().contains("no line is an object"));
         // A mark of the encoding is of no line.

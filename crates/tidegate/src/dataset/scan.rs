@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use tidegate_core::memory::Budget;
-use tidegate_data::batch::{FieldSpec, Layout};
+use tidegate_data::batch::{FieldSpec, ImageSpec, Layout};
 use tidegate_data::pipeline::{Keep, OnError};
 use tidegate_decode::npy::{self, DType};
-use tidegate_decode::{Field, Value};
+use tidegate_decode::{Field, Kind, Value, WideGray};
 use tidegate_source::{Source, SourceExt};
 
 use crate::loader::{FailedSample, FailedSamples, MakeObserver};
@@ -93,10 +93,25 @@ pub(super) fn run(loader: &mut Loader, progress: Progress<'_>) -> Result<FailedS
     }
 }
 
+/// The image of a scan that does not say more.
+pub(super) fn scanned_image() -> ImageSpec {
+    ImageSpec { gray16: Some(WideGray::Scale), ..ImageSpec::default() }
+}
+
 /// The fields that are asked for, and a type for each array field without one: that of the first
 /// sample that has the array. Samples of another type fail and are named.
 fn with_array_types(source: &dyn Source, options: &Options) -> Result<Vec<(String, FieldSpec)>> {
     let mut fields = options.fields.clone();
+    if !options.only {
+        let spec = |field: &Field| match &field.kind {
+            // A scan counts and compares: 16-bit gray is no reason to fail.
+            Kind::Image => FieldSpec::Image(scanned_image()),
+            kind => FieldSpec::inferred(kind),
+        };
+        let named = |field: &Field| fields.iter().any(|(name, _)| *name == field.name);
+        let unnamed: Vec<_> = source.schema().iter().filter(|field| !named(field)).collect();
+        fields.extend(unnamed.into_iter().map(|field| (field.name.clone(), spec(field))));
+    }
     let untyped = |spec: &FieldSpec| matches!(spec, FieldSpec::Array { dtype: None, .. });
     let needs_type = |field: &Field| match fields.iter().find(|(name, _)| *name == field.name) {
         Some((_, spec)) => untyped(spec),

@@ -195,10 +195,11 @@ impl Search {
         match self.by {
             Criterion::Bytes if matches!(kind, Kind::Int | Kind::Float) => FieldSpec::inferred(kind),
             Criterion::Bytes => FieldSpec::Bytes,
+            Criterion::Pixels if *kind == Kind::Image => FieldSpec::Image(scan::scanned_image()),
             Criterion::Pixels => FieldSpec::inferred(kind),
             Criterion::Text => FieldSpec::Text,
             Criterion::Image => {
-                FieldSpec::Image(ImageSpec { size: Some((side, side)), draft: true, ..ImageSpec::default() })
+                FieldSpec::Image(ImageSpec { size: Some((side, side)), draft: true, ..scan::scanned_image() })
             }
         }
     }

@@ -98,6 +98,13 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 
 /// The bytes of a value as a column stores it.
 pub(super) fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
+    if *value == Value::Missing {
+        return Err(Error::Config(format!(
+            "the sample lacks field {:?}, and MDS has no missing values: pack it as tar, or select the samples that \
+             have it",
+            column.name
+        )));
+    }
     let misfit = || {
         Error::Config(format!("field {:?}: {value:?} cannot be stored as {}", column.name, column.encoding))
     };

@@ -96,6 +96,10 @@ pub(super) fn tar_members(columns: &[Column], key: &str, values: &[Value<'_>]) -
         members.reserve(bytes.len() + 1024);
         tar::write_member(&mut members, &name, &bytes).map_err(Error::io(&name))?;
     }
+    if members.is_empty() {
+        // An archive would not have the sample at all.
+        return Err(Error::Config("it lacks every field: leave it out with source.select".into()));
+    }
     Ok(members)
 }
 
