@@ -126,11 +126,22 @@ def gray(value):
         (lambda: tg.Array("int8", (2,), default=300), "a number that int8 can hold"),
         (lambda: tg.Array("uint8", (2,), default=-1), "a number that uint8 can hold"),
         (lambda: tg.Int(optional="yes"), "optional='yes'"),
+        (lambda: tg.Int(default=1, optional="yes"), "optional='yes'"),
+        (lambda: tg.Text(default="\ud800"), "text that UTF-8 can hold"),
+        (lambda: tg.Float(default=10**400), "a number that float64 can hold"),
+        (lambda: tg.Array("bfloat16", (2,), default=0.3), "a number that bfloat16 can hold"),
+        (lambda: tg.Array("bfloat16", (2,), default=1e39), "a number that bfloat16 can hold"),
     ],
 )
 def test_defaults_are_checked_where_they_are_given(spec, words):
     with pytest.raises(tg.ConfigError, match=words):
         spec()
+
+
+def test_defaults_that_fit_are_taken():
+    assert tg.Array("bfloat16", (2,), default=math.nan).spec()["default"] == [192, 127]
+    assert tg.Array("bool", (2,), default=True).spec()["default"] == [1]
+    assert tg.Array("uint8", (2,), default=255).spec()["default"] == [255]
 
 
 def test_a_validity_column_that_is_there_already_is_refused(tmp_path):

@@ -573,8 +573,10 @@ class Array(Field):
         value = float(self.default) if isinstance(self.default, bool) else _real("default", self.default)
         if dtype == "bfloat16":
             # The upper half of a float32, if that is the whole of it.
-            word = np.float32(value).tobytes()
-            if float(np.float32(value)) != value or word[:2] != b"\0\0":
+            with np.errstate(over="ignore"):
+                single = np.float32(value)
+            word = single.tobytes()
+            if not (math.isnan(value) or float(single) == value) or word[:2] != b"\0\0":
                 raise refused("default", self.default, "a number that bfloat16 can hold, such as 0 or -1")
             return bytes(word[2:])
         try:
