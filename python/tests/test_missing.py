@@ -184,6 +184,14 @@ def test_a_profile_counts_what_is_missing(tmp_path):
     assert {name: field["missing"] for name, field in fields.items()} == {"jpg": 0, "txt": 3, "cls": 3}
 
 
+def test_joined_fields_are_profiled_as_one(tmp_path):
+    path = tar(tmp_path / "a.tar", ("0.jpg", picture()), ("1.png", picture("PNG")), ("1.txt", b"x"))
+    fields = {"jpg;png": tg.Image(8)}
+    profile = tg.profile(path, memory=tg.Budget("64MiB"), fields=fields, save=False)
+    found = {name: field["missing"] for name, field in profile.summary["fields"].items()}
+    assert found == {"jpg;png": 0, "txt": 1}
+
+
 def parquet(path, **columns):
     pq.write_table(pa.table(columns), path)
 

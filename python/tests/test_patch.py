@@ -120,13 +120,13 @@ def test_what_cannot_be_made_is_named(folder, fields, word):
 
 
 def test_specs_are_checked_where_they_are_written():
-    for spec, word in [
-        (tg.Patch(flip=(-1,)), "counted from 0"),
-        (tg.Patch(noise=3), "two values"),
-        (tg.Patch(p={"flip": 0.5}), "known are elastic"),
+    for options, word in [
+        ({"flip": (-1,)}, "counted from 0"),
+        ({"noise": 3}, "two values"),
+        ({"p": {"flip": 0.5}}, "known are elastic"),
     ]:
         with pytest.raises(tg.ConfigError, match=word):
-            spec.spec()
+            tg.Patch(**options)
     with pytest.raises(tg.ConfigError, match="which cannot be read as a patch of a volume"):
         tg.Loader(tg.synthetic(4, 2), batch_size=1, memory=tg.Budget("16MiB"), fields={"id": tg.Patch()})
 

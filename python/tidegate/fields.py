@@ -48,6 +48,10 @@ class Field:
     empty row in a `Ragged` column.
     """
 
+    def __post_init__(self) -> None:
+        """Check what was given, so that an error names the option where it is written."""
+        self.spec()
+
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
         return {"kind": type(self).__name__.lower()}
@@ -187,8 +191,8 @@ class Image(Field):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        """Check what was given, so that an error names the option where it is written."""
-        self.spec()
+        """Check what was given; a crop, a jitter and a default need a size."""
+        super().__post_init__()
         if self.size is not None:
             return
         for name, needs in (("crop", self.crop), ("jitter", self.jitter), ("default", self.default)):
@@ -405,10 +409,6 @@ class Int(Field):
     default: int | None = None
     optional: bool = False
 
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
-
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
         default = self.default
@@ -429,10 +429,6 @@ class Float(Field):
 
     default: float | None = None
     optional: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
@@ -455,10 +451,6 @@ class Text(Field):
     default: str | None = None
     optional: bool = False
 
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
-
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
         return _lacking({"kind": "text"}, _encoded(self.default), self.optional)
@@ -475,10 +467,6 @@ class Bytes(Field):
 
     default: bytes | None = None
     optional: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
@@ -498,10 +486,6 @@ class Json(Field):
 
     default: str | None = None
     optional: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as the loader's options have it."""
@@ -551,10 +535,6 @@ class Array(Field):
     shape: Sequence[int] | None = None
     default: float | None = None
     optional: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        self.spec()
 
     def row(self) -> str:
         """Return what a row is, in a word or two: what `repr(loader)` shows."""

@@ -180,6 +180,12 @@ impl Layout {
     }
 }
 
+/// Whether a column of this name has values of a field: its own, or as one of "jpg;png".
+#[must_use]
+pub fn names_field(column: &str, field: &str) -> bool {
+    column == field || column.split(';').any(|part| part == field)
+}
+
 /// A column that the user named.
 struct Wanted {
     name: String,

@@ -16,7 +16,7 @@ pub mod spec;
 
 use tidegate_core::memory::{Block, SlabItem};
 
-pub use self::layout::{ColumnPlan, Layout};
+pub use self::layout::{ColumnPlan, Layout, names_field};
 pub use self::spec::{Crop, FieldSpec, ImageSpec, Jitter, MaskSpec, PixelLayout, Pixels};
 use tidegate_decode::npy::DType;
 

@@ -64,17 +64,12 @@ pub(super) fn has_many_digits(array: &ArrayRef) -> bool {
 /// A number of a column in which some have many digits.
 pub(super) fn digits(array: &ArrayRef, row: usize) -> Result<Cell<'static>> {
     let words = |e: arrow_schema::ArrowError| Error::decode(e.to_string());
-    let many = match array.data_type() {
-        DataType::UInt64 => i64::try_from(array.as_primitive::<UInt64Type>().value(row)).is_err(),
-        DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value(row).abs() >= DIGITS,
-        _ => true,
-    };
-    if many {
+    let one = array.slice(row, 1);
+    if has_many_digits(&one) {
         let text = arrow_cast::display::array_value_to_string(array, row).map_err(words)?;
         // It is longer than the eight bytes of a number.
         return Ok(Cell::Bytes(text.into_bytes().into()));
     }
-    let one = array.slice(row, 1);
     Ok(if array.data_type().is_integer() {
         Cell::Int(exact(&one, &DataType::Int64).map_err(words)?.as_primitive::<Int64Type>().value(0))
     } else {

@@ -67,9 +67,7 @@ pub fn check(
     progress: Progress<'_>,
 ) -> Result<Findings> {
     let mut loader = scan::loader(source, options, budget, None)?;
-    let mut epoch = loader.epoch()?;
-    progress(0, source.len())?;
-    while epoch.next_with(&|| progress(loader.position(), source.len()))?.is_some() {}
+    scan::visit(&mut loader, progress)?;
     let lacking = source.schema().iter().zip(source.missing()).filter(|(_, count)| **count > 0);
     Ok(Findings {
         dataset: source.name().to_owned(),

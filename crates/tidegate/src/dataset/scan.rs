@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use tidegate_core::memory::Budget;
-use tidegate_data::batch::{FieldSpec, ImageSpec, Layout};
+use tidegate_data::batch::{FieldSpec, ImageSpec, Layout, names_field};
 use tidegate_data::pipeline::{Keep, OnError};
 use tidegate_decode::npy::{self, DType};
 use tidegate_decode::{Field, Kind, Value, WideGray};
@@ -75,8 +75,8 @@ pub(super) fn loader(
     }
 }
 
-/// Runs one epoch and returns the samples that failed.
-pub(super) fn run(loader: &mut Loader, progress: Progress<'_>) -> Result<FailedSamples> {
+/// Visits each sample once.
+pub(super) fn visit(loader: &mut Loader, progress: Progress<'_>) -> Result<()> {
     let (mut done, all) = (0, loader.source().len());
     let mut epoch = loader.epoch()?;
     progress(0, all)?;
@@ -84,6 +84,13 @@ pub(super) fn run(loader: &mut Loader, progress: Progress<'_>) -> Result<FailedS
         done = loader.position().max(done);
         progress(done, all)?;
     }
+    Ok(())
+}
+
+/// Visits each sample once and returns those that failed; an error if none could be decoded.
+pub(super) fn run(loader: &mut Loader, progress: Progress<'_>) -> Result<FailedSamples> {
+    visit(loader, progress)?;
+    let all = loader.source().len();
     let failed = loader.failed();
     match failed.first.first().filter(|_| failed.count == all) {
         Some(FailedSample { place, what }) => {
@@ -108,14 +115,14 @@ fn with_array_types(source: &dyn Source, options: &Options) -> Result<Vec<(Strin
             Kind::Image => FieldSpec::Image(scanned_image()),
             kind => FieldSpec::inferred(kind),
         };
-        let named = |field: &Field| fields.iter().any(|(name, _)| *name == field.name);
+        let named = |field: &Field| fields.iter().any(|(name, _)| names_field(name, &field.name));
         let unnamed: Vec<_> = source.schema().iter().filter(|field| !named(field)).collect();
         fields.extend(unnamed.into_iter().map(|field| (field.name.clone(), spec(field))));
     }
     let untyped = |spec: &FieldSpec| matches!(spec, FieldSpec::Array { dtype: None, .. });
     let needs_type = |field: &Field| match fields.iter().find(|(name, _)| *name == field.name) {
         Some((_, spec)) => untyped(spec),
-        None => !options.only && untyped(&FieldSpec::inferred(&field.kind)),
+        None => false,
     };
     let columns = source.schema().iter().enumerate().filter(|(_, field)| needs_type(field));
     let columns: Vec<usize> = columns.map(|(c, _)| c).collect();

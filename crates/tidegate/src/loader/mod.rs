@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::Size;
 use tidegate_core::sync::lock;
-use tidegate_data::batch::{FieldSpec, Layout};
+use tidegate_data::batch::{FieldSpec, Layout, names_field};
 use tidegate_data::cache::{SegmentTier, disk, node};
 use tidegate_data::pipeline::plan::{Facts, Held, Plan};
 use tidegate_data::pipeline::{self, BatchTransform, Keep, Past, Pipeline, Retained};
@@ -77,12 +77,7 @@ pub struct Loader {
 /// others are delivered only if every sample has them.
 fn layout(source: &dyn Source, options: &Options) -> Result<(Layout, Vec<(String, u64)>)> {
     let schema = source.schema();
-    let named = |field: &Field| {
-        options
-            .fields
-            .iter()
-            .any(|(name, _)| *name == field.name || name.split(';').any(|part| part == field.name))
-    };
+    let named = |field: &Field| options.fields.iter().any(|(name, _)| names_field(name, &field.name));
     let missing = schema.iter().zip(source.missing()).filter(|(field, count)| **count > 0 && !named(field));
     let unnamed: Vec<_> = missing.map(|(field, count)| (field.name.clone(), *count)).collect();
     if options.only || options.fields.is_empty() || unnamed.is_empty() {
