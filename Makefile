@@ -4,7 +4,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
-WILD := .venv-wild
 BIN := $(VENV)/bin
 # The Pythons of `make test-pythons`.
 PYTHONS ?= 3.10 3.11 3.12 3.13
@@ -51,15 +50,13 @@ test-slow: lint-features test-loom fuzz test-pythons install
 
 test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10 to 3.13
 
-# The peers' versions are pinned, so they have an environment of their own; the wheel is the same.
 test-wild: install ## Compare with the peers' own readers on made datasets
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
 	then $(MAKE) --no-print-directory wild; \
 	else echo "SKIPPED: the peers of test-wild need Python 3.11"; fi
 
-wild: $(WILD)/requirements
-	$(WILD)/bin/pip install --quiet --no-deps --force-reinstall target/wheels/$(VENV)/*.whl
-	$(WILD)/bin/python -m pytest -c python/pyproject.toml python/tests/wild $(T)
+wild: $(VENV)/peers
+	$(BIN)/python -m pytest -c python/pyproject.toml python/tests/wild $(T)
 
 bench: ## Run a benchmark: make bench TARGET=volumes; without TARGET it lists them
 	@$(MAKE) --no-print-directory -C bench $(TARGET)
@@ -76,7 +73,7 @@ docs:
 
 clean:
 	cargo clean
-	rm -rf .venv .venv-3.* .venv-wild demo python/tidegate/_tidegate.*.so
+	rm -rf .venv .venv-3.* demo python/tidegate/_tidegate.*.so
 
 lint:
 	cargo fmt --all --check
@@ -139,11 +136,8 @@ $(VENV)/requirements: python/requirements-test.txt python/requirements-torch.txt
 	$(BIN)/pip install --quiet --no-deps -r python/requirements-torch.txt
 	@touch $@
 
-$(WILD)/requirements: python/requirements-test.txt python/requirements-torch.txt python/tests/wild/requirements.txt
-	$(PYTHON) -m venv $(WILD)
-	$(WILD)/bin/pip install --quiet --upgrade pip
-	$(WILD)/bin/pip install --quiet -r python/requirements-test.txt
-	$(WILD)/bin/pip install --quiet --no-deps -r python/requirements-torch.txt -r python/tests/wild/requirements.txt
+$(VENV)/peers: $(VENV)/requirements python/tests/wild/requirements.txt
+	$(BIN)/pip install --quiet --no-deps -r python/tests/wild/requirements.txt
 	@touch $@
 
 # The wheel that users get. It is built again only where one of its files has changed, or where
