@@ -28,14 +28,16 @@ class Proxy(ThreadingHTTPServer):
         self.target, self.latency, self.rate, self.faults = target, latency, rate, list(faults)
         self.random, self.lock = random.Random(seed), threading.Lock()
         self.counts = collections.Counter()
+        self.authorizations = []
         self.connections = threading.local()
         self.heal_after = None
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def fault(self, method, path):
+    def fault(self, method, path, authorization=None):
         with self.lock:
             self.counts[method] += 1
+            self.authorizations.append(authorization)
             self.counts["object"] += method == "GET" and "list-type" not in path
             if self.heal_after is not None and self.counts["GET"] > self.heal_after:
                 self.rate = 0.0
@@ -79,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
         if self.server.latency:
             time.sleep(self.server.latency)
-        fault = self.server.fault(self.command, self.path)
+        fault = self.server.fault(self.command, self.path, self.headers.get("Authorization"))
         if fault == "drop":
             self.close_connection = True
             return

@@ -4,6 +4,7 @@
 //! the source of that format. [`FORMATS`] lists the formats of shards.
 //! Memory: holds none.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::formats::mds::Mds;
 #[cfg(feature = "parquet")]
 use crate::formats::table::{self, Table};
 use crate::index::Index;
+use crate::lists::{self, List};
 use crate::parts::OpenOptions;
 use crate::{Error, Result, Source};
 
@@ -137,6 +139,11 @@ pub fn open_with(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
     let path = Path::new(plain);
     let missing = |what: &str| Error::Dataset { path: path.to_owned(), what: what.into() };
     if path.is_file() {
+        if has_ending(path, &[".json"])
+            && let Some(list) = lists::wids(path, options)?
+        {
+            return open_list(list, options);
+        }
         return open_shards(url, Files::new(vec![path.to_owned()]), force);
     }
     if path.is_dir() {
@@ -162,8 +169,15 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
         let what = "this is a Zarr store: open patches of its arrays with tg.volume".into();
         return Err(Error::Dataset { path: path.to_owned(), what });
     }
-    if path.join("index.json").is_file() {
-        return Ok(Arc::new(Mds::open(path, options.force)?));
+    if let Some(list) = lists::energon(path, options)? {
+        return open_list(list, options);
+    }
+    let index = path.join("index.json");
+    if index.is_file() {
+        return match lists::wids(&index, options)? {
+            Some(list) => open_list(list, options),
+            None => Ok(Arc::new(Mds::open(path, options.force)?)),
+        };
     }
     let (mut files, mut texts, mut folders, mut others) = (Vec::new(), Vec::new(), Vec::new(), false);
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
@@ -196,13 +210,27 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
             None => Ok(Arc::new(Folder::open(path, options.force)?)),
         };
     }
+    // img2dataset writes a table beside each archive, of what the archive's members say too.
+    let archives: HashSet<PathBuf> =
+        files.iter().filter(|file| is_archive(file)).map(|file| file.with_extension("")).collect();
+    let describes = |file: &mut PathBuf| is_table(file) && archives.contains(&file.with_extension(""));
+    let tables: Vec<PathBuf> = files.extract_if(.., describes).collect();
     if let Some(saved) = saved_files(path) {
         // What was written by an earlier call, and caches, lie beside them.
         files.retain(|file| saved.contains(&file_name(file)));
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
-    let files = options.select(path, files, PathBuf::as_path)?;
-    open_shards(url, Files::new(files), options.force)
+    let mut files = Files::new(options.select(path, files, PathBuf::as_path)?);
+    files.leave_out("tables that describe an archive of the same name", &tables);
+    open_shards(url, files, options.force)
+}
+
+/// Opens the shards that a list names.
+fn open_list(list: List, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    let shards = list.shards.iter().filter(|shard| shard.is_file()).cloned().collect();
+    let source = open_shards(&list.path.to_string_lossy(), Files::new(shards), options.force)?;
+    list.check(source.len())?;
+    Ok(source)
 }
 
 /// The tables in folders that are called `name=value`, as Hive and Spark write them.
@@ -328,8 +356,14 @@ fn open_remote(url: &str, _: &OpenOptions) -> Result<Arc<dyn Source>> {
 fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
     let force = options.force;
     let (store, key) = Store::open(url)?;
+    // Without the query that gives access.
+    let shown = store.name(&key);
+    let url = &*shown.to_string_lossy();
     let missing = |what: &str| Error::Dataset { path: url.into(), what: what.into() };
-    if key.contains('{') || key.contains(glob::WILD) {
+    let folder = key.trim_end_matches('/');
+    // As on a disk, what has this very name is what is meant.
+    let named = key.contains('[') && store.lists() && !store.list(folder)?.is_empty();
+    if !named && (key.contains('{') || key.contains(glob::WILD)) {
         let mut objects = glob::expand_remote(&store, &key)?;
         if objects.is_empty() {
             return Err(missing("no object matches this pattern"));
@@ -339,7 +373,6 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         }
         return open_shards(url, Files::remote(store, objects), force);
     }
-    let folder = key.trim_end_matches('/');
     if role_of(Path::new(folder)).is_some()
         && let Some(object) = store.find(folder)?
     {
@@ -356,6 +389,13 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         ));
     }
     let listed = store.list(folder)?;
+    let splits = below(lists::ENERGON);
+    if listed.iter().any(|object| object.key.as_ref().starts_with(&splits)) {
+        return Err(missing(
+            "the splits of a dataset of Energon are read on a disk only: name the shards of a split, as in \
+             folder/shard_{000..099}.tar",
+        ));
+    }
     let within = |folder: &str, is: &dyn Fn(&Path) -> bool| -> Vec<Object> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let inside = |o: &&Object| {

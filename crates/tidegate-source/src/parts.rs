@@ -90,6 +90,29 @@ impl OpenOptions {
         Ok(files)
     }
 
+    /// The files of the chosen split of a list; splits without files do not count.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::select`].
+    pub(crate) fn select_parts(
+        &self,
+        from: &Path,
+        parts: BTreeMap<String, Vec<String>>,
+    ) -> Result<Vec<String>> {
+        let mut parts: BTreeMap<String, Vec<String>> =
+            parts.into_iter().filter(|(_, files)| !files.is_empty()).collect();
+        let names: BTreeSet<String> = parts.keys().cloned().collect();
+        match self.split.as_deref() {
+            Some(ALL) => Ok(parts.into_values().flatten().collect()),
+            Some(wanted) => {
+                let found = names.iter().find(|name| is_split(name, wanted));
+                found.and_then(|name| parts.remove(name)).ok_or_else(|| none(from, wanted, &names))
+            }
+            None if names.len() > 1 => Err(several(from, &names)),
+            None => Ok(parts.into_values().flatten().collect()),
+        }
+    }
+
     /// The chosen one of folders that are splits; None where they are not, or all are wanted.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use tidegate_decode::{Schema, Value};
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
 use crate::files::read::{Extent, ReadMode, aligned, staging_bytes};
-use crate::index::{Index, LeftOut, Located, SizeBounds};
+use crate::index::{Index, Located, SizeBounds};
+use crate::left_out::LeftOut;
 use crate::{Error, Place, Result};
 
 /// How samples can be reached.
@@ -56,6 +57,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// What is uncertain about the fields, in words.
     fn uncertain(&self) -> &[String] {
         self.side_car_index().map_or(&[], |index| &index.meta.uncertain)
+    }
+
+    /// The fields of times, and what their integers count, as NumPy's dtype: "datetime64[us]".
+    fn units(&self) -> Vec<(String, String)> {
+        Vec::new()
     }
 
     /// For each field of the schema, how many samples of the indexed files lack it; empty where

@@ -41,6 +41,10 @@ struct Answer {
     /// The `Code` of the document in the body, as S3, Google Cloud and Azure name it. A HEAD
     /// request has no body, and a proxy sends another one.
     code: Option<String>,
+    /// The region of the bucket, where the answer names it.
+    region: Option<String>,
+    /// Whether the request had no credentials.
+    anonymous: bool,
 }
 
 /// The document of an error in S3's protocol and in Azure's.
@@ -66,22 +70,36 @@ pub(super) async fn request<T>(work: impl Future<Output = object_store::Result<T
 }
 
 /// Makes HTTP clients that note answers which report an error.
-#[derive(Debug, Default)]
-pub(super) struct Noting(ReqwestConnector);
+#[derive(Debug)]
+pub(super) struct Noting {
+    connector: ReqwestConnector,
+    anonymous: bool,
+}
+
+impl Noting {
+    /// Whether the requests have no credentials, because none were found, is told with a refusal.
+    pub(super) fn new(anonymous: bool) -> Self {
+        Self { connector: ReqwestConnector::default(), anonymous }
+    }
+}
 
 impl HttpConnector for Noting {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(NotingClient(self.0.connect(options)?)))
+        let client = self.connector.connect(options)?;
+        Ok(HttpClient::new(NotingClient { client, anonymous: self.anonymous }))
     }
 }
 
 #[derive(Debug)]
-struct NotingClient(HttpClient);
+struct NotingClient {
+    client: HttpClient,
+    anonymous: bool,
+}
 
 #[async_trait]
 impl HttpService for NotingClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let response = self.0.execute(request).await?;
+        let response = self.client.execute(request).await?;
         let status = response.status();
         if status.is_success() || status.is_informational() {
             return Ok(response);
@@ -89,8 +107,11 @@ impl HttpService for NotingClient {
         let (parts, body) = response.into_parts();
         let body = start_of(body).await;
         let code = quick_xml::de::from_reader(&*body).map(|document: Document| document.code).ok();
+        let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+        let region = region.map(str::to_owned);
+        let answer = Answer { status: status.as_u16(), code, region, anonymous: self.anonymous };
         // A request that nobody runs through `request` has no place for it.
-        let _unheard = LAST.try_with(|last| last.replace(Some(Answer { status: status.as_u16(), code })));
+        let _unheard = LAST.try_with(|last| last.replace(Some(answer)));
         Ok(HttpResponse::from_parts(parts, body.into()))
     }
 }
@@ -109,22 +130,28 @@ async fn start_of(body: HttpResponseBody) -> Bytes {
     start.freeze()
 }
 
+const NO_CREDENTIALS: &str = "permission denied: neither the environment nor a profile nor this machine gives \
+                              credentials, so none were sent; set the environment variables of the provider's \
+                              own tools (AWS_ACCESS_KEY_ID, …), or AWS_PROFILE";
+
 /// Whether a failure is transient; else the fix.
 fn failure(error: &object_store::Error, answer: Option<Answer>) -> Failure {
     let text = text_of(error);
     let permanent = |fix: &str| Failure::Permanent(format!("{fix} ({text})"));
-    if let Some(Answer { status, code }) = answer {
+    if let Some(Answer { status, code, region, anonymous }) = answer {
         match (code.as_deref().unwrap_or_default(), status) {
             (
                 "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException",
                 _,
             )
             | (_, 300..=303 | 305..=399) => {
-                return permanent("the bucket is in another region: set AWS_REGION to its own");
+                let own = region.map_or("its own".to_owned(), |region| format!("{region:?}"));
+                return permanent(&format!("the bucket is in another region: set AWS_REGION to {own}"));
             }
             ("NoSuchBucket" | "ContainerNotFound", _) => return permanent("there is no such bucket"),
             (_, 404) => return Failure::Missing(format!("there is no such object ({text})")),
             (_, 412) => return Failure::Changed,
+            (_, 401 | 403) if anonymous => return permanent(NO_CREDENTIALS),
             (_, 403) => {
                 return permanent("permission denied: these credentials may not read it");
             }
@@ -138,6 +165,9 @@ fn failure(error: &object_store::Error, answer: Option<Answer>) -> Failure {
         }
     }
     match error {
+        object_store::Error::Unauthenticated { source, .. } => {
+            Failure::Permanent(format!("no credentials: {}", text_of(&**source)))
+        }
         object_store::Error::NotFound { .. } => Failure::Missing(format!("there is no such object ({text})")),
         object_store::Error::InvalidPath { .. }
         | object_store::Error::NotSupported { .. }
@@ -194,7 +224,7 @@ mod tests {
             .with_access_key_id("key")
             .with_secret_access_key("secret")
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(Noting::default())
+            .with_http_connector(Noting::new(false))
             .build()
             .unwrap()
     }

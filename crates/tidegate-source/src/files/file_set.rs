@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::natural::file_name;
 use super::read::{Extent, FileRef, ReadMode, SequentialReader, hash_version, open_file};
 use super::read::{read_file, read_open};
 #[cfg(feature = "remote")]
 use super::remote::{Object, Store};
+use crate::left_out::LeftOut;
 use crate::{Error, Result};
 
 /// The shards of a dataset; the number of a file is its place in the list.
@@ -25,6 +27,8 @@ pub struct Files {
     paths: Vec<PathBuf>,
     direct: Vec<OnceLock<Option<File>>>,
     plain: Vec<OnceLock<File>>,
+    /// Files beside them that are not read.
+    left_out: Vec<LeftOut>,
     /// The files that stay open; those behind them are opened for each read.
     kept: usize,
     #[cfg(feature = "remote")]
@@ -42,15 +46,28 @@ impl Files {
             paths,
             direct,
             plain,
+            left_out: Vec::new(),
             #[cfg(feature = "remote")]
             remote: None,
         }
     }
 
+    /// Notes files beside them that are not read, for the account of the dataset.
+    pub(crate) fn leave_out(&mut self, what: &str, files: &[PathBuf]) {
+        for file in files {
+            let one = LeftOut { what: what.into(), count: 1, example: file_name(file), warn: false };
+            one.count_in(&mut self.left_out);
+        }
+    }
+
+    pub(crate) fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
     /// Objects of a store.
     #[cfg(feature = "remote")]
     pub(crate) fn remote(store: Arc<Store>, objects: Vec<Object>) -> Self {
-        let paths = objects.iter().map(|object| store.name(&object.key)).collect();
+        let paths = objects.iter().map(|object| store.name(object.key.as_ref())).collect();
         Self { remote: Some((store, objects)), ..Self::new(paths) }
     }
 

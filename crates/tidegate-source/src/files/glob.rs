@@ -59,16 +59,21 @@ pub(crate) fn expand_remote(store: &Store, pattern: &str) -> Result<Vec<Object>>
     let mut objects = Vec::new();
     for pattern in braces(pattern) {
         let Some(wild) = pattern.find(WILD) else {
-            let missing = || Error::Dataset {
-                path: store.name(&pattern.as_str().into()),
-                what: "there is no such object".into(),
-            };
+            let missing =
+                || Error::Dataset { path: store.name(&pattern), what: "there is no such object".into() };
             objects.push(store.find(&pattern)?.ok_or_else(missing)?);
             continue;
         };
+        // As on a disk, what has this very name is what is meant.
+        if pattern.contains('[')
+            && let Some(object) = store.find(&pattern)?
+        {
+            objects.push(object);
+            continue;
+        }
         if !store.lists() {
             let what = "plain HTTP cannot be searched: name the files, as in train-{000..123}.tar".into();
-            return Err(Error::Dataset { path: store.name(&pattern.as_str().into()), what });
+            return Err(Error::Dataset { path: store.name(&pattern), what });
         }
         let prefix = pattern[..wild].rsplit_once('/').map_or("", |(folder, _)| folder);
         let matcher = glob::Pattern::new(&pattern).map_err(|e| wrong(&pattern, &e))?;
@@ -97,7 +102,7 @@ pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn braces(pattern: &str) -> Vec<String> {
+pub(crate) fn braces(pattern: &str) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
     let Some((inside, after)) = rest.split_once('}') else { return vec![pattern.to_owned()] };
     let choices: Vec<String> = match inside.split_once("..") {

@@ -78,7 +78,7 @@ impl Keyed {
         match &self.root {
             Root::Folder(folder) => folder.join(key),
             #[cfg(feature = "remote")]
-            Root::Store(store, prefix) => store.name(&below(prefix, key).into()),
+            Root::Store(store, prefix) => store.name(&below(prefix, key)),
         }
     }
 

@@ -5,7 +5,11 @@
 //! Memory: see each file.
 
 #[cfg(feature = "remote")]
+mod address;
+#[cfg(feature = "remote")]
 mod answer;
+#[cfg(feature = "remote")]
+mod credentials;
 pub(crate) mod file_set;
 pub(crate) mod glob;
 #[cfg(feature = "zarr")]

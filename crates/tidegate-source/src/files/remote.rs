@@ -4,11 +4,11 @@
 //! called by `file_set`, `glob` and `keyed`.
 //! Memory: the caller's for the bytes; the plan charges what connections take.
 //!
-//! All asynchronous code is in this file. Callers block, and several callers make several
-//! requests. Credentials and endpoints come from the environment, by each provider's own names. A
-//! read has a timeout that starts again at each progress. A transient failure (503, a dropped
-//! connection, a slow server) is retried with growing, jittered pauses. A permanent one (no
-//! permission, no such bucket, another object under the name) is an error at once.
+//! All asynchronous code is in this file. Callers block, and several callers make several requests.
+//! Credentials and endpoints come from where each provider's own tools have them. A read has a
+//! timeout that starts again at each progress. A transient failure (503, a dropped connection, a
+//! slow server) is retried with growing, jittered pauses. A permanent one (no permission, no such
+//! bucket, another object under the name) is an error at once.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,17 +18,15 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 pub(crate) use object_store::path::Path as Key;
-use object_store::{
-    ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme,
-    RetryConfig,
-};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme};
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use url::Url;
 
 use tidegate_core::sync::lock;
 
-use super::answer::{Failure, Noting, request, text_of};
+use super::address::{self, Address};
+use super::answer::{Failure, request, text_of};
+use super::credentials::client;
 use super::stop::stopped;
 use crate::{Error, Result};
 
@@ -85,10 +83,7 @@ impl Drop for Connection {
 /// A store: a bucket, a container or a host.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// The URL before the key: "s3://bucket/".
-    root: String,
-    url: Url,
-    http: bool,
+    address: Address,
     connection: Mutex<Option<Arc<Connection>>>,
     /// The shortest time from a request to its answer, in microseconds; longer ones waited for
     /// something else.
@@ -99,32 +94,14 @@ impl Store {
     /// The store of a URL, and the key or prefix in it.
     ///
     /// # Errors
-    /// An unknown scheme, or a wrong setting, by name. It sends no request yet.
+    /// An unknown scheme, or a wrong setting, by name. It sends no request for data yet.
     pub(crate) fn open(url: &str) -> Result<(Arc<Self>, String)> {
         let wrong = |what: String| Error::Dataset { path: url.into(), what };
-        // Patterns may have characters that URLs may not.
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("this is no URL".into()))?;
-        let (host, key) = rest.split_once('/').unwrap_or((rest, ""));
-        let root = format!("{scheme}://{host}/");
-        let parsed = Url::parse(&root).map_err(|e| wrong(e.to_string()))?;
-        let known = ObjectStoreScheme::parse(&parsed).map(|(scheme, _)| scheme);
-        let http = match known {
-            Ok(ObjectStoreScheme::Http) => true,
-            Ok(
-                ObjectStoreScheme::AmazonS3
-                | ObjectStoreScheme::GoogleCloudStorage
-                | ObjectStoreScheme::MicrosoftAzure,
-            ) => false,
-            _ => {
-                return Err(wrong(format!(
-                    "{scheme}:// is not known: expected s3://, gs://, az://, http(s)://, file:// or a path"
-                )));
-            }
-        };
+        let (address, key) = Address::parse(url).map_err(wrong)?;
         let latency_us = AtomicU64::new(u64::MAX);
-        let store = Self { root, url: parsed, http, connection: Mutex::default(), latency_us };
+        let store = Self { address, connection: Mutex::default(), latency_us };
         store.connection().map_err(|e| wrong(e.to_string()))?;
-        Ok((Arc::new(store), key.to_owned()))
+        Ok((Arc::new(store), key))
     }
 
     /// A connection of this process.
@@ -139,18 +116,23 @@ impl Store {
             .thread_name("tg-remote")
             .enable_all()
             .build()?;
-        let client = client(&self.url).map_err(|e| io::Error::other(text_of(&e)))?;
+        let client = runtime.block_on(client(&self.address)).map_err(io::Error::other)?;
         let made = Arc::new(Connection { client, runtime: Some(runtime), process });
         Ok(Arc::clone(connection.insert(made)))
     }
 
     /// The URL of a key.
-    pub(crate) fn name(&self, key: &Key) -> PathBuf {
-        format!("{}{key}", self.root).into()
+    pub(crate) fn name(&self, key: &str) -> PathBuf {
+        format!("{}{key}", self.address.root).into()
     }
 
     fn error(&self, key: &str, what: impl Into<String>) -> Error {
-        Error::Io { path: format!("{}{key}", self.root).into(), source: io::Error::other(what.into()) }
+        Error::Io { path: self.name(key), source: io::Error::other(what.into()) }
+    }
+
+    /// A key, character for character.
+    pub(crate) fn key(&self, name: &str) -> Result<Key> {
+        address::key(name).map_err(|what| Error::Dataset { path: self.name(name), what })
     }
 
     /// The time from a request to its answer; a guess until the first one.
@@ -167,7 +149,7 @@ impl Store {
 
     /// Whether the store can list its objects; plain HTTP cannot.
     pub(crate) fn lists(&self) -> bool {
-        !self.http
+        self.address.scheme != ObjectStoreScheme::Http
     }
 
     /// Everything below a prefix, in the order of keys.
@@ -176,7 +158,7 @@ impl Store {
     /// What the server answers, with the fix.
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let prefix = prefix.trim_matches('/');
-        let key = Key::from(prefix);
+        let key = self.key(prefix)?;
         let found: Vec<ObjectMeta> = self.retrying(prefix, LIST_TIMEOUT, async |client| {
             request(client.list(Some(&key)).try_collect()).await
         })?;
@@ -190,13 +172,22 @@ impl Store {
     /// # Errors
     /// As [`Store::list`].
     pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
-        let path = Key::from(key);
-        let found =
-            self.retrying(key, READ_TIMEOUT, async |client| match request(client.head(&path)).await {
+        let path = self.key(key)?;
+        let found = self.retrying(key, READ_TIMEOUT, async |client| {
+            let asked = match &self.address.secret {
+                None => request(client.head(&path)).await,
+                // A signature is for one method, which is GET.
+                Some(_) => {
+                    let first = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+                    request(client.get_opts(&path, first)).await.map(|answer| answer.meta)
+                }
+            };
+            match asked {
                 Ok(meta) => Ok(Some(meta)),
                 Err(Failure::Missing(_)) => Ok(None),
                 Err(failure) => Err(failure),
-            })?;
+            }
+        })?;
         Ok(found.map(object))
     }
 
@@ -208,7 +199,7 @@ impl Store {
         ask: impl AsyncFn(&dyn ObjectStore) -> std::result::Result<T, Failure>,
     ) -> Result<T> {
         let work = async |client: &dyn ObjectStore| {
-            let mut backoff = Backoff::new(key);
+            let mut backoff = self.backoff(key);
             loop {
                 let failure = match timeout(limit, ask(client)).await {
                     Ok(Ok(answer)) => return Ok(answer),
@@ -237,13 +228,13 @@ impl Store {
                  run `tidegate index --force`",
                 object.bytes
             );
-            return Err(Error::format(self.name(&object.key), offset, what));
+            return Err(Error::format(self.name(object.key.as_ref()), offset, what));
         }
         if into.is_empty() {
             return Ok(());
         }
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
-        let wrong = |what: String| Error::format(self.name(&object.key), offset, what);
+        let wrong = |what: String| Error::format(self.name(object.key.as_ref()), offset, what);
         let work = unless_stopped(self.fetch(&*connection.client, object, offset, into));
         connection.block_on(work).unwrap_or_else(|e| Err(e.to_string())).map_err(wrong)
     }
@@ -255,10 +246,10 @@ impl Store {
     /// As [`Store::read`]; an object that is longer.
     #[cfg(feature = "zarr")]
     pub(crate) fn whole(&self, key: &str, into: &mut [u8]) -> Result<Option<usize>> {
-        let path = Key::from(key);
+        let path = self.key(key)?;
         let connection = self.connection().map_err(|e| self.error(key, e.to_string()))?;
         let work = async {
-            let mut backoff = Backoff::new(key);
+            let mut backoff = self.backoff(key);
             loop {
                 let request = self.request_whole(&*connection.client, &path, into);
                 let failure = match timeout_at(backoff.until, request).await {
@@ -270,7 +261,7 @@ impl Store {
             }
         };
         let came = connection.block_on(unless_stopped(work)).unwrap_or_else(|e| Err(e.to_string()));
-        came.map_err(|what| Error::format(self.name(&path), 0, what))
+        came.map_err(|what| Error::format(self.name(key), 0, what))
     }
 
     /// Requests an object, once.
@@ -309,7 +300,7 @@ impl Store {
         offset: u64,
         into: &mut [u8],
     ) -> std::result::Result<(), String> {
-        let mut backoff = Backoff::new(object.key.as_ref());
+        let mut backoff = self.backoff(object.key.as_ref());
         let (mut done, mut before) = (0, 0);
         loop {
             let attempt =
@@ -321,13 +312,17 @@ impl Store {
             };
             // A few bytes now and then are no progress.
             if done - before >= PROGRESS_BYTES {
-                (backoff, before) = (Backoff::new(object.key.as_ref()), done);
+                (backoff, before) = (self.backoff(object.key.as_ref()), done);
             }
             backoff
                 .pause(failure)
                 .await
                 .map_err(|what| format!("{what} ({done} of {} bytes came)", into.len()))?;
         }
+    }
+
+    fn backoff(&self, key: &str) -> Backoff<'_> {
+        Backoff::new(key, self.address.secret.as_deref())
     }
 
     /// Requests the missing part of a range, once.
@@ -404,27 +399,29 @@ fn object(meta: ObjectMeta) -> Object {
 }
 
 /// The retries of one request: their pauses, and their end.
-struct Backoff {
+struct Backoff<'a> {
+    /// What no error may show.
+    secret: Option<&'a str>,
     until: Instant,
     attempt: u32,
     /// Spreads the pauses of requests that failed together.
     jitter: u64,
 }
 
-impl Backoff {
-    fn new(key: &str) -> Self {
+impl<'a> Backoff<'a> {
+    fn new(key: &str, secret: Option<&'a str>) -> Self {
         let now = Instant::now();
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos());
         let jitter = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) ^ u64::from(nanos);
-        Self { until: now + READ_TIMEOUT, attempt: 0, jitter }
+        Self { secret, until: now + READ_TIMEOUT, attempt: 0, jitter }
     }
 
     /// Waits before the next attempt; an error where there is none.
     async fn pause(&mut self, failure: Failure) -> std::result::Result<(), String> {
         let what = match failure {
-            Failure::Permanent(what) | Failure::Missing(what) => return Err(what),
+            Failure::Permanent(what) | Failure::Missing(what) => return Err(self.shown(what)),
             Failure::Changed => return Err(CHANGED.to_owned()),
-            Failure::Transient(what) => what,
+            Failure::Transient(what) => self.shown(what),
         };
         let longest = BACKOFF.saturating_mul(1 << self.attempt.min(16)).min(BACKOFF_MOST);
         self.jitter = self.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ 0x5851;
@@ -440,34 +437,11 @@ impl Backoff {
         sleep(pause).await;
         Ok(())
     }
-}
 
-/// A client with the settings of the environment. It never retries: this file does, with one
-/// timeout for all attempts.
-fn client(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    // The URL or endpoint says whether the server has no encryption.
-    macro_rules! from_env {
-        ($builder:ty) => {
-            Arc::new(
-                <$builder>::from_env()
-                    .with_url(url.to_string())
-                    .with_config("allow_http".parse()?, "true")
-                    .with_retry(retry)
-                    .with_http_connector(Noting::default())
-                    .build()?,
-            )
-        };
-    }
-    Ok(match ObjectStoreScheme::parse(url)?.0 {
-        ObjectStoreScheme::AmazonS3 => from_env!(object_store::aws::AmazonS3Builder),
-        ObjectStoreScheme::GoogleCloudStorage => from_env!(object_store::gcp::GoogleCloudStorageBuilder),
-        ObjectStoreScheme::MicrosoftAzure => from_env!(object_store::azure::MicrosoftAzureBuilder),
-        _ => {
-            let options = ClientOptions::new().with_allow_http(true);
-            let builder = object_store::http::HttpBuilder::new().with_client_options(options);
-            let builder = builder.with_url(url.to_string()).with_retry(retry);
-            Arc::new(builder.with_http_connector(Noting::default()).build()?)
+    fn shown(&self, what: String) -> String {
+        match self.secret {
+            Some(secret) => what.replace(secret, "…"),
+            None => what,
         }
-    })
+    }
 }

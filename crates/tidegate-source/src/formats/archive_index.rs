@@ -20,7 +20,8 @@ use crate::files::file_set::Files;
 use crate::files::natural::file_name;
 use crate::files::read::{ReadMode, aligned, staging_bytes};
 use crate::index::probe::Images;
-use crate::index::{Builder, Entry, Index, LeftOut, ShardMeta};
+use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::left_out::LeftOut;
 use crate::{Error, Result};
 
 /// Bytes of a read at each header while indexing: most image headers are within.
@@ -150,6 +151,7 @@ fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'stati
 pub(super) fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut schema, mut present, mut shards) = (Schema::new(), Vec::new(), Vec::new());
     let mut classes = Vec::new();
+    files.left_out().iter().for_each(|left_out| builder.add_left_out(left_out.clone()));
     let count = files.paths().len() as u32;
     let batch = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
     for first in (0..count).step_by(batch) {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::files::file_set::Files;
 use crate::files::read::{ReadMode, SequentialReader, aligned, staging_bytes};
 #[cfg(feature = "remote")]
-use crate::files::remote::{Key, Object, Store};
+use crate::files::remote::{Object, Store};
 use crate::index::probe::Images;
 #[cfg(feature = "remote")]
 use crate::index::shard_set::beside;
@@ -126,7 +126,7 @@ impl Mds {
         object: &Object,
         force: bool,
     ) -> Result<Self> {
-        let path = store.name(&object.key);
+        let path = store.name(object.key.as_ref());
         let mut text = vec![0; object.bytes as usize];
         store.read(object, 0, &mut text)?;
         let json = parse(&path, &text)?;
@@ -134,9 +134,9 @@ impl Mds {
         let mut objects = Vec::new();
         for shard in &json.shards {
             let raw = &shard.raw_data;
-            let key: Key = [folder, &raw.basename].join("/").trim_start_matches('/').into();
+            let key = store.key([folder, &raw.basename].join("/").trim_start_matches('/'))?;
             let found = listed.binary_search_by(|o| o.key.as_ref().cmp(key.as_ref()));
-            let wrong = |what: String| Error::Dataset { path: store.name(&key), what };
+            let wrong = |what: String| Error::Dataset { path: store.name(key.as_ref()), what };
             match found.map(|i| &listed[i]) {
                 Ok(object) if object.bytes == raw.bytes => objects.push(object.clone()),
                 Ok(object) => {

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::files::read::Extent;
-use crate::index::{Index, LeftOut};
+use crate::index::Index;
+use crate::left_out::LeftOut;
 use crate::{Access, Chunked, Grouped, Located, ReadMode, SizeBounds, Source};
 use crate::{Error, Place, Result};
 use tidegate_decode::{Schema, Value};
@@ -128,6 +129,9 @@ impl Source for Subset {
     }
     fn uncertain(&self) -> &[String] {
         self.base.uncertain()
+    }
+    fn units(&self) -> Vec<(String, String)> {
+        self.base.units()
     }
     fn missing(&self) -> &[u64] {
         self.base.missing()

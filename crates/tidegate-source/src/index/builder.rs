@@ -14,7 +14,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::entry::{Entry, SizeBounds};
 use super::probe::Images;
-use super::{Index, LeftOut, Meta, ShardMeta, VERSION, folders, make_folder};
+use super::{Index, Meta, ShardMeta, VERSION, folders, make_folder};
+use crate::left_out::LeftOut;
 use crate::{Error, Result};
 
 /// A temporary folder next to `target`, removed on drop unless it was renamed.

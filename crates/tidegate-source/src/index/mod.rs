@@ -29,6 +29,7 @@ pub use self::builder::Builder;
 use self::checkpoints::Checkpoints;
 pub use self::entry::{ENTRY_BYTES, Entry, HAS_SHAPE, Located, PROGRESSIVE, SizeBounds};
 use crate::files::read::{ReadMode, aligned, direct_works, read_file, staging_bytes};
+use crate::left_out::LeftOut;
 use crate::{Error, Place, Result};
 use tidegate_decode::Schema;
 
@@ -66,35 +67,6 @@ pub struct GroupMeta {
     pub packed_bytes: u64,
     /// Bytes that decoding it takes at most in addition.
     pub library_bytes: u64,
-}
-
-/// What was found beside the samples and is not one of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
-    /// What it is and why, in the plural, such as "images that are not read (.bmp)".
-    pub what: String,
-    /// How many there are.
-    pub count: u64,
-    /// The first one.
-    pub example: String,
-    /// Whether a user may take them for samples.
-    pub warn: bool,
-}
-
-impl LeftOut {
-    /// Adds to a list, where things of one kind are counted together.
-    pub(crate) fn count_in(self, list: &mut Vec<Self>) {
-        match list.iter_mut().find(|known| known.what == self.what) {
-            Some(known) => known.count += self.count,
-            None => list.push(self),
-        }
-    }
-}
-
-impl std::fmt::Display for LeftOut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}, such as {}", self.count, self.what, self.example)
-    }
 }
 
 /// What `meta.json` holds.
