@@ -3,6 +3,7 @@
 //! Flow: path -> source -> samples as Python values, subsets.
 //! Memory: what `tidegate_source` says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -178,6 +179,11 @@ impl Source {
     /// Return what is uncertain about the fields, in words.
     fn uncertain(&self) -> Vec<String> {
         self.0.uncertain().to_vec()
+    }
+
+    /// Return {field: dtype} of the fields of times, as NumPy calls what their integers count.
+    fn units(&self) -> HashMap<String, String> {
+        self.0.units().into_iter().collect()
     }
 
     /// Return {field: samples that lack it} of the fields that some lack.

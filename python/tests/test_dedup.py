@@ -95,11 +95,11 @@ def test_very_many_of_the_same(tmp_path):
 
 def test_mistakes_are_told(documents):
     url, _, _ = documents
-    with pytest.raises(tg.ConfigError, match="by must be"):
+    with pytest.raises(tg.ConfigError, match="by=.words.: expected .bytes."):
         tg.dedup(url, by="words", memory="64MiB")
     with pytest.raises(tg.ConfigError, match="no field holds images"):
         tg.dedup(url, by="image", memory="64MiB")
-    with pytest.raises(tg.ConfigError, match="threshold must lie between 0 and 1, not 2"):
+    with pytest.raises(tg.ConfigError, match="threshold=2.0: expected a number from 0 to 1"):
         tg.dedup(url, by="text", threshold=2.0, memory="64MiB")
     with pytest.raises(tg.DataError, match="/nowhere"):
         tg.dedup(url, by="text", spill="/nowhere", memory="64MiB")

@@ -4,6 +4,9 @@ No message of the Rust side's parser or of the bindings reaches a user.
 """
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +97,7 @@ def test_a_wrong_option_is_named_with_what_is_right(options, words):
         (lambda: tg.Image(32, layout="NCHW"), "did you mean 'CHW'"),
         (lambda: tg.Mask(5), "of=5"),
         (lambda: tg.Array("float33"), "did you mean 'float32'"),
-        (lambda: tg.Array("float32", 5), "shape=5: expected the sides"),
+        (lambda: tg.Array("float32", 5), "shape=5: expected a sequence of ints, the sides"),
         (lambda: tg.Window(0), "samples=0"),
         (lambda: tg.Window("many"), "samples='many'"),
         (lambda: DATA["id"], r"source\['id'\]: expected the number of a sample"),
@@ -219,6 +222,16 @@ def test_every_option_of_a_loader_is_among_those_that_are_tried():
 
     parameters = set(inspect.signature(tg.Loader.__init__).parameters) - {"self", "source", "keep", "ids"}
     assert parameters == set(LOADER)
+
+
+@pytest.mark.parametrize(
+    ("seed", "calls", "seconds"), [(1, 4000, 600.0), pytest.param(2, 10**9, 600.0, marks=pytest.mark.slow)]
+)
+def test_values_of_random_types_for_everything_public(tmp_path, seed, calls, seconds):
+    program = Path(__file__).with_name("fuzz_options.py")
+    command = [sys.executable, program, str(seed), str(calls), str(seconds)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def tried(call):

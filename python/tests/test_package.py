@@ -138,7 +138,7 @@ def test_a_first_sample_without_fields_is_no_excuse_for_the_next():
 
 
 def test_an_epoch_of_no_accesses_is_refused():
-    with pytest.raises(tg.ConfigError, match="an epoch of at least one"):
+    with pytest.raises(tg.ConfigError, match="epoch=0: expected an int of at least 1"):
         tg.cache_curve([0, 1], memory=[1], epoch=0)
 
 

@@ -199,7 +199,7 @@ def test_what_is_missing_or_of_another_type_has_drifted(tmp_path):
     assert one.normalization("z") == {"mean": [1.0], "std": [1.0]}
     assert one.summary["fields"]["k"]["advice"]["class_weights"] is None
     assert one.summary["fields"]["k"]["distinct"]["estimate"] == 2000
-    with pytest.raises(tg.ConfigError, match="between 0 and 1"):
+    with pytest.raises(tg.ConfigError, match="effect=2: expected a number from 0 to 1"):
         one.diff(other, effect=2)
     with pytest.raises(tg.ConfigError, match="give a Profile"):
         one.diff("other.parquet")

@@ -392,7 +392,7 @@ def test_a_drawn_order_follows_from_the_seed_and_goes_on():
         (lambda: samplers.stratified(["a", None] * 50), "the label of id 1 is None"),
         (lambda: samplers.stratified(np.array([np.nan] * 100)), "the label of id 0 is NaN"),
         (lambda: samplers.balanced(LABELS, "more"), "how='more'"),
-        (lambda: samplers.balanced(LABELS, "effective", beta=1.5), "beta is 1.5"),
+        (lambda: samplers.balanced(LABELS, "effective", beta=1.5), "beta=1.5: expected a number from 0 to 1"),
         (lambda: samplers.balanced(LABELS, positions=5), "positions=5 with how='over'"),
         (lambda: samplers.mixture([50, 40], [1, 1]), "90 samples in all sources for 100 samples"),
         (lambda: samplers.mixture([50, 50], [1]), "1 proportions for 2"),

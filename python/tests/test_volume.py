@@ -98,6 +98,29 @@ def test_two_resolutions_are_aligned_to_the_voxel(golden, name):
     np.testing.assert_array_equal(wide[0]["wide"], fine[:4, :16:2, :16:2])
 
 
+def test_chunks_that_are_not_stored_are_counted_or_fail_their_patches(tmp_path):
+    array = zarr3().create_array(tmp_path / "a", shape=(8, 8), chunks=(4, 4), dtype="uint8", fill_value=9)
+    array[:4] = 1
+    volume = tg.volume(tmp_path / "a", patch=(4, 4), stride=4)
+    options = {"batch_size": 1, "memory": tg.Budget("16MiB")}
+    loader = tg.Loader(volume, **options)
+    assert [int(batch["data"].mean()) for batch in loader] == [1, 1, 9, 9]
+    assert loader.report()["stages"]["absent_chunks"] == 2
+    assert "2 of them are not stored" in str(loader.report())
+    whole = tg.volume(tmp_path / "a", patch=(4, 4), stride=4, missing="error")
+    assert whole.fingerprint != volume.fingerprint, "a cache of the other has fill values"
+    assert whole[1]["data"].mean() == 1
+    with pytest.raises(tg.DataError, match='c/1/0: this chunk is not stored.*missing="fill"'):
+        whole[2]
+    with pytest.raises(tg.DataError, match="c/1/0: this chunk is not stored"):
+        list(tg.Loader(whole, **options))
+    skipping = tg.Loader(whole, on_error="skip", max_failure_rate=1.0, **options)
+    assert [id for batch in skipping for id in batch.ids.tolist()] == [0, 1]
+    for name, words in (("missing", "fill.*error"), ("pad", "constant.*edge.*reflect")):
+        with pytest.raises(tg.ConfigError, match=f"{name}=.*{words}"):
+            tg.volume(tmp_path / "a", patch=(4, 4), **{name: "eror"})
+
+
 def test_borders_are_padded_as_numpy_does(golden):
     for pad, mode in (
         ("edge", {"mode": "edge"}),

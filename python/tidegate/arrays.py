@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
+from tidegate.options import as_path, choice, dtype_of, integer, integers, refused
 from tidegate.source import Recipe, Source
 
 if TYPE_CHECKING:
@@ -147,8 +148,13 @@ def mapped(
     """
     if (dtype is None) != (shape is None):
         raise ConfigError('raw elements need both: dtype and shape, as in dtype="uint16", shape=(1000, 64)')
-    raw = None if dtype is None or shape is None else (dtype, [int(side) for side in shape], int(offset))
-    local = os.path.expanduser(path)
+    raw = None
+    if dtype is not None and shape is not None:
+        raw = (dtype_of("dtype", dtype).name, integers("shape", shape, 0), integer("offset", offset, 0))
+    choice("mode", mode, ("r", "r+", "c"))
+    if name is not None and not isinstance(name, str):
+        raise refused("name", name, "the name of an array")
+    local = os.path.expanduser(as_path("path", path))
     arguments = (os.path.abspath(local), "r", name, dtype, shape, offset)
     return MappedArray(_tidegate.Mapped(local, mode, name, raw), arguments)
 

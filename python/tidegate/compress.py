@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
+from tidegate.options import as_array, dtype_of, refused
 
 __all__ = ["codecs", "pack", "unpack"]
 
@@ -37,11 +38,15 @@ def pack(x: npt.ArrayLike, codec: str = "shuffle+zstd") -> bytes:
     Raises ConfigError for an unknown codec, with the known ones, and for one that cannot pack this
     dtype.
     """
-    array = np.asarray(x)
+    if not isinstance(codec, str) or not codec.isascii():
+        raise refused("codec", codec, 'a chain of codecs, such as "shuffle+zstd"')
+    numbers = as_array("x", x)
+    if numbers.dtype == object:
+        raise refused("x", x, "an array of numbers")
     # Elements are stored in the byte order of this machine.
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return _tidegate.pack_array(codec, array.dtype.name, list(array.shape), elements)
+    numbers = numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
+    elements = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    return _tidegate.pack_array(codec, numbers.dtype.name, list(numbers.shape), elements)
 
 
 def unpack(packed: bytes) -> npt.NDArray[Any]:
@@ -50,6 +55,8 @@ def unpack(packed: bytes) -> npt.NDArray[Any]:
     Raises DataError for bytes that are cut short or are something else. There is no checksum:
     flipped bits may give other elements, as they do in an array that is not packed.
     """
+    if not isinstance(packed, bytes):
+        raise refused("packed", packed, "bytes, as pack returns")
     name, shape, elements = _tidegate.unpack_array(packed)
     return elements.view(_dtype(name)).reshape(shape)
 
@@ -60,7 +67,7 @@ def codecs(dtype: npt.DTypeLike) -> list[str]:
     >>> "shuffle+zstd" in codecs("float32")
     True
     """
-    return _tidegate.codecs(np.dtype(dtype).name)
+    return _tidegate.codecs(dtype_of("dtype", dtype).name)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -18,6 +18,7 @@ from tidegate import _tidegate
 from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError
 from tidegate.loader import Loader
+from tidegate.options import as_array, choice, integer, number, refused
 
 __all__ = ["Curve", "cache_curve"]
 
@@ -78,8 +79,13 @@ def cache_curve(
     """
     if isinstance(memory, int | float | str):
         memory = [memory]
-    if not len(memory):
-        raise ConfigError("memory=[]: give at least one amount")
+    if not isinstance(memory, Sequence) or not memory:
+        raise refused("memory", memory, 'an amount or several, such as ["1GiB", "2GiB"]')
+    read = None if read is None else number("read", read, 0.0)
+    rate = None if rate is None else number("rate", rate, 0.0)
+    choice("policy", policy, ("min", "fixed", "optimum"))
+    ahead = integer("ahead", ahead, 0)
+    epoch = None if epoch is None else integer("epoch", epoch, 1)
     if isinstance(what, Loader):
         limit = disk.limit if isinstance(disk, DiskCache) else disk
         disk_bytes = None if limit is None else _tidegate.size_bytes(limit)
@@ -110,9 +116,9 @@ def _unbounded(point: dict[str, Any] | None) -> None:
 
 
 def _numbers(name: str, given: ArrayLike) -> np.ndarray:
-    array = np.asarray(given)
-    if array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
-        raise ConfigError(f"{name} must be one row of integers, not {array.dtype} of shape {array.shape}")
-    if array.size and (array.min() < 0 or array.max() >= 1 << 32):
-        raise ConfigError(f"{name} must be between 0 and 2**32 - 1, not {array.min()} to {array.max()}")
-    return np.ascontiguousarray(array, np.uint32)
+    row = as_array(name, given, what="one row of integers")
+    if row.ndim != 1 or row.dtype.kind not in "iu" and row.size:
+        raise ConfigError(f"{name} must be one row of integers, not {row.dtype} of shape {row.shape}")
+    if row.size and (row.min() < 0 or row.max() >= 1 << 32):
+        raise ConfigError(f"{name} must be between 0 and 2**32 - 1, not {row.min()} to {row.max()}")
+    return np.ascontiguousarray(row, np.uint32)

@@ -6,18 +6,16 @@ Memory: holds none.
 
 from __future__ import annotations
 
-import warnings
+from tidegate.errors import warn
 
 __all__ = ["renamed"]
 
 
-def renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
+def renamed(old: str, new: str) -> None:
     """Warn that `old` is now written `new`; the next release no longer accepts it.
 
     Args:
         old: the old name as users write it, such as `"keep="`.
         new: the new name as users write it.
-        stacklevel: as of `warnings.warn`; 3 blames the caller of the caller.
     """
-    what = f"{old} is now {new}; the next release no longer accepts the old name"
-    warnings.warn(what, DeprecationWarning, stacklevel=stacklevel)
+    warn(f"{old} is now {new}; the next release no longer accepts the old name", DeprecationWarning)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
+from tidegate.options import as_path
 
 __all__ = ["DiskCache"]
 
@@ -46,7 +47,7 @@ class DiskCache:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a folder or a size that is not valid."""
-        folder = os.fspath(self.folder)
+        folder = as_path("folder", self.folder)
         if not folder or "://" in folder:
             raise ConfigError(f"{folder!r} is no folder on a local disk")
         for name, size in [("limit", self.limit), ("leave_free", self.leave_free)]:

@@ -16,9 +16,8 @@ import numpy as np
 
 from tidegate import _tidegate
 from tidegate.deprecation import renamed
-from tidegate.errors import ConfigError
-from tidegate.source import Source
-from tidegate.source import open as open_source
+from tidegate.options import MOST_THREADS, as_path, choice, function, integer, number, refused, text
+from tidegate.source import Source, opened
 
 __all__ = ["Duplicates", "dedup"]
 
@@ -94,15 +93,21 @@ def dedup(
     >>> print(tg.dedup(tg.synthetic(100, 64), memory="32MiB"))
     0 of 100 samples are duplicates of 0 others by all fields; 0 failed
     """
-    if by not in ("bytes", "pixels", "text", "image", "picture"):
-        raise ConfigError(f"by must be 'bytes', 'pixels', 'text' or 'image', not {by!r}")
+    text("by", by, "the name of a criterion")
     if by == "picture":
         renamed('dedup(by="picture")', 'dedup(by="image")')
-    opened = source if isinstance(source, Source) else open_source(os.fspath(source))
+    else:
+        choice("by", by, ("bytes", "pixels", "text", "image"))
+    data = opened(source)
+    function("progress", progress)
+    workers = None if workers is None else integer("workers", workers, 1, MOST_THREADS)
+    threshold = None if threshold is None else number("threshold", threshold, 0.0, 1.0)
+    if field is not None and not isinstance(field, str):
+        raise refused("field", field, "the name of a field")
     budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
-    folder = None if spill is None else os.fspath(spill)
+    folder = None if spill is None else as_path("spill", spill)
     keep, weights, index, of, similarity, rest = _tidegate.dedup(
-        opened._inner, "picture" if by == "image" else by, field, threshold, folder, workers, budget, progress
+        data._inner, "picture" if by == "image" else by, field, threshold, folder, workers, budget, progress
     )
     found = Duplicates(json.loads(rest))
     del found["duplicates"]

@@ -1,8 +1,12 @@
 """The exceptions of Tidegate, one tree under `Error`, and its warning.
 
-Flow: `python/src/errors.rs` picks the class by the variant of the Rust error.
+Flow: `python/src/errors.rs` picks the class by the variant of the Rust error; `warn` blames the
+line of the user's that led to a warning.
 Memory: holds none.
 """
+
+import sys
+import warnings
 
 __all__ = [
     "BudgetError",
@@ -17,6 +21,7 @@ __all__ = [
     "SamplerError",
     "StalledError",
     "StateError",
+    "warn",
 ]
 
 
@@ -83,3 +88,11 @@ class StalledError(Error, TimeoutError):
 
 class InternalError(Error, RuntimeError):
     """Tidegate has a bug: please report the message."""
+
+
+def warn(said: str, category: type[Warning] = DataWarning) -> None:
+    """Warn about the line outside of this package that led here."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tidegate":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(said, category, stacklevel=level)

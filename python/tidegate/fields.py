@@ -17,7 +17,7 @@ import numpy as np
 
 from tidegate.deprecation import renamed
 from tidegate.errors import ConfigError
-from tidegate.options import choice, dtype_name, flag, integer, nearest, number, numbers, refused
+from tidegate.options import choice, dtype_name, flag, integer, integers, is_row, nearest, number, numbers, refused
 
 __all__ = ["Array", "Bytes", "Field", "Float", "Image", "Int", "Json", "Mask", "Patch", "Text", "Window"]
 
@@ -128,9 +128,7 @@ def _jitter(given: Any) -> dict[str, float] | None:
 def _shape(given: Any) -> list[int] | None:
     if given is None:
         return None
-    if not hasattr(given, "__len__") or isinstance(given, str):
-        raise refused("shape", given, "the sides of an array, such as shape=(3, 4)")
-    return [integer("shape", side, 0) for side in given]
+    return integers("shape", given, 0, "ints, the sides of an array, such as (3, 4)")
 
 
 @dataclass(frozen=True)
@@ -344,22 +342,22 @@ class Patch(Field):
             raise ConfigError(f"p names {sorted(unknown)}; known are elastic, {', '.join(ranges)}")
 
         def chance(name: str) -> float:
-            return float(self.p.get(name, 1.0) if isinstance(self.p, Mapping) else self.p)
+            return number("p", self.p.get(name, 1.0) if isinstance(self.p, Mapping) else self.p, 0.0, 1.0)
 
         def drawn(name: str, limits: Range | None) -> dict[str, float] | None:
             if limits is None:
                 return None
             low, high = _pair(name, limits)
-            return {"low": float(low), "high": float(high), "p": chance(name)}
+            return {"low": _real(name, low), "high": _real(name, high), "p": chance(name)}
 
         elastic = None
         if self.elastic is not None:
-            spacing, deviation = (_numbers(x) for x in _pair("elastic", self.elastic))
+            spacing, deviation = (_numbers("elastic", x) for x in _pair("elastic", self.elastic))
             elastic = {"spacing": spacing, "deviation": deviation, "p": chance("elastic")}
         geometry = {
-            "crop": None if self.crop is None else [int(side) for side in self.crop],
-            "flip": _axes(self.flip),
-            "rotate": _axes(self.rotate),
+            "crop": None if self.crop is None else integers("crop", self.crop, 1),
+            "flip": _axes("flip", self.flip),
+            "rotate": _axes("rotate", self.rotate),
             "elastic": elastic,
         }
         values = {name: drawn(name, limits) for name, limits in ranges.items()}
@@ -371,7 +369,7 @@ class Patch(Field):
             "of": self.of,
             "geometry": geometry,
             "dtype": None if self.dtype is None else str(self.dtype),
-            "intensity": {"mean": _numbers(self.mean), "std": _numbers(self.std), **values},
+            "intensity": {"mean": _numbers("mean", self.mean), "std": _numbers("std", self.std), **values},
             "wavelet": wavelet,
         }
 
@@ -382,19 +380,17 @@ def _pair(name: str, given: Any) -> tuple[Any, Any]:
     raise ConfigError(f"{name}={given!r}: expected two values, such as {name}=(0.5, 1.5)")
 
 
-def _axes(axes: bool | Axes) -> bool | list[int]:
-    if isinstance(axes, bool):
-        return axes
-    if any(int(axis) < 0 for axis in axes):
-        raise ConfigError(f"{list(axes)}: axes of a patch are counted from 0")
-    return [int(axis) for axis in axes]
+def _axes(name: str, axes: bool | Axes) -> bool | list[int]:
+    return axes if isinstance(axes, bool) else integers(name, axes, 0, "axes of a patch, counted from 0")
 
 
-def _numbers(given: float | Sequence[float] | None) -> list[float]:
+def _numbers(name: str, given: float | Sequence[float] | None) -> list[float]:
     """Return one number, or one for each axis or channel."""
     if given is None:
         return []
-    return [float(x) for x in given] if isinstance(given, Sequence) else [float(given)]
+    if is_row(given):
+        return numbers(name, given, len(given), "one for each axis or channel")
+    return [number(name, given, -math.inf)]
 
 
 @dataclass(frozen=True)
@@ -513,6 +509,8 @@ def _real(name: str, given: Any) -> float:
         raise refused(name, given, "a number")
     try:
         return float(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise refused(name, given, "a number") from None
     except OverflowError:
         raise refused(name, given, "a number that float64 can hold") from None
 
@@ -633,7 +631,8 @@ def specs(
     Raises ConfigError for a name that the schema does not have, and for a spec that is no `Field`.
     """
     for option, given in (("fields", fields), ("columns", columns)):
-        if isinstance(given, str | bytes) or (given is not None and not isinstance(given, Mapping | Iterable)):
+        several = isinstance(given, Iterable) and getattr(given, "ndim", 1) != 0
+        if isinstance(given, str | bytes) or not (given is None or several):
             raise refused(
                 option, given, "a list of names" if option == "columns" else "specs by name, or a list of names"
             )
@@ -643,6 +642,8 @@ def specs(
                 "fields and columns both list names: give {name: spec} as fields, and the names as columns"
             )
         fields, columns = None, fields
+    if columns is not None and not all(isinstance(name, str) for name in columns):
+        raise refused("columns", columns, "the names of fields")
     made = {}
     for name, spec in (fields or {}).items():
         if not isinstance(spec, Field):

@@ -11,14 +11,13 @@ import random
 import sys
 import threading
 import types
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tidegate.errors import DataWarning
+from tidegate.errors import warn
 
 __all__ = ["Seeder", "Watch"]
 
@@ -107,7 +106,7 @@ class Watch:
                 used = _restored(before)
                 used += sorted({type(found).__name__ for found in _seedable(self.functions)})
                 if used:
-                    warnings.warn(_WORDS.format(" and ".join(used)), DataWarning, stacklevel=2)
+                    warn(_WORDS.format(" and ".join(used)))
 
 
 _WORDS = (

@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from tidegate import _tidegate, ranks
 from tidegate.batch import Batch
 from tidegate.deprecation import renamed
 from tidegate.disk import DiskCache
-from tidegate.errors import ConfigError, DataWarning, Error, HeldError, SamplerError
+from tidegate.errors import ConfigError, Error, HeldError, SamplerError, warn
 from tidegate.fields import Field, Window, specs
 from tidegate.generators import Watch
 from tidegate.iteration import Batches
@@ -38,17 +37,15 @@ from tidegate.loader_options import (
     presenter,
     rows,
     shuffle_spec,
-    source_path,
     warn_of_order,
     warn_of_unnamed,
 )
-from tidegate.options import choice, flag, function, integer, known_options, number
+from tidegate.options import MOST_THREADS, as_array, choice, flag, function, integer, known_options, number
 from tidegate.processes import Pool
 from tidegate.profiling import Profile
 from tidegate.report import Report
 from tidegate.sampler import Sampler, prepared
-from tidegate.source import Source
-from tidegate.source import open as open_source
+from tidegate.source import Source, opened
 from tidegate.transform import Steps, arrays
 
 __all__ = ["Loader", "Report"]
@@ -214,12 +211,12 @@ class Loader:
         keep: Literal["auto", "stored", "decoded", "nothing"] | None = None,
         ids: bool = False,
     ) -> None:
-        self.source = source if isinstance(source, Source) else open_source(source_path(source))
+        self.source = opened(source)
         if ids:
-            renamed("Loader(ids=True)", 'Loader(extras=("ids",))', stacklevel=4)
+            renamed("Loader(ids=True)", 'Loader(extras=("ids",))')
             extras = (*extras, "ids")
         if keep is not None:
-            renamed("Loader(keep=...)", 'Loader(cache=...), and its "nothing" is "off"', stacklevel=4)
+            renamed("Loader(keep=...)", 'Loader(cache=...), and its "nothing" is "off"')
             cache = "off" if keep == "nothing" else keep
         if flag("drop_last", drop_last) and remainder not in (None, "drop"):
             raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
@@ -244,7 +241,7 @@ class Loader:
             "shuffle": shuffle_spec(shuffle),
             "seed": seed,
             "remainder": "drop" if drop_last else choice("remainder", remainder or "uneven", ("drop", "pad", "uneven")),
-            "workers": optional(integer, "workers", workers, 1, 4096),
+            "workers": optional(integer, "workers", workers, 1, MOST_THREADS),
             "prefetch": integer("prefetch", prefetch, 0, 4096),
             "held_batches": integer("held_batches", held_batches, 0, 4096),
             "map_threads": processes,
@@ -359,11 +356,9 @@ class Loader:
     def _warn_of_ranks(self) -> None:
         without = self._inner.ranks_without_a_row() if self._options["remainder"] == "uneven" else 0
         if without:
-            warnings.warn(
+            warn(
                 f"the last batch of an epoch has fewer samples than ranks: {without} of {self._ranks[1]} ranks get one "
-                'padded row, whose mask is False. Use the mask in the loss, or pass remainder="drop" or "pad"',
-                DataWarning,
-                stacklevel=4,
+                'padded row, whose mask is False. Use the mask in the loss, or pass remainder="drop" or "pad"'
             )
 
     def _next(self, epoch: _tidegate.Epoch) -> Any:
@@ -501,12 +496,12 @@ class Loader:
         >>> max(int((batch.ids == 7).sum()) for batch in loader) > 30
         True
         """
-        given = np.asarray(indices)
+        given = as_array("indices", indices, what="one row of integers")
         if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
             raise ConfigError(f"indices must be one row of integers, not {given.dtype} of shape {given.shape}")
         if given.size and given.min() < 0:
             raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
-        if hasattr(losses, "detach"):
+        if type(losses).__module__.partition(".")[0] == "torch":
             losses = losses.detach().float().cpu()
         try:
             of_each = np.ascontiguousarray(losses, np.float32).reshape(-1)

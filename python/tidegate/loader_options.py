@@ -7,14 +7,12 @@ Memory: holds none.
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tidegate import ranks
 from tidegate.batch import EXTRAS, Batch, present
-from tidegate.errors import ConfigError, DataWarning, StateError
+from tidegate.errors import ConfigError, warn
 from tidegate.fields import Field, Window
 from tidegate.options import choice, refused
 from tidegate.source import Source
@@ -27,7 +25,6 @@ __all__ = [
     "presenter",
     "rows",
     "shuffle_spec",
-    "source_path",
     "warn_of_order",
 ]
 
@@ -41,16 +38,6 @@ def known_ranks() -> tuple[int, int]:
     except ConfigError:
         # A framework may still say which process this is; else the first epoch raises.
         return 0, 1
-
-
-def source_path(source: Any) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, list | tuple):
-        raise ConfigError(
-            "source is a list: name several files with a pattern, such as 'shards/*.tar' or 'shards/{000..099}.tar'"
-        )
-    raise refused("source", source, "a path, a pattern, a URL or a Source, as tg.open returns")
 
 
 def optional(check: Callable[..., T], name: str, given: Any, *limits: Any) -> T | None:
@@ -74,11 +61,9 @@ def warn_of_order(state: Mapping[str, Any], options: Mapping[str, Any], *, sampl
     names = ("seed",) if sampled else ("seed", "shuffle")
     others = [f"{name}={state[name]!r}" for name in names if name in state and _differ(state[name], options[name])]
     if others:
-        warnings.warn(
+        warn(
             f"this loader goes on with {' and '.join(others)} of the state, not with its own: make it with the order "
-            "that was saved",
-            DataWarning,
-            stacklevel=3,
+            "that was saved"
         )
 
 
@@ -94,8 +79,8 @@ def json_of(state: Any) -> str:
         raise refused("state", state, "what Loader.state_dict() returns")
     try:
         return json.dumps(dict(state))
-    except (TypeError, ValueError) as error:
-        raise StateError(f"this is not a state of a loader: {error}") from None
+    except (TypeError, ValueError):
+        raise refused("state", state, "what Loader.state_dict() returns") from None
 
 
 def rows(
@@ -118,11 +103,9 @@ def warn_of_unnamed(left_out: Mapping[str, int], samples: int) -> None:
     if left_out:
         lacking = "; ".join(f"{name!r}, which {count} of {samples} samples lack" for name, count in left_out.items())
         name = next(iter(left_out))
-        warnings.warn(
+        warn(
             f"fields does not name {lacking}: not delivered. To have it, say what these samples get, as in "
-            f"fields={{{name!r}: tg.Text(optional=True)}}; to leave it out in peace, name the others in columns=",
-            DataWarning,
-            stacklevel=3,
+            f"fields={{{name!r}: tg.Text(optional=True)}}; to leave it out in peace, name the others in columns="
         )
 
 

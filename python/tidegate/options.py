@@ -11,23 +11,35 @@ import functools
 import inspect
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeGuard
+
+import numpy as np
 
 from tidegate.errors import ConfigError
 
 __all__ = [
-    "known_options",
+    "as_array",
+    "as_path",
     "choice",
     "dtype_name",
+    "dtype_of",
     "flag",
     "function",
     "integer",
+    "integers",
+    "is_row",
+    "known_options",
     "nearest",
     "number",
     "numbers",
     "refused",
+    "text",
 ]
+
+# The most threads that an option may ask for.
+MOST_THREADS = 4096
 
 # Options of torch's DataLoader that this loader does not have, and what to use.
 OF_TORCH = {
@@ -114,6 +126,52 @@ def numbers(name: str, given: Any, count: int, what: str) -> list[float]:
     return values
 
 
+def integers(name: str, given: Any, least: int, what: str = "ints") -> list[int]:
+    """Return the ints of a sequence, an array or a tensor, each at least `least`.
+
+    >>> integers("shape", (3, 4), 1)
+    [3, 4]
+    """
+    if isinstance(given, str | bytes) or not is_row(given):
+        raise refused(name, given, f"a sequence of {what}")
+    return [integer(f"{name}[{i}]", value, least) for i, value in enumerate(given)]
+
+
+def as_array(name: str, given: Any, dtype: Any = None, what: str = "an array of numbers") -> np.ndarray:
+    """Return the array of a value, of a dtype if one is given; tensors are taken too.
+
+    >>> as_array("weights", [1, 2], np.float32).tolist()
+    [1.0, 2.0]
+    """
+    try:
+        found = np.asarray(given)
+        if found.dtype.kind not in "OUSmM" or dtype is None:
+            return found if dtype is None else np.ascontiguousarray(found, dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise refused(name, given, what)
+
+
+def as_path(name: str, given: Any) -> str:
+    """Return a path as text."""
+    if not isinstance(given, str | os.PathLike):
+        raise refused(name, given, "a path")
+    return text(name, os.fsdecode(os.fspath(given)), "a path in UTF-8")
+
+
+def text(name: str, given: Any, what: str = "text") -> str:
+    """Return a str that UTF-8 can hold."""
+    if not isinstance(given, str) or any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise refused(name, given, what)
+    return given
+
+
+def is_row(given: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether a value has several parts: a sequence, an array or a tensor with an axis."""
+    axes = getattr(given, "ndim", 0)
+    return isinstance(given, Sequence) or (isinstance(axes, int) and axes > 0)
+
+
 def flag(name: str, given: Any) -> bool:
     """Return a bool; NumPy's is taken too."""
     if isinstance(given, bool) or type(given).__name__ in ("bool", "bool_"):
@@ -149,6 +207,15 @@ def dtype_name(name: str, given: Any, allowed: Sequence[str]) -> str:
     else:
         word = str(getattr(given, "name", given)).removeprefix("torch.")
     return choice(name, word, allowed)
+
+
+def dtype_of(name: str, given: Any) -> np.dtype[Any]:
+    """Return the dtype that NumPy makes of a value."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(given)
+    except (TypeError, ValueError):
+        raise refused(name, given, 'a dtype, such as "float32"') from None
+    return dtype
 
 
 def function(name: str, given: Any) -> None:

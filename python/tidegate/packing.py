@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from tidegate import _tidegate
-from tidegate.options import choice, integer, refused
-from tidegate.source import Source, location
+from tidegate.options import choice, function, integer, refused
+from tidegate.source import Source, location, opened
 from tidegate.source import open as open_source
 
 __all__ = ["pack"]
@@ -57,7 +57,8 @@ def pack(
     ...     len(tg.pack(tg.synthetic(10, 100), folder + "/packed"))
     10
     """
-    opened = source if isinstance(source, Source) else open_source(os.fspath(source))
+    data = opened(source)
+    function("progress", progress)
     folder = location(out)
     choice("format", format, ("mds", "tar"))
     size = _tidegate.size_bytes(max_size)
@@ -67,7 +68,7 @@ def pack(
         codecs, for_all = [], codec
     else:
         codecs, for_all = [(str(name), str(value)) for name, value in _named("codec", codec)], None
-    _tidegate.pack(opened._inner, folder, format, size, samples, bits, codecs, for_all, progress)
+    _tidegate.pack(data._inner, folder, format, size, samples, bits, codecs, for_all, progress)
     return open_source(folder)
 
 

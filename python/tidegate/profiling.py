@@ -14,8 +14,8 @@ from typing import Any
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
 from tidegate.fields import Array, Field, Image, specs
-from tidegate.source import Source
-from tidegate.source import open as open_source
+from tidegate.options import MOST_THREADS, as_path, flag, function, integer, number
+from tidegate.source import Source, opened
 
 __all__ = ["Diff", "Profile", "profile"]
 
@@ -57,11 +57,11 @@ class Profile:
         """
         if isinstance(where, Source):
             return Profile(_tidegate.Profile.beside(where._inner))
-        return Profile(_tidegate.Profile.find(os.fspath(where)))
+        return Profile(_tidegate.Profile.find(as_path("where", where)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile to a file, as a whole or not at all."""
-        self._inner.save(os.fspath(path))
+        self._inner.save(as_path("path", path))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Profile:
         >>> any(drift["drifted"] for drift in train.diff(val)["drifts"])
         False
         """
-        text, words = self._inner.diff(_checked(other)._inner, effect)
+        text, words = self._inner.diff(_checked(other)._inner, number("effect", effect, 0.0, 1.0))
         diff = Diff(json.loads(text))
         diff.text = words
         return diff
@@ -133,7 +133,8 @@ class Profile:
         >>> found.class_weights("id")
         {0: 1.0, 1: 1.0, 2: 1.0}
         """
-        return dict(self._inner.class_weights(field, beta))
+        beta = None if beta is None else number("beta", beta, 0.0, 1.0)
+        return dict(self._inner.class_weights(self._named(field), beta))
 
     def padding(self, field: str, *, batch_size: int = 32, buckets: int = 8) -> dict[str, Any]:
         """Return how much padding random batches waste, and the `edges` of the best buckets.
@@ -147,9 +148,8 @@ class Profile:
 
         Raises ConfigError for a field without lengths.
         """
-        if batch_size < 1 or buckets < 1:
-            raise ConfigError(f"batch_size={batch_size}, buckets={buckets}: both must be at least 1")
-        found = self._inner.padding(field, batch_size, buckets)
+        sizes = integer("batch_size", batch_size, 1, 2**32 - 1), integer("buckets", buckets, 1, 2**16)
+        found = self._inner.padding(self._named(field), *sizes)
         if found is None:
             raise ConfigError(f"field {field!r} has no lengths: it is neither text nor arrays, or all are empty")
         waste: dict[str, Any] = json.loads(found)
@@ -182,11 +182,15 @@ class Profile:
         return made
 
     def _advice(self, field: str) -> dict[str, Any]:
-        fields = self.summary["fields"]
-        if field not in fields:
-            raise ConfigError(f"this profile has no field {field!r}; it has {', '.join(fields)}")
-        advice: dict[str, Any] = fields[field]["advice"]
+        advice: dict[str, Any] = self.summary["fields"][self._named(field)]["advice"]
         return advice
+
+    def _named(self, field: str) -> str:
+        """Return a field that the profile has."""
+        fields = self.summary["fields"]
+        if not isinstance(field, str) or field not in fields:
+            raise ConfigError(f"this profile has no field {field!r}; it has {', '.join(fields)}")
+        return field
 
 
 def _checked(given: Any) -> Profile:
@@ -230,13 +234,16 @@ def profile(
     synthetic...: 100 of 100 samples, 0.0 MiB, 0 failed
     ...
     """
-    opened = source if isinstance(source, Source) else open_source(os.fspath(source))
-    wanted, only = specs(fields, None, opened.schema)
+    data = opened(source)
+    function("progress", progress)
+    workers = None if workers is None else integer("workers", workers, 1, MOST_THREADS)
+    save = None if save is None else flag("save", save)
+    wanted, only = specs(fields, None, data.schema)
     options = {"fields": wanted, "only": only, "workers": workers}
     budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
     # Found before the pass: without a place to save it, the pass would be lost.
-    path = None if save is False or (save is None and fields is not None) else _place(opened, must=bool(save))
-    made = Profile(_tidegate.profile(opened._inner, json.dumps(options), budget, progress))
+    path = None if save is False or (save is None and fields is not None) else _place(data, must=bool(save))
+    made = Profile(_tidegate.profile(data._inner, json.dumps(options), budget, progress))
     if path is not None:
         made.save(path)
     return made

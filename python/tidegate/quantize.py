@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
+from tidegate.options import as_array, choice, dtype_of, integer, refused
 
 if TYPE_CHECKING:
     # typing has it from Python 3.11 on; type checkers know this module without an installation.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Calibrator", "Fidelity", "Quantized", "quantize"]
 
 Scheme = Literal["affine", "symmetric", "offset"]
+_SCHEMES = ("affine", "symmetric", "offset")
 Range = Literal["whole", "best"]
 Per = Literal["tensor", "row"] | tuple[Literal["channel", "block"], int]
 
@@ -49,10 +51,10 @@ class Fidelity(TypedDict):
 
 
 def _flat(x: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
-    values = np.asarray(x)
+    values = as_array("x", x)
     if np.iscomplexobj(values):
         raise ConfigError("complex numbers: quantize the real and imaginary parts separately")
-    return np.ascontiguousarray(values, dtype=np.float32).reshape(-1), values.shape
+    return as_array("x", values, np.float32).reshape(-1), values.shape
 
 
 class Quantized:
@@ -92,7 +94,8 @@ class Quantized:
         Args:
             dtype: "float32" (default), "float16", or `ml_dtypes.bfloat16`.
         """
-        wanted = np.dtype(dtype)
+        wanted = dtype_of("dtype", dtype)
+        choice("dtype", wanted.name, ("float32", "float16", "bfloat16"))
         values = self._inner.dequantize(wanted.name).view(wanted.newbyteorder("="))
         shaped: npt.NDArray[Any] = values.reshape(self.shape).astype(wanted, copy=False)
         return shaped
@@ -114,6 +117,8 @@ class Quantized:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read what `to_bytes` returned. Raises DataError for other or incomplete bytes."""
+        if not isinstance(data, bytes):
+            raise refused("data", data, "bytes, as to_bytes returns")
         return cls(_tidegate.Quantized.of(data))
 
     def __repr__(self) -> str:
@@ -149,7 +154,11 @@ class Calibrator:
     ) -> None:
         if (channel is None) != (channels is None):
             raise ConfigError("give both channel, the axis, and channels, how many it has, or neither")
-        channels = 1 if channels is None else channels
+        channels = 1 if channels is None else integer("channels", channels, 1)
+        channel = None if channel is None else integer("channel", channel, 0)
+        bits = integer("bits", bits, 2, 8)
+        choice("scheme", scheme, _SCHEMES)
+        choice("range", range, ("whole", "best"))
         self.bits, self.scheme, self.range, self.channel, self.channels = bits, scheme, range, channel, channels
         self._inner = _tidegate.Calibrator(bits, json.dumps(scheme), json.dumps(range), channels)
 
@@ -217,22 +226,24 @@ def _quantized(
     grids: npt.NDArray[np.float32] | None,
 ) -> Quantized:
     values, shape = _flat(x)
-    for name, number in (("bits", bits), ("stochastic", stochastic)):
-        if number is not None and (not isinstance(number, int | np.integer) or number < 0):
-            raise ConfigError(f"{name}={number!r}: give an int from 0 on")
-    if range not in ("whole", "best"):
-        raise ConfigError(f'range={range!r}: give "whole" or "best"; for other ends, see Calibrator')
-    if not isinstance(per, str):
-        kind, of = per
+    bits = integer("bits", bits, 2, 8)
+    if stochastic is not None:
+        stochastic = integer("stochastic", stochastic, 0)
+    choice("scheme", scheme, _SCHEMES)
+    choice("range", range, ("whole", "best"))
+    if not isinstance(per, str) or per not in ("tensor", "row"):
+        if not isinstance(per, tuple | list) or len(per) != 2 or per[0] not in ("channel", "block"):
+            raise refused("per", per, '"tensor", "row", ("channel", axis) or ("block", values)')
+        kind, of = per[0], integer("per[1]", per[1], -(2**63))
         # Negative axes count from the end, as in NumPy.
         per = (kind, of + len(shape) if kind == "channel" and -len(shape) <= of < 0 else of)
         if per[1] < 0:
             raise ConfigError(f"{kind} {of} of an array of {shape}")
     options = {
-        "bits": int(bits),
+        "bits": bits,
         "scheme": scheme,
         "per": per if isinstance(per, str) else {per[0]: per[1]},
         "extent": range,
-        "rounding": "nearest" if stochastic is None else {"stochastic": int(stochastic)},
+        "rounding": "nearest" if stochastic is None else {"stochastic": stochastic},
     }
     return Quantized(_tidegate.Quantized(values, list(shape), json.dumps(options), grids))

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
+from tidegate.options import as_array, choice, integer, integers, number, refused
 from tidegate.volumes import Boxes, Volume
 
 __all__ = [
@@ -120,10 +121,10 @@ def balanced(
     >>> sum(batch.rows for batch in loader)
     180
     """
-    if how not in ("over", "under", "effective"):
-        raise ConfigError(f"how={how!r}: give 'over', 'under' or 'effective'")
+    choice("how", how, ("over", "under", "effective"))
     if positions is not None and how != "effective":
         raise ConfigError(f"positions={positions} with how={how!r}: only an epoch of 'effective' can be of any length")
+    beta = number("beta", beta, 0.0, 1.0)
     return Drawn.classes(_classes(labels), how, beta, _positions(positions), _block(block))
 
 
@@ -150,9 +151,10 @@ def mixture(
     >>> [int((batch.ids < 60).sum()) for batch in loader]
     [6, 6, 6, 6, 6, 6, 6, 6, 6, 6]
     """
-    if until not in ("first", "all") and not _whole(until, 0):
-        raise ConfigError(f"until={until!r}: give 'first', 'all' or a number of positions")
-    return Drawn.mixture([int(n) for n in sizes], [float(p) for p in proportions], until, _block(block))
+    if not _whole(until, 0):
+        until = choice("until", until, ("first", "all"))  # type: ignore[assignment]
+    shares = [float(p) for p in _numbers("proportions", proportions)]
+    return Drawn.mixture(integers("sizes", sizes, 0), shares, until, _block(block))
 
 
 def patches(
@@ -186,10 +188,10 @@ def patches(
         raise ConfigError('classes without boxes: give boxes=volume.boxes("labels"), which say where classes are')
     named = () if classes is None else classes
     shares = named if isinstance(named, Mapping) else dict.fromkeys(named, 1.0)
-    weights = [(int(label), float(share)) for label, share in shares.items()]
+    weights = [(integer("classes", label, -(2**63)), number("classes", share, 0.0)) for label, share in shares.items()]
     if not _whole(positions, 1):
         raise ConfigError(f"positions={positions!r}: give an int, at least 1")
-    near = None if window is None else (int(window), int(places))
+    near = None if window is None else (integer("window", window, 1), integer("places", places, 1))
     return Drawn.patches(volume._volume, None if boxes is None else boxes._boxes, weights, positions, near)
 
 
@@ -217,8 +219,9 @@ def curriculum(
     >>> int(next(iter(loader)).ids.max()) < 25
     True
     """
-    if pace not in ("linear", "root") and not _whole(pace, 1):
-        raise ConfigError(f"pace={pace!r}: give 'linear', 'root' or a number of steps")
+    if not _whole(pace, 1):
+        pace = choice("pace", pace, ("linear", "root"))  # type: ignore[assignment]
+    start, epochs = number("start", start, 0.0, 1.0), number("epochs", epochs, 0.0)
     return Drawn.curriculum(
         _numbers("difficulty", difficulty).astype(np.float64), start, epochs, pace, _positions(positions)
     )
@@ -239,7 +242,7 @@ def hard(power: float = 1.0, *, even: float = 0.1, newness: float = 0.5, positio
             forgets them. By default 0.5.
         positions: ids in an epoch, an int; by default the number of samples.
     """
-    return Drawn.fed("hard", power, even, newness, _positions(positions))
+    return _fed("hard", "power", power, even, newness, positions)
 
 
 def focal(gamma: float = 2.0, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
@@ -251,7 +254,7 @@ def focal(gamma: float = 2.0, *, even: float = 0.1, newness: float = 0.5, positi
         newness: as of `hard`.
         positions: as of `hard`.
     """
-    return Drawn.fed("focal", gamma, even, newness, _positions(positions))
+    return _fed("focal", "gamma", gamma, even, newness, positions)
 
 
 def importance(gain: float = 1.5, *, even: float = 0.1, newness: float = 0.5, positions: int | None = None) -> Drawn:
@@ -269,7 +272,13 @@ def importance(gain: float = 1.5, *, even: float = 0.1, newness: float = 0.5, po
         newness: as of `hard`.
         positions: as of `hard`.
     """
-    return Drawn.fed("importance", gain, even, newness, _positions(positions))
+    return _fed("importance", "gain", gain, even, newness, positions)
+
+
+def _fed(rule: str, name: str, strength: float, even: float, newness: float, positions: int | None) -> Drawn:
+    """Return a sampler that learns from losses."""
+    rest = number("even", even, 0.0, 1.0), number("newness", newness, 0.0, 1.0)
+    return Drawn.fed(rule, number(name, strength, 0.0), *rest, _positions(positions))
 
 
 def _whole(given: object, least: int) -> bool:
@@ -289,28 +298,31 @@ def _block(block: int | None) -> int | None:
 
 
 def _numbers(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(given)
-    if array.ndim != 1 or array.dtype.kind not in "fiub":
-        raise ConfigError(f"{name} must be one row of numbers, not {array.dtype} of shape {array.shape}")
-    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)
+    row = as_array(name, given)
+    if row.ndim != 1 or row.dtype.kind not in "fiub":
+        raise ConfigError(f"{name} must be one row of numbers, not {row.dtype} of shape {row.shape}")
+    return np.ascontiguousarray(row, np.float32 if row.dtype == np.float32 else np.float64)
 
 
 def _classes(labels: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     """Return labels as integers from 0 without gaps."""
-    array = np.asarray(labels)
-    if array.dtype == object and any(label is None for label in array.ravel()):
-        raise ConfigError(f"the label of id {[label is None for label in array.ravel()].index(True)} is None")
-    if array.ndim != 1:
-        raise ConfigError(f"labels must be one row, not of shape {array.shape}")
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        raise ConfigError(f"the label of id {np.flatnonzero(np.isnan(array))[0]} is NaN")
-    whole = array.dtype.kind in "iub" and array.size > 0
-    if whole and array.min() >= 0 and array.max() < 1 << 24:
+    row = as_array("labels", labels)
+    if row.dtype == object and any(label is None for label in row.ravel()):
+        raise ConfigError(f"the label of id {[label is None for label in row.ravel()].index(True)} is None")
+    if row.ndim != 1:
+        raise ConfigError(f"labels must be one row, not of shape {row.shape}")
+    if row.dtype.kind == "f" and np.isnan(row).any():
+        raise ConfigError(f"the label of id {np.flatnonzero(np.isnan(row))[0]} is NaN")
+    whole = row.dtype.kind in "iub" and row.size > 0
+    if whole and row.min() >= 0 and row.max() < 1 << 24:
         # Without a sort, which takes longest where there are many labels.
-        there = np.bincount(array) > 0
+        there = np.bincount(row) > 0
         if there.all():
-            return np.ascontiguousarray(array, np.uint32)
-        dense: npt.NDArray[np.uint32] = (np.cumsum(there, dtype=np.uint32) - 1)[array].astype(np.uint32)
+            return np.ascontiguousarray(row, np.uint32)
+        dense: npt.NDArray[np.uint32] = (np.cumsum(there, dtype=np.uint32) - 1)[row].astype(np.uint32)
         return dense
-    numbers: npt.NDArray[np.intp] = np.unique(array, return_inverse=True)[1]
-    return numbers.astype(np.uint32)
+    try:
+        ranked: npt.NDArray[np.intp] = np.unique(row, return_inverse=True)[1]
+    except TypeError:
+        raise refused("labels", labels, "labels that can be sorted, such as ints or text") from None
+    return ranked.astype(np.uint32)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
-from tidegate.errors import ConfigError, DataError, DataWarning
-from tidegate.options import flag, integer, number, refused
+from tidegate.errors import ConfigError, DataError, DataWarning, warn
+from tidegate.options import as_array, dtype_of, flag, integer, number, refused, text
 
 __all__ = ["Source", "open", "synthetic", "tokens"]
 
@@ -67,7 +67,8 @@ class Source:
     def __repr__(self) -> str:
         missing = self.missing
         lacking = {name: f" ({missing[name]} missing)" for name in missing}
-        fields = ", ".join(f"{name}: {kind}{lacking.get(name, '')}" for name, kind in self.schema.items())
+        kinds = self.schema | {name: f"int, {unit}" for name, unit in self.units.items()}
+        fields = ", ".join(f"{name}: {kind}{lacking.get(name, '')}" for name, kind in kinds.items())
         left_out = "".join(f"; left out: {what}" for what in self.left_out)
         left_out += "".join(f"; uncertain: {what}" for what in self.uncertain)
         return f"{type(self).__name__}({self._inner.name!r}, {len(self)} samples, {fields}{left_out})"
@@ -84,6 +85,14 @@ class Source:
     def schema(self) -> dict[str, str]:
         """{field: kind}, such as `{"image": "image", "label": "int"}`."""
         return self._inner.schema()
+
+    @property
+    def units(self) -> dict[str, str]:
+        """{field: dtype} of the fields of times, as NumPy calls what their integers count.
+
+        `batch["time"].view(source.units["time"])` are the times, of a zone in UTC.
+        """
+        return self._inner.units()
 
     @property
     def uncertain(self) -> list[str]:
@@ -114,8 +123,11 @@ class Source:
         return self._inner.fingerprint
 
     def key(self, id: int) -> str:
-        """Return the name of sample `id`, such as its path below the folder."""
-        return self._inner.key(id)
+        """Return the name of sample `id`, such as its path below the folder.
+
+        Negative numbers count from the end. Raises IndexError past the end.
+        """
+        return self._inner.key(self._id(id))
 
     def select(self, ids: Iterable[int]) -> Source:
         """Return a source of the samples `ids`, in that order; an id may repeat.
@@ -127,10 +139,7 @@ class Source:
         """
         if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
             raise refused("ids", ids, "the numbers of samples, such as [3, 1, 4]")
-        try:
-            chosen = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
-        except (ValueError, OverflowError) as error:
-            raise ConfigError(f"ids must be one row of integers: {error}") from None
+        chosen = as_array("ids", ids if hasattr(ids, "__array__") else list(ids), what="one row of integers")
         if chosen.ndim != 1 or (chosen.dtype.kind not in "iu" and chosen.size):
             hint = "; np.flatnonzero makes ids of a mask" if chosen.dtype == bool else ""
             raise ConfigError(f"ids must be one row of integers, not {chosen.dtype} of shape {chosen.shape}{hint}")
@@ -168,6 +177,10 @@ class Source:
         >>> len(synthetic(10, 8).filter("id", lambda x: x % 2 == 0))
         5
         """
+        if not isinstance(field, str):
+            raise refused("field", field, "the name of a field")
+        if not callable(keep):
+            raise refused("keep", keep, "a function")
         return self.select(i for i, sample in enumerate(self) if field in sample and keep(sample[field]))
 
 
@@ -231,14 +244,12 @@ def open(
         found = f"{inner.name}: {'; '.join(doubts)}"
         if flag("strict", strict):
             raise DataError(found)
-        warnings.warn(found, DataWarning, stacklevel=2)
+        warn(found)
     folder = inner.temporary_index()
     if folder is not None:
-        warnings.warn(
+        warn(
             f"{inner.name}: the index is in {folder}, because neither the folder of the data nor the user's cache "
-            "folder can be written: it may have to be made again",
-            DataWarning,
-            stacklevel=2,
+            "folder can be written: it may have to be made again"
         )
     return source
 
@@ -271,7 +282,7 @@ def tokens(url: str | os.PathLike[str], length: int, *, dtype: npt.DTypeLike | N
     >>> len(tokens(path, 100, dtype="uint16"))
     9
     """
-    wanted = None if dtype is None else np.dtype(dtype)
+    wanted = None if dtype is None else dtype_of("dtype", dtype)
     if wanted is not None and not wanted.isnative:
         raise ConfigError(f"tokens of {wanted!r}: files are read in the byte order of this machine")
     where, length, name = location(url), integer("length", length, 1), None if wanted is None else wanted.name
@@ -300,9 +311,22 @@ def location(url: Any) -> str:
     """Return a path, a pattern or a URL as text, with `~` replaced by the home folder."""
     if not isinstance(url, str | os.PathLike):
         raise refused("url", url, "a path, a pattern or a URL")
-    text = os.fsdecode(os.fspath(url))
-    kind = LIBSVM if text.startswith(LIBSVM) else ""
-    return kind + os.path.expanduser(text.removeprefix(kind))
+    where = text("url", os.fsdecode(os.fspath(url)), "a path, a pattern or a URL, in UTF-8")
+    kind = LIBSVM if where.startswith(LIBSVM) else ""
+    return kind + os.path.expanduser(where.removeprefix(kind))
+
+
+def opened(source: Any) -> Source:
+    """Return a source as it is, or the one at a path, a pattern or a URL."""
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, list | tuple):
+        raise ConfigError(
+            "source is a list: name several files with a pattern, such as 'shards/*.tar' or 'shards/{000..099}.tar'"
+        )
+    if not isinstance(source, str | os.PathLike):
+        raise refused("source", source, "a path, a pattern, a URL or a Source, as tg.open returns")
+    return open(source)
 
 
 def absolute(where: str) -> str:

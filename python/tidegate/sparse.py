@@ -15,7 +15,7 @@ Memory: the arrays that were given, outside of any budget.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from tidegate import _tidegate
 from tidegate.batch import Batch
 from tidegate.errors import ConfigError, DataError
+from tidegate.options import as_array, flag, integer, integers, is_row, refused
 from tidegate.source import Source
 
 if TYPE_CHECKING:
@@ -45,11 +46,18 @@ class Batches(Protocol):
         ...
 
 
-def _line(x: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(x)
-    if array.ndim != 1:
-        raise ConfigError(f"an array of shape {array.shape}: give one axis")
-    return np.ascontiguousarray(array)
+def _line(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+    row = as_array(name, x)
+    if row.ndim != 1 or row.dtype.kind not in "biufcV":
+        raise ConfigError(f"{name} of {row.dtype} and of shape {row.shape}: give one axis of numbers")
+    return np.ascontiguousarray(row)
+
+
+def _sides(shape: Sequence[int]) -> tuple[int, int]:
+    sides = integers("shape", shape, 0)
+    if len(sides) != 2:
+        raise refused("shape", shape, "the numbers of rows and of columns")
+    return sides[0], sides[1]
 
 
 def _of_format(matrix: Any, wanted: str) -> None:
@@ -77,12 +85,12 @@ def _as(dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 def _like(indices: npt.ArrayLike, indptr: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return the indices; an empty array gets the dtype of `indptr`."""
-    places = _line(indices)
-    return places if places.size else places.astype(np.asarray(indptr).dtype)
+    places = _line("indices", indices)
+    return places if places.size else places.astype(as_array("indptr", indptr).dtype)
 
 
 def _threads(threads: int | None) -> int:
-    return len(os.sched_getaffinity(0)) if threads is None else threads
+    return len(os.sched_getaffinity(0)) if threads is None else integer("threads", threads, 1, 2**16)
 
 
 class _Matrix:
@@ -133,7 +141,7 @@ class _Matrix:
         Returns an array of shape (rows,) or (rows, n). Raises ConfigError for other shapes, and
         for a dtype that the entries cannot hold.
         """
-        dense = _as(np.asarray(other), self.dtype)
+        dense = _as(as_array("other", other), self.dtype)
         if dense.ndim not in (1, 2) or len(dense) != self.shape[1]:
             raise ConfigError(
                 f"a matrix of {self.shape} times an array of {dense.shape}: its rows must be {self.shape[1]}"
@@ -183,9 +191,12 @@ class CSR(_Matrix):
         *,
         sorted: bool = True,
     ) -> None:
-        rows, cols = shape
         self._inner: _tidegate.Csr = _tidegate.Csr(
-            _line(indptr), _like(indices, indptr), _line(data), (rows, cols), sorted
+            _line("indptr", indptr),
+            _like(indices, indptr),
+            _line("data", data),
+            _sides(shape),
+            flag("sorted", sorted),
         )
 
     @classmethod
@@ -203,6 +214,8 @@ class CSR(_Matrix):
     @classmethod
     def from_torch(cls, tensor: Any) -> Self:
         """Use the memory of a `sparse_csr` tensor on the CPU, without a copy."""
+        if "sparse_csr" not in str(getattr(tensor, "layout", "")):
+            raise refused("tensor", tensor, "a tensor in the layout torch.sparse_csr: give tensor.to_sparse_csr()")
         return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
 
     @classmethod
@@ -218,6 +231,12 @@ class CSR(_Matrix):
         Rows need not be sorted. Raises ConfigError where the two fields differ in length,
         DataError for columns past the end.
         """
+        if not isinstance(batch, Mapping):
+            raise refused("batch", batch, "a batch of a loader")
+        for name, field in (("indices", indices), ("values", values)):
+            if not isinstance(field, str) or field not in batch:
+                raise refused(name, field, f"a field of the batch, which has {', '.join(map(str, batch))}")
+        columns = integer("columns", columns, 0)
         places, entries = batch[indices], batch[values]
         if isinstance(places, np.ndarray) and isinstance(entries, np.ndarray):
             # Rows of one length.
@@ -236,11 +255,11 @@ class CSR(_Matrix):
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
         """Return the nonzero entries of a dense matrix."""
-        array = np.ascontiguousarray(dense)
-        if array.ndim != 2:
-            raise ConfigError(f"an array of {array.shape}: a matrix has two axes")
-        rows, cols = array.shape
-        return cls._of(_tidegate.Csr.from_dense(array.reshape(-1), (rows, cols), max(array.size, cols) >= _NARROW))
+        matrix = np.ascontiguousarray(as_array("dense", dense))
+        if matrix.ndim != 2:
+            raise ConfigError(f"an array of {matrix.shape}: a matrix has two axes")
+        rows, cols = matrix.shape
+        return cls._of(_tidegate.Csr.from_dense(matrix.reshape(-1), (rows, cols), max(matrix.size, cols) >= _NARROW))
 
     @property
     def data(self) -> npt.NDArray[Any]:
@@ -265,7 +284,7 @@ class CSR(_Matrix):
 
         Returns an array of shape (columns,).
         """
-        flat = _line(_as(np.asarray(vector), self.dtype))
+        flat = _line("vector", _as(as_array("vector", vector), self.dtype))
         if len(flat) != self.shape[0]:
             raise ConfigError(f"a vector of {len(flat)} for {self.shape[0]} rows")
         return self._inner.transposed_product(flat)
@@ -309,12 +328,12 @@ class BSR(_Matrix):
     def __init__(
         self, indptr: npt.ArrayLike, indices: npt.ArrayLike, data: npt.ArrayLike, shape: Sequence[int]
     ) -> None:
-        blocks = np.ascontiguousarray(data)
+        blocks = np.ascontiguousarray(as_array("data", data))
         if blocks.ndim != 3:
             raise ConfigError(f"blocks as an array of {blocks.ndim} axes: give (blocks, height, width)")
-        (rows, cols), (height, width) = shape, blocks.shape[1:]
+        (rows, cols), (height, width) = _sides(shape), blocks.shape[1:]
         self._inner: _tidegate.Bsr = _tidegate.Bsr(
-            _line(indptr), _like(indices, indptr), blocks.reshape(-1), (rows, cols), (height, width)
+            _line("indptr", indptr), _like(indices, indptr), blocks.reshape(-1), (rows, cols), (height, width)
         )
 
     @classmethod
@@ -332,6 +351,8 @@ class BSR(_Matrix):
     @classmethod
     def from_torch(cls, tensor: Any) -> Self:
         """Use the memory of a `sparse_bsr` tensor on the CPU, without a copy."""
+        if "sparse_bsr" not in str(getattr(tensor, "layout", "")):
+            raise refused("tensor", tensor, "a tensor in the layout torch.sparse_bsr: give tensor.to_sparse_bsr(...)")
         return cls(tensor.crow_indices(), tensor.col_indices(), tensor.values().detach(), tensor.shape)
 
     @property
@@ -377,10 +398,12 @@ class COO:
     """
 
     def __init__(self, coords: Sequence[npt.ArrayLike], data: npt.ArrayLike, shape: Sequence[int]) -> None:
-        entries = _line(data)
+        entries = _line("data", data)
+        if isinstance(coords, str | bytes) or not is_row(coords):
+            raise refused("coords", coords, "a row of indices for each axis")
         # Without entries, lists of their indices have no dtype.
-        places = [_line(axis) if len(entries) else np.zeros(0, np.int32) for axis in coords]
-        self._inner = _tidegate.Coo(places, entries, list(shape))
+        places = [_line("coords", axis) if len(entries) else np.zeros(0, np.int32) for axis in coords]
+        self._inner = _tidegate.Coo(places, entries, integers("shape", shape, 0))
 
     @classmethod
     def _of(cls, inner: _tidegate.Coo) -> Self:
@@ -398,10 +421,10 @@ class COO:
     @classmethod
     def from_dense(cls, dense: npt.ArrayLike) -> Self:
         """Return the nonzero entries of a dense array."""
-        array = np.asarray(dense)
-        wide = max(array.shape, default=0) >= _NARROW
-        flat = np.ascontiguousarray(array).reshape(-1)
-        return cls._of(_tidegate.Coo.from_dense(flat, list(array.shape), wide))
+        given = as_array("dense", dense)
+        wide = max(given.shape, default=0) >= _NARROW
+        flat = np.ascontiguousarray(given).reshape(-1)
+        return cls._of(_tidegate.Coo.from_dense(flat, list(given.shape), wide))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -472,7 +495,11 @@ def product(
     DataError where the loader leaves samples out: by `drop_last`, `on_error="skip"`, or because
     other ranks get them.
     """
-    matrix = np.asarray(dense)
+    matrix = as_array("dense", dense)
+    if not isinstance(getattr(loader, "source", None), Source):
+        raise refused("loader", loader, "a Loader over sparse rows")
+    if matrix.ndim not in (1, 2):
+        raise refused("dense", dense, "a vector or a matrix")
     columns = loader.source.columns
     if columns is not None and len(matrix) < columns:
         raise ConfigError(f"an array of {matrix.shape} for rows of {columns} columns: give {columns} rows")

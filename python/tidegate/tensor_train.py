@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import index as index_of
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError, DataError
+from tidegate.options import as_array, as_path, refused
 
 if TYPE_CHECKING:
     # typing has it from Python 3.11 on; type checkers know this module without an installation.
@@ -71,7 +72,7 @@ class _Train:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the cores to a safetensors file."""
-        self._inner.save(fspath(path))
+        self._inner.save(as_path("path", path))
 
 
 class TensorTrain(_Train):
@@ -101,7 +102,7 @@ class TensorTrain(_Train):
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
         """Read a file that `save` wrote."""
-        return cls(_tidegate.Train.load(fspath(path), False))
+        return cls(_tidegate.Train.load(as_path("path", path), False))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -171,7 +172,7 @@ class TTMatrix(_Train):
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
         """Read a file that `save` wrote."""
-        return cls(_tidegate.Train.load(fspath(path), True))
+        return cls(_tidegate.Train.load(as_path("path", path), True))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -193,7 +194,9 @@ class TTMatrix(_Train):
 
         Returns an array of the shape of `rows` plus one axis of columns.
         """
-        wanted = np.asarray(rows)
+        wanted = as_array("rows", rows)
+        if wanted.dtype.kind not in "iu" and wanted.size:
+            raise refused("rows", rows, "ints")
         if wanted.size and wanted.min() < 0:
             raise ConfigError(f"row {wanted.min()}: rows are counted from 0")
         return self._inner.rows(wanted.reshape(-1).tolist()).reshape(*wanted.shape, self.shape[1])
@@ -211,10 +214,11 @@ def _index(index: int, side: int) -> int:
 
 
 def _real(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(x)
-    if np.iscomplexobj(array):
+    given = as_array("x", x)
+    if np.iscomplexobj(given):
         raise ConfigError("complex numbers: decompose or multiply the real and imaginary parts separately")
-    return np.asarray(array, dtype=np.float64, order="C")
+    # Of a number, NumPy would make an array of one axis.
+    return as_array("x", given, np.float64).reshape(given.shape)
 
 
 def _listed(cores: Sequence[npt.ArrayLike]) -> list[tuple[int, int, int, list[float]]]:

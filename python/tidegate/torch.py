@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tidegate.batch import Batch
+from tidegate.options import refused
 from tidegate.sparse import BSR, COO, CSR
 
 __all__ = ["array_of", "gathered", "sample_tensors", "sparse", "tensor", "tensors"]
@@ -24,6 +25,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     >>> tensor(np.ones((2, 3), np.float32)).shape
     torch.Size([2, 3])
     """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcV":
+        raise refused("array", array, "a NumPy array of numbers")
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -57,6 +60,8 @@ def sparse(array: CSR | BSR | COO) -> torch.Tensor:
     >>> sparse(CSR.from_dense(np.eye(2, dtype="float32"))).values()
     tensor([1., 1.])
     """
+    if not isinstance(array, CSR | BSR | COO):
+        raise refused("array", array, "a CSR, a BSR or a COO")
     # As the user has set it; torch warns where it is left out.
     invariants = torch.sparse.check_sparse_tensor_invariants
     check: bool = invariants.is_enabled()  # type: ignore[no-untyped-call, unused-ignore]
@@ -73,6 +78,8 @@ def tensors(batch: Batch) -> Batch:
 
     `Ragged` columns, ids and the mask stay NumPy arrays.
     """
+    if not isinstance(batch, Batch):
+        raise refused("batch", batch, "a batch of a loader")
     for name, column in batch.items():
         if isinstance(column, np.ndarray):
             batch[name] = tensor(column)
@@ -87,6 +94,8 @@ def sample_tensors(sample: dict[str, Any]) -> dict[str, Any]:
     >>> sample_tensors({"x": np.ones(2, "float32"), "name": "a"})
     {'x': tensor([1., 1.]), 'name': 'a'}
     """
+    if not isinstance(sample, dict):
+        raise refused("sample", sample, "a dict of fields")
     return {
         name: tensor(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
         for name, value in sample.items()

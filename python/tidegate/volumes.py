@@ -19,6 +19,7 @@ from tidegate import _tidegate
 from tidegate._tidegate import Budget
 from tidegate.deprecation import renamed
 from tidegate.errors import ConfigError, PatchTooLargeError
+from tidegate.options import as_array, choice, integer, integers, is_row, number, numbers, refused, text
 from tidegate.source import Recipe, Source, absolute, location
 
 __all__ = ["Boxes", "Predictions", "Volume", "pyramid", "volume"]
@@ -69,7 +70,7 @@ class Volume(Source):
         """
         options = {
             "field": array,
-            "ignore": [int(label) for label in ignore],
+            "ignore": integers("ignore", ignore, -(2**63)),
             "block": self._block(block),
             "force": force,
         }
@@ -98,14 +99,14 @@ class Volume(Source):
                 eighth of a patch.
             memory: the budget, as of `boxes`.
         """
-        options = {"field": array, "tolerance": float(tolerance), "block": self._block(block)}
+        options = {"field": array, "tolerance": number("tolerance", tolerance, 0.0), "block": self._block(block)}
         budget = memory if isinstance(memory, Budget) else Budget(memory)
         return Boxes._of(self._volume.refine(json.dumps(options), budget))
 
     def _block(self, block: int | Sequence[int] | None) -> list[int] | None:
-        if isinstance(block, int):
-            return [block] * len(self.origin(0))
-        return None if block is None else [int(side) for side in block]
+        if block is None or is_row(block):
+            return None if block is None else integers("block", block, 1)
+        return [integer("block", block, 1)] * len(self.origin(0))
 
     def predictions(
         self,
@@ -143,10 +144,10 @@ class Volume(Source):
                 chunks, and wants the patches that these need.
         """
         options = {
-            "channels": int(channels),
+            "channels": integer("channels", channels, 1),
             "argmax": bool(argmax),
             "dtype": None if dtype is None else str(dtype),
-            "chunks": None if chunks is None else [int(side) for side in chunks],
+            "chunks": None if chunks is None else integers("chunks", chunks, 1),
             "blend": blend,
             # Half of a shared budget is for the loader.
             "sums_bytes": memory.cap_bytes // 2 if isinstance(memory, Budget) else None,
@@ -156,11 +157,11 @@ class Volume(Source):
         budget = memory if isinstance(memory, Budget) else Budget(memory)
         patch = tuple(self._fields[0][2][-len(self.origin(0)) :])
         stitch = _tidegate.Stitch(self._volume, folder, json.dumps(options), budget)
-        return Predictions(stitch, (int(channels), *patch))
+        return Predictions(stitch, (integer("channels", channels, 1), *patch))
 
     def nearest(self, origin: Sequence[int]) -> int:
         """Return the id of the patch nearest to `origin`, in voxels of the first array."""
-        return self._volume.nearest([int(at) for at in origin])
+        return self._volume.nearest(integers("origin", origin, -(2**63)))
 
 
 class Predictions:
@@ -187,8 +188,8 @@ class Predictions:
         Raises ConfigError for another shape, and BudgetError where the budget cannot hold the sums
         of one chunk.
         """
-        numbers = np.ascontiguousarray(predictions, np.float32)
-        which = np.ascontiguousarray(ids, np.uint64).ravel()
+        numbers = as_array("predictions", predictions, np.float32)
+        which = as_array("ids", ids, np.uint64, "ids of patches").ravel()
         shapes = [(len(which), *self._shape)]
         if self._shape[0] == 1:
             shapes.append((len(which), *self._shape[1:]))
@@ -252,8 +253,8 @@ class Boxes:
         weights: npt.ArrayLike | None = None,
         array: int = 0,
     ) -> None:
-        labels = np.ascontiguousarray(classes, np.int64).ravel()
-        first, end = np.ascontiguousarray(low, np.int64), np.ascontiguousarray(high, np.int64)
+        labels = as_array("classes", classes, np.int64).ravel()
+        first, end = as_array("low", low, np.int64), as_array("high", high, np.int64)
         if first.ndim != 2 or first.shape != end.shape or len(first) != len(labels):
             raise ConfigError(
                 f"{len(labels)} classes, low of shape {first.shape} and high of shape {end.shape}: give both corners "
@@ -263,11 +264,11 @@ class Boxes:
             raise ConfigError(f"box {int((end <= first).any(1).argmax())} has no voxels: high must be above low")
         if len(first) and (np.abs(first).max() >= 2**31 or (end - first).max() >= 2**32):
             raise ConfigError("boxes must be below voxel 2**31")
-        shares = np.ones(len(labels), np.float32) if weights is None else np.ascontiguousarray(weights, np.float32)
+        shares = np.ones(len(labels), np.float32) if weights is None else as_array("weights", weights, np.float32)
         if shares.shape != labels.shape:
             raise ConfigError(f"{shares.size} weights for {len(labels)} boxes: give one for each")
         sizes = (end - first).astype(np.uint32)
-        self._boxes = _tidegate.Boxes(labels, shares, first.astype(np.int32), sizes, array)
+        self._boxes = _tidegate.Boxes(labels, shares, first.astype(np.int32), sizes, integer("array", array, 0))
 
     @classmethod
     def _of(cls, inner: _tidegate.Boxes) -> Boxes:
@@ -308,6 +309,7 @@ def volume(
     scale: int | Lengths | Mapping[str, int | Lengths] | None = None,
     stride: int | Sequence[int] | None = None,
     pad: str | None = None,
+    missing: Literal["fill", "error"] = "fill",
 ) -> Volume:
     """Open arrays of a Zarr store (version 2 or 3, local or remote) as a source of patches.
 
@@ -328,10 +330,14 @@ def volume(
             voxel at which the patches of all arrays begin.
         pad: "constant", "edge" or "reflect": patches may extend over the border by less than half.
             By default they may not.
+        missing: what a chunk is that is not stored: "fill" (default), the array's fill value, or
+            "error", which fails the patches that need it. The report counts both.
 
     Raises DataError for arrays that are missing or damaged, ConfigError for arrays that cannot be
     aligned, PatchTooLargeError for a patch with more voxels than its array.
     """
+    if not isinstance(array, str | Mapping):
+        raise refused("array", array, "the path of an array, or {field: path}")
     paths = {"data": array} if isinstance(array, str) else dict(array)
     if not paths:
         raise ConfigError('a volume needs an array, such as array="path" or array={"name": "path"}')
@@ -343,20 +349,21 @@ def volume(
             raise ConfigError(f"{what} names {sorted(unknown)}, which are not among the arrays {list(paths)}")
     if first not in patches:
         raise ConfigError(f"patch needs a shape for {first!r}, the first array")
-    shape = [int(side) for side in patches.pop(first)]
+    shape = integers("patch", patches.pop(first), 1)
     options = {
         "arrays": [
             {
                 "name": name,
                 "path": str(path),
                 "scale": _scale(scales.get(name)),
-                "patch": [int(side) for side in patches[name]] if name in patches else None,
+                "patch": integers("patch", patches[name], 1) if name in patches else None,
             }
             for name, path in paths.items()
         ],
         "patch": shape,
         "stride": _stride(stride, len(shape)),
-        "pad": pad or "none",
+        "pad": "none" if pad is None else choice("pad", pad, ["constant", "edge", "reflect"]),
+        "missing": choice("missing", missing, ["fill", "error"]),
     }
     return _volume(location(url), json.dumps(options))
 
@@ -382,7 +389,7 @@ def pyramid(url: str | os.PathLike[str], *, array: str = "", patch: Sequence[int
     the patch.
     """
     levels = []
-    for level in reversed(range(len(_tidegate.levels(str(url), array)))):
+    for level in reversed(range(len(_tidegate.levels(location(url), text("array", array))))):
         try:
             levels.append(volume(url, array=array, patch=patch, scale=level, **options))
         except PatchTooLargeError:
@@ -394,8 +401,12 @@ def pyramid(url: str | os.PathLike[str], *, array: str = "", patch: Sequence[int
 def _stride(stride: int | Sequence[int] | None, axes: int) -> list[int] | None:
     if stride is None:
         return None
-    return [stride] * axes if isinstance(stride, int) else [int(step) for step in stride]
+    return integers("stride", stride, 1) if is_row(stride) else [integer("stride", stride, 1)] * axes
 
 
 def _scale(scale: int | Lengths | None) -> int | list[float] | None:
-    return scale if scale is None or isinstance(scale, int) else [float(length) for length in scale]
+    if scale is None:
+        return None
+    if is_row(scale):
+        return numbers("scale", scale, len(scale), "the lengths of voxels")
+    return integer("scale", scale, 0)

@@ -41,7 +41,8 @@ fn wrong(what: String) -> PyErr {
 /// values.
 fn array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     without_nulls(given)?;
-    let array = given.py().import("numpy")?.call_method1("asarray", (given,))?;
+    let array = given.py().import("numpy")?.call_method1("asarray", (given,));
+    let array = array.map_err(|e| wrong(format!("values that make no array: {}", e.value(given.py()))))?;
     Ok(array.cast_into::<PyUntypedArray>()?)
 }
 
@@ -137,7 +138,9 @@ fn listed<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Values<'py>> {
     for (at, item) in array.call_method0("ravel")?.call_method0("tolist")?.try_iter()?.enumerate() {
         let item = item?;
         if let Ok(text) = item.cast::<PyString>() {
-            bytes.extend(text.to_str()?.as_bytes());
+            let text = text.to_str();
+            let text = text.map_err(|_| wrong(format!("the text at {at} has what UTF-8 cannot hold")))?;
+            bytes.extend(text.as_bytes());
         } else if let Ok(raw) = item.cast::<PyBytes>() {
             bytes.extend(raw.as_bytes());
         } else {

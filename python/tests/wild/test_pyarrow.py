@@ -15,6 +15,8 @@ import pytest
 from compare import either, ours, refused, same, warned
 from made import encoded, parquet, picture
 
+import tidegate as tg
+
 D = decimal.Decimal
 DAY = datetime.datetime(2024, 2, 29, 12, 30, 15)
 
@@ -300,3 +302,32 @@ def test_a_file_cut_short_is_refused(tmp_path):
     with pytest.raises(pa.ArrowInvalid):
         pq.read_table(path)
     refused(path, "Corrupt footer: the file is damaged")
+
+
+def test_times_say_what_they_count(tmp_path):
+    path = parquet(tmp_path / "a.parquet", SAME["times"])
+    source = tg.open(path)
+    assert source.units == {
+        "s": "datetime64[ms]",
+        "us": "datetime64[us]",
+        "zone": "datetime64[ns]",
+        "day": "datetime64[D]",
+        "of_day": "timedelta64[us]",
+        "span": "timedelta64[us]",
+    }
+    assert "zone: int, datetime64[ns]" in repr(source)
+    assert source.select([0]).units == source.units
+    (batch,) = tg.Loader(source.select([0]), batch_size=1, memory="48MiB")
+    assert batch["us"].view(source.units["us"])[0] == np.datetime64(DAY)
+    assert batch["day"].view(source.units["day"])[0] == np.datetime64(DAY.date())
+
+
+def test_tensors_with_permuted_axes_are_said(tmp_path):
+    kind = pa.fixed_shape_tensor(pa.int16(), (2, 3), permutation=[1, 0])
+    values = pa.FixedSizeListArray.from_arrays(pa.array(range(12), pa.int16()), 6)
+    table = pa.table({"x": pa.ExtensionArray.from_storage(kind, values)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.warns(tg.DataWarning, match='column "x" holds tensors whose axes are permuted'):
+        source = tg.open(tmp_path / "a.parquet")
+    (batch,) = tg.Loader(source, batch_size=2, memory="48MiB")
+    assert batch["x"].tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]

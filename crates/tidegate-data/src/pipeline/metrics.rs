@@ -49,6 +49,8 @@ tidegate_core::metrics! {
         counter wanted_chunks: Count,
         /// Volumes: chunks decoded.
         counter decoded_chunks: Count,
+        /// Volumes: chunks among those decoded that are not stored, and have the fill value.
+        counter absent_chunks: Count,
         /// Samples from the memory cache; volumes: chunks from the cache, or already on their way
         /// for another patch.
         counter hits: Count,

@@ -9,7 +9,7 @@ use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Decimal128Type;
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
-use arrow_schema::{DataType, Field as ArrowField};
+use arrow_schema::{DataType, Field as ArrowField, TimeUnit};
 use tidegate_decode::Kind;
 
 /// A cast that is an error where a value does not fit. Arrow's own makes it null.
@@ -32,16 +32,45 @@ pub(super) fn keeps_digits(array: &ArrayRef, into: &DataType) -> Result<(), Stri
     }
 }
 
-/// The shape that a field declares for its lists of a fixed length (Arrow's canonical extension
-/// `arrow.fixed_shape_tensor`), if its axes are in the usual order.
+/// Arrow's canonical extension for tensors of one shape.
+const TENSOR: &str = "arrow.fixed_shape_tensor";
+
+/// The shape that a field declares for its lists of a fixed length, if its axes are in the usual
+/// order.
 pub(super) fn tensor_shape(field: &ArrowField) -> Option<Vec<usize>> {
-    if field.extension_type_name() != Some("arrow.fixed_shape_tensor") {
+    if field.extension_type_name() != Some(TENSOR) {
         return None;
     }
     let note: serde_json::Value = serde_json::from_str(field.extension_type_metadata()?).ok()?;
     let numbers = |key: &str| -> Option<Vec<usize>> { serde_json::from_value(note.get(key)?.clone()).ok() };
     let usual = |axes: Vec<usize>| axes.iter().enumerate().all(|(i, axis)| i == *axis);
     numbers("permutation").is_none_or(usual).then(|| numbers("shape")).flatten()
+}
+
+/// Whether a field holds tensors whose axes are in another order than their elements.
+pub(super) fn is_permuted(field: &ArrowField) -> bool {
+    field.extension_type_name() == Some(TENSOR) && tensor_shape(field).is_none()
+}
+
+/// What the integers of a type of times count, as NumPy's dtype: "datetime64[us]".
+pub(super) fn unit(stored: &DataType) -> Option<String> {
+    use TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
+    let of = |unit: &TimeUnit| match unit {
+        Second => "s",
+        Millisecond => "ms",
+        Microsecond => "us",
+        Nanosecond => "ns",
+    };
+    Some(match stored {
+        DataType::Timestamp(unit, _) => format!("datetime64[{}]", of(unit)),
+        DataType::Date32 => "datetime64[D]".into(),
+        DataType::Date64 => "datetime64[ms]".into(),
+        DataType::Time32(unit) | DataType::Time64(unit) | DataType::Duration(unit) => {
+            format!("timedelta64[{}]", of(unit))
+        }
+        DataType::Dictionary(_, values) => return unit(values),
+        _ => return None,
+    })
 }
 
 /// A type that no field has, also within lists and structs, in words.

@@ -19,7 +19,9 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use serde::{Deserialize, Serialize};
 
-use super::arrow_types::{common_type, exact, is_binary, keeps_digits, kind, odd_type, tensor_shape};
+use super::arrow_types::{
+    common_type, exact, is_binary, is_permuted, keeps_digits, kind, odd_type, tensor_shape, unit,
+};
 use super::arrow_values::{Cell, MISSING, WORD, digits, has_many_digits, json, list};
 use crate::{Error, Result};
 use tidegate_decode::{Field, Kind, Schema, Value};
@@ -41,6 +43,8 @@ struct Column {
     stored: DataType,
     /// The shape of tensors that are stored as lists of a fixed length.
     tensor: Option<Vec<usize>>,
+    /// Whether it holds tensors whose axes are in another order than their elements.
+    permuted: bool,
 }
 
 /// A column as the index keeps it: name, type, shape of tensors.
@@ -84,8 +88,10 @@ pub(super) enum Cells {
 impl Columns {
     /// The fields of an Arrow schema.
     pub(crate) fn new(schema: &ArrowSchema) -> Self {
-        let column =
-            |field: &ArrowField| Column::new(field.name(), field.data_type().clone(), tensor_shape(field));
+        let column = |field: &ArrowField| Column {
+            permuted: is_permuted(field),
+            ..Column::new(field.name(), field.data_type().clone(), tensor_shape(field))
+        };
         Self { list: schema.fields().iter().map(|field| column(field)).collect() }
     }
 
@@ -97,10 +103,22 @@ impl Columns {
 
     /// What is uncertain about the types of columns: those that no field has, in words.
     pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
-        self.list.iter().filter(|column| column.kind == Kind::Json).filter_map(|column| {
-            let odd = odd_type(&column.stored)?;
-            Some(format!("column {:?} is of {odd}: it comes as JSON text, in arrow's words", column.name))
+        self.list.iter().filter_map(|Column { name, kind, stored, permuted, .. }| {
+            if *permuted {
+                return Some(format!(
+                    "column {name:?} holds tensors whose axes are permuted: their elements come in one row, as \
+                     they are stored"
+                ));
+            }
+            let odd = if *kind == Kind::Json { odd_type(stored)? } else { return None };
+            Some(format!("column {name:?} is of {odd}: it comes as JSON text, in arrow's words"))
         })
+    }
+
+    /// The columns of times, and what their integers count, as NumPy's dtype.
+    pub(crate) fn units(&self) -> Vec<(String, String)> {
+        let of = |column: &Column| Some((column.name.clone(), unit(&column.stored)?));
+        self.list.iter().filter_map(of).collect()
     }
 
     /// The fields; those in `images` were seen to hold images.
@@ -292,7 +310,7 @@ impl Column {
         if let (Kind::NdArray { shape, .. }, Some(tensor)) = (&mut kind, &tensor) {
             *shape = Some(tensor.clone());
         }
-        Self { name: name.to_owned(), bytes_of_struct, kind, stored, tensor }
+        Self { name: name.to_owned(), bytes_of_struct, kind, stored, tensor, permuted: false }
     }
 
     fn cells(&self, array: &ArrayRef) -> Result<Cells> {

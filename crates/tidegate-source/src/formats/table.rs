@@ -564,6 +564,9 @@ impl Source for Table {
     fn grouped(&self) -> Option<&dyn Grouped> {
         Some(self)
     }
+    fn units(&self) -> Vec<(String, String)> {
+        self.columns.units()
+    }
     fn content_version(&self) -> u64 {
         self.files.content_version()
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tidegate_array::kernels::boxes::{self, Beyond, Corner, MOST_AXES};
 
 use self::align::{Along, Places};
-pub use self::open::{ArrayOptions, Options, Pad, Scale, levels};
+pub use self::open::{ArrayOptions, Missing, Options, Pad, Scale, levels};
 use crate::files::KERNEL_FILE_BYTES;
 use crate::files::read::hash_version;
 use crate::zarr::{Array, Indexes};
@@ -54,6 +54,7 @@ pub struct Volume {
     parts: Vec<Part>,
     places: Vec<Places>,
     pad: Pad,
+    missing: Missing,
     schema: Schema,
     fingerprint: u64,
     sizes: ChunkSizes,
@@ -199,6 +200,12 @@ impl Chunked for Volume {
 
     fn decode_chunk(&self, chunk: u64, stored: Option<&[u8]>, into: &mut [u8]) -> Result<()> {
         let part = self.part_of(chunk);
+        if stored.is_none() && self.missing == Missing::Error {
+            let name = part.array.name(chunk - part.first_chunk);
+            return Err(Error::decode(format!(
+                "{name}: this chunk is not stored: restore it, or take the fill value with missing=\"fill\""
+            )));
+        }
         part.array.decode(chunk - part.first_chunk, stored, into)
     }
 

@@ -31,6 +31,17 @@ pub enum Pad {
     Reflect,
 }
 
+/// What a chunk is that is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// The array's fill value, as Zarr says.
+    #[default]
+    Fill,
+    /// A failure of the patches that need it.
+    Error,
+}
+
 /// Which level of an image is read.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
@@ -71,6 +82,9 @@ pub struct Options {
     /// Whether patches may cross the border, and the content there.
     #[serde(default)]
     pub pad: Pad,
+    /// What a chunk is that is not stored.
+    #[serde(default)]
+    pub missing: Missing,
 }
 
 /// The lengths of voxels of each level of an OME-NGFF image, from the finest.
@@ -144,6 +158,7 @@ impl Volume {
             parts,
             places,
             pad: options.pad,
+            missing: options.missing,
             schema,
             fingerprint,
             sizes,
@@ -396,6 +411,10 @@ fn fingerprint(parts: &[Part], options: &Options) -> u64 {
         hash.update(format!("{:?}", part.along).as_bytes());
     }
     hash.update(format!("{:?} {:?}", options.stride, options.pad).as_bytes());
+    // Caches may hold fill values for a volume that takes them.
+    if options.missing == Missing::Error {
+        hash.update(b"missing: error");
+    }
     hash.digest()
 }
 

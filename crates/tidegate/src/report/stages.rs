@@ -62,6 +62,9 @@ pub(super) fn write_memory_cache(s: &StageStats, f: &mut Formatter<'_>) -> Resul
     if s.wanted_chunks > 0 {
         let per_patch = s.wanted_chunks as f64 / s.samples.max(1) as f64;
         writeln!(f, "{} chunks were decoded; a patch needs {per_patch:.1}", s.decoded_chunks)?;
+        if s.absent_chunks > 0 {
+            writeln!(f, "{} of them are not stored, and have the fill value", s.absent_chunks)?;
+        }
     }
     Ok(())
 }

@@ -270,6 +270,7 @@ impl ChunkLane {
             let elements = &mut scratch[..bytes as usize];
             let outcome = decode_elements(source, chunk, stored, elements);
             h.metrics.decoded_chunks.add(1);
+            h.metrics.absent_chunks.add(u64::from(stored.is_none()));
             match outcome {
                 Ok(()) => {
                     for shared in h.spec.config.stores.iter().filter(|store| store.in_memory()) {
