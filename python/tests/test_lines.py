@@ -107,7 +107,8 @@ def test_text_can_be_packed(tmp_path):
     again = tg.open(tmp_path / "mds")
     assert [again[i]["text"] for i in range(50)] == [row["text"] for row in data]
     (tmp_path / "a.libsvm").write_text("1 1:1\n")
-    assert _tidegate.cli(["tidegate", "pack", str(tmp_path / "a.libsvm"), str(tmp_path / "no")]) == 1
+    assert _tidegate.cli(["tidegate", "pack", str(tmp_path / "a.libsvm"), str(tmp_path / "sparse")]) == 0
+    assert tg.open(tmp_path / "sparse").schema == {"label": "float", "indices": "ndarray", "values": "ndarray"}
 
 
 def test_tokens_come_in_sequences(tmp_path):

@@ -78,6 +78,10 @@ REFUSED = {
     "no_yaml": ("split_parts: [", "no YAML"),
     "no_list": ("split_parts: {train: 3}", "no list of shards"),
     "references": ("a: &a [x]\nb: *a", "references"),
+    "too_deep": ("- " * 100_000 + "a", "too deeply"),
+    "too_many": ("split_parts: {train: ['{0..999999}{0..999}.tar']}", "no list of shards"),
+    "outside": ("split_parts: {train: [../x.tar]}", "outside of the dataset"),
+    "elsewhere": ("split_parts: {train: [/x.tar]}", "outside of the dataset"),
 }
 
 
@@ -103,10 +107,24 @@ def test_an_index_of_wids(tmp_path, name):
     index.write_text(json.dumps({"shardlist": listed}))
     with pytest.raises(tg.DataError, match="lists 5 samples, and the shards have 4"):
         tg.open(index)
-    for url, words in [("shards/9.tar", "which is missing"), ("s3://b/9.tar", "in a store")]:
+    for url, words in [
+        ("shards/9.tar", "which is missing"),
+        ("s3://b/9.tar", "in a store"),
+        ("../9.tar", "outside of the dataset"),
+    ]:
         index.write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 3}]}))
         with pytest.raises(tg.DataError, match=words):
             tg.open(index)
     index.write_text('{"shardlist": [{"url": 3}]}')
     with pytest.raises(tg.DataError, match="url and nsamples"):
         tg.open(index)
+
+
+def test_the_splits_of_an_index_of_wids(tmp_path):
+    for i, name in enumerate(("train-0", "val-0")):
+        shard(tmp_path / f"{name}.tar", range(i + 1))
+    listed = [{"url": f"{name}.tar", "nsamples": i + 1} for i, name in enumerate(("train-0", "val-0"))]
+    (tmp_path / "index.json").write_text(json.dumps({"shardlist": listed}))
+    assert [len(tg.open(tmp_path, split=split)) for split in (None, "all", "train", "val")] == [3, 3, 1, 2]
+    with pytest.raises(tg.DataError, match='no split "test"'):
+        tg.open(tmp_path, split="test")

@@ -11,10 +11,14 @@ import time
 import warnings
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from conftest import zarr3
 from test_found import picture, tar
 
 import tidegate as tg
+from tidegate.sparse import CSR
 
 
 def folder(path, classes=("cat", "dog"), each=3):
@@ -151,3 +155,41 @@ def test_samples_without_a_field_are_never_lost(tmp_path):
     assert [sorted(sample) for sample in packed] == [["a", "b"], ["a"]]
     with pytest.raises(tg.SampleError, match='lacks field "b", and MDS has no missing values: pack it as tar'):
         tg.pack(tg.open(path).select([0, 2]), tmp_path / "mds")
+
+
+@pytest.mark.parametrize("format", ["mds", "tar"])
+def test_sparse_rows_and_lists_stay_what_they_are(tmp_path, format):
+    (tmp_path / "a.libsvm").write_text("1 1:0.5 3:2 # note\n0.5 2:1\n-1 \n")
+    source = tg.open(tmp_path / "a.libsvm")
+    rows = tg.pack(source, tmp_path / "rows", format=format)
+    ending = ".npy" if format == "tar" else ""
+    names = {"indices": f"indices{ending}", "values": f"values{ending}"}
+    # What .npy files hold has to be said.
+    said = {names["indices"]: tg.Array("uint32"), names["values"]: tg.Array("float32"), "label": tg.Float()}
+    said = said if ending else None
+    (batch,) = tg.Loader(rows, batch_size=3, memory="48MiB", fields=said)
+    (sparse,) = tg.Loader(source, batch_size=3, memory="48MiB")
+    theirs = CSR.from_batch(batch, source.columns, **names).to_scipy().toarray()
+    assert theirs.tolist() == CSR.from_batch(sparse, source.columns).to_scipy().toarray().tolist()
+    assert theirs.tolist() == [[0.5, 0, 2], [0, 1, 0], [0, 0, 0]]
+    assert batch["label"].tolist() == [1, 0.5, -1]
+
+    lists = pa.table({"x": pa.array([[0.5, 1.0], [2.0], []], pa.list_(pa.float32()))})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    packed = tg.pack(tmp_path / "lists.parquet", tmp_path / "lists", format=format)
+    said = {f"x{ending}": tg.Array("float32")} if ending else None
+    (batch,) = tg.Loader(packed, batch_size=3, memory="48MiB", fields=said)
+    assert [row.tolist() for row in batch[f"x{ending}"]] == [[0.5, 1.0], [2.0], []]
+
+
+@pytest.mark.parametrize("format", ["mds", "tar"])
+def test_patches_of_a_volume_keep_dtype_and_shape(tmp_path, format):
+    array = zarr3().create_array(tmp_path / "v", shape=(8, 8), chunks=(4, 4), dtype="uint16")
+    array[:] = np.arange(64).reshape(8, 8)
+    volume = tg.volume(tmp_path / "v", patch=(4, 4), stride=4)
+    patches = tg.pack(volume, tmp_path / "patches", format=format)
+    said = {"data.npy": tg.Array("uint16", (4, 4))} if format == "tar" else None
+    (batch,) = tg.Loader(patches, batch_size=4, memory="48MiB", fields=said)
+    column = np.asarray(list(batch["data.npy" if format == "tar" else "data"]))
+    assert (column.dtype, column.shape) == (np.uint16, (4, 4, 4))
+    np.testing.assert_array_equal(column, [volume[i]["data"] for i in range(4)])

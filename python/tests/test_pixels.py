@@ -344,3 +344,30 @@ def test_checkpoints_change_no_pixel(tmp_path, folder):
     assert "checkpoints" not in without
     with pytest.raises(tg.ConfigError, match="less than 10 KB"):
         tg.open(folder, checkpoints=True)
+
+
+def test_what_libjpeg_decodes_with_a_warning(tmp_path):
+    """Bytes too many are passed over, as COCO has them; bytes too few are filled on request."""
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype("uint8")
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name, options in (("base", {}), ("progressive", {"progressive": True})):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "JPEG", **options)
+        whole, scan = out.getvalue(), out.getvalue().index(b"\xff\xda")
+        (folder / f"{name}-end.jpg").write_bytes(whole[:-2] + b"\x12\x34\x56" * 5 + whole[-2:])
+        (folder / f"{name}-scan.jpg").write_bytes(whole[:scan] + b"\x01\x02\x03" + whole[scan:])
+        if name == "base":
+            (folder / "base-few.jpg").write_bytes(whole[:-300] + whole[-2:])
+    source = tg.open(tmp_path)
+    loader = tg.Loader(
+        source, batch_size=5, memory="48MiB", fields={"image": tg.Image(load_truncated=True)}, columns=["image"]
+    )
+    (batch,) = loader
+    for i in range(5):
+        theirs = np.asarray(Image.open(tmp_path / source.key(i)).convert("RGB"))
+        np.testing.assert_array_equal(batch["image"][i], theirs, source.key(i))
+    assert loader.report()["stages"]["filled"] == 1
+    few = next(i for i in range(5) if source.key(i).endswith("few.jpg"))
+    with pytest.raises(tg.SampleError, match=r'load_truncated=True fills the rest; on_error="skip" leaves'):
+        list(tg.Loader(source.select([few]), batch_size=1, memory="48MiB", fields={"image": tg.Image()}))

@@ -95,6 +95,17 @@ def test_a_signed_address_is_asked_for_as_it_is_and_its_signature_is_not_told(se
     with pytest.raises(tg.Error, match="permission denied") as refused:
         tg.open(url)
     assert url.partition("?")[2] not in str(refused.value)
+    for path in ("a//b.tar", "%ff.tar", "a#.tar", "a.tar"):
+        with pytest.raises(tg.Error) as refused:
+            tg.open(f"{proxy.url}/data/{path}?sig='SECRET'&x=<b>")
+        assert "SECRET" not in str(refused.value)
+
+
+def test_a_signed_address_keeps_its_percent_signs(server, store):
+    proxy = store()
+    server.put("signed/a+b {1}.tar", tar(range(2)))
+    source = tg.open(f"{proxy.url}/data/signed/a%2Bb%20%7B1%7D.tar?X-Signature=0")
+    assert [sample["bin"] for sample in source] == [content(0), content(1)]
 
 
 def test_keys_of_a_profile(one, home, monkeypatch):
@@ -113,6 +124,40 @@ def test_keys_of_a_profile(one, home, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "third")
     with pytest.raises(tg.Error, match=r"AWS_PROFILE names the profile \"third\", which neither .*credentials nor"):
         tg.open("s3://data/one/shard.tar")
+
+
+PARSED = {
+    "quoted": ('[profile "p"]\nregion = us-east-1\naws_access_key_id = quoted\naws_secret_access_key = s\n', ""),
+    "colons": ("", "[p]\naws_access_key_id: colons\naws_secret_access_key: s\n"),
+    "indented": ("", "[p]\n  aws_access_key_id = indented\naws_secret_access_key = s\n"),
+    "command": (
+        "[profile p]\naws_access_key_id = no\naws_secret_access_key = s\n"
+        """credential_process = echo '{"AccessKeyId": "command", "SecretAccessKey": "s"}'\n""",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARSED)
+def test_files_of_profiles_as_the_tools_of_aws_read_them(one, home, monkeypatch, name):
+    home(*PARSED[name])
+    monkeypatch.setenv("AWS_PROFILE", "p")
+    assert len(tg.open("s3://data/one/*.tar")) == 3
+    assert signed_by(one) == name
+
+
+def test_without_a_home_folder_nothing_of_the_working_folder_is_used(one, home, monkeypatch, tmp_path):
+    home()
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/config").write_text(f"[default]\ncredential_process = touch {tmp_path}/ran\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "")
+    assert len(tg.open("s3://data/one/*.tar")) == 3
+    assert signed_by(one) is None
+    assert not (tmp_path / "ran").exists()
+    # What cannot be read is as good as none.
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert len(tg.open("s3://data/one/*.tar")) == 3
 
 
 def test_variables_come_before_a_profile(one, home, monkeypatch):
@@ -234,3 +279,11 @@ def test_a_machine_that_gives_no_credentials_is_found_out_in_seconds(one, home, 
     with pytest.raises(tg.Error):
         tg.open("gs://none/one/shard.tar")
     assert time.monotonic() - began < 20
+
+
+def test_a_server_that_refuses_is_given_up_in_seconds_before_it_ever_answered(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    began = time.monotonic()
+    with pytest.raises(tg.Error, match="refused.*given up.*in 10 s"):
+        tg.open("http://127.0.0.1:9/a.tar")
+    assert time.monotonic() - began < 30

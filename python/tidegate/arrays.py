@@ -150,7 +150,12 @@ def mapped(
         raise ConfigError('raw elements need both: dtype and shape, as in dtype="uint16", shape=(1000, 64)')
     raw = None
     if dtype is not None and shape is not None:
-        raw = (dtype_of("dtype", dtype).name, integers("shape", shape, 0), integer("offset", offset, 0))
+        known = dtype if isinstance(dtype, str) else dtype_of("dtype", dtype)
+        if isinstance(known, np.dtype):
+            if not known.isnative:
+                raise refused("dtype", dtype, "a dtype in the byte order of this machine")
+            known = known.name
+        raw = (known, integers("shape", shape, 0), integer("offset", offset, 0))
     choice("mode", mode, ("r", "r+", "c"))
     if name is not None and not isinstance(name, str):
         raise refused("name", name, "the name of an array")

@@ -18,7 +18,7 @@ from tidegate import _tidegate
 from tidegate.disk import DiskCache
 from tidegate.errors import ConfigError
 from tidegate.loader import Loader
-from tidegate.options import as_array, choice, integer, number, refused
+from tidegate.options import as_array, choice, integer, is_row, number, refused
 
 __all__ = ["Curve", "cache_curve"]
 
@@ -79,7 +79,7 @@ def cache_curve(
     """
     if isinstance(memory, int | float | str):
         memory = [memory]
-    if not isinstance(memory, Sequence) or not memory:
+    if not is_row(memory) or not len(memory):
         raise refused("memory", memory, 'an amount or several, such as ["1GiB", "2GiB"]')
     read = None if read is None else number("read", read, 0.0)
     rate = None if rate is None else number("rate", rate, 0.0)

@@ -642,6 +642,7 @@ def specs(
                 "fields and columns both list names: give {name: spec} as fields, and the names as columns"
             )
         fields, columns = None, fields
+    columns = None if columns is None else list(columns)
     if columns is not None and not all(isinstance(name, str) for name in columns):
         raise refused("columns", columns, "the names of fields")
     made = {}

@@ -501,7 +501,7 @@ class Loader:
             raise ConfigError(f"indices must be one row of integers, not {given.dtype} of shape {given.shape}")
         if given.size and given.min() < 0:
             raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
-        if type(losses).__module__.partition(".")[0] == "torch":
+        if any(kind.__module__.partition(".")[0] == "torch" for kind in type(losses).__mro__):
             losses = losses.detach().float().cpu()
         try:
             of_each = np.ascontiguousarray(losses, np.float32).reshape(-1)

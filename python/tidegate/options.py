@@ -12,7 +12,7 @@ import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, ParamSpec, TypeGuard
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "integers",
     "is_row",
     "known_options",
+    "listed",
     "nearest",
     "number",
     "numbers",
@@ -119,7 +120,7 @@ def numbers(name: str, given: Any, count: int, what: str) -> list[float]:
         raise refused(name, given, expected)
     try:
         values = [float(value) for value in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise refused(name, given, expected) from None
     if len(values) != count or not all(math.isfinite(value) for value in values):
         raise refused(name, given, expected)
@@ -132,9 +133,15 @@ def integers(name: str, given: Any, least: int, what: str = "ints") -> list[int]
     >>> integers("shape", (3, 4), 1)
     [3, 4]
     """
-    if isinstance(given, str | bytes) or not is_row(given):
+    values = listed(given)
+    if isinstance(values, str | bytes) or not is_row(values):
         raise refused(name, given, f"a sequence of {what}")
-    return [integer(f"{name}[{i}]", value, least) for i, value in enumerate(given)]
+    return [integer(f"{name}[{i}]", value, least) for i, value in enumerate(values)]
+
+
+def listed(given: Any) -> Any:
+    """Return the list of a set or of a generator; anything else as it is."""
+    return list(given) if isinstance(given, Set | Iterator) or type(given).__name__ == "dict_values" else given
 
 
 def as_array(name: str, given: Any, dtype: Any = None, what: str = "an array of numbers") -> np.ndarray:
@@ -145,7 +152,7 @@ def as_array(name: str, given: Any, dtype: Any = None, what: str = "an array of 
     """
     try:
         found = np.asarray(given)
-        if found.dtype.kind not in "OUSmM" or dtype is None:
+        if found.dtype.kind not in "USmM" or dtype is None:
             return found if dtype is None else np.ascontiguousarray(found, dtype)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
-from tidegate.options import as_array, choice, integer, integers, number, refused
+from tidegate.options import as_array, choice, integer, integers, listed, number, refused
 from tidegate.volumes import Boxes, Volume
 
 __all__ = [
@@ -153,7 +153,7 @@ def mixture(
     """
     if not _whole(until, 0):
         until = choice("until", until, ("first", "all"))  # type: ignore[assignment]
-    shares = [float(p) for p in _numbers("proportions", proportions)]
+    shares = [float(p) for p in _numbers("proportions", listed(proportions))]
     return Drawn.mixture(integers("sizes", sizes, 0), shares, until, _block(block))
 
 

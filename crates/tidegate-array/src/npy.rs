@@ -27,6 +27,45 @@ pub struct Header {
     pub offset: usize,
 }
 
+/// The bytes before the elements of an array in C order, of this machine's byte order.
+///
+/// ```
+/// use tidegate_array::DType;
+/// use tidegate_array::npy::{header, header_of};
+/// let bytes = header_of(DType::Uint16, &[3, 4]);
+/// assert_eq!(bytes.len() % 64, 0);
+/// assert_eq!(header(&bytes).unwrap().shape, [3, 4]);
+/// ```
+#[must_use]
+pub fn header_of(dtype: DType, shape: &[usize]) -> Vec<u8> {
+    let size = dtype.size();
+    let order = if size == 1 { '|' } else { '<' };
+    let kind = match dtype {
+        DType::Bool => 'b',
+        // NumPy has no name of its own for it.
+        DType::Bfloat16 => 'V',
+        _ => match dtype.name().as_bytes()[0] {
+            b'u' => 'u',
+            b'i' => 'i',
+            _ => 'f',
+        },
+    };
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let mut text = format!(
+        "{{'descr': '{order}{kind}{size}', 'fortran_order': False, 'shape': ({}), }}",
+        sides.trim_end()
+    );
+    // The elements begin at a multiple of 64 bytes, after ten bytes, the header and a newline.
+    while !(10 + text.len() + 1).is_multiple_of(64) {
+        text.push(' ');
+    }
+    text.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((text.len() as u16).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
 /// Parses a header.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -19,6 +19,10 @@ use crate::{Error, Result};
 pub(crate) const ENERGON: &str = ".nv-meta";
 /// The most bytes of a list.
 const MOST_BYTES: u64 = 64 << 20;
+/// The most blanks and marks before the words of a line.
+const MOST_INDENT: usize = 64;
+/// The most shards that a list may name.
+const MOST_SHARDS: usize = 1_000_000;
 
 /// The shards that a list names.
 #[derive(Debug)]
@@ -60,9 +64,13 @@ pub(crate) fn energon(folder: &Path, options: &OpenOptions) -> Result<Option<Lis
     }
     let wrong = |what: &str| Error::Dataset { path: path.clone(), what: what.into() };
     let text = String::from_utf8(small(&path)?).map_err(|_| wrong("this is not UTF-8"))?;
-    // A few lines with references can stand for gigabytes.
-    if text.contains(['&', '*']) {
+    // A few lines with references can stand for gigabytes, and deep ones exhaust the stack.
+    let lines = || text.lines().map(|line| line.split(" #").next().unwrap_or_default());
+    if lines().filter(|line| !line.starts_with('#')).any(|line| line.contains(['&', '*'])) {
         return Err(wrong("it has references (& and *), which are not read: write the names out"));
+    }
+    if lines().any(|line| line.len() - line.trim_start_matches([' ', '\t', '-', '?']).len() > MOST_INDENT) {
+        return Err(wrong("its lines are indented too deeply"));
     }
     let documents = YamlLoader::load_from_str(&text).map_err(|e| wrong(&format!("no YAML: {e}")))?;
     let document = documents.first().unwrap_or(&Yaml::BadValue);
@@ -82,7 +90,7 @@ pub(crate) fn energon(folder: &Path, options: &OpenOptions) -> Result<Option<Lis
     }
     let mut chosen = options.select_parts(folder, splits)?;
     chosen.retain(|name| !excluded.contains(name));
-    let shards: Vec<PathBuf> = chosen.iter().map(|name| folder.join(name)).collect();
+    let shards = below(&path, folder, &chosen)?;
     present(&path, &shards, options)?;
     Ok(Some(List { path, shards, samples: None }))
 }
@@ -90,7 +98,9 @@ pub(crate) fn energon(folder: &Path, options: &OpenOptions) -> Result<Option<Lis
 /// The texts of a list, with braces written out.
 fn names(list: &Yaml) -> Option<Vec<String>> {
     let texts: Option<Vec<&str>> = list.as_vec()?.iter().map(Yaml::as_str).collect();
-    Some(texts?.into_iter().flat_map(glob::braces).collect())
+    let texts = texts?;
+    let count = texts.iter().fold(0usize, |count, text| count.saturating_add(glob::count(text)));
+    (count <= MOST_SHARDS).then(|| texts.into_iter().flat_map(glob::braces).collect())
 }
 
 /// An index of wids.
@@ -125,17 +135,38 @@ pub(crate) fn wids(path: &Path, options: &OpenOptions) -> Result<Option<List>> {
     let list: Wids = serde_json::from_slice(&text).map_err(|_| {
         wrong("an index of wids needs a list \"shardlist\" with url and nsamples of each shard".into())
     })?;
-    let base = path.parent().unwrap_or(Path::new("")).join(list.base_path.trim_start_matches("file://"));
-    let named = |shard: &Shard| shard.url.trim_start_matches("file:").to_owned();
+    let base = path.parent().unwrap_or(Path::new(""));
+    let named = |shard: &Shard| Path::new(&list.base_path).join(shard.url.trim_start_matches("file:"));
+    let named = |shard: &Shard| named(shard).to_string_lossy().into_owned();
     let urls: Vec<String> = list.shardlist.iter().map(named).collect();
     if let Some(url) = urls.iter().find(|url| url.contains("://")) {
         return Err(wrong(format!("it lists {url}, which is in a store: open the shards by their URL")));
     }
-    let shards: Vec<PathBuf> = urls.iter().map(|url| base.join(url)).collect();
+    let all = below(path, base, &urls)?;
+    let count = all.len();
+    let shards = match options.split {
+        Some(_) => options.select(path, all, PathBuf::as_path)?,
+        None => all,
+    };
     present(path, &shards, options)?;
-    let samples = list.shardlist.iter().map(|shard| shard.nsamples).sum();
-    let samples = Some(samples).filter(|_| !options.allow_missing);
+    let samples = list.shardlist.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.nsamples));
+    let samples = Some(samples).filter(|_| !options.allow_missing && shards.len() == count);
     Ok(Some(List { path: path.to_owned(), shards, samples }))
+}
+
+/// The paths of shards that a list names; all are in its folder, or in folders there.
+fn below(list: &Path, folder: &Path, names: &[String]) -> Result<Vec<PathBuf>> {
+    let is_below = |name: &&String| {
+        Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    };
+    if let Some(name) = names.iter().find(|name| !is_below(name)) {
+        let what = format!(
+            "it lists {name:?}, which is outside of the dataset: write names that are relative to the folder, or \
+             open the shards by a pattern"
+        );
+        return Err(Error::Dataset { path: list.to_owned(), what });
+    }
+    Ok(names.iter().map(|name| folder.join(name)).collect())
 }
 
 fn small(path: &Path) -> Result<Vec<u8>> {
@@ -150,8 +181,8 @@ fn small(path: &Path) -> Result<Vec<u8>> {
 /// Checks that the listed shards are there.
 fn present(list: &Path, shards: &[PathBuf], options: &OpenOptions) -> Result<()> {
     let missing = shards.iter().find(|shard| !shard.is_file()).filter(|_| !options.allow_missing);
-    let what = match (shards.first(), missing) {
-        (None, _) => "it lists no shards".to_owned(),
+    let what = match (shards.iter().find(|shard| shard.is_file()), missing) {
+        (None, None) => "it lists no shards that are there".to_owned(),
         (_, Some(shard)) => {
             format!("it lists {}, which is missing: get it, or pass allow_missing=True", shard.display())
         }

@@ -210,19 +210,27 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
             None => Ok(Arc::new(Folder::open(path, options.force)?)),
         };
     }
-    // img2dataset writes a table beside each archive, of what the archive's members say too.
-    let archives: HashSet<PathBuf> =
-        files.iter().filter(|file| is_archive(file)).map(|file| file.with_extension("")).collect();
-    let describes = |file: &mut PathBuf| is_table(file) && archives.contains(&file.with_extension(""));
-    let tables: Vec<PathBuf> = files.extract_if(.., describes).collect();
+    let tables = described(&mut files, PathBuf::as_path);
     if let Some(saved) = saved_files(path) {
         // What was written by an earlier call, and caches, lie beside them.
         files.retain(|file| saved.contains(&file_name(file)));
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     let mut files = Files::new(options.select(path, files, PathBuf::as_path)?);
-    files.leave_out("tables that describe an archive of the same name", &tables);
+    files.leave_out(DESCRIBING, &tables);
     open_shards(url, files, options.force)
+}
+
+/// What img2dataset writes beside each archive; the archive's members say the same.
+const DESCRIBING: &str = "tables that describe an archive of the same name";
+
+/// Takes the tables that describe an archive out of a list of files, and returns their names.
+fn described<T>(files: &mut Vec<T>, path: impl Fn(&T) -> &Path) -> Vec<PathBuf> {
+    let archives: HashSet<PathBuf> =
+        files.iter().map(&path).filter(|file| is_archive(file)).map(|file| file.with_extension("")).collect();
+    let describes = |file: &Path| is_table(file) && archives.contains(&file.with_extension(""));
+    let tables = files.extract_if(.., |file| describes(path(file)));
+    tables.map(|file| path(&file).to_owned()).collect()
 }
 
 /// Opens the shards that a list names.
@@ -373,7 +381,7 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         }
         return open_shards(url, Files::remote(store, objects), force);
     }
-    if role_of(Path::new(folder)).is_some()
+    if role_of(Path::new(url.trim_end_matches('/'))).is_some()
         && let Some(object) = store.find(folder)?
     {
         return open_shards(url, Files::remote(store, vec![object]), force);
@@ -414,9 +422,12 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
     }
     for mut objects in found {
         if !objects.is_empty() {
+            let tables = described(&mut objects, |object| Path::new(object.key.as_ref()));
             objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
             let objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
-            return open_shards(url, Files::remote(store, objects), force);
+            let mut files = Files::remote(store, objects);
+            files.leave_out(DESCRIBING, &tables);
+            return open_shards(url, files, force);
         }
     }
     Err(missing(match listed.is_empty() {

@@ -59,7 +59,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         self.side_car_index().map_or(&[], |index| &index.meta.uncertain)
     }
 
-    /// The fields of times, and what their integers count, as NumPy's dtype: "datetime64[us]".
+    /// The fields of times, and what their integers count, as NumPy's dtype: `datetime64[us]`.
     fn units(&self) -> Vec<(String, String)> {
         Vec::new()
     }

@@ -9,10 +9,14 @@ import datetime
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from compare import either, ours, refused, same
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from made import picture, stored
+
+import tidegate as tg
 
 PICTURES = [picture(i) for i in range(4)]
 DAY = datetime.datetime(2024, 2, 29, 12, 30, 15)
@@ -140,3 +144,13 @@ def test_a_folder_of_images(tmp_path):
 def content(row):
     """What orders rows where the readers order files in their own ways."""
     return row["label"], np.asarray(row["image"]).tobytes()
+
+
+def test_images_that_are_stored_by_path_only_are_said(tmp_path):
+    column = pa.array(
+        [{"bytes": None, "path": "cat/0.jpg"}] * 2, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "a.parquet")
+    with pytest.warns(tg.DataWarning, match='column "image" has paths without bytes, such as "cat/0.jpg"'):
+        source = tg.open(tmp_path / "a.parquet")
+    assert source.missing == {"image": 2}

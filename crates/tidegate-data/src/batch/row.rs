@@ -504,7 +504,7 @@ fn lacking(column: &ColumnPlan, buffer: &mut RowBuffer<'_>) -> Result<()> {
     let Some(default) = &column.default else {
         return Err(Error::decode(
             "the sample lacks this field: say what it gets instead, with optional=True or default= in the \
-             field's spec; or leave the field out of columns=, or the sample with on_error=\"skip\"",
+             field's spec, or leave the field out of columns=",
         ));
     };
     if column.shape.is_none() {

@@ -93,6 +93,13 @@ impl Handles {
             None => error,
         };
         if config.on_error == OnError::Raise {
+            let error = match error {
+                Error::Source(SourceError::Sample { place, field, what }) => {
+                    let what = format!("{what}; on_error=\"skip\" leaves such samples out");
+                    SourceError::Sample { place, field, what }.into()
+                }
+                other => other,
+            };
             return self.raise(row, error);
         }
         let (position, place) = (row.position(), source.place(at));

@@ -12,5 +12,7 @@ pub(super) fn damaged(at: usize, what: &str) -> Error {
 
 /// A file that ends too early.
 pub(super) fn truncated(at: usize) -> Error {
-    Error::truncated(format!("truncated JPEG: the data end at byte {at}, within the image"))
+    Error::truncated(format!(
+        "truncated JPEG: the data end at byte {at}, within the image; load_truncated=True fills the rest"
+    ))
 }

@@ -16,12 +16,12 @@ use url::Url;
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) scheme: ObjectStoreScheme,
-    /// The URL before the key, with the query of a signed address.
+    /// The URL before the key; the whole of a signed address, whose key is empty.
     pub(super) url: Url,
     /// The URL before the key, to show: "s3://bucket/".
     pub(super) root: String,
-    /// The query that gives access, which no error may show.
-    pub(super) secret: Option<String>,
+    /// The query that gives access, as it is written and as it is sent: no error may show it.
+    pub(super) secrets: Vec<String>,
 }
 
 impl Address {
@@ -47,42 +47,37 @@ impl Address {
                     )
                 };
                 let scheme = known.ok_or_else(unknown)?;
-                Ok((Self { scheme, url, root, secret: None }, whole(key)?))
+                Ok((Self { scheme, url, root, secrets: Vec::new() }, whole(key)?))
             }
         }
     }
 
     /// An address of a web server, or one of a bucket that is written so.
     fn of_web(mut root: String, path: &str) -> Result<(Self, String), String> {
-        // Without a "=" the question mark belongs to a pattern.
-        let (path, secret) = match path.split_once('?') {
-            Some((path, query)) if query.contains('=') => (path, Some(query.to_owned())),
-            _ => (path, None),
-        };
         if path.contains('#') {
             return Err("a # in an address begins what is not sent: write it as %23".into());
+        }
+        // Without a "=" the question mark belongs to a pattern.
+        if let Some((path, query)) = path.split_once('?').filter(|(_, query)| query.contains('=')) {
+            // Only this very address is signed: it is asked for as it is.
+            root = format!("{root}{path}");
+            let url = Url::parse(&format!("{root}?{query}")).map_err(|_| "this is no address")?;
+            let sent = url.query().unwrap_or_default().to_owned();
+            let scheme = ObjectStoreScheme::Http;
+            return Ok((Self { scheme, url, root, secrets: vec![query.to_owned(), sent] }, String::new()));
         }
         let decoded = percent_decode_str(path).decode_utf8();
         let decoded = decoded.map_err(|_| "the address is not UTF-8 behind its percent signs")?;
         let mut key = whole(&decoded)?;
-        let scheme = match &secret {
-            // Only this very address is signed: it is asked for as it is.
-            Some(_) => ObjectStoreScheme::Http,
-            None => {
-                let inside = |url: &str| Url::parse(url).map_err(|e| e.to_string());
-                let (scheme, left) =
-                    ObjectStoreScheme::parse(&inside(&format!("{root}a/b"))?).map_err(|e| e.to_string())?;
-                if left.as_ref() == "b" {
-                    let (bucket, rest) = key.split_once('/').unwrap_or((&key, ""));
-                    root = format!("{root}{bucket}/");
-                    key = rest.to_owned();
-                }
-                scheme
-            }
-        };
-        let query = secret.as_ref().map_or(String::new(), |query| format!("?{query}"));
-        let url = Url::parse(&format!("{root}{query}")).map_err(|e| e.to_string())?;
-        Ok((Self { scheme, url, root, secret }, key))
+        let parsed = |url: &str| Url::parse(url).map_err(|e| e.to_string());
+        let (scheme, left) =
+            ObjectStoreScheme::parse(&parsed(&format!("{root}a/b"))?).map_err(|e| e.to_string())?;
+        if left.as_ref() == "b" {
+            let (bucket, rest) = key.split_once('/').unwrap_or((&key, ""));
+            root = format!("{root}{bucket}/");
+            key = rest.to_owned();
+        }
+        Ok((Self { scheme, url: parsed(&root)?, root, secrets: Vec::new() }, key))
     }
 }
 
@@ -121,7 +116,7 @@ mod tests {
             ("https://host/a%20b%23+.tar", "Http", "https://host/", "a b#+.tar"),
             ("https://host/x-{0..3}.tar", "Http", "https://host/", "x-{0..3}.tar"),
             ("https://host/x-?.tar", "Http", "https://host/", "x-?.tar"),
-            ("https://host/x.tar?sig=a%2Fb&c=d", "Http", "https://host/?sig=a%2Fb&c=d", "x.tar"),
+            ("https://host/x%2By.tar?sig=a%2Fb&c=d", "Http", "https://host/x%2By.tar?sig=a%2Fb&c=d", ""),
             (
                 "https://s3.eu-west-1.amazonaws.com/b/x/y.tar",
                 "AmazonS3",
@@ -137,8 +132,8 @@ mod tests {
             (
                 "https://s3.amazonaws.com/b/x.tar?X-Amz-Signature=0",
                 "Http",
-                "https://s3.amazonaws.com/?X-Amz-Signature=0",
-                "b/x.tar",
+                "https://s3.amazonaws.com/b/x.tar?X-Amz-Signature=0",
+                "",
             ),
             (
                 "https://acc.blob.core.windows.net/c/x.tar",

@@ -7,6 +7,8 @@
 //! response itself, before the library sees it.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -74,19 +76,25 @@ pub(super) async fn request<T>(work: impl Future<Output = object_store::Result<T
 pub(super) struct Noting {
     connector: ReqwestConnector,
     anonymous: bool,
+    answered: Arc<AtomicBool>,
 }
 
 impl Noting {
     /// Whether the requests have no credentials, because none were found, is told with a refusal.
-    pub(super) fn new(anonymous: bool) -> Self {
-        Self { connector: ReqwestConnector::default(), anonymous }
+    /// The first answer of any kind is noted in `answered`.
+    pub(super) fn new(anonymous: bool, answered: &Arc<AtomicBool>) -> Self {
+        Self { connector: ReqwestConnector::default(), anonymous, answered: Arc::clone(answered) }
     }
 }
 
 impl HttpConnector for Noting {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = self.connector.connect(options)?;
-        Ok(HttpClient::new(NotingClient { client, anonymous: self.anonymous }))
+        Ok(HttpClient::new(NotingClient {
+            client,
+            anonymous: self.anonymous,
+            answered: Arc::clone(&self.answered),
+        }))
     }
 }
 
@@ -94,12 +102,14 @@ impl HttpConnector for Noting {
 struct NotingClient {
     client: HttpClient,
     anonymous: bool,
+    answered: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl HttpService for NotingClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let response = self.client.execute(request).await?;
+        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         if status.is_success() || status.is_informational() {
             return Ok(response);
@@ -224,7 +234,7 @@ mod tests {
             .with_access_key_id("key")
             .with_secret_access_key("secret")
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(Noting::new(false))
+            .with_http_connector(Noting::new(false, &Arc::default()))
             .build()
             .unwrap()
     }

@@ -13,6 +13,7 @@ use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestC
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as GoogleKey};
 use object_store::http::HttpBuilder;
 use object_store::{ClientOptions, CredentialProvider, ObjectStore, ObjectStoreScheme, RetryConfig};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -40,14 +42,20 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Credentials are asked for again when so little of their time is left.
 const MARGIN: Duration = Duration::from_secs(120);
+/// AWS's own tool gives the credentials of any profile.
+const EXPORT: &str = "aws configure export-credentials --format process";
 /// Where machines of AWS and Azure give credentials.
 const METADATA: &str = "169.254.169.254:80";
 
-/// A client of a store. It never retries: `remote` does, with one timeout for all attempts.
+/// A client of a store, which notes that the store has answered. It never retries: `remote` does,
+/// with one timeout for all attempts.
 ///
 /// # Errors
 /// A wrong setting, by name.
-pub(super) async fn client(address: &Address) -> Result<Arc<dyn ObjectStore>, String> {
+pub(super) async fn client(
+    address: &Address,
+    answered: &Arc<AtomicBool>,
+) -> Result<Arc<dyn ObjectStore>, String> {
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let url = address.url.to_string();
     // The URL or endpoint says whether the server has no encryption.
@@ -55,7 +63,7 @@ pub(super) async fn client(address: &Address) -> Result<Arc<dyn ObjectStore>, St
         ($found:expr) => {{
             let (builder, anonymous) = $found;
             let builder = builder.with_url(url).with_config("allow_http".parse().map_err(text)?, "true");
-            let builder = builder.with_retry(retry).with_http_connector(Noting::new(anonymous));
+            let builder = builder.with_retry(retry).with_http_connector(Noting::new(anonymous, answered));
             Arc::new(builder.build().map_err(text)?)
         }};
     }
@@ -68,7 +76,7 @@ pub(super) async fn client(address: &Address) -> Result<Arc<dyn ObjectStore>, St
         _ => {
             let options = ClientOptions::new().with_allow_http(true);
             let builder = HttpBuilder::new().with_client_options(options).with_url(url).with_retry(retry);
-            Arc::new(builder.with_http_connector(Noting::new(false)).build().map_err(text)?)
+            Arc::new(builder.with_http_connector(Noting::new(false, answered)).build().map_err(text)?)
         }
     })
 }
@@ -83,10 +91,10 @@ async fn of_google(builder: GoogleCloudStorageBuilder) -> (GoogleCloudStorageBui
         .into_iter()
         .chain([GoogleKey::ApplicationCredentials, GoogleKey::BearerToken])
         .any(|key| builder.get_config_value(&key).is_some());
-    let saved = home().join(".config/gcloud/application_default_credentials.json");
+    let saved = home().map(|home| home.join(".config/gcloud/application_default_credentials.json"));
     let machine = setting("GCE_METADATA_HOST").unwrap_or_else(|| "metadata.google.internal".into());
     if given
-        || saved.is_file()
+        || saved.is_some_and(|file| file.is_file())
         || builder.get_config_value(&GoogleKey::SkipSignature).as_deref() == Some("true")
         || answers(&with_port(&machine)).await
     {
@@ -161,40 +169,39 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn home() -> PathBuf {
-    setting("HOME").unwrap_or_default().into()
+/// The user's folder; without one no files are read, least of all from the working folder.
+fn home() -> Option<PathBuf> {
+    setting("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
 }
 
 /// The settings of a file of AWS, by section and by name in lower case.
 type Sections = HashMap<String, HashMap<String, String>>;
 
-/// Reads a file of AWS; without a file there are no sections.
-fn sections(path: &Path) -> Result<Sections, String> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sections::new()),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
+/// Reads a file of AWS; one that cannot be read is as good as none. In `config` the profiles but
+/// `default` are called "profile NAME", in `credentials` by their names.
+fn sections(path: Option<&Path>, are_named: bool) -> Sections {
+    let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     let mut found = Sections::new();
-    let mut section = None;
-    for line in text.lines() {
+    let mut section: Option<&mut HashMap<String, String>> = None;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
         // An indented line belongs to the setting before it.
-        if line.starts_with([' ', '\t', '#', ';']) {
+        if line.starts_with([' ', '\t']) && section.as_ref().is_some_and(|known| !known.is_empty()) {
             continue;
         }
-        let line = [" #", " ;"]
-            .into_iter()
-            .fold(line, |line, mark| line.split(mark).next().unwrap_or_default())
-            .trim();
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            let name = name.0.trim();
-            let name = name.strip_prefix("profile ").map_or(name, str::trim).to_owned();
-            section = Some(found.entry(name).or_default());
-        } else if let (Some(section), Some((name, value))) = (section.as_mut(), line.split_once('=')) {
+        let line =
+            [" #", " ;"].into_iter().fold(line, |line, mark| line.split(mark).next().unwrap_or_default());
+        let line = line.trim();
+        if let Some((name, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            let name = name.trim();
+            let plain = name.strip_prefix("profile ").map(|name| name.trim().trim_matches(['"', '\'']));
+            let is_plain = are_named || name == "default" || name.starts_with("sso-session ");
+            let name = plain.or_else(|| is_plain.then_some(name));
+            section = name.map(|name| found.entry(name.to_owned()).or_default());
+        } else if let (Some(section), Some((name, value))) = (section.as_mut(), line.split_once(['=', ':'])) {
             section.insert(name.trim().to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    Ok(found)
+    found
 }
 
 /// A profile of `aws configure`.
@@ -204,6 +211,8 @@ struct Profile {
     settings: HashMap<String, String>,
     /// The single sign-on that it names.
     session: HashMap<String, String>,
+    /// Whether the file of credentials has its keys; those of the other file come after a command.
+    keys_first: bool,
 }
 
 /// Where the keys of a profile come from.
@@ -225,25 +234,38 @@ enum Asked {
 impl Profile {
     /// The profile that `AWS_PROFILE` names, or `default`; None where nothing was configured.
     fn read() -> Result<Option<Self>, String> {
-        let path = |name, file| setting(name).map_or_else(|| home().join(".aws").join(file), PathBuf::from);
-        let (config, keys) =
-            (path("AWS_CONFIG_FILE", "config"), path("AWS_SHARED_CREDENTIALS_FILE", "credentials"));
-        let (mut configured, mut keyed) = (sections(&config)?, sections(&keys)?);
+        let path = |name: &str, file: &str| {
+            let home = home();
+            match setting(name) {
+                Some(given) => match (given.strip_prefix("~/"), &home) {
+                    (Some(below), Some(home)) => Some(home.join(below)),
+                    _ => Some(given.into()),
+                },
+                None => home.map(|home| home.join(".aws").join(file)),
+            }
+        };
+        let config = path("AWS_CONFIG_FILE", "config");
+        let keys = path("AWS_SHARED_CREDENTIALS_FILE", "credentials");
+        let (mut configured, mut keyed) =
+            (sections(config.as_deref(), false), sections(keys.as_deref(), true));
         let named = setting("AWS_PROFILE").or_else(|| setting("AWS_DEFAULT_PROFILE"));
         let name = named.clone().unwrap_or_else(|| "default".into());
         let (from_config, from_keys) = (configured.remove(&name), keyed.remove(&name));
         if from_config.is_none() && from_keys.is_none() {
             let missing = |name| {
-                let (keys, config) = (keys.display(), config.display());
+                let shown = |path: Option<PathBuf>| path.unwrap_or_default().display().to_string();
+                let (keys, config) = (shown(keys), shown(config));
                 format!("AWS_PROFILE names the profile {name:?}, which neither {keys} nor {config} has")
             };
             return named.map_or(Ok(None), |name| Err(missing(name)));
         }
         let mut settings = from_config.unwrap_or_default();
-        settings.extend(from_keys.unwrap_or_default());
+        let from_keys = from_keys.unwrap_or_default();
+        let keys_first = from_keys.contains_key("aws_access_key_id");
+        settings.extend(from_keys);
         let session =
             settings.get("sso_session").and_then(|of| configured.remove(&format!("sso-session {of}")));
-        Ok(Some(Self { name, settings, session: session.unwrap_or_default() }))
+        Ok(Some(Self { name, settings, session: session.unwrap_or_default(), keys_first }))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -266,27 +288,33 @@ impl Profile {
             .iter()
             .any(|name| self.get(name).is_some())
         {
-            let command = "aws configure export-credentials --format process".into();
-            return Ok(Some(Origin::Asked(Asked::Command { command, profile: profile() })));
+            return Ok(Some(Origin::Asked(Asked::Command { command: EXPORT.into(), profile: profile() })));
         }
         if self.get("sso_account_id").is_some() {
             let portal = setting("AWS_ENDPOINT_URL_SSO");
             let region = wanted("sso_region")?;
-            let portal = portal.unwrap_or_else(|| format!("https://portal.sso.{region}.amazonaws.com"));
+            let china = if region.starts_with("cn-") { ".cn" } else { "" };
+            let portal =
+                portal.unwrap_or_else(|| format!("https://portal.sso.{region}.amazonaws.com{china}"));
             let (account, role) = (wanted("sso_account_id")?, wanted("sso_role_name")?);
+            let role = utf8_percent_encode(&role, NON_ALPHANUMERIC);
             let url = format!("{portal}/federation/credentials?account_id={account}&role_name={role}");
             let start = wanted("sso_start_url")?;
             return Ok(Some(Origin::Asked(Asked::Portal { url, start, profile: profile() })));
         }
-        if self.get("aws_access_key_id").is_some() {
-            return Ok(Some(Origin::Keys(AwsCredential {
-                key_id: wanted("aws_access_key_id")?,
-                secret_key: wanted("aws_secret_access_key")?,
-                token: self.get("aws_session_token").map(str::to_owned),
-            })));
+        let command = self.get("credential_process").filter(|_| !self.keys_first);
+        if let Some(command) = command {
+            let (command, profile) = (command.to_owned(), profile());
+            return Ok(Some(Origin::Asked(Asked::Command { command, profile })));
         }
-        let command = self.get("credential_process").map(str::to_owned);
-        Ok(command.map(|command| Origin::Asked(Asked::Command { command, profile: profile() })))
+        if self.get("aws_access_key_id").is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Origin::Keys(AwsCredential {
+            key_id: wanted("aws_access_key_id")?,
+            secret_key: wanted("aws_secret_access_key")?,
+            token: self.get("aws_session_token").map(str::to_owned),
+        })))
     }
 }
 
@@ -311,8 +339,12 @@ impl Renewed {
         if let Some((keys, _)) = kept.as_ref().filter(|(_, until)| fresh(until)) {
             return Ok(Arc::clone(keys));
         }
-        let keys = self.asked.ask().await?;
-        Ok(Arc::clone(&kept.insert(keys).0))
+        match (self.asked.ask().await, kept.as_ref()) {
+            (Ok(keys), _) => Ok(Arc::clone(&kept.insert(keys).0)),
+            // They hold for a little longer.
+            (Err(_), Some((keys, Some(until)))) if SystemTime::now() < *until => Ok(Arc::clone(keys)),
+            (Err(what), _) => Err(what),
+        }
     }
 }
 
@@ -373,10 +405,16 @@ impl Asked {
         match self {
             Self::Command { command, profile } => run(command, profile).await,
             Self::Portal { url, start, profile } => {
-                let token = login(start).ok_or_else(|| {
-                    format!("the login of the profile {profile:?} is missing or over: run `aws sso login --profile {profile}`")
-                })?;
-                grant(url, &token).await
+                match login(start) {
+                    Some(token) => grant(url, &token).await,
+                    // AWS's own tool renews logins.
+                    None => run(EXPORT, profile).await.map_err(|_| {
+                        format!(
+                            "the login of the profile {profile:?} is missing or over: run `aws sso login --profile \
+                             {profile}`"
+                        )
+                    }),
+                }
             }
         }
     }
@@ -428,7 +466,7 @@ async fn output(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8
 
 /// The token of the last login to a single sign-on, while its time lasts.
 fn login(start: &str) -> Option<String> {
-    let kept = std::fs::read_dir(home().join(".aws/sso/cache")).ok()?.flatten();
+    let kept = std::fs::read_dir(home()?.join(".aws/sso/cache")).ok()?.flatten();
     let logins =
         kept.filter_map(|file| serde_json::from_slice::<Login>(&std::fs::read(file.path()).ok()?).ok());
     let mut valid: Vec<Login> =

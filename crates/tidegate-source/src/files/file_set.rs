@@ -8,10 +8,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tidegate_core::sync::lock;
 
 use super::natural::file_name;
 use super::read::{Extent, FileRef, ReadMode, SequentialReader, hash_version, open_file};
@@ -68,7 +69,10 @@ impl Files {
     #[cfg(feature = "remote")]
     pub(crate) fn remote(store: Arc<Store>, objects: Vec<Object>) -> Self {
         let paths = objects.iter().map(|object| store.name(object.key.as_ref())).collect();
-        Self { remote: Some((store, objects)), ..Self::new(paths) }
+        let mut files = Self::new(Vec::new());
+        files.paths = paths;
+        files.remote = Some((store, objects));
+        files
     }
 
     /// The objects; None for local files.
@@ -209,10 +213,11 @@ impl Files {
     }
 }
 
-/// How many of these files can stay open, each in two modes. The soft limit of the process is
-/// raised as far as its hard limit allows.
+/// How many of these files can stay open, each in two modes, beside those of other datasets. The
+/// soft limit of the process is raised as far as its hard limit allows.
 fn files_to_keep(files: usize) -> usize {
-    let wanted = 2 * files as u64 + OTHER_FILES;
+    let mut promised = lock(&PROMISED);
+    let wanted = 2 * files as u64 + *promised + OTHER_FILES;
     let limit = getrlimit(Resource::Nofile);
     let mut soft = limit.current.unwrap_or(u64::MAX);
     if soft < wanted {
@@ -221,10 +226,22 @@ fn files_to_keep(files: usize) -> usize {
             soft = raised;
         }
     }
-    (soft.saturating_sub(OTHER_FILES) / 2) as usize
+    let left = soft.saturating_sub(OTHER_FILES + *promised);
+    let kept = (left / 2).min(files as u64);
+    *promised += 2 * kept;
+    kept as usize
 }
 
-/// Files that are left for everything else in the process, and for other datasets.
+impl Drop for Files {
+    fn drop(&mut self) {
+        *lock(&PROMISED) -= 2 * self.kept as u64;
+    }
+}
+
+/// Descriptors that the datasets of this process may have open.
+static PROMISED: Mutex<u64> = Mutex::new(0);
+
+/// Files that are left for everything else in the process.
 const OTHER_FILES: u64 = 128;
 
 /// An object from its beginning to its end, a part at a time.

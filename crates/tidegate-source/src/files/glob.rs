@@ -102,6 +102,13 @@ pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// How many names the braces of a pattern stand for.
+pub(crate) fn count(pattern: &str) -> usize {
+    let Some((before, rest)) = pattern.split_once('{') else { return 1 };
+    let Some((inside, after)) = rest.split_once('}') else { return 1 };
+    braces(&format!("{before}{{{inside}}}")).len().saturating_mul(count(after))
+}
+
 pub(crate) fn braces(pattern: &str) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
     let Some((inside, after)) = rest.split_once('}') else { return vec![pattern.to_owned()] };

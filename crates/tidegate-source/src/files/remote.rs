@@ -12,7 +12,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ use crate::{Error, Result};
 
 /// The longest time without progress of a read, with retries and pauses.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest time until a store answers for the first time.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest time without a byte of one request; then it is retried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first pause between retries; it doubles up to the longest.
@@ -85,6 +87,8 @@ impl Drop for Connection {
 pub(crate) struct Store {
     address: Address,
     connection: Mutex<Option<Arc<Connection>>>,
+    /// Whether it has ever answered.
+    answers: Arc<AtomicBool>,
     /// The shortest time from a request to its answer, in microseconds; longer ones waited for
     /// something else.
     latency_us: AtomicU64,
@@ -96,10 +100,12 @@ impl Store {
     /// # Errors
     /// An unknown scheme, or a wrong setting, by name. It sends no request for data yet.
     pub(crate) fn open(url: &str) -> Result<(Arc<Self>, String)> {
-        let wrong = |what: String| Error::Dataset { path: url.into(), what };
+        // The query of a web address gives access: it is not shown.
+        let shown = if url.starts_with("http") { url.split('?').next().unwrap_or_default() } else { url };
+        let wrong = |what: String| Error::Dataset { path: shown.into(), what };
         let (address, key) = Address::parse(url).map_err(wrong)?;
         let latency_us = AtomicU64::new(u64::MAX);
-        let store = Self { address, connection: Mutex::default(), latency_us };
+        let store = Self { address, connection: Mutex::default(), answers: Arc::default(), latency_us };
         store.connection().map_err(|e| wrong(e.to_string()))?;
         Ok((Arc::new(store), key))
     }
@@ -116,7 +122,7 @@ impl Store {
             .thread_name("tg-remote")
             .enable_all()
             .build()?;
-        let client = runtime.block_on(client(&self.address)).map_err(io::Error::other)?;
+        let client = runtime.block_on(client(&self.address, &self.answers)).map_err(io::Error::other)?;
         let made = Arc::new(Connection { client, runtime: Some(runtime), process });
         Ok(Arc::clone(connection.insert(made)))
     }
@@ -174,10 +180,10 @@ impl Store {
     pub(crate) fn find(&self, key: &str) -> Result<Option<Object>> {
         let path = self.key(key)?;
         let found = self.retrying(key, READ_TIMEOUT, async |client| {
-            let asked = match &self.address.secret {
-                None => request(client.head(&path)).await,
+            let asked = match self.address.secrets.is_empty() {
+                true => request(client.head(&path)).await,
                 // A signature is for one method, which is GET.
-                Some(_) => {
+                false => {
                     let first = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
                     request(client.get_opts(&path, first)).await.map(|answer| answer.meta)
                 }
@@ -206,6 +212,9 @@ impl Store {
                     Ok(Err(failure)) => failure,
                     Err(_) => Failure::Transient("no answer".into()),
                 };
+                if self.answers.load(Ordering::Relaxed) {
+                    backoff.extend(READ_TIMEOUT);
+                }
                 backoff.pause(failure).await?;
             }
         };
@@ -322,7 +331,9 @@ impl Store {
     }
 
     fn backoff(&self, key: &str) -> Backoff<'_> {
-        Backoff::new(key, self.address.secret.as_deref())
+        let answers = self.answers.load(Ordering::Relaxed);
+        let limit = if answers { READ_TIMEOUT } else { FIRST_TIMEOUT };
+        Backoff::new(key, limit, &self.address.secrets)
     }
 
     /// Requests the missing part of a range, once.
@@ -401,7 +412,9 @@ fn object(meta: ObjectMeta) -> Object {
 /// The retries of one request: their pauses, and their end.
 struct Backoff<'a> {
     /// What no error may show.
-    secret: Option<&'a str>,
+    secrets: &'a [String],
+    began: Instant,
+    limit: Duration,
     until: Instant,
     attempt: u32,
     /// Spreads the pauses of requests that failed together.
@@ -409,11 +422,16 @@ struct Backoff<'a> {
 }
 
 impl<'a> Backoff<'a> {
-    fn new(key: &str, secret: Option<&'a str>) -> Self {
+    fn new(key: &str, limit: Duration, secrets: &'a [String]) -> Self {
         let now = Instant::now();
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos());
         let jitter = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) ^ u64::from(nanos);
-        Self { secret, until: now + READ_TIMEOUT, attempt: 0, jitter }
+        Self { secrets, began: now, limit, until: now + limit, attempt: 0, jitter }
+    }
+
+    /// Retries for so long from the first attempt on.
+    fn extend(&mut self, limit: Duration) {
+        (self.limit, self.until) = (limit, self.began + limit);
     }
 
     /// Waits before the next attempt; an error where there is none.
@@ -431,7 +449,7 @@ impl<'a> Backoff<'a> {
             return Err(format!(
                 "{what}; given up after {} attempts in {} s: check the network and the server, then resume",
                 self.attempt,
-                READ_TIMEOUT.as_secs()
+                self.limit.as_secs()
             ));
         }
         sleep(pause).await;
@@ -439,9 +457,6 @@ impl<'a> Backoff<'a> {
     }
 
     fn shown(&self, what: String) -> String {
-        match self.secret {
-            Some(secret) => what.replace(secret, "…"),
-            None => what,
-        }
+        self.secrets.iter().fold(what, |what, secret| what.replace(secret, "…"))
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn is_permuted(field: &ArrowField) -> bool {
     field.extension_type_name() == Some(TENSOR) && tensor_shape(field).is_none()
 }
 
-/// What the integers of a type of times count, as NumPy's dtype: "datetime64[us]".
+/// What the integers of a type of times count, as NumPy's dtype: `datetime64[us]`.
 pub(super) fn unit(stored: &DataType) -> Option<String> {
     use TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
     let of = |unit: &TimeUnit| match unit {

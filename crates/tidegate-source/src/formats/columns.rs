@@ -121,6 +121,11 @@ impl Columns {
         self.list.iter().filter_map(of).collect()
     }
 
+    /// Whether a column has bytes, and beside them the paths of the files that they are of.
+    pub(crate) fn has_paths(&self, c: usize) -> bool {
+        self.list[c].bytes_of_struct
+    }
+
     /// The fields; those in `images` were seen to hold images.
     pub(crate) fn fields(&self, images: &[bool]) -> Schema {
         let field = |(column, &image): (&Column, &bool)| Field {

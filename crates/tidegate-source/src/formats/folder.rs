@@ -175,7 +175,7 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
         return Err(Error::Dataset {
             path: root.to_owned(),
             what: "no images here: expected .jpg, .jpeg, .png or .webp files in one folder a class, .tar shards, \
-                   or an MDS index.json"
+                   or an MDS index.json; an array (.npy) is opened by tg.mapped"
                 .into(),
         });
     }

@@ -23,6 +23,8 @@ mod parquet_file;
 #[cfg(feature = "parquet")]
 mod parquet_pages;
 pub mod rows;
+#[cfg(feature = "parquet")]
+mod seen_values;
 pub(crate) mod subset;
 pub(crate) mod synthetic;
 #[cfg(feature = "parquet")]

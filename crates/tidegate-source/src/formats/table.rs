@@ -24,6 +24,7 @@ use super::arrow_values::Cell;
 use super::columns::{self, Columns, Folders};
 use super::packed_rows::{Packed, head_bytes, packed_row};
 use super::parquet_file::ParquetFile;
+use super::seen_values::{RowName, SeenValues};
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
 use crate::files::read::{ReadMode, aligned, staging_bytes};
@@ -32,8 +33,7 @@ use crate::index::shard_set::shard_set;
 use crate::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use crate::{Access, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
-use tidegate_decode::header::{self, Probe};
-use tidegate_decode::{Kind, Value};
+use tidegate_decode::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A group with more rows is damaged: their packed sizes alone would exceed 4 GiB.
@@ -280,25 +280,6 @@ impl Table {
     }
 }
 
-/// What was seen of the values of a column.
-#[derive(Debug, Clone, Default)]
-struct SeenValues {
-    missing: u64,
-    /// Values that are images, and that are not, with the first of these.
-    images: u64,
-    others: u64,
-    other: Option<String>,
-    /// Numbers that come as text because they have too many digits.
-    digits: u64,
-}
-
-impl SeenValues {
-    /// Whether the column is one of images: more of its values are than are not.
-    fn are_images(&self) -> bool {
-        self.images > self.others
-    }
-}
-
 /// The state while one shard is indexed.
 struct Collecting<'a> {
     builder: &'a mut Builder,
@@ -318,24 +299,11 @@ impl Collecting<'_> {
         let entry = Entry { shard: self.shard, offset: row, len, ..Entry::default() };
         let mut images = Images::default();
         let named = format!("{}:{}", self.file, self.rows_before + row);
+        let place = RowName { key: key.filter(|key| !key.is_empty()), number: &named };
         for (c, (value, seen)) in values.iter().zip(&mut *self.seen).enumerate() {
-            match value {
-                Cell::Missing => seen.missing += 1,
-                Cell::Bytes(bytes) if self.columns.may_hold_images(c) => match header::probe(bytes) {
-                    Probe::Found(header) => {
-                        seen.images += 1;
-                        images.add(header);
-                    }
-                    Probe::Short | Probe::Unknown => {
-                        seen.others += 1;
-                        seen.other.get_or_insert_with(|| named.clone());
-                    }
-                },
-                Cell::Bytes(_) if self.columns.is_number(c) => seen.digits += 1,
-                _ => {}
-            }
+            seen.see(value, place, (self.columns, c), &mut images);
         }
-        self.builder.push(entry, key.filter(|k| !k.is_empty()).unwrap_or(&named), &images)?;
+        self.builder.push(entry, place.key.unwrap_or(&named), &images)?;
         Ok(len.into())
     }
 }
@@ -450,25 +418,8 @@ fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: B
     }
     let images: Vec<bool> = seen.iter().map(SeenValues::are_images).collect();
     let fields = columns.fields(&images);
-    for (field, seen) in fields.iter().zip(&seen).filter(|(_, seen)| seen.are_images()) {
-        if let Some(example) = &seen.other {
-            builder.note_uncertain(format!(
-                "field {:?} is an image in {} samples and no JPEG, PNG or WebP in {}, such as {example}: those fail",
-                field.name, seen.images, seen.others
-            ));
-        }
-    }
-    for (field, seen) in fields.iter().zip(&seen).filter(|(_, seen)| seen.digits > 0) {
-        builder.note_uncertain(format!(
-            "column {:?} has {} numbers of more digits than {}: tg.Text() has all of them",
-            field.name,
-            seen.digits,
-            if field.kind == Kind::Int {
-                "int64 holds, and they fail"
-            } else {
-                "float64 keeps, and they are rounded"
-            }
-        ));
+    for (field, seen) in fields.iter().zip(&seen) {
+        seen.doubts(field).for_each(|doubt| builder.note_uncertain(doubt));
     }
     builder.note_missing(seen.iter().map(|seen| seen.missing).collect());
     builder.finish(columns.fields(&images), classes, shards)

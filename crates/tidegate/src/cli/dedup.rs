@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tidegate_array::DType;
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::size::mib;
 use tidegate_data::{Error, Result};
@@ -115,9 +116,14 @@ impl Dedup {
 
 fn write(found: &Duplicates, source: &dyn Source, folder: &Path) -> Result<()> {
     let keep = found.keep();
-    write_npy(&folder.join("keep.npy"), "<i8", keep.len(), keep.iter().map(|id| id.to_le_bytes()))?;
+    write_npy(&folder.join("keep.npy"), DType::Int64, keep.len(), keep.iter().map(|id| id.to_le_bytes()))?;
     let weights = found.weights();
-    write_npy(&folder.join("weights.npy"), "<f4", weights.len(), weights.iter().map(|w| w.to_le_bytes()))?;
+    write_npy(
+        &folder.join("weights.npy"),
+        DType::Float32,
+        weights.len(),
+        weights.iter().map(|w| w.to_le_bytes()),
+    )?;
     let quoted = |id| source.key(id).map(|key| format!("\"{}\"", key.replace('"', "\"\"")));
     write_whole(&folder.join("duplicates.csv"), |out| {
         writeln!(out, "id,key,kept_id,kept_key,similarity")?;

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use tidegate_array::DType;
+use tidegate_array::npy::header_of;
 use tidegate_core::memory::Budget;
 use tidegate_data::batch::{FieldSpec, ImageSpec};
 use tidegate_decode::Kind;
@@ -208,20 +210,12 @@ impl Search {
 /// Writes a one-dimensional array as a NumPy file, whole or not at all.
 pub(crate) fn write_npy<const N: usize>(
     path: &Path,
-    descr: &str,
+    dtype: DType,
     len: usize,
     mut values: impl Iterator<Item = [u8; N]>,
 ) -> Result<()> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({len},), }}");
-    // The data begin at a multiple of 64 bytes, after ten bytes, the header and a newline.
-    while !(10 + header.len() + 1).is_multiple_of(64) {
-        header.push(' ');
-    }
-    header.push('\n');
     write_whole(path, |out| {
-        out.write_all(b"\x93NUMPY\x01\x00")?;
-        out.write_all(&(header.len() as u16).to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
+        out.write_all(&header_of(dtype, &[len]))?;
         values.try_for_each(|value| out.write_all(&value))
     })
 }

@@ -4,8 +4,10 @@
 //! Memory: the bytes of one value.
 
 use serde_json::{Value as Json, json};
+use tidegate_array::npy::header_of;
 use tidegate_data::{Error, Result};
 use tidegate_decode::npy::DType;
+use tidegate_decode::text::libsvm;
 use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
@@ -20,7 +22,7 @@ pub(super) struct Column {
     pub(super) encoding: String,
     /// Bytes of a value, if all have the same size.
     pub(super) size: Option<u32>,
-    kind: Kind,
+    pub(super) kind: Kind,
     /// How its arrays are compressed, if they are.
     array: Option<ArrayEncoding>,
 }
@@ -79,10 +81,16 @@ pub(super) fn columns(
                     .map(|shape| shape.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
                 ["ndarray".to_owned(), dtype.clone()].into_iter().chain(shape).collect::<Vec<_>>().join(":")
             }
+            Kind::Patch { dtype, shape, .. } => {
+                let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
+                format!("ndarray:{}:{}", dtype.name(), sides.join(","))
+            }
+            Kind::Sparse { part, .. } => format!("ndarray:{}", part.dtype().name()),
             _ => encoding.to_owned(),
         };
         let name = match (format, field.name.as_str()) {
-            (Format::Tar, "label") => "cls".to_owned(),
+            (Format::Tar, name) if is_array(&field.kind) => format!("{name}.npy"),
+            (Format::Tar, "label") if field.kind == Kind::Int => "cls".to_owned(),
             (Format::Tar, "image") if jpeg => "jpg".to_owned(),
             (Format::Tar, "image") if png => "png".to_owned(),
             (_, name) => name.to_owned(),
@@ -90,6 +98,32 @@ pub(super) fn columns(
         Column { name, encoding, size, kind: field.kind.clone(), array }
     };
     Ok(source.schema().iter().zip(&values).zip(encodings).map(column).collect())
+}
+
+/// Whether values are arrays that an archive needs a header for.
+fn is_array(kind: &Kind) -> bool {
+    matches!(kind, Kind::NdArray { .. } | Kind::Patch { .. } | Kind::Sparse { .. })
+}
+
+/// A part of a sparse row: how many entries there are, and its numbers.
+fn sparse(kind: &Kind, value: &Value<'_>) -> Result<Option<(DType, usize, Vec<u8>)>> {
+    let (Kind::Sparse { part, base, columns }, Value::Bytes(line)) = (kind, value) else { return Ok(None) };
+    // An entry takes three bytes or more.
+    let mut numbers = vec![0; 4 * (line.len() / 3 + 1)];
+    let count = libsvm::entries(line, *part, *base, *columns, &mut numbers)?;
+    numbers.truncate(4 * count);
+    Ok(Some((part.dtype(), count, numbers)))
+}
+
+/// The bytes of an .npy file, if the value is an array that needs a header.
+pub(super) fn npy(kind: &Kind, value: &Value<'_>) -> Result<Option<Vec<u8>>> {
+    if let Some((dtype, count, numbers)) = sparse(kind, value)? {
+        return Ok(Some([header_of(dtype, &[count]), numbers].concat()));
+    }
+    let Value::Bytes(bytes) = value else { return Ok(None) };
+    let Some(array) = kind.array(bytes).filter(|_| is_array(kind)) else { return Ok(None) };
+    let array = array?;
+    Ok(Some([&header_of(array.dtype, &array.shape)[..], &array.elements()].concat()))
 }
 
 fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
@@ -112,6 +146,13 @@ pub(super) fn encode(column: &Column, value: &Value<'_>) -> Result<Vec<u8>> {
         return array
             .bytes(&column.kind, value)
             .map_err(|e| Error::Config(format!("field {:?}: {e}", column.name)));
+    }
+    if let Some((_, count, numbers)) = sparse(&column.kind, value)? {
+        // MDS: one axis, whose length has four bytes.
+        let mut bytes = vec![1 << 2 | 2];
+        bytes.extend((count as u32).to_le_bytes());
+        bytes.extend(numbers);
+        return Ok(bytes);
     }
     Ok(match (column.encoding.as_str(), value) {
         ("int", Value::Bytes(b)) => number::<i64>(b).ok_or_else(misfit)?.to_le_bytes().to_vec(),

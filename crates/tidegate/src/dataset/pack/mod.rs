@@ -60,12 +60,6 @@ pub fn pack(
     compression: &Compression,
     progress: Progress<'_>,
 ) -> Result<Packed> {
-    if source.schema().iter().any(|field| matches!(field.kind, Kind::Sparse { .. })) {
-        return Err(Error::Config(format!(
-            "{}: shards have no column for sparse rows: load the file as it is",
-            source.name()
-        )));
-    }
     let encodings = compression.encodings(source)?;
     let compact = source.schema().iter().any(|field| matches!(field.kind, Kind::Compact { .. }));
     if format == Format::Tar && (compact || encodings.iter().any(Option::is_some)) {

@@ -13,7 +13,7 @@ use tidegate_data::{Error, Result};
 use tidegate_decode::Value;
 use tidegate_source::tar;
 
-use super::columns::{Column, encode};
+use super::columns::{Column, encode, npy};
 
 /// The container of shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -91,7 +91,11 @@ fn tar_bytes<'a>(value: &Value<'a>) -> Result<std::borrow::Cow<'a, [u8]>> {
 pub(super) fn tar_members(columns: &[Column], key: &str, values: &[Value<'_>]) -> Result<Vec<u8>> {
     let mut members = Vec::new();
     for (column, value) in columns.iter().zip(values).filter(|(_, v)| **v != Value::Missing) {
-        let (name, bytes) = (format!("{key}.{}", column.name), tar_bytes(value)?);
+        let array = npy(&column.kind, value)?;
+        let (name, bytes) = (
+            format!("{key}.{}", column.name),
+            array.map_or_else(|| tar_bytes(value), |array| Ok(array.into()))?,
+        );
         // For the header and the padding of the last block.
         members.reserve(bytes.len() + 1024);
         tar::write_member(&mut members, &name, &bytes).map_err(Error::io(&name))?;
