@@ -212,13 +212,15 @@ class Loader:
         ids: bool = False,
     ) -> None:
         self.source = opened(source)
-        if ids:
+        if flag("ids", ids):
             renamed("Loader(ids=True)", 'Loader(extras=("ids",))')
             extras = (*extras, "ids")
         if keep is not None:
             renamed("Loader(keep=...)", 'Loader(cache=...), and its "nothing" is "off"')
-            cache = "off" if keep == "nothing" else keep
-        if flag("drop_last", drop_last) and remainder not in (None, "drop"):
+            kept = choice("keep", keep, ("auto", "stored", "decoded", "nothing"))
+            cache = "off" if kept == "nothing" else kept  # type: ignore[assignment]
+        rest = None if remainder is None else choice("remainder", remainder, ("drop", "pad", "uneven"))
+        if flag("drop_last", drop_last) and rest not in (None, "drop"):
             raise ConfigError(f"drop_last=True is remainder='drop', but remainder is {remainder!r}")
         if disk is not None and not isinstance(disk, DiskCache):
             raise ConfigError(f'disk={disk!r}: give a cache, as in tg.DiskCache(folder, "100GiB")')
@@ -240,7 +242,7 @@ class Loader:
             "only": only,
             "shuffle": shuffle_spec(shuffle),
             "seed": seed,
-            "remainder": "drop" if drop_last else choice("remainder", remainder or "uneven", ("drop", "pad", "uneven")),
+            "remainder": "drop" if drop_last else rest or "uneven",
             "workers": optional(integer, "workers", workers, 1, MOST_THREADS),
             "prefetch": integer("prefetch", prefetch, 0, 4096),
             "held_batches": integer("held_batches", held_batches, 0, 4096),
@@ -501,7 +503,9 @@ class Loader:
             raise ConfigError(f"indices must be one row of integers, not {given.dtype} of shape {given.shape}")
         if given.size and given.min() < 0:
             raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
-        if any(kind.__module__.partition(".")[0] == "torch" for kind in type(losses).__mro__):
+        if hasattr(losses, "detach") and any(
+            kind.__module__.partition(".")[0] == "torch" for kind in type(losses).__mro__
+        ):
             losses = losses.detach().float().cpu()
         try:
             of_each = np.ascontiguousarray(losses, np.float32).reshape(-1)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tidegate._tidegate import Drawn
 from tidegate.errors import ConfigError
+from tidegate.options import as_array
 
 __all__ = ["Sampler", "SizedIterable"]
 
@@ -72,7 +73,7 @@ def prepared(sampler: Any, samples: int, raised: list[BaseException]) -> Any:
 
 
 def _array(given: Any, samples: int, what: str) -> npt.NDArray[np.uint64]:
-    ids = np.asarray(given)
+    ids = as_array(what, given, what="one row of integers")
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         fix = "; np.flatnonzero makes ids of a mask" if ids.dtype == bool else ""
         raise ConfigError(f"{what} must be one row of integers, not {ids.dtype} of shape {ids.shape}{fix}")

@@ -354,7 +354,7 @@ def volume(
         "arrays": [
             {
                 "name": name,
-                "path": str(path),
+                "path": text("array", str(path)),
                 "scale": _scale(scales.get(name)),
                 "patch": integers("patch", patches[name], 1) if name in patches else None,
             }
