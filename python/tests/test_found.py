@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -385,3 +386,14 @@ def test_lines_may_be_called_json(tmp_path):
     (tmp_path / "b.json").write_text('{\n  "a": 1\n}\n')
     with pytest.raises(tg.DataError, match="no line is an object"):
         tg.open(tmp_path / "b.json")
+
+
+def test_a_warning_names_the_line_of_the_user(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 2, "y": "a"}\n')
+    options = {"batch_size": 1, "memory": tg.Budget("32MiB")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tg.Loader(tmp_path / "a.jsonl", fields={"x": tg.Int()}, **options)
+        tg.Loader(tg.synthetic(10, 8), ids=True, **options)
+        tg.Window(5, ranges=3)
+    assert [Path(warning.filename).name for warning in caught] == ["test_found.py"] * 3
