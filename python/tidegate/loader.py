@@ -503,13 +503,11 @@ class Loader:
             raise ConfigError(f"indices must be one row of integers, not {given.dtype} of shape {given.shape}")
         if given.size and given.min() < 0:
             raise ConfigError(f"there is no sample {given.min()}: indices are numbers from 0 on")
-        if hasattr(losses, "detach") and any(
-            kind.__module__.partition(".")[0] == "torch" for kind in type(losses).__mro__
-        ):
-            losses = losses.detach().float().cpu()
         try:
+            if hasattr(losses, "detach"):
+                losses = losses.detach().float().cpu()
             of_each = np.ascontiguousarray(losses, np.float32).reshape(-1)
-        except (TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError):
             raise ConfigError("losses must be numbers, one for each sample") from None
         self._inner.feedback(np.ascontiguousarray(given, np.uint64), of_each)
 

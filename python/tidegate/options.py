@@ -12,7 +12,7 @@ import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set, ValuesView
 from typing import Any, ParamSpec, TypeGuard
 
 import numpy as np
@@ -141,7 +141,7 @@ def integers(name: str, given: Any, least: int, what: str = "ints") -> list[int]
 
 def listed(given: Any) -> Any:
     """Return the list of a set or of a generator; anything else as it is."""
-    return list(given) if isinstance(given, Set | Iterator) or type(given).__name__ == "dict_values" else given
+    return list(given) if isinstance(given, Set | Iterator | ValuesView) else given
 
 
 def as_array(name: str, given: Any, dtype: Any = None, what: str = "an array of numbers") -> np.ndarray:

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::files::glob;
@@ -103,10 +104,11 @@ fn names(list: &Yaml) -> Option<Vec<String>> {
     (count <= MOST_SHARDS).then(|| texts.into_iter().flat_map(glob::braces).collect())
 }
 
-/// An index of wids.
+/// An index of wids; any other object has no list.
 #[derive(Deserialize)]
-struct Wids {
-    shardlist: Vec<Shard>,
+struct Wids<'a> {
+    #[serde(borrow)]
+    shardlist: Option<&'a RawValue>,
     #[serde(default)]
     base_path: String,
 }
@@ -126,19 +128,22 @@ pub(crate) fn wids(path: &Path, options: &OpenOptions) -> Result<Option<List>> {
         return Ok(None);
     }
     let text = small(path)?;
-    let is_list =
-        serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|json| json.get("shardlist").is_some());
-    if !is_list {
+    if !text.trim_ascii_start().starts_with(b"{") {
         return Ok(None);
     }
+    let Ok(Wids { shardlist: Some(list), base_path }) = serde_json::from_slice(&text) else {
+        return Ok(None);
+    };
     let wrong = |what: String| Error::Dataset { path: path.to_owned(), what };
-    let list: Wids = serde_json::from_slice(&text).map_err(|_| {
+    let list: Vec<Shard> = serde_json::from_str(list.get()).map_err(|_| {
         wrong("an index of wids needs a list \"shardlist\" with url and nsamples of each shard".into())
     })?;
     let base = path.parent().unwrap_or(Path::new(""));
-    let named = |shard: &Shard| Path::new(&list.base_path).join(shard.url.trim_start_matches("file:"));
-    let named = |shard: &Shard| named(shard).to_string_lossy().into_owned();
-    let urls: Vec<String> = list.shardlist.iter().map(named).collect();
+    let named = |shard: &Shard| {
+        let place = Path::new(&base_path).join(shard.url.trim_start_matches("file:"));
+        place.to_string_lossy().into_owned()
+    };
+    let urls: Vec<String> = list.iter().map(named).collect();
     if let Some(url) = urls.iter().find(|url| url.contains("://")) {
         return Err(wrong(format!("it lists {url}, which is in a store: open the shards by their URL")));
     }
@@ -149,7 +154,7 @@ pub(crate) fn wids(path: &Path, options: &OpenOptions) -> Result<Option<List>> {
         None => all,
     };
     present(path, &shards, options)?;
-    let samples = list.shardlist.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.nsamples));
+    let samples = list.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.nsamples));
     let samples = Some(samples).filter(|_| !options.allow_missing && shards.len() == count);
     Ok(Some(List { path: path.to_owned(), shards, samples }))
 }
