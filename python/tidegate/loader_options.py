@@ -7,14 +7,14 @@ Memory: holds none.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tidegate import ranks
 from tidegate.batch import EXTRAS, Batch, present
 from tidegate.errors import ConfigError, warn
 from tidegate.fields import Field, Window
-from tidegate.options import choice, refused
+from tidegate.options import choice, is_row, listed, refused
 from tidegate.source import Source
 
 __all__ = [
@@ -46,9 +46,10 @@ def optional(check: Callable[..., T], name: str, given: Any, *limits: Any) -> T 
 
 def checked_extras(extras: Any, source: Source, fields: list[Any], only: bool) -> tuple[str, ...]:
     """Return the extras, each once; raise ConfigError for a name that is none, or is taken."""
-    if isinstance(extras, str | bytes | Mapping) or not isinstance(extras, Iterable):
+    given = listed(extras)
+    if isinstance(given, str | bytes) or not is_row(given):
         raise refused("extras", extras, 'names of attributes, such as extras=("mask", "ids")')
-    names = tuple(dict.fromkeys(choice("extras", name, EXTRAS) for name in extras))
+    names = tuple(dict.fromkeys(choice("extras", name, EXTRAS) for name in given))
     delivered = {name for name, _ in fields} | (set() if only else set(source.schema))
     taken = delivered.intersection(names)
     if taken:

@@ -353,7 +353,7 @@ def volume(
     options = {
         "arrays": [
             {
-                "name": name,
+                "name": text("array", name),
                 "path": text("array", str(path)),
                 "scale": _scale(scales.get(name)),
                 "patch": integers("patch", patches[name], 1) if name in patches else None,
