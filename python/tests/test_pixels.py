@@ -10,6 +10,8 @@ import pytest
 import simplejpeg
 from conftest import ROUNDING, encoded, picture
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from test_found import tar
 
 import tidegate as tg
 
@@ -76,6 +78,57 @@ def test_masks_keep_their_values_at_every_depth(tmp_path, bits, palette):
     image = encoded(picture(0, 21, 19), "PNG")
     fields = {"png": tg.Image((19, 21)), "seg.png": tg.Mask("png")}
     np.testing.assert_array_equal(pairs(tmp_path, [(image, mask)], fields)["seg.png"][0], values)
+
+
+@pytest.mark.parametrize("form", ["whole", "cropped"])
+def test_a_png_with_a_flipped_bit_is_refused(tmp_path, form):
+    rng = np.random.default_rng(7)
+    whole = encoded(picture(0, 60, 50), "PNG")
+    begin, end = whole.index(b"IDAT") + 4, whole.rindex(b"IEND") - 8
+    flipped = []
+    for _ in range(60):
+        content = bytearray(whole)
+        content[rng.integers(begin, end)] ^= 1 << rng.integers(8)
+        flipped.append(bytes(content))
+    members = [(f"{i:02}.png", content) for i, content in enumerate([whole, *flipped])]
+    path = tar(tmp_path / "a.tar", *members)
+    image = tg.Image(16, crop="random") if form == "cropped" else tg.Image()
+    options = {"on_error": "skip", "max_failure_rate": 1.0, "fields": {"png": image}}
+    batches = list(tg.Loader(path, batch_size=61, memory=tg.Budget("64MiB"), **options))
+    assert [id for batch in batches for id in batch.ids] == [0]
+
+
+def test_a_png_keeps_nothing_of_what_is_not_its_image(tmp_path):
+    image = picture(1, 20, 10)
+    sink = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 100_000
+    note = PngInfo()
+    note.add_text("note", "y" * 100_000, zip=True)
+    image.save(sink, "PNG", exif=exif, pnginfo=note, icc_profile=b"z" * 1000)
+    cut = sink.getvalue()[: sink.getvalue().rindex(b"IEND") - 4]
+    path = tar(tmp_path / "a.tar", ("0.png", sink.getvalue()), ("1.png", cut), ("2.png", cut[:-20]))
+    loader = tg.Loader(path, batch_size=3, memory=tg.Budget("64MiB"), on_error="skip", max_failure_rate=1.0)
+    (batch,) = list(loader)
+    assert batch.ids.tolist() == [0, 1]
+    for row in batch["png"]:
+        np.testing.assert_array_equal(row, np.asarray(image))
+    assert "the file ends within the image" in str(loader.report())
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "LA"])
+def test_masks_keep_their_values_beside_alpha(tmp_path, mode):
+    values = np.random.default_rng(5).integers(0, 256, (19, 21)).astype("uint8")
+    mask = Image.fromarray(values)
+    if mode == "P":
+        mask.putpalette(bytes(range(256)) * 3)
+    if mode == "LA":
+        mask.putalpha(Image.fromarray(255 - values))
+    sink = io.BytesIO()
+    mask.save(sink, "PNG", **({} if mode == "LA" else {"transparency": 3}))
+    image = encoded(picture(0, 21, 19), "PNG")
+    fields = {"png": tg.Image((19, 21)), "seg.png": tg.Mask("png")}
+    np.testing.assert_array_equal(pairs(tmp_path, [(image, sink.getvalue())], fields)["seg.png"][0], values)
 
 
 def png_of(values, bits, palette):

@@ -16,6 +16,7 @@ mod image;
 mod jpeg;
 pub mod npy;
 mod pixels;
+mod png_chunks;
 mod png_image;
 mod quoted;
 pub mod schema;

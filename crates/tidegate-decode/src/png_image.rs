@@ -1,20 +1,20 @@
 //! PNG, decoded by the png crate: 8-bit RGB equal to Pillow's `convert("RGB")`, or raw mask
 //! values.
 //!
-//! Flow: bytes -> rows; nothing below the region is inflated. An interlaced image is decoded whole
-//! into scratch, then written row by row.
+//! Flow: bytes -> the chunks of the image, with their checksums (`png_chunks`) -> rows; nothing
+//! below the region is inflated. An interlaced image is decoded whole into scratch, then written
+//! row by row.
 //! Memory: the caller's scratch for interlaced images; the png crate allocates at most
 //! `ImageHeader::library_bytes`.
-
-use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 
 use crate::image::{Decode, Decoded, Pixel, Request, RowSink, WideGray, write_row};
+use crate::png_chunks::Chunks;
 use crate::{Error, Result};
 
-/// Bytes that ancillary chunks may allocate.
-const ANCILLARY_BYTES: usize = 8 << 20;
+/// Bytes that palettes and transparency may allocate.
+const PALETTE_BYTES: usize = 64 << 10;
 
 /// The PNG decoder; it keeps nothing between images.
 #[derive(Debug, Default)]
@@ -39,9 +39,10 @@ impl Decode for Png {
         inner: &mut [u8],
         rows: &mut dyn RowSink,
     ) -> Result<Decoded> {
-        let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: ANCILLARY_BYTES });
-        decoder.set_ignore_text_chunk(true);
-        decoder.set_ignore_iccp_chunk(true);
+        let chunks = Chunks::checked(bytes)?;
+        let ended = chunks.ended;
+        let mut decoder = Decoder::new_with_limits(chunks, Limits { bytes: PALETTE_BYTES });
+        decoder.ignore_checksums(true);
         let info = decoder.read_header_info().map_err(to_error)?;
         let (color, depth) = (info.color_type, info.bit_depth);
         let wide_gray = color == ColorType::Grayscale && depth == BitDepth::Sixteen;
@@ -63,7 +64,6 @@ impl Decode for Png {
             return Ok(Decoded::Whole);
         }
         // A file without an end marker may be cut within the image, so all its rows are decoded.
-        let ended = bytes.windows(4).rev().any(|word| word == b"IEND");
         let end = if ended { request.bottom() } else { request.header.height };
         for y in 0..end {
             let row = reader.next_row().map_err(to_error)?;
@@ -109,7 +109,7 @@ fn row_format(request: &Request<'_>, (color, depth): (ColorType, BitDepth)) -> R
 
 /// Decodes an interlaced image into scratch, then writes the region's rows.
 fn write_whole(
-    reader: &mut Reader<Cursor<&[u8]>>,
+    reader: &mut Reader<Chunks<'_>>,
     format: RowFormat,
     request: &Request<'_>,
     inner: &mut [u8],

@@ -67,7 +67,9 @@ impl Decode for Jpeg {
             return Err(Error::unsupported("a mask must have one channel; this JPEG has colours"));
         }
         if !request.fill && !bytes.ends_with(&END) && !bytes[header.data_at..].windows(2).any(|w| w == END) {
-            return Err(Error::truncated("truncated JPEG: the end marker is missing"));
+            return Err(Error::truncated(
+                "truncated JPEG: the end marker is missing; load_truncated=True decodes what is there",
+            ));
         }
         let mut markers = Markers::new(bytes, &mut self.tables);
         let scan = markers.next_scan()?.ok_or_else(|| damaged(bytes.len(), "the image has no data"))?;
