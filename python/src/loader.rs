@@ -4,6 +4,7 @@
 //! Memory: what `tidegate_data::pipeline` plans.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use numpy::PyReadonlyArray1;
@@ -91,7 +92,7 @@ impl Loader {
     /// Begin the next epoch.
     fn epoch(&self, py: Python<'_>) -> PyResult<Epoch> {
         let epoch = self.with(py, tidegate::Loader::epoch)?.map_err(|e| raise(&e))?;
-        Ok(Epoch(Mutex::new(Some(epoch))))
+        Ok(Epoch { epoch: Mutex::new(Some(epoch)), closing: AtomicBool::new(false) })
     }
 
     /// Change the budget, also in the middle of an epoch.
@@ -176,7 +177,11 @@ impl Loader {
 /// One epoch.
 #[pyclass(frozen, module = "tidegate._tidegate")]
 #[derive(Debug)]
-pub(crate) struct Epoch(Mutex<Option<tidegate::Epoch>>);
+pub(crate) struct Epoch {
+    epoch: Mutex<Option<tidegate::Epoch>>,
+    /// Another thread closes it: `next`, which has the lock, gives up.
+    closing: AtomicBool,
+}
 
 impl Drop for Epoch {
     fn drop(&mut self) {
@@ -193,10 +198,13 @@ impl Epoch {
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
         let outcome = py.detach(|| {
-            let mut epoch = lock(&self.0);
+            let mut epoch = lock(&self.epoch);
             let Some(epoch) = epoch.as_mut() else { return Ok(None) };
             let interrupted = Mutex::new(&mut interrupted);
             epoch.next_with(&|| {
+                if self.closing.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
                 Python::attach(|py| py.check_signals()).map_err(|signal| {
                     **lock(&interrupted) = Some(signal);
                     Error::Interrupted
@@ -208,6 +216,8 @@ impl Epoch {
             return Err(signal);
         }
         match outcome {
+            // The caller sees that its epoch is no longer the loader's.
+            Err(Error::Interrupted) => Ok(None),
             Ok(None) => Ok(None),
             Ok(Some(Delivered::Batch(batch))) => presented(py, batch).map(Some),
             Ok(Some(Delivered::Mapped(made))) => match made.downcast::<PyResult<Py<PyAny>>>() {
@@ -220,7 +230,8 @@ impl Epoch {
 
     /// Stop the epoch's threads and free its memory.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| drop(lock(&self.0).take()));
+        self.closing.store(true, Ordering::Relaxed);
+        py.detach(|| drop(lock(&self.epoch).take()));
     }
 }
 
@@ -241,10 +252,11 @@ fn presented<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> 
     Ok(batch.into_pyobject(py)?.into_any())
 }
 
-/// Three Python functions: one that transforms each batch off the consumer's thread, one that is
-/// told the number of the first batch, and one that ends the waits of the first.
+/// Four Python functions: one that transforms each batch off the consumer's thread, one that is
+/// told the number of the first batch, one that ends the waits of the first, and one that ends its
+/// work.
 #[derive(Debug, FromPyObject)]
-pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>);
+pub(crate) struct PythonMap(Py<PyAny>, Option<Py<PyAny>>, Option<Py<PyAny>>, Option<Py<PyAny>>);
 
 impl BatchTransform for PythonMap {
     fn begin(&self, first: u64) {
@@ -268,6 +280,10 @@ impl BatchTransform for PythonMap {
 
     fn stop(&self) {
         call(self.2.as_ref(), |py, stop| stop.call0(py));
+    }
+
+    fn interrupt(&self) {
+        call(self.3.as_ref(), |py, interrupt| interrupt.call0(py));
     }
 }
 

@@ -382,7 +382,13 @@ class Loader:
         source: Source,
         options: str,
         budget: Budget,
-        map: tuple[Callable[[tuple[Any, ...]], Any], Callable[[int], None] | None, Callable[[], None] | None] | None,
+        map: tuple[
+            Callable[[tuple[Any, ...]], Any],
+            Callable[[int], None] | None,
+            Callable[[], None] | None,
+            Callable[[], None] | None,
+        ]
+        | None,
         sampler: Drawn | npt.NDArray[np.uint64] | tuple[Callable[[int], Any], int, bool] | None,
     ) -> Loader: ...
     def __len__(self) -> int: ...

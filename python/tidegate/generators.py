@@ -89,24 +89,35 @@ class Watch:
     def __init__(self, functions: list[Callable[..., Any]]) -> None:
         self.functions = functions
         self.lock = threading.Lock()
-        self.done = False
+        self.begun = False
+        self.done = threading.Event()
 
     def __call__(self, call: Callable[[], T]) -> T:
         """Return what `call` returns; the first call is watched, and others wait for its end."""
-        if self.done:
-            return call()
         with self.lock:
-            if self.done:
-                return call()
-            before = _states()
-            try:
-                return call()
-            finally:
-                self.done = True
-                used = _restored(before)
-                used += sorted({type(found).__name__ for found in _seedable(self.functions)})
-                if used:
-                    warn(_WORDS.format(" and ".join(used)))
+            first, self.begun = not self.begun, True
+        if not first:
+            self.done.wait()
+            return call()
+        before = _states()
+        try:
+            return call()
+        finally:
+            if not self.done.is_set():
+                self._tell(before)
+
+    def give_up(self) -> None:
+        """Watch no longer: the first call may never return."""
+        self.done.set()
+
+    def _tell(self, before: dict[str, Any]) -> None:
+        try:
+            used = _restored(before)
+            used += sorted({type(found).__name__ for found in _seedable(self.functions)})
+            if used:
+                warn(_WORDS.format(" and ".join(used)))
+        finally:
+            self.done.set()
 
 
 _WORDS = (

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from tidegate.generators import Watch
 from tidegate.iteration import Batches
 from tidegate.loader_options import (
     checked_extras,
+    described,
     json_of,
     known_ranks,
     optional,
@@ -261,11 +263,12 @@ class Loader:
         self.budget = memory if isinstance(memory, _tidegate.Budget) else _tidegate.Budget.process(memory)
         self._present: Callable[[tuple[Any, ...]], Batch] | None = presenter(output, self._extras)
         self._pool: Pool | None = None
+        self._steps: Steps | None = None
         self._map = None
         if mapped:
             self._present = None
-            steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", extras=self._extras)
-            self._map = self._mapping(steps, processes, multiprocessing_context)
+            self._steps = Steps(transform, batch_transform, seed=seed, torch=output == "torch", extras=self._extras)
+            self._map = self._mapping(self._steps, processes, multiprocessing_context)
         self._raised: list[BaseException] = []
         self._sampler = None if sampler is None else prepared(sampler, len(self.source), self._raised)
         self._epoch: _tidegate.Epoch | None = None
@@ -280,7 +283,7 @@ class Loader:
         how = "sampler" if sampler is not None else f"shuffle={shuffle}"
         left_out = dict(self._inner.unnamed())
         self._shown = (size, ", ".join(rows(wanted, columns, schema, left_out)), f"{how}, seed={seed}")
-        warn_of_unnamed(left_out, len(self.source))
+        warn_of_unnamed(left_out, len(self.source), schema)
 
     def _make(self, rank: int, world_size: int) -> None:
         """Make the loader of a rank."""
@@ -321,15 +324,16 @@ class Loader:
         if not self._delivered:
             self._pending.append(call)
 
-    def _mapping(self, steps: Steps, processes: int, context: str | None) -> tuple[Any, Any, Any]:
-        """Return the functions that transform a batch, begin an epoch, and end waiting."""
+    def _mapping(self, steps: Steps, processes: int, context: str | None) -> tuple[Any, Any, Any, Any]:
+        """Return the functions that transform a batch, begin an epoch, end waits, and end work."""
         if not processes:
-            watch, empty = Watch(steps.functions()), partial(arrays, self.budget)
-            return lambda raw: watch(partial(steps, raw, empty)), steps.begin, steps.stop
+            steps.watch = watch = Watch(steps.functions())
+            empty = partial(arrays, self.budget)
+            return lambda raw: watch(partial(steps, raw, empty)), steps.begin, steps.stop, steps.interrupt
         self.budget = self.budget.shared()
         self._pool = pool = Pool(steps, processes, self.budget, context)
         weakref.finalize(self, pool.close)
-        return pool, pool.begin, pool.stop
+        return pool, pool.begin, pool.stop, None
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; it is the same on every rank."""
@@ -402,20 +406,30 @@ class Loader:
 
     def _end(self, epoch: _tidegate.Epoch | None = None) -> None:
         """End this epoch, or the one in progress: stop its threads and free its memory."""
+        self._check_thread()
         epoch = self._epoch if epoch is None else epoch
+        current = epoch is self._epoch
+        if current:
+            # First, so that a thread that waits in `next` sees that its epoch was cut off.
+            self._epoch = None
         if epoch is not None and self._pid == os.getpid():
-            if self._pool is not None and epoch is self._epoch:
+            if self._pool is not None and current:
                 # Another thread may be waiting in `next`, and holds the epoch until it returns.
                 self._pool.stop()
             epoch.close()
-        if epoch is self._epoch:
-            self._epoch = None
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise Error(
                 "this loader was made before a fork, which does not copy its threads: make the loader in the process "
                 "that uses it"
+            )
+        self._check_thread()
+
+    def _check_thread(self) -> None:
+        if self._steps is not None and threading.get_ident() in self._steps.running:
+            raise Error(
+                "a transform cannot begin, change or close the loader that calls it: do that where the batches are used"
             )
 
     def set_memory(self, memory: int | float | str) -> None:
@@ -587,19 +601,7 @@ class Loader:
     def __repr__(self) -> str:
         if not hasattr(self, "_shown"):
             return "Loader(in the making)"
-        size, fields, order = self._shown
-        name, samples, batches = self.source._inner.name, len(self.source), self._batches_in_epoch
-        cap, charged = self.budget.cap_bytes / 2**20, self.budget.charged_bytes / 2**20
-        lines = [
-            f"Loader({name!r}, {samples} samples, {batches} batches of {size})",
-            f"fields: {fields}",
-            f"order: {order}, rank {self._ranks[0]} of {self._ranks[1]}",
-            f"memory: {cap:.1f} MiB, {charged:.1f} MiB charged",
-        ]
-        if self._position is not None:
-            epoch, number = self._position
-            lines.append(f"position: epoch {epoch}, batch {number + 1} of {batches}")
-        return "\n    ".join(lines)
+        return described(self, *self._shown)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -19,6 +19,7 @@ from tidegate.source import Source
 
 __all__ = [
     "checked_extras",
+    "described",
     "json_of",
     "known_ranks",
     "optional",
@@ -38,6 +39,22 @@ def known_ranks() -> tuple[int, int]:
     except ConfigError:
         # A framework may still say which process this is; else the first epoch raises.
         return 0, 1
+
+
+def described(loader: Any, size: str, fields: str, order: str) -> str:
+    """Return what `repr` shows of a loader."""
+    name, samples, batches = loader.source._inner.name, len(loader.source), loader._batches_in_epoch
+    cap, charged = loader.budget.cap_bytes / 2**20, loader.budget.charged_bytes / 2**20
+    lines = [
+        f"Loader({name!r}, {samples} samples, {batches} batches of {size})",
+        f"fields: {fields}",
+        f"order: {order}, rank {loader._ranks[0]} of {loader._ranks[1]}",
+        f"memory: {cap:.1f} MiB, {charged:.1f} MiB charged",
+    ]
+    if loader._position is not None:
+        epoch, number = loader._position
+        lines.append(f"position: epoch {epoch}, batch {number + 1} of {batches}")
+    return "\n    ".join(lines)
 
 
 def optional(check: Callable[..., T], name: str, given: Any, *limits: Any) -> T | None:
@@ -99,14 +116,22 @@ def rows(
         yield f"{name} {given[name].row() if name in given else schema.get(name, 'joined')}"
 
 
-def warn_of_unnamed(left_out: Mapping[str, int], samples: int) -> None:
+# A spec that says what the samples without a field get, by the field's kind.
+_SPECS = {"image": 'tg.Image(224, default="zeros")', "int": "tg.Int(default=-1)", "float": "tg.Float(default=0)"}
+
+
+def warn_of_unnamed(left_out: Mapping[str, int], samples: int, schema: Mapping[str, str]) -> None:
     """Say which fields `fields` does not name and some samples lack: they are not delivered."""
     if left_out:
         lacking = "; ".join(f"{name!r}, which {count} of {samples} samples lack" for name, count in left_out.items())
         name = next(iter(left_out))
+        images = [name for name in left_out if schema.get(name) == "image"]
+        joined = sum(samples - left_out[name] for name in images) == samples
+        spec = _SPECS.get(schema.get(name, ""), "tg.Text(optional=True)")
+        each = f"{';'.join(images)!r}: tg.Image(224)" if joined else f"{name!r}: {spec}"
         warn(
             f"fields does not name {lacking}: not delivered. To have it, say what these samples get, as in "
-            f"fields={{{name!r}: tg.Text(optional=True)}}; to leave it out in peace, name the others in columns="
+            f"fields={{{each}}}; to leave it out in peace, name the others in columns="
         )
 
 

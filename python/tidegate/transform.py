@@ -6,6 +6,8 @@ Memory: `stacking` makes the results of samples columns; see there.
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,10 +16,15 @@ import numpy as np
 from tidegate._tidegate import Budget
 from tidegate.batch import Batch, present
 from tidegate.errors import Error
-from tidegate.generators import Seeder
+from tidegate.generators import Seeder, Watch
 from tidegate.stacking import Empty, Shape, stacked
 
 __all__ = ["Steps", "arrays"]
+
+
+class Stopped(BaseException):
+    """What ends a user's function that goes on after its epoch; no `except Exception` takes it."""
+
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
@@ -45,6 +52,10 @@ class Steps:
         # Whether the epoch is over: looked at before each sample, so that an interrupt need not
         # wait for the rest of a batch.
         self.stopped = False
+        # The threads that are in the user's functions.
+        self.running: set[int] = set()
+        # What watches the first call, in the training process.
+        self.watch: Watch | None = None
 
     def begin(self, _first: int) -> None:
         """Note that an epoch begins."""
@@ -54,11 +65,26 @@ class Steps:
         """Make a call that is under way raise before its next sample."""
         self.stopped = True
 
+    def interrupt(self) -> None:
+        """End the calls that are under way as soon as they run Python code again."""
+        if self.watch is not None:
+            self.watch.give_up()
+        for thread in tuple(self.running):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+
     def functions(self) -> list[Callable[..., Any]]:
         """Return the user's functions."""
         return [function for function in (self.transform, self.batch_transform) if function is not None]
 
     def __call__(self, raw: tuple[Any, ...], empty: Empty) -> Any:
+        thread = threading.get_ident()
+        self.running.add(thread)
+        try:
+            return self._made(raw, empty)
+        finally:
+            self.running.discard(thread)
+
+    def _made(self, raw: tuple[Any, ...], empty: Empty) -> Any:
         batch = present(raw, self.extras)
         first = int(batch.positions[0]) if batch.rows else 0
         epoch = batch.epoch

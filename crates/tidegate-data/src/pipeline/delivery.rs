@@ -12,7 +12,7 @@ use tidegate_core::sync::{Ordered, Taken};
 
 use super::batch_builder::{BatchBuilder, BatchExtras, Row};
 use super::control::Control;
-use super::transform::{BatchTransform, TransformQueue, apply};
+use super::transform::{BatchTransform, TransformQueue, UserCalls};
 use crate::batch::Batch;
 use crate::{Error, Result};
 
@@ -52,6 +52,7 @@ pub(super) struct Delivery {
     map: Option<Arc<dyn BatchTransform>>,
     /// Batches for the transform threads, if there are any.
     pub(super) queue: Option<TransformQueue>,
+    pub(super) calls: UserCalls,
     /// What came of the batches, and what ended the epoch, if anything did.
     batches: Ordered<Done, Error>,
 }
@@ -65,7 +66,13 @@ impl Delivery {
         next: u64,
     ) -> Self {
         let queue = (map.is_some() && map_threads > 0).then(|| TransformQueue::new(next));
-        Self { control: Arc::clone(control), map, queue, batches: Ordered::new(next) }
+        Self {
+            control: Arc::clone(control),
+            map,
+            queue,
+            calls: UserCalls::default(),
+            batches: Ordered::new(next),
+        }
     }
 
     pub(super) fn map(&self) -> Option<&Arc<dyn BatchTransform>> {
@@ -99,7 +106,7 @@ impl Delivery {
         let (outcome, extras) = builder.finish();
         let outcome = match (outcome, &self.queue, &self.map) {
             (outcome, Some(queue), _) => return queue.put(index, outcome, extras),
-            (Ok(batch), None, Some(map)) => apply(&**map, batch),
+            (Ok(batch), None, Some(map)) => self.calls.apply(&**map, batch),
             (outcome, ..) => outcome.map(Delivered::Batch),
         };
         self.deliver(index, Done { outcome, extras });

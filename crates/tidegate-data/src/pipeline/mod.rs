@@ -100,6 +100,9 @@ pub struct Pipeline {
     process: u32,
 }
 
+/// How long the user's function has to return by itself when an epoch ends, and then once more.
+const TRANSFORM_PATIENCE: Duration = Duration::from_millis(250);
+
 /// The share of samples that may fail, and how many may in any case, unless the user says.
 const FAILURES_BY_DEFAULT: (f64, f64) = (0.01, 10.0);
 
@@ -233,7 +236,7 @@ impl Pipeline {
                 moved = (now, Instant::now());
             } else if moved.1.elapsed() > h.spec.config.stall {
                 let asking = h.control.asking.load(Ordering::Acquire);
-                let who = h.watchdog.describe(&*h.spec.source, asking);
+                let who = h.watchdog.describe(&*h.spec.source, asking, h.delivery.calls.len());
                 return Err(Error::Stalled { seconds: moved.1.elapsed().as_secs(), who });
             }
         }
@@ -243,7 +246,12 @@ impl Pipeline {
         let config = &self.handles.spec.config;
         let (rate, least) = config.max_failure_rate.map_or(FAILURES_BY_DEFAULT, |rate| (rate, 0.0));
         let allowed = (rate * config.split.len as f64 / config.split.world as f64).max(least);
-        if (self.failures.len() + config.failed.len()) as f64 <= allowed {
+        let failed = self.failures.len() + config.failed.len();
+        // However few there are: not one sample would come.
+        let all = config.max_failure_rate.is_none()
+            && config.on_error == OnError::Skip
+            && failed as u64 >= config.split.len / config.split.world;
+        if failed as f64 <= allowed && !all {
             return Ok(());
         }
         // A position counts once, however many samples failed in its place.
@@ -252,7 +260,9 @@ impl Pipeline {
         positions.sort_unstable();
         positions.dedup();
         let failed = positions.len() as u64;
-        let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed) else { return Ok(()) };
+        let Some(last) = self.failures.last().filter(|_| failed as f64 > allowed || all) else {
+            return Ok(());
+        };
         let seen = self.next * config.split.max_rows();
         let last = format!("{}: {}", last.place, last.what);
         Err(Error::TooManyFailed { failed, seen, rate, last })
@@ -380,6 +390,23 @@ fn stages(h: &Handles, next: u64) -> Box<dyn Stages> {
     }
 }
 
+impl Pipeline {
+    /// Joins threads, except those in a function of the user that does not return: neither an
+    /// error, nor an interrupt, nor the end of the program waits for it.
+    fn join(&self, threads: Vec<JoinHandle<()>>) {
+        let delivery = &self.handles.delivery;
+        delivery.calls.wait_for(&threads, TRANSFORM_PATIENCE);
+        if delivery.calls.len() > 0 {
+            delivery.map().iter().for_each(|map| map.interrupt());
+            delivery.calls.wait_for(&threads, TRANSFORM_PATIENCE);
+        }
+        for thread in threads.into_iter().filter(JoinHandle::is_finished) {
+            // A panic was caught and delivered where it happened; there is nothing left to tell.
+            thread.join().ok();
+        }
+    }
+}
+
 impl Drop for Pipeline {
     fn drop(&mut self) {
         if self.process != std::process::id() {
@@ -397,10 +424,9 @@ impl Drop for Pipeline {
         if h.control.asking.load(Ordering::SeqCst) {
             self.readers.clear();
         }
-        for thread in self.readers.drain(..).chain(self.others.drain(..)) {
-            // A panic was caught and delivered where it happened; there is nothing left to tell.
-            thread.join().ok();
-        }
+        let threads = self.readers.drain(..).chain(self.others.drain(..)).collect();
+        self.join(threads);
+        let h = &self.handles;
         h.spec.config.stores.iter().for_each(|store| store.release_writer());
         self.stages.clear();
         h.delivery.clear();

@@ -169,7 +169,7 @@ fn run_transform(h: &Handles, thread: usize) {
     loop {
         h.watchdog.note(thread, "waiting for batches", None);
         let begins = || h.watchdog.note(thread, "transforming a batch", None);
-        let Some((index, done)) = queue.run_next(&**map, begins) else { break };
+        let Some((index, done)) = queue.run_next(&**map, &h.delivery.calls, begins) else { break };
         h.delivery.deliver(index, done);
     }
     h.watchdog.note(thread, "done", None);

@@ -10,8 +10,11 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::sync::Mutex;
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
 
-use tidegate_core::sync::{Ordered, Taken};
+use tidegate_core::sync::{Ordered, Taken, lock};
 
 use super::batch_builder::BatchExtras;
 use super::delivery::{Delivered, Done};
@@ -33,6 +36,10 @@ pub trait BatchTransform: Send + Sync + std::fmt::Debug {
 
     /// Called when the epoch ends: calls that wait for something should return soon.
     fn stop(&self) {}
+
+    /// Called where a call has not returned a while after `stop`. If it does not return then, its
+    /// thread is left behind with the batch that it has.
+    fn interrupt(&self) {}
 }
 
 /// Batches on their way to the function; a batch that failed passes through.
@@ -57,19 +64,53 @@ impl TransformQueue {
 
     /// Takes the next batch and calls the function; nothing once the queue is closed. `begins` is
     /// told before the call.
-    pub(super) fn run_next(&self, map: &dyn BatchTransform, begins: impl FnOnce()) -> Option<(u64, Done)> {
+    pub(super) fn run_next(
+        &self,
+        map: &dyn BatchTransform,
+        calls: &UserCalls,
+        begins: impl FnOnce(),
+    ) -> Option<(u64, Done)> {
         let Taken::Item(index, (batch, extras)) = self.0.take(None) else { return None };
         begins();
-        let outcome = batch.and_then(|batch| apply(map, batch));
+        let outcome = batch.and_then(|batch| calls.apply(map, batch));
         Some((index, Done { outcome, extras }))
     }
 }
 
-/// Calls the function; its panic is an error like any other.
-pub(super) fn apply(map: &dyn BatchTransform, batch: Batch) -> Result<Delivered> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.map(batch)))
-        .unwrap_or_else(|panic| {
+/// The threads that are in the user's function: at an epoch's end nobody waits for them for long.
+#[derive(Debug, Default)]
+pub(super) struct UserCalls(Mutex<Vec<ThreadId>>);
+
+impl UserCalls {
+    /// Calls the function; its panic is an error like any other.
+    pub(super) fn apply(&self, map: &dyn BatchTransform, batch: Batch) -> Result<Delivered> {
+        let thread = std::thread::current().id();
+        lock(&self.0).push(thread);
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.map(batch)));
+        lock(&self.0).retain(|other| *other != thread);
+        made.unwrap_or_else(|panic| {
             Err(Error::Panic { thread: "transform".into(), what: crate::panic_message(&*panic) })
         })
         .map(Delivered::Mapped)
+    }
+
+    /// Calls that have not returned.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Waits until these threads have ended, or those that have not are all in the function and
+    /// `patience` is over.
+    pub(super) fn wait_for(&self, threads: &[JoinHandle<()>], patience: Duration) {
+        let began = Instant::now();
+        loop {
+            let within = lock(&self.0).clone();
+            let mut left = threads.iter().filter(|thread| !thread.is_finished());
+            let mut only_within = || left.all(|thread| within.contains(&thread.thread().id()));
+            if began.elapsed() > patience && only_within() || threads.iter().all(JoinHandle::is_finished) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

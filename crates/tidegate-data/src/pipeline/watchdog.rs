@@ -48,8 +48,9 @@ impl Watchdog {
         }
     }
 
-    /// "thread 0: reading sample 5 (a.tar at byte 512) for 12 s; …"
-    pub(super) fn describe(&self, source: &dyn Source, asking: bool) -> String {
+    /// "thread 0: reading sample 5 (a.tar at byte 512) for 12 s; …"; first what the user's sampler
+    /// and functions do.
+    pub(super) fn describe(&self, source: &dyn Source, asking: bool, calls: usize) -> String {
         let words = self.notes.iter().enumerate().filter_map(|(i, note)| {
             let note = lock(note).clone()?;
             let what = note.sample.map(|at| format!(" {}", source.place(&at))).unwrap_or_default();
@@ -57,6 +58,7 @@ impl Watchdog {
         });
         let words: Vec<String> = words.collect();
         let asking = asking.then(|| "the sampler was asked for its next id, and has not answered".to_owned());
-        asking.into_iter().chain(words).collect::<Vec<_>>().join("; ")
+        let calls = (calls > 0).then(|| format!("{calls} calls of a transform have not returned"));
+        asking.into_iter().chain(calls).chain(words).collect::<Vec<_>>().join("; ")
     }
 }

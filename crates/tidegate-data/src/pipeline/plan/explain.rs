@@ -99,7 +99,7 @@ impl TooSmall {
         format!(
             "shuffle less widely: a row can only be read by decoding its whole group, {} MiB for {} rows on average, \
              and this order draws from {} groups at once; use shuffle=tg.Window(samples) with fewer samples, or repack \
-             the data for random access with `tidegate pack {} OUT`",
+             the data for random access with `tidegate pack '{}' OUT`",
             mib(self.plan.group_bytes),
             source.len() / (source.shard_lengths().len() as u64).max(1),
             self.plan.groups,
