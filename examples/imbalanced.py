@@ -3,7 +3,7 @@
 A small network in NumPy learns from a Parquet file. It sees the rare class in few steps of small
 batches, where the contents of a batch matter most.
 
-Needs `pip install tidegate pyarrow`.
+Needs Tidegate and `pip install pyarrow`.
 """
 
 import argparse

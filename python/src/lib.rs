@@ -26,6 +26,10 @@ mod stitch;
 mod tensor_train;
 mod volume;
 
+/// The extension's own: the interpreter and other libraries keep theirs.
+#[global_allocator]
+static HEAP: tidegate_core::memory::Heap = tidegate_core::memory::Heap;
+
 #[pyo3::pymodule(gil_used = false)]
 mod _tidegate {
     use pyo3::prelude::*;

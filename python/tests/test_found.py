@@ -205,8 +205,85 @@ def test_a_dictionary_of_datasets_names_its_splits(tmp_path):
     assert len(opened(tmp_path, split="french")) == 1
     with pytest.raises(tg.DataError, match=r'no split "german"; there are: english, french'):
         tg.open(tmp_path, split="german")
-    with pytest.raises(tg.DataError):
+    with pytest.raises(tg.DataError, match='splits english, french: choose one with split="english"'):
         tg.open(tmp_path)
+    for split in ("english", "french"):
+        (tmp_path / split / "state.json").write_text(
+            json.dumps({"_data_files": [{"filename": "data-00000-of-00001.parquet"}]})
+        )
+    assert len(opened(tmp_path, split="all")) == 2
+
+
+def test_folders_of_splits_within_a_folder_are_no_class(tmp_path):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        (tmp_path / "images" / split / "0.jpg").write_bytes(picture())
+        (tmp_path / "labels" / split / "0.txt").write_text("0 0.5 0.5 1 1")
+    with pytest.raises(tg.DataError, match="images: there are the splits train, val"):
+        tg.open(tmp_path)
+    assert len(opened(tmp_path / "images", split="val")) == 1
+
+
+def test_folders_name_the_split_of_what_a_pattern_finds(tmp_path):
+    shards(tmp_path, "train/0.parquet", "train/1.parquet", "test/0.parquet")
+    for pattern in (f"{tmp_path}/*/*.parquet", f"{tmp_path}/**/*.parquet"):
+        with pytest.raises(tg.DataError, match="splits test, train"):
+            tg.open(pattern)
+        assert len(opened(pattern, split="train")) == 2
+
+
+def test_values_in_the_names_of_folders_are_said_where_no_column_has_them(tmp_path):
+    for value in "ab":
+        (tmp_path / f"label={value}").mkdir()
+        (tmp_path / f"label={value}" / "x.jsonl").write_text('{"x": 1}\n')
+    with pytest.warns(tg.DataWarning, match="2 values in the names of folders, which only tables have as columns"):
+        source = tg.open(f"{tmp_path}/*/*.jsonl")
+    assert len(source) == 2
+    assert source.schema == {"x": "int"}
+
+
+def test_a_sample_in_two_archives_is_said(tmp_path):
+    tar(tmp_path / "a-0.tar", ("0.cls", b"1"), ("1.jpg", picture()))
+    tar(tmp_path / "a-1.tar", ("1.cls", b"2"), ("2.cls", b"3"))
+    with pytest.warns(tg.DataWarning, match='1 samples have members in two archives, such as "1": each comes as two'):
+        assert len(tg.open(tmp_path)) == 4
+    for part in "ab":
+        tar(tmp_path / f"{part}.tar", ("0.cls", b"1"), ("0.jpg", picture()))
+    assert len(opened(f"{tmp_path}/{{a,b}}.tar")) == 2
+
+
+def test_members_that_are_no_files_are_counted(tmp_path):
+    pipe, device, other = (tarfile.TarInfo(name) for name in ("p", "d", "o"))
+    pipe.type, device.type, other.type = tarfile.FIFOTYPE, tarfile.CHRTYPE, b"Q"
+    path = tar(tmp_path / "a.tar", ("0.cls", b"1"), pipe, device, other)
+    with pytest.warns(tg.DataWarning, match="2 devices and pipes, such as p of a.tar.*1 members of an unknown kind"):
+        assert len(tg.open(path)) == 1
+
+
+def test_folders_of_kinds_are_said(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "0.png").write_bytes(picture("PNG"))
+    with pytest.warns(tg.DataWarning, match="the folders images, masks are read as classes"):
+        assert len(tg.open(tmp_path)) == 2
+
+
+def test_what_a_command_left_behind_is_its_own(tmp_path):
+    command = [str(Path(sys.executable).with_name("tidegate")), "synth", str(tmp_path / "x"), "--form", "tar"]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "shard-00000.tar.partial").write_bytes(b"half")
+    subprocess.run([*command, "--samples", "4", "--width", "40"], check=True, capture_output=True)
+    assert len(opened(tmp_path / "x")) == 4
+
+
+def test_the_command_shows_the_account(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(picture())
+    (tmp_path / "cat" / "b.bmp").write_bytes(picture("BMP"))
+    command = [str(Path(sys.executable).with_name("tidegate")), "inspect", str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "left out: 1 images of a kind that is not read (.bmp), such as cat/b.bmp" in done.stdout
 
 
 def test_patterns_are_those_of_a_shell(tmp_path):

@@ -149,6 +149,15 @@ def test_an_epoch_that_failed_says_so():
         next(iterator)
 
 
+def test_what_a_framework_drops_is_named_with_the_fix():
+    batch = next(iter(tg.Loader(tg.synthetic(4, 8), batch_size=2, memory=tg.Budget("16MiB"))))
+    again = type(batch)(batch.items())
+    with pytest.raises(AttributeError, match=r"has no mask: it was made again.*extras=\('mask',\)"):
+        _ = again.mask
+    with pytest.raises(AttributeError, match="'Batch' object has no attribute 'masks'"):
+        _ = again.masks
+
+
 def test_extras_are_columns():
     loader = made(extras=("mask", "ids", "weights", "positions"), remainder="pad", samples=43)
     last = list(loader)[-1]

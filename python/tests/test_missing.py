@@ -220,8 +220,61 @@ def test_tables_are_joined_by_the_names_of_columns(tmp_path):
 def test_types_that_have_nothing_in_common_are_refused_with_both(tmp_path, one, other):
     parquet(tmp_path / "a.parquet", x=one)
     parquet(tmp_path / "b.parquet", x=other)
-    with pytest.raises(tg.DataError, match=r'b.parquet: its column "x" holds .*, where files before have '):
+    with pytest.raises(
+        tg.DataError, match=r'b.parquet: its column "x" holds .*, where files before have .*, such as a.parquet: '
+    ):
         tg.open(tmp_path)
+
+
+def test_lists_of_lists_of_one_shape_are_arrays(tmp_path):
+    inner = pa.list_(pa.list_(pa.int16(), 3), 2)
+    rows = [[[1, 2, 3], [4, 5, 6]], None, [[7, 8, 9], [10, 11, 12]]]
+    parquet(tmp_path / "a.parquet", x=pa.array(rows, inner), n=pa.array([[[1, None, 3], [4, 5, 6]], *rows[1:]], inner))
+    source = tg.open(tmp_path / "a.parquet")
+    assert source.schema == {"x": "ndarray", "n": "ndarray"}
+    assert source.missing == {"x": 1, "n": 1}
+    batch = all_of(source, columns=["x"], fields={"x": tg.Array("int16", (2, 3), default=0)})
+    assert batch["x"].tolist() == [rows[0], [[0] * 3] * 2, rows[2]]
+    with pytest.raises(tg.SampleError, match=r'field "n": a list of integers has missing values'):
+        all_of(source, columns=["n"])
+
+
+def test_the_hint_has_the_spec_of_the_field(tmp_path):
+    members = [("0.jpg", picture()), ("1.png", picture("PNG")), ("0.cls", b"1"), ("0.txt", b"x"), ("1.txt", b"y")]
+    path = tar(tmp_path / "a.tar", *sorted(members))
+    for fields, hint in [
+        ({"txt": tg.Text()}, r"'jpg;png': tg.Image\(224\)"),
+        ({"txt": tg.Text(), "jpg;png": tg.Image(8)}, r"'cls': tg.Int\(default=-1\)"),
+    ]:
+        with pytest.warns(tg.DataWarning, match=hint):
+            tg.Loader(path, batch_size=2, memory=tg.Budget("64MiB"), fields=fields)
+    with pytest.raises(tg.SampleError, match=r'"x" is no integer: tg.Text\(\) takes it as text'):
+        all_of(path, columns=["txt"], fields={"txt": tg.Int()})
+
+
+def test_an_epoch_without_a_single_sample_is_an_error(tmp_path):
+    path = tar(tmp_path / "a.tar", *[(f"{i}.jpg", b"no image") for i in range(3)])
+    loader = tg.Loader(path, batch_size=2, memory=tg.Budget("64MiB"), on_error="skip")
+    with pytest.raises(tg.DataError, match="3 of 3 samples failed|samples failed"):
+        list(loader)
+
+
+def test_files_may_differ_in_what_may_be_null_within_a_list(tmp_path):
+    for name, nullable in (("a", True), ("b", False)):
+        of = pa.list_(pa.field("item", pa.float32(), nullable=nullable), 2)
+        parquet(tmp_path / f"{name}.parquet", x=pa.array([[1, 2]], of))
+    assert all_of(tmp_path)["x"].tolist() == [[1, 2], [1, 2]]
+
+
+def test_cells_and_members_of_lines_have_defaults(tmp_path):
+    (tmp_path / "a.csv").write_text("n,t\n1,x\n,\n")
+    (tmp_path / "b.jsonl").write_text('{"n": 1, "t": "x"}\n{"t": null}\n')
+    fields = {"n": tg.Int(default=-1), "t": tg.Text(optional=True)}
+    for name in ("a.csv", "b.jsonl"):
+        batch = all_of(tmp_path / name, fields=fields)
+        assert batch["n"].tolist() == [1, -1]
+        assert list(batch["t"]) == ["x", ""]
+    assert batch["t.valid"].tolist() == [True, False]
 
 
 def test_lists_of_different_widths_become_wider(tmp_path):
@@ -304,6 +357,14 @@ def test_arrays_come_in_every_order_of_axes_and_bytes(tmp_path, dtype, order, sh
         (ours,) = all_of(path, fields={"npy": tg.Array(native, wanted)})["npy"]
         assert ours.dtype == native
         np.testing.assert_array_equal(ours, array)
+
+
+def test_a_brain_float_is_named_by_two_bytes(tmp_path):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([0x3FC0, 0xC000, 0x4050], "<u2").view("V2"))
+    path = tar(tmp_path / "a.tar", ("0.npy", buffer.getvalue()))
+    (ours,) = all_of(path, fields={"npy": tg.Array("bfloat16")})["npy"]
+    assert ours.astype(np.float32).tolist() == [1.5, -2.0, 3.25]
 
 
 def test_records_are_refused_with_the_fix(tmp_path):

@@ -97,6 +97,16 @@ class Batch(dict[str, Any]):
     number: int
     last: bool
 
+    def __getattr__(self, name: str) -> Any:
+        if name in EXTRAS:
+            raise AttributeError(
+                f"this batch has no {name}: it was made again, as frameworks do that move batches to a device. "
+                f"tg.Loader(..., extras=({name!r},)) has {name} among the columns, which they keep",
+                name=name,
+                obj=self,
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
     @property
     def index(self) -> int:
         """The old name of `number`."""

@@ -310,7 +310,7 @@ LIBSVM = "libsvm:"
 def location(url: Any) -> str:
     """Return a path, a pattern or a URL as text, with `~` replaced by the home folder."""
     if not isinstance(url, str | os.PathLike):
-        raise refused("url", url, "a path, a pattern or a URL")
+        raise refused("url", url, 'a path, a pattern or a URL; a pattern names several files, as in "{a,b}.tar"')
     where = text("url", os.fsdecode(os.fspath(url)), "a path, a pattern or a URL, in UTF-8")
     kind = LIBSVM if where.startswith(LIBSVM) else ""
     return kind + os.path.expanduser(where.removeprefix(kind))

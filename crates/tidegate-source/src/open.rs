@@ -26,7 +26,7 @@ use crate::formats::mds::Mds;
 use crate::formats::table::{self, Table};
 use crate::index::Index;
 use crate::lists::{self, List};
-use crate::parts::OpenOptions;
+use crate::parts::{OpenOptions, within_values};
 use crate::{Error, Result, Source};
 
 /// What a folder with such files is.
@@ -204,10 +204,12 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
         hive_files(path, &mut files)?;
     }
     if files.is_empty() {
-        let splits = saved_splits(path).unwrap_or(folders);
-        return match options.select_folder(path, &splits)? {
+        if let Some(splits) = saved_splits(path) {
+            return open_saved(path, splits, options);
+        }
+        return match options.select_folder(path, &folders)? {
             Some(split) => open_split(&path.join(split), options),
-            None => Ok(Arc::new(Folder::open(path, options.force)?)),
+            None => Ok(Arc::new(Folder::open(path, options)?)),
         };
     }
     let tables = described(&mut files, PathBuf::as_path);
@@ -217,7 +219,7 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     let mut files = Files::new(options.select(path, files, PathBuf::as_path)?);
-    files.leave_out(DESCRIBING, &tables);
+    files.leave_out(DESCRIBING, &tables, false);
     open_shards(url, files, options.force)
 }
 
@@ -255,6 +257,25 @@ fn hive_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Opens what `save_to_disk` wrote of a `DatasetDict`, or its chosen split.
+fn open_saved(path: &Path, splits: Vec<String>, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    let parts = splits.into_iter().map(|split| (split.clone(), vec![split])).collect();
+    let chosen = options.select_parts(path, parts)?;
+    if let [split] = &*chosen {
+        return open_split(&path.join(split), options);
+    }
+    let mut files = Vec::new();
+    for split in chosen {
+        let folder = path.join(split);
+        let saved = saved_files(&folder).ok_or_else(|| Error::Dataset {
+            path: folder.join("state.json"),
+            what: "this split of a dataset cannot be read: write it again with save_to_disk".into(),
+        })?;
+        files.extend(saved.iter().map(|name| folder.join(name)));
+    }
+    open_shards(&path.to_string_lossy(), Files::new(files), options.force)
 }
 
 /// Opens a folder that is one split.
@@ -302,9 +323,17 @@ fn holds_tables(folder: &Path) -> bool {
 }
 
 /// Opens files that all have one format of [`FORMATS`].
-fn open_shards(url: &str, files: Files, force: bool) -> Result<Arc<dyn Source>> {
+fn open_shards(url: &str, mut files: Files, force: bool) -> Result<Arc<dyn Source>> {
     let paths = files.paths();
     if let Some(format) = FORMATS.iter().find(|format| paths.iter().all(|path| (format.matches)(path))) {
+        if format.role != Role::Tables {
+            let named: Vec<PathBuf> = within_values(paths).cloned().collect();
+            files.leave_out(
+                "values in the names of folders, which only tables have as columns",
+                &named,
+                true,
+            );
+        }
         return (format.open)(url, files, force);
     }
     if paths.iter().all(|path| has_ending(path, &[".json"])) {
@@ -381,10 +410,12 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         }
         return open_shards(url, Files::remote(store, objects), force);
     }
-    if role_of(Path::new(url.trim_end_matches('/'))).is_some()
-        && let Some(object) = store.find(folder)?
-    {
+    let named_file = role_of(Path::new(url.trim_end_matches('/'))).is_some();
+    if named_file && let Some(object) = store.find(folder)? {
         return open_shards(url, Files::remote(store, vec![object]), force);
+    }
+    if named_file && !store.lists() {
+        return Err(missing("the server has no such file"));
     }
     let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
     if let Some(index) = store.find(&below("index.json"))? {
@@ -426,7 +457,7 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
             objects.sort_by(|a, b| natural_order(a.key.as_ref(), b.key.as_ref()));
             let objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
             let mut files = Files::remote(store, objects);
-            files.leave_out(DESCRIBING, &tables);
+            files.leave_out(DESCRIBING, &tables, false);
             return open_shards(url, files, force);
         }
     }

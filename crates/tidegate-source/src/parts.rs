@@ -7,7 +7,7 @@
 //! that say «3 of 4» where the fourth is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::files::natural::file_name;
 use crate::{Error, Result};
@@ -43,12 +43,58 @@ pub(crate) fn split_of(name: &str) -> Option<&'static str> {
         .next()
 }
 
-/// What is before the number of "en-00000-of-00002.parquet", the two numbers, and what follows.
+/// What is before the number of "en-00000-of-00002.parquet", the two numbers, and what follows; the
+/// signs between them may be others.
 fn numbered(name: &str) -> Option<(&str, u64, u64, &str)> {
-    let (before, after) = name.split_once("-of-")?;
-    let (prefix, number) = before.rsplit_once('-')?;
+    const BETWEEN: [char; 4] = ['-', '_', '.', ' '];
+    let at = |sign: &char| name.find(&format!("{sign}of{sign}")).map(|at| (&name[..at], &name[at + 4..]));
+    let (before, after) = BETWEEN.iter().find_map(at)?;
+    let (prefix, number) = before.rsplit_once(BETWEEN)?;
     let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
     Some((prefix, number.parse().ok()?, after[..digits].parse().ok()?, &after[digits..]))
+}
+
+/// The split that a file is of: by its own name, else by the nearest folder whose whole name is
+/// that of a split. Folders above all files name none.
+fn split_of_file(path: &Path, common: usize) -> Option<String> {
+    let name = file_name(path);
+    let folders = || {
+        let below = path.parent()?.components().skip(common).collect::<Vec<_>>();
+        below.iter().rev().find_map(|part| is_split_folder(&part.as_os_str().to_string_lossy()))
+    };
+    split_of(&name)
+        .or_else(folders)
+        .map(str::to_owned)
+        .or_else(|| numbered(&name).map(|parts| parts.0.to_owned()))
+}
+
+/// The word of a folder's name that is a split's, perhaps with a number: "train", "val_0".
+fn is_split_folder(name: &str) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    split_of(&lower).filter(|word| {
+        let rest = lower.strip_prefix(word).unwrap_or("x");
+        rest.trim_start_matches(['-', '_', ' ']).chars().all(|c| c.is_ascii_digit())
+    })
+}
+
+/// Whether a folder that not all files are in is called `name=value`, as Hive and Spark do.
+pub(crate) fn within_values<'a>(paths: &'a [PathBuf]) -> impl Iterator<Item = &'a PathBuf> {
+    let common = in_common(paths.iter().map(PathBuf::as_path));
+    let named = move |path: &&'a PathBuf| {
+        let folders = path.parent().into_iter().flat_map(Path::components).skip(common);
+        folders.into_iter().any(|part| part.as_os_str().as_encoded_bytes().contains(&b'='))
+    };
+    paths.iter().filter(named)
+}
+
+/// How many folders all files have in common.
+fn in_common<'a>(mut paths: impl Iterator<Item = &'a Path>) -> usize {
+    let first: Vec<_> =
+        paths.next().and_then(Path::parent).map(|p| p.components().collect()).unwrap_or_default();
+    paths.fold(first.len(), |most, path| {
+        let folders = path.parent().into_iter().flat_map(Path::components);
+        first.iter().zip(folders).take(most).take_while(|(a, b)| **a == *b).count()
+    })
 }
 
 /// Whether a split is the one that was asked for, by its own word or another for the same.
@@ -59,17 +105,15 @@ fn is_split(found: &str, wanted: &str) -> bool {
 
 impl OpenOptions {
     /// The files of the chosen split; all of them if there is only one. A name without one of the
-    /// usual words is of the split before its number, as in "en-00000-of-00002.parquet".
+    /// usual words is of the split of its folder, or of that before its number, as in
+    /// "en-00000-of-00002.parquet".
     ///
     /// # Errors
     /// Several splits, or none of the chosen name, with their names; missing shards, with their
     /// numbers.
     pub(crate) fn select<T>(&self, from: &Path, files: Vec<T>, path: impl Fn(&T) -> &Path) -> Result<Vec<T>> {
-        let name = |file: &T| file_name(path(file));
-        let split = |file: &T| {
-            let name = name(file);
-            split_of(&name).map(str::to_owned).or_else(|| numbered(&name).map(|parts| parts.0.to_owned()))
-        };
+        let common = in_common(files.iter().map(&path));
+        let split = |file: &T| split_of_file(path(file), common);
         let splits: BTreeSet<String> = files.iter().filter_map(split).collect();
         let files = match self.split.as_deref() {
             Some(ALL) => files,
@@ -85,7 +129,7 @@ impl OpenOptions {
             None => files,
         };
         if !self.allow_missing {
-            check_whole(from, files.iter().map(name))?;
+            check_whole(from, files.iter().map(|file| file_name(path(file))))?;
         }
         Ok(files)
     }
@@ -115,21 +159,37 @@ impl OpenOptions {
 
     /// The chosen one of folders that are splits; None where they are not, or all are wanted.
     ///
+    /// They are splits if all are called so, or two of them mean different ones. One alone may be
+    /// a class: a train is a thing that one can see.
+    ///
     /// # Errors
     /// As [`OpenOptions::select`].
     pub(crate) fn select_folder(&self, from: &Path, folders: &[String]) -> Result<Option<String>> {
-        let wanted = self.split.as_deref();
-        let splits: BTreeSet<String> = folders.iter().cloned().collect();
-        let all = !folders.is_empty()
-            && folders.iter().all(|name| split_of(name) == Some(&name.to_ascii_lowercase()));
-        match wanted {
-            Some(ALL) => Ok(None),
-            Some(wanted) => {
-                let found = folders.iter().find(|name| is_split(&name.to_ascii_lowercase(), wanted));
-                found.cloned().map(Some).ok_or_else(|| none(from, wanted, &splits))
-            }
-            None if all => Err(several(from, &splits)),
-            None => Ok(None),
+        let word = |name: &String| is_split_folder(name);
+        let splits: BTreeSet<String> = folders.iter().filter(|name| word(name).is_some()).cloned().collect();
+        let differ = |one: &&str| splits.iter().filter_map(word).any(|other| !is_split(other, one));
+        let are_splits = !splits.is_empty()
+            && (splits.len() == folders.len() || splits.iter().filter_map(word).any(|one| differ(&one)));
+        let Some(wanted) = self.split.as_deref() else {
+            return if are_splits { Err(several(from, &splits)) } else { Ok(None) };
+        };
+        if wanted == ALL {
+            return Ok(None);
+        }
+        let is_wanted = |name: &&String| {
+            is_split(&name.to_ascii_lowercase(), wanted)
+                || word(name).is_some_and(|found| is_split(found, wanted))
+        };
+        let mut found = folders.iter().filter(is_wanted);
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(Some(one.clone())),
+            (Some(one), Some(other)) => Err(Error::Dataset {
+                path: from.to_owned(),
+                what: format!(
+                    "the folders {one} and {other} are both of the split {wanted:?}: open one of them"
+                ),
+            }),
+            (None, _) => Err(none(from, wanted, &folders.iter().cloned().collect())),
         }
     }
 }
@@ -186,8 +246,6 @@ fn check_whole(from: &Path, names: impl Iterator<Item = String>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn selected(options: &OpenOptions, names: &[&str]) -> std::result::Result<Vec<String>, String> {
@@ -215,6 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn folders_name_the_splits_of_files_without_such_names() {
+        let names = ["/train/a/train/0.tar", "/train/a/val/0.tar", "/train/a/val/1.tar"];
+        let said = selected(&OpenOptions::default(), &names).unwrap_err();
+        assert!(said.contains("splits train, val"), "{said}");
+        let of = |split: &str| OpenOptions { split: Some(split.into()), ..OpenOptions::default() };
+        assert_eq!(selected(&of("valid"), &names).unwrap(), ["0.tar", "1.tar"]);
+        assert!(selected(&OpenOptions::default(), &["/x/train_0/0.tar", "/x/val_0/0.tar"]).is_err());
+        // The folder above all files says nothing of them, and a word of a name is no split.
+        for one in [["/train/val/0.tar", "/train/val/1.tar"], ["/x/test-runs/0.tar", "/x/train-runs/1.tar"]] {
+            assert_eq!(selected(&OpenOptions::default(), &one).unwrap().len(), 2, "{one:?}");
+        }
+    }
+
+    #[test]
+    fn values_in_the_names_of_folders_are_found() {
+        let of = |names: &[&str]| {
+            let paths: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+            within_values(&paths).count()
+        };
+        assert_eq!(of(&["/lr=1/label=a/x.jsonl", "/lr=1/label=b/x.jsonl", "/lr=1/x.jsonl"]), 2);
+        assert_eq!(of(&["/lr=1/x.jsonl", "/lr=1/y.jsonl"]), 0);
+    }
+
+    #[test]
     fn missing_shards_are_named() {
         let names =
             ["train-00000-of-00004.parquet", "train-00001-of-00004.parquet", "train-00003-of-00004.parquet"];
@@ -225,6 +307,10 @@ mod tests {
         );
         let allowing = OpenOptions { allow_missing: true, ..OpenOptions::default() };
         assert_eq!(selected(&allowing, &names).unwrap().len(), 3);
+        for names in [["x_00000_of_00003.tar", "x_00002_of_00003.tar"], ["x.0-of-3.tar", "x.2-of-3.tar"]] {
+            let said = selected(&OpenOptions::default(), &names).unwrap_err();
+            assert!(said.contains("2 of 3") && said.contains("missing: 1."), "{said}");
+        }
         assert!(selected(&OpenOptions::default(), &["a-1-of-2.tar", "a-2-of-2.tar"]).is_ok());
         assert!(selected(&OpenOptions::default(), &["a-0-of-2.tar", "a-1-of-2.tar"]).is_ok());
     }
@@ -241,5 +327,10 @@ mod tests {
         assert_eq!(of(&["bus", "car", "train"], None).unwrap(), None);
         assert_eq!(of(&["test", "train"], Some("all")).unwrap(), None);
         assert!(of(&["bus"], Some("train")).unwrap_err().contains("there are: bus"));
+        assert!(of(&["docs", "test", "train"], None).unwrap_err().contains("splits test, train"));
+        assert!(of(&["train_0", "val_0"], None).unwrap_err().contains("splits train_0, val_0"));
+        assert_eq!(of(&["train_0", "val_0"], Some("train")).unwrap().as_deref(), Some("train_0"));
+        assert!(of(&["train_0", "train_1"], Some("train")).unwrap_err().contains("both of the split"));
+        assert_eq!(of(&["testament", "trainer"], None).unwrap(), None);
     }
 }

@@ -217,7 +217,8 @@ def test_tensors_keep_their_shape(tmp_path):
     tensors = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     path = parquet(tmp_path / "a.parquet", {"x": pa.FixedShapeTensorArray.from_numpy_ndarray(tensors)})
     read = pq.read_table(path)["x"].combine_chunks().to_numpy_ndarray()
-    either(path, [{"x": row} for row in read], '"x"')
+    batch = next(iter(tg.Loader(path, batch_size=2, memory="32MiB")))
+    np.testing.assert_array_equal(batch["x"], read)
 
 
 def union(folder, *tables):
@@ -263,7 +264,7 @@ REFUSED_UNIONS = {
 def test_types_that_cannot_be_joined_are_refused(tmp_path, name):
     for number, column in enumerate(REFUSED_UNIONS[name]):
         parquet(tmp_path / f"{number}.parquet", {"x": column})
-    refused(tmp_path, r'1\.parquet: its column "x" holds .*, where files before have ')
+    refused(tmp_path, r'1\.parquet: its column "x" holds .*, where files before have .*, such as 0.parquet')
 
 
 def test_integers_that_no_float_can_hold_are_not_rounded(tmp_path):

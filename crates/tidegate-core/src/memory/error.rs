@@ -32,7 +32,8 @@ pub enum Error {
     },
     /// Others hold the bytes, and the request did not wait or its wait was stopped.
     #[error(
-        "account {account} asks for {} MiB, but {} of {} MiB are held: {holders}",
+        "account {account} asks for {} MiB, but {} of {} MiB are held: {holders}. \
+         Raise memory, or use less at once: fewer loaders on this budget, smaller batches, fewer batches kept",
         mib(*asked_bytes), mib(*held_bytes), mib(*cap_bytes)
     )]
     Exhausted {

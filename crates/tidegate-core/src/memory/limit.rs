@@ -1,4 +1,5 @@
-//! The memory limit of this process: the least of the machine and every ancestor cgroup (v1, v2).
+//! The memory limit of this process: the least of the machine, every ancestor cgroup (v1, v2), the
+//! address space of the process, and what the kernel promises.
 //!
 //! Flow: /proc and the cgroup file systems -> [`Limit`]; [`Cgroup`] also reads usage and peak.
 //! Memory: holds none.
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub struct Limit {
     /// The limit in bytes.
     pub bytes: u64,
-    /// Where it comes from: "the machine", or the path of the file that holds it.
+    /// Where it comes from: the machine, a limit in words, or the path of the file that holds it.
     pub source: String,
 }
 
@@ -39,18 +40,26 @@ pub fn discover() -> Limit {
 /// of the tests use.
 #[must_use]
 pub fn discover_in(root: &Path) -> Limit {
-    let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?.to_owned();
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
+    let memory = read("proc/meminfo");
+    let kib = |name: &str| figure(&memory, name).map_or(u64::MAX, |kib| kib.saturating_mul(1024));
+    let machine = Limit { bytes: kib("MemTotal:"), source: "the machine".into() };
+    let address_space = figure(&read("proc/self/limits"), "Max address space")
+        .map(|bytes| Limit { bytes, source: "the address space of the process (ulimit -v)".into() });
+    // Otherwise the kernel promises more than it has.
+    let strict = read("proc/sys/vm/overcommit_memory").trim() == "2";
+    let promised = strict.then(|| Limit {
+        bytes: kib("CommitLimit:"),
+        source: "what the kernel promises in all (vm.overcommit_memory=2)".into(),
     });
-    let machine = Limit {
-        bytes: machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)),
-        source: "the machine".into(),
-    };
-    cgroups_in(root)
-        .iter()
-        .filter_map(Cgroup::limit)
-        .fold(machine, |a, b| if b.bytes < a.bytes { b } else { a })
+    let groups = cgroups_in(root);
+    let others = groups.iter().filter_map(Cgroup::limit).chain(address_space).chain(promised);
+    others.fold(machine, |a, b| if b.bytes < a.bytes { b } else { a })
+}
+
+/// The number behind a name at the beginning of a line; None for words, such as "unlimited".
+fn figure(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// The memory control groups of this process: at most one of each version.
@@ -222,6 +231,26 @@ mod tests {
             ],
         );
         assert_eq!(discover_in(&root).bytes, 2 << 20);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn limits_of_address_space_and_of_promises_count() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max address space         4194304              unlimited            bytes\n";
+        let promises = ("proc/meminfo", "MemTotal: 16384 kB\nCommitLimit: 3072 kB\nCommitted_AS: 1 kB\n");
+        let root = tree("space", &[promises, ("proc/self/limits", limits)]);
+        let found = discover_in(&root);
+        assert!(found.bytes == 4 << 20 && found.source.contains("ulimit -v"), "{found:?}");
+        fs::remove_dir_all(&root).unwrap();
+        let strict = ("proc/sys/vm/overcommit_memory", "2\n");
+        let root = tree("promises", &[promises, ("proc/self/limits", limits), strict]);
+        let found = discover_in(&root);
+        assert!(found.bytes == 3 << 20 && found.source.contains("overcommit_memory"), "{found:?}");
+        fs::remove_dir_all(&root).unwrap();
+        let unlimited = limits.replace("4194304  ", "unlimited");
+        let root = tree("unlimited", &[promises, ("proc/self/limits", &unlimited)]);
+        assert_eq!(discover_in(&root).bytes, 16 << 20);
         fs::remove_dir_all(root).unwrap();
     }
 

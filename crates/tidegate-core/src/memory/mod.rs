@@ -18,6 +18,8 @@ mod buddy;
 #[cfg(not(loom))]
 mod budget;
 mod error;
+#[cfg(not(loom))]
+mod heap;
 mod ledger;
 pub mod limit;
 #[cfg(not(loom))]
@@ -44,6 +46,8 @@ pub use buddy::{Buddy, Staged};
 #[cfg(not(loom))]
 pub use budget::{Budget, Reclaim, Running};
 pub use error::{Error, Result};
+#[cfg(not(loom))]
+pub use heap::{Heap, LARGE_BYTES};
 pub use ledger::{AccountUse, Grant, Priority, Use};
 #[cfg(not(loom))]
 pub use log::{Lease, Log};

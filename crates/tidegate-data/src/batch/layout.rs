@@ -401,7 +401,7 @@ fn array_type(
         }
         (_, None) => Err(Error::Config(format!(
             "field {name:?} is an array: say its type, such as \
-             fields={{{name:?}: tg.Array(\"float32\", (3, 4))}}, or leave the field out by naming the others"
+             fields={{{name:?}: tg.Array(\"float32\", (3, 4))}}, or leave the field out by naming the others in columns="
         ))),
     }
 }

@@ -560,7 +560,11 @@ fn int(value: Value<'_>) -> Result<i64> {
             text.parse().map_err(|_| {
                 let beyond = !text.is_empty()
                     && text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
-                let what = if beyond { "is beyond int64: take it as tg.Text()" } else { "is no integer" };
+                let what = if beyond {
+                    "is beyond int64: take it as tg.Text()"
+                } else {
+                    "is no integer: tg.Text() takes it as text"
+                };
                 Error::decode(format!("{:?} {what}", short(text)))
             })
         }

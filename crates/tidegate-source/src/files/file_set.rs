@@ -53,11 +53,11 @@ impl Files {
         }
     }
 
-    /// Notes files beside them that are not read, for the account of the dataset.
-    pub(crate) fn leave_out(&mut self, what: &str, files: &[PathBuf]) {
+    /// Notes what is not read of these files or beside them, for the account of the dataset.
+    pub(crate) fn leave_out(&mut self, what: &str, files: &[PathBuf], warn: bool) {
         for file in files {
-            let one = LeftOut { what: what.into(), count: 1, example: file_name(file), warn: false };
-            one.count_in(&mut self.left_out);
+            let example = if warn { file.display().to_string() } else { file_name(file) };
+            LeftOut { what: what.into(), count: 1, example, warn }.count_in(&mut self.left_out);
         }
     }
 

@@ -59,6 +59,8 @@ struct Grouping<'a> {
     /// By the hash of a key: where its sample begins, and a bit for each of its fields.
     seen: HashMap<u64, (u64, u64)>,
     left_out: Vec<LeftOut>,
+    /// The key and the fields of the first sample, and of the last.
+    ends: Option<[(String, Vec<String>); 2]>,
     /// Names of classes, where `pack` wrote them.
     classes: Vec<String>,
 }
@@ -119,6 +121,11 @@ impl Grouping<'_> {
             Error::format(self.path, group.start, "a sample of 4 GiB or more: split it into several")
         })?;
         let entry = Entry { shard: self.shard, offset: group.start, len, ..Entry::default() };
+        let end = (group.key.clone(), group.fields);
+        match &mut self.ends {
+            Some([_, last]) => *last = end,
+            None => self.ends = Some([end.clone(), end]),
+        }
         self.samples.push((entry, group.key, group.images));
         Ok(())
     }
@@ -150,7 +157,7 @@ fn add_field(schema: &mut Schema, name: &str) -> std::result::Result<(), &'stati
 /// Indexes several shards at once, since waiting for the disk or the network takes the time.
 pub(super) fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut schema, mut present, mut shards) = (Schema::new(), Vec::new(), Vec::new());
-    let mut classes = Vec::new();
+    let (mut classes, mut last, mut halves) = (Vec::new(), None, Vec::<String>::new());
     files.left_out().iter().for_each(|left_out| builder.add_left_out(left_out.clone()));
     let count = files.paths().len() as u32;
     let batch = if files.is_remote() { REMOTE_SHARDS } else { LOCAL_SHARDS };
@@ -171,6 +178,7 @@ pub(super) fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
                 present: having,
                 samples,
                 left_out,
+                ends,
                 classes: named,
                 ..
             } = grouping?;
@@ -189,6 +197,14 @@ pub(super) fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
             for (entry, key, images) in &samples {
                 builder.push(*entry, key, images)?;
             }
+            if let Some([(key, fields), end]) = ends {
+                // Where each archive has keys of its own, the fields are the same.
+                let other_half = |(before, others): &(String, Vec<String>)| {
+                    *before == key && !fields.iter().any(|field| others.contains(field))
+                };
+                halves.extend(last.filter(other_half).map(|(key, _)| key));
+                last = Some(end);
+            }
             let (name, samples) = (file_name(path), samples.len() as u64);
             shards.push(ShardMeta { name, bytes: files.bytes(shard)?, samples, groups: Vec::new() });
         }
@@ -198,6 +214,12 @@ pub(super) fn build(files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
             path: files.paths()[0].clone(),
             what: "these archives hold no samples: members must be named key.extension".into(),
         });
+    }
+    if let Some(key) = halves.first() {
+        builder.note_uncertain(format!(
+            "{} samples have members in two archives, such as {key:?}: each comes as two",
+            halves.len()
+        ));
     }
     let samples = builder.samples();
     builder.note_missing(present.into_iter().map(|having| samples - having).collect());
@@ -216,6 +238,7 @@ fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
         samples: Vec::new(),
         seen: HashMap::new(),
         left_out: Vec::new(),
+        ends: None,
         classes: Vec::new(),
     };
     if packing(path) == Packing::Plain {

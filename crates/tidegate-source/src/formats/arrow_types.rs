@@ -32,24 +32,63 @@ pub(super) fn keeps_digits(array: &ArrayRef, into: &DataType) -> Result<(), Stri
     }
 }
 
-/// Arrow's canonical extension for tensors of one shape.
+/// Arrow's canonical extension for tensors of one shape, and how those of Hugging Face begin.
 const TENSOR: &str = "arrow.fixed_shape_tensor";
+const ARRAY: &str = "datasets.features.features.Array";
 
-/// The shape that a field declares for its lists of a fixed length, if its axes are in the usual
-/// order.
+/// The shape that a field declares for its lists, if its axes are in the usual order and none is
+/// open.
 pub(super) fn tensor_shape(field: &ArrowField) -> Option<Vec<usize>> {
-    if field.extension_type_name() != Some(TENSOR) {
-        return None;
-    }
+    let name = field.extension_type_name()?;
     let note: serde_json::Value = serde_json::from_str(field.extension_type_metadata()?).ok()?;
-    let numbers = |key: &str| -> Option<Vec<usize>> { serde_json::from_value(note.get(key)?.clone()).ok() };
+    let numbers = |of: &serde_json::Value| serde_json::from_value::<Vec<usize>>(of.clone()).ok();
+    if name.starts_with(ARRAY) {
+        return numbers(note.get(0)?);
+    }
     let usual = |axes: Vec<usize>| axes.iter().enumerate().all(|(i, axis)| i == *axis);
-    numbers("permutation").is_none_or(usual).then(|| numbers("shape")).flatten()
+    let in_order = note.get("permutation").and_then(numbers).is_none_or(usual);
+    (name == TENSOR && in_order).then(|| numbers(note.get("shape")?)).flatten()
 }
 
-/// Whether a field holds tensors whose axes are in another order than their elements.
-pub(super) fn is_permuted(field: &ArrowField) -> bool {
-    field.extension_type_name() == Some(TENSOR) && tensor_shape(field).is_none()
+/// Why the shape that a field declares for its lists cannot be kept.
+pub(super) fn shape_doubt(field: &ArrowField) -> Option<&'static str> {
+    match field.extension_type_name()? {
+        TENSOR if tensor_shape(field).is_none() => {
+            Some("holds tensors whose axes are permuted: their elements come in one row, as they are stored")
+        }
+        name if name.starts_with(ARRAY) && tensor_shape(field).is_none() => {
+            Some("holds arrays of which an axis is open: they come as JSON text")
+        }
+        _ => None,
+    }
+}
+
+/// The numbers that lists have, perhaps lists of lists.
+fn innermost(stored: &DataType) -> &DataType {
+    match stored {
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
+            innermost(of.data_type())
+        }
+        other => other,
+    }
+}
+
+/// The shape of lists that have a fixed length, and whose lists have one too.
+fn fixed_shape(stored: &DataType) -> Option<Vec<usize>> {
+    match stored {
+        DataType::FixedSizeList(of, n) => {
+            let within = fixed_shape(of.data_type())?;
+            Some([usize::try_from(*n).ok()].into_iter().flatten().chain(within).collect())
+        }
+        other => number(other).map(|_| Vec::new()),
+    }
+}
+
+/// The array that each value of a type is, with the shape that its field declares.
+pub(super) fn tensor(stored: &DataType, declared: Option<&Vec<usize>>) -> Option<Kind> {
+    let dtype = number(innermost(stored))?;
+    let shape = declared.cloned().or_else(|| fixed_shape(stored)).filter(|shape| !shape.is_empty())?;
+    Some(Kind::NdArray { dtype: Some(dtype.to_owned()), shape: Some(shape) })
 }
 
 /// What the integers of a type of times count, as NumPy's dtype: `datetime64[us]`.
@@ -123,6 +162,10 @@ pub(super) fn common_type(one: &DataType, other: &DataType) -> Option<DataType> 
             let of = common_type(one.data_type(), other.data_type())?;
             T::LargeList(Arc::new(ArrowField::new("item", of, true)))
         }
+        (T::FixedSizeList(one, n), T::FixedSizeList(other, m)) if n == m => {
+            let of = common_type(one.data_type(), other.data_type())?;
+            T::FixedSizeList(Arc::new(ArrowField::new("item", of, true)), *n)
+        }
         (T::Struct(one), T::Struct(other)) => {
             let mut fields = Vec::new();
             for field in one.iter().chain(other) {
@@ -156,10 +199,6 @@ pub(super) fn kind(stored: &DataType) -> Kind {
         {
             Kind::NdArray { dtype: number(inner.data_type()).map(str::to_owned), shape: None }
         }
-        DataType::FixedSizeList(inner, n) if number(inner.data_type()).is_some() => Kind::NdArray {
-            dtype: number(inner.data_type()).map(str::to_owned),
-            shape: usize::try_from(*n).ok().map(|n| vec![n]),
-        },
         stored if !stored.is_nested() && can_cast_types(stored, &DataType::Int64) => Kind::Int,
         _ => Kind::Json,
     }

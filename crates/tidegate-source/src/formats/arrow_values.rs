@@ -89,11 +89,17 @@ pub(super) fn elements(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
     })
 }
 
-/// A list of numbers in the form of MDS: one dimension of u32 unless its length is fixed, then the
-/// elements.
-pub(super) fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
-    let fixed = matches!(array.data_type(), DataType::FixedSizeList(..));
+/// A list of numbers in the form of MDS: one dimension of u32, then the elements. Those of a
+/// `shape` have their elements alone, in C order.
+pub(super) fn list(array: &ArrayRef, row: usize, shape: Option<&[usize]>) -> Result<Vec<u8>> {
     let items = elements(array, row).ok_or_else(|| Error::decode("a list was expected"))?;
+    let items = match shape {
+        Some(shape) => match inner_elements(items, shape) {
+            Ok(items) => items,
+            Err(what) => return Ok(what.to_vec()),
+        },
+        None => items,
+    };
     let items = match items.null_count() {
         0 => items,
         _ => match with_nan(&items) {
@@ -106,7 +112,7 @@ pub(super) fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     let bytes = data.buffers().first().and_then(|b| b.as_slice().get(data.offset() * size..));
     let bytes = bytes.and_then(|b| b.get(..items.len() * size)).unwrap_or_default();
     let mut out = Vec::with_capacity(bytes.len() + 5);
-    if !fixed {
+    if shape.is_none() {
         let len = u32::try_from(items.len())
             .map_err(|_| Error::decode("a list of more than 4,294,967,295 elements"))?;
         out.push(1 << 2 | 2);
@@ -114,6 +120,43 @@ pub(super) fn list(array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     }
     out.extend_from_slice(bytes);
     Ok(out)
+}
+
+/// The numbers in lists of lists of a shape, which may also lie in one list. Where they have
+/// another shape, no element comes, and decoding says so of that sample.
+fn inner_elements(mut items: ArrayRef, shape: &[usize]) -> Result<ArrayRef, &'static [u8]> {
+    if items.data_type().is_primitive() {
+        return Ok(items);
+    }
+    for &len in &shape[1..] {
+        if items.null_count() > 0 {
+            return Err(npy::HAS_NULL);
+        }
+        let count = items.len();
+        let (values, lens): (ArrayRef, Vec<usize>) = match items.data_type() {
+            DataType::List(_) => {
+                let list = items.as_list::<i32>();
+                let ends = list.value_offsets();
+                let (start, end) = (ends[0] as usize, ends[count] as usize);
+                (list.values().slice(start, end - start), list.offsets().lengths().collect())
+            }
+            DataType::LargeList(_) => {
+                let list = items.as_list::<i64>();
+                let ends = list.value_offsets();
+                let (start, end) = (ends[0] as usize, ends[count] as usize);
+                (list.values().slice(start, end - start), list.offsets().lengths().collect())
+            }
+            DataType::FixedSizeList(_, n) => {
+                (items.as_fixed_size_list().values().clone(), vec![*n as usize; count])
+            }
+            _ => return Err(&[]),
+        };
+        if lens.iter().any(|found| *found != len) {
+            return Err(&[]);
+        }
+        items = values;
+    }
+    Ok(items)
 }
 
 /// Floats with NaN for what is missing; None for integers, which have no such value.

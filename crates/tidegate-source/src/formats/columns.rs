@@ -5,9 +5,9 @@
 //! Memory: holds none; [`super::table`] bounds Arrow's own arrays.
 //!
 //! Integers and floats take 8 bytes; numbers of more digits come as text. Lists of numbers are
-//! arrays in the form of MDS. Structs, maps and lists of lists become JSON. Hugging Face stores
-//! images and audio as a struct with a child `bytes`: it is one field, and its child `path` is the
-//! sample's key.
+//! arrays in the form of MDS; so are lists of lists of one shape. Structs, maps and other lists of
+//! lists become JSON. Hugging Face stores images and audio as a struct with a child `bytes`: it is
+//! one field, and its child `path` is the sample's key.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use serde::{Deserialize, Serialize};
 
 use super::arrow_types::{
-    common_type, exact, is_binary, is_permuted, keeps_digits, kind, odd_type, tensor_shape, unit,
+    common_type, exact, is_binary, keeps_digits, kind, odd_type, shape_doubt, tensor, tensor_shape, unit,
 };
 use super::arrow_values::{Cell, MISSING, WORD, digits, has_many_digits, json, list};
 use crate::{Error, Result};
@@ -41,10 +41,10 @@ struct Column {
     kind: Kind,
     /// The type as stored, or one that holds those of all files.
     stored: DataType,
-    /// The shape of tensors that are stored as lists of a fixed length.
+    /// The shape that its field declares for its lists.
     tensor: Option<Vec<usize>>,
-    /// Whether it holds tensors whose axes are in another order than their elements.
-    permuted: bool,
+    /// Why that shape cannot be kept.
+    doubt: Option<&'static str>,
 }
 
 /// A column as the index keeps it: name, type, shape of tensors.
@@ -79,7 +79,8 @@ pub(super) enum Cells {
     Large(LargeBinaryArray),
     Int(Int64Array),
     Float(Float64Array),
-    List(ArrayRef),
+    /// Lists of numbers, with their shape if all have one.
+    List(ArrayRef, Option<Vec<usize>>),
     Json(ArrayRef),
     /// Numbers of which some have more digits than their column: these come as text.
     Digits(ArrayRef),
@@ -89,7 +90,7 @@ impl Columns {
     /// The fields of an Arrow schema.
     pub(crate) fn new(schema: &ArrowSchema) -> Self {
         let column = |field: &ArrowField| Column {
-            permuted: is_permuted(field),
+            doubt: shape_doubt(field),
             ..Column::new(field.name(), field.data_type().clone(), tensor_shape(field))
         };
         Self { list: schema.fields().iter().map(|field| column(field)).collect() }
@@ -103,12 +104,9 @@ impl Columns {
 
     /// What is uncertain about the types of columns: those that no field has, in words.
     pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
-        self.list.iter().filter_map(|Column { name, kind, stored, permuted, .. }| {
-            if *permuted {
-                return Some(format!(
-                    "column {name:?} holds tensors whose axes are permuted: their elements come in one row, as \
-                     they are stored"
-                ));
+        self.list.iter().filter_map(|Column { name, kind, stored, doubt, .. }| {
+            if let Some(doubt) = doubt {
+                return Some(format!("column {name:?} {doubt}"));
             }
             let odd = if *kind == Kind::Json { odd_type(stored)? } else { return None };
             Some(format!("column {name:?} is of {odd}: it comes as JSON text, in arrow's words"))
@@ -308,14 +306,15 @@ impl Columns {
 }
 
 impl Column {
-    fn new(name: &str, stored: DataType, tensor: Option<Vec<usize>>) -> Self {
+    fn new(name: &str, stored: DataType, declared: Option<Vec<usize>>) -> Self {
         let bytes_of_struct = matches!(&stored, DataType::Struct(children)
             if children.iter().any(|c| c.name() == "bytes" && is_binary(c.data_type())));
-        let mut kind = if bytes_of_struct { Kind::Bytes } else { kind(&stored) };
-        if let (Kind::NdArray { shape, .. }, Some(tensor)) = (&mut kind, &tensor) {
-            *shape = Some(tensor.clone());
-        }
-        Self { name: name.to_owned(), bytes_of_struct, kind, stored, tensor, permuted: false }
+        let kind = match tensor(&stored, declared.as_ref()) {
+            _ if bytes_of_struct => Kind::Bytes,
+            Some(tensor) => tensor,
+            None => kind(&stored),
+        };
+        Self { name: name.to_owned(), bytes_of_struct, kind, stored, tensor: declared, doubt: None }
     }
 
     fn cells(&self, array: &ArrayRef) -> Result<Cells> {
@@ -350,7 +349,7 @@ impl Column {
                 ),
                 _ => Cells::Small(cast(&array, &DataType::Binary).map_err(words)?.as_binary::<i32>().clone()),
             },
-            Kind::NdArray { .. } => Cells::List(array),
+            Kind::NdArray { shape, .. } => Cells::List(array, shape.clone()),
             _ => Cells::Json(array),
         })
     }
@@ -372,7 +371,7 @@ impl Cells {
             Cells::Large(a) => a,
             Cells::Int(a) => a,
             Cells::Float(a) => a,
-            Cells::List(a) | Cells::Json(a) | Cells::Digits(a) => a,
+            Cells::List(a, _) | Cells::Json(a) | Cells::Digits(a) => a,
         };
         if array.is_null(row) {
             return Ok(Cell::Missing);
@@ -383,7 +382,7 @@ impl Cells {
             Cells::Large(a) => Cell::Bytes(a.value(row).into()),
             Cells::Int(a) => Cell::Int(a.value(row)),
             Cells::Float(a) => Cell::Float(a.value(row)),
-            Cells::List(a) => Cell::Bytes(list(a, row)?.into()),
+            Cells::List(a, shape) => Cell::Bytes(list(a, row, shape.as_deref())?.into()),
             Cells::Digits(a) => digits(a, row)?,
             Cells::Json(a) => Cell::Bytes(serde_json::to_vec(&json(a, row)).unwrap_or_default().into()),
         })

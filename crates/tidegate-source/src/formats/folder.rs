@@ -10,6 +10,7 @@
 //! The index holds while the modification times of all folders are unchanged; the size of a file
 //! shows a change within it when it is read.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +24,7 @@ use crate::files::natural::natural_order;
 use crate::files::read::{Extent, ReadMode, hash_version, read_file};
 use crate::index::probe;
 use crate::index::{Builder, Entry, Index, ShardMeta};
+use crate::parts::OpenOptions;
 use crate::{Error, Place, Result};
 use crate::{Located, Source};
 use tidegate_decode::{Field, Kind, Value};
@@ -34,6 +36,22 @@ const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const OTHER_IMAGES: [&str; 16] = [
     "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif", "heic", "heif", "jxl",
     "jfif", "ico",
+];
+
+/// Names of folders that hold kinds of files, not classes.
+const KINDS: [&str; 12] = [
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "segmentation",
+    "segmentations",
 ];
 
 /// A folder of image files.
@@ -54,14 +72,15 @@ impl Folder {
     /// Opens a folder, indexing it first if its index does not hold.
     ///
     /// # Errors
-    /// When it holds no images, or a name is not UTF-8.
-    pub(crate) fn open(root: &Path, force: bool) -> Result<Self> {
+    /// When it holds no images, or a name is not UTF-8, or a class holds splits.
+    pub(crate) fn open(root: &Path, options: &OpenOptions) -> Result<Self> {
         let listing = list_folders(root)?;
+        listing.check_splits(root, options)?;
         // Next to the folder, not in it: torchvision takes every folder within for a class.
         let whole = root.canonicalize().map_err(Error::io(root))?;
         let beside = whole.parent().unwrap_or(&whole);
         let name = xxh3_64(format!("folder {}", whole.file_name().unwrap_or_default().display()).as_bytes());
-        if force {
+        if options.force {
             Index::remove(beside, name);
         }
         let index = match Index::open(beside, name, listing.identity) {
@@ -69,6 +88,22 @@ impl Folder {
             None => build(root, Builder::new(beside, name, listing.identity, "folder")?, &listing)?,
         };
         Ok(Self { root: root.to_owned(), index })
+    }
+}
+
+impl Listing {
+    /// Checks that no folder within a class holds one folder a split, as `images/train` and
+    /// `images/val` beside `labels` do.
+    fn check_splits(&self, root: &Path, options: &OpenOptions) -> Result<()> {
+        let mut within: BTreeMap<&Path, Vec<String>> = BTreeMap::new();
+        for (folder, _) in &self.folders {
+            let Some(parent) = folder.parent().filter(|parent| *parent != Path::new("")) else { continue };
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            within.entry(parent).or_default().push(name);
+        }
+        within
+            .iter()
+            .try_for_each(|(folder, names)| options.select_folder(&root.join(folder), names).map(drop))
     }
 }
 
@@ -178,6 +213,15 @@ fn build(root: &Path, mut builder: Builder, listing: &Listing) -> Result<Index> 
                    or an MDS index.json; an array (.npy) is opened by tg.mapped"
                 .into(),
         });
+    }
+    if listing.classes.len() > 1
+        && listing.classes.iter().all(|class| KINDS.contains(&&*class.to_lowercase()))
+    {
+        builder.note_uncertain(format!(
+            "the folders {} are read as classes: if they hold what belongs to the same samples, pack them into a tar, \
+             where the files of a sample share their name",
+            listing.classes.join(", ")
+        ));
     }
     let mut schema = vec![Field { name: "image".into(), kind: Kind::Image }];
     if !listing.classes.is_empty() {

@@ -145,6 +145,7 @@ impl Seen {
 
 fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut seen, mut shards) = (Seen::new(format), Vec::new());
+    files.left_out().iter().for_each(|left_out| builder.add_left_out(left_out.clone()));
     for (number, path) in files.paths().iter().enumerate() {
         let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
         let (before, mut at, mut row) = (builder.samples(), 0u64, 0u64);

@@ -326,13 +326,21 @@ fn all_columns(
     };
     once(&all, &files.paths()[0])?;
     let mut having: Vec<u64> = vec![1; all.len()];
-    for (i, path) in files.paths().iter().enumerate().skip(1) {
+    let columns_of = |i: usize| -> Result<Columns> {
         let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
-        let columns = Columns::new(format.open(&file)?.schema());
+        Ok(Columns::new(format.open(&file)?.schema()))
+    };
+    for (i, path) in files.paths().iter().enumerate().skip(1) {
+        let columns = columns_of(i)?;
         once(&columns, path)?;
         same &= columns == all;
         all.join(&columns).map_err(|what| {
-            let what = format!("{what}: write it with one type in all files, or open the files apart");
+            let differs =
+                |other: &usize| columns_of(*other).is_ok_and(|mut other| other.join(&columns).is_err());
+            let other = file_name(&files.paths()[(0..i).find(differs).unwrap_or(0)]);
+            let what = format!(
+                "{what}, such as {other}: write it with one type in all files, or open the files apart"
+            );
             Error::Dataset { path: path.clone(), what }
         })?;
         having.resize(all.len(), 0);

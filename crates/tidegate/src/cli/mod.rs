@@ -83,8 +83,8 @@ enum Command {
         /// Largest size of a shard.
         #[arg(long, default_value = "64MiB")]
         max_size: String,
-        /// Most samples in a shard.
-        #[arg(long, default_value_t = u64::MAX)]
+        /// Most samples in a shard; without it, only the size counts.
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
         max_samples: u64,
         /// Quantize the floats of a field to 2 to 8 bits, in blocks of 128: FIELD=BITS.
         #[arg(long, value_name = "FIELD=BITS")]

@@ -149,7 +149,11 @@ fn add_noise(
 pub fn dataset(out: &Path, recipe: &Recipe, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
     super::target::prepare(out, |name| match recipe.form {
         Form::Folder => name.strip_prefix("class_").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())),
-        Form::Tar => name == ".tidegate" || (name.starts_with("shard-") && name.ends_with(".tar")),
+        Form::Tar => {
+            // An earlier call may have been broken off.
+            let whole = name.trim_end_matches(".partial");
+            name == ".tidegate" || (whole.starts_with("shard-") && whole.ends_with(".tar"))
+        }
     })?;
     let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     let done = std::sync::atomic::AtomicU64::new(0);

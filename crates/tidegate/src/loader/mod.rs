@@ -325,6 +325,7 @@ impl Loader {
         }
         let ids = self.order.begin(epoch).and_then(|()| self.order.epoch(epoch)).map_err(Error::from);
         let ids = ids.and_then(|ids| check_delivered(&*ids, epoch, delivered).map(|()| ids));
+        let began = Instant::now();
         let (pipeline, ids) = match ids.and_then(|ids| Ok((self.start(&config, &ids)?, ids))) {
             Ok(started) => started,
             Err(error) => {
@@ -335,7 +336,7 @@ impl Loader {
         let running = Running { pipeline: Some(pipeline), config, ids, stopped: None };
         let running = Arc::new(Mutex::new(running));
         self.running = Arc::downgrade(&running);
-        Ok(Epoch { running, progress: Arc::clone(&self.progress), observer, began: Instant::now() })
+        Ok(Epoch { running, progress: Arc::clone(&self.progress), observer, began })
     }
 
     fn start(&mut self, config: &pipeline::Config, ids: &Arc<dyn tidegate_order::Epoch>) -> Result<Pipeline> {

@@ -202,10 +202,10 @@ impl Profile {
         append(
             page,
             format_args!(
-                "<h2>{} <span class=kind>{}, {} of {} differ",
+                "<h2>{} <span class=kind>{}, {} distinct values in {}",
                 escape(&field.name),
                 escape(&field.stored_kind),
-                number(distinct.value.round()),
+                number(distinct.value.round().min(self.samples as f64)),
                 self.samples
             ),
         );
@@ -258,7 +258,7 @@ impl fmt::Display for Profile {
         for field in &self.fields {
             let distinct = field.distinct_values().map_err(|_| fmt::Error)?;
             let about = if distinct.low < distinct.high { "about " } else { "" };
-            write!(f, "{} ({}): {about}{:.0} differ", field.name, field.stored_kind, distinct.value)?;
+            write!(f, "{} ({}): {about}{:.0} distinct", field.name, field.stored_kind, distinct.value)?;
             let missing =
                 if field.missing > 0 { format!(", {} lack it", field.missing) } else { String::new() };
             writeln!(f, "{missing}")?;
