@@ -116,6 +116,71 @@ def test_a_png_keeps_nothing_of_what_is_not_its_image(tmp_path):
     assert "the file ends within the image" in str(loader.report())
 
 
+class Bits:
+    """Bits of a WebP, the lowest first."""
+
+    def __init__(self):
+        self.value, self.count = 0, 0
+
+    def put(self, value, count):
+        self.value |= value << self.count
+        self.count += count
+
+    def one_symbol(self, symbol):
+        self.put(0b101, 3)
+        self.put(symbol, 8)
+
+    def long_code(self):
+        """Lengths 1 to 9 and twice 10, themselves written in a code of 4 bits at most."""
+        lengths = {length: 3 if length in (1, 2, 9) else 4 for length in range(1, 10)} | {10: 2}
+        order = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10]
+        self.put(0, 1)
+        self.put(len(order) - 4, 4)
+        for symbol in order:
+            self.put(lengths.get(symbol, 0), 3)
+        codes, code = {}, 0
+        for length in range(1, 8):
+            for symbol in sorted(lengths):
+                if lengths[symbol] == length:
+                    codes[symbol] = int(f"{code:0{length}b}"[::-1], 2), length
+                    code += 1
+            code <<= 1
+        self.put(0b0011, 4)
+        self.put(9, 4)
+        for length in [*range(1, 11), 10]:
+            self.put(*codes[length])
+
+
+def webp_of_groups(groups):
+    """A lossless WebP of 8 × 8 pixels with this number of groups of codes."""
+    bits = Bits()
+    for value, count in [(0x2F, 8), (7, 14), (7, 14), (0, 4), (0, 1), (0, 1), (1, 1), (0, 3), (0, 1)]:
+        bits.put(value, count)
+    for symbol in ((groups - 1) & 255, (groups - 1) >> 8, 0, 0, 0):
+        bits.one_symbol(symbol)
+    for _ in range(5 * groups):
+        bits.long_code()
+    bits.put(0, 4 * 64)
+    data = bits.value.to_bytes(bits.count // 8 + 2 & ~1, "little")
+    body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_a_small_webp_of_many_codes_is_refused_before_it_takes_memory(tmp_path):
+    alpha = picture(2, 90, 70)
+    alpha.putalpha(picture(3, 90, 70).convert("L"))
+    images = [picture(1, 90, 70), alpha]
+    files = [encoded(image, "WEBP", lossless=lossless) for image in images for lossless in (True, False)]
+    files += [webp_of_groups(40), webp_of_groups(2000)]
+    path = tar(tmp_path / "a.tar", *[(f"{i}.webp", file) for i, file in enumerate(files)])
+    loader = tg.Loader(path, batch_size=6, memory=tg.Budget("64MiB"), on_error="skip", max_failure_rate=1.0)
+    (batch,) = list(loader)
+    assert batch.ids.tolist() == [0, 1, 2, 3, 4]
+    for row, file in zip(batch["webp"], files, strict=False):
+        np.testing.assert_array_equal(row, np.asarray(Image.open(io.BytesIO(file)).convert("RGB")))
+    assert "a WebP of 8 × 8 pixels whose codes take 40 MiB" in str(loader.report())
+
+
 @pytest.mark.parametrize("mode", ["P", "L", "LA"])
 def test_masks_keep_their_values_beside_alpha(tmp_path, mode):
     values = np.random.default_rng(5).integers(0, 256, (19, 21)).astype("uint8")

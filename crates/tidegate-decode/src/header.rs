@@ -107,9 +107,16 @@ impl ImageHeader {
                 let row = w * n * u64::from(self.bits).div_ceil(8) + 1;
                 9 * (128 << 10).max(4 * row + 64) / 2 + 4 * row + (256 << 10)
             }
-            Format::Webp => area.saturating_mul(11).saturating_add(1 << 20),
+            Format::Webp => area.saturating_mul(11).saturating_add(1 << 20).saturating_add(self.code_bytes()),
             Format::Pixels => 0,
         }
+    }
+
+    /// The most bytes that the tables of a WebP's codes may take. What encoders write took less
+    /// than half of it, from 32 × 32 to 3,000 × 2,000 pixels.
+    #[must_use]
+    pub fn code_bytes(&self) -> u64 {
+        self.area_bytes(1).saturating_add(1 << 20)
     }
 
     /// All memory that decoding needs at most.

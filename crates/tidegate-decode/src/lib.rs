@@ -22,6 +22,7 @@ mod quoted;
 pub mod schema;
 pub mod text;
 mod webp;
+mod webp_codes;
 
 pub use self::decoders::Decoders;
 pub use self::error::{Error, Result};

@@ -8,6 +8,7 @@ use std::io::Cursor;
 use image_webp::WebPDecoder;
 
 use crate::image::{Decode, Decoded, Pixel, Request, RowSink, write_rows};
+use crate::webp_codes;
 use crate::{Error, Result};
 
 /// The WebP decoder; it keeps nothing between images.
@@ -28,6 +29,15 @@ impl Decode for Webp {
         let stated = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
         if (bytes.len() as u64) < u64::from(stated) + 8 {
             return Err(Error::truncated("truncated WebP: the file ends within the image"));
+        }
+        let tables = webp_codes::table_bytes(bytes);
+        if tables > request.header.code_bytes() {
+            return Err(Error::too_large(format!(
+                "a WebP of {} × {} pixels whose codes take {} MiB: encode it again",
+                request.header.width,
+                request.header.height,
+                tables >> 20
+            )));
         }
         let to_error = |e: image_webp::DecodingError| Error::decode(format!("damaged WebP: {e}"));
         let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(to_error)?;

@@ -139,7 +139,8 @@ pub(crate) const ROOMS: &[(&str, &[(&str, &str)])] = &[
             ("quoted", "error"),
             ("schema", "compact error npy quoted"),
             ("text", "error quoted schema"),
-            ("webp", "error image"),
+            ("webp", "error image webp_codes"),
+            ("webp_codes", ""),
         ],
     ),
     (
