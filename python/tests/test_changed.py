@@ -113,3 +113,21 @@ def test_an_interrupt_does_not_wait_for_the_rest_of_a_batch():
         warnings.simplefilter("error")
         loader.seek(0, 0)
     loader.close()
+
+
+def test_an_index_with_flipped_bits_is_made_again(tmp_path):
+    for name in ("a/0.jpg", "b/0.jpg", "b/1.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(picture())
+    tar(tmp_path / "shards.tar", *[(f"{i}.cls", b"%d" % i) for i in range(9)])
+    rng = np.random.default_rng(3)
+    for data in (tmp_path / "photos", tmp_path / "shards.tar"):
+        right = list(tg.open(data))
+        for name in ("meta.json", "entries", "keys"):
+            for _ in range(40):
+                for path in (tmp_path / ".tidegate").rglob(name):
+                    content = bytearray(path.read_bytes())
+                    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+                    path.write_bytes(content)
+                found = list(tg.open(data))
+                assert found == right

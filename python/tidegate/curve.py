@@ -98,7 +98,7 @@ def cache_curve(
     accesses = _numbers("accesses", what)
     count = int(accesses.max()) + 1 if len(accesses) else 0
     bytes_of = np.ones(count, np.uint32) if sizes is None else _numbers("sizes", sizes)
-    limits = [m if isinstance(m, int) else _tidegate.size_bytes(m) for m in memory]
+    limits = [integer("memory", m, 0) if isinstance(m, int) else _tidegate.size_bytes(m) for m in memory]
     supply = (float(1 << 30) if read is None else read, ahead)
     points = _tidegate.cache_curve(
         accesses, len(accesses) if epoch is None else epoch, bytes_of, policy, supply, limits

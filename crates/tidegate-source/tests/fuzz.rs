@@ -14,7 +14,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use tidegate_decode::header::{self, Format, ImageHeader};
+use tidegate_decode::header::{self, ImageHeader};
 use tidegate_decode::{Decoders, Pixel, Region, Request, RowSink, WideGray, npy};
 use tidegate_order::random::{Purpose, Stream};
 use tidegate_source::tar;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -168,6 +168,11 @@ fn list_below(
     Ok(())
 }
 
+/// Whether a key of the index names a file below the root.
+fn is_below(key: &str) -> bool {
+    Path::new(key).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
 fn utf8(folder: &Path, name: &std::ffi::OsStr) -> Result<String> {
     name.to_str().map(str::to_owned).ok_or_else(|| Error::Dataset {
         path: folder.join(name),
@@ -285,6 +290,9 @@ impl Source for Folder {
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entries = self.index.entries(ids)?;
         let keys = self.index.keys(ids)?;
+        if let Some(key) = keys.iter().find(|key| !is_below(key)) {
+            return Err(self.index.damaged(format_args!("its key {key:?} leads out of the folder")));
+        }
         let located = ids.iter().zip(entries).zip(keys);
         Ok(located.map(|((&id, entry), key)| Located { id, entry, path: key.into() }).collect())
     }
@@ -317,5 +325,18 @@ impl Source for Folder {
     }
     fn shards(&self) -> Vec<PathBuf> {
         self.index.keys(&[0]).map(|keys| keys.iter().map(|k| self.root.join(k)).collect()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_leads_out_of_the_folder_is_none() {
+        assert!(is_below("class/a.jpg") && is_below("a.jpg"));
+        for key in ["../a.jpg", "class/../../a.jpg", "/etc/passwd", "./a.jpg"] {
+            assert!(!is_below(key), "{key}");
+        }
     }
 }

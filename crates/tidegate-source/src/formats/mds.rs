@@ -9,7 +9,7 @@
 //! refused: unpickling runs code.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use crate::index::probe::Images;
 #[cfg(feature = "remote")]
 use crate::index::shard_set::beside;
 use crate::index::shard_set::unpacked_dir;
+use crate::index::trust::{create, is_trusted, make_folder, owner_of};
 use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Result};
 use crate::{Located, Source};
@@ -33,6 +34,9 @@ use tidegate_decode::header;
 use tidegate_decode::npy::DType;
 use tidegate_decode::{Field, Kind, Schema, Value};
 
+/// The most bytes of an index.json in a store, of some million shards: a server may claim anything.
+#[cfg(feature = "remote")]
+const INDEX_BYTES: u64 = 1 << 30;
 /// Encodings of several images in one value.
 const SEVERAL_IMAGES: [&str; 5] = ["jpeg_array", "jpegarray", "list[pil]", "list[jpeg]", "list[png]"];
 
@@ -127,6 +131,10 @@ impl Mds {
         force: bool,
     ) -> Result<Self> {
         let path = store.name(object.key.as_ref());
+        if object.bytes > INDEX_BYTES {
+            let what = format!("an index.json of {} MiB: no dataset has such a one", object.bytes >> 20);
+            return Err(Error::Dataset { path, what });
+        }
         let mut text = vec![0; object.bytes as usize];
         store.read(object, 0, &mut text)?;
         let json = parse(&path, &text)?;
@@ -330,9 +338,11 @@ fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> R
             files.push(raw);
             continue;
         }
-        let dir = unpacked_dir(root, identity)?;
+        let (dir, owner) = (unpacked_dir(root, identity)?, owner_of(root));
         let target = dir.join(&shard.raw_data.basename);
-        let whole = fs::metadata(&target).is_ok_and(|m| m.len() == shard.raw_data.bytes);
+        let whole = fs::symlink_metadata(&target)
+            .is_ok_and(|found| found.is_file() && found.len() == shard.raw_data.bytes)
+            && is_trusted(&target, owner);
         if !whole || force {
             unpack(root, shard, &target)?;
         }
@@ -353,7 +363,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     let partial = target.with_extension(format!("{}.partial", std::process::id()));
     let copy = || -> io::Result<u64> {
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+            make_folder(parent, owner_of(root))?;
         }
         let file = io::BufReader::new(SequentialReader::open(&path).map_err(io::Error::other)?);
         let algorithm = shard.compression.as_deref().unwrap_or("").split(':').next().unwrap_or("").to_owned();
@@ -367,7 +377,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
             )),
             other => return Err(io::Error::other(format!("unknown compression {other:?}"))),
         };
-        let mut out = File::create(&partial)?;
+        let mut out = create(&partial)?;
         // One byte more than the index says proves it wrong.
         let copied = io::copy(&mut (&mut stream).take(shard.raw_data.bytes + 1), &mut out)?;
         // Write the pages back, so that a reader past the cache can drop them.

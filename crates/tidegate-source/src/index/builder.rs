@@ -4,8 +4,9 @@
 //! a temporary folder -> renamed into place.
 //! Memory: three write buffers.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -14,16 +15,18 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::entry::{Entry, SizeBounds};
 use super::probe::Images;
-use super::{Index, Meta, ShardMeta, VERSION, folders, make_folder};
+use super::{Index, Meta, ShardMeta, VERSION, folders, make_folder, trust};
 use crate::left_out::LeftOut;
 use crate::{Error, Result};
 
 /// A temporary folder next to `target`, removed on drop unless it was renamed.
-fn partial(target: &Path) -> std::io::Result<TempDir> {
+fn partial(target: &Path, data_owner: u32) -> std::io::Result<TempDir> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    make_folder(parent)?;
+    make_folder(parent, data_owner)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    tempfile::Builder::new().prefix(&format!("{name}.")).suffix(".partial").tempdir_in(parent)
+    let open_to_readers = Permissions::from_mode(0o755);
+    let mut folder = tempfile::Builder::new();
+    folder.prefix(&format!("{name}.")).suffix(".partial").permissions(open_to_readers).tempdir_in(parent)
 }
 
 /// Whether two files are there and have the same bytes.
@@ -69,9 +72,9 @@ impl Builder {
     /// # Errors
     /// When neither folder can be written.
     pub fn new(beside: &Path, name: u64, identity: u64, format: &str) -> Result<Self> {
-        let mut refused = None;
+        let (mut refused, owner) = (None, trust::owner_of(beside));
         for target in folders(beside, name) {
-            match partial(&target) {
+            match partial(&target, owner) {
                 Ok(dir) => return Self::within(dir, target, identity, format),
                 Err(error) => refused = Some(Error::io(target)(error)),
             }
@@ -82,7 +85,7 @@ impl Builder {
     fn within(dir: TempDir, target: PathBuf, identity: u64, format: &str) -> Result<Self> {
         let create = |name: &str| {
             let path = dir.path().join(name);
-            File::create(&path).map(BufWriter::new).map_err(Error::io(path))
+            trust::create(&path).map(BufWriter::new).map_err(Error::io(path))
         };
         let (entries, offsets, text) = (create("entries")?, create("offsets")?, create("text")?);
         let meta = Meta {
@@ -100,6 +103,7 @@ impl Builder {
             missing: Vec::new(),
             bounds: SizeBounds::default(),
             keys_bytes: 0,
+            seal: None,
         };
         Ok(Self { dir, target, entries, offsets, text, text_bytes: 0, hash: Xxh3::new(), meta })
     }
@@ -186,11 +190,12 @@ impl Builder {
         (self.meta.schema, self.meta.classes, self.meta.shards) = (schema, classes, shards);
         let target = self.target.clone();
         self.write_keys(head).map_err(Error::io(&target))?;
-        let Self { dir, meta, .. } = self;
+        let Self { dir, mut meta, .. } = self;
+        meta.seal();
         let json = serde_json::to_vec_pretty(&meta).map_err(|e| Error::Config(e.to_string()))?;
         let commit = || -> std::io::Result<()> {
             let meta = dir.path().join("meta.json");
-            fs::write(&meta, json)?;
+            trust::create(&meta)?.write_all(&json)?;
             if ["entries", "keys"].iter().all(|file| is_same(&dir.path().join(file), &target.join(file))) {
                 // The same samples: a profile and checkpoints that are kept there still hold.
                 return fs::rename(meta, target.join("meta.json"));
@@ -214,7 +219,7 @@ impl Builder {
         self.offsets.flush()?;
         self.text.flush()?;
         let path = |name: &str| self.dir.path().join(name);
-        let mut keys = BufWriter::new(File::create(path("keys"))?);
+        let mut keys = BufWriter::new(trust::create(&path("keys"))?);
         let mut offsets = std::io::BufReader::new(File::open(path("offsets"))?);
         let mut word = [0; 8];
         for _ in 0..=self.meta.samples {

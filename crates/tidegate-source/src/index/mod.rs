@@ -17,6 +17,8 @@ pub mod checkpoints;
 mod entry;
 pub(crate) mod probe;
 pub(crate) mod shard_set;
+pub(crate) mod trust;
+mod verify;
 
 use std::fs;
 use std::ops::Range;
@@ -71,6 +73,7 @@ pub struct GroupMeta {
 
 /// What `meta.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Meta {
     version: u32,
     /// Which reader made it.
@@ -103,6 +106,9 @@ pub struct Meta {
     #[serde(rename = "extremes")]
     pub bounds: SizeBounds,
     keys_bytes: u64,
+    /// A hash of all of the above; indexes of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<u64>,
 }
 
 impl Meta {
@@ -148,10 +154,10 @@ pub(crate) fn temporary_folder() -> Option<PathBuf> {
     (found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0).then_some(folder)
 }
 
-/// Makes a folder; among the temporary files one of this user alone.
-pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
+/// Makes a folder that others cannot write; among the temporary files one of this user alone.
+pub(crate) fn make_folder(folder: &Path, data_owner: u32) -> std::io::Result<()> {
     let Some(temporary) = temporary_folder().filter(|temporary| folder.starts_with(temporary)) else {
-        return fs::create_dir_all(folder);
+        return trust::make_folder(folder, data_owner);
     };
     match fs::DirBuilder::new().mode(0o700).create(&temporary) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
@@ -177,16 +183,29 @@ pub fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
 }
 
 impl Index {
-    /// Opens the index of a dataset, if there is one that still holds.
+    /// Opens the index of a dataset, if there is one that still holds, is whole, and cannot be
+    /// another user's.
     #[must_use]
     pub fn open(beside: &Path, name: u64, identity: u64) -> Option<Self> {
+        let owner = trust::owner_of(beside);
         folders(beside, name).into_iter().find_map(|dir| {
+            let files = ["", "meta.json", "entries", "keys"].map(|file| dir.join(file));
+            if !dir
+                .parent()
+                .into_iter()
+                .chain(files.iter().map(PathBuf::as_path))
+                .all(|path| trust::is_trusted(path, owner))
+            {
+                return None;
+            }
             let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json")).ok()?).ok()?;
             let size = |file: &str| fs::metadata(dir.join(file)).ok().map(|m| m.len());
-            let whole = size("entries")? == meta.samples * ENTRY_BYTES && size("keys")? == meta.keys_bytes;
+            let entries = meta.samples.checked_mul(ENTRY_BYTES)?;
+            let whole = size("entries")? == entries && size("keys")? == meta.keys_bytes;
             let current =
                 meta.version == VERSION || meta.version == 4 && SAME_SINCE_4.contains(&&*meta.format);
-            (current && meta.identity == identity && whole).then(|| Self::load(dir, meta)).flatten()
+            let holds = current && whole && meta.identity == identity && meta.is_sound();
+            holds.then(|| Self::load(dir, meta)).flatten().filter(Self::is_whole)
         })
     }
 
@@ -352,7 +371,6 @@ impl Index {
     }
 
     /// An error about something that its `meta.json` cannot say.
-    #[cfg(feature = "parquet")]
     pub(crate) fn damaged(&self, what: impl std::fmt::Display) -> Error {
         let what = format!("the index is damaged ({what}): run `tidegate index --force`");
         Error::format(self.dir.join("meta.json"), 0, what)

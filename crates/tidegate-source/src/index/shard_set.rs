@@ -3,9 +3,9 @@
 //! Flow: the shards of a dataset -> the name and identity of its index, and its folder.
 //! Memory: 8 KiB of a shard while it is hashed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::trust::owner_of;
 use super::{cache_folder, make_folder, temporary_folder};
 use crate::files::file_set::Files;
 use crate::files::natural::file_name;
@@ -56,15 +56,17 @@ pub(crate) fn beside(files: &Files) -> PathBuf {
     folder.to_owned()
 }
 
-/// The folder for unpacked shards of a dataset; another `identity` means another dataset.
+/// The folder for unpacked shards of a dataset, which no other user can write; another `identity`
+/// means another dataset.
 pub(crate) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
-    let dir = root.join(".tidegate").join(format!("unpacked-{identity:016x}"));
-    if fs::create_dir_all(&dir).is_ok() {
+    let (beside, owner) = (root.join(".tidegate"), owner_of(root));
+    let dir = beside.join(format!("unpacked-{identity:016x}"));
+    if make_folder(&beside, owner).and_then(|()| make_folder(&dir, owner)).is_ok() {
         return Ok(dir);
     }
     let cache = temporary_folder().unwrap_or_else(cache_folder).join("unpacked");
     let place = xxhash_rust::xxh3::xxh3_64(root.as_os_str().as_encoded_bytes());
     let dir = cache.join(format!("{place:016x}-{identity:016x}"));
-    make_folder(&dir).map_err(Error::io(&dir))?;
+    make_folder(&cache, owner).and_then(|()| make_folder(&dir, owner)).map_err(Error::io(&dir))?;
     Ok(dir)
 }

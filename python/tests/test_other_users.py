@@ -1,0 +1,147 @@
+"""What another user of the machine writes is not read, and nothing of anybody's is overwritten.
+
+The tests become two other users in child processes, which only root can.
+"""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_found import picture
+
+import tidegate as tg
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become two other users")
+VICTIM, ATTACKER = 61001, 61002
+
+
+@pytest.fixture
+def place():
+    """A folder that all users reach; `tmp_path` is root's alone."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_user(user, call):
+    """Return what a call returns, as JSON, in a child process of a user."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            os.write(writing, json.dumps(call()).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(said)
+
+
+def give(path, user):
+    for found in [path, *path.rglob("*")]:
+        os.chown(found, user, user)
+
+
+def labels(path, cache):
+    def call():
+        os.environ["XDG_CACHE_HOME"] = str(cache)
+        source = tg.open(path)
+        return [source[i]["label"] for i in range(len(source))]
+
+    return call
+
+
+def photos(folder):
+    for name in ("a/0.jpg", "b/0.jpg", "b/1.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture())
+    return folder
+
+
+def test_an_index_of_another_user_is_not_read(place):
+    data, cache = photos(place / "shared" / "photos"), place / "cache"
+    cache.mkdir()
+    give(place, VICTIM)
+    (place / "shared").chmod(0o1777)
+    right = as_user(VICTIM, labels(data, cache))
+    assert right == [0, 1, 1]
+    index = place / "shared" / ".tidegate"
+    assert index.is_dir()
+    assert not list(cache.iterdir())
+    # The same index, but another user's: it could say anything.
+    give(index, ATTACKER)
+    assert as_user(VICTIM, labels(data, cache)) == right
+    assert list((cache / "tidegate").iterdir())
+    # Root, and who owns the folder of the data, are trusted.
+    shutil.rmtree(cache / "tidegate")
+    give(index, 0)
+    assert as_user(VICTIM, labels(data, cache)) == right
+    assert not (cache / "tidegate").exists()
+
+
+def test_an_index_that_all_can_write_is_not_read(place):
+    data, cache = photos(place / "photos"), place / "cache"
+    cache.mkdir()
+    give(place, VICTIM)
+    as_user(VICTIM, labels(data, cache))
+    (meta,) = (place / ".tidegate").rglob("meta.json")
+    meta.chmod(0o666)
+    changed = meta.stat().st_ino
+    assert as_user(VICTIM, labels(data, cache)) == [0, 1, 1]
+    # It was made again, whatever the umask is.
+    (meta,) = (place / ".tidegate").rglob("meta.json")
+    assert meta.stat().st_ino != changed
+    assert not meta.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def test_a_link_in_the_place_of_the_index_is_not_followed(place):
+    data, cache = photos(place / "shared" / "photos"), place / "cache"
+    cache.mkdir()
+    (place / "home").mkdir()
+    give(place, VICTIM)
+    (place / "shared").chmod(0o1777)
+    as_user(ATTACKER, lambda: os.symlink(place / "home", place / "shared" / ".tidegate"))
+    assert as_user(VICTIM, labels(data, cache)) == [0, 1, 1]
+    assert not list((place / "home").iterdir())
+
+
+def test_unpacked_shards_of_another_user_are_not_read(place):
+    golden = Path(__file__).parent / "golden" / "mds-zstd"
+    copies = [shutil.copytree(golden, place / name / "mds") for name in ("one", "two")]
+    cache = place / "cache"
+    cache.mkdir()
+    give(place, VICTIM)
+
+    def first(folder):
+        def call():
+            os.environ["XDG_CACHE_HOME"] = str(cache)
+            os.environ["TMPDIR"] = str(cache)
+            source = tg.open(folder)
+            return {name: str(np.asarray(value)) for name, value in source[0].items() if name != "image"}
+
+        return call
+
+    right = as_user(VICTIM, first(copies[0]))
+    (unpacked,) = (copies[0] / ".tidegate").glob("unpacked-*")
+    planted = copies[1] / ".tidegate" / unpacked.name
+    planted.mkdir(parents=True)
+    for shard in unpacked.iterdir():
+        (planted / shard.name).write_bytes(bytes(shard.stat().st_size))
+    give(copies[1] / ".tidegate", ATTACKER)
+    assert as_user(VICTIM, first(copies[1])) == right
