@@ -9,7 +9,7 @@ use tidegate_core::memory::size::Size;
 use tidegate_core::memory::{self, Account, Priority};
 use tidegate_decode::npy::DType;
 
-use crate::errors::{config, raise};
+use crate::errors::{config, raise, released};
 
 /// One hard memory budget; give it to every loader that shares it.
 ///
@@ -77,7 +77,7 @@ impl Budget {
             "process" if processes.is_none() && name.is_none() => Ok(Self(memory::Budget::new(bytes))),
             "process" => wrong("processes and name are those of a budget with scope=\"node\""),
             "node" => {
-                let made = py.detach(|| tidegate::loader::ranks::node_budget(bytes, processes, name));
+                let made = released(py, || tidegate::loader::ranks::node_budget(bytes, processes, name))?;
                 made.map(Self).map_err(|e| raise(&e))
             }
             _ => wrong("scope must be \"process\" or \"node\""),

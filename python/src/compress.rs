@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use tidegate_array::DType;
 use tidegate_array::codec::{self, Packed};
 
-use crate::errors::{array_error, config};
+use crate::errors::{array_error, config, released};
 
 /// Packs an array's bytes with a codec, by name.
 #[pyfunction]
@@ -21,7 +21,7 @@ pub(crate) fn pack_array<'py>(
     elements: PyReadonlyArray1<'_, u8>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let (dtype, elements) = (DType::parse(dtype).map_err(config)?, elements.as_slice()?);
-    let packed = py.detach(|| codec::pack(name, dtype, &shape, elements)).map_err(|e| array_error(&e))?;
+    let packed = released(py, || codec::pack(name, dtype, &shape, elements))?.map_err(|e| array_error(&e))?;
     Ok(PyBytes::new(py, &packed))
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn unpack_array<'py>(py: Python<'py>, packed: &[u8]) -> PyResult<Unpa
     {
         let mut elements = elements.readwrite();
         let into = elements.as_slice_mut()?;
-        py.detach(|| packed.unpack(into)).map_err(|e| array_error(&e))?;
+        released(py, || packed.unpack(into))?.map_err(|e| array_error(&e))?;
     }
     Ok((packed.dtype.name(), packed.shape.clone(), elements))
 }

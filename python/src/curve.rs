@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use tidegate::Error;
 use tidegate_data::cache::curve::{SimulatedPolicy, Supply, curve};
 
-use crate::errors::raise;
+use crate::errors::{raise, released};
 
 fn wrong(what: impl Into<String>) -> PyErr {
     raise(&Error::Config(what.into()))
@@ -42,6 +42,6 @@ pub(crate) fn cache_curve(
         return Err(wrong(format!("a reading speed must be positive, in bytes a second, not {}", supply.0)));
     }
     let supply = Supply { bytes_per_s: supply.0, ahead_bytes: supply.1 };
-    let points = py.detach(|| curve(&accesses, epoch, &sizes, policy, supply, &limits));
+    let points = released(py, || curve(&accesses, epoch, &sizes, policy, supply, &limits))?;
     serde_json::to_string(&points).map_err(|e| wrong(e.to_string()))
 }

@@ -14,7 +14,7 @@ use tidegate::Error;
 use tidegate::dataset::dedup::{Criterion, Duplicates, Search};
 
 use crate::budget::Budget;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::profile::Progress;
 use crate::source::Source;
 
@@ -73,9 +73,9 @@ pub(crate) fn dedup<'py>(
     let search = Search { by, field, threshold, folder, workers };
     let progress = Progress::new(progress);
     let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-    let found = py.detach(|| {
+    let found = released(py, || {
         Rows::of(Duplicates::find(&source, &search, &budget, &|done, of| progress.told(done, of))?)
-    });
+    })?;
     let rows = found.map_err(|e| progress.raised(&e))?;
     let integers = |values| PyArray1::from_vec(py, values);
     Ok((

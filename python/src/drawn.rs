@@ -14,7 +14,7 @@ use tidegate::loader::{
 use tidegate::{Budget, Error, Options, SamplerSpec, Source};
 use tidegate_order::Order;
 
-use crate::errors::raise;
+use crate::errors::{raise, released};
 
 /// Numbers of either precision.
 #[derive(Debug, FromPyObject)]
@@ -141,12 +141,12 @@ impl Drawn {
     ) -> PyResult<Arc<dyn Order>> {
         let (spec, array) = match &self.0 {
             Kind::Patches(sampler) => {
-                let order = py.detach(|| sampler.order(source, options.seed, budget));
+                let order = released(py, || sampler.order(source, options.seed, budget))?;
                 return order.map_err(|e| raise(&e));
             }
             Kind::Spec(spec, array) => (spec, array),
         };
-        let order = |data| py.detach(|| spec.order(data, source, options, budget)).map_err(|e| raise(&e));
+        let order = |data| released(py, || spec.order(data, source, options, budget))?.map_err(|e| raise(&e));
         match array {
             Array::None => order(SampleData::None),
             Array::Weights(Reals::Singles(weights)) => {

@@ -26,6 +26,17 @@ pub(crate) fn array_error(error: &tidegate_array::Error) -> PyErr {
     raise(error)
 }
 
+/// Calls `work` with the interpreter released; a panic in it is an `InternalError`, which
+/// `except Exception` sees, and not the exception of the bindings, which it does not.
+pub(crate) fn released<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    let outcome = py.detach(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
+    outcome.map_err(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+        classes::InternalError::new_err(format!("a panic: {what}; please report this"))
+    })
+}
+
 /// The exception for an argument that makes no sense.
 pub(crate) fn config(what: impl Into<String>) -> PyErr {
     classes::ConfigError::new_err(what.into())

@@ -16,7 +16,7 @@ use tidegate_data::pipeline::{BatchTransform, Delivered};
 
 use crate::array::columns;
 use crate::budget::Budget;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::profile::Profile;
 use crate::sampler::{Asker, Sampler};
 use crate::source::Source;
@@ -48,7 +48,7 @@ impl Loader {
             let what = "a sampler cannot ask the loader that asks it: note what it needs beforehand";
             return Err(raise(&Error::Config(what.into())));
         }
-        Ok(py.detach(|| with(&mut lock(&self.loader))))
+        released(py, || with(&mut lock(&self.loader)))
     }
 }
 
@@ -69,10 +69,10 @@ impl Loader {
         let asker = Asker::default();
         let order =
             sampler.map(|sampler| sampler.order(py, &asker, &*source, &options, &budget)).transpose()?;
-        let made = py.detach(|| match order {
+        let made = released(py, || match order {
             Some(order) => tidegate::Loader::with_order(source, options, budget, order),
             None => tidegate::Loader::new(source, options, budget),
-        });
+        })?;
         let mut loader = made.map_err(|e| raise(&e))?;
         if let Some(map) = map {
             loader.set_map(Arc::new(map));
@@ -197,7 +197,7 @@ impl Epoch {
     /// A batch is (columns, rows, ids, mask, epoch, number, positions, weights, indices, last).
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut interrupted = None;
-        let outcome = py.detach(|| {
+        let outcome = released(py, || {
             let mut epoch = lock(&self.epoch);
             let Some(epoch) = epoch.as_mut() else { return Ok(None) };
             let interrupted = Mutex::new(&mut interrupted);
@@ -210,7 +210,7 @@ impl Epoch {
                     Error::Interrupted
                 })
             })
-        });
+        })?;
         if let Some(signal) = interrupted {
             self.close(py);
             return Err(signal);

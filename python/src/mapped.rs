@@ -13,7 +13,7 @@ use tidegate_array::stored::Stored;
 use tidegate_source::rows::Rows;
 
 use crate::array::over_mapped;
-use crate::errors::{array_error, config, raise};
+use crate::errors::{array_error, config, raise, released};
 use crate::source::Source;
 
 /// A mapped array; see `tidegate.mapped`.
@@ -69,7 +69,7 @@ impl Mapped {
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         let mapped = self.get()?;
-        py.detach(|| mapped.flush()).map_err(|e| array_error(&e))
+        released(py, || mapped.flush())?.map_err(|e| array_error(&e))
     }
 
     /// Unmap the array. Raises ConfigError while there is a view of it.
@@ -86,11 +86,11 @@ impl Mapped {
         }
         // The flush below releases the interpreter. Other threads find the array closed already.
         drop(mapped);
-        py.detach(|| {
+        released(py, || {
             let flushed = open.flush();
             drop(open);
             flushed
-        })
+        })?
         .map_err(|e| array_error(&e))
     }
 

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use tidegate::Error;
 use tidegate::dataset::pack::{self as packing, Compression, Format, Limits};
 
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::profile::Progress;
 use crate::source::Source;
 
@@ -39,7 +39,7 @@ pub(crate) fn pack(
     let (progress, source) = (Progress::new(progress), Arc::clone(&source.0));
     let compression = Compression { quantize, codecs, codec };
     let tell = |done, of| progress.told(done, of);
-    let packed = py.detach(|| packing::pack(&*source, &out, format, limits, &compression, &tell));
+    let packed = released(py, || packing::pack(&*source, &out, format, limits, &compression, &tell))?;
     let packed = packed.map_err(|e| progress.raised(&e))?;
     Ok((packed.shards, packed.kept))
 }

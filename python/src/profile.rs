@@ -12,7 +12,7 @@ use tidegate::dataset::profile::{self, Diff, Label};
 use tidegate::{Error, Options};
 
 use crate::budget::Budget;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::source::Source;
 
 /// A profile; see `tidegate.Profile`.
@@ -63,8 +63,9 @@ pub(crate) fn made(
     let options: Options = serde_json::from_str(options).map_err(|e| raise(&Error::Config(e.to_string())))?;
     let progress = Progress::new(progress);
     let (source, budget) = (Arc::clone(&source.0), budget.0.clone());
-    let found =
-        py.detach(|| tidegate::Profile::scan(source, options, &budget, &|done, of| progress.told(done, of)));
+    let found = released(py, || {
+        tidegate::Profile::scan(source, options, &budget, &|done, of| progress.told(done, of))
+    })?;
     found.map(Profile::from).map_err(|e| progress.raised(&e))
 }
 
@@ -85,7 +86,7 @@ impl Profile {
         py: Python<'_>,
         with: impl FnOnce(&mut tidegate::Profile) -> tidegate::Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| with(&mut self.lock())).map_err(|e| raise(&e))
+        released(py, || with(&mut self.lock()))?.map_err(|e| raise(&e))
     }
 }
 
@@ -94,14 +95,14 @@ impl Profile {
     /// Read a profile in a file, or the one next to a dataset.
     #[staticmethod]
     fn find(py: Python<'_>, what: &str) -> PyResult<Self> {
-        py.detach(|| tidegate::Profile::find(what)).map(Self::from).map_err(|e| raise(&e))
+        released(py, || tidegate::Profile::find(what))?.map(Self::from).map_err(|e| raise(&e))
     }
 
     /// Read the profile next to a source.
     #[staticmethod]
     fn beside(py: Python<'_>, source: &Source) -> PyResult<Self> {
         let source = Arc::clone(&source.0);
-        py.detach(|| tidegate::Profile::load_for(&*source)).map(Self::from).map_err(|e| raise(&e))
+        released(py, || tidegate::Profile::load_for(&*source))?.map(Self::from).map_err(|e| raise(&e))
     }
 
     /// Return the path of the profile of a source.
@@ -112,7 +113,7 @@ impl Profile {
 
     #[staticmethod]
     fn from_json(py: Python<'_>, text: &str) -> PyResult<Self> {
-        py.detach(|| tidegate::Profile::from_json(text)).map(Self::from).map_err(|e| raise(&e))
+        released(py, || tidegate::Profile::from_json(text))?.map(Self::from).map_err(|e| raise(&e))
     }
 
     fn to_json(&self, py: Python<'_>) -> PyResult<String> {

@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use tidegate_array::DType;
 use tidegate_array::quantize::{self, Extent, Fidelity, Grid, Options, Scheme, View};
 
-use crate::errors::{array_error, config};
+use crate::errors::{array_error, config, released};
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> PyResult<T> {
     serde_json::from_str(text).map_err(|e| config(e.to_string()))
@@ -44,13 +44,13 @@ impl Quantized {
             Ok::<_, PyErr>(grids.iter().map(grid).collect::<Vec<_>>())
         });
         let grids = grids.transpose()?;
-        let made = py.detach(|| match grids {
+        let made = released(py, || match grids {
             Some(grids) => quantize::Quantized::with(values, &shape, bits, scheme, per, grids, rounding),
             None => {
                 let options = Options { bits, scheme, per, extent, rounding };
                 quantize::Quantized::new(values, &shape, &options)
             }
-        });
+        })?;
         made.map(Self).map_err(|e| array_error(&e))
     }
 
@@ -96,7 +96,7 @@ impl Quantized {
         {
             let mut values = values.readwrite();
             let into = values.as_slice_mut()?;
-            py.detach(|| self.0.dequantize(dtype, into)).map_err(|e| array_error(&e))?;
+            released(py, || self.0.dequantize(dtype, into))?.map_err(|e| array_error(&e))?;
         }
         Ok(values)
     }
@@ -104,7 +104,7 @@ impl Quantized {
     /// Return (SQNR in dB, largest error, mean error, bits a value).
     fn fidelity(&self, py: Python<'_>, values: PyReadonlyArray1<'_, f32>) -> PyResult<(f64, f64, f64, f64)> {
         let values = values.as_slice()?;
-        let found = py.detach(|| self.0.fidelity(values)).map_err(|e| array_error(&e))?;
+        let found = released(py, || self.0.fidelity(values))?.map_err(|e| array_error(&e))?;
         let Fidelity { sqnr_db, largest_error, bias, bits_per_value } = found;
         Ok((sqnr_db, largest_error, bias, bits_per_value))
     }
@@ -125,7 +125,7 @@ impl Calibrator {
 
     fn observe(&mut self, py: Python<'_>, values: PyReadonlyArray1<'_, f32>, inner: usize) -> PyResult<()> {
         let values = values.as_slice()?;
-        py.detach(|| self.0.observe(values, inner)).map_err(|e| array_error(&e))
+        released(py, || self.0.observe(values, inner))?.map_err(|e| array_error(&e))
     }
 
     fn grids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {

@@ -15,7 +15,7 @@ use tidegate_order::Order;
 use tidegate_order::explicit::{ExplicitOrder, Ids, List, Listing};
 
 use crate::drawn::Drawn;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 
 /// One of `drawn`; an array of ids; or a function of the epoch, with the length of an epoch and
 /// whether it returns arrays or iterators.
@@ -73,7 +73,7 @@ impl Sampler<'_> {
         };
         let runs = source.shard_lengths().len() as u64;
         let order =
-            py.detach(|| ExplicitOrder::new(ids, source.len(), runs, budget)).map_err(|e| raise(&e))?;
+            released(py, || ExplicitOrder::new(ids, source.len(), runs, budget))?.map_err(|e| raise(&e))?;
         Ok(Arc::new(order))
     }
 }

@@ -16,7 +16,7 @@ use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::tokens::Tokens;
 use tidegate_source::{OpenOptions, SourceExt};
 
-use crate::errors::{Classed, config, raise};
+use crate::errors::{Classed, config, raise, released};
 
 /// A dataset; see `tidegate.open`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
@@ -36,7 +36,9 @@ pub(crate) fn open(
 ) -> PyResult<Source> {
     let options = OpenOptions { force, split, allow_missing };
     if !checkpoints {
-        return py.detach(|| tidegate_source::open_with(url, &options)).map(Source).map_err(|e| raise(&e));
+        return released(py, || tidegate_source::open_with(url, &options))?
+            .map(Source)
+            .map_err(|e| raise(&e));
     }
     // Other threads read all files, so that this one sees Ctrl-C.
     interruptible(py, |stop| tidegate_source::open_with_checkpoints(url, &options, &|_, _| stopped(stop)))
@@ -47,7 +49,7 @@ pub(crate) fn open(
 #[pyfunction]
 pub(crate) fn tokens(py: Python<'_>, url: &str, length: u64, dtype: Option<&str>) -> PyResult<Source> {
     let dtype = dtype.map(DType::parse).transpose().map_err(config)?;
-    let opened = py.detach(|| Tokens::open(url, length, dtype)).map_err(|e| raise(&e))?;
+    let opened = released(py, || Tokens::open(url, length, dtype))?.map_err(|e| raise(&e))?;
     Ok(Source(opened))
 }
 
@@ -108,7 +110,7 @@ impl Source {
         if id >= self.0.len() {
             return Err(PyIndexError::new_err(format!("sample {id} of {}", self.0.len())));
         }
-        let (at, bytes) = py.detach(|| self.0.fetch(id)).map_err(|e| raise(&e))?;
+        let (at, bytes) = released(py, || self.0.fetch(id))?.map_err(|e| raise(&e))?;
         let blame = |field: &str, e| raise(&self.0.sample_error(&at, field, &e));
         let values = self.0.parse(&at, &bytes).map_err(|e| blame("", e))?;
         let out = PyDict::new(py);

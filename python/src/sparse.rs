@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use tidegate_array::filled;
 use tidegate_array::sparse::{self, Element, Index};
 
-use crate::errors::{array_error, config};
+use crate::errors::{array_error, config, released};
 
 fn made<T>(result: tidegate_array::Result<T>) -> PyResult<T> {
     result.map_err(|e| array_error(&e))
@@ -132,10 +132,10 @@ macro_rules! multiplied {
         let other = other.as_slice()?;
         let places = $m.shape().0.checked_mul($columns.unwrap_or(1));
         let mut product = made(filled(places, $T::NONE))?;
-        made($py.detach(|| match $columns {
+        made(released($py, || match $columns {
             Some(columns) => $m.matmat(other, columns, &mut product, $threads),
             None => $m.matvec(other, &mut product, $threads),
-        }))?;
+        })?)?;
         Ok(elements($py, product))
     }};
 }
@@ -188,10 +188,10 @@ impl Csr {
         {
             let (indptr, indices) = (Indices::of(indptr.bind(py))?, Indices::of(indices.bind(py))?);
             with_data!(data.bind(py), |data: T| with_indices!(indptr, indices, |p, i: I| {
-                made(py.detach(|| {
+                made(released(py, || {
                     let matrix = sparse::Csr::<I, T>::new(shape, p, i, data)?;
                     if sorted { matrix.check_sorted() } else { Ok(()) }
-                }))
+                })?)
             }))?;
         }
         Ok(Self { shape, indptr, indices, data })
@@ -206,9 +206,9 @@ impl Csr {
         wide: bool,
     ) -> PyResult<Self> {
         with_data!(dense, |dense: T| Ok(if wide {
-            Self::from(py, &made(py.detach(|| sparse::Csr::<u64, T>::from_dense(shape, dense)))?)
+            Self::from(py, &made(released(py, || sparse::Csr::<u64, T>::from_dense(shape, dense))?)?)
         } else {
-            Self::from(py, &made(py.detach(|| sparse::Csr::<u32, T>::from_dense(shape, dense)))?)
+            Self::from(py, &made(released(py, || sparse::Csr::<u32, T>::from_dense(shape, dense))?)?)
         }))
     }
 
@@ -234,29 +234,29 @@ impl Csr {
             let vector = vector.extract::<PyReadonlyArray1<'_, T>>()?;
             let vector = vector.as_slice()?;
             let mut product = made(filled(Some(self.shape.1), T::NONE))?;
-            made(py.detach(|| m.add_transposed_matvec(vector, &mut product)))?;
+            made(released(py, || m.add_transposed_matvec(vector, &mut product))?)?;
             Ok(elements(py, product))
         })
     }
 
     fn transposed(&self, py: Python<'_>) -> PyResult<Self> {
-        with_csr!(self, py, |m: I, T| Ok(Self::from(py, &made(py.detach(|| m.transposed()))?)))
+        with_csr!(self, py, |m: I, T| Ok(Self::from(py, &made(released(py, || m.transposed())?)?)))
     }
 
     fn canonical(&self, py: Python<'_>) -> PyResult<Self> {
-        with_csr!(self, py, |m: I, T| Ok(Self::from(py, &made(py.detach(|| m.canonical()))?)))
+        with_csr!(self, py, |m: I, T| Ok(Self::from(py, &made(released(py, || m.canonical())?)?)))
     }
 
     fn to_dense(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        with_csr!(self, py, |m: I, T| Ok(elements(py, made(py.detach(|| m.to_dense()))?)))
+        with_csr!(self, py, |m: I, T| Ok(elements(py, made(released(py, || m.to_dense())?)?)))
     }
 
     fn to_bsr(&self, py: Python<'_>, block: (usize, usize)) -> PyResult<Bsr> {
-        with_csr!(self, py, |m: I, T| Ok(Bsr::from(py, &made(py.detach(|| m.to_bsr(block)))?)))
+        with_csr!(self, py, |m: I, T| Ok(Bsr::from(py, &made(released(py, || m.to_bsr(block))?)?)))
     }
 
     fn to_coo(&self, py: Python<'_>) -> PyResult<Coo> {
-        with_csr!(self, py, |m: I, T| Ok(Coo::from(py, &made(py.detach(|| m.to_coo()))?)))
+        with_csr!(self, py, |m: I, T| Ok(Coo::from(py, &made(released(py, || m.to_coo())?)?)))
     }
 }
 
@@ -310,7 +310,7 @@ impl Bsr {
         {
             let (indptr, indices) = (Indices::of(indptr.bind(py))?, Indices::of(indices.bind(py))?);
             with_data!(data.bind(py), |data: T| with_indices!(indptr, indices, |p, i: I| {
-                made(py.detach(|| sparse::Bsr::<I, T>::new(shape, block, p, i, data).map(drop)))
+                made(released(py, || sparse::Bsr::<I, T>::new(shape, block, p, i, data).map(drop))?)
             }))?;
         }
         Ok(Self { shape, block, indptr, indices, data })
@@ -333,11 +333,11 @@ impl Bsr {
     }
 
     fn to_dense(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        with_bsr!(self, py, |m: I, T| Ok(elements(py, made(py.detach(|| m.to_dense()))?)))
+        with_bsr!(self, py, |m: I, T| Ok(elements(py, made(released(py, || m.to_dense())?)?)))
     }
 
     fn to_csr(&self, py: Python<'_>) -> PyResult<Csr> {
-        with_bsr!(self, py, |m: I, T| Ok(Csr::from(py, &made(py.detach(|| m.to_csr()))?)))
+        with_bsr!(self, py, |m: I, T| Ok(Csr::from(py, &made(released(py, || m.to_csr())?)?)))
     }
 }
 
@@ -401,9 +401,9 @@ impl Coo {
     #[staticmethod]
     fn from_dense(py: Python<'_>, dense: &Bound<'_, PyAny>, shape: Vec<usize>, wide: bool) -> PyResult<Self> {
         with_data!(dense, |dense: T| Ok(if wide {
-            Self::from(py, &made(py.detach(|| sparse::Coo::<u64, T>::from_dense(&shape, dense)))?)
+            Self::from(py, &made(released(py, || sparse::Coo::<u64, T>::from_dense(&shape, dense))?)?)
         } else {
-            Self::from(py, &made(py.detach(|| sparse::Coo::<u32, T>::from_dense(&shape, dense)))?)
+            Self::from(py, &made(released(py, || sparse::Coo::<u32, T>::from_dense(&shape, dense))?)?)
         }))
     }
 
@@ -424,19 +424,19 @@ impl Coo {
 
     fn canonical(&self, py: Python<'_>) -> PyResult<Self> {
         with_coo!(&self.shape, &self.coords, &self.data, py, |m: I, T| {
-            Ok(Self::from(py, &made(py.detach(|| m.canonical()))?))
+            Ok(Self::from(py, &made(released(py, || m.canonical())?)?))
         })
     }
 
     fn to_csr(&self, py: Python<'_>) -> PyResult<Csr> {
         with_coo!(&self.shape, &self.coords, &self.data, py, |m: I, T| {
-            Ok(Csr::from(py, &made(py.detach(|| m.to_csr()))?))
+            Ok(Csr::from(py, &made(released(py, || m.to_csr())?)?))
         })
     }
 
     fn to_dense(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         with_coo!(&self.shape, &self.coords, &self.data, py, |m: I, T| {
-            Ok(elements(py, made(py.detach(|| m.to_dense()))?))
+            Ok(elements(py, made(released(py, || m.to_dense())?)?))
         })
     }
 }

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use tidegate_data::stitch;
 
 use crate::budget::Budget;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::volume::Volume;
 
 /// A Zarr array in the making; see `tidegate.Predictions`.
@@ -43,7 +43,7 @@ impl Stitch {
     ) -> PyResult<Self> {
         let options = serde_json::from_str(options)
             .map_err(|e| raise(&tidegate::Error::Config(format!("the options of predictions: {e}"))))?;
-        let made = py.detach(|| stitch::OverlapWriter::new(&volume.0, &folder, &options, &budget.0));
+        let made = released(py, || stitch::OverlapWriter::new(&volume.0, &folder, &options, &budget.0))?;
         Ok(Self(Mutex::new(Some(made.map_err(|e| raise(&e))?))))
     }
 
@@ -55,12 +55,12 @@ impl Stitch {
         predictions: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
         let (ids, predictions) = (ids.as_slice()?, predictions.as_slice()?);
-        py.detach(|| self.with(|inner| inner.add(ids, predictions))).map_err(|e| raise(&e))
+        released(py, || self.with(|inner| inner.add(ids, predictions)))?.map_err(|e| raise(&e))
     }
 
     /// Return the ids of patches that chunks still lack.
     fn wanted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
-        let ids = py.detach(|| self.with(|inner| Ok(inner.wanted()))).map_err(|e| raise(&e))?;
+        let ids = released(py, || self.with(|inner| Ok(inner.wanted())))?.map_err(|e| raise(&e))?;
         Ok(ids.into_pyarray(py))
     }
 
@@ -71,7 +71,7 @@ impl Stitch {
             let (open, here) = inner.open_chunks();
             Ok((inner.remaining_chunks(), open, here))
         };
-        py.detach(|| self.with(state)).map_err(|e| raise(&e))
+        released(py, || self.with(state))?.map_err(|e| raise(&e))
     }
 
     /// Free the memory; chunks that lack patches are not written.

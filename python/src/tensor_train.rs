@@ -9,7 +9,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use tidegate_array::tensor_train::{Core, Limit, TensorTrain, TtMatrix};
 
-use crate::errors::array_error;
+use crate::errors::{array_error, released};
 
 /// A tensor train of an array or a matrix; see `tidegate.tensor_train`.
 #[pyclass(frozen, module = "tidegate._tidegate")]
@@ -58,10 +58,10 @@ impl Train {
         rank: Option<usize>,
     ) -> PyResult<Self> {
         let (values, limit) = (values.as_slice()?, Limit { tolerance, rank });
-        made(py.detach(|| match cols {
+        made(released(py, || match cols {
             Some(cols) => TtMatrix::decompose(values, &shape, &cols, limit).map(Self::from),
             None => TensorTrain::decompose(values, &shape, limit).map(Self::from),
-        }))
+        })?)
     }
 
     /// Make a train of cores, each (left rank, side, right rank, elements).
@@ -129,20 +129,20 @@ impl Train {
     }
 
     fn dot(&self, py: Python<'_>, other: &Self) -> PyResult<f64> {
-        made(py.detach(|| self.train.dot(&other.train)))
+        made(released(py, || self.train.dot(&other.train))?)
     }
 
     fn norm(&self, py: Python<'_>) -> PyResult<f64> {
-        made(py.detach(|| self.train.norm()))
+        made(released(py, || self.train.norm())?)
     }
 
     fn round(&self, py: Python<'_>, tolerance: f64, rank: Option<usize>) -> PyResult<Self> {
-        let train = made(py.detach(|| self.train.round(Limit { tolerance, rank })))?;
+        let train = made(released(py, || self.train.round(Limit { tolerance, rank }))?)?;
         Ok(Self { train, digits: self.digits.clone() })
     }
 
     fn to_dense<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        Ok(made(py.detach(|| self.train.to_dense()))?.into_pyarray(py))
+        Ok(made(released(py, || self.train.to_dense())?)?.into_pyarray(py))
     }
 
     /// Call `each(start, block)` for the blocks of the array in C order.
@@ -163,12 +163,12 @@ impl Train {
         vector: PyReadonlyArray1<'_, f64>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let (matrix, vector) = (self.matrix()?, vector.as_slice()?);
-        Ok(made(py.detach(|| matrix.matvec(vector)))?.into_pyarray(py))
+        Ok(made(released(py, || matrix.matvec(vector))?)?.into_pyarray(py))
     }
 
     /// Return rows of the matrix, flat.
     fn rows<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let matrix = self.matrix()?;
-        Ok(made(py.detach(|| matrix.some_rows(&rows)))?.into_pyarray(py))
+        Ok(made(released(py, || matrix.some_rows(&rows))?)?.into_pyarray(py))
     }
 }

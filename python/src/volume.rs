@@ -15,7 +15,7 @@ use tidegate_source::volume::labels::Wanted;
 use tidegate_source::volume::refine::Smooth;
 
 use crate::budget::Budget;
-use crate::errors::raise;
+use crate::errors::{raise, released};
 use crate::source::{Source, interruptible, stopped};
 
 /// A class, a weight, and (first voxel, voxels) along each axis.
@@ -47,7 +47,7 @@ impl Boxes {
         let (low, sizes) = (low.as_slice()?, sizes.as_slice()?);
         let boxes: Vec<(i64, f32)> = classes.iter().copied().zip(weights.iter().copied()).collect();
         let spans: Vec<(i32, u32)> = low.iter().copied().zip(sizes.iter().copied()).collect();
-        let boxes = py.detach(|| lattice::Boxes::new(axes, &boxes, &spans)).map_err(|e| raise(&e))?;
+        let boxes = released(py, || lattice::Boxes::new(axes, &boxes, &spans))?.map_err(|e| raise(&e))?;
         Ok(Self { boxes: Arc::new(boxes), field })
     }
 
@@ -75,13 +75,13 @@ impl Boxes {
 pub(crate) fn volume(py: Python<'_>, url: &str, options: &str) -> PyResult<Volume> {
     let options = serde_json::from_str(options)
         .map_err(|e| raise(&tidegate::Error::Config(format!("the options of a volume: {e}"))))?;
-    py.detach(|| volumes::Volume::open(url, &options)).map(Volume).map_err(|e| raise(&e))
+    released(py, || volumes::Volume::open(url, &options))?.map(Volume).map_err(|e| raise(&e))
 }
 
 /// Return the voxel lengths of each level of the image at `path` below `url`, the finest first.
 #[pyfunction]
 pub(crate) fn levels(py: Python<'_>, url: &str, path: &str) -> PyResult<Vec<Vec<f64>>> {
-    py.detach(|| volumes::levels(url, path)).map_err(|e| raise(&e))
+    released(py, || volumes::levels(url, path))?.map_err(|e| raise(&e))
 }
 
 /// A source of patches; see `tidegate.volume`.

@@ -474,3 +474,21 @@ def test_a_warning_names_the_line_of_the_user(tmp_path):
         tg.Loader(tg.synthetic(10, 8), ids=True, **options)
         tg.Window(5, ranges=3)
     assert [Path(warning.filename).name for warning in caught] == ["test_found.py"] * 3
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.parquet", "b.jsonl"])
+def test_a_pipe_among_shards_is_passed_over_and_said(tmp_path, name):
+    rows = {
+        "b.tar": tar(tmp_path / "source", ("0.cls", b"1")).read_bytes(),
+        "b.jsonl": b'{"x": 1}\n',
+    }
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "source.parquet")
+    rows["b.parquet"] = (tmp_path / "source.parquet").read_bytes()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / name.replace("b", "a")).write_bytes(rows[name])
+    os.mkfifo(data / name)
+    with pytest.warns(tg.DataWarning, match=f"1 links that lead nowhere, pipes and devices, such as .*{name}"):
+        assert len(tg.open(data)) == 1
+    with pytest.raises(tg.DataError, match="there is no such file"):
+        tg.open(data / name)

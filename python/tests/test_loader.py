@@ -13,7 +13,9 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import encoded, picture
 from PIL import Image
+from test_found import tar
 
 import tidegate as tg
 
@@ -708,3 +710,37 @@ def test_the_what_if_of_a_disk_cache_says_what_the_store_is_asked_for(tmp_path):
     curve = tg.cache_curve(disk, memory=["10MiB"], read=1e9)
     assert curve[0]["source_bytes"] == 0
     assert "not on disk" in str(curve)
+
+
+def test_synthetic_bytes_are_those_of_the_id_in_every_order():
+    source = tg.synthetic(500, 20)
+    batches = tg.Loader(source, batch_size=50, memory=tg.Budget("16MiB"), shuffle=True, seed=3)
+    for batch in batches:
+        for id, row in zip(batch.ids, batch["data"], strict=True):
+            assert row == source[int(id)]["data"]
+
+
+def test_loaders_that_begin_at_the_same_time_share_their_budget(tmp_path):
+    tar(tmp_path / "a.tar", *[(f"{i:03}.jpg", encoded(picture(i, 300, 200), "JPEG")) for i in range(64)])
+    source = tg.open(tmp_path / "a.tar")
+    for _ in range(3):
+        budget = tg.Budget("64MiB")
+        loaders = [
+            tg.Loader(source, batch_size=16, memory=budget, fields={"jpg": tg.Image(64)}, seed=i, shuffle=True)
+            for i in range(4)
+        ]
+        rows, errors = [0] * 4, []
+
+        def read(i, loaders=loaders, rows=rows, errors=errors):
+            try:
+                rows[i] = sum(batch.rows for batch in loaders[i])
+            except tg.Error as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert rows == [64] * 4

@@ -1,6 +1,7 @@
 """Mapped arrays: files of NumPy and safetensors, modes, hints, closing, rows within a budget."""
 
 import json
+import os
 import struct
 import zipfile
 
@@ -160,3 +161,10 @@ def test_rows_are_samples_under_a_budget(tmp_path, array):
     np.save(tmp_path / "b.npy", array.astype(">u2"))
     with pytest.raises(tg.ConfigError, match="little-endian"):
         tg.mapped(tmp_path / "b.npy").rows()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    for name in ("a.npy", "a.npz", "a.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(tg.ConfigError, match="a pipe or a device"):
+            tg.mapped(tmp_path / name)

@@ -487,3 +487,23 @@ def test_a_file_that_is_written_again_is_named(golden, tmp_path):
     with pytest.raises(tg.Error, match="changed"):
         volume[0]
     assert (tg.volume(str(tmp_path / "x"), patch=(4, 4, 4))[0]["data"] == before).all()
+
+
+def test_values_that_a_codec_cannot_have_are_refused(tmp_path):
+    compressor = {"id": "bz2", "level": 0}
+    metadata = {"zarr_format": 2, "shape": [4, 4], "chunks": [2, 2], "dtype": "<f4", "fill_value": 0, "order": "C"}
+    (tmp_path / ".zarray").write_text(json.dumps({**metadata, "compressor": compressor, "filters": None}))
+    with pytest.raises(tg.DataError, match=r"\.zarray: metadata that no array can have: .*level"):
+        tg.volume(tmp_path, patch=(2, 2))
+
+
+@pytest.mark.parametrize("path", ["../other.zarr", "/etc", "s3://bucket/x", "a/../../b"])
+def test_a_level_of_an_image_lies_within_it(tmp_path, path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "image.zarr", mode="w", zarr_format=2)
+    axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    scale = [{"type": "scale", "scale": [1.0, 1.0]}]
+    datasets = [{"path": path, "coordinateTransformations": scale}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    with pytest.raises(tg.DataError, match="leads out of the image"):
+        tg.volume(tmp_path / "image.zarr", patch=(2, 2))

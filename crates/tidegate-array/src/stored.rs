@@ -19,7 +19,7 @@ use crate::npy::{self, HEADER_BYTES};
 use crate::{DType, Error, Result};
 
 /// The longest safetensors header that is accepted, in bytes.
-const TENSORS_HEADER_BYTES: u64 = 100 << 20;
+const TENSORS_HEADER_BYTES: u64 = 16 << 20;
 
 /// An array's file, offset, type and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub struct Stored {
     pub shape: Vec<usize>,
     /// Offset of the first element in the file, in bytes.
     pub offset: u64,
+}
+
+/// Opens a file for reading; opening a pipe would wait for whoever writes into it.
+fn open(path: &Path) -> Result<File> {
+    let found = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !found.is_file() {
+        return Err(Error::misuse(path, "this is no file, but a folder, a pipe or a device"));
+    }
+    File::open(path).map_err(Error::io(path))
 }
 
 impl Stored {
@@ -64,7 +73,7 @@ impl Stored {
     /// The file's length is not what type and shape need.
     pub fn raw(path: &Path, dtype: DType, shape: Vec<usize>, offset: u64) -> Result<Self> {
         let stored = Self { path: path.to_owned(), dtype, big_endian: false, fortran: false, shape, offset };
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open(path)?;
         let len = file.metadata().map_err(Error::io(path))?.len();
         let bytes = stored.checked_bytes()?;
         if offset.checked_add(bytes) != Some(len) {
@@ -80,7 +89,7 @@ impl Stored {
     }
 
     fn npy(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open(path)?;
         Self::member(path, &file, 0)
     }
 
@@ -101,7 +110,7 @@ impl Stored {
     }
 
     fn npz(path: &Path, name: Option<&str>) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open(path)?;
         let damaged = |e: zip::result::ZipError| {
             Error::format(path, 0, format!("npz: {e}: it is truncated or damaged"))
         };
@@ -133,7 +142,7 @@ impl Stored {
     }
 
     fn safetensors(path: &Path, name: Option<&str>) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut file = open(path)?;
         let wrong = |what: String| Error::format(path, 0, format!("safetensors: {what}"));
         let mut len = [0; 8];
         file.read_exact(&mut len).map_err(|_| wrong("it ends before its header".into()))?;

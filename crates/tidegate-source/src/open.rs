@@ -180,12 +180,15 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
         };
     }
     let (mut files, mut texts, mut folders, mut others) = (Vec::new(), Vec::new(), Vec::new(), false);
+    let mut odd = Vec::new();
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
         let name = file_name(&file);
         match () {
             () if name.starts_with('.') => {}
             () if file.is_dir() => folders.push(name),
+            // Opening a pipe would wait for whoever writes into it.
+            () if !file.is_file() => odd.push(file),
             () if is_shard(&file) => files.push(file),
             () if is_text(&file) => texts.push(file),
             () => others |= kind_of_extension(&name) == Kind::Image,
@@ -220,6 +223,7 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     let mut files = Files::new(options.select(path, files, PathBuf::as_path)?);
     files.leave_out(DESCRIBING, &tables, false);
+    files.leave_out("links that lead nowhere, pipes and devices", &odd, true);
     open_shards(url, files, options.force)
 }
 

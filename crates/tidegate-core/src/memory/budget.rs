@@ -36,6 +36,8 @@ struct Inner {
     node: Option<Arc<Node>>,
     /// Epochs that run in the budget.
     running: AtomicUsize,
+    /// One at a time finds out what is free and takes it.
+    planning: std::sync::Mutex<()>,
 }
 
 /// An epoch that runs in a budget; the budget keeps its size meanwhile.
@@ -80,10 +82,23 @@ impl Budget {
         Self::over(LedgerRef::new(bytes), None)
     }
 
+    /// Waits until nobody else plans with what is free, and holds others off until it is dropped:
+    /// between the two, what is free is reserved.
+    pub fn planning(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.inner.planning.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn over(ledger: LedgerRef, node: Option<Arc<Node>>) -> Self {
         let arenas = Arenas::new(&ledger, node.as_ref());
         let reclaimers = std::sync::Mutex::default();
-        Self::from_inner(Arc::new(Inner { ledger, arenas, reclaimers, node, running: AtomicUsize::new(0) }))
+        Self::from_inner(Arc::new(Inner {
+            ledger,
+            arenas,
+            reclaimers,
+            node,
+            running: AtomicUsize::new(0),
+            planning: std::sync::Mutex::default(),
+        }))
     }
 
     fn from_inner(inner: Arc<Inner>) -> Self {

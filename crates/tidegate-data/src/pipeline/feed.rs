@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidegate_core::memory::{Account, Block, Buddy, Priority, SlabItem, Staged};
+use tidegate_core::memory::{Account, Block, Buddy, PAGE_BYTES, Priority, SlabItem, Staged};
 use tidegate_core::sync::Ring;
 use tidegate_order::Epoch;
 use tidegate_order::partition::RankRows;
@@ -25,6 +25,9 @@ use super::plan::WINDOW;
 use crate::batch::Layout;
 use crate::batch::row::ragged_bytes;
 use crate::{Error, Result};
+
+/// What small columns of batches in delivery take, which lie in memory of their own.
+const SMALL_COLUMNS_BYTES: u64 = 64 << 10;
 
 /// Entries of a batch, and their indices in the source.
 type Found = (Vec<Located>, Vec<u64>);
@@ -236,7 +239,9 @@ fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Vec<Vec<u64>> {
     };
     let mut rows: Vec<Vec<u64>> = ragged_columns(&spec.layout).map(bytes).collect();
     if spec.config.on_error == OnError::Skip {
-        leave_out(&spec.layout, &mut rows, h.reserved.budget.cap_bytes().saturating_sub(plan.total()));
+        // Each block is of whole pages, and the batch in delivery has small columns of its own.
+        let beside = plan.total() + PAGE_BYTES * rows.len() as u64 + SMALL_COLUMNS_BYTES;
+        leave_out(&spec.layout, &mut rows, h.reserved.budget.cap_bytes().saturating_sub(beside));
     }
     rows
 }

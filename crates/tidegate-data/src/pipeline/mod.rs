@@ -121,6 +121,8 @@ impl Pipeline {
         retained: &Retained,
     ) -> Result<Self> {
         let facts = Facts::gather(&*source, &layout, &config);
+        // Another epoch that begins now would plan with the same bytes.
+        let _planning = budget.planning();
         let held = |plan: &Plan| Held::by_others(plan, budget, &retained.slots);
         let plan = Plan::new(&facts, budget.cap_bytes(), held).map_err(|small| small.explain(&*source))?;
         let could_hit_bytes = retained.divide(&*source, &config, budget, plan.kept_samples_bytes, || {
@@ -216,7 +218,7 @@ impl Pipeline {
     /// Waits for what comes of the next batch.
     fn wait(&self, interrupted: &dyn Fn() -> Result<()>) -> Result<Done> {
         let h = &self.handles;
-        let mut stuck_for = 0;
+        let (mut stuck_for, mut gave_back) = (0, false);
         let mut moved = (h.metrics.movement(), Instant::now());
         loop {
             let idle = match h.delivery.wait(POLL_INTERVAL)? {
@@ -227,7 +229,11 @@ impl Pipeline {
             // takes less long.
             let stuck = idle && !h.control.lacks(Lacking::Nothing);
             stuck_for = if stuck { stuck_for + 1 } else { 0 };
-            if stuck_for >= 2 {
+            if stuck_for >= 2 && !gave_back {
+                // What workers keep for the next picture is no reason to give up.
+                h.scratches.give_back();
+                (stuck_for, gave_back) = (0, true);
+            } else if stuck_for >= 2 {
                 return Err(h.reserved.held_error(h.control.lacks(Lacking::Slot)));
             }
             interrupted()?;

@@ -53,15 +53,20 @@ impl Source for Synthetic {
     }
     fn locate(&self, ids: &[u64]) -> Result<Vec<Located>> {
         let entry = Entry { len: self.sample_bytes, ..Entry::default() };
+        let offset = |id: u64| id.saturating_mul(u64::from(self.sample_bytes));
         Ok(ids
             .iter()
-            .map(|&id| Located { id, entry: Entry { offset: id, ..entry }, path: "".into() })
+            .map(|&id| Located { id, entry: Entry { offset: offset(id), ..entry }, path: "".into() })
             .collect())
     }
     fn read(&self, at: &Located, len: u64, _: ReadMode, into: &mut [u8]) -> Result<Range<usize>> {
-        let mut stream = Stream::new(0, 0, at.id, 0, Purpose::Synthetic);
-        for chunk in into[..len as usize].chunks_mut(8) {
-            chunk.copy_from_slice(&stream.long().to_le_bytes()[..chunk.len()]);
+        // Neighbours share a read.
+        let samples = into[..len as usize].chunks_mut(self.sample_bytes.max(1) as usize);
+        for (id, sample) in (at.id..).zip(samples) {
+            let mut stream = Stream::new(0, 0, id, 0, Purpose::Synthetic);
+            for chunk in sample.chunks_mut(8) {
+                chunk.copy_from_slice(&stream.long().to_le_bytes()[..chunk.len()]);
+            }
         }
         Ok(0..len as usize)
     }

@@ -388,6 +388,7 @@ fn folders_of(name: &str, files: &Files) -> Vec<Folders> {
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: Builder) -> Result<Index> {
+    files.left_out().iter().for_each(|left_out| builder.add_left_out(left_out.clone()));
     let (columns, classes) = all_columns(files, format, folders, &mut builder)?;
     let mut seen = vec![SeenValues::default(); columns.len()];
     let mut shards = Vec::new();

@@ -68,6 +68,9 @@ pub(crate) fn image(attributes: &Value) -> Result<Option<Image>, String> {
     let mut levels = Vec::new();
     for level in first.get("datasets").and_then(Value::as_array).ok_or("no datasets")? {
         let path = level.get("path").and_then(Value::as_str).ok_or("a dataset without a path")?.to_owned();
+        if path.starts_with('/') || path.contains("://") || path.split('/').any(|part| part == "..") {
+            return Err("a dataset whose path leads out of the image".into());
+        }
         let (scale, translation) = transform(level, axes.len())?;
         let together = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a * b).collect() };
         let moved = together(&translation, &common.0).iter().zip(&common.1).map(|(a, b)| a + b).collect();

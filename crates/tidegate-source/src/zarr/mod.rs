@@ -21,6 +21,7 @@ use zarrs::array::{Array as Metadata, ArrayCreateError, ArrayMetadata};
 use self::codecs::Decoder;
 pub(crate) use self::shards::Indexes;
 use self::shards::Shards;
+use crate::error::panic_message;
 use crate::files::keyed::Keyed;
 use crate::files::read::ReadMode;
 use crate::{Error, Result};
@@ -98,8 +99,11 @@ impl Array {
         }
         let metadata: ArrayMetadata =
             serde_json::from_value(json).map_err(|e| wrong(format!("no metadata of a Zarr array: {e}")))?;
-        let metadata =
-            Metadata::new_with_metadata(Arc::new(()), "/", metadata).map_err(|error| match error {
+        // The library panics on some values of codecs.
+        let made = std::panic::catch_unwind(|| Metadata::new_with_metadata(Arc::new(()), "/", metadata));
+        let metadata = made
+            .map_err(|panic| wrong(format!("metadata that no array can have: {}", panic_message(&*panic))))?
+            .map_err(|error| match error {
                 // Of version 2 the library reports an unknown codec and an unknown type as one.
                 ArrayCreateError::CodecsCreateError(_) | ArrayCreateError::UnsupportedZarrV2Array(_) => {
                     wrong(codecs::unknown(&error).to_string())
