@@ -47,6 +47,7 @@ test-slow: lint-features test-loom fuzz test-pythons install
 	$(BIN)/pip install --quiet tensorly
 	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
+	$(BIN)/python bench/memory_formats.py --workers 1,2,4,8,16
 
 test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10 to 3.13
 
@@ -101,6 +102,7 @@ test-python: install
 
 test-memory: install
 	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
+	$(BIN)/python bench/memory_formats.py
 
 # Every schedule of up to three preemptions. Without link-time optimization, which would take longer
 # than the checks.

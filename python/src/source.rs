@@ -25,7 +25,7 @@ pub(crate) struct Source(pub(crate) Arc<dyn tidegate_source::Source>);
 
 /// Open a dataset.
 #[pyfunction]
-#[pyo3(signature = (url, *, force=false, checkpoints=false, split=None, allow_missing=false))]
+#[pyo3(signature = (url, *, force=false, checkpoints=false, split=None, allow_missing=false, memory=0))]
 pub(crate) fn open(
     py: Python<'_>,
     url: &str,
@@ -33,8 +33,9 @@ pub(crate) fn open(
     checkpoints: bool,
     split: Option<String>,
     allow_missing: bool,
+    memory: u64,
 ) -> PyResult<Source> {
-    let options = OpenOptions { force, split, allow_missing };
+    let options = OpenOptions { force, split, allow_missing, memory_bytes: memory };
     if !checkpoints {
         return released(py, || tidegate_source::open_with(url, &options))?
             .map(Source)

@@ -492,3 +492,38 @@ def test_a_pipe_among_shards_is_passed_over_and_said(tmp_path, name):
         assert len(tg.open(data)) == 1
     with pytest.raises(tg.DataError, match="there is no such file"):
         tg.open(data / name)
+
+
+def wide_rows(folder):
+    """Files of one sample each that takes more than a MiB, in few bytes where that is possible."""
+    zeros = pa.array(np.zeros(4_000_000, "i1"))
+    offsets = pa.array([0, 4_000_000], pa.int32())
+    table = pa.table({"x": pa.ListArray.from_arrays(offsets, zeros)})
+    pq.write_table(table, folder / "a.parquet", use_dictionary=True, data_page_size=1 << 30)
+    with pa.ipc.new_file(
+        str(folder / "a.arrow"), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as f:
+        f.write_table(table)
+    (folder / "a.jsonl").write_text('{"x": "' + "y" * 1_000_000 + '"}\n')
+    (folder / "a.csv").write_text('x,y\n"' + "y" * 1_000_000 + '",1\n')
+    (folder / "a.libsvm").write_text("1 " + " ".join(f"{i}:1" for i in range(1, 100_001)) + "\n")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl", "csv", "libsvm"])
+def test_opening_has_a_budget(tmp_path, ending):
+    wide_rows(tmp_path)
+    path = tmp_path / f"a.{ending}"
+    with pytest.raises(tg.DataError, match=r"tg\.open\(\.\.\., memory="):
+        tg.open(path, memory="1MiB")
+    with pytest.raises(tg.DataError, match=r"tg\.open\(\.\.\., memory="):
+        tg.Loader(path, batch_size=1, memory=tg.Budget("1MiB"))
+    assert len(opened(path)) == 1
+
+
+def test_a_row_that_takes_most_of_its_group_is_seen(tmp_path):
+    values = pa.array(np.zeros(4_000_000, "i1"))
+    lists = pa.ListArray.from_arrays(pa.array([0] + [4_000_000] * 1000, pa.int32()), values)
+    pq.write_table(pa.table({"x": lists}), tmp_path / "a.parquet", use_dictionary=True, data_page_size=1 << 30)
+    with pytest.raises(tg.DataError, match="a row whose values may take 15.3 MiB, where opening may take 1.0"):
+        tg.open(tmp_path / "a.parquet", memory="1MiB")
+    assert len(opened(tmp_path / "a.parquet")) == 1000

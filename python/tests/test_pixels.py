@@ -120,11 +120,20 @@ class Bits:
     """Bits of a WebP, the lowest first."""
 
     def __init__(self):
-        self.value, self.count = 0, 0
+        self.done, self.value, self.count = bytearray(), 0, 0
 
     def put(self, value, count):
         self.value |= value << self.count
         self.count += count
+        whole = self.count // 8
+        self.done += (self.value & ((1 << 8 * whole) - 1)).to_bytes(whole, "little")
+        self.value >>= 8 * whole
+        self.count -= 8 * whole
+
+    def bytes(self):
+        """All bits, and zeros to an even number of bytes."""
+        self.put(0, -self.count % 8)
+        return bytes(self.done) + bytes(len(self.done) % 2)
 
     def one_symbol(self, symbol):
         self.put(0b101, 3)
@@ -161,7 +170,7 @@ def webp_of_groups(groups):
     for _ in range(5 * groups):
         bits.long_code()
     bits.put(0, 4 * 64)
-    data = bits.value.to_bytes(bits.count // 8 + 2 & ~1, "little")
+    data = bits.bytes()
     body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
 

@@ -98,7 +98,7 @@ def dedup(
         renamed('dedup(by="picture")', 'dedup(by="image")')
     else:
         choice("by", by, ("bytes", "pixels", "text", "image"))
-    data = opened(source)
+    data = opened(source, memory)
     function("progress", progress)
     workers = None if workers is None else integer("workers", workers, 1, MOST_THREADS)
     threshold = None if threshold is None else number("threshold", threshold, 0.0, 1.0)

@@ -213,7 +213,7 @@ class Loader:
         keep: Literal["auto", "stored", "decoded", "nothing"] | None = None,
         ids: bool = False,
     ) -> None:
-        self.source = opened(source)
+        self.source = opened(source, memory)
         if flag("ids", ids):
             renamed("Loader(ids=True)", 'Loader(extras=("ids",))')
             extras = (*extras, "ids")

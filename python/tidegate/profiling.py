@@ -234,7 +234,7 @@ def profile(
     synthetic...: 100 of 100 samples, 0.0 MiB, 0 failed
     ...
     """
-    data = opened(source)
+    data = opened(source, memory)
     function("progress", progress)
     workers = None if workers is None else integer("workers", workers, 1, MOST_THREADS)
     save = None if save is None else flag("save", save)

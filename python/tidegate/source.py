@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _tidegate
+from tidegate._tidegate import Budget
 from tidegate.errors import ConfigError, DataError, DataWarning, warn
 from tidegate.options import as_array, dtype_of, flag, integer, number, refused, text
 
@@ -192,6 +193,7 @@ def open(
     allow_missing: bool = False,
     force: bool = False,
     checkpoints: bool = False,
+    memory: int | float | str | Budget | None = None,
 ) -> Source:
     """Open a dataset in place: a local path, a pattern, or a URL of an object store.
 
@@ -214,6 +216,9 @@ def open(
         checkpoints: reads every JPEG once and notes where decoding can begin, unless that is
             already done. Random crops of the unmodified files then decode less. The notes take at
             most 5 % of the size of the data, next to the index.
+        memory: what making the index may take for one row of a table, one line, or one record
+            batch: bytes, text such as "1GiB", a fraction of the memory limit, or a `Budget`; by
+            default 64 MiB. Larger ones are a DataError. A loader that opens a path gives its own.
 
     Raises DataError for data that are missing, damaged or ambiguous, and ConfigError for
     `checkpoints` of data that cannot have any.
@@ -235,6 +240,7 @@ def open(
         checkpoints=flag("checkpoints", checkpoints),
         split=split,
         allow_missing=allow_missing,
+        memory=memory_bytes(memory),
     )
     source = Source(inner, Recipe(_opened, (absolute(where), split, allow_missing)))
     odd = [words for words, warn in inner.left_out() if warn]
@@ -316,8 +322,15 @@ def location(url: Any) -> str:
     return kind + os.path.expanduser(where.removeprefix(kind))
 
 
-def opened(source: Any) -> Source:
-    """Return a source as it is, or the one at a path, a pattern or a URL."""
+def memory_bytes(memory: Any) -> int:
+    """Return the bytes of what `memory` says, of a budget all of it; 0 for None."""
+    if memory is None:
+        return 0
+    return memory.cap_bytes if isinstance(memory, Budget) else _tidegate.size_bytes(memory)
+
+
+def opened(source: Any, memory: Any = None) -> Source:
+    """Return a source as it is, or open the one at a path, a pattern or a URL."""
     if isinstance(source, Source):
         return source
     if isinstance(source, list | tuple):
@@ -326,7 +339,7 @@ def opened(source: Any) -> Source:
         )
     if not isinstance(source, str | os.PathLike):
         raise refused("source", source, "a path, a pattern, a URL or a Source, as tg.open returns")
-    return open(source)
+    return open(source, memory=memory)
 
 
 def absolute(where: str) -> str:

@@ -39,7 +39,7 @@ pub struct Stored {
     pub offset: u64,
 }
 
-/// Opens a file for reading; opening a pipe would wait for whoever writes into it.
+/// Opens a file for reading; opening a pipe would wait for a program that writes into it.
 fn open(path: &Path) -> Result<File> {
     let found = std::fs::metadata(path).map_err(Error::io(path))?;
     if !found.is_file() {

@@ -128,9 +128,10 @@ pub fn open(url: &str, force: bool) -> Result<Arc<dyn Source>> {
 /// # Errors
 /// What is missing, damaged or ambiguous, with its place and the fix.
 pub fn open_with(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
-    let force = options.force;
     if let Some(url) = url.strip_prefix(LIBSVM) {
-        return Ok(Arc::new(Lines::open(url, lines::Format::Libsvm, glob::named(url)?, force)?));
+        let mut files = glob::named(url)?;
+        files.set_opening_bytes(options.memory_bytes);
+        return Ok(Arc::new(Lines::open(url, lines::Format::Libsvm, files, options.force)?));
     }
     let plain = url.strip_prefix("file://").unwrap_or(url);
     if plain.contains("://") {
@@ -144,7 +145,7 @@ pub fn open_with(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         {
             return open_list(list, options);
         }
-        return open_shards(url, Files::new(vec![path.to_owned()]), force);
+        return open_shards(url, Files::new(vec![path.to_owned()]), options);
     }
     if path.is_dir() {
         return open_folder(path, url, options);
@@ -158,7 +159,7 @@ pub fn open_with(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         if plain.contains(glob::WILD) {
             files = options.select(path, files, PathBuf::as_path)?;
         }
-        return open_shards(url, Files::new(files), force);
+        return open_shards(url, Files::new(files), options);
     }
     Err(missing("there is no such file or folder"))
 }
@@ -187,7 +188,7 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
         match () {
             () if name.starts_with('.') => {}
             () if file.is_dir() => folders.push(name),
-            // Opening a pipe would wait for whoever writes into it.
+            // Opening a pipe would wait for a program that writes into it.
             () if !file.is_file() => odd.push(file),
             () if is_shard(&file) => files.push(file),
             () if is_text(&file) => texts.push(file),
@@ -224,7 +225,7 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     let mut files = Files::new(options.select(path, files, PathBuf::as_path)?);
     files.leave_out(DESCRIBING, &tables, false);
     files.leave_out("links that lead nowhere, pipes and devices", &odd, true);
-    open_shards(url, files, options.force)
+    open_shards(url, files, options)
 }
 
 /// What img2dataset writes beside each archive; the archive's members say the same.
@@ -242,7 +243,7 @@ fn described<T>(files: &mut Vec<T>, path: impl Fn(&T) -> &Path) -> Vec<PathBuf> 
 /// Opens the shards that a list names.
 fn open_list(list: List, options: &OpenOptions) -> Result<Arc<dyn Source>> {
     let shards = list.shards.iter().filter(|shard| shard.is_file()).cloned().collect();
-    let source = open_shards(&list.path.to_string_lossy(), Files::new(shards), options.force)?;
+    let source = open_shards(&list.path.to_string_lossy(), Files::new(shards), options)?;
     list.check(source.len())?;
     Ok(source)
 }
@@ -279,7 +280,7 @@ fn open_saved(path: &Path, splits: Vec<String>, options: &OpenOptions) -> Result
         })?;
         files.extend(saved.iter().map(|name| folder.join(name)));
     }
-    open_shards(&path.to_string_lossy(), Files::new(files), options.force)
+    open_shards(&path.to_string_lossy(), Files::new(files), options)
 }
 
 /// Opens a folder that is one split.
@@ -327,7 +328,8 @@ fn holds_tables(folder: &Path) -> bool {
 }
 
 /// Opens files that all have one format of [`FORMATS`].
-fn open_shards(url: &str, mut files: Files, force: bool) -> Result<Arc<dyn Source>> {
+fn open_shards(url: &str, mut files: Files, options: &OpenOptions) -> Result<Arc<dyn Source>> {
+    files.set_opening_bytes(options.memory_bytes);
     let paths = files.paths();
     if let Some(format) = FORMATS.iter().find(|format| paths.iter().all(|path| (format.matches)(path))) {
         if format.role != Role::Tables {
@@ -338,10 +340,10 @@ fn open_shards(url: &str, mut files: Files, force: bool) -> Result<Arc<dyn Sourc
                 true,
             );
         }
-        return (format.open)(url, files, force);
+        return (format.open)(url, files, options.force);
     }
     if paths.iter().all(|path| has_ending(path, &[".json"])) {
-        return open_json(url, files, force);
+        return open_json(url, files, options.force);
     }
     let other = paths.iter().find(|path| role_of(path).is_none()).unwrap_or(&paths[0]);
     Err(Error::Dataset { path: other.clone(), what: not_read(other).into() })
@@ -412,11 +414,11 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
         if key.contains(glob::WILD) {
             objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
         }
-        return open_shards(url, Files::remote(store, objects), force);
+        return open_shards(url, Files::remote(store, objects), options);
     }
     let named_file = role_of(Path::new(url.trim_end_matches('/'))).is_some();
     if named_file && let Some(object) = store.find(folder)? {
-        return open_shards(url, Files::remote(store, vec![object]), force);
+        return open_shards(url, Files::remote(store, vec![object]), options);
     }
     if named_file && !store.lists() {
         return Err(missing("the server has no such file"));
@@ -462,7 +464,7 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn Source>> {
             let objects = options.select(Path::new(url), objects, |object| Path::new(object.key.as_ref()))?;
             let mut files = Files::remote(store, objects);
             files.leave_out(DESCRIBING, &tables, false);
-            return open_shards(url, files, force);
+            return open_shards(url, files, options);
         }
     }
     Err(missing(match listed.is_empty() {

@@ -21,6 +21,8 @@ pub struct OpenOptions {
     pub split: Option<String>,
     /// Opens a dataset of which shards are missing.
     pub allow_missing: bool,
+    /// The most bytes that making an index takes for one row, line or batch; 0: 64 MiB.
+    pub memory_bytes: u64,
 }
 
 /// Joins all splits.

@@ -230,7 +230,7 @@ impl Pipeline {
             let stuck = idle && !h.control.lacks(Lacking::Nothing);
             stuck_for = if stuck { stuck_for + 1 } else { 0 };
             if stuck_for >= 2 && !gave_back {
-                // What workers keep for the next picture is no reason to give up.
+                // What workers keep for the next image is no reason to give up.
                 h.scratches.give_back();
                 (stuck_for, gave_back) = (0, true);
             } else if stuck_for >= 2 {

@@ -22,6 +22,9 @@ use super::remote::{Object, Store};
 use crate::left_out::LeftOut;
 use crate::{Error, Result};
 
+/// What opening may take for one row, line or batch, unless the user says.
+const OPENING_BYTES: u64 = 64 << 20;
+
 /// The shards of a dataset; the number of a file is its place in the list.
 #[derive(Debug)]
 pub struct Files {
@@ -30,6 +33,8 @@ pub struct Files {
     plain: Vec<OnceLock<File>>,
     /// Files beside them that are not read.
     left_out: Vec<LeftOut>,
+    /// The most bytes that one row, line or batch takes while they are indexed.
+    opening_bytes: u64,
     /// The files that stay open; those behind them are opened for each read.
     kept: usize,
     #[cfg(feature = "remote")]
@@ -48,6 +53,7 @@ impl Files {
             direct,
             plain,
             left_out: Vec::new(),
+            opening_bytes: OPENING_BYTES,
             #[cfg(feature = "remote")]
             remote: None,
         }
@@ -59,6 +65,16 @@ impl Files {
             let example = if warn { file.display().to_string() } else { file_name(file) };
             LeftOut { what: what.into(), count: 1, example, warn }.count_in(&mut self.left_out);
         }
+    }
+
+    /// Sets how much one row, line or batch may take while they are indexed; 0 for what is usual.
+    pub(crate) fn set_opening_bytes(&mut self, bytes: u64) {
+        self.opening_bytes = if bytes == 0 { OPENING_BYTES } else { bytes };
+    }
+
+    /// The most bytes that one row, line or batch takes while they are indexed.
+    pub(crate) fn opening_bytes(&self) -> u64 {
+        self.opening_bytes
     }
 
     pub(crate) fn left_out(&self) -> &[LeftOut] {

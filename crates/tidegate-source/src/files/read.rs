@@ -199,7 +199,13 @@ impl Pages {
 pub fn open_file(path: &Path, mode: ReadMode) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let flags = if mode == ReadMode::Direct { flags | OFlags::DIRECT } else { flags };
-    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if mode == ReadMode::Drop {
+        // Pages that the kernel reads ahead are in pieces of up to 2 MiB, which are not dropped
+        // where only a part of them was asked for.
+        fadvise(&file, 0, None, Advice::Random).ok();
+    }
+    Ok(file)
 }
 
 /// Reads `len` bytes at `offset` of a file into `into` and returns where in `into` they are.
@@ -284,6 +290,8 @@ pub struct SequentialReader {
     dropped: u64,
 }
 
+/// The largest piece of the page cache that the kernel drops as a whole.
+const PIECE_BYTES: u64 = 2 << 20;
 /// Bytes between the last one read and the pages that are dropped.
 const READ_BEHIND_BYTES: u64 = 1 << 20;
 
@@ -298,9 +306,11 @@ impl SequentialReader {
     }
 
     fn drop_behind(&mut self) {
-        let len = std::num::NonZeroU64::new(self.at.next_multiple_of(PAGE_BYTES) - self.dropped);
+        // The piece that the last drop ended in could not be dropped then.
+        let start = self.dropped.saturating_sub(PIECE_BYTES);
+        let len = std::num::NonZeroU64::new(self.at.next_multiple_of(PAGE_BYTES) - start);
         // Advice: a file system that keeps its pages is no reason to fail a read.
-        fadvise(&self.file, self.dropped, len, Advice::DontNeed).ok();
+        fadvise(&self.file, start, len, Advice::DontNeed).ok();
         self.dropped = self.at / PAGE_BYTES * PAGE_BYTES;
     }
 }

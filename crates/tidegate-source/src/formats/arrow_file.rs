@@ -24,6 +24,9 @@ use super::unpacking::Codec;
 use crate::Result;
 use crate::index::GroupMeta;
 
+/// A compressed record batch may unpack to this many times its bytes.
+const UNPACKED_TIMES: u64 = 16;
+
 const MAGIC: &[u8] = b"ARROW1";
 const CONTINUES: u32 = u32::MAX;
 /// The most bytes of the metadata of a message; real ones have a few hundred a column.
@@ -190,7 +193,13 @@ impl Shard for ArrowFile {
             let dictionaries =
                 self.dictionaries.values().map(|d| d.get_array_memory_size() as u64).sum::<u64>();
             let library_bytes = found.body_bytes + extra + dictionaries;
-            groups.push(GroupMeta { rows, offset: at, packed_bytes: 0, library_bytes });
+            // As much as the file itself has may be unpacked in any case: other programs write
+            // record batches of any size.
+            let most = file.most_bytes.max(UNPACKED_TIMES.saturating_mul(found.body_bytes));
+            if decoded > most {
+                return Err(file.too_large(at, "a record batch", decoded));
+            }
+            groups.push(GroupMeta { rows, offset: at, library_bytes, ..GroupMeta::default() });
             at = found.end();
         }
         Ok(groups)

@@ -30,7 +30,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 const MARK: &[u8] = b"\xEF\xBB\xBF";
 const WIDE_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 /// The most bytes of a record; an entry could hold 16 times as many.
-const RECORD_MOST: usize = 256 << 20;
+const RECORD_MOST: u64 = 256 << 20;
 
 /// The format of the lines of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +145,8 @@ impl Seen {
 
 fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) -> Result<Index> {
     let (mut seen, mut shards) = (Seen::new(format), Vec::new());
+    // A line and what is made of it.
+    let most = (files.opening_bytes() / 2).min(RECORD_MOST) as usize;
     files.left_out().iter().for_each(|left_out| builder.add_left_out(left_out.clone()));
     for (number, path) in files.paths().iter().enumerate() {
         let mut file = BufReader::with_capacity(BUFFER_BYTES, files.stream(number as u32)?);
@@ -164,7 +166,7 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
             let first = row + 1;
             let wrong = |what: String| Error::format(path, at, format!("line {first}: {what}"));
             record.clear();
-            row += next(&mut file, format, &mut record).map_err(Error::io(path))?.map_err(wrong)?;
+            row += next(&mut file, format, most, &mut record).map_err(Error::io(path))?.map_err(wrong)?;
             if record.is_empty() {
                 break;
             }
@@ -198,15 +200,20 @@ fn build(url: &str, format: Format, files: &Arc<Files>, mut builder: Builder) ->
 }
 
 /// Reads the next record and returns its number of lines; at the end of the file it reads nothing.
-fn next(file: &mut impl BufRead, format: Format, record: &mut Vec<u8>) -> io::Result<Result<u64, String>> {
+fn next(
+    file: &mut impl BufRead,
+    format: Format,
+    most: usize,
+    record: &mut Vec<u8>,
+) -> io::Result<Result<u64, String>> {
     let (mut at, mut lines) = (ScanState::Cell, 0);
     loop {
         let start = record.len();
-        let read = file.take((RECORD_MOST - start) as u64).read_until(b'\n', record)?;
-        if record.len() == RECORD_MOST {
-            let most = RECORD_MOST >> 20;
-            let what = "this is no text file of samples, or a quote is never closed";
-            return Ok(Err(format!("it goes on for {most} MiB: {what}")));
+        let read = file.take((most - start) as u64).read_until(b'\n', record)?;
+        if record.len() == most {
+            let what = "this is no text file of samples, a quote is never closed, or the dataset must be opened with \
+                        more memory, as in tg.open(..., memory=\"1GiB\")";
+            return Ok(Err(format!("it goes on for {} MiB: {what}", most >> 20)));
         }
         lines += u64::from(read > 0);
         if let Format::Delimited(delimiter) = format {

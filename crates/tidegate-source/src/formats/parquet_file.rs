@@ -11,6 +11,7 @@
 use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use tidegate_core::memory::size::mib;
 use tidegate_core::sync::lock;
 
 use arrow_array::RecordBatch;
@@ -20,13 +21,13 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::parquet_pages::{PageSizes, can_unpack, page_sizes};
-use super::table::{Shard, ShardFile, batch_rows};
+use super::table::{Shard, ShardFile, batch_rows, rows_at_a_time};
 use crate::index::GroupMeta;
 use crate::{Error, Result};
 
@@ -63,7 +64,7 @@ impl Shard for ParquetFile {
         for group in self.metadata.metadata().row_groups() {
             let offset = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
             let rows = u64::try_from(group.num_rows());
-            let mut library = 0u64;
+            let (mut library, mut unpacked) = (0u64, 0u64);
             for column in group.columns() {
                 let sizes =
                     (u64::try_from(column.compressed_size()), u64::try_from(column.uncompressed_size()));
@@ -74,6 +75,9 @@ impl Shard for ParquetFile {
                     return Err(file.error(offset, &"a column larger than the file"));
                 }
                 library = library.saturating_add(stored).saturating_add(decoded);
+                let values = u64::try_from(column.num_values()).unwrap_or(0);
+                let values = values.saturating_mul(value_bytes(file, column)?);
+                unpacked = unpacked.saturating_add(decoded.max(values));
             }
             if group.columns().iter().any(|c| matches!(c.compression(), Compression::BROTLI(_))) {
                 library = library.saturating_add(BROTLI_BYTES);
@@ -85,7 +89,12 @@ impl Shard for ParquetFile {
                 return Err(file.error(offset, &"columns that overlap"));
             }
             let rows = rows.map_err(|_| file.error(offset, &"a row group of negative length"))?;
-            groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library });
+            let mean = unpacked / rows.max(1);
+            if mean > file.most_bytes {
+                return Err(file.too_large(offset, "rows", mean));
+            }
+            let batch_rows = rows_at_a_time(unpacked, rows);
+            groups.push(GroupMeta { rows, offset, packed_bytes: 0, library_bytes: library, batch_rows });
         }
         Ok(groups)
     }
@@ -104,7 +113,8 @@ impl Shard for ParquetFile {
         let rows = |n: &usize| self.metadata.metadata().row_group(*n).num_rows() > 0;
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
         let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is missing"))?;
-        let reading = Reading::of_group(file, self.metadata.metadata().row_group(number));
+        let reading = Reading::of_group(file, self.metadata.metadata().row_group(number))?;
+        let chunks = Arc::clone(&reading.chunks);
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
             .with_row_groups(vec![number])
             .with_projection(mask)
@@ -113,6 +123,7 @@ impl Shard for ParquetFile {
             .map_err(|e| file.error(group.offset, &e))?;
         for batch in batches {
             visit(&batch.map_err(|e| file.error(group.offset, &e))?)?;
+            lock(&chunks).iter_mut().for_each(|chunk| chunk.loaded = 0);
         }
         Ok(())
     }
@@ -134,6 +145,29 @@ struct Chunk {
     taken: u64,
     /// The last page: its start and its sizes.
     page: Option<(u64, PageSizes)>,
+    /// Bytes of a value, in a column whose rows may have any number of them; else 0.
+    value_bytes: u64,
+    /// Bytes of the values of pages since the last batch: one row may have them all.
+    loaded: u64,
+    most: u64,
+}
+
+/// Bytes that a value takes in memory, on average: of text and bytes those in the dictionary. A
+/// page may have any number of values in a few bytes.
+fn value_bytes(file: &ShardFile, column: &ColumnChunkMetaData) -> Result<u64> {
+    Ok(match column.column_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(column.column_descr().type_length()).unwrap_or(0),
+        Type::BYTE_ARRAY => {
+            let at = column.dictionary_page_offset().and_then(|at| u64::try_from(at).ok());
+            let Some(at) = at.filter(|at| *at < file.len) else { return Ok(0) };
+            let header = file.read(at, HEADER_BYTES.min(file.len - at))?;
+            page_sizes(&header).map_or(0, |page| page.unpacked / page.values.max(1))
+        }
+    })
 }
 
 impl Reading {
@@ -141,18 +175,23 @@ impl Reading {
         Self { file: file.clone(), chunks: Arc::default() }
     }
 
-    fn of_group(file: &ShardFile, group: &RowGroupMetaData) -> Self {
+    fn of_group(file: &ShardFile, group: &RowGroupMetaData) -> Result<Self> {
         let chunk = |column: &ColumnChunkMetaData| {
             let (start, length) = column.byte_range();
-            Chunk {
+            let repeated = column.column_descr().max_rep_level() > 0 && file.most_bytes < u64::MAX;
+            Ok(Chunk {
+                value_bytes: if repeated { value_bytes(file, column)? } else { 0 },
+                loaded: 0,
+                most: file.most_bytes,
                 place: start..start.saturating_add(length),
                 codec: column.compression(),
                 unpacked: u64::try_from(column.uncompressed_size()).unwrap_or(0),
                 taken: 0,
                 page: None,
-            }
+            })
         };
-        Self { file: file.clone(), chunks: Arc::new(Mutex::new(group.columns().iter().map(chunk).collect())) }
+        let chunks = group.columns().iter().map(chunk).collect::<Result<Vec<_>>>()?;
+        Ok(Self { file: file.clone(), chunks: Arc::new(Mutex::new(chunks)) })
     }
 
     /// Runs `check` on the column that holds `place`; outside the row group there is none.
@@ -175,6 +214,15 @@ impl Chunk {
         }
         let sizes = page_sizes(header).ok_or("there is no page header")?;
         self.taken = self.taken.saturating_add(sizes.unpacked);
+        self.loaded = self.loaded.saturating_add(sizes.values.saturating_mul(self.value_bytes));
+        if self.loaded > self.most {
+            return Err(format!(
+                "a row whose values may take {} MiB, where opening may take {} (tg.open(..., memory=\"1GiB\") \
+                 gives it more)",
+                mib(self.loaded),
+                mib(self.most)
+            ));
+        }
         self.page = Some((at, sizes));
         let most = self.unpacked;
         if self.taken <= most {

@@ -17,6 +17,8 @@ pub(crate) struct PageSizes {
     pub(crate) unpacked: u64,
     /// As stored after the header.
     pub(crate) stored: u64,
+    /// Its values, or those of a dictionary; nulls count.
+    pub(crate) values: u64,
     /// Of the levels, which a page of version 2 stores unpacked before the packed values.
     pub(crate) levels: u64,
     /// Whether the values are unpacked too.
@@ -35,10 +37,22 @@ pub(crate) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
         match (id, kind) {
             (2, I32) => (sizes.unpacked, seen) = (thrift.size()?, seen + 1),
             (3, I32) => (sizes.stored, seen) = (thrift.size()?, seen + 1),
+            (5 | 7, STRUCT) => {
+                let mut last = 0;
+                while let Some((id, kind)) = thrift.field(last) {
+                    match (id, kind) {
+                        (1, I32) => sizes.values = thrift.size()?,
+                        _ if thrift.skip(kind, 0).is_none() => return (seen == 2).then_some(sizes),
+                        _ => {}
+                    }
+                    last = id;
+                }
+            }
             (8, STRUCT) => {
                 let mut last = 0;
                 while let Some((id, kind)) = thrift.field(last) {
                     match (id, kind) {
+                        (1, I32) => sizes.values = thrift.size()?,
                         (5 | 6, I32) => sizes.levels += thrift.size()?,
                         (7, TRUE | FALSE) => sizes.plain = kind == FALSE,
                         // The crate would read them with the expected type.
@@ -170,7 +184,7 @@ mod tests {
         // type = 0, unpacked = 300, stored = 20, crc = 1, data_page_header { num_values = 3 },
         // stop.
         let header = [0x15, 0, 0x15, 0xD8, 4, 0x15, 40, 0x15, 2, 0x1C, 0x15, 6, 0, 0];
-        let sizes = PageSizes { unpacked: 300, stored: 20, levels: 0, plain: false };
+        let sizes = PageSizes { unpacked: 300, stored: 20, values: 3, levels: 0, plain: false };
         assert_eq!(page_sizes(&header), Some(sizes));
         // Statistics that go on behind what was read.
         assert_eq!(page_sizes(&header[..11]), Some(sizes));

@@ -33,6 +33,7 @@ use crate::index::shard_set::shard_set;
 use crate::index::{Builder, Entry, GroupMeta, Index, ShardMeta};
 use crate::{Access, Grouped, Located, Source};
 use crate::{Error, Place, Result, panic_message};
+use tidegate_core::memory::size::mib;
 use tidegate_decode::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -98,12 +99,31 @@ pub(crate) struct ShardFile {
     shard: u32,
     mode: ReadMode,
     pub(crate) len: u64,
+    /// The most bytes that one row may take once unpacked; checked while it is indexed.
+    pub(crate) most_bytes: u64,
 }
 
 impl ShardFile {
     fn new(files: &Arc<Files>, shard: u32, mode: ReadMode) -> Result<Self> {
         let len = files.bytes(shard)?;
-        Ok(Self { files: Arc::clone(files), shard, mode, len })
+        Ok(Self { files: Arc::clone(files), shard, mode, len, most_bytes: u64::MAX })
+    }
+
+    /// The same, for indexing.
+    fn checked(files: &Arc<Files>, shard: u32) -> Result<Self> {
+        Ok(Self { most_bytes: files.opening_bytes(), ..Self::new(files, shard, ReadMode::Drop)? })
+    }
+
+    /// An error about a row that takes more than it may.
+    pub(crate) fn too_large(&self, offset: u64, what: &str, bytes: u64) -> Error {
+        let most = mib(self.most_bytes);
+        let what = format!(
+            "{what} of {} MiB once unpacked, where opening may take {most}: open the dataset with more, as in \
+             tg.open(..., memory=\"{} MiB\"), or write smaller ones",
+            mib(bytes),
+            bytes.div_ceil(1 << 20)
+        );
+        Error::format(self.path(), offset, what)
     }
 
     /// Reads a range of the file.
@@ -393,7 +413,7 @@ fn build(files: &Arc<Files>, format: Format, folders: &[Folders], mut builder: B
     let mut seen = vec![SeenValues::default(); columns.len()];
     let mut shards = Vec::new();
     for (i, path) in files.paths().iter().enumerate() {
-        let file = ShardFile::new(files, i as u32, ReadMode::Drop)?;
+        let file = ShardFile::checked(files, i as u32)?;
         let opened = Opened::new(format.open(&file)?, &columns, folders[i].clone());
         let inside = folders[i]
             .iter()
@@ -476,8 +496,15 @@ fn index_group(
 
 /// The number of rows that are decoded at a time: about 4 MiB by the metadata.
 pub(crate) fn batch_rows(group: &GroupMeta) -> usize {
-    let mean = (group.library_bytes / 2 / group.rows.max(1)).max(1);
-    ((4 << 20) / mean).clamp(1, 1024) as usize
+    match group.batch_rows {
+        0 => rows_at_a_time(group.library_bytes / 2, group.rows) as usize,
+        rows => rows as usize,
+    }
+}
+
+/// The same for rows of this many bytes in all.
+pub(crate) fn rows_at_a_time(bytes: u64, rows: u64) -> u64 {
+    ((4 << 20) / (bytes / rows.max(1)).max(1)).clamp(1, 1024)
 }
 
 impl Grouped for Table {

@@ -69,6 +69,14 @@ pub struct GroupMeta {
     pub packed_bytes: u64,
     /// Bytes that decoding it takes at most in addition.
     pub library_bytes: u64,
+    /// Rows that are decoded at a time; 0 where `library_bytes` says it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub batch_rows: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What `meta.json` holds.
