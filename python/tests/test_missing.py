@@ -334,6 +334,7 @@ def test_check_lists_all_that_is_wrong(tmp_path, capfd):
     good = str(tar(tmp_path / "good.tar", ("0.jpg", picture())))
     assert _tidegate.cli(["tidegate", "check", good]) == 0
     assert capfd.readouterr().out.strip().endswith("good.tar: 0 of 1 samples fail")
+    assert _tidegate.cli(["tidegate", "check", str(tmp_path / "none.tar")]) == 2
     # More than are named in a report.
     many = str(tar(tmp_path / "many.tar", *[(f"{i}.jpg", b"x") for i in range(50)]))
     assert _tidegate.cli(["tidegate", "check", many, "--json"]) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_found import picture
+from test_found import picture, tar
 
 import tidegate as tg
 
@@ -119,6 +119,37 @@ def test_a_link_in_the_place_of_the_index_is_not_followed(place):
     as_user(ATTACKER, lambda: os.symlink(place / "home", place / "shared" / ".tidegate"))
     assert as_user(VICTIM, labels(data, cache)) == [0, 1, 1]
     assert not list((place / "home").iterdir())
+
+
+def test_a_disk_cache_of_another_user_is_refused(place):
+    (place / "data").mkdir()
+    tar(place / "data" / "a.tar", *[(f"{i}.cls", b"1") for i in range(20)])
+    (place / "open").mkdir()
+    (place / "theirs").mkdir()
+    give(place, VICTIM)
+    give(place / "theirs", ATTACKER)
+    (place / "theirs").chmod(0o777)
+    os.chown(place / "open", 0, 0)
+    (place / "open").chmod(0o1777)
+
+    def epoch(folder):
+        def call():
+            os.environ["XDG_CACHE_HOME"] = str(place)
+            disk = tg.DiskCache(folder, "16MiB")
+            try:
+                loader = tg.Loader(place / "data" / "a.tar", batch_size=10, memory=tg.Budget("64MiB"), disk=disk)
+                return sum(batch.rows for batch in loader)
+            except tg.ConfigError as error:
+                return str(error)
+
+        return call
+
+    assert "name a folder of your own" in as_user(VICTIM, epoch(place / "theirs"))
+    assert as_user(VICTIM, epoch(place / "open")) == 20
+    give(place / "open", ATTACKER)
+    os.chown(place / "open", 0, 0)
+    assert "the disk cache cannot be kept in" in as_user(VICTIM, epoch(place / "open"))
+    assert as_user(VICTIM, epoch(place / "open" / "own")) == 20
 
 
 def test_unpacked_shards_of_another_user_are_not_read(place):

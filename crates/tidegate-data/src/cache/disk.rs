@@ -37,6 +37,7 @@ use tidegate_core::memory::size::mib;
 use super::admission::dataset_hash;
 use super::segment::{Claimed, HEAD_BYTES, SEGMENT_MOST_BYTES, SEGMENTS_MOST, SegmentTier, Segments, Table};
 use crate::{Error, Result};
+use tidegate_source::index::trust::{make_own_folder, make_own_place};
 use tidegate_source::read::{ReadMode, direct_works, open_file};
 use tidegate_source::{Access, Chunked, SizeBounds, Source};
 
@@ -231,9 +232,9 @@ impl DiskSegments {
                 "the disk cache cannot be kept in {at}: {error}; name another folder, or leave the cache out"
             ))
         };
-        fs::create_dir_all(&root).map_err(usable)?;
+        make_own_place(&root).map_err(usable)?;
         let held = FolderLock::wait(&root, OPEN_LOCK_TIMEOUT).map_err(usable)?;
-        fs::create_dir_all(&folder).map_err(usable)?;
+        make_own_folder(&folder).map_err(usable)?;
         let table = read_write(&folder.join("table")).map_err(usable)?;
         // Before another process can take the dataset for unused.
         flock(&table, FlockOperation::NonBlockingLockShared).map_err(|e| usable(e.into()))?;

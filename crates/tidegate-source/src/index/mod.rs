@@ -17,7 +17,7 @@ pub mod checkpoints;
 mod entry;
 pub(crate) mod probe;
 pub(crate) mod shard_set;
-pub(crate) mod trust;
+pub mod trust;
 mod verify;
 
 use std::fs;

@@ -19,6 +19,9 @@ use rustix::fs::OFlags;
 /// Bits of a mode by which the group or all others may write.
 const OTHERS_WRITE: u32 = 0o022;
 
+/// Only who made an entry of such a folder may rename or remove it.
+const STICKY: u32 = 0o1000;
+
 fn this_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -53,6 +56,35 @@ pub(crate) fn make_folder(folder: &Path, data_owner: u32) -> io::Result<()> {
         fs::set_permissions(folder, Permissions::from_mode(found.mode() & !OTHERS_WRITE))?;
     }
     if is_trusted(folder, data_owner) { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// Makes a place that a user named, and checks that another user cannot replace what is made there:
+/// it is this user's or root's, and if others may write into it, they may not rename.
+///
+/// # Errors
+/// The system's; `PermissionDenied` with the fix.
+pub fn make_own_place(place: &Path) -> io::Result<()> {
+    fs::create_dir_all(place)?;
+    let found = fs::metadata(place)?;
+    let own = found.uid() == 0 || found.uid() == this_user();
+    if own && (found.mode() & OTHERS_WRITE == 0 || found.mode() & STICKY != 0) {
+        return Ok(());
+    }
+    let what = "another user can write here: name a folder of your own";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+/// Makes a folder in such a place; one that is there must be this user's or root's.
+///
+/// # Errors
+/// As [`make_own_place`].
+pub fn make_own_folder(folder: &Path) -> io::Result<()> {
+    make_folder(folder, this_user()).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            io::Error::new(error.kind(), "what is there is another user's: name a folder of your own")
+        }
+        _ => error,
+    })
 }
 
 /// Creates a file that was not there, for this user to write and others to read. A link in its

@@ -164,13 +164,15 @@ pub fn run(arguments: Vec<String>) -> i32 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    match execute(cli.command) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("tidegate: {}", error.to_string().replace('\n', " "));
-            1
-        }
-    }
+    let (outcome, trouble) = match cli.command {
+        // What cannot be checked is no finding.
+        Command::Check(asked) => (asked.run(), 2),
+        command => (execute(command).map(|()| 0), 1),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("tidegate: {}", error.to_string().replace('\n', " "));
+        trouble
+    })
 }
 
 /// Parses FIELD=BITS.
@@ -254,7 +256,7 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
-        Command::Check(asked) => asked.run(),
+        Command::Check(asked) => asked.run().map(drop),
         Command::Profile(asked) => asked.run(),
         Command::Dedup(asked) => asked.run(),
         Command::Cache(cache) => cache::run(&cache),
