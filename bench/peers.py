@@ -189,9 +189,10 @@ def table(name, runs, order):
     print(f"\n{name}\n\n| loader | images/s | rounds | first batch, s | PSS peak MiB | cgroup MiB |\n|-|-|-|-|-|-|")
     for peer in order:
         mine = [r for r in runs if r["peer"] == peer]
-        good = [r for r in mine if "failed" not in r]
+        good = [r for r in mine if r.get("images")]
         if not good:
-            print(f"| {peer} | absent: {mine[0]['failed'] if mine else 'not run'} | | | | |")
+            why = mine[0].get("failed", "it delivered no image") if mine else "not run"
+            print(f"| {peer} | absent: {why} | | | | |")
             continue
         rates = [r["rates"][-1] for r in good]
         median = statistics.median
