@@ -527,3 +527,15 @@ def test_a_row_that_takes_most_of_its_group_is_seen(tmp_path):
     with pytest.raises(tg.DataError, match="a row whose values may take 15.3 MiB, where opening may take 1.0"):
         tg.open(tmp_path / "a.parquet", memory="1MiB")
     assert len(opened(tmp_path / "a.parquet")) == 1000
+
+
+def test_a_flipped_bit_in_a_page_of_parquet_with_a_checksum_is_found(tmp_path):
+    table = pa.table({"x": np.random.default_rng(0).integers(0, 2**60, 5000)})
+    options = {"write_page_checksum": True, "use_dictionary": False, "compression": "none"}
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "b.parquet").write_bytes(content)
+    assert len(opened(tmp_path / "a.parquet")) == 5000
+    with pytest.raises(tg.DataError, match=r"b\.parquet.*(CRC|checksum)"):
+        tg.open(tmp_path / "b.parquet")
