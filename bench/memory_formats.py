@@ -107,7 +107,7 @@ DECODED = {
 
 
 def zeros_in_one_row(path, rows):
-    count = 200_000_000
+    count = 300_000_000
     offsets = pa.array([0] + [count] * rows, pa.int32())
     lists = pa.ListArray.from_arrays(offsets, pa.array(np.zeros(count, "i1")))
     pq.write_table(pa.table({"x": lists}), path, compression="zstd", use_dictionary=True, data_page_size=1 << 30)
@@ -122,8 +122,8 @@ def arrow_of_zeros(path):
 
 # {case: (name, makes the file)}: opening is refused, within 64 MiB.
 REFUSED = {
-    "Parquet, 200 million values in its only row": ("a.parquet", lambda path: zeros_in_one_row(path, 1)),
-    "Parquet, 200 million values in one of 1,000 rows": ("a.parquet", lambda path: zeros_in_one_row(path, 1000)),
+    "Parquet, 300 million values in its only row": ("a.parquet", lambda path: zeros_in_one_row(path, 1)),
+    "Parquet, 300 million values in one of 1,000 rows": ("a.parquet", lambda path: zeros_in_one_row(path, 1000)),
     "Arrow, 60 million values in one row": ("a.arrow", arrow_of_zeros),
     "JSON Lines, a line of 200 MB": ("a.jsonl", lambda path: path.write_text('{"x": "' + "y" * 200_000_000 + '"}\n')),
     "CSV, a quote that is never closed": ("a.csv", lambda path: path.write_text('x\n"' + "y\n" * 60_000_000)),

@@ -185,8 +185,13 @@ pub(crate) struct Epoch {
 
 impl Drop for Epoch {
     fn drop(&mut self) {
-        // Workers may wait for the interpreter: `close` releases it while it joins them.
-        Python::attach(|py| self.close(py));
+        // Workers may wait for the interpreter: `close` releases it while it joins them. It calls
+        // Python, which must not happen while an exception is on its way, as one often is here.
+        Python::attach(|py| {
+            let pending = PyErr::take(py);
+            self.close(py);
+            pending.into_iter().for_each(|error| error.restore(py));
+        });
     }
 }
 

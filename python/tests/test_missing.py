@@ -259,6 +259,11 @@ def test_an_epoch_without_a_single_sample_is_an_error(tmp_path):
         list(loader)
 
 
+def test_lists_that_a_dictionary_packs_are_opened(tmp_path):
+    parquet(tmp_path / "a.parquet", x=pa.array([[1] * 512] * 20_000, pa.list_(pa.int64())))
+    assert len(tg.open(tmp_path / "a.parquet")) == 20_000
+
+
 def test_files_may_differ_in_what_may_be_null_within_a_list(tmp_path):
     for name, nullable in (("a", True), ("b", False)):
         of = pa.list_(pa.field("item", pa.float32(), nullable=nullable), 2)

@@ -101,13 +101,20 @@ def test_an_index_that_all_can_write_is_not_read(place):
     give(place, VICTIM)
     as_user(VICTIM, labels(data, cache))
     (meta,) = (place / ".tidegate").rglob("meta.json")
-    meta.chmod(0o666)
+    files = [file for file in (place / ".tidegate").rglob("*") if file.is_file()]
+    for file in files:
+        file.chmod(0o666)
     changed = meta.stat().st_ino
     assert as_user(VICTIM, labels(data, cache)) == [0, 1, 1]
     # It was made again, whatever the umask is.
     (meta,) = (place / ".tidegate").rglob("meta.json")
     assert meta.stat().st_ino != changed
-    assert not meta.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    for file in files:
+        assert not file.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    # And is read from then on.
+    made = meta.stat().st_ino
+    assert as_user(VICTIM, labels(data, cache)) == [0, 1, 1]
+    assert meta.stat().st_ino == made
 
 
 def test_a_link_in_the_place_of_the_index_is_not_followed(place):

@@ -175,6 +175,38 @@ def webp_of_groups(groups):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def riff(*chunks):
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_chunks_of_webp_that_lead_nowhere_take_no_time_and_no_stack(tmp_path):
+    whole = encoded(picture(1, 8, 8), "WEBP", lossless=True)
+    lossless = whole[20 : 20 + int.from_bytes(whole[16:20], "little")]
+    frames = b""
+    for _ in range(2000):
+        frames = b"ANMF" + struct.pack("<I", len(frames) + 16) + bytes(16) + frames
+    nested = riff((b"VP8L", lossless), (b"ANMF", bytes(16) + frames))
+    # An alpha channel whose transform image is one symbol without bits, for a side of 2^24.
+    bits = Bits()
+    for value, count in [(1, 1), (0, 2), (0, 3), (0, 1)]:
+        bits.put(value, count)
+    huge = riff((b"VP8L", lossless), (b"VP8X", bytes(4) + b"\xff" * 6), (b"ALPH", b"\x01" + bits.bytes() + bytes(40)))
+    path = tar(tmp_path / "a.tar", *[(f"{i}.webp", file) for i, file in enumerate([whole, nested, huge])])
+    loader = tg.Loader(path, batch_size=3, memory=tg.Budget("64MiB"), on_error="skip", max_failure_rate=1.0)
+    assert 0 in next(iter(loader)).ids
+
+
+def test_a_wide_png_is_read(tmp_path):
+    for mode, width in (("RGB", 30_000), ("RGBA", 20_000)):
+        image = Image.new(mode, (width, 3), (9,) * len(mode))
+        path = tar(tmp_path / f"{mode}.tar", ("0.png", encoded(image, "PNG")))
+        (row,) = next(iter(tg.Loader(path, batch_size=1, memory=tg.Budget("64MiB"))))["png"]
+        np.testing.assert_array_equal(row, np.asarray(image.convert("RGB")))
+
+
 def test_a_small_webp_of_many_codes_is_refused_before_it_takes_memory(tmp_path):
     alpha = picture(2, 90, 70)
     alpha.putalpha(picture(3, 90, 70).convert("L"))

@@ -48,7 +48,7 @@ from tidegate.profiling import Profile
 from tidegate.report import Report
 from tidegate.sampler import Sampler, prepared
 from tidegate.source import Source, opened
-from tidegate.transform import Steps, arrays
+from tidegate.transform import Steps, arrays, end_all
 
 __all__ = ["Loader", "Report"]
 
@@ -61,6 +61,7 @@ def _close_all() -> None:
     """End every epoch in progress: no thread may call Python after the interpreter has ended."""
     for loader in list(_open):
         loader.close()
+    end_all()
 
 
 class Loader:

@@ -218,7 +218,8 @@ def open(
             most 5 % of the size of the data, next to the index.
         memory: what making the index may take for one row of a table, one line, or one record
             batch: bytes, text such as "1GiB", a fraction of the memory limit, or a `Budget`; by
-            default 64 MiB. Larger ones are a DataError. A loader that opens a path gives its own.
+            default 64 MiB. Larger ones are a DataError. A loader that opens a path gives its own,
+            if that is more.
 
     Raises DataError for data that are missing, damaged or ambiguous, and ConfigError for
     `checkpoints` of data that cannot have any.
@@ -311,6 +312,8 @@ def synthetic(samples: int, sample_bytes: int) -> Source:
 
 
 LIBSVM = "libsvm:"
+# What opening may take for a row, a line or a record batch, unless the user says.
+OPENING_BYTES = 64 << 20
 
 
 def location(url: Any) -> str:
@@ -339,7 +342,8 @@ def opened(source: Any, memory: Any = None) -> Source:
         )
     if not isinstance(source, str | os.PathLike):
         raise refused("source", source, "a path, a pattern, a URL or a Source, as tg.open returns")
-    return open(source, memory=memory)
+    # Never less than what is usual: a small loader opens what others open.
+    return open(source, memory=max(memory_bytes(memory), OPENING_BYTES))
 
 
 def absolute(where: str) -> str:

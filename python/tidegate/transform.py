@@ -6,8 +6,9 @@ Memory: `stacking` makes the results of samples columns; see there.
 
 from __future__ import annotations
 
-import ctypes
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,11 @@ from tidegate.errors import Error
 from tidegate.generators import Seeder, Watch
 from tidegate.stacking import Empty, Shape, stacked
 
-__all__ = ["Steps", "arrays"]
+__all__ = ["Steps", "arrays", "end_all"]
+
+
+# How long a call may go on after its epoch before it is ended.
+PATIENCE_SECONDS = 5.0
 
 
 class Stopped(BaseException):
@@ -27,6 +32,20 @@ class Stopped(BaseException):
 
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+
+
+# All that there are, for the end of the program.
+_all: weakref.WeakSet[Steps] = weakref.WeakSet()
+
+
+def end_all() -> None:
+    """End the calls that are still under way: no thread may run Python after the interpreter."""
+    for steps in list(_all):
+        if steps.running:
+            steps.interrupt(0.0)
+    patience = time.monotonic() + 0.5
+    while any(steps.running for steps in list(_all)) and time.monotonic() < patience:
+        time.sleep(0.001)
 
 
 class Steps:
@@ -52,10 +71,11 @@ class Steps:
         # Whether the epoch is over: looked at before each sample, so that an interrupt need not
         # wait for the rest of a batch.
         self.stopped = False
-        # The threads that are in the user's functions.
-        self.running: set[int] = set()
+        # The threads that are in the user's functions, and since when.
+        self.running: dict[int, float] = {}
         # What watches the first call, in the training process.
         self.watch: Watch | None = None
+        _all.add(self)
 
     def begin(self, _first: int) -> None:
         """Note that an epoch begins."""
@@ -65,24 +85,32 @@ class Steps:
         """Make a call that is under way raise before its next sample."""
         self.stopped = True
 
-    def interrupt(self) -> None:
-        """End the calls that are under way as soon as they run Python code again."""
+    def interrupt(self, patience: float = PATIENCE_SECONDS) -> None:
+        """End the calls that have lasted longer, as soon as they run Python code again.
+
+        Those that are only slow may end by themselves: nobody waits for them.
+        """
+        import ctypes
+
         if self.watch is not None:
             self.watch.give_up()
-        for thread in tuple(self.running):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+        for thread, began in tuple(self.running.items()):
+            if time.monotonic() - began > patience:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
 
     def functions(self) -> list[Callable[..., Any]]:
         """Return the user's functions."""
         return [function for function in (self.transform, self.batch_transform) if function is not None]
 
     def __call__(self, raw: tuple[Any, ...], empty: Empty) -> Any:
+        if self.stopped:
+            raise Error("the epoch was stopped")
         thread = threading.get_ident()
-        self.running.add(thread)
+        self.running[thread] = time.monotonic()
         try:
             return self._made(raw, empty)
         finally:
-            self.running.discard(thread)
+            del self.running[thread]
 
     def _made(self, raw: tuple[Any, ...], empty: Empty) -> Any:
         batch = present(raw, self.extras)

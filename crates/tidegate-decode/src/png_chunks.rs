@@ -68,7 +68,8 @@ impl<'a> Chunks<'a> {
                 }
                 return Err(Error::truncated("truncated PNG: the file ends within the image"));
             };
-            if chunk.is_needed() && !chunk.is_whole() {
+            // Nothing follows from the end marker's.
+            if chunk.is_needed() && chunk.name != *b"IEND" && !chunk.is_whole() {
                 return Err(Error::decode(format!(
                     "damaged PNG: the chunk {} at byte {at} does not have the checksum that it states",
                     chunk.name.escape_ascii()

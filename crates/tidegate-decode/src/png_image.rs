@@ -41,7 +41,9 @@ impl Decode for Png {
     ) -> Result<Decoded> {
         let chunks = Chunks::checked(bytes)?;
         let ended = chunks.ended;
-        let mut decoder = Decoder::new_with_limits(chunks, Limits { bytes: PALETTE_BYTES });
+        // The library counts an output row too, of at most four values of two bytes.
+        let limits = Limits { bytes: PALETTE_BYTES + 4 * (8 * request.header.width as usize + 1) };
+        let mut decoder = Decoder::new_with_limits(chunks, limits);
         decoder.ignore_checksums(true);
         let info = decoder.read_header_info().map_err(to_error)?;
         let (color, depth) = (info.color_type, info.bit_depth);

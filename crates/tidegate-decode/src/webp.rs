@@ -30,7 +30,8 @@ impl Decode for Webp {
         if (bytes.len() as u64) < u64::from(stated) + 8 {
             return Err(Error::truncated("truncated WebP: the file ends within the image"));
         }
-        let tables = webp_codes::table_bytes(bytes);
+        let size = (request.header.width as usize, request.header.height as usize);
+        let tables = webp_codes::table_bytes(bytes, size);
         if tables > request.header.code_bytes() {
             return Err(Error::too_large(format!(
                 "a WebP of {} × {} pixels whose codes take {} MiB: encode it again",

@@ -23,14 +23,34 @@ const MOST_SYMBOLS: usize = 280 + (1 << 11);
 /// In this order come the lengths of the code that the lengths of others are written in.
 const LENGTH_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// The most bytes that the tables of one of a file's streams take. A stream that ends early or is
-/// damaged counts as far as it goes: the decoder says what is wrong.
-pub(super) fn table_bytes(file: &[u8]) -> u64 {
-    chunks(file.get(12..).unwrap_or_default(), (1, 1))
+/// The most bytes that the tables of one of a file's streams take, for an image of this size. A
+/// stream that ends early or is damaged counts as far as it goes: the decoder says what is wrong.
+pub(super) fn table_bytes(file: &[u8], size: (usize, usize)) -> u64 {
+    chunks(file.get(12..).unwrap_or_default(), |name, body| match name {
+        // The frames of an animation are lists of chunks; there are no frames within them.
+        b"ANMF" => {
+            let frame = frame_size(body.get(6..).unwrap_or_default()).unwrap_or(size);
+            let frame = (frame.0.min(size.0), frame.1.min(size.1));
+            chunks(body.get(16..).unwrap_or_default(), |name, body| stream_bytes(name, body, frame))
+        }
+        _ => stream_bytes(name, body, size),
+    })
 }
 
-/// Width and height, each as three bytes of one less.
-fn size(bytes: &[u8]) -> Option<(usize, usize)> {
+/// The most that `bytes_of` says of any chunk of a list.
+fn chunks(mut bytes: &[u8], bytes_of: impl Fn(&[u8; 4], &[u8]) -> u64) -> u64 {
+    let mut most = 0;
+    while let Some((head, rest)) = bytes.split_first_chunk::<8>() {
+        let [a, b, c, d, len @ ..] = *head;
+        let len = u32::from_le_bytes(len) as usize;
+        most = most.max(bytes_of(&[a, b, c, d], rest.get(..len).unwrap_or(rest)));
+        bytes = rest.get(len.saturating_add(len % 2)..).unwrap_or_default();
+    }
+    most
+}
+
+/// Width and height of a frame, each as three bytes of one less.
+fn frame_size(bytes: &[u8]) -> Option<(usize, usize)> {
     let side = |at: usize| {
         let &[a, b, c] = bytes.get(at..)?.first_chunk::<3>()?;
         Some((usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16) + 1)
@@ -38,34 +58,22 @@ fn size(bytes: &[u8]) -> Option<(usize, usize)> {
     side(0).zip(side(3))
 }
 
-/// The same of the chunks of an image of this size; the frames of an animation are lists of chunks
-/// themselves. An alpha channel has the size of its image, which it does not state.
-fn chunks(mut bytes: &[u8], (mut width, mut height): (usize, usize)) -> u64 {
-    let mut most = 0;
-    while let Some((head, rest)) = bytes.split_first_chunk::<8>() {
-        let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let body = rest.get(..len).unwrap_or(rest);
-        let mut found = 0;
-        match &head[..4] {
-            b"VP8L" => {
-                let mut bits = Bits { bytes: body, at: 0 };
-                _ = bits.header().and_then(|(width, height)| bits.stream(width, height, &mut found));
-            }
-            b"VP8X" => (width, height) = size(body.get(4..).unwrap_or_default()).unwrap_or((1, 1)),
-            b"ALPH" if body.first().is_some_and(|head| head & 3 == 1) => {
-                let mut bits = Bits { bytes: &body[1..], at: 0 };
-                _ = bits.stream(width, height, &mut found);
-            }
-            b"ANMF" => {
-                let frame = size(body.get(6..).unwrap_or_default()).unwrap_or((1, 1));
-                found = chunks(body.get(16..).unwrap_or_default(), frame);
-            }
-            _ => {}
+/// What the tables of a chunk take. An alpha channel has the size of its image, which it does not
+/// state.
+fn stream_bytes(name: &[u8; 4], body: &[u8], (width, height): (usize, usize)) -> u64 {
+    let mut found = 0;
+    match name {
+        b"VP8L" => {
+            let mut bits = Bits { bytes: body, at: 0 };
+            _ = bits.header().and_then(|(width, height)| bits.stream(width, height, &mut found));
         }
-        most = most.max(found);
-        bytes = rest.get(len + len % 2..).unwrap_or_default();
+        b"ALPH" if body.first().is_some_and(|head| head & 3 == 1) => {
+            let mut bits = Bits { bytes: &body[1..], at: 0 };
+            _ = bits.stream(width, height, &mut found);
+        }
+        _ => {}
     }
-    most
+    found
 }
 
 /// A stream of bits; None where it ends or states what cannot be.
@@ -170,8 +178,8 @@ impl Bits<'_> {
                 }
                 _ => left - 1,
             };
-            if self.at == before && symbol < 256 {
-                // Codes of one symbol take no bits: all pixels are this one.
+            if self.at == before {
+                // Codes of one symbol take no bits: all that follows is the same.
                 break;
             }
         }
@@ -183,8 +191,11 @@ impl Bits<'_> {
         if prefix < 4 {
             return Some(prefix + 1);
         }
-        let extra = (prefix - 2) / 2;
-        Some((((2 + prefix % 2) << extra) + self.take(extra.min(16))?) + 1)
+        // There are 40 prefixes of distances, with at most 18 extra bits.
+        let extra = Some((prefix - 2) / 2).filter(|extra| *extra < 19)?;
+        let low = self.take(extra.min(16))?;
+        self.skip(extra.saturating_sub(16))?;
+        Some(((2 + prefix % 2) << extra) + low + 1)
     }
 
     /// Reads a code.

@@ -207,6 +207,10 @@ fn open_folder(path: &Path, url: &str, options: &OpenOptions) -> Result<Arc<dyn 
     if files.is_empty() && !folders.is_empty() && folders.iter().all(|name| name.contains('=')) {
         hive_files(path, &mut files)?;
     }
+    if let (true, true, Some(first)) = (files.is_empty(), folders.is_empty() && !others, odd.first()) {
+        let what = "there is no other file, and this one leads nowhere, or is a pipe or a device".into();
+        return Err(Error::Dataset { path: first.clone(), what });
+    }
     if files.is_empty() {
         if let Some(splits) = saved_splits(path) {
             return open_saved(path, splits, options);

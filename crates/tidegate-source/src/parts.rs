@@ -159,6 +159,24 @@ impl OpenOptions {
         }
     }
 
+    /// Checks that the folders within a class are not different splits.
+    ///
+    /// # Errors
+    /// Those that are, with what to open.
+    pub(crate) fn check_class(&self, class: &Path, folders: &[String]) -> Result<()> {
+        let mut words = folders.iter().filter_map(|name| Some((name, is_split_folder(name)?)));
+        let Some((one, word)) = words.next() else { return Ok(()) };
+        if self.split.as_deref() == Some(ALL) || words.all(|(_, other)| is_split(other, word)) {
+            return Ok(());
+        }
+        let what = format!(
+            "there are the splits {}: open {}, or join them with split=\"all\"",
+            folders.join(", "),
+            class.join(one).display()
+        );
+        Err(Error::Dataset { path: class.to_owned(), what })
+    }
+
     /// The chosen one of folders that are splits; None where they are not, or all are wanted.
     ///
     /// They are splits if all are called so, or two of them mean different ones. One alone may be

@@ -256,7 +256,7 @@ impl Pipeline {
         // However few there are: not one sample would come.
         let all = config.max_failure_rate.is_none()
             && config.on_error == OnError::Skip
-            && failed as u64 >= config.split.len / config.split.world;
+            && failed as u64 >= config.split.len.div_ceil(config.split.world);
         if failed as f64 <= allowed && !all {
             return Ok(());
         }

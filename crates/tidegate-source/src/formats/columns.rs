@@ -133,6 +133,12 @@ impl Columns {
         self.list.iter().zip(images).map(field).collect()
     }
 
+    /// Whether a schema has these columns as arrays where they are.
+    pub(crate) fn are_kinds_of(&self, schema: &Schema) -> bool {
+        let array = |kind: &Kind| matches!(kind, Kind::NdArray { .. });
+        self.list.iter().zip(schema).all(|(column, field)| array(&column.kind) == array(&field.kind))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }

@@ -101,9 +101,7 @@ impl Listing {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             within.entry(parent).or_default().push(name);
         }
-        within
-            .iter()
-            .try_for_each(|(folder, names)| options.select_folder(&root.join(folder), names).map(drop))
+        within.iter().try_for_each(|(folder, names)| options.check_class(&root.join(folder), names))
     }
 }
 

@@ -37,8 +37,6 @@ use tidegate_decode::{Field, Kind, Schema, Value};
 /// The most bytes of an index.json in a store, of some million shards: a server may claim anything.
 #[cfg(feature = "remote")]
 const INDEX_BYTES: u64 = 1 << 30;
-/// The largest window of a zstd shard, of 32 MiB: zstd takes more only with `--long` or `--ultra`.
-const ZSTD_WINDOW_LOG: u32 = 25;
 /// Encodings of several images in one value.
 const SEVERAL_IMAGES: [&str; 5] = ["jpeg_array", "jpegarray", "list[pil]", "list[jpeg]", "list[png]"];
 
@@ -370,11 +368,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
         let file = io::BufReader::new(SequentialReader::open(&path).map_err(io::Error::other)?);
         let algorithm = shard.compression.as_deref().unwrap_or("").split(':').next().unwrap_or("").to_owned();
         let mut stream: Box<dyn Read> = match algorithm.as_str() {
-            "zstd" => {
-                let mut stream = zstd::stream::read::Decoder::with_buffer(file)?;
-                stream.window_log_max(ZSTD_WINDOW_LOG)?;
-                Box::new(stream)
-            }
+            "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
             "gz" => Box::new(flate2::read::MultiGzDecoder::new(file)),
             "bz2" => Box::new(bzip2::read::MultiBzDecoder::new(file)),
             "br" => Box::new(brotli_decompressor::Decompressor::new(file, 64 << 10)),

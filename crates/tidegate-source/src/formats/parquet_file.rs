@@ -36,6 +36,9 @@ const HEADER_BYTES: u64 = 8 << 10;
 /// Bytes that unpacking brotli takes: its largest window, and its tables.
 const BROTLI_BYTES: u64 = 17 << 20;
 
+/// How many times what one row may take all values of the pages of a batch may take.
+const ROWS_OF_A_PAGE: u64 = 8;
+
 /// An open Parquet file.
 #[derive(Debug)]
 pub(crate) struct ParquetFile {
@@ -215,7 +218,8 @@ impl Chunk {
         let sizes = page_sizes(header).ok_or("there is no page header")?;
         self.taken = self.taken.saturating_add(sizes.unpacked);
         self.loaded = self.loaded.saturating_add(sizes.values.saturating_mul(self.value_bytes));
-        if self.loaded > self.most {
+        // Pages usually have many rows: only what is far beyond says that one row has them all.
+        if self.loaded > self.most.saturating_mul(ROWS_OF_A_PAGE) {
             return Err(format!(
                 "a row whose values may take {} MiB, where opening may take {} (tg.open(..., memory=\"1GiB\") \
                  gives it more)",

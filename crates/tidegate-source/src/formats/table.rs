@@ -262,6 +262,12 @@ impl Table {
             let first = Opened::new(first, &columns, Folders::new());
             (columns, Some((0, Arc::new(first))))
         };
+        if !columns.are_kinds_of(&index.meta.schema) {
+            // An earlier build took them for something else.
+            Index::remove(&beside, set);
+            let files = Arc::into_inner(files).ok_or_else(|| Error::Internal("files in use".into()))?;
+            return Self::open(name, format, files, true);
+        }
         let mut groups = Vec::new();
         let mut next = 0;
         for (shard, meta) in index.meta.shards.iter().enumerate() {

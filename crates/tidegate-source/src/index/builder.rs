@@ -198,6 +198,9 @@ impl Builder {
             trust::create(&meta)?.write_all(&json)?;
             if ["entries", "keys"].iter().all(|file| is_same(&dir.path().join(file), &target.join(file))) {
                 // The same samples: a profile and checkpoints that are kept there still hold.
+                for file in ["", "entries", "keys"] {
+                    trust::take_rights_away(&target.join(file))?;
+                }
                 return fs::rename(meta, target.join("meta.json"));
             }
             if target.exists() {

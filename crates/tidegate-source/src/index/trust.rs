@@ -19,6 +19,8 @@ use rustix::fs::OFlags;
 /// Bits of a mode by which the group or all others may write.
 const OTHERS_WRITE: u32 = 0o022;
 
+/// All others may write.
+const ALL_WRITE: u32 = 0o002;
 /// Only who made an entry of such a folder may rename or remove it.
 const STICKY: u32 = 0o1000;
 
@@ -50,16 +52,28 @@ pub(crate) fn make_folder(folder: &Path, data_owner: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let found = fs::symlink_metadata(folder)?;
-    if found.is_dir() && found.uid() == this_user() && found.mode() & OTHERS_WRITE != 0 {
-        // What an earlier version made under a generous umask.
-        fs::set_permissions(folder, Permissions::from_mode(found.mode() & !OTHERS_WRITE))?;
+    take_rights_away(folder)?;
+    if is_trusted(folder, data_owner) {
+        return Ok(());
     }
-    if is_trusted(folder, data_owner) { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    // What was made just now and belongs to another, as on file systems that change the owner, is
+    // in nobody's way. A folder with contents stays.
+    fs::remove_dir(folder).ok();
+    Err(io::ErrorKind::PermissionDenied.into())
 }
 
-/// Makes a place that a user named, and checks that another user cannot replace what is made there:
-/// it is this user's or root's, and if others may write into it, they may not rename.
+/// Takes the right to write away from others, where this user made something under a generous
+/// umask.
+pub(crate) fn take_rights_away(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() || found.uid() != this_user() || found.mode() & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(found.mode() & !OTHERS_WRITE))
+}
+
+/// Makes a place that a user named, and checks that it is this user's or root's, and if all others
+/// may write into it, that they may not rename. Its group is trusted: who names it chose it.
 ///
 /// # Errors
 /// The system's; `PermissionDenied` with the fix.
@@ -67,10 +81,10 @@ pub fn make_own_place(place: &Path) -> io::Result<()> {
     fs::create_dir_all(place)?;
     let found = fs::metadata(place)?;
     let own = found.uid() == 0 || found.uid() == this_user();
-    if own && (found.mode() & OTHERS_WRITE == 0 || found.mode() & STICKY != 0) {
+    if own && (found.mode() & ALL_WRITE == 0 || found.mode() & STICKY != 0) {
         return Ok(());
     }
-    let what = "another user can write here: name a folder of your own";
+    let what = "another user owns it, or all may write and rename there: name a folder of your own";
     Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }
 

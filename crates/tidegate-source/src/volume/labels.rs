@@ -25,6 +25,7 @@ use super::Part;
 use super::Volume;
 use crate::Source;
 use crate::index::folders;
+use crate::index::trust::{create, is_trusted, make_folder, owner_of};
 use crate::{Error, Result};
 use tidegate_decode::npy::DType;
 use tidegate_order::lattice::{Boxes, Lattice};
@@ -358,8 +359,9 @@ impl All {
 
 /// Writes boxes to a file: all or nothing.
 fn write(path: &Path, boxes: &Boxes) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    let (folder, beside, owner) = places(path);
+    make_folder(beside, owner)?;
+    make_folder(folder, owner)?;
     let (name, file) = tempfile_in(folder)?;
     let (mut file, mut sum) = (BufWriter::new(file), 0);
     file.write_all(MAGIC)?;
@@ -387,12 +389,24 @@ fn write(path: &Path, boxes: &Boxes) -> std::io::Result<()> {
 /// A new file of another name, to be renamed.
 fn tempfile_in(folder: &Path) -> std::io::Result<(PathBuf, fs::File)> {
     let path = folder.join(format!("boxes-{}", std::process::id()));
-    let file = fs::File::create(&path)?;
+    let file = create(&path)?;
     Ok((path, file))
 }
 
-/// Boxes from a file; None where it is missing or damaged.
+/// The folder of a file of boxes, the one that all of Tidegate's are in, and who owns the data.
+fn places(path: &Path) -> (&Path, &Path, u32) {
+    let mut above = path.ancestors().skip(1).chain(std::iter::repeat(Path::new(".")));
+    let mut next = || above.next().unwrap_or(Path::new("."));
+    let (folder, beside, data) = (next(), next(), next());
+    (folder, beside, owner_of(data))
+}
+
+/// Boxes from a file; None where it is missing, damaged, or could be another user's.
 fn read(path: &Path, axes: usize, budget: &Budget) -> Option<Boxes> {
+    let (folder, beside, owner) = places(path);
+    if ![path, folder, beside].into_iter().all(|place| is_trusted(place, owner)) {
+        return None;
+    }
     let each = 12 + 8 * axes as u64;
     let bytes = fs::metadata(path).ok()?.len().checked_sub(20).filter(|bytes| bytes.is_multiple_of(each))?;
     let count = bytes / each;
