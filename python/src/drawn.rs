@@ -62,6 +62,13 @@ pub(crate) struct Drawn(Kind);
 
 #[pymethods]
 impl Drawn {
+    fn __repr__(&self) -> String {
+        match &self.0 {
+            Kind::Spec(spec, _) => format!("Sampler({spec:?})"),
+            Kind::Patches(_) => "Sampler(patches)".into(),
+        }
+    }
+
     #[staticmethod]
     fn even(positions: Option<u64>) -> Self {
         Self(Kind::Spec(SamplerSpec::Even { positions }, Array::None))

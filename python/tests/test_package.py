@@ -165,3 +165,13 @@ def test_what_a_sampler_raises_is_the_cause_whatever_it_says():
     with pytest.raises(tg.SamplerError) as caught:
         [list(loader) for _ in range(2)]
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_looking_around_shows_what_there_is_to_use():
+    assert set(dir(tg)) >= {"Loader", "open", "samplers", "__doc__"}
+    assert not {"importlib", "loader", "batch", "deprecation", "torch", "_tidegate"} & set(dir(tg))
+
+
+def test_samplers_tell_what_they_are():
+    assert repr(tg.samplers.balanced([0, 1, 1])).startswith("Sampler(")
+    assert " at 0x" not in repr(tg.samplers.hard())

@@ -115,4 +115,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY} - {"torch"})
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*__all__, *own})
