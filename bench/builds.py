@@ -336,7 +336,7 @@ def main():
     results = [compared(case, runs) for case in cases]
     table(results, given.rounds)
     out = given.out or ROOT / "bench" / "results" / f"builds-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    whole = {"base": given.base or given.base_python, "machine": machine(), "results": results, "runs": runs}
+    whole = {"base": given.base or Path(given.base_python).name, "machine": machine(), "results": results, "runs": runs}
     out.write_text(json.dumps(whole, indent=1) + "\n")
     print(f"\nraw runs: {out}")
 

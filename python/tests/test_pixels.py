@@ -185,14 +185,18 @@ def riff(*chunks):
 def test_chunks_of_webp_that_lead_nowhere_take_no_time_and_no_stack(tmp_path):
     whole = encoded(picture(1, 8, 8), "WEBP", lossless=True)
     lossless = whole[20 : 20 + int.from_bytes(whole[16:20], "little")]
-    frames = b""
-    for _ in range(2000):
-        frames = b"ANMF" + struct.pack("<I", len(frames) + 16) + bytes(16) + frames
+    depth = 40_000
+    frames = b"".join(b"ANMF" + struct.pack("<I", 16 + 24 * (depth - 1 - i)) + bytes(16) for i in range(depth))
     nested = riff((b"VP8L", lossless), (b"ANMF", bytes(16) + frames))
-    # An alpha channel whose transform image is one symbol without bits, for a side of 2^24.
+    # An alpha channel whose transform image is of copies without bits, for a side of 2^24: the code
+    # of greens has only the symbol 256, after 138 and 118 symbols of length zero.
     bits = Bits()
-    for value, count in [(1, 1), (0, 2), (0, 3), (0, 1)]:
+    for value, count in [(1, 1), (0, 2), (0, 3), (0, 1), (0, 1), (0, 4), (0, 3), (1, 3), (0, 3), (1, 3), (1, 1)]:
         bits.put(value, count)
+    for value, count in [(0, 3), (1, 2), (1, 1), (127, 7), (1, 1), (107, 7), (0, 1)]:
+        bits.put(value, count)
+    for _ in range(4):
+        bits.one_symbol(0)
     huge = riff((b"VP8L", lossless), (b"VP8X", bytes(4) + b"\xff" * 6), (b"ALPH", b"\x01" + bits.bytes() + bytes(40)))
     path = tar(tmp_path / "a.tar", *[(f"{i}.webp", file) for i, file in enumerate([whole, nested, huge])])
     loader = tg.Loader(path, batch_size=3, memory=tg.Budget("64MiB"), on_error="skip", max_failure_rate=1.0)

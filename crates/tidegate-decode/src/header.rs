@@ -112,8 +112,8 @@ impl ImageHeader {
         }
     }
 
-    /// The most bytes that the tables of a WebP's codes may take. What encoders write took less
-    /// than half of it, from 32 × 32 to 3,000 × 2,000 pixels.
+    /// The most bytes that the tables of a WebP's codes may take: far more than those of what
+    /// encoders write, which have a group of codes for many pixels.
     #[must_use]
     pub fn code_bytes(&self) -> u64 {
         self.area_bytes(1).saturating_add(1 << 20)
