@@ -164,12 +164,9 @@ pub fn run(arguments: Vec<String>) -> i32 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let (outcome, trouble) = match cli.command {
-        // What cannot be checked is no finding.
-        Command::Check(asked) => (asked.run(), 2),
-        command => (execute(command).map(|()| 0), 1),
-    };
-    outcome.unwrap_or_else(|error| {
+    // What cannot be checked is no finding.
+    let trouble = if matches!(cli.command, Command::Check(_)) { 2 } else { 1 };
+    execute(cli.command).unwrap_or_else(|error| {
         eprintln!("tidegate: {}", error.to_string().replace('\n', " "));
         trouble
     })
@@ -202,8 +199,8 @@ fn parse_compression(quantize: &[String], codecs: &[String]) -> Result<Compressi
     Ok(compression)
 }
 
-fn execute(command: Command) -> Result<()> {
-    match command {
+fn execute(command: Command) -> Result<i32> {
+    let outcome = match command {
         Command::Demo(demo) => demo.run(),
         Command::Synth { out, samples, classes, width, form, shard, seed } => {
             if !(16..=16_000).contains(&width) {
@@ -256,11 +253,12 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Inspect { source, html, samples } => inspect::inspect(&source, html.as_deref(), samples),
-        Command::Check(asked) => asked.run().map(drop),
+        Command::Check(asked) => return asked.run(),
         Command::Profile(asked) => asked.run(),
         Command::Dedup(asked) => asked.run(),
         Command::Cache(cache) => cache::run(&cache),
         Command::ShuffleQuality(asked) => asked.run(),
         Command::Bench(bench) => bench.run(),
-    }
+    };
+    outcome.map(|()| 0)
 }
