@@ -14,7 +14,7 @@ use crate::errors::{config, raise, released};
 /// One hard memory budget; give it to every loader that shares it.
 ///
 /// Args:
-///     given: the cap: bytes, text such as "2GiB", or a fraction of the memory limit.
+///     memory: the cap: bytes, text such as "2GiB", or a fraction of the memory limit.
 ///     scope: "process" (default), or "node": all ranks on this machine share the cap. Each may
 ///         hold an equal part, and the rest caches one copy of each sample for all.
 ///     processes: with scope="node", the number of ranks; by default as torchrun, MPI or SLURM
@@ -61,16 +61,16 @@ pub(crate) fn size_bytes(given: &Bound<'_, PyAny>) -> PyResult<u64> {
 #[pymethods]
 impl Budget {
     #[new]
-    #[pyo3(signature = (given, *, scope = "process", processes = None, name = None, overcommit = false))]
+    #[pyo3(signature = (memory, *, scope = "process", processes = None, name = None, overcommit = false))]
     fn new(
         py: Python<'_>,
-        given: &Bound<'_, PyAny>,
+        memory: &Bound<'_, PyAny>,
         scope: &str,
         processes: Option<u64>,
         name: Option<String>,
         overcommit: bool,
     ) -> PyResult<Self> {
-        let size = size(given)?;
+        let size = size(memory)?;
         let bytes = if overcommit { size.bytes() } else { size.budget_bytes() }.map_err(|e| raise(&e))?;
         let wrong = |what: &str| Err(raise(&tidegate::Error::Config(what.into())));
         match scope {
@@ -86,8 +86,8 @@ impl Budget {
 
     /// Make or join the process-wide budget of this size.
     #[staticmethod]
-    fn process(given: &Bound<'_, PyAny>) -> PyResult<Self> {
-        memory::Budget::process(&size(given)?).map(Self).map_err(|e| raise(&e))
+    fn process(memory: &Bound<'_, PyAny>) -> PyResult<Self> {
+        memory::Budget::process(&size(memory)?).map(Self).map_err(|e| raise(&e))
     }
 
     /// Figures of all ranks that share the budget, in bytes, their common cache included; None

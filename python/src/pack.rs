@@ -28,6 +28,7 @@ pub(crate) fn pack(
     quantize: Vec<(String, u32)>,
     codecs: Vec<(String, String)>,
     codec: Option<String>,
+    names: Option<String>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(u64, u64)> {
     let format = match format {
@@ -39,7 +40,9 @@ pub(crate) fn pack(
     let (progress, source) = (Progress::new(progress), Arc::clone(&source.0));
     let compression = Compression { quantize, codecs, codec };
     let tell = |done, of| progress.told(done, of);
-    let packed = released(py, || packing::pack(&*source, &out, format, limits, &compression, &tell))?;
+    let packed = released(py, || {
+        packing::pack(&*source, &out, format, limits, &compression, names.as_deref(), &tell)
+    })?;
     let packed = packed.map_err(|e| progress.raised(&e))?;
     Ok((packed.shards, packed.kept))
 }

@@ -98,7 +98,7 @@ def calls():
         (tg.volume, {"url": "nothing.zarr", "patch": (4, 4)}),
         (tg.pyramid, {"url": "nothing.zarr", "patch": (4, 4)}),
         (tg.Boxes, {"classes": [1], "low": [[0, 0]], "high": [[2, 2]]}),
-        (tg.Budget, {"given": "48MiB"}),
+        (tg.Budget, {"memory": "48MiB"}),
         (tg.DiskCache, {"folder": "cache", "limit": "1MiB"}),
         (tg.Array, {"dtype": "float32"}),
         (tg.Mask, {"of": "jpg"}),

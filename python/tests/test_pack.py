@@ -61,6 +61,27 @@ def test_archives_keep_the_names_of_samples(tmp_path):
     assert (len(numbered), numbered.key(0)) == (7, "000000000")
 
 
+def test_mds_keeps_the_names_of_samples_in_a_column(tmp_path):
+    source = tg.open(folder(tmp_path / "data"))
+    packed = tg.pack(source, tmp_path / "out", names="file")
+    assert [sample["file"] for sample in packed][:2] == ["cat/photo 0.jpg", "cat/photo 1.jpg"]
+    part = tg.pack(source.select([5, 0]), tmp_path / "part", names="file")
+    assert [sample["file"] for sample in part] == ["dog/photo 2.jpg", "cat/photo 0.jpg"]
+    archive = tg.pack(source.select([5, 0]), tmp_path / "tar", format="tar")
+    assert [archive.key(i) for i in range(2)] == ["dog/photo 2", "cat/photo 0"]
+    keyed = tg.pack(archive, tmp_path / "keyed", names="key")
+    assert [sample["key"] for sample in keyed] == ["dog/photo 2", "cat/photo 0"]
+    for refused, words in [
+        (lambda out: tg.pack(source, out, names="label"), "has a field of this name"),
+        (lambda out: tg.pack(source, out, format="tar", names="file"), "archives keep the names"),
+        (lambda out: tg.pack(packed, out, names="key"), "have no names"),
+        (lambda out: tg.pack(source, out, names=True), "names=True"),
+    ]:
+        with pytest.raises(tg.ConfigError, match=words):
+            refused(tmp_path / "refused")
+        assert not (tmp_path / "refused").exists()
+
+
 def test_a_part_of_a_source_is_packed(tmp_path):
     source = tg.synthetic(100, 16)
     packed = tg.pack(source.select([5, 3, 99]), tmp_path / "out", max_samples=2)

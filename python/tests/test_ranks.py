@@ -94,6 +94,38 @@ if __name__ == "__main__":
 """.replace("SAMPLES", str(SAMPLES))
 
 
+LIGHTNING_RESUMES = """
+import lightning, warnings
+from lightning.pytorch.callbacks import ModelCheckpoint
+warnings.simplefilter("ignore")
+
+class Module(lightning.LightningModule):
+    def __init__(self, seen):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), seen
+    def training_step(self, batch, _):
+        self.seen.append(batch["id"].tolist())
+        return self.weight.sum()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def fit(steps, checkpoint=None):
+    seen = []
+    saves = ModelCheckpoint(sys.argv[1], filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    trainer = lightning.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, callbacks=[saves],
+        enable_progress_bar=False, enable_model_summary=False,
+    )
+    trainer.fit(Module(seen), made(), ckpt_path=checkpoint)
+    return seen
+
+if __name__ == "__main__":
+    whole = fit(30)
+    note(0, whole)
+    note(1, whole[:20] + fit(30, os.path.join(sys.argv[1], "step=20.ckpt")))
+"""
+
+
 def launched(folder, script, *command, arguments=()):
     """Run a script under a launcher; return what each rank was given, by epoch."""
     file = folder / "script.py"
@@ -127,6 +159,13 @@ def test_every_sample_comes_once_an_epoch(launcher, tmp_path, unused_port):
         assert sorted(epoch[0] + epoch[1]) == list(range(SAMPLES))
         assert abs(len(epoch[0]) - len(epoch[1])) <= 1
     assert first != second
+
+
+def test_a_checkpoint_of_lightning_resumes_within_an_epoch(tmp_path):
+    """An epoch has 13 batches; the checkpoint is of batch 7 of the second."""
+    whole, resumed = launched(tmp_path, LIGHTNING_RESUMES)
+    assert len(whole) == 30
+    assert resumed == whole
 
 
 def loader(**options):

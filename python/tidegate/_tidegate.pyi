@@ -88,6 +88,7 @@ def pack(
     quantize: list[tuple[str, int]],
     codecs: list[tuple[str, str]],
     codec: str | None,
+    names: str | None,
     progress: Callable[[int, int], Any] | None,
 ) -> tuple[int, int]: ...
 def dedup(
@@ -131,7 +132,7 @@ class Profile:
 class Budget:
     def __new__(
         cls,
-        given: int | float | str,
+        memory: int | float | str,
         *,
         scope: str = "process",
         processes: int | None = None,
@@ -139,7 +140,7 @@ class Budget:
         overcommit: bool = False,
     ) -> Budget: ...
     @staticmethod
-    def process(given: int | float | str) -> Budget: ...
+    def process(memory: int | float | str) -> Budget: ...
     @property
     def node(self) -> dict[str, Any] | None: ...
     @property

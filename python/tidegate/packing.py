@@ -28,6 +28,7 @@ def pack(
     max_samples: int | None = None,
     quantize: Mapping[str, int] | None = None,
     codec: str | Mapping[str, str] | None = None,
+    names: str | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Source:
     """Pack a dataset into shards of bounded size, and open them.
@@ -46,6 +47,8 @@ def pack(
         quantize: {field: bits} of float arrays to quantize, 2 to 8 bits a value; by default none.
         codec: a codec for all arrays, such as "zstd", or {field: codec}; "auto" takes the one that
             gains most. By default arrays are stored as they are.
+        names: a column of MDS for the names of samples, such as "file": paths below the folder, or
+            the keys of an archive. By default MDS has none.
         progress: called as `progress(samples done, samples)`.
 
     Raises ConfigError for a folder with other data and for options that do not fit, SampleError for
@@ -68,7 +71,9 @@ def pack(
         codecs, for_all = [], codec
     else:
         codecs, for_all = [(str(name), str(value)) for name, value in _named("codec", codec)], None
-    _tidegate.pack(data._inner, folder, format, size, samples, bits, codecs, for_all, progress)
+    if names is not None and not isinstance(names, str):
+        raise refused("names", names, 'the name of a column, such as "file"')
+    _tidegate.pack(data._inner, folder, format, size, samples, bits, codecs, for_all, names, progress)
     return open_source(folder)
 
 

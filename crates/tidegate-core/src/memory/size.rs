@@ -1,6 +1,6 @@
-//! Memory sizes as text: "2GiB", 0.5 of the limit, "12.0" MiB in messages.
+//! Sizes and counts as text: "2GiB", 0.5 of the limit; "12.0" MiB and "1 shard" in messages.
 //!
-//! Flow: text or number -> bytes; bytes -> text.
+//! Flow: text or number -> bytes; bytes and counts -> text.
 //! Memory: holds none.
 
 use std::str::FromStr;
@@ -12,6 +12,18 @@ use crate::{Error, Result};
 #[must_use]
 pub fn mib(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / (1 << 20) as f64)
+}
+
+/// A count and its noun, which gets its plural: "1 shard", "2 classes".
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    let hisses = ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end));
+    let plural = match (count, hisses) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {noun}{plural}")
 }
 
 /// A memory size as a user gives it.
@@ -113,6 +125,12 @@ mod tests {
         }
         assert!(Size::Fraction(1.5).bytes().is_err());
         assert!(Size::Fraction(0.5).bytes().unwrap() > 0);
+    }
+
+    #[test]
+    fn nouns_have_plurals() {
+        let said = [(0, "shard"), (1, "class"), (2, "class"), (3, "batch")].map(|(n, noun)| counted(n, noun));
+        assert_eq!(said, ["0 shards", "1 class", "2 classes", "3 batches"]);
     }
 
     #[test]

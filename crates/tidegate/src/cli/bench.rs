@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 use tidegate_core::memory::Budget;
+use tidegate_core::memory::size::counted;
 use tidegate_data::batch::geometry::Draw;
 use tidegate_data::batch::row::{DecodeCost, RowBuffer, RowDecoder, RowInput};
 use tidegate_data::batch::{Crop, FieldSpec, ImageSpec, Layout};
@@ -148,7 +149,7 @@ impl Bench {
             println!("{}", serde_json::to_string_pretty(&figures).map_err(|e| Error::Config(e.to_string()))?);
             return Ok(());
         }
-        println!("{samples} samples in {seconds:.2} s: {:.0}/s", samples as f64 / seconds);
+        println!("{} in {seconds:.2} s: {:.0}/s", counted(samples, "sample"), samples as f64 / seconds);
         println!(
             "wait for a batch, ms: p50 {:.2}, p90 {:.2}, p99 {:.2}, max {:.2}",
             at(0.5),

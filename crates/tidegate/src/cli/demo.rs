@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tidegate_core::memory::Budget;
 use tidegate_core::memory::limit::{Cgroup, cgroups};
-use tidegate_core::memory::size::mib;
+use tidegate_core::memory::size::{counted, mib};
 use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
 use tidegate_source;
@@ -22,7 +22,7 @@ use tidegate_source;
 use super::bench::training_fields;
 use super::format::{parse_budget, show_progress};
 use crate::dataset::synth::{self, Form, Recipe};
-use crate::html::{append, escape};
+use crate::html::{append, escape, ticks};
 use crate::{Loader, Options};
 
 #[derive(Debug, Args)]
@@ -85,8 +85,8 @@ impl Demo {
         let source = tidegate_source::open(&shards.to_string_lossy(), false)?;
         let budget = parse_budget(&self.memory)?;
         println!(
-            "streaming {} samples ({} MiB) under a budget of {} MiB",
-            source.len(),
+            "streaming {} ({} MiB) under a budget of {} MiB",
+            counted(source.len(), "sample"),
             mib(source.size_bounds().total_bytes),
             mib(budget)
         );
@@ -121,7 +121,11 @@ impl Demo {
         let seen = curve.iter().map(|c| c.1).max().unwrap_or(baseline);
         let peak = group.and_then(Cgroup::peak_bytes).unwrap_or(seen);
         let over = peak.saturating_sub(baseline);
-        println!("{samples} samples in {seconds:.2} s: {:.0} images/s", samples as f64 / seconds);
+        println!(
+            "{} in {seconds:.2} s: {:.0} images/s",
+            counted(samples, "sample"),
+            samples as f64 / seconds
+        );
         let measure = if group.is_some() {
             "control group, page cache included"
         } else {
@@ -159,31 +163,55 @@ fn resident_bytes() -> u64 {
     text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// The page with the memory curve: MiB over seconds.
 fn html(curve: &[(f64, u64)], baseline: u64, budget: u64, report: &str) -> String {
-    let (width, height) = (900.0, 320.0);
+    let (width, height, margin) = (900.0, 320.0, 60.0);
     let end = curve.last().map_or(1.0, |c| c.0).max(1e-3);
     let top = curve.iter().map(|c| c.1).max().unwrap_or(0).max(baseline + budget) as f64 * 1.1;
-    let y = |bytes: u64| height - bytes as f64 / top * height;
-    let mut points = String::new();
-    for (t, bytes) in curve {
-        append(&mut points, format_args!("{:.1},{:.1} ", t / end * width, y(*bytes)));
+    let x = |seconds: f64| margin + seconds / end * width;
+    let y = |bytes: f64| height - bytes / top * height;
+    let mut plot = String::new();
+    for mebibytes in ticks(top / f64::from(1 << 20)) {
+        let y = y(mebibytes * f64::from(1 << 20));
+        append(
+            &mut plot,
+            format_args!(
+                "<line x1={margin} x2={} y1={y:.1} y2={y:.1} stroke=#eee /><text x={} y={:.1} text-anchor=end>{mebibytes} \
+                 MiB</text>",
+                margin + width,
+                margin - 6.0,
+                y + 4.0
+            ),
+        );
     }
-    let line = |bytes: u64, colour: &str, text: &str| {
-        format!(
-            "<line x1=0 x2={width} y1={0:.1} y2={0:.1} stroke={colour} stroke-dasharray=6 /><text x=6 y={1:.1} \
-             fill={colour}>{text} {2} MiB</text>",
-            y(bytes),
-            y(bytes) - 4.0,
-            mib(bytes)
-        )
-    };
+    for seconds in ticks(end) {
+        let (x, under) = (x(seconds), height + 16.0);
+        append(&mut plot, format_args!("<text x={x:.1} y={under} text-anchor=middle>{seconds} s</text>"));
+    }
+    for (bytes, colour, text) in
+        [(baseline, "gray", "baseline"), (baseline + budget, "crimson", "baseline + budget")]
+    {
+        let (y, right) = (y(bytes as f64), margin + width);
+        append(
+            &mut plot,
+            format_args!(
+                "<line x1={margin} x2={right} y1={y:.1} y2={y:.1} stroke={colour} stroke-dasharray=6 /><text x={} \
+                 y={:.1} fill={colour} text-anchor=end>{text}: {} MiB</text>",
+                right - 6.0,
+                y - 4.0,
+                mib(bytes)
+            ),
+        );
+    }
+    let points: Vec<_> =
+        curve.iter().map(|(t, bytes)| format!("{:.1},{:.1}", x(*t), y(*bytes as f64))).collect();
     format!(
         "<!doctype html><meta charset=utf-8><title>Tidegate: memory</title><style>body{{font:15px sans-serif;margin:\
-         2em}}svg{{border:1px solid #ccc;overflow:visible}}</style><h1>Memory while streaming</h1><svg width={width} \
-         height={height} font-size=12>{}{}<polyline fill=none stroke=#06c stroke-width=2 points=\"{points}\" /></svg><p>\
-         {end:.1} s from left to right.</p><pre>{}</pre>",
-        line(baseline, "gray", "baseline"),
-        line(baseline + budget, "crimson", "baseline + budget"),
+         2em}}pre{{white-space:pre-wrap;max-width:110ch}}</style><h1>Memory while streaming</h1><svg width={} height={} \
+         font-size=12>{plot}<polyline fill=none stroke=#06c stroke-width=2 points=\"{}\" /></svg><pre>{}</pre>",
+        width + 2.0 * margin,
+        height + 24.0,
+        points.join(" "),
         escape(report)
     )
 }

@@ -7,9 +7,9 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use tidegate_core::memory::size::mib;
+use tidegate_core::memory::size::{counted, mib};
 use tidegate_data::{Error, Result};
-use tidegate_decode::{Kind, Value};
+use tidegate_decode::{Field, Kind, Value};
 use tidegate_source::{Source, SourceExt};
 
 use crate::html::{append, escape};
@@ -18,7 +18,8 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
     let source = tidegate_source::open(url, false)?;
     let sizes = source.size_bounds();
     let n = source.len();
-    println!("{url}: {n} samples in {} shards, {} MiB", source.shard_lengths().len(), mib(sizes.total_bytes));
+    let shards = counted(source.shard_lengths().len() as u64, "shard");
+    println!("{url}: {} in {shards}, {} MiB", counted(n, "sample"), mib(sizes.total_bytes));
     println!(
         "mean sample {} KiB, largest {} KiB",
         sizes.total_bytes / n.max(1) / 1024,
@@ -31,8 +32,8 @@ pub(super) fn inspect(url: &str, html: Option<&Path>, samples: u64) -> Result<()
     }
     if !source.classes().is_empty() {
         println!(
-            "{} classes: {}",
-            source.classes().len(),
+            "{}: {}",
+            counted(source.classes().len() as u64, "class"),
             source.classes()[..source.classes().len().min(10)].join(", ")
         );
     }
@@ -54,9 +55,9 @@ fn page(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
     let mut page = format!(
         "<!doctype html><meta charset=utf-8><title>{0}</title><style>body{{font:14px sans-serif}}figure{{display:\
          inline-block;width:180px;margin:6px;vertical-align:top}}img{{max-width:180px;max-height:140px}}figcaption{{\
-         font-size:11px;overflow-wrap:anywhere}}</style><h1>{0}</h1><p>{1} samples</p>",
+         font-size:11px;overflow-wrap:anywhere}}</style><h1>{0}</h1><p>{1}</p>",
         escape(url),
-        source.len()
+        counted(source.len(), "sample")
     );
     for i in 0..samples {
         let id = i * source.len() / samples.max(1);
@@ -77,10 +78,15 @@ fn page(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
                     append(&mut page, format_args!("<img src=\"data:image/{kind};base64,{data}\">"));
                 }
                 Value::Bytes(b) if matches!(field.kind, Kind::Text | Kind::Json | Kind::Int) => {
-                    let text: String = String::from_utf8_lossy(b).chars().take(80).collect();
+                    let text = String::from_utf8_lossy(b);
+                    let text = class_name(source, field, text.trim().parse().ok()).map_or(text, Into::into);
+                    let text: String = text.chars().take(80).collect();
                     append(&mut caption, format_args!(" · {}: {}", escape(&field.name), escape(&text)));
                 }
-                Value::Int(x) => append(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
+                Value::Int(x) => {
+                    let text = class_name(source, field, Some(x)).map_or(x.to_string(), escape);
+                    append(&mut caption, format_args!(" · {}: {text}", escape(&field.name)));
+                }
                 Value::Float(x) => append(&mut caption, format_args!(" · {}: {x}", escape(&field.name))),
                 _ => {}
             }
@@ -88,4 +94,11 @@ fn page(source: &dyn Source, url: &str, samples: u64) -> Result<String> {
         append(&mut page, format_args!("<figcaption>{caption}</figcaption></figure>"));
     }
     Ok(page)
+}
+
+/// The name of a class, where the field is the label.
+fn class_name<'a>(source: &'a dyn Source, field: &Field, label: Option<i64>) -> Option<&'a str> {
+    let is_label = field.kind == Kind::Int && matches!(&*field.name, "label" | "cls");
+    let class = label.filter(|_| is_label).and_then(|label| usize::try_from(label).ok())?;
+    source.classes().get(class).map(String::as_str)
 }

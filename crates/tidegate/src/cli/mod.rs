@@ -17,10 +17,11 @@ mod inspect;
 mod profile;
 mod shuffle;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
-use tidegate_core::memory::size::mib;
+use tidegate_core::memory::size::{counted, mib};
 use tidegate_data::{Error, Result};
 use tidegate_source::OpenOptions;
 
@@ -94,6 +95,9 @@ enum Command {
         /// field.
         #[arg(long, value_name = "[FIELD=]CODEC")]
         codec: Vec<String>,
+        /// A column of MDS for the names of samples, such as the paths of files.
+        #[arg(long, value_name = "COLUMN")]
+        names: Option<String>,
     },
     /// Make the index of a dataset, in a folder next to it.
     #[command(
@@ -161,6 +165,9 @@ pub fn run(arguments: Vec<String>) -> i32 {
         Err(error) => {
             // Help and version are no failures. If the output is closed nothing can be shown.
             error.print().ok();
+            if let Some(pattern) = split_pattern(&error) {
+                eprintln!("\n  tip: quote a pattern, so that the shell leaves it whole: {pattern}");
+            }
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
@@ -170,6 +177,17 @@ pub fn run(arguments: Vec<String>) -> i32 {
         eprintln!("tidegate: {}", error.to_string().replace('\n', " "));
         trouble
     })
+}
+
+/// The pattern that a shell has made into several arguments, if one that is too many is a file.
+fn split_pattern(error: &clap::Error) -> Option<String> {
+    let unknown = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let Some(ContextValue::String(argument)) = unknown.into_iter().find_map(|kind| error.get(kind)) else {
+        return None;
+    };
+    let path = Path::new(argument);
+    let extension = path.extension()?.to_string_lossy();
+    path.is_file().then(|| format!("'{}'", path.with_file_name(format!("*.{extension}")).display()))
 }
 
 /// Parses FIELD=BITS.
@@ -208,22 +226,24 @@ fn execute(command: Command) -> Result<i32> {
             }
             let recipe = Recipe { samples, classes, seed, width, form, shard };
             synth::dataset(&out, &recipe, &|done| show_progress("images", done, samples))?;
-            println!("{samples} images of {classes} classes in {}", out.display());
+            let (images, classes) = (counted(samples, "image"), counted(classes, "class"));
+            println!("{images} of {classes} in {}", out.display());
             Ok(())
         }
         Command::Compress(compress) => compress.run(),
-        Command::Pack { source, out, format, max_size, max_samples, quantize, codec } => {
+        Command::Pack { source, out, format, max_size, max_samples, quantize, codec, names } => {
             let compression = parse_compression(&quantize, &codec)?;
             let limits = pack::Limits { bytes: parse_bytes(&max_size)?, samples: max_samples.max(1) };
             let source = tidegate_source::open(&source, false)?;
-            let packed = pack::pack(&*source, &out, format, limits, &compression, &|done, all| {
-                show_progress("packed", done, all);
-                Ok(())
-            })?;
+            let packed =
+                pack::pack(&*source, &out, format, limits, &compression, names.as_deref(), &|done, all| {
+                    show_progress("packed", done, all);
+                    Ok(())
+                })?;
             println!(
-                "{} samples in {} shards in {} ({} kept from an earlier run)",
-                source.len(),
-                packed.shards,
+                "{} in {} in {} ({} kept from an earlier run)",
+                counted(source.len(), "sample"),
+                counted(packed.shards, "shard"),
                 out.display(),
                 packed.kept
             );
@@ -239,8 +259,8 @@ fn execute(command: Command) -> Result<i32> {
                 false => tidegate_source::open_with(&source, &options),
             }?;
             println!(
-                "{} samples, {} MiB, fingerprint {:016x}",
-                source.len(),
+                "{}, {} MiB, fingerprint {:016x}",
+                counted(source.len(), "sample"),
                 mib(source.size_bounds().total_bytes),
                 source.fingerprint()
             );

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use tidegate_core::memory::Budget;
+use tidegate_core::memory::size::counted;
 use tidegate_data::batch::FieldSpec;
 use tidegate_data::{Error, Result};
 use tidegate_source::{Source, open};
@@ -104,7 +105,7 @@ impl ProfileArgs {
                     whole.merge(&Profile::find(part)?)?;
                 }
                 whole.save(&out)?;
-                println!("{} samples in {}", whole.samples, out.display());
+                println!("{} in {}", counted(whole.samples, "sample"), out.display());
                 Ok(())
             }
             None => self.profile(),

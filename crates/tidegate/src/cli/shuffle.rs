@@ -9,12 +9,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tidegate_core::memory::size::counted;
 use tidegate_data::{Error, Result};
 use tidegate_order::Shuffle;
 use tidegate_order::tradeoff::{Candidate, candidates, cheapest};
 use tidegate_source::open;
 
-use crate::html::append;
+use crate::html::{append, ticks};
 
 #[derive(Debug, Args)]
 pub(super) struct ShuffleQuality {
@@ -91,9 +92,10 @@ impl ShuffleQuality {
             println!("{text}");
         } else {
             println!(
-                "{len} samples in {} shards, sorted as {} classes; batches of {}",
-                runs.len(),
-                self.classes,
+                "{} in {}, sorted as {}; batches of {}",
+                counted(len, "sample"),
+                counted(runs.len() as u64, "shard"),
+                counted(self.classes, "class"),
                 self.batch_size
             );
             println!(
@@ -113,6 +115,11 @@ impl ShuffleQuality {
                     q.pair_distance
                 );
             }
+            println!(
+                "held: the share of all samples that it draws from at once; reads: of an epoch, at least; \
+                 labels: how\nfar a batch's labels are from those of the whole (total variation); of ideal: \
+                 against a full shuffle;\ndistance: between samples that follow one another, as a share of all"
+            );
             match best {
                 Some(best) => println!(
                     "the fewest reads within {:.2}x of a true shuffle: shuffle={}",
@@ -129,47 +136,66 @@ impl ShuffleQuality {
     }
 }
 
-/// A page with a plot: reads against the distance of batches from the whole dataset.
+/// A page with a plot: reads against the distance of batches from the whole dataset. Its dots have
+/// numbers, which a table explains.
 fn page(found: &[Candidate], within: f64) -> String {
-    let (width, height) = (720.0, 420.0);
+    let (width, height, margin) = (720.0, 420.0, 60.0);
     let most_reads = found.iter().map(|c| c.reads).max().unwrap_or(1).max(2) as f64;
     let most = found.iter().map(|c| c.quality.ratio()).fold(within, f64::max) * 1.1;
-    let across = |reads: u64| 60.0 + (reads as f64).ln() / most_reads.ln() * (width - 200.0);
-    let down = |ratio: f64| height - 40.0 - ratio / most * (height - 70.0);
+    let across = |reads: f64| margin + reads.ln() / most_reads.ln() * (width - 2.0 * margin);
+    let down = |ratio: f64| height - margin - ratio / most * (height - 1.5 * margin);
     let mut plot = String::new();
-    for (name, ratio) in [("a true shuffle", 1.0), ("the bound", within)] {
-        let y = down(ratio);
+    let lines = ticks(most).into_iter().map(|ratio| (ratio.to_string(), ratio, "#ddd"));
+    for (name, ratio, colour) in lines.chain([(format!("bound {within}"), within, "#c30")]) {
+        let (y, right) = (down(ratio), width - margin);
+        let (x, above, anchor) =
+            if colour == "#ddd" { (margin - 6.0, -4.0, "end") } else { (margin + 6.0, 4.0, "start") };
         append(
             &mut plot,
             format_args!(
-                "<line x1='60' x2='{width}' y1='{y:.1}' y2='{y:.1}' stroke='#bbb'/><text x='{}' y='{:.1}' text-anchor='end'>{name}</text>",
-                width - 4.0,
-                y - 4.0
+                "<line x1='{margin}' x2='{right}' y1='{y:.1}' y2='{y:.1}' stroke='{colour}'/><text x='{x}' y='{:.1}' \
+                 text-anchor='{anchor}'>{name}</text>",
+                y - above
             ),
         );
     }
-    for candidate in found {
-        let (x, y) = (across(candidate.reads), down(candidate.quality.ratio()));
-        let radius = 3.0 + 12.0 * candidate.held.sqrt();
+    let powers = (0..=most_reads.log10() as i32).map(|power| 10f64.powi(power));
+    for reads in powers {
+        let (x, under) = (across(reads), height - margin + 16.0);
+        append(&mut plot, format_args!("<text x='{x:.1}' y='{under}' text-anchor='middle'>{reads}</text>"));
+    }
+    let mut table = String::new();
+    for (i, candidate) in found.iter().enumerate() {
+        let (x, y) = (across(candidate.reads as f64), down(candidate.quality.ratio()));
+        let radius = 8.0 + 12.0 * candidate.held.sqrt();
+        let (number, shuffle) = (i + 1, shuffle_argument(candidate.shuffle));
         append(
             &mut plot,
             format_args!(
-                "<circle cx='{x:.1}' cy='{y:.1}' r='{radius:.1}' fill='#2a7' fill-opacity='0.6'/><text x='{:.1}' y='{:.1}'>{}</text>",
-                x + radius + 3.0,
-                y + 4.0,
-                shuffle_argument(candidate.shuffle)
+                "<circle cx='{x:.1}' cy='{y:.1}' r='{radius:.1}' fill='#2a7' fill-opacity='0.4'><title>{shuffle}</title>\
+                 </circle><text x='{x:.1}' y='{:.1}' text-anchor='middle'>{number}</text>",
+                y + 4.0
+            ),
+        );
+        append(
+            &mut table,
+            format_args!(
+                "<tr><td>{number}<td>{shuffle}<td>{:.1} %<td>{}<td>{:.2}",
+                candidate.held * 100.0,
+                candidate.reads,
+                candidate.quality.ratio()
             ),
         );
     }
     format!(
-        "<!doctype html><meta charset='utf-8'><title>Shuffle quality</title><body style='font:14px sans-serif'><h1>Shuffle quality</h1>\
-         <p>The distance of a batch's labels from the whole dataset, divided by that of a full shuffle (lower is \
-         better), over the reads of an epoch (logarithmic; left is better). A larger dot holds more samples at \
-         once.</p>\
-         <svg width='{width}' height='{height}' font-size='11'>{plot}<text x='60' y='{}'>1 read</text><text x='{}' y='{}' \
-         text-anchor='end'>{most_reads} reads</text></svg>\n",
-        height - 12.0,
-        width - 140.0,
-        height - 12.0
+        "<!doctype html><meta charset='utf-8'><title>Shuffle quality</title><style>body{{font:14px sans-serif}}td,th{{\
+         padding:2px 12px 2px 0;text-align:right}}</style><h1>Shuffle quality</h1><p>Vertical: the distance of a \
+         batch's labels from the whole dataset, divided by that of a full shuffle; lower is better, and 1 is a full \
+         shuffle. Horizontal: the reads of an epoch, logarithmic; fewer are better. A larger dot holds more samples at \
+         once.</p><svg width='{width}' height='{height}' font-size='11'>{plot}<text x='{}' y='{}' text-anchor='middle'>\
+         reads of an epoch</text></svg><table><tr><th>dot<th>shuffle=<th>held at once<th>reads<th>of ideal{table}\
+         </table>\n",
+        width / 2.0,
+        height - margin + 36.0
     )
 }

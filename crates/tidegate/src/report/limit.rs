@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tidegate_core::memory::size::counted;
 use tidegate_data::pipeline::StageStats;
 
 /// What limits the flow, from the times of the stages.
@@ -26,15 +27,14 @@ pub(super) fn sentence(s: &StageStats, elapsed: Duration) -> String {
         )
     } else if busy > 70.0 {
         format!(
-            "decoding limits: {} workers were busy {busy:.0} % of the time and the consumer waited \
-             {waits:.0} %; more cores would help, faster disks would not",
-            s.workers
+            "decoding limits: {} busy {busy:.0} % of the time, the consumer waiting {waits:.0} %; more \
+             cores would help, faster disks would not",
+            counted(s.workers, "worker")
         )
     } else if reading > 50.0 {
         format!(
-            "reading limits: {} readers were busy {reading:.0} % of the time, the workers only \
-             {busy:.0} %",
-            s.readers
+            "reading limits: {} busy {reading:.0} % of the time, the workers only {busy:.0} %",
+            counted(s.readers, "reader")
         )
     } else {
         format!(

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use tidegate_core::memory::size::counted;
+
 use super::{Report, memory, stages};
 
 /// The most failures that the text shows.
@@ -15,7 +17,7 @@ impl fmt::Display for Report {
         let s = &self.stages;
         let per_second = s.samples as f64 / self.elapsed_s.max(1e-9);
         writeln!(f, "{}", self.limit)?;
-        writeln!(f, "{} samples in {:.1} s ({per_second:.0}/s)", s.samples, self.elapsed_s)?;
+        writeln!(f, "{} in {:.1} s ({per_second:.0}/s)", counted(s.samples, "sample"), self.elapsed_s)?;
         stages::write_reads(s, f)?;
         stages::write_memory_cache(s, f)?;
         self.write_mixing(f)?;
@@ -25,7 +27,7 @@ impl fmt::Display for Report {
         }
         self.write_feedback(f)?;
         if s.filled > 0 {
-            writeln!(f, "{} truncated JPEGs, filled with gray", s.filled)?;
+            writeln!(f, "{}, filled with gray", counted(s.filled, "truncated JPEG"))?;
         }
         memory::write(self, f)?;
         for failure in self.failures.iter().take(MAX_FAILURES) {

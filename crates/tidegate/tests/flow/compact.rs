@@ -48,7 +48,7 @@ fn packed(from: &Path, name: &str, small: &Compression) -> Arc<dyn Source> {
     let source = open(from.to_str().unwrap(), false).unwrap();
     let out = folder(name);
     let limits = Limits { bytes: 30_000, samples: u64::MAX };
-    pack(&*source, &out, Format::Mds, limits, small, &|_, _| Ok(())).unwrap();
+    pack(&*source, &out, Format::Mds, limits, small, None, &|_, _| Ok(())).unwrap();
     open(out.to_str().unwrap(), false).unwrap()
 }
 
@@ -124,13 +124,14 @@ fn arrays_that_were_made_small_come_back() {
     // Compressed arrays stay compressed when they are packed again.
     let again = folder("compact-again");
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    pack(&*source, &again, Format::Mds, limits, &Compression::default(), &|_, _| Ok(())).unwrap();
+    pack(&*source, &again, Format::Mds, limits, &Compression::default(), None, &|_, _| Ok(())).unwrap();
     let again = open(again.to_str().unwrap(), false).unwrap();
     assert!(epoch(&again, options()).0 == floats);
 
     let near = Compression { codec: Some("abs:0.01".into()), ..Compression::default() };
     let out = folder("compact-near");
-    let error = pack(&*plain, &out, Format::Mds, limits, &near, &|_, _| Ok(())).unwrap_err().to_string();
+    let error =
+        pack(&*plain, &out, Format::Mds, limits, &near, None, &|_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("t.npy") && error.contains("float32 or float64"), "{error}");
     assert!(error.contains("--codec t.npy="), "{error}");
 
@@ -150,7 +151,7 @@ fn arrays_that_cannot_be_compressed_are_refused_and_damage_follows_the_policy() 
         let quantize = quantize.iter().map(|(name, bits)| ((*name).to_owned(), *bits)).collect();
         let small = Compression { quantize, codec: codec.map(str::to_owned), ..Compression::default() };
         let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-        pack(&*source, &folder("compact-refused"), format, limits, &small, &|_, _| Ok(()))
+        pack(&*source, &folder("compact-refused"), format, limits, &small, None, &|_, _| Ok(()))
             .unwrap_err()
             .to_string()
     };
@@ -171,7 +172,7 @@ fn arrays_that_cannot_be_compressed_are_refused_and_damage_follows_the_policy() 
     let odd = open(dir.to_str().unwrap(), true).unwrap();
     let small = Compression { quantize: vec![("x.npy".into(), 8)], ..Compression::default() };
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    let error = pack(&*odd, &folder("compact-none"), Format::Mds, limits, &small, &|_, _| Ok(()))
+    let error = pack(&*odd, &folder("compact-none"), Format::Mds, limits, &small, None, &|_, _| Ok(()))
         .unwrap_err()
         .to_string();
     assert!(

@@ -465,7 +465,8 @@ fn packing_keeps_every_sample_and_goes_on_after_an_interruption() {
     for (format, name) in [(Format::Mds, "packed-mds"), (Format::Tar, "packed-tar")] {
         let out = folder(name);
         let limits = Limits { bytes: 40_000, samples: u64::MAX };
-        let packed = pack(&*source, &out, format, limits, &Compression::default(), &|_, _| Ok(())).unwrap();
+        let packed =
+            pack(&*source, &out, format, limits, &Compression::default(), None, &|_, _| Ok(())).unwrap();
         assert!(packed.shards > 3 && packed.kept == 0, "{packed:?}");
         let again = open(out.to_str().unwrap(), false).unwrap();
         // Names of fields differ between containers, images and labels do not.
@@ -492,8 +493,15 @@ fn a_full_disk_while_packing_is_named() {
         return;
     }
     let limits = Limits { bytes: 1 << 20, samples: u64::MAX };
-    let outcome =
-        pack(&*source, &small.join("out"), Format::Mds, limits, &Compression::default(), &|_, _| Ok(()));
+    let outcome = pack(
+        &*source,
+        &small.join("out"),
+        Format::Mds,
+        limits,
+        &Compression::default(),
+        None,
+        &|_, _| Ok(()),
+    );
     let opened = open(small.join("out").to_str().unwrap(), false);
     assert!(mount(&["umount", at]));
     let error = outcome.unwrap_err().to_string();

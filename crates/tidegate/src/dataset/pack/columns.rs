@@ -28,6 +28,11 @@ pub(super) struct Column {
 }
 
 impl Column {
+    /// A column of text that is no field of the source.
+    pub(super) fn text(name: &str) -> Self {
+        Self { name: name.to_owned(), encoding: "str".into(), size: None, kind: Kind::Text, array: None }
+    }
+
     /// How its values are stored, as the note of a finished shard names it.
     pub(super) fn resume_key(&self) -> String {
         let array = self.array.as_ref().map_or_else(|| "None".into(), ArrayEncoding::resume_key);

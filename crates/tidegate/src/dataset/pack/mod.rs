@@ -49,15 +49,19 @@ pub struct Packed {
 
 /// Packs `source` into the folder `out`. `progress` is called with samples done and samples in all.
 ///
+/// `names` is a column for the names of samples, such as paths of files, in MDS. Archives keep them
+/// as the names of members.
+///
 /// # Errors
-/// A sample that cannot be read or stored; a disk that is full (no half-written shard stays); a
-/// folder with other data, or with shards of another dataset.
+/// A sample that cannot be read or stored; names that the samples do not have; a disk that is full
+/// (no half-written shard stays); a folder with other data, or with shards of another dataset.
 pub fn pack(
     source: &dyn Source,
     out: &Path,
     format: Format,
     limits: Limits,
     compression: &Compression,
+    names: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<Packed> {
     let encodings = compression.encodings(source)?;
@@ -72,8 +76,9 @@ pub fn pack(
         let index = format == Format::Mds && matches!(name, "index.json" | "index.json.partial");
         shard || index || name == ".tidegate"
     };
+    let mut columns = columns::columns(source, format, encodings)?;
+    columns.extend(names.map(|name| samples::name_column(source, format, name)).transpose()?);
     super::target::prepare(out, own)?;
-    let columns = columns::columns(source, format, encodings)?;
     let (mut id, mut packed, mut entries) = (0, Packed { shards: 0, kept: 0 }, Vec::new());
     let mut samples = Samples::new(source, &columns, format)?;
     let fingerprint = format!("{:016x}", source.fingerprint());

@@ -6,7 +6,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use tidegate_data::Result;
+use tidegate_data::{Error, Result};
+use tidegate_decode::Value;
 use tidegate_source::{Access, Source, SourceExt, tar};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,8 +17,6 @@ use super::shard::{self, Format};
 /// Samples, and stored bytes of samples, that are encoded at once.
 const SAMPLES: u64 = 256;
 const BYTES: u64 = 64 << 20;
-/// Keys that are read at once.
-const KEYS: u64 = 4096;
 
 /// See the head of this file.
 pub(super) struct Samples<'a> {
@@ -59,8 +58,7 @@ impl<'a> Samples<'a> {
         }
         let mut member = Vec::new();
         let text = serde_json::Value::from(classes).to_string();
-        tar::write_member(&mut member, tar::CLASSES, text.as_bytes())
-            .map_err(tidegate_data::Error::io(tar::CLASSES))?;
+        tar::write_member(&mut member, tar::CLASSES, text.as_bytes()).map_err(Error::io(tar::CLASSES))?;
         Ok(Some(member))
     }
 
@@ -70,10 +68,8 @@ impl<'a> Samples<'a> {
             self.ready.clear();
             self.encode_from(id)?;
         }
-        let (_, bytes) = self
-            .ready
-            .pop_front()
-            .ok_or_else(|| tidegate_data::Error::Internal(format!("sample {id} was not encoded")))?;
+        let (_, bytes) =
+            self.ready.pop_front().ok_or_else(|| Error::Internal(format!("sample {id} was not encoded")))?;
         bytes
     }
 
@@ -111,7 +107,13 @@ impl<'a> Samples<'a> {
         let (at, data) = source.fetch(id)?;
         let values = source.parse(&at, &data).map_err(|e| source.sample_error(&at, "", &e))?;
         let bytes = match self.format {
-            Format::Mds => shard::mds_row(self.columns, &values),
+            Format::Mds => {
+                // One column more than fields: for the name.
+                let name = if self.columns.len() > values.len() { Some(source.key(id)?) } else { None };
+                let mut values = values;
+                values.extend(name.iter().map(|name| Value::Bytes(name.as_bytes())));
+                shard::mds_row(self.columns, &values)
+            }
             Format::Tar => {
                 let named =
                     |key: KeyOf| Ok::<_, tidegate_source::Error>(key(&source.key(id)?).map(str::to_owned));
@@ -126,23 +128,44 @@ impl<'a> Samples<'a> {
 /// The key of a sample in an archive, from its name in the source.
 type KeyOf = fn(&str) -> Option<&str>;
 
+/// The column for the names of samples.
+///
+/// # Errors
+/// An archive, which has the names already; a source without names; a field of that name.
+pub(super) fn name_column(source: &dyn Source, format: Format, name: &str) -> Result<Column> {
+    let refuse = |why: &str| Err(Error::Config(format!("names={name:?}: {why}")));
+    if format == Format::Tar {
+        return refuse(
+            "this column is for MDS; archives keep the names of samples as those of their members",
+        );
+    }
+    if key_of(source).is_none() {
+        return refuse("the samples of this source have no names; those of folders and archives have");
+    }
+    if source.schema().iter().any(|field| field.name == name) {
+        return refuse("the source has a field of this name; choose another");
+    }
+    Ok(Column::text(name))
+}
+
+/// How the key of a sample follows from its name, where samples have names of their own.
+fn key_of(source: &dyn Source) -> Option<KeyOf> {
+    match &*source.index()?.meta.format {
+        "folder" => Some(tar::sample_key),
+        // A key already.
+        "tar" => Some(|name| Some(name)),
+        _ => None,
+    }
+}
+
 /// How the samples are called, if they have names of their own, and no two have the same up to the
 /// extension.
 fn names(source: &dyn Source) -> Result<Option<KeyOf>> {
-    let Some(index) = source.side_car_index() else { return Ok(None) };
-    let key: KeyOf = match &*index.meta.format {
-        "folder" => tar::sample_key,
-        // A key already.
-        "tar" => |name| Some(name),
-        _ => return Ok(None),
-    };
+    let Some(key) = key_of(source) else { return Ok(None) };
     let mut seen = HashSet::new();
-    for first in (0..index.meta.samples).step_by(KEYS as usize) {
-        let ids: Vec<u64> = (first..index.meta.samples.min(first + KEYS)).collect();
-        for name in index.keys(&ids)? {
-            if !key(&name).is_some_and(|key| seen.insert(xxh3_64(key.as_bytes()))) {
-                return Ok(None);
-            }
+    for id in 0..source.len() {
+        if !key(&source.key(id)?).is_some_and(|key| seen.insert(xxh3_64(key.as_bytes()))) {
+            return Ok(None);
         }
     }
     Ok(Some(key))

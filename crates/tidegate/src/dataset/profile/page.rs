@@ -191,6 +191,13 @@ impl Profile {
         append(&mut page, format_args!("</p><table>{HEAD}"));
         row(&mut page, "bytes of a sample", &self.bytes.summary());
         page.push_str("</table>");
+        if self.fields.len() > 1 {
+            let link = |field: &Field| {
+                format!("<a href=\"#{0}\">{0}</a> {1}", escape(&field.name), escape(&field.stored_kind))
+            };
+            let links: Vec<_> = self.fields.iter().map(link).collect();
+            append(&mut page, format_args!("<p>Fields: {}</p>", links.join(", ")));
+        }
         for field in &self.fields {
             self.section(&mut page, field)?;
         }
@@ -202,15 +209,21 @@ impl Profile {
         append(
             page,
             format_args!(
-                "<h2>{} <span class=kind>{}, {} distinct values in {}",
+                "<h2 id=\"{0}\">{0} <span class=kind>{1}, {2} distinct values in {3}",
                 escape(&field.name),
                 escape(&field.stored_kind),
                 number(distinct.value.round().min(self.samples as f64)),
                 self.samples
             ),
         );
-        for entropy in field.entropies() {
-            append(page, format_args!(", {entropy:.2} bits"));
+        let entropies: Vec<_> = field.entropies().iter().map(|bits| format!("{bits:.2}")).collect();
+        let of = match field.value_kind {
+            ValueKind::Image => "a red, a green and a blue value",
+            ValueKind::Int => "a value",
+            _ => "a byte",
+        };
+        if !entropies.is_empty() {
+            append(page, format_args!(", entropy of {of}: {} bits", entropies.join(", ")));
         }
         if field.missing > 0 {
             append(page, format_args!(", {} lack it", field.missing));
@@ -221,6 +234,9 @@ impl Profile {
         summaries.iter().for_each(|(name, summary)| row(page, name, summary));
         page.push_str("</table><div class=plots>");
         summaries.iter().for_each(|(name, summary)| page.push_str(&measure_plot(name, summary)));
+        if field.value_kind == ValueKind::Image {
+            page.push_str("<p>`tidegate inspect DATASET --html PAGE` shows some of the images.</p>");
+        }
         for (i, table) in field.histograms.iter().enumerate() {
             page.push_str(&levels(field, table, i));
         }
