@@ -30,14 +30,19 @@ impl Mapped {
 
 #[pymethods]
 impl Mapped {
-    /// `raw` is (dtype, shape, offset) of a file without a header.
+    /// `raw` is (dtype, shape, offset) of a file without a header; `verify` compares checksums.
     #[new]
     fn new(
+        py: Python<'_>,
         path: PathBuf,
         mode: &str,
         name: Option<&str>,
         raw: Option<(String, Vec<usize>, u64)>,
+        verify: bool,
     ) -> PyResult<Self> {
+        if verify {
+            released(py, || Stored::verify(&path, name))?.map_err(|e| array_error(&e))?;
+        }
         let mode = Mode::parse(mode).map_err(config)?;
         let stored = match raw {
             Some((dtype, shape, offset)) => {

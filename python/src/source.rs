@@ -179,6 +179,13 @@ impl Source {
         Some(index.dir().display().to_string())
     }
 
+    /// Return the folder of an index that others could have written, and where this user's is; or
+    /// None.
+    fn passed_over_index(&self) -> Option<(String, String)> {
+        let index = self.0.side_car_index()?;
+        Some((index.passed_over()?.display().to_string(), index.dir().display().to_string()))
+    }
+
     /// Return what is uncertain about the fields, in words.
     fn uncertain(&self) -> Vec<String> {
         self.0.uncertain().to_vec()

@@ -168,3 +168,17 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(tg.ConfigError, match="a pipe or a device"):
             tg.mapped(tmp_path / name)
+
+
+def test_the_checksum_of_an_npz_is_compared_on_request(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(1000), y=np.arange(5))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    assert tg.mapped(tmp_path / "a.npz", name="x", verify=True)[999] == 999
+    data[2000] ^= 1
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(tg.DataError, match=r'a\.npz.*array "x".*checksum'):
+        tg.mapped(tmp_path / "a.npz", name="x", verify=True)
+    assert tg.mapped(tmp_path / "a.npz", name="y", verify=True)[4] == 4
+    np.save(tmp_path / "a.npy", np.arange(5))
+    with pytest.raises(tg.ConfigError, match="only .npz files have checksums"):
+        tg.mapped(tmp_path / "a.npy", verify=True)

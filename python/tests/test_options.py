@@ -214,6 +214,7 @@ IMAGE = [
     "layout",
     "draft",
     "load_truncated",
+    "max_pixels",
 ]
 
 

@@ -6,9 +6,13 @@ The tests become two other users in child processes, which only root can.
 import json
 import os
 import shutil
+import socket
 import stat
 import tempfile
+import threading
+import time
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +65,20 @@ def give(path, user):
 def labels(path, cache):
     def call():
         os.environ["XDG_CACHE_HOME"] = str(cache)
+        warnings.simplefilter("ignore", tg.DataWarning)
         source = tg.open(path)
         return [source[i]["label"] for i in range(len(source))]
+
+    return call
+
+
+def warnings_of(path, cache):
+    def call():
+        os.environ["XDG_CACHE_HOME"] = str(cache)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tg.open(path)
+        return [str(warning.message) for warning in caught]
 
     return call
 
@@ -88,6 +104,11 @@ def test_an_index_of_another_user_is_not_read(place):
     give(index, ATTACKER)
     assert as_user(VICTIM, labels(data, cache)) == right
     assert list((cache / "tidegate").iterdir())
+    for _ in range(2):
+        said = as_user(VICTIM, warnings_of(data, cache))
+        assert len(said) == 1
+        assert f"the index in {index}" in said[0]
+        assert str(cache) in said[0]
     # Root, and who owns the folder of the data, are trusted.
     shutil.rmtree(cache / "tidegate")
     give(index, 0)
@@ -152,11 +173,46 @@ def test_a_disk_cache_of_another_user_is_refused(place):
         return call
 
     assert "name a folder of your own" in as_user(VICTIM, epoch(place / "theirs"))
+    # Nothing in it can be another user's: the cache is in a folder of the victim's own.
+    as_user(ATTACKER, lambda: os.symlink(place / "data" / "a.tar", place / "open" / "lock"))
+    before = (place / "data" / "a.tar").read_bytes()
     assert as_user(VICTIM, epoch(place / "open")) == 20
+    assert sorted(path.name for path in (place / "open").iterdir()) == ["lock", f"tidegate-{VICTIM}"]
+    assert (place / "data" / "a.tar").read_bytes() == before
     give(place / "open", ATTACKER)
     os.chown(place / "open", 0, 0)
     assert "the disk cache cannot be kept in" in as_user(VICTIM, epoch(place / "open"))
     assert as_user(VICTIM, epoch(place / "open" / "own")) == 20
+
+
+def test_a_budget_of_a_node_is_not_shared_with_another_user(place):
+    """The other user has a memory file of the name that root's budget would have."""
+
+    def planted():
+        made = os.memfd_create("tidegate-0-job")
+        os.ftruncate(made, 1 << 20)
+        waiting = os.memfd_create("tidegate-0-job-joining")
+        os.ftruncate(waiting, 4096)
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind("\0tidegate-0-job-joining")
+            os.write(ready, b"x")
+            os.read(end, 1)
+        return True
+
+    (wait, ready), (end, stop) = os.pipe(), os.pipe()
+    other = threading.Thread(target=lambda: as_user(ATTACKER, planted))
+    other.start()
+    os.read(wait, 1)
+    began = time.monotonic()
+    budget = tg.Budget("32MiB", scope="node", processes=2, name="job")
+    took = time.monotonic() - began
+    os.write(stop, b"x")
+    other.join()
+    assert list(budget.node["processes"]) == [os.getpid()]
+    loader = tg.Loader(tg.synthetic(1000, 100), batch_size=10, memory=budget, rank=0, world_size=1)
+    assert sum(batch.rows for batch in loader) == 1000
+    # The old way waited 30 seconds for the socket.
+    assert took < 10
 
 
 def test_unpacked_shards_of_another_user_are_not_read(place):

@@ -534,3 +534,42 @@ def test_what_libjpeg_decodes_with_a_warning(tmp_path):
     few = next(i for i in range(5) if source.key(i).endswith("few.jpg"))
     with pytest.raises(tg.SampleError, match=r'load_truncated=True fills the rest; on_error="skip" leaves'):
         list(tg.Loader(source.select([few]), batch_size=1, memory="48MiB", fields={"image": tg.Image()}))
+
+
+def test_what_is_left_out_depends_on_neither_workers_nor_budget(tmp_path):
+    """Whole images of many sizes: what does not fit is an error, and `max_pixels` leaves out."""
+    for i in range(24):
+        side = [300, 300, 700, 1000, 1500, 2200][i % 6]
+        (tmp_path / f"{i:02}.jpg").write_bytes(encoded(picture(i, side, side // 2), progressive=i % 4 == 0))
+
+    def epoch(workers, memory, policy="skip", max_pixels=None):
+        loader = tg.Loader(
+            tmp_path, batch_size=4, memory=tg.Budget(memory), fields={"image": tg.Image(max_pixels=max_pixels)},
+            on_error=policy, max_failure_rate=1.0, shuffle=True, seed=1, workers=workers,
+        )  # fmt: skip
+        ids = []
+        for batch in loader:
+            ids += batch.ids.tolist()
+            # The next may need all there is.
+            del batch
+        return ids
+
+    whole = epoch(2, "256MiB")
+    assert sorted(whole) == list(range(24))
+    outcomes = set()
+    for workers, memory in [(1, "12MiB"), (8, "12MiB"), (1, "24MiB"), (8, "32MiB"), (4, "96MiB")]:
+        try:
+            outcomes.add(tuple(epoch(workers, memory)))
+        except tg.BudgetError as refused:
+            outcomes.add("max_pixels" in str(refused))
+    assert outcomes == {tuple(whole), True}
+    most = 1000 * 500
+    smaller = [i for i in whole if i % 6 < 4]
+    for workers, memory in [(1, "16MiB"), (8, "24MiB"), (4, "96MiB")]:
+        assert epoch(workers, memory, max_pixels=most) == smaller
+    # A replacement is drawn by the seed; with room for every image it is the same everywhere.
+    replaced = epoch(1, "64MiB", "replace", most)
+    assert len(replaced) == 24
+    assert epoch(8, "128MiB", "replace", most) == replaced
+    with pytest.raises(tg.SampleError, match=r"2200 × 1100 pixels, and max_pixels is 500000; on_error=\"skip\""):
+        epoch(1, "64MiB", "raise", most)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tidegate import _tidegate
 from tidegate.errors import ConfigError
-from tidegate.options import as_path, choice, dtype_of, integer, integers, refused
+from tidegate.options import as_path, choice, dtype_of, flag, integer, integers, refused
 from tidegate.source import Recipe, Source
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def mapped(
     dtype: str | None = None,
     shape: Sequence[int] | None = None,
     offset: int = 0,
+    verify: bool = False,
 ) -> MappedArray:
     """Map an array in a file: .npy, uncompressed .npz, safetensors, or raw elements.
 
@@ -134,6 +135,8 @@ def mapped(
         dtype: of raw elements, such as "uint16"; with `shape`, for files without a header.
         shape: of raw elements.
         offset: where raw elements begin in the file, in bytes; by default 0.
+        verify: reads an array of an .npz once and compares it with its checksum, as `np.load` does;
+            by default False, because mapping reads nothing.
 
     Raises DataError for a file that is cut short or damaged, and ConfigError for one that cannot
     be mapped, with the fix.
@@ -161,7 +164,7 @@ def mapped(
         raise refused("name", name, "the name of an array")
     local = os.path.expanduser(as_path("path", path))
     arguments = (os.path.abspath(local), "r", name, dtype, shape, offset)
-    return MappedArray(_tidegate.Mapped(local, mode, name, raw), arguments)
+    return MappedArray(_tidegate.Mapped(local, mode, name, raw, flag("verify", verify)), arguments)
 
 
 def _rows(arguments: tuple[Any, ...], field: str) -> Source:

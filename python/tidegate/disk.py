@@ -26,7 +26,8 @@ class DiskCache:
     source again. A full or lost disk only stops the cache from growing; `Loader.report` says so.
 
     Args:
-        folder: a path on a local disk; made if it is not there.
+        folder: a path on a local disk; made if it is not there. In a folder that all users may
+            write to, such as /tmp, the cache is in a folder of this user's own.
         limit: the most that all datasets in it may take: bytes, or text such as "100GiB". Above
             it, records of datasets that no loader has open are evicted first. (Those of a closed
             loader count as open until the loader is deleted.)

@@ -166,6 +166,8 @@ class Image(Field):
             "clip" makes 256 and more white, as Pillow. By default such an image is an error.
         default: "zeros" for samples that lack the field; needs a size.
         optional: adds `NAME.valid`; by default False.
+        max_pixels: an image of more pixels is an error, which `on_error="skip"` leaves out. By
+            default there is no bound, and the largest image must fit into the budget.
 
     >>> Image(224, crop="random", flip=True).spec()["size"]
     (224, 224)
@@ -187,6 +189,7 @@ class Image(Field):
     gray16: Literal["scale", "clip"] | None = None
     default: Literal["zeros"] | None = None
     optional: bool = False
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Check what was given; a crop, a jitter and a default need a size."""
@@ -225,6 +228,7 @@ class Image(Field):
             "jitter": _jitter(self.jitter),
             "draft": flag("draft", self.draft),
             "load_truncated": flag("load_truncated", self.load_truncated),
+            "max_pixels": None if self.max_pixels is None else integer("max_pixels", self.max_pixels, 1, 2**32),
             "exif": flag("exif", self.exif),
             "gray16": None if self.gray16 is None else choice("gray16", self.gray16, ("scale", "clip")),
             "pixels": pixels,

@@ -258,6 +258,13 @@ def open(
             f"{inner.name}: the index is in {folder}, because neither the folder of the data nor the user's cache "
             "folder can be written: it may have to be made again"
         )
+    passed_over = inner.passed_over_index()
+    if passed_over is not None:
+        theirs, own = passed_over
+        warn(
+            f"{inner.name}: the index in {theirs} is passed over, because others than you, root and the owner of the "
+            f"data's folder can have written it; yours is in {own}"
+        )
     return source
 
 

@@ -39,6 +39,26 @@ pub struct Stored {
     pub offset: u64,
 }
 
+/// The archive of an .npz, and the number and the name of the array that is wanted.
+fn member_of<'a>(
+    path: &Path,
+    file: &'a File,
+    name: Option<&str>,
+) -> Result<(zip::ZipArchive<&'a File>, usize, String)> {
+    let archive = zip::ZipArchive::new(file).map_err(|e| damaged(path, &e))?;
+    let files = archive.file_names().collect::<Result<Vec<_>, _>>().map_err(|e| damaged(path, &e))?;
+    let names: Vec<String> = files.iter().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
+    let name = chosen(path, name, &names)?;
+    let file_name =
+        names.iter().zip(&files).find(|(known, _)| **known == name).map(|(_, file)| file.to_string());
+    let at = file_name.and_then(|file| archive.index_for_name(&file)).unwrap_or(0);
+    Ok((archive, at, name))
+}
+
+fn damaged(path: &Path, error: &zip::result::ZipError) -> Error {
+    Error::format(path, 0, format!("npz: {error}: it is truncated or damaged"))
+}
+
 /// Opens a file for reading; opening a pipe would wait for a program that writes into it.
 fn open(path: &Path) -> Result<File> {
     let found = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -109,19 +129,27 @@ impl Stored {
         Self { path: path.to_owned(), dtype, big_endian, fortran, shape, offset }.inside(file)
     }
 
+    /// Reads an array of an .npz once, and compares it with the checksum that the file has of it.
+    ///
+    /// # Errors
+    /// Another checksum, and as [`Stored::open`]; a file of another kind, which has none.
+    pub fn verify(path: &Path, name: Option<&str>) -> Result<()> {
+        if path.extension().is_none_or(|extension| extension != "npz") {
+            return Err(Error::misuse(path, "only .npz files have checksums: leave verify out"));
+        }
+        let file = open(path)?;
+        let (mut archive, at, name) = member_of(path, &file, name)?;
+        let mut member = archive.by_index(at).map_err(|e| damaged(path, &e))?;
+        std::io::copy(&mut member, &mut std::io::sink()).map_err(|e| {
+            Error::format(path, 0, format!("npz: array {name:?}: {e}: it was changed or damaged; restore it"))
+        })?;
+        Ok(())
+    }
+
     fn npz(path: &Path, name: Option<&str>) -> Result<Self> {
         let file = open(path)?;
-        let damaged = |e: zip::result::ZipError| {
-            Error::format(path, 0, format!("npz: {e}: it is truncated or damaged"))
-        };
-        let mut archive = zip::ZipArchive::new(&file).map_err(damaged)?;
-        let files = archive.file_names().collect::<Result<Vec<_>, _>>().map_err(damaged)?;
-        let names: Vec<String> = files.iter().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
-        let name = chosen(path, name, &names)?;
-        let file_name =
-            names.iter().zip(&files).find(|(known, _)| **known == name).map(|(_, file)| file.to_string());
-        let at = file_name.and_then(|file| archive.index_for_name(&file)).unwrap_or(0);
-        let member = archive.by_index_raw(at).map_err(damaged)?;
+        let (mut archive, at, name) = member_of(path, &file, name)?;
+        let member = archive.by_index_raw(at).map_err(|e| damaged(path, &e))?;
         if member.compression() != zip::CompressionMethod::Stored {
             let what = format!(
                 "array {name:?} is compressed, so its elements have no offset in the file: save it with np.savez"

@@ -85,6 +85,15 @@ pub enum Error {
         /// What the user can do.
         fix: String,
     },
+    /// A sample or a batch takes more than the budget leaves for one. Which these are depends on
+    /// the budget, so no policy leaves them out.
+    #[error("{what}; raise memory, or {fix}")]
+    TooLarge {
+        /// What takes how much, with the place.
+        what: String,
+        /// What the user can do.
+        fix: String,
+    },
     /// Too many samples failed.
     #[error("{failed} of {seen} samples failed, more than the allowed rate of {rate}; the last: {last}")]
     TooManyFailed {
@@ -134,7 +143,7 @@ impl Error {
             Self::Config(_) => ErrorKind::Config,
             Self::State(_) => ErrorKind::State,
             Self::Held { .. } | Self::Starved { .. } | Self::NotResumed { .. } => ErrorKind::Held,
-            Self::TooSmall { .. } => ErrorKind::Budget,
+            Self::TooSmall { .. } | Self::TooLarge { .. } => ErrorKind::Budget,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Panic { .. } | Self::Internal(_) => ErrorKind::Internal,

@@ -37,6 +37,8 @@ pub mod size;
 #[cfg(not(loom))]
 mod slab;
 mod space;
+#[cfg(not(loom))]
+mod turn;
 
 pub use account::Account;
 #[cfg(not(loom))]

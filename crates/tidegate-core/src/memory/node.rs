@@ -22,24 +22,20 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::process::{Pid, PidfdFlags, getuid, pidfd_open};
 
 use super::limit::cgroups;
 use super::region::Region;
 use super::size::mib;
+use super::turn::{Turn, refused, sealed_file, sealed_files};
 use super::{PAGE_BYTES, Use};
+use crate::Result;
 use crate::sync::{AtomicU64, Ordering, lock};
-use crate::{Error, Result};
 
 /// The first word of the file; another layout has another number.
 const MAGIC: u64 = 0x7469_6465_6e6f_6401;
@@ -93,38 +89,6 @@ pub struct Node {
     entry: Mutex<()>,
 }
 
-fn refused(what: impl Into<String>) -> Error {
-    Error::Node { what: what.into() }
-}
-
-/// Keeps others from joining at the same time: a name that the kernel frees with its process.
-fn joining(name: &str) -> Result<UnixListener> {
-    let since = Instant::now();
-    loop {
-        let bound = SocketAddr::from_abstract_name(format!("{name}-joining"));
-        match bound.and_then(|address| UnixListener::bind_addr(&address)) {
-            Ok(listener) => return Ok(listener),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < JOIN_TIMEOUT => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(refused(format!("cannot be joined: {error}"))),
-        }
-    }
-}
-
-const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Memory files of this name that processes have open: several paths may be the same one.
-fn found(name: &str) -> Vec<PathBuf> {
-    let link = format!("/memfd:{name} (deleted)");
-    let entries =
-        |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let processes = entries("/proc".into())
-        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()));
-    let files = processes.flat_map(|process| entries(process.join("fd")));
-    files.filter(|path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == &*link)).collect()
-}
-
 /// When a process began, in the kernel's ticks; nothing if there is none.
 fn start_of(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -157,10 +121,9 @@ impl Node {
             return Err(refused(format!("it can have 1 to {MEMBERS} processes, not {members}")));
         }
         let agreed = Agreed { cap_bytes, members };
-        let _alone = joining(&name)?;
-        for path in found(&name) {
-            let open = std::fs::OpenOptions::new().read(true).write(true).open(path);
-            let Some(mut there) = open.ok().and_then(|file| Self::attach(file).ok()) else { continue };
+        let _turn = Turn::wait(&name)?;
+        for file in sealed_files(&name)? {
+            let Ok(mut there) = Self::attach(file) else { continue };
             there.reap();
             if there.alive() > 0 {
                 there.agrees(&agreed)?;
@@ -192,17 +155,15 @@ impl Node {
     }
 
     fn create(name: &str, agreed: &Agreed) -> Result<Self> {
-        let io = |error: rustix::io::Errno| refused(format!("the kernel refused a memory file: {error}"));
-        let file = memfd_create(name, MemfdFlags::CLOEXEC).map_err(io)?;
         let table = (agreed.cap_bytes / OBJECT_BYTES * SLOT_BYTES).next_multiple_of(PAGE_BYTES);
         // Half of them for a budget that grows.
         let segment =
             (2 * agreed.cap_bytes / SEGMENTS as u64).clamp(PAGE_BYTES, 1 << 30) / PAGE_BYTES * PAGE_BYTES;
-        ftruncate(&file, FIGURES_BYTES + table + segment * SEGMENTS as u64).map_err(io)?;
+        let file = sealed_file(name, FIGURES_BYTES + table + segment * SEGMENTS as u64)?;
         if FIGURES_BYTES + table > agreed.cap_bytes / 4 {
             return Err(refused(format!("{} MiB is too small for it", mib(agreed.cap_bytes))));
         }
-        let node = Self::over(File::from(file))?;
+        let node = Self::over(file)?;
         let group = group();
         for (word, value) in
             [(1, agreed.cap_bytes), (7, agreed.cap_bytes), (2, agreed.members), (4, table), (5, segment)]
@@ -554,6 +515,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{FileExt, MetadataExt};
     use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
 
     const CAP: u64 = 32 << 20;
 

@@ -7,6 +7,7 @@
 //! Not here: which worker fills which batch, and when (`pipeline`).
 
 pub mod color;
+pub mod cost;
 pub mod geometry;
 pub mod layout;
 pub mod patch;

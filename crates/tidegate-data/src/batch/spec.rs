@@ -85,6 +85,9 @@ pub struct ImageSpec {
     /// Fill JPEGs that end too early with gray instead of failing.
     #[serde(default)]
     pub load_truncated: bool,
+    /// An image of more pixels fails as damaged ones do; None has no bound.
+    #[serde(default)]
+    pub max_pixels: Option<u64>,
     /// Turn the image as its Exif orientation says.
     #[serde(default = "turned")]
     pub exif: bool,
@@ -110,6 +113,7 @@ impl Default for ImageSpec {
             jitter: None,
             draft: false,
             load_truncated: false,
+            max_pixels: None,
             exif: true,
             gray16: None,
             pixels: Pixels { dtype: DType::Uint8, mean: None, std: None, layout: PixelLayout::Chw },
@@ -391,6 +395,12 @@ pub struct OptionalSpec {
 }
 
 impl FieldSpec {
+    /// The most pixels of an image in this field, if there is a bound.
+    #[must_use]
+    pub fn max_pixels(&self) -> Option<u64> {
+        if let Self::Image(image) = self { image.max_pixels } else { None }
+    }
+
     /// The default spec of a field of this kind.
     #[must_use]
     pub fn inferred(kind: &Kind) -> Self {

@@ -224,15 +224,14 @@ impl Drop for FolderLock {
 
 impl DiskSegments {
     fn open(options: &DiskCache, dataset: u64, table_bytes: u64, extremes: &SizeBounds) -> Result<Self> {
-        let root = options.folder.clone();
-        let folder = root.join(format!("{dataset:016x}-v{VERSION}"));
         let usable = |error: io::Error| {
             let at = options.folder.display();
             Error::Config(format!(
                 "the disk cache cannot be kept in {at}: {error}; name another folder, or leave the cache out"
             ))
         };
-        make_own_place(&root).map_err(usable)?;
+        let root = make_own_place(&options.folder).map_err(usable)?;
+        let folder = root.join(format!("{dataset:016x}-v{VERSION}"));
         let held = FolderLock::wait(&root, OPEN_LOCK_TIMEOUT).map_err(usable)?;
         make_own_folder(&folder).map_err(usable)?;
         let table = read_write(&folder.join("table")).map_err(usable)?;

@@ -100,7 +100,7 @@ impl Retained {
         };
         let keep = match (keep, why_not) {
             (Keep::Decoded, Some(why)) => {
-                return Err(Error::Config(format!("keep=\"decoded\", but {why}: leave keep out")));
+                return Err(Error::Config(format!("cache=\"decoded\", but {why}: leave cache out")));
             }
             // Without images there is nothing to decode.
             (Keep::Auto, _) if why_not.is_some() || !layout.has_images() => Keep::Stored,

@@ -15,10 +15,11 @@ use tidegate_source::{Located, SourceExt};
 use super::batch_builder::Row;
 use super::handles::Handles;
 use super::observer::{DecodedColumn, Sample};
-use super::plan::Reserved;
+use super::plan::LEAVE_OUT;
 use super::scratch::WorkerScratch;
 use crate::batch::ColumnPlan;
-use crate::batch::row::{DecodeCost, RowBuffer, RowInput};
+use crate::batch::cost::DecodeCost;
+use crate::batch::row::{RowBuffer, RowInput};
 use crate::cache::Tier;
 use crate::{Error, Result};
 
@@ -84,7 +85,7 @@ fn decode_column<'a>(
     let (value, needs) = (column.value(values), DecodeCost::new(layout, column, values)?);
     let mut piece = row.piece(c).ok_or_else(given_twice)?;
     let mut target = RowBuffer { bytes: &mut piece, written: 0, shape: Vec::new(), filled: false };
-    fits(&h.reserved, &needs, target.bytes.len())?;
+    fits(h, at, &needs, target.bytes.len())?;
     scratch.with(&h.reserved, &h.metrics, &needs, |decoder, scratch| {
         decoder.fill(
             &RowInput { layout, column, value, cost: &needs, checkpoints, draw },
@@ -117,8 +118,8 @@ pub(super) fn given_twice() -> Error {
 }
 
 /// Refuses an image that takes more than the plan has for one, or than its batch has room for.
-fn fits(reserved: &Reserved, needs: &DecodeCost, row_bytes: usize) -> Result<()> {
-    let plan = &reserved.plan;
+fn fits(h: &Handles, at: &Located, needs: &DecodeCost, row_bytes: usize) -> Result<()> {
+    let (plan, cap_bytes) = (&h.reserved.plan, h.reserved.budget.cap_bytes());
     let image_bytes = plan.image_bytes.min(row_bytes as u64);
     let (asked, most) = if needs.whole_bytes > image_bytes {
         (needs.whole_bytes, image_bytes)
@@ -128,11 +129,20 @@ fn fits(reserved: &Reserved, needs: &DecodeCost, row_bytes: usize) -> Result<()>
     if asked <= most {
         return Ok(());
     }
-    Err(Error::decode(format!(
-        "decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one image: raise memory, or \
-         run `tidegate index --force` if the file changed",
-        mib(asked),
-        mib(most),
-        mib(reserved.budget.cap_bytes())
-    )))
+    let most_pixels = u64::from(at.entry.width) * u64::from(at.entry.height);
+    if needs.pixels() > most_pixels {
+        return Err(Error::decode(
+            "the image is larger than when it was indexed: the file changed; run `tidegate index --force`",
+        ));
+    }
+    Err(Error::TooLarge {
+        what: format!(
+            "{}: decoding it takes {} MiB, more than the {} MiB that the budget of {} MiB leaves for one image",
+            h.spec.source.place(at),
+            mib(asked),
+            mib(most),
+            mib(cap_bytes)
+        ),
+        fix: LEAVE_OUT.into(),
+    })
 }

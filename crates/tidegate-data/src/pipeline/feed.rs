@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Block, Buddy, PAGE_BYTES, Priority, SlabItem, Staged};
 use tidegate_core::sync::Ring;
 use tidegate_order::Epoch;
@@ -21,9 +22,9 @@ use super::config::OnError;
 use super::control::Lacking;
 use super::handles::Handles;
 use super::lane::{Begun, Lane};
-use super::plan::WINDOW;
-use crate::batch::Layout;
-use crate::batch::row::ragged_bytes;
+use super::plan::{LEAVE_OUT, WINDOW};
+use crate::batch::ColumnPlan;
+use crate::batch::cost::ragged_bytes;
 use crate::{Error, Result};
 
 /// What small columns of batches in delivery take, which lie in memory of their own.
@@ -141,7 +142,7 @@ impl<L: Lane> Feed<L> {
         if h.control.stopped() {
             return Ok(());
         }
-        let row_bytes = ragged_row_bytes(h, &located);
+        let row_bytes = ragged_row_bytes(h, &located)?;
         let Some(blocks) = take_blocks(h, &row_bytes)? else {
             // It is begun again.
             self.ahead.push_front((batch, (located, indices)));
@@ -230,32 +231,36 @@ fn push_all<T>(ring: &Ring<T>, jobs: impl IntoIterator<Item = T>) {
 }
 
 /// The bytes that each row of each ragged column may take.
-fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Vec<Vec<u64>> {
+///
+/// # Errors
+/// [`Error::TooLarge`] for a batch that can never fit.
+fn ragged_row_bytes(h: &Handles, located: &[Located]) -> Result<Vec<Vec<u64>>> {
     let (spec, plan) = (&h.spec, &h.reserved.plan);
     let any = (spec.config.on_error == OnError::Replace).then(|| spec.source.size_bounds());
     let bytes = |column| {
         let row = |at: &Located| ragged_bytes(column, &at.entry, any.as_ref(), plan.image_bytes);
         located.iter().map(row).collect()
     };
-    let mut rows: Vec<Vec<u64>> = ragged_columns(&spec.layout).map(bytes).collect();
-    if spec.config.on_error == OnError::Skip {
-        // Each block is of whole pages, and the batch in delivery has small columns of its own.
-        let beside = plan.total() + PAGE_BYTES * rows.len() as u64 + SMALL_COLUMNS_BYTES;
-        leave_out(&spec.layout, &mut rows, h.reserved.budget.cap_bytes().saturating_sub(beside));
+    let rows: Vec<Vec<u64>> = ragged_columns(&spec.layout).map(bytes).collect();
+    // Each block is of whole pages, and the batch in delivery has small columns of its own.
+    let beside = plan.total() + PAGE_BYTES * rows.len() as u64 + SMALL_COLUMNS_BYTES;
+    let cap_bytes = h.reserved.budget.cap_bytes();
+    let (asked, most) = (rows.iter().flatten().sum::<u64>(), cap_bytes.saturating_sub(beside));
+    let images = ragged_columns(&spec.layout).any(ColumnPlan::is_image);
+    if images && asked > most {
+        let place = located.first().map(|at| spec.source.place(at).to_string()).unwrap_or_default();
+        return Err(Error::TooLarge {
+            what: format!(
+                "the batch that begins with {place} takes {} MiB with its images as large as they are, more than the {} MiB \
+                 that the budget of {} MiB leaves for one batch",
+                mib(asked),
+                mib(most),
+                mib(cap_bytes)
+            ),
+            fix: format!("lower batch_size, give a size, as in tg.Image(224), or {LEAVE_OUT}"),
+        });
     }
-    rows
-}
-
-/// Leaves the largest images out of a batch that can never have more than `most` bytes: they will
-/// fail.
-fn leave_out(layout: &Layout, rows: &mut [Vec<u64>], most: u64) {
-    while rows.iter().flatten().sum::<u64>() > most {
-        let columns = ragged_columns(layout).zip(rows.iter_mut()).filter(|(column, _)| column.is_image());
-        match columns.flat_map(|(_, rows)| rows).max_by_key(|bytes| **bytes) {
-            Some(bytes) if *bytes > 0 => *bytes = 0,
-            _ => return,
-        }
-    }
+    Ok(rows)
 }
 
 /// Waits until the consumer is near: what a transform makes of batches, and what is noted of them,

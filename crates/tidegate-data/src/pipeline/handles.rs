@@ -85,14 +85,14 @@ impl Handles {
     /// The row of a sample that failed: raised, skipped or tried again, as the policy says.
     pub(super) fn fail(&self, mut row: Row, at: &Located, error: Error) {
         let (config, source) = (&self.spec.config, &self.spec.source);
-        let error = match source.changed(at) {
+        let error = match source.changed(at).filter(|_| !matches!(error, Error::TooLarge { .. })) {
             Some(changed) => {
                 let (field, what) = of_sample(error);
                 source.sample_error(at, &field, format!("{what}; {changed}")).into()
             }
             None => error,
         };
-        if config.on_error == OnError::Raise {
+        if config.on_error == OnError::Raise || matches!(error, Error::TooLarge { .. }) {
             let error = match error {
                 Error::Source(SourceError::Sample { place, field, what }) => {
                     let what = format!("{what}; on_error=\"skip\" leaves such samples out");

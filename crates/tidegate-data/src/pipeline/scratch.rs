@@ -14,7 +14,8 @@ use tidegate_core::sync::lock;
 
 use super::metrics::Metrics;
 use super::plan::Reserved;
-use crate::batch::row::{DecodeCost, RowDecoder};
+use crate::batch::cost::DecodeCost;
+use crate::batch::row::RowDecoder;
 
 /// See the head of this file.
 #[derive(Debug, Default)]

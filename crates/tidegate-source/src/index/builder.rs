@@ -51,6 +51,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 pub struct Builder {
     dir: TempDir,
     target: PathBuf,
+    /// Where the index of these data would be if the folder of the data could be used.
+    preferred: PathBuf,
     entries: BufWriter<File>,
     offsets: BufWriter<File>,
     text: BufWriter<File>,
@@ -72,17 +74,24 @@ impl Builder {
     /// # Errors
     /// When neither folder can be written.
     pub fn new(beside: &Path, name: u64, identity: u64, format: &str) -> Result<Self> {
-        let (mut refused, owner) = (None, trust::owner_of(beside));
-        for target in folders(beside, name) {
-            match partial(&target, owner) {
-                Ok(dir) => return Self::within(dir, target, identity, format),
+        let (mut refused, owner, folders) = (None, trust::owner_of(beside), folders(beside, name));
+        for target in &folders {
+            match partial(target, owner) {
+                Ok(dir) => {
+                    return Self::within(dir, (target.clone(), folders[0].clone()), identity, format);
+                }
                 Err(error) => refused = Some(Error::io(target)(error)),
             }
         }
         Err(refused.unwrap_or_else(|| Error::Config("no folder for an index".into())))
     }
 
-    fn within(dir: TempDir, target: PathBuf, identity: u64, format: &str) -> Result<Self> {
+    fn within(
+        dir: TempDir,
+        (target, preferred): (PathBuf, PathBuf),
+        identity: u64,
+        format: &str,
+    ) -> Result<Self> {
         let create = |name: &str| {
             let path = dir.path().join(name);
             trust::create(&path).map(BufWriter::new).map_err(Error::io(path))
@@ -105,7 +114,7 @@ impl Builder {
             keys_bytes: 0,
             seal: None,
         };
-        Ok(Self { dir, target, entries, offsets, text, text_bytes: 0, hash: Xxh3::new(), meta })
+        Ok(Self { dir, target, preferred, entries, offsets, text, text_bytes: 0, hash: Xxh3::new(), meta })
     }
 
     /// Adds the next sample with its key and its images.
@@ -190,7 +199,7 @@ impl Builder {
         (self.meta.schema, self.meta.classes, self.meta.shards) = (schema, classes, shards);
         let target = self.target.clone();
         self.write_keys(head).map_err(Error::io(&target))?;
-        let Self { dir, mut meta, .. } = self;
+        let Self { dir, mut meta, preferred, .. } = self;
         meta.seal();
         let json = serde_json::to_vec_pretty(&meta).map_err(|e| Error::Config(e.to_string()))?;
         let commit = || -> std::io::Result<()> {
@@ -209,7 +218,7 @@ impl Builder {
             fs::rename(dir.path(), &target)
         };
         commit().map_err(Error::io(&target))?;
-        Index::load(target.clone(), meta).ok_or_else(|| Error::Dataset {
+        Index::load(target.clone(), preferred, meta).ok_or_else(|| Error::Dataset {
             path: target,
             what: "the new index is gone: another process removed it; open the dataset again".into(),
         })

@@ -132,6 +132,8 @@ pub struct Index {
     /// What `meta.json` says.
     pub meta: Meta,
     dir: PathBuf,
+    /// Where it would be if the folder of the data could be used.
+    preferred: PathBuf,
     mode: ReadMode,
     entries: Option<Vec<u8>>,
     keys: Option<Vec<u8>>,
@@ -190,20 +192,22 @@ pub fn folders(beside: &Path, name: u64) -> Vec<PathBuf> {
     folders
 }
 
+/// What has to be trusted of an index: its files, its folder and the folder of that.
+fn files_of(dir: &Path) -> [PathBuf; 5] {
+    ["..", "", "meta.json", "entries", "keys"].map(|file| match file {
+        ".." => dir.parent().unwrap_or(dir).to_owned(),
+        _ => dir.join(file),
+    })
+}
+
 impl Index {
     /// Opens the index of a dataset, if there is one that still holds, is whole, and cannot be
     /// another user's.
     #[must_use]
     pub fn open(beside: &Path, name: u64, identity: u64) -> Option<Self> {
-        let owner = trust::owner_of(beside);
-        folders(beside, name).into_iter().find_map(|dir| {
-            let files = ["", "meta.json", "entries", "keys"].map(|file| dir.join(file));
-            if !dir
-                .parent()
-                .into_iter()
-                .chain(files.iter().map(PathBuf::as_path))
-                .all(|path| trust::is_trusted(path, owner))
-            {
+        let (owner, folders) = (trust::owner_of(beside), folders(beside, name));
+        folders.iter().find_map(|dir| {
+            if !files_of(dir).iter().all(|path| trust::is_trusted(path, owner)) {
                 return None;
             }
             let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json")).ok()?).ok()?;
@@ -213,7 +217,8 @@ impl Index {
             let current =
                 meta.version == VERSION || meta.version == 4 && SAME_SINCE_4.contains(&&*meta.format);
             let holds = current && whole && meta.identity == identity && meta.is_sound();
-            holds.then(|| Self::load(dir, meta)).flatten().filter(Self::is_whole)
+            let load = || Self::load(dir.clone(), folders[0].clone(), meta);
+            holds.then(load).flatten().filter(Self::is_whole)
         })
     }
 
@@ -225,7 +230,7 @@ impl Index {
         }
     }
 
-    fn load(dir: PathBuf, meta: Meta) -> Option<Self> {
+    fn load(dir: PathBuf, preferred: PathBuf, meta: Meta) -> Option<Self> {
         let held = |file: &str, bytes: u64| {
             if bytes > HELD_BYTES { Some(None) } else { fs::read(dir.join(file)).ok().map(Some) }
         };
@@ -233,7 +238,7 @@ impl Index {
         let keys = held("keys", meta.keys_bytes)?;
         let mode = if direct_works(&dir.join("entries")) { ReadMode::Direct } else { ReadMode::Drop };
         let checkpoints = Checkpoints::open(&dir, meta.samples);
-        Some(Self { meta, dir, mode, entries, keys, checkpoints })
+        Some(Self { meta, dir, preferred, mode, entries, keys, checkpoints })
     }
 
     /// The checkpoints of its JPEGs, if any were made.
@@ -246,6 +251,16 @@ impl Index {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         temporary_folder().is_some_and(|folder| self.dir.starts_with(folder))
+    }
+
+    /// The index beside the data, if it was passed over because others could have written it.
+    #[must_use]
+    pub fn passed_over(&self) -> Option<&Path> {
+        let beside = self.preferred.parent().and_then(Path::parent)?;
+        let owner = trust::owner_of(beside);
+        let other = self.dir != self.preferred && self.preferred.join("meta.json").exists();
+        let trusted = files_of(&self.preferred).iter().all(|path| trust::is_trusted(path, owner));
+        (other && !trusted).then_some(&*self.preferred)
     }
 
     /// Its folder.

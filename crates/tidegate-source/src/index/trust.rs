@@ -12,7 +12,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -72,17 +72,24 @@ pub(crate) fn take_rights_away(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(found.mode() & !OTHERS_WRITE))
 }
 
-/// Makes a place that a user named, and checks that it is this user's or root's, and if all others
-/// may write into it, that they may not rename. Its group is trusted: who names it chose it.
+/// Makes a place that a user named, and returns the folder to use: the place if it is this user's
+/// or root's, and a folder of this user's in it if all others may write there. Its group is
+/// trusted: who names it chose it.
 ///
 /// # Errors
 /// The system's; `PermissionDenied` with the fix.
-pub fn make_own_place(place: &Path) -> io::Result<()> {
+pub fn make_own_place(place: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(place)?;
     let found = fs::metadata(place)?;
-    let own = found.uid() == 0 || found.uid() == this_user();
-    if own && (found.mode() & ALL_WRITE == 0 || found.mode() & STICKY != 0) {
-        return Ok(());
+    let (own, common) = (found.uid() == 0 || found.uid() == this_user(), found.mode() & ALL_WRITE != 0);
+    if own && !common {
+        return Ok(place.to_owned());
+    }
+    if own && found.mode() & STICKY != 0 {
+        // Who made a folder first cannot be trusted, so a name that is taken is an error.
+        let folder = place.join(format!("tidegate-{}", this_user()));
+        make_own_folder(&folder)?;
+        return Ok(folder);
     }
     let what = "another user owns it, or all may write and rename there: name a folder of your own";
     Err(io::Error::new(io::ErrorKind::PermissionDenied, what))

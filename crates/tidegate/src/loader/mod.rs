@@ -557,7 +557,7 @@ fn open_stores(source: &dyn Source, options: &Options, budget: &Budget) -> Resul
     let node = budget.shared_by().map(|others| node::open(source, others)).transpose()?.flatten();
     if node.is_some() && options.keep == Keep::Decoded {
         return Err(Error::Config(
-            "keep=\"decoded\" is not possible with a budget that the ranks of a node share: their common \
+            "cache=\"decoded\" is not possible with a budget that the ranks of a node share: their common \
              cache keeps samples as they are stored. Leave keep out"
                 .into(),
         ));

@@ -406,8 +406,20 @@ fn a_decompression_bomb_is_an_error_at_plan_time_and_skipped_on_request() {
                 fields != &resized || kind == 0xC2,
                 "{error:?}"
             );
-            let mut skipping = make(OnError::Skip).unwrap();
+            assert_eq!(
+                make(OnError::Skip).is_err(),
+                error.is_err(),
+                "a policy does not depend on the budget"
+            );
+            let mut fields = fields.clone();
+            let FieldSpec::Image(image) = &mut fields[0].1 else { unreachable!() };
+            image.max_pixels = Some(1_000_000);
+            let options = Options { fields, on_error: OnError::Skip, ..options(8) };
+            let mut skipping = Loader::new(Arc::clone(&source), options, Budget::new(64 << 20)).unwrap();
             assert_eq!(epoch(&mut skipping).len(), 30);
+            let failures = skipping.report().failures;
+            assert_eq!(failures.len(), 1);
+            assert!(failures[0].contains("max_pixels is 1000000"), "{failures:?}");
             assert!(skipping.budget().usage().peak_bytes <= 64 << 20);
         }
     }
@@ -426,8 +438,9 @@ fn worker_scratch_goes_to_a_batch_that_lacks_memory() {
         fs::write(class.join(format!("large-{side}.jpg")), large).unwrap();
     }
     let source = open(dir.to_str().unwrap(), false).unwrap();
-    let fields = vec![("image".into(), FieldSpec::Image(ImageSpec::default()))];
-    for budget in [8 << 20, 9 << 20, 10 << 20, 12 << 20] {
+    let whole = ImageSpec { max_pixels: Some(1_000_000), ..ImageSpec::default() };
+    let fields = vec![("image".into(), FieldSpec::Image(whole))];
+    for budget in [16 << 20, 17 << 20, 18 << 20, 20 << 20] {
         let options = Options {
             fields: fields.clone(),
             on_error: OnError::Skip,

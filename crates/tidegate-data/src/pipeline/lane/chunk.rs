@@ -28,7 +28,7 @@ use super::super::plan::largest_read_bytes;
 use super::super::scratch::WorkerScratch;
 use super::{Begun, Lane};
 use crate::batch::ColumnPlan;
-use crate::batch::row::DecodeCost;
+use crate::batch::cost::DecodeCost;
 use crate::cache::{Cached, Lease, Tier};
 use crate::{Error, Result, panic_message};
 

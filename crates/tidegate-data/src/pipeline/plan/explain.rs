@@ -8,7 +8,7 @@ use tidegate_core::memory::size::mib;
 use tidegate_core::memory::{Account, Slab};
 use tidegate_source::{SizeBounds, Source};
 
-use super::Plan;
+use super::{LEAVE_OUT, Plan};
 use crate::Error;
 
 /// A budget that cannot hold the least plan.
@@ -53,7 +53,7 @@ impl TooSmall {
     fn parts(&self) -> [(Account, u64); 8] {
         let plan = &*self.plan;
         [
-            (Account::Batch, self.batches_bytes().saturating_add(plan.whole_bytes())),
+            (Account::Batch, self.batches_bytes().saturating_add(plan.images_bytes())),
             (Account::Staging, plan.staging_bytes),
             (Account::Scratch, plan.scratch_bytes),
             (Account::Library, plan.source_bytes + plan.kept_bytes),
@@ -73,12 +73,11 @@ impl TooSmall {
                 "write the arrays again with smaller chunks: one has to be decoded as a whole".to_owned()
             }
             Account::Scratch => format!(
-                "the image that takes most is {}; shrink it, or pass on_error=\"skip\" to leave such images out",
+                "the image that takes most is {}; shrink it, or {LEAVE_OUT}",
                 describe(source, scratch_id)
             ),
-            Account::Batch if self.plan.whole_bytes() > self.batches_bytes() => format!(
-                "the largest image is {}; give a size, as in tg.Image(224), or pass on_error=\"skip\" to leave such \
-                 images out",
+            Account::Batch if self.plan.images_bytes() > self.batches_bytes() => format!(
+                "the largest image is {}; give a size, as in tg.Image(224), or {LEAVE_OUT}",
                 describe(source, decoded_id)
             ),
             Account::Batch if chunked => "lower batch_size, or use a smaller patch".to_owned(),

@@ -17,7 +17,7 @@ use tidegate_source::read::{direct_works, staging_bytes};
 use tidegate_source::{Access, ChunkSizes, Grouped, SizeBounds, Source};
 
 use super::super::config::{Config, OnError};
-use crate::batch::{Crop, FieldSpec, Layout, row};
+use crate::batch::{Crop, FieldSpec, Layout, cost};
 use crate::cache::SegmentTier;
 
 /// An index entry with its path, in memory.
@@ -65,6 +65,8 @@ pub struct Facts {
     pub slot_bytes: u64,
     /// Columns of images.
     pub image_columns: u64,
+    /// The most pixels of an image that is decoded, if each column of images has such a bound.
+    pub max_pixels: Option<u64>,
     /// Columns of images that are delivered as large as they are.
     pub whole_columns: u64,
     /// Ragged columns of other kinds.
@@ -106,7 +108,7 @@ impl Facts {
             Kind::Compact { dtype, shape, codec } => compact::max_scratch_bytes(*dtype, shape, codec),
             _ => 0,
         });
-        let resizing = images().map(|c| row::resized_bytes(c).saturating_add(row::rows_bytes(c, side)));
+        let resizing = images().map(|c| cost::resized_bytes(c).saturating_add(cost::rows_bytes(c, side)));
         let rows = config.split.max_rows();
         let groups = source.grouped().map(|_| config.order.runs_in_use(config.split.ranks_with_own_nodes()));
         Self {
@@ -127,6 +129,10 @@ impl Facts {
             rows,
             slot_bytes: layout.slot_bytes(rows as usize),
             image_columns: images().count() as u64,
+            max_pixels: images()
+                .map(|c| c.spec.max_pixels())
+                .collect::<Option<Vec<_>>>()
+                .and_then(|all| all.into_iter().max()),
             whole_columns: images().filter(|c| c.shape.is_none()).count() as u64,
             ragged_columns: ragged().filter(|c| !is_image(&c.spec)).count() as u64,
             resize_bytes: resizing.max().unwrap_or(0),
@@ -151,6 +157,21 @@ impl Facts {
     /// What the decoders of `workers` threads keep between images.
     pub(super) fn decoders_bytes(&self, workers: u64) -> u64 {
         if self.image_columns == 0 { 0 } else { workers * Decoders::KEPT_BYTES }
+    }
+
+    /// The largest image that is decoded.
+    pub(super) fn largest_image_bytes(&self) -> u64 {
+        let allowed = self.max_pixels.map_or(u64::MAX, |pixels| pixels.saturating_mul(3));
+        self.extremes.decoded_bytes.min(allowed)
+    }
+
+    /// Images as large as the largest that must fit at once: one in each column that has it as
+    /// large as it is. A replacement must fit in every row of two batches.
+    pub(super) fn images_at_once(&self) -> u64 {
+        match self.on_error {
+            OnError::Raise | OnError::Skip => self.whole_columns,
+            OnError::Replace => self.whole_columns.saturating_mul(2 * self.rows),
+        }
     }
 
     /// The index entries that are looked up at once.

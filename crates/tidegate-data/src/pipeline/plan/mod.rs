@@ -24,7 +24,6 @@ pub use self::explain::TooSmall;
 pub use self::facts::Facts;
 pub(super) use self::facts::{WINDOW, largest_read_bytes, mean_bytes};
 pub use self::reserve::Reserved;
-use super::config::OnError;
 
 /// The stack of each thread: address space, of which less than 96 KiB is ever touched.
 pub const STACK_BYTES: u64 = 2 << 20;
@@ -44,6 +43,11 @@ const LINE_BYTES_PER_S: f64 = 1.25e9;
 const REMOTE_BYTES: u64 = 512 << 10;
 const REMOTE_READ_BYTES: u64 = 1 << 20;
 const REMOTE_STAGING_BYTES: u64 = 64 << 20;
+/// How images that are too large can be left out, whatever the budget.
+pub(super) const LEAVE_OUT: &str = "leave such images out with tg.Image(max_pixels=N) and on_error=\"skip\"";
+/// What decoding takes at most of scratch, whatever the format: for each pixel, and beside them.
+const SCRATCH_PER_PIXEL: u64 = 16;
+const SCRATCH_PER_IMAGE: u64 = 2 << 20;
 /// What all blocks together take beyond what was asked for: whole pages.
 const ROUNDING_BYTES: u64 = 16 * PAGE_BYTES;
 /// Scratch that is kept free for each further worker, unless the largest image needs less.
@@ -66,6 +70,8 @@ pub struct Plan {
     pub image_bytes: u64,
     /// Columns of such images.
     pub whole_columns: u64,
+    /// Such images that must fit at once.
+    pub images_at_once: u64,
     /// What the source's own decompressors take.
     pub source_bytes: u64,
     /// What the workers' decoders keep between images.
@@ -180,8 +186,9 @@ impl Plan {
             staging_bytes: 2 * piece(0),
             record_bytes: 0,
             scratch_bytes: image.saturating_add(facts.resize_bytes).max(least_scratch),
-            image_bytes: if facts.whole_columns > 0 { facts.extremes.decoded_bytes } else { 0 },
+            image_bytes: if facts.whole_columns > 0 { facts.largest_image_bytes() } else { 0 },
             whole_columns: facts.whole_columns,
+            images_at_once: facts.images_at_once(),
             source_bytes: facts.library_bytes + reach.library_bytes,
             kept_bytes: facts.decoders_bytes(facts.workers),
             groups: facts.groups_in_use,
@@ -195,7 +202,7 @@ impl Plan {
             kept_samples_bytes: 0,
             readers: reach.readers,
         };
-        plan.leave_out_images(facts, cap, least_scratch);
+        plan.bound_scratch(facts, cap, least_scratch);
         if plan.least() > cap {
             return Err(TooSmall::new(plan, cap));
         }
@@ -207,20 +214,15 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Where images that can never fit fail one by one, as the policy says, the rest goes on: next
-    /// to the largest image there must be room for the rest of its batch, and a replacement must
-    /// fit in every row of two batches.
-    fn leave_out_images(&mut self, facts: &Facts, cap: u64, least_scratch: u64) {
-        let images = match facts.on_error {
-            OnError::Raise => return,
-            OnError::Skip => 2 * facts.whole_columns,
-            OnError::Replace => 2 * facts.rows * facts.whole_columns,
-        };
-        let wanted = self.total().saturating_add(self.image_bytes.saturating_mul(images));
-        if wanted > cap && self.without_scratch() < cap {
-            let room = (cap - self.without_scratch()).saturating_sub(ROUNDING_BYTES);
-            self.scratch_bytes = self.scratch_bytes.min(room / 2).max(least_scratch);
-            self.image_bytes = self.image_bytes.min(room.saturating_sub(self.scratch_bytes) / images.max(1));
+    /// The index has what the largest image takes, and not what the largest takes that `max_pixels`
+    /// lets through. If that is not the same, a worker has what is left, or what an image of that
+    /// bound takes at most. An image that takes more ends the epoch.
+    fn bound_scratch(&mut self, facts: &Facts, cap: u64, least_scratch: u64) {
+        let largest = facts.largest_image_bytes();
+        if largest < facts.extremes.decoded_bytes {
+            let left = cap.saturating_sub(self.least() - self.scratch_bytes).saturating_sub(ROUNDING_BYTES);
+            let most = (largest / 3).saturating_mul(SCRATCH_PER_PIXEL).saturating_add(SCRATCH_PER_IMAGE);
+            self.scratch_bytes = self.scratch_bytes.min(left / 2).min(most).max(least_scratch);
         }
     }
 
@@ -302,16 +304,17 @@ impl Plan {
 
     /// With what one batch also takes, if it has the largest image as large as it is.
     fn least(&self) -> u64 {
-        self.total().saturating_add(self.whole_bytes())
+        self.total().saturating_add(self.images_bytes())
+    }
+
+    /// The images that must fit at once, if all are as large as the largest.
+    fn images_bytes(&self) -> u64 {
+        self.image_bytes.saturating_mul(self.images_at_once)
     }
 
     /// The largest image, in each of the columns that have it as large as it is.
     fn whole_bytes(&self) -> u64 {
         self.image_bytes.saturating_mul(self.whole_columns)
-    }
-
-    fn without_scratch(&self) -> u64 {
-        Self { scratch_bytes: 0, ..self.clone() }.total()
     }
 }
 
@@ -321,6 +324,7 @@ mod tests {
     use tidegate_source::{ChunkSizes, SizeBounds};
 
     use super::*;
+    use crate::pipeline::OnError;
 
     #[test]
     fn as_many_requests_are_made_as_fill_the_line() {
