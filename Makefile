@@ -19,7 +19,7 @@ WHEEL := python/pyproject.toml python/README.md \
 	$(shell find python/tidegate -type f -not -name '*.so' -not -name '*.pyc')
 PYTEST := $(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
-.PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-pythons \
+.PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-attack test-pythons \
 	install lint-features test-loom fuzz suite test-wild wild bench test-s3 docs clean
 
 help:
@@ -42,12 +42,19 @@ rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P
 
 test: lint test-rust test-python test-wild test-memory ## Run what CI runs: lint, Rust, Python, data in the wild, memory
 
-test-slow: ## Run what takes hours: loom, fuzzing, other Pythons, large budgets
-test-slow: lint-features test-loom fuzz test-pythons install
+test-slow: ## Run what takes hours: loom, fuzzing, attacks, a soak, other Pythons, large budgets
+test-slow: lint-features test-loom fuzz test-pythons install test-attack
 	$(BIN)/pip install --quiet tensorly
 	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
 	$(BIN)/python bench/memory_formats.py --workers 1,2,4,8,16
+	$(BIN)/python python/tests/attack/runs.py --count 1000
+	$(BIN)/python python/tests/attack/soak.py --seconds 7200
+
+test-attack: install ## Read changed files, changed indexes and a hostile server
+	$(BIN)/python python/tests/attack/mutants.py --count 20000 --index 2000
+	$(BIN)/python python/tests/attack/flips.py --count 200
+	$(BIN)/python python/tests/attack/hostile.py
 
 test-pythons: $(PYTHONS:%=test-python-%) ## Run the Python tests on each of 3.10 to 3.13
 

@@ -2,10 +2,12 @@
 
 import io
 import os
+import shutil
 import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +115,21 @@ def test_an_interrupt_does_not_wait_for_the_rest_of_a_batch():
         warnings.simplefilter("error")
         loader.seek(0, 0)
     loader.close()
+
+
+def test_an_unpacked_shard_that_was_changed_is_unpacked_again(tmp_path):
+    shutil.copytree(Path(__file__).parent / "golden" / "mds-zstd", tmp_path / "mds")
+    right = list(map(str, tg.open(tmp_path / "mds")))
+    for shard in (tmp_path / "mds" / ".tidegate").glob("unpacked-*/*.mds"):
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    assert list(map(str, tg.open(tmp_path / "mds"))) == right
+    # What was not changed is not unpacked again.
+    shards = sorted((tmp_path / "mds" / ".tidegate").glob("unpacked-*/*.mds"))
+    before = [shard.stat().st_mtime_ns for shard in shards]
+    tg.open(tmp_path / "mds")
+    assert [shard.stat().st_mtime_ns for shard in shards] == before != []
 
 
 def test_an_index_with_flipped_bits_is_made_again(tmp_path):

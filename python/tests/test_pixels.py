@@ -203,6 +203,13 @@ def test_chunks_of_webp_that_lead_nowhere_take_no_time_and_no_stack(tmp_path):
     assert 0 in next(iter(loader)).ids
 
 
+def test_an_image_that_is_too_long_for_the_budget_is_named(tmp_path):
+    (tmp_path / "x.png").write_bytes(encoded(Image.new("L", (70_000, 2)), "PNG"))
+    for policy in ("raise", "skip"):
+        with pytest.raises(tg.BudgetError, match=r"sample 0 .*x\.png.* is more than 65,535 pixels long.*max_pixels"):
+            tg.Loader(tmp_path, batch_size=1, memory=tg.Budget("1MiB"), fields={"image": tg.Image(8)}, on_error=policy)
+
+
 def test_a_wide_png_is_read(tmp_path):
     for mode, width in (("RGB", 30_000), ("RGBA", 20_000)):
         image = Image.new(mode, (width, 3), (9,) * len(mode))

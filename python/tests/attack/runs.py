@@ -52,13 +52,13 @@ def settings(rng, names):
     """Settings by a seed: {name: value} of JSON."""
     kind = rng.choice(names)
     orders, caches = ["none", "full", "window"], ["auto", "off", "stored"]
-    by_sample = kind in ("jpeg, drafts", "jpeg, checkpoints", "png", "webp", "masks", "tar", "mds", "mds zstd")
-    if by_sample or kind in ("tokens", "npy", "jsonl", "csv", "libsvm"):
+    if not kind.startswith(("parquet", "arrow", "zarr")):
         orders += ["replacement", "weighted", "explicit"]
     if kind.startswith("tar."):
         orders = ["none"]
     order = rng.choice(orders)
-    if by_sample and order in ("none", "full", "window"):
+    # What is decoded can be kept where it has one size and no random crops.
+    if kind in ("png", "webp", "masks") and order in ("none", "full", "window"):
         caches.append("decoded")
     return {
         "kind": kind,
@@ -131,8 +131,8 @@ def child(kind, folder, given):
         print(json.dumps({"refused": str(error)[:200]}))
 
 
-def in_group(name, limit, arguments):
-    """Run a child in a group; return what it said, and the peak in bytes."""
+def in_group(name, limit, arguments, program=__file__, limit_s=120, env=None):
+    """Run a child of a program in a group; return what it said, and the peak in bytes."""
     group = memory.Group(name, limit)
 
     def enter():
@@ -140,8 +140,8 @@ def in_group(name, limit, arguments):
 
     try:
         done = subprocess.run(
-            [sys.executable, __file__, "--child", *arguments],
-            capture_output=True, text=True, preexec_fn=enter, timeout=120, check=False,
+            [sys.executable, program, "--child", *arguments],
+            capture_output=True, text=True, preexec_fn=enter, timeout=limit_s, check=False, env=env,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"failed": "it hangs"}, group.peak()
@@ -164,6 +164,11 @@ def one_run(number, root, baselines, preload):
     return given, said, (peak - free) / MIB
 
 
+def kinds_of(text):
+    """The names of kinds in a list; a name may have a comma of its own."""
+    return [name for name in COUNTS if f",{name}," in f",{text},"]
+
+
 def make(root, names):
     """Make the data of each kind, with its index."""
     for name in names:
@@ -177,6 +182,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--kinds", default=",".join(COUNTS), help="kinds of data, such as png,tar")
     parser.add_argument("--child", nargs=3, metavar=("KIND", "FOLDER", "SETTINGS"))
     parser.add_argument("--preload", help="an allocator, such as libjemalloc.so.2")
     given = parser.parse_args()
@@ -194,11 +200,11 @@ def main():
         os.environ["LD_PRELOAD"] = given.preload
     began, counts, worst = time.monotonic(), Counter(), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        make(root, COUNTS)
+        root, names = Path(folder), kinds_of(given.kinds)
+        make(root, names)
         # The first child brings back what every process needs; the largest of two counts.
         peaks = {
-            name: max(in_group("base", None, [name, str(root / name), "null"])[1] for _ in range(2)) for name in COUNTS
+            name: max(in_group("base", None, [name, str(root / name), "null"])[1] for _ in range(2)) for name in names
         }
         numbers = range(given.first, given.first + given.count)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -74,12 +74,12 @@ def complete_lines(log):
     return lines
 
 
-def killed(root, seconds, seed):
+def killed(root, names, seconds, seed):
     """Kill readers for some time; return what is wrong, and (kills, epochs)."""
     rng, wrong, kills, epochs = random.Random(seed), [], 0, 0
-    each = seconds / len(KILLED)
-    for name in KILLED:
-        log, end = root / f"{name}.log", time.monotonic() + each
+    names = [name for name in KILLED if name in names]
+    for name in names:
+        log, end = root / f"{name}.log", time.monotonic() + seconds / len(names)
         while time.monotonic() < end:
             workers, budget = rng.choice([1, 2, 4]), rng.choice([32, 48, 64, 96]) * MIB
             arguments = ["--reader", name, str(root / name), str(log), str(workers), str(budget)]
@@ -121,14 +121,14 @@ def anonymous_mib():
     return 0.0
 
 
-def steady(root, seconds, seed):
+def steady(root, names, seconds, seed):
     """Run settings in this process; print a line of figures for each, and wrong ids."""
     rng, began = random.Random(seed), time.monotonic()
     all_kinds = kinds.made()
     number = 0
     while time.monotonic() - began < seconds:
         number += 1
-        given = runs.settings(rng, sorted(runs.COUNTS))
+        given = runs.settings(rng, sorted(names))
         kind = all_kinds[given["kind"]]
         wrong = None
         try:
@@ -189,6 +189,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default=",".join(runs.COUNTS), help="kinds of data, such as png,tar")
     parser.add_argument("--reader", nargs=5)
     parser.add_argument("--steady", nargs=2)
     given = parser.parse_args()
@@ -197,14 +198,16 @@ def main():
         name, folder, log, workers, budget = given.reader
         reader(kinds.made()[name], Path(folder), Path(log), int(workers), int(budget))
     if given.steady:
-        steady(Path(given.steady[0]), float(given.steady[1]), given.seed)
+        steady(Path(given.steady[0]), runs.kinds_of(given.kinds), float(given.steady[1]), given.seed)
         return
     with tempfile.TemporaryDirectory() as folder:
         root, outcome = Path(folder), []
-        runs.make(root, runs.COUNTS)
-        thread = threading.Thread(target=lambda: outcome.append(killed(root, given.seconds, given.seed)))
+        names = runs.kinds_of(given.kinds)
+        runs.make(root, names)
+        thread = threading.Thread(target=lambda: outcome.append(killed(root, names, given.seconds, given.seed)))
         thread.start()
         command = [sys.executable, __file__, "--steady", str(root), str(given.seconds), "--seed", str(given.seed)]
+        command += ["--kinds", given.kinds]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         thread.join()
         figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

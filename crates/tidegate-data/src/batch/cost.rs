@@ -60,10 +60,12 @@ impl DecodeCost {
         Self { scratch_bytes, decoder_bytes, ..Self::default() }
     }
 
-    /// Pixels of the image; 0 for other values.
+    /// Whether the image is larger than the index says, which has no sides above 65,535 pixels.
     #[must_use]
-    pub fn pixels(&self) -> u64 {
-        self.header.as_ref().map_or(0, |header| u64::from(header.width) * u64::from(header.height))
+    pub fn exceeds(&self, entry: &Entry) -> bool {
+        let Some(ImageHeader { width, height, .. }) = self.header else { return false };
+        let stated = u64::from(entry.width) * u64::from(entry.height);
+        width.max(height) <= u32::from(u16::MAX) && u64::from(width) * u64::from(height) > stated
     }
 
     /// All bytes except those of the image itself.

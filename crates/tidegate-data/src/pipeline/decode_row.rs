@@ -129,8 +129,7 @@ fn fits(h: &Handles, at: &Located, needs: &DecodeCost, row_bytes: usize) -> Resu
     if asked <= most {
         return Ok(());
     }
-    let most_pixels = u64::from(at.entry.width) * u64::from(at.entry.height);
-    if needs.pixels() > most_pixels {
+    if needs.exceeds(&at.entry) {
         return Err(Error::decode(
             "the image is larger than when it was indexed: the file changed; run `tidegate index --force`",
         ));

@@ -15,18 +15,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use md5::Digest;
 use serde::Deserialize;
 
+use super::mds_shards::{ShardJson, check_hashes, raw_files};
 use crate::files::file_set::Files;
-use crate::files::read::{ReadMode, SequentialReader, aligned, staging_bytes};
+use crate::files::read::{ReadMode, aligned, staging_bytes};
 #[cfg(feature = "remote")]
 use crate::files::remote::{Object, Store};
 use crate::index::probe::Images;
 #[cfg(feature = "remote")]
 use crate::index::shard_set::beside;
-use crate::index::shard_set::unpacked_dir;
-use crate::index::trust::{create, is_trusted, make_folder, owner_of};
 use crate::index::{Builder, Entry, Index, ShardMeta};
 use crate::{Error, Result};
 use crate::{Located, Source};
@@ -64,27 +62,6 @@ struct CompactJson {
     dtype: String,
     shape: Vec<usize>,
     codec: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct ShardJson {
-    format: String,
-    #[serde(default)]
-    compression: Option<String>,
-    column_names: Vec<String>,
-    column_encodings: Vec<String>,
-    column_sizes: Vec<Option<u32>>,
-    raw_data: FileJson,
-    zip_data: Option<FileJson>,
-    samples: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct FileJson {
-    basename: String,
-    bytes: u64,
-    #[serde(default)]
-    hashes: BTreeMap<String, String>,
 }
 
 /// An MDS dataset.
@@ -325,120 +302,6 @@ fn check_file(root: &Path, path: &Path, shard: &ShardJson) -> Result<()> {
             file.basename, file.bytes
         )),
         Some(_) => Ok(()),
-    }
-}
-
-/// The uncompressed files: next to the index if they exist, else unpacked once into the side-car
-/// folder.
-fn raw_files(root: &Path, identity: u64, shards: &[ShardJson], force: bool) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for shard in shards {
-        let raw = root.join(&shard.raw_data.basename);
-        if raw.exists() {
-            files.push(raw);
-            continue;
-        }
-        let (dir, owner) = (unpacked_dir(root, identity)?, owner_of(root));
-        let target = dir.join(&shard.raw_data.basename);
-        let whole = fs::symlink_metadata(&target)
-            .is_ok_and(|found| found.is_file() && found.len() == shard.raw_data.bytes)
-            && is_trusted(&target, owner);
-        if !whole || force {
-            unpack(root, shard, &target)?;
-        }
-        files.push(target);
-    }
-    Ok(files)
-}
-
-fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
-    let Some(zip) = &shard.zip_data else {
-        return Err(Error::Dataset {
-            path: root.join(&shard.raw_data.basename),
-            what: "this shard is missing".into(),
-        });
-    };
-    let path = root.join(&zip.basename);
-    check_hashes(&path, &zip.hashes)?;
-    let partial = target.with_extension(format!("{}.partial", std::process::id()));
-    let copy = || -> io::Result<u64> {
-        if let Some(parent) = target.parent() {
-            make_folder(parent, owner_of(root))?;
-        }
-        let file = io::BufReader::new(SequentialReader::open(&path).map_err(io::Error::other)?);
-        let algorithm = shard.compression.as_deref().unwrap_or("").split(':').next().unwrap_or("").to_owned();
-        let mut stream: Box<dyn Read> = match algorithm.as_str() {
-            "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
-            "gz" => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            "bz2" => Box::new(bzip2::read::MultiBzDecoder::new(file)),
-            "br" => Box::new(brotli_decompressor::Decompressor::new(file, 64 << 10)),
-            "snappy" => Box::new(io::Cursor::new(
-                snap::raw::Decoder::new().decompress_vec(&fs::read(&path)?).map_err(io::Error::other)?,
-            )),
-            other => return Err(io::Error::other(format!("unknown compression {other:?}"))),
-        };
-        let mut out = create(&partial)?;
-        // One byte more than the index says proves it wrong.
-        let copied = io::copy(&mut (&mut stream).take(shard.raw_data.bytes + 1), &mut out)?;
-        // Write the pages back, so that a reader past the cache can drop them.
-        out.sync_all()?;
-        Ok(copied)
-    };
-    let outcome = copy().map_err(Error::io(&path)).and_then(|copied| {
-        if copied != shard.raw_data.bytes {
-            let what =
-                format!("it does not unpack to the {} bytes that the index says", shard.raw_data.bytes);
-            return Err(Error::Dataset { path: path.clone(), what });
-        }
-        check_hashes(&partial, &shard.raw_data.hashes)?;
-        fs::rename(&partial, target).map_err(Error::io(target))
-    });
-    if outcome.is_err() {
-        // The error that is returned says more than a failed removal.
-        fs::remove_file(&partial).ok();
-    }
-    outcome
-}
-
-/// Compares a file with the hashes of the index, as far as the algorithms are known.
-fn check_hashes(path: &Path, hashes: &std::collections::BTreeMap<String, String>) -> Result<()> {
-    for (algorithm, expected) in hashes {
-        let got = match algorithm.as_str() {
-            "md5" => digest::<md5::Md5>(path)?,
-            "sha1" => digest::<sha1::Sha1>(path)?,
-            "sha256" => digest::<sha2::Sha256>(path)?,
-            "sha512" => digest::<sha2::Sha512>(path)?,
-            "xxh64" => each_chunk(path, xxhash_rust::xxh64::Xxh64::new(0), |h, b| h.update(b))
-                .map(|h| format!("{:016x}", h.digest()))?,
-            "xxh32" => each_chunk(path, xxhash_rust::xxh32::Xxh32::new(0), |h, b| h.update(b))
-                .map(|h| format!("{:08x}", h.digest()))?,
-            "xxh3_64" => each_chunk(path, xxhash_rust::xxh3::Xxh3::new(), |h, b| h.update(b))
-                .map(|h| format!("{:016x}", h.digest()))?,
-            "xxh128" | "xxh3_128" => each_chunk(path, xxhash_rust::xxh3::Xxh3::new(), |h, b| h.update(b))
-                .map(|h| format!("{:032x}", h.digest128()))?,
-            _ => continue,
-        };
-        if &got != expected {
-            let what = format!("its {algorithm} is {got}, the index says {expected}: download it again");
-            return Err(Error::Dataset { path: path.to_owned(), what });
-        }
-    }
-    Ok(())
-}
-
-fn digest<D: Digest>(path: &Path) -> Result<String> {
-    let hash = each_chunk(path, D::new(), |h, b| h.update(b))?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-fn each_chunk<H>(path: &Path, mut hash: H, mut update: impl FnMut(&mut H, &[u8])) -> Result<H> {
-    let mut file = SequentialReader::open(path)?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(Error::io(path))? {
-            0 => return Ok(hash),
-            n => update(&mut hash, &buffer[..n]),
-        }
     }
 }
 

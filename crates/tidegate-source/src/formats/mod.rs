@@ -16,6 +16,7 @@ mod columns;
 pub(crate) mod folder;
 pub(crate) mod lines;
 pub(crate) mod mds;
+mod mds_shards;
 #[cfg(feature = "parquet")]
 mod packed_rows;
 #[cfg(feature = "parquet")]

@@ -112,7 +112,11 @@ fn describe(source: &dyn Source, id: u64) -> String {
     match source.locate(&[id]) {
         Ok(found) if !found.is_empty() => {
             let entry = &found[0].entry;
-            format!("{} of {} × {} pixels", source.place(&found[0]), entry.width, entry.height)
+            let place = source.place(&found[0]);
+            match (entry.width, entry.height) {
+                (0, _) | (_, 0) => format!("{place}, which is more than 65,535 pixels long"),
+                (width, height) => format!("{place} of {width} × {height} pixels"),
+            }
         }
         _ => format!("sample {id}"),
     }
