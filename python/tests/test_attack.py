@@ -27,4 +27,6 @@ def test_an_attack_finds_nothing(tmp_path, name, arguments, says):
         capture_output=True, text=True, cwd=tmp_path, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert says in done.stdout or done.stdout.startswith("SKIPPED: no memory control group")
+    if done.stdout.startswith("SKIPPED: no memory control group"):
+        pytest.skip("no memory control group can be made here")
+    assert says in done.stdout

@@ -125,6 +125,13 @@ def test_an_unpacked_shard_that_was_changed_is_unpacked_again(tmp_path):
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
     assert list(map(str, tg.open(tmp_path / "mds"))) == right
+    # After a copy without times the hashes tell, in place, and nothing need be written.
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "mds", copy, copy_function=shutil.copyfile)
+    kept = sorted((copy / ".tidegate").glob("unpacked-*/*.mds"))
+    inodes = [shard.stat().st_ino for shard in kept]
+    assert list(map(str, tg.open(copy))) == right
+    assert [shard.stat().st_ino for shard in kept] == inodes
     # What was not changed is not unpacked again.
     shards = sorted((tmp_path / "mds" / ".tidegate").glob("unpacked-*/*.mds"))
     before = [shard.stat().st_mtime_ns for shard in shards]

@@ -46,6 +46,16 @@ def test_a_pattern_that_the_shell_took_apart(tmp_path, name):
     assert run("inspect", "'*.tar'", cwd=tmp_path).returncode == 0
 
 
+def test_a_pattern_for_pack_that_the_shell_took_apart(tmp_path):
+    for i in range(2):
+        tar(tmp_path / f"s-{i}.tar", (f"{i}.cls", b"1"))
+    before = (tmp_path / "s-1.tar").read_bytes()
+    done = run("pack", "*.tar", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "s-1.tar is a file, where a folder to write to is wanted; quote a pattern" in done.stderr
+    assert (tmp_path / "s-1.tar").read_bytes() == before
+
+
 def test_the_command_that_advice_names_can_be_pasted(tmp_path):
     """Paths with spaces and patterns are quoted."""
     subprocess.run(["tar", "-czf", str(tmp_path / "a b.tar.gz"), "-C", str(folder(tmp_path / "d")), "."], check=True)

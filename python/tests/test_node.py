@@ -292,3 +292,70 @@ def test_one_rank_lowers_the_budget_of_all_and_no_epoch_is_lost(folder, name):
         for rank in ranks:
             rank.kill()
             rank.communicate()
+
+
+JOINERS = """
+import os, signal, sys, time
+import tidegate as tg
+
+signal.alarm(80)
+count, name = int(sys.argv[1]), sys.argv[2]
+ready, go, end = os.pipe(), os.pipe(), os.pipe()
+children = []
+for _ in range(count):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.read(go[0], 1)
+            budget = tg.Budget("256MiB", scope="node", processes=64, name=name)
+            code = 0
+        finally:
+            os.write(ready[1], b"x")
+            os.read(end[0], 1)
+            os._exit(code)
+    children.append(child)
+began = time.monotonic()
+os.write(go[1], b"x" * count)
+joined = 0
+while joined < count:
+    joined += len(os.read(ready[0], count))
+print(joined, time.monotonic() - began)
+os.write(end[1], b"x" * count)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_many_ranks_join_at_the_same_time(name):
+    done = subprocess.run([sys.executable, "-c", JOINERS, "48", name], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "48"
+
+
+def test_a_fork_while_joining_does_not_keep_others_from_it(name):
+    """The child has the parent's ticket open for as long as it lives."""
+    code = """
+import os, sys, threading, time
+import tidegate as tg
+name = sys.argv[1]
+join = lambda: tg.Budget("64MiB", scope="node", processes=8, name=name)
+threads = [threading.Thread(target=join) for _ in range(4)]
+[thread.start() for thread in threads]
+children = []
+while any(thread.is_alive() for thread in threads):
+    child = os.fork()
+    if child == 0:
+        time.sleep(100)
+        os._exit(0)
+    children.append(child)
+    time.sleep(0.002)
+began = time.monotonic()
+tg.Budget("64MiB", scope="node", processes=8, name=name + "2")
+tg.Budget("64MiB", scope="node", processes=8, name=name)
+[os.kill(child, 9) for child in children]
+print("joined")
+"""
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=95)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "joined\n"

@@ -203,6 +203,59 @@ def test_chunks_of_webp_that_lead_nowhere_take_no_time_and_no_stack(tmp_path):
     assert 0 in next(iter(loader)).ids
 
 
+def test_a_bound_of_pixels_makes_nothing_else_fail(tmp_path):
+    """Neither other formats, nor a resize, nor a sample of two images, nor a mask."""
+
+    def ids(folder, **options):
+        loader = tg.Loader(folder, batch_size=2, on_error="skip", max_failure_rate=1.0, **options)
+        return [i for batch in loader for i in batch.ids.tolist()]
+
+    (tmp_path / "webp").mkdir()
+    for i, side in enumerate([1000, 1000, 1000, 1500]):
+        (tmp_path / "webp" / f"{i}.webp").write_bytes(encoded(picture(i, side, side), "WEBP"))
+    spec = {"image": tg.Image(224, max_pixels=10**6)}
+    assert ids(tmp_path / "webp", memory=tg.Budget("128MiB"), fields=spec) == [0, 1, 2]
+    (tmp_path / "large").mkdir()
+    for i, side in enumerate([1500, 1500, 2000]):
+        data = encoded(picture(i, side, side), progressive=True)
+        (tmp_path / "large" / f"{i}.jpg").write_bytes(data)
+    spec = {"image": tg.Image(1024, max_pixels=1500 * 1500)}
+    assert ids(tmp_path / "large", memory=tg.Budget("64MiB"), fields=spec, workers=1) == [0, 1]
+    members = []
+    for i in range(4):
+        members += [
+            (f"{i}.jpg", encoded(picture(i, 200, 200))),
+            (f"{i}.full.png", encoded(picture(i, 900, 900), "PNG")),
+        ]
+    tar(tmp_path / "two.tar", *members)
+    spec = {"jpg": tg.Image(max_pixels=250_000)}
+    two = tmp_path / "two.tar"
+    assert ids(two, memory=tg.Budget("64MiB"), columns=["jpg"], fields=spec) == [0, 1, 2, 3]
+    members = []
+    for i, side in enumerate([300, 300, 3000]):
+        image = picture(i, side, side)
+        members += [
+            (f"{i}.jpg", encoded(image, progressive=True)),
+            (f"{i}.seg.png", encoded(image.convert("L"), "PNG")),
+        ]
+    tar(tmp_path / "masks.tar", *members)
+    spec = {"jpg": tg.Image(64, max_pixels=250_000), "seg.png": tg.Mask(of="jpg")}
+    assert ids(tmp_path / "masks.tar", memory=tg.Budget("32MiB"), fields=spec) == [0, 1]
+
+
+def test_an_image_that_was_changed_since_it_was_indexed_is_skipped(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(encoded(picture(i, 1500, 1500)))
+    source = tg.open(tmp_path)
+    old = (tmp_path / "2.jpg").read_bytes()
+    new = encoded(picture(2, 1500, 1500), quality=40, progressive=True)
+    assert len(new) < len(old)
+    (tmp_path / "2.jpg").write_bytes(new.ljust(len(old), b"\0"))
+    loader = tg.Loader(source, batch_size=2, memory=tg.Budget("64MiB"), fields={"image": tg.Image(64)}, on_error="skip")
+    assert [i for batch in loader for i in batch.ids.tolist()] == [0, 1, 3]
+    assert "tidegate index --force" in loader.report()["failures"][0]
+
+
 def test_an_image_that_is_too_long_for_the_budget_is_named(tmp_path):
     (tmp_path / "x.png").write_bytes(encoded(Image.new("L", (70_000, 2)), "PNG"))
     for policy in ("raise", "skip"):

@@ -75,6 +75,26 @@ def test_a_transform_that_never_returns_is_left_behind(wait, rest):
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
 
 
+def test_a_transform_that_was_left_behind_is_ended_and_the_budget_is_free():
+    rest = (
+        REST["interrupt"]
+        + """
+until = time.monotonic() + 90
+while time.monotonic() < until:
+    try:
+        tg.Loader(tg.synthetic(64, 8), batch_size=4, memory="32MiB")
+        break
+    except tg.ConfigError:
+        time.sleep(0.1)
+else:
+    raise SystemExit("it still runs")
+"""
+    )
+    program = PROGRAM.format(wait=WAITS["bytecode"], rest=rest)
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+
+
 @pytest.mark.parametrize("call", ["close", "iter", "set_memory", "seek"])
 def test_a_transform_cannot_use_its_own_loader(call):
     calls = {

@@ -137,7 +137,9 @@ class Loader:
 
     Errors:
         on_error: what a sample that cannot be read or decoded does: "raise" (default) raises
-            SampleError, "skip" leaves its row out, "replace" draws another sample for it.
+            SampleError, "skip" leaves its row out, "replace" draws another sample for it. What does
+            not fit into the budget is a BudgetError under each; `tg.Image(max_pixels=...)` makes
+            images above a bound samples that cannot be decoded.
         max_failure_rate: the share of an epoch's samples that may fail under "skip" and "replace"
             before DataError ends it; a float. By default 0.01, and at least 10 samples.
         stall_seconds: after this many seconds without any movement StalledError says which stage

@@ -88,14 +88,24 @@ class Steps:
     def interrupt(self, patience: float = PATIENCE_SECONDS) -> None:
         """End the calls that have lasted longer, as soon as they run Python code again.
 
-        Those that are only slow may end by themselves: nobody waits for them.
+        Those that are only slow may end by themselves: nobody waits for them. Those that have not
+        ended when that time is over are ended then.
         """
-        import ctypes
-
         if self.watch is not None:
             self.watch.give_up()
-        for thread, began in tuple(self.running.items()):
-            if time.monotonic() - began > patience:
+        now, calls = time.monotonic(), tuple(self.running.items())
+        self._end(tuple(call for call in calls if now - call[1] > patience))
+        if patience > 0 and calls:
+            later = threading.Timer(patience, self._end, (calls,))
+            later.daemon = True
+            later.start()
+
+    def _end(self, calls: Sequence[tuple[int, float]]) -> None:
+        """End calls: (thread, since when); not others that these threads are in by now."""
+        import ctypes
+
+        for thread, began in calls:
+            if self.running.get(thread) == began:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
 
     def functions(self) -> list[Callable[..., Any]]:

@@ -235,7 +235,7 @@ def child(url):
     try:
         source = tg.open(url)
         if len(source) > SAMPLES:
-            said["error"] = f"{len(source)} samples"
+            said["wrong"] = len(source) - SAMPLES
         else:
             loader = tg.Loader(source, batch_size=8, memory=tg.Budget("24MiB"), stall_seconds=30)
             for batch in loader:

@@ -198,7 +198,7 @@ def main():
         return
     if given.preload:
         os.environ["LD_PRELOAD"] = given.preload
-    began, counts, worst = time.monotonic(), Counter(), 0.0
+    began, counts, worst = time.monotonic(), Counter(), float("-inf")
     with tempfile.TemporaryDirectory() as folder:
         root, names = Path(folder), kinds_of(given.kinds)
         make(root, names)

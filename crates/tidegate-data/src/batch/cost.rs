@@ -43,7 +43,7 @@ impl DecodeCost {
         }
         let (true, Value::Bytes(bytes)) = (column.is_image(), value) else { return Ok(Self::default()) };
         let mut header = image_header(&column.kind, bytes)?;
-        check_pixels(column, &header)?;
+        check_pixels(layout, column, &header)?;
         header.orientation = orientation(layout, column, values, &header)?;
         Ok(Self {
             scratch_bytes: header.inner_bytes().saturating_add(resized_bytes(column)),
@@ -60,12 +60,10 @@ impl DecodeCost {
         Self { scratch_bytes, decoder_bytes, ..Self::default() }
     }
 
-    /// Whether the image is larger than the index says, which has no sides above 65,535 pixels.
+    /// Whether a side of the image has more than 65,535 pixels, which the index cannot state.
     #[must_use]
-    pub fn exceeds(&self, entry: &Entry) -> bool {
-        let Some(ImageHeader { width, height, .. }) = self.header else { return false };
-        let stated = u64::from(entry.width) * u64::from(entry.height);
-        width.max(height) <= u32::from(u16::MAX) && u64::from(width) * u64::from(height) > stated
+    pub fn is_long(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.width.max(header.height) > u32::from(u16::MAX))
     }
 
     /// All bytes except those of the image itself.
@@ -107,9 +105,9 @@ fn image_header(kind: &Kind, bytes: &[u8]) -> Result<ImageHeader> {
 }
 
 /// Refuses an image of more pixels than its field allows.
-fn check_pixels(column: &ColumnPlan, header: &ImageHeader) -> Result<()> {
+fn check_pixels(layout: &Layout, column: &ColumnPlan, header: &ImageHeader) -> Result<()> {
     let (width, height) = (u64::from(header.width), u64::from(header.height));
-    match column.spec.max_pixels().filter(|most| width * height > *most) {
+    match layout.max_pixels(column).filter(|most| width * height > *most) {
         None => Ok(()),
         Some(most) => {
             Err(Error::decode(format!("an image of {width} × {height} pixels, and max_pixels is {most}")))
@@ -165,8 +163,7 @@ fn orientation(
 }
 
 /// Bytes that a ragged column needs at most for the value of this sample, or for that of any
-/// sample that may replace it. 0 for an image of more than `max_image_bytes`, which is not
-/// decoded.
+/// sample that may replace it. Images of more than `max_image_bytes` are not decoded.
 #[must_use]
 pub fn ragged_bytes(
     column: &ColumnPlan,
@@ -176,8 +173,8 @@ pub fn ragged_bytes(
 ) -> u64 {
     let stored = match (&column.spec, any) {
         (FieldSpec::Image(_), None) => {
-            let bytes = entry.decoded_bytes();
-            if bytes <= max_image_bytes { bytes } else { 0 }
+            // The index has the largest image of a sample, which may be one of another field.
+            entry.decoded_bytes().min(max_image_bytes)
         }
         (FieldSpec::Image(_), Some(most)) => most.decoded_bytes.min(max_image_bytes),
         (_, None) => bytes_per_stored_byte(column) * u64::from(entry.len),

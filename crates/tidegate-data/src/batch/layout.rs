@@ -170,6 +170,16 @@ impl Layout {
         self.columns.iter().any(ColumnPlan::is_image)
     }
 
+    /// The most pixels of an image in a column, if there is a bound; a mask has that of its image.
+    #[must_use]
+    pub fn max_pixels(&self, column: &ColumnPlan) -> Option<u64> {
+        match &column.spec {
+            FieldSpec::Image(image) => image.max_pixels,
+            FieldSpec::Mask(mask) => self.image_of(mask).and_then(|(_, image)| image.max_pixels),
+            _ => None,
+        }
+    }
+
     /// The image column whose geometry a mask shares.
     #[must_use]
     pub fn image_of(&self, mask: &MaskSpec) -> Option<(&ColumnPlan, &ImageSpec)> {

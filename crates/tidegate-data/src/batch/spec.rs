@@ -395,12 +395,6 @@ pub struct OptionalSpec {
 }
 
 impl FieldSpec {
-    /// The most pixels of an image in this field, if there is a bound.
-    #[must_use]
-    pub fn max_pixels(&self) -> Option<u64> {
-        if let Self::Image(image) = self { image.max_pixels } else { None }
-    }
-
     /// The default spec of a field of this kind.
     #[must_use]
     pub fn inferred(kind: &Kind) -> Self {

@@ -55,15 +55,44 @@ pub(super) fn raw_files(
             files.push(raw);
             continue;
         }
-        let (dir, owner) = (unpacked_dir(root, identity)?, owner_of(root));
-        let target = dir.join(&shard.raw_data.basename);
-        let (whole, marker) = (is_whole(&target, shard.raw_data.bytes), marker_of(&target));
-        if force || !whole || !is_trusted(&target, owner) || !is_trusted(&marker, owner) {
-            unpack(root, shard, &target)?;
+        let places = [unpacked_dir(root, identity, false)?, unpacked_dir(root, identity, true)?];
+        let [beside, own] = places.map(|dir| dir.join(&shard.raw_data.basename));
+        let owner = owner_of(root);
+        let usable = |target: &&PathBuf| !force && is_usable(target, shard, owner);
+        if let Some(target) = [&beside, &own].into_iter().find(usable) {
+            files.push(target.clone());
+            continue;
         }
-        files.push(target);
+        unpack(root, shard, &own)?;
+        files.push(own);
     }
     Ok(files)
+}
+
+/// Whether a file is the shard, unpacked: by the note of what it was, or where that is missing or
+/// differs, as after a copy, by its hashes.
+fn is_usable(target: &Path, shard: &ShardJson, owner: u32) -> bool {
+    if !is_trusted(target, owner) {
+        return false;
+    }
+    if is_whole(target, shard.raw_data.bytes) && is_trusted(&marker_of(target), owner) {
+        return true;
+    }
+    let (bytes, hashes) = (shard.raw_data.bytes, &shard.raw_data.hashes);
+    let same_length = fs::symlink_metadata(target).is_ok_and(|file| file.is_file() && file.len() == bytes);
+    let known = hashes.keys().any(|name| KNOWN_HASHES.contains(&name.as_str()));
+    let same = same_length && known && check_hashes(target, hashes).is_ok();
+    if same {
+        // Where nothing can be written the hashes are compared again the next time.
+        note_state(target, &target.with_extension("note")).ok();
+    }
+    same
+}
+
+/// Notes what an unpacked shard is now, by way of a file of another name.
+fn note_state(target: &Path, partial: &Path) -> io::Result<()> {
+    create(partial)?.write_all(state_of(target).unwrap_or_default().as_bytes())?;
+    fs::rename(partial, marker_of(target))
 }
 
 /// The note beside an unpacked shard of what it was when its hash was right.
@@ -128,9 +157,7 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
         }
         check_hashes(&partial, &shard.raw_data.hashes)?;
         fs::rename(&partial, target).map_err(Error::io(target))?;
-        let (marker, state) = (marker_of(target), state_of(target).unwrap_or_default());
-        let note = create(&partial).and_then(|mut note| note.write_all(state.as_bytes()));
-        note.and_then(|()| fs::rename(&partial, &marker)).map_err(Error::io(marker))
+        note_state(target, &partial).map_err(Error::io(target))
     });
     if outcome.is_err() {
         // The error that is returned says more than a failed removal.
@@ -138,6 +165,10 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     }
     outcome
 }
+
+/// The hashes that can be compared.
+const KNOWN_HASHES: [&str; 9] =
+    ["md5", "sha1", "sha256", "sha512", "xxh64", "xxh32", "xxh3_64", "xxh128", "xxh3_128"];
 
 /// Compares a file with the hashes of the index, as far as the algorithms are known.
 pub(super) fn check_hashes(path: &Path, hashes: &BTreeMap<String, String>) -> Result<()> {

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+
 use super::trust::owner_of;
 use super::{cache_folder, make_folder, temporary_folder};
 use crate::files::file_set::Files;
@@ -57,11 +59,12 @@ pub(crate) fn beside(files: &Files) -> PathBuf {
 }
 
 /// The folder for unpacked shards of a dataset, which no other user can write; another `identity`
-/// means another dataset.
-pub(crate) fn unpacked_dir(root: &Path, identity: u64) -> Result<PathBuf> {
+/// means another dataset. `to_write`: this user can write there.
+pub(crate) fn unpacked_dir(root: &Path, identity: u64, to_write: bool) -> Result<PathBuf> {
     let (beside, owner) = (root.join(".tidegate"), owner_of(root));
     let dir = beside.join(format!("unpacked-{identity:016x}"));
-    if make_folder(&beside, owner).and_then(|()| make_folder(&dir, owner)).is_ok() {
+    let fits = |dir: &Path| !to_write || access(dir, Access::WRITE_OK).is_ok();
+    if make_folder(&beside, owner).and_then(|()| make_folder(&dir, owner)).is_ok() && fits(&dir) {
         return Ok(dir);
     }
     let cache = temporary_folder().unwrap_or_else(cache_folder).join("unpacked");

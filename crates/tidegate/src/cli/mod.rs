@@ -186,8 +186,9 @@ fn split_pattern(error: &clap::Error) -> Option<String> {
         return None;
     };
     let path = Path::new(argument);
-    let extension = path.extension()?.to_string_lossy();
-    path.is_file().then(|| format!("'{}'", path.with_file_name(format!("*.{extension}")).display()))
+    let (_, endings) = path.file_name()?.to_str()?.split_once('.')?;
+    let pattern = path.with_file_name(format!("*.{endings}")).display().to_string();
+    path.is_file().then(|| format!("'{}'", pattern.replace('\'', r"'\''")))
 }
 
 /// Parses FIELD=BITS.
@@ -233,6 +234,12 @@ fn execute(command: Command) -> Result<i32> {
         Command::Compress(compress) => compress.run(),
         Command::Pack { source, out, format, max_size, max_samples, quantize, codec, names } => {
             let compression = parse_compression(&quantize, &codec)?;
+            if out.is_file() {
+                return Err(Error::Config(format!(
+                    "{} is a file, where a folder to write to is wanted; quote a pattern, as in 'shards/*.tar'",
+                    out.display()
+                )));
+            }
             let limits = pack::Limits { bytes: parse_bytes(&max_size)?, samples: max_samples.max(1) };
             let source = tidegate_source::open(&source, false)?;
             let packed =

@@ -130,9 +130,9 @@ impl Facts {
             slot_bytes: layout.slot_bytes(rows as usize),
             image_columns: images().count() as u64,
             max_pixels: images()
-                .map(|c| c.spec.max_pixels())
+                .map(|column| layout.max_pixels(column))
                 .collect::<Option<Vec<_>>>()
-                .and_then(|all| all.into_iter().max()),
+                .and_then(|bounds| bounds.into_iter().max()),
             whole_columns: images().filter(|c| c.shape.is_none()).count() as u64,
             ragged_columns: ragged().filter(|c| !is_image(&c.spec)).count() as u64,
             resize_bytes: resizing.max().unwrap_or(0),
@@ -166,11 +166,11 @@ impl Facts {
     }
 
     /// Images as large as the largest that must fit at once: one in each column that has it as
-    /// large as it is. A replacement must fit in every row of two batches.
+    /// large as it is. A replacement must fit in every row of a batch.
     pub(super) fn images_at_once(&self) -> u64 {
         match self.on_error {
             OnError::Raise | OnError::Skip => self.whole_columns,
-            OnError::Replace => self.whole_columns.saturating_mul(2 * self.rows),
+            OnError::Replace => self.whole_columns.saturating_mul(self.rows),
         }
     }
 

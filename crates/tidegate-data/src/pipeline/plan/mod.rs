@@ -44,10 +44,12 @@ const REMOTE_BYTES: u64 = 512 << 10;
 const REMOTE_READ_BYTES: u64 = 1 << 20;
 const REMOTE_STAGING_BYTES: u64 = 64 << 20;
 /// How images that are too large can be left out, whatever the budget.
-pub(super) const LEAVE_OUT: &str = "leave such images out with tg.Image(max_pixels=N) and on_error=\"skip\"";
-/// What decoding takes at most of scratch, whatever the format: for each pixel, and beside them.
-const SCRATCH_PER_PIXEL: u64 = 16;
-const SCRATCH_PER_IMAGE: u64 = 2 << 20;
+pub(super) const LEAVE_OUT: &str =
+    "bound images with tg.Image(max_pixels=N), and on_error= leaves out or replaces larger ones";
+/// What decoding an image within a bound of pixels is given, if there is that much: a few times
+/// what most formats take. Long and narrow images take most for each pixel.
+const SCRATCH_PER_PIXEL: u64 = 64;
+const SCRATCH_PER_IMAGE: u64 = 16 << 20;
 /// What all blocks together take beyond what was asked for: whole pages.
 const ROUNDING_BYTES: u64 = 16 * PAGE_BYTES;
 /// Scratch that is kept free for each further worker, unless the largest image needs less.
@@ -66,6 +68,8 @@ pub struct Plan {
     pub record_bytes: u64,
     /// Scratch for the largest image, with what libraries take at most meanwhile.
     pub scratch_bytes: u64,
+    /// Whether scratch is for an image within `max_pixels`, where the index has larger ones.
+    pub bounded: bool,
     /// The largest image that is delivered as large as it is.
     pub image_bytes: u64,
     /// Columns of such images.
@@ -189,6 +193,7 @@ impl Plan {
             image_bytes: if facts.whole_columns > 0 { facts.largest_image_bytes() } else { 0 },
             whole_columns: facts.whole_columns,
             images_at_once: facts.images_at_once(),
+            bounded: false,
             source_bytes: facts.library_bytes + reach.library_bytes,
             kept_bytes: facts.decoders_bytes(facts.workers),
             groups: facts.groups_in_use,
@@ -215,14 +220,18 @@ impl Plan {
     }
 
     /// The index has what the largest image takes, and not what the largest takes that `max_pixels`
-    /// lets through. If that is not the same, a worker has what is left, or what an image of that
-    /// bound takes at most. An image that takes more ends the epoch.
+    /// lets through. If that is not the same, a worker has what is left, or far more than images of
+    /// that bound take. One that takes still more ends the epoch.
     fn bound_scratch(&mut self, facts: &Facts, cap: u64, least_scratch: u64) {
         let largest = facts.largest_image_bytes();
         if largest < facts.extremes.decoded_bytes {
             let left = cap.saturating_sub(self.least() - self.scratch_bytes).saturating_sub(ROUNDING_BYTES);
+            // The other half is for further images of a batch that are as large as they are.
+            let left = if self.whole_columns > 0 { left / 2 } else { left };
             let most = (largest / 3).saturating_mul(SCRATCH_PER_PIXEL).saturating_add(SCRATCH_PER_IMAGE);
-            self.scratch_bytes = self.scratch_bytes.min(left / 2).min(most).max(least_scratch);
+            let most = most.saturating_add(facts.resize_bytes);
+            self.scratch_bytes = self.scratch_bytes.min(left).min(most).max(least_scratch);
+            self.bounded = true;
         }
     }
 
