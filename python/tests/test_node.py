@@ -350,7 +350,6 @@ while any(thread.is_alive() for thread in threads):
         os._exit(0)
     children.append(child)
     time.sleep(0.002)
-began = time.monotonic()
 tg.Budget("64MiB", scope="node", processes=8, name=name + "2")
 tg.Budget("64MiB", scope="node", processes=8, name=name)
 [os.kill(child, 9) for child in children]

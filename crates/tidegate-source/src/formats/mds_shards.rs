@@ -48,22 +48,28 @@ pub(super) fn raw_files(
     shards: &[ShardJson],
     force: bool,
 ) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+    let (mut files, mut places, owner) = (Vec::new(), None, owner_of(root));
     for shard in shards {
         let raw = root.join(&shard.raw_data.basename);
         if raw.exists() {
             files.push(raw);
             continue;
         }
-        let places = [unpacked_dir(root, identity, false)?, unpacked_dir(root, identity, true)?];
-        let [beside, own] = places.map(|dir| dir.join(&shard.raw_data.basename));
-        let owner = owner_of(root);
-        let usable = |target: &&PathBuf| !force && is_usable(target, shard, owner);
-        if let Some(target) = [&beside, &own].into_iter().find(usable) {
-            files.push(target.clone());
+        // They are one folder, unless that beside the data is read-only.
+        let (beside, own) = match &places {
+            Some(places) => places,
+            None => {
+                places.insert((unpacked_dir(root, identity, false)?, unpacked_dir(root, identity, true)?))
+            }
+        };
+        let (beside, own) = (beside.join(&shard.raw_data.basename), own.join(&shard.raw_data.basename));
+        if !force && is_usable(&beside, shard, owner) {
+            files.push(beside);
             continue;
         }
-        unpack(root, shard, &own)?;
+        if force || beside == own || !is_usable(&own, shard, owner) {
+            unpack(root, shard, &own)?;
+        }
         files.push(own);
     }
     Ok(files)
@@ -80,8 +86,7 @@ fn is_usable(target: &Path, shard: &ShardJson, owner: u32) -> bool {
     }
     let (bytes, hashes) = (shard.raw_data.bytes, &shard.raw_data.hashes);
     let same_length = fs::symlink_metadata(target).is_ok_and(|file| file.is_file() && file.len() == bytes);
-    let known = hashes.keys().any(|name| KNOWN_HASHES.contains(&name.as_str()));
-    let same = same_length && known && check_hashes(target, hashes).is_ok();
+    let same = same_length && check_hashes(target, hashes).is_ok_and(|compared| compared > 0);
     if same {
         // Where nothing can be written the hashes are compared again the next time.
         note_state(target, &target.with_extension("note")).ok();
@@ -166,12 +171,9 @@ fn unpack(root: &Path, shard: &ShardJson, target: &Path) -> Result<()> {
     outcome
 }
 
-/// The hashes that can be compared.
-const KNOWN_HASHES: [&str; 9] =
-    ["md5", "sha1", "sha256", "sha512", "xxh64", "xxh32", "xxh3_64", "xxh128", "xxh3_128"];
-
-/// Compares a file with the hashes of the index, as far as the algorithms are known.
-pub(super) fn check_hashes(path: &Path, hashes: &BTreeMap<String, String>) -> Result<()> {
+/// Compares a file with the hashes of the index whose algorithms are known, and counts them.
+pub(super) fn check_hashes(path: &Path, hashes: &BTreeMap<String, String>) -> Result<u64> {
+    let mut compared = 0;
     for (algorithm, expected) in hashes {
         let got = match algorithm.as_str() {
             "md5" => digest::<md5::Md5>(path)?,
@@ -192,8 +194,9 @@ pub(super) fn check_hashes(path: &Path, hashes: &BTreeMap<String, String>) -> Re
             let what = format!("its {algorithm} is {got}, the index says {expected}: download it again");
             return Err(Error::Dataset { path: path.to_owned(), what });
         }
+        compared += 1;
     }
-    Ok(())
+    Ok(compared)
 }
 
 fn digest<D: Digest>(path: &Path) -> Result<String> {
