@@ -539,3 +539,17 @@ def test_a_flipped_bit_in_a_page_of_parquet_with_a_checksum_is_found(tmp_path):
     assert len(opened(tmp_path / "a.parquet")) == 5000
     with pytest.raises(tg.DataError, match=r"b\.parquet.*(CRC|checksum)"):
         tg.open(tmp_path / "b.parquet")
+
+
+def test_an_error_at_a_page_of_parquet_names_its_place_once(tmp_path):
+    table = pa.table({"x": np.arange(1000), "b": [b"%d" % i for i in range(1000)]})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[6] ^= 0xFF
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(tg.DataError) as error:
+        for _ in tg.Loader(tg.open(tmp_path / "a.parquet"), batch_size=10, memory="64MiB"):
+            pass
+    found = str(error.value)
+    assert found.count("a.parquet") == found.count("is damaged") == 1, found
+    assert found.count("at byte 4: there is no page header") == 1, found

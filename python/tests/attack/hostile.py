@@ -264,7 +264,8 @@ def attacked(mode, good_answers, base):
     words = f"{said['rows']} rows, {said['wrong']} wrong, {took:.0f} s, {over:+.0f} MiB: {said['error']}"
     right = said["rows"] == SAMPLES and said["error"] is None
     told = said["error"] is not None and "INTERNAL" not in said["error"] and mode != "good"
-    return said["wrong"] == 0 and (right or told) and over <= 24 + 64, words
+    once = (said["error"] or "").count("/x.tar: at byte") <= 1
+    return said["wrong"] == 0 and (right or told) and once and over <= 24 + 64, words
 
 
 def reading(url, name):

@@ -253,7 +253,7 @@ fn scan(files: &Arc<Files>, shard: u32) -> Result<Grouping<'_>> {
 fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
     let path = grouping.path;
     let size = files.bytes(grouping.shard)?;
-    let mut window = Window { files, shard: grouping.shard, size, start: 0, bytes: Vec::new() };
+    let mut window = Window { files, shard: grouping.shard, size, start: 0, bytes: Vec::new(), failed: None };
     let mut offset = 0;
     loop {
         let member = match tar::next(offset, &mut |at, len| window.at(at, len)) {
@@ -265,13 +265,17 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
             }
             Ok(tar::Next::End) => {
                 let mut at = offset;
-                return nothing_behind(path, offset, &mut || {
+                let outcome = nothing_behind(path, offset, &mut || {
                     let bytes = window.at(at, LOOK_BYTES)?;
                     at += bytes.len() as u64;
                     Ok(bytes)
                 });
+                return outcome.map_err(|error| window.failed.take().unwrap_or(error));
             }
-            Err(error) => return Err(Error::format(path, error.offset, error.what)),
+            Err(error) => {
+                let wrong = || Error::format(path, error.offset, error.what);
+                return Err(window.failed.take().unwrap_or_else(wrong));
+            }
         };
         if member.data + member.size > size {
             let what = format!(
@@ -284,6 +288,9 @@ fn scan_plain(files: &Files, grouping: &mut Grouping<'_>) -> Result<()> {
             return Err(Error::format(path, member.start, what));
         }
         let head = Head::new(&member, &mut |len| window.at(member.data, len).ok());
+        if let Some(error) = window.failed.take() {
+            return Err(error);
+        }
         offset = member.end();
         grouping.member(&member, &head)?;
     }
@@ -353,6 +360,8 @@ struct Window<'a> {
     size: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// The error of a read, which the reader of members is told as text.
+    failed: Option<Error>,
 }
 
 impl Window<'_> {
@@ -363,10 +372,12 @@ impl Window<'_> {
             let look = if self.files.is_remote() && !far { REMOTE_LOOK_BYTES } else { LOOK_BYTES };
             let wide = len.max(look).min(self.size.saturating_sub(offset));
             let mut staging = aligned(staging_bytes(wide) as usize);
-            let got = self
-                .files
-                .read(self.shard, offset, wide, ReadMode::Drop, &mut staging)
-                .map_err(|e| e.to_string())?;
+            let got =
+                self.files.read(self.shard, offset, wide, ReadMode::Drop, &mut staging).map_err(|e| {
+                    let what = e.to_string();
+                    self.failed = Some(e);
+                    what
+                })?;
             (self.start, self.bytes) = (offset, staging[got].to_vec());
         }
         let from = (offset - self.start) as usize;

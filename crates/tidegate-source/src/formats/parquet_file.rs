@@ -51,8 +51,9 @@ impl ParquetFile {
     /// # Errors
     /// For a file of another format, or an encrypted one.
     pub(crate) fn open(file: &ShardFile) -> Result<Self> {
-        let metadata = ArrowReaderMetadata::load(&Reading::of_footer(file), ArrowReaderOptions::new())
-            .map_err(|e| file.error(0, &e))?;
+        let reading = Reading::of_footer(file);
+        let metadata = ArrowReaderMetadata::load(&reading, ArrowReaderOptions::new())
+            .map_err(|e| reading.error(0, &e))?;
         Ok(Self { metadata })
     }
 }
@@ -117,16 +118,16 @@ impl Shard for ParquetFile {
         let number = (0..self.metadata.metadata().num_row_groups()).filter(rows).nth(number);
         let number = number.ok_or_else(|| file.error(group.offset, &"a row group that is missing"))?;
         let reading = Reading::of_group(file, self.metadata.metadata().row_group(number))?;
-        let chunks = Arc::clone(&reading.chunks);
-        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reading, self.metadata.clone())
-            .with_row_groups(vec![number])
-            .with_projection(mask)
-            .with_batch_size(batch_rows(group))
-            .build()
-            .map_err(|e| file.error(group.offset, &e))?;
+        let batches =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(reading.clone(), self.metadata.clone())
+                .with_row_groups(vec![number])
+                .with_projection(mask)
+                .with_batch_size(batch_rows(group))
+                .build()
+                .map_err(|e| reading.error(group.offset, &e))?;
         for batch in batches {
-            visit(&batch.map_err(|e| file.error(group.offset, &e))?)?;
-            lock(&chunks).iter_mut().for_each(|chunk| chunk.loaded = 0);
+            visit(&batch.map_err(|e| reading.error(group.offset, &e))?)?;
+            lock(&reading.chunks).iter_mut().for_each(|chunk| chunk.loaded = 0);
         }
         Ok(())
     }
@@ -137,6 +138,8 @@ impl Shard for ParquetFile {
 struct Reading {
     file: ShardFile,
     chunks: Arc<Mutex<Vec<Chunk>>>,
+    /// The error that ended a read. The crate passes it on as text, without its class and place.
+    failed: Arc<Mutex<Option<Error>>>,
 }
 
 /// A column of a row group: its place, its bounds, and the bytes of its pages so far.
@@ -175,7 +178,7 @@ fn value_bytes(file: &ShardFile, column: &ColumnChunkMetaData) -> Result<u64> {
 
 impl Reading {
     fn of_footer(file: &ShardFile) -> Self {
-        Self { file: file.clone(), chunks: Arc::default() }
+        Self { file: file.clone(), chunks: Arc::default(), failed: Arc::default() }
     }
 
     fn of_group(file: &ShardFile, group: &RowGroupMetaData) -> Result<Self> {
@@ -194,7 +197,7 @@ impl Reading {
             })
         };
         let chunks = group.columns().iter().map(chunk).collect::<Result<Vec<_>>>()?;
-        Ok(Self { file: file.clone(), chunks: Arc::new(Mutex::new(chunks)) })
+        Ok(Self { file: file.clone(), chunks: Arc::new(Mutex::new(chunks)), failed: Arc::default() })
     }
 
     /// Runs `check` on the column that holds `place`; outside the row group there is none.
@@ -205,7 +208,19 @@ impl Reading {
     ) -> parquet::errors::Result<()> {
         let mut chunks = lock(&self.chunks);
         let chunk = chunks.iter_mut().find(|chunk| chunk.place.contains(&place));
-        chunk.map_or(Ok(()), check).map_err(|what| external(self.file.error(place, &what)))
+        chunk.map_or(Ok(()), check).map_err(|what| self.fail(self.file.error(place, &what)))
+    }
+
+    /// Keeps the error of a read, and returns what the crate is told instead.
+    fn fail(&self, error: Error) -> ParquetError {
+        let told = ParquetError::General(error.to_string());
+        *lock(&self.failed) = Some(error);
+        told
+    }
+
+    /// The error of a read that failed; else that of the crate, with this place.
+    fn error(&self, offset: u64, told: &dyn std::fmt::Display) -> Error {
+        lock(&self.failed).take().unwrap_or_else(|| self.file.error(offset, told))
     }
 }
 
@@ -266,14 +281,10 @@ impl ChunkReader for Reading {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let bytes = self.file.read(start, length as u64).map_err(external)?;
+        let bytes = self.file.read(start, length as u64).map_err(|e| self.fail(e))?;
         self.checked(start, |chunk| chunk.unpack(&bytes))?;
         Ok(bytes)
     }
-}
-
-fn external(error: Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
 }
 
 /// Reads page headers from a place on, a window at a time.
@@ -292,7 +303,7 @@ impl Headers {
         if self.window.is_empty() {
             let file = &self.of.file;
             let len = HEADER_BYTES.min(file.len.saturating_sub(self.at));
-            self.window = file.read(self.at, len).map_err(std::io::Error::other)?;
+            self.window = file.read(self.at, len).map_err(|e| self.of.fail(e))?;
             if self.at == self.start {
                 self.of.checked(self.start, |chunk| chunk.begin_page(self.start, &self.window))?;
             }
