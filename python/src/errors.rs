@@ -66,6 +66,7 @@ macro_rules! classed {
 classed!(tidegate_array::Error);
 classed!(tidegate_core::Error);
 classed!(tidegate_order::Error);
+classed!(tidegate_plan::Error);
 classed!(tidegate_sketch::Error);
 classed!(tidegate_source::Error, place);
 classed!(tidegate::Error, place);

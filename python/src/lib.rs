@@ -24,6 +24,7 @@ mod source;
 mod sparse;
 mod stitch;
 mod tensor_train;
+mod training;
 mod volume;
 
 /// The extension's own: the interpreter and other libraries keep theirs.
@@ -62,6 +63,8 @@ mod _tidegate {
     use super::stitch::Stitch;
     #[pymodule_export]
     use super::tensor_train::Train;
+    #[pymodule_export]
+    use super::training::plan_training;
     #[pymodule_export]
     use super::volume::{Boxes, Volume, levels, volume};
 

@@ -29,7 +29,15 @@ from PIL import Image
 torch_on_cpu.main()
 import tidegate as tg  # noqa: E402
 import tidegate.torch  # noqa: E402
-from tidegate import compress, quantize, samplers, sketch, sparse, tensor_train  # noqa: E402
+from tidegate import (  # noqa: E402
+    compress,
+    quantize,
+    samplers,
+    sketch,
+    sparse,
+    tensor_train,
+    training,
+)
 
 # What the parsers, bindings and libraries below say: none of it may come up.
 FOREIGN = re.compile(
@@ -68,6 +76,32 @@ def tar(path):
     return path
 
 
+# Of `training`, with arguments that are right.
+DATACLASSES = {
+    "Keep": {"name": "int8", "bytes": 3, "time": 0.5},
+    "Stage": {"saved_bytes": 3, "forward_time": 1.0},
+    "Skip": {"from_": 1, "to": 2},
+    "Chain": {"stages": [training.Stage()]},
+    "Held": {"name": "parameters", "bytes": 3},
+    "Profile": {"batch": 4, "chain": training.Chain([training.Stage()])},
+    "Lifetime": {"bytes": 4, "first": 0, "last": 1},
+    "AdaBatch": {"first": 8, "factor": 2.0, "epochs": 4, "most": 64},
+    "LinearGrowth": {"first": 8, "rate": 0.5, "most": 64},
+    "Target": {"least_steps": 10.0, "least_samples": 100.0},
+    "Linear": {"inputs": 3, "outputs": 2},
+    "Convolution": {"inputs": 3, "outputs": 4, "kernel": 3, "height": 8, "width": 8},
+    "DepthwiseSeparable": {"inputs": 3, "outputs": 4, "kernel": 3, "height": 8, "width": 8},
+    "Norm": {"features": 3},
+    "Activation": {"elements": 3},
+    "Dropout": {"elements": 3},
+    "Attention": {"sequence": 8, "width": 8, "heads": 2},
+    "Transformer": {"sequence": 8, "width": 8, "heads": 2},
+    "Embedding": {"vocabulary": 10, "width": 3},
+    "CrossEntropy": {"classes": 10},
+    "Block": {"layers": [training.Linear(3, 2)]},
+}
+
+
 def calls():
     """[(name, function, arguments that are right)]."""
     data = tg.open(tar("data.tar"))
@@ -84,6 +118,8 @@ def calls():
     matrix = sparse.CSR(indptr=np.array([0, 1, 2]), indices=np.array([0, 1]), data=np.ones(2, np.float32), shape=(2, 2))
     classes = [i % 3 for i in range(12)]
     one = np.linspace(0, 1, 64, dtype=np.float32)
+    chain = training.Chain([training.Stage(output_bytes=2, saved_bytes=4, forward_time=1.0)] * 4)
+    step = training.Profile(8, chain)
     table = [
         (tg.open, {"url": "data.tar"}),
         (tg.synthetic, {"samples": 10, "sample_bytes": 8}),
@@ -123,6 +159,26 @@ def calls():
         (compress.unpack, {"packed": compress.pack(one)}),
         (compress.codecs, {"dtype": "float32"}),
         (tensor_train.TensorTrain.decompose, {"x": np.ones((3, 3, 3))}),
+        (training.rotor, {"chain": chain, "memory": 100}),
+        (training.replay, {"chain": chain, "schedule": [1, [2, 3], 4]}),
+        (training.plan, {"profile": step, "memory": "1GiB"}),
+        (training.curve, {"profile": step}),
+        (training.largest_batch, {"profile": step, "memory": "1MiB", "most": 64}),
+        (training.compare, {"profile": step, "devices": 2, "memory": "1GiB", "link": 1e9}),
+        (training.split, {"chain": chain, "devices": 2, "micro_batches": 4}),
+        (training.model, {"layers": [training.Linear(3, 2)], "batch": 4}),
+        *((getattr(training, name), right) for name, right in DATACLASSES.items()),
+        (training.states, {"shapes": [(3, 4)]}),
+        (training.sharding, {"parameters": 1000, "devices": 4, "stage": 2}),
+        (training.uniform, {"blocks": 64, "saved_bytes": 5, "boundary_bytes": 1}),
+        (training.segments, {"stages": 9, "length": 3}),
+        (training.revolve, {"stages": 10, "checkpoints": 3}),
+        (training.micro_batches, {"batch": 10, "parts": 3}),
+        (training.weights, {"counts": [3, 3, 2]}),
+        (training.noise_driven, {"batch": 8, "optimum": 90.0, "share": 0.5, "least": 1, "most": 99}),
+        (training.NoiseScale, {"small_batch": 1, "large_batch": 4}),
+        (training.front, {"points": [(1, 2), (2, 1)], "better": ["less", "less"]}),
+        (training.place, {"tensors": [training.Lifetime(4, 0, 1)]}),
         *((getattr(tidegate.torch, name), {}) for name in tidegate.torch.__all__),
     ]
     made = [loader, data, rows, batch, profile, matrix, tg.mapped("rows.npy"), tg.Budget("48MiB")]

@@ -1,7 +1,7 @@
 """Tidegate streams datasets larger than memory into training, under one hard memory budget.
 
 `open` finds a dataset, `Loader` makes batches of it. The modules `samplers`, `sketch`, `sparse`,
-`quantize`, `compress`, `tensor_train` and `torch` are imported on first use.
+`quantize`, `compress`, `tensor_train`, `training` and `torch` are imported on first use.
 
 >>> import tidegate as tg
 >>> loader = tg.Loader(tg.synthetic(10, 8), batch_size=4, memory="16MiB")
@@ -42,7 +42,7 @@ from tidegate.source import Source, open, synthetic, tokens
 from tidegate.volumes import Boxes, Predictions, Volume, pyramid, volume
 
 if TYPE_CHECKING:
-    from tidegate import compress, quantize, samplers, sketch, sparse, tensor_train
+    from tidegate import compress, quantize, samplers, sketch, sparse, tensor_train, training
     from tidegate import torch as torch
 
 __all__ = [
@@ -100,12 +100,13 @@ __all__ = [
     "synthetic",
     "tensor_train",
     "tokens",
+    "training",
     "volume",
 ]
 
 # Imported on first use. `torch` is in neither __all__ nor dir(), so that looking around does not
 # need torch.
-_LAZY = {"compress", "quantize", "samplers", "sketch", "sparse", "tensor_train", "torch"}
+_LAZY = {"compress", "quantize", "samplers", "sketch", "sparse", "tensor_train", "torch", "training"}
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,8 +1,8 @@
 //! The command line: it parses arguments, calls the library, and prints.
 //!
 //! Flow: arguments -> one of demo, synth, pack, index, inspect, check, profile, dedup, cache,
-//! compress, shuffle-quality, bench -> text, HTML, an exit code (0 success, 1 failure, 2 wrong
-//! usage).
+//! compress, shuffle-quality, plan, bench -> text, HTML, an exit code (0 success, 1 failure, 2
+//! wrong usage).
 //! Memory: that of what it calls.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
@@ -14,6 +14,7 @@ mod dedup;
 mod demo;
 mod format;
 mod inspect;
+mod plan;
 mod profile;
 mod shuffle;
 
@@ -150,6 +151,11 @@ enum Command {
         after_help = "Examples:\n  tidegate shuffle-quality photos\n  tidegate shuffle-quality --samples 1000000 --shard 1000 --html quality.html"
     )]
     ShuffleQuality(shuffle::ShuffleQuality),
+    /// Plan the memory of a training step: what is recomputed, what it costs, what would fit.
+    #[command(
+        after_help = "Examples:\n  tidegate plan model.json --memory 8GiB --html plan.html\n  tidegate plan model.json --memory 24GiB --devices 8 --link 25GB"
+    )]
+    Plan(plan::Plan),
     /// Load a dataset as training would, and show what limits it.
     #[command(
         after_help = "Example:\n  tidegate bench photos --batch-size 64 --memory 256MiB --size 224 --json"
@@ -285,6 +291,7 @@ fn execute(command: Command) -> Result<i32> {
         Command::Dedup(asked) => asked.run(),
         Command::Cache(cache) => cache::run(&cache),
         Command::ShuffleQuality(asked) => asked.run(),
+        Command::Plan(plan) => plan.run(),
         Command::Bench(bench) => bench.run(),
     };
     outcome.map(|()| 0)

@@ -1,0 +1,556 @@
+//! Layers by formula: parameters, output, what backward needs, and arithmetic.
+//!
+//! Flow: a layer's sizes, a batch, bytes of an element -> [`Figures`] -> `model`.
+//! Memory: holds none.
+//!
+//! The bytes of a transformer block are those of V. Korthikanti et al., "Reducing activation
+//! recomputation in large transformer models", arXiv:2205.05198: s·b·h·(34 + 5·a·s/h) at 2 bytes an
+//! element. Workspaces of kernels follow from no formula: measure them with a profile.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, at_least_one};
+
+/// How the scores of attention are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Scores {
+    /// A number for each pair of positions and each head.
+    #[default]
+    Full,
+    /// Blocks that are made again in backward; one number for each position and head is kept.
+    Blockwise,
+    /// Each position looks at this many others.
+    Sparse(u64),
+    /// Keys and values are projected to this many positions.
+    LowRank(u64),
+}
+
+/// What a normalization computes its statistics over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// The features of each position: mean and deviation.
+    #[default]
+    Layer,
+    /// The features of each position: the root of the mean square.
+    Rms,
+    /// The batch, for each feature.
+    Batch,
+}
+
+/// A layer of a model, by its sizes. Sizes are for one sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Layer {
+    /// y = Wx + b at each of `positions`.
+    Linear {
+        /// Features in.
+        inputs: u64,
+        /// Features out.
+        outputs: u64,
+        /// Whether there is a b.
+        #[serde(default = "yes")]
+        bias: bool,
+        /// Positions of a sample, such as tokens.
+        #[serde(default = "one")]
+        positions: u64,
+    },
+    /// A convolution over an image.
+    Convolution {
+        /// Channels in.
+        inputs: u64,
+        /// Channels out.
+        outputs: u64,
+        /// The side of the kernel.
+        kernel: u64,
+        /// Steps of the kernel.
+        #[serde(default = "one")]
+        stride: u64,
+        /// Zeros on each side.
+        #[serde(default)]
+        padding: u64,
+        /// Groups of channels that do not mix.
+        #[serde(default = "one")]
+        groups: u64,
+        /// Whether a number is added to each channel.
+        #[serde(default = "yes")]
+        bias: bool,
+        /// Rows in.
+        height: u64,
+        /// Columns in.
+        width: u64,
+    },
+    /// A convolution of each channel by itself, then one of 1 × 1.
+    DepthwiseSeparable {
+        /// Channels in.
+        inputs: u64,
+        /// Channels out.
+        outputs: u64,
+        /// The side of the kernel.
+        kernel: u64,
+        /// Steps of the kernel.
+        #[serde(default = "one")]
+        stride: u64,
+        /// Zeros on each side.
+        #[serde(default)]
+        padding: u64,
+        /// Rows in.
+        height: u64,
+        /// Columns in.
+        width: u64,
+    },
+    /// A normalization with a factor for each feature, and an offset where it has a mean.
+    Norm {
+        /// Features.
+        features: u64,
+        /// Positions of a sample: tokens, or pixels.
+        #[serde(default = "one")]
+        positions: u64,
+        /// What the statistics are over.
+        #[serde(default)]
+        form: Norm,
+    },
+    /// A function of each element, whose backward needs its input or its output.
+    Activation {
+        /// Elements of a sample.
+        elements: u64,
+    },
+    /// Zeros at random; a byte for each element says where.
+    Dropout {
+        /// Elements of a sample.
+        elements: u64,
+    },
+    /// Attention of several heads with its four projections.
+    Attention {
+        /// Positions of a sample.
+        sequence: u64,
+        /// Features of a position.
+        width: u64,
+        /// Heads.
+        heads: u64,
+        /// How the scores are kept.
+        #[serde(default)]
+        scores: Scores,
+        /// Whether scores are dropped at random.
+        #[serde(default)]
+        dropout: bool,
+    },
+    /// A row of a table for each position.
+    Embedding {
+        /// Rows of the table.
+        vocabulary: u64,
+        /// Features of a row.
+        width: u64,
+        /// Positions of a sample.
+        #[serde(default = "one")]
+        positions: u64,
+    },
+    /// Cross-entropy: keeps logarithms of probabilities in 4 bytes each.
+    CrossEntropy {
+        /// Classes.
+        classes: u64,
+        /// Positions of a sample.
+        #[serde(default = "one")]
+        positions: u64,
+    },
+    /// A transformer block: attention, two linear layers of four times the width, two norms.
+    Transformer {
+        /// Positions of a sample.
+        sequence: u64,
+        /// Features of a position.
+        width: u64,
+        /// Heads.
+        heads: u64,
+        /// How the scores are kept.
+        #[serde(default)]
+        scores: Scores,
+        /// Whether scores and outputs are dropped at random.
+        #[serde(default)]
+        dropout: bool,
+    },
+    /// Layers that are one stage of a plan, and how many such stages follow one another.
+    Block {
+        /// Its name, for messages.
+        #[serde(default)]
+        name: String,
+        /// How many of these blocks there are.
+        #[serde(default = "one")]
+        repeat: u64,
+        /// Its layers.
+        layers: Vec<Layer>,
+    },
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// What a layer takes, for a batch.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Figures {
+    /// The shape of each parameter.
+    pub parameters: Vec<Vec<u64>>,
+    /// Bytes of the output.
+    pub output_bytes: u64,
+    /// Bytes that backward needs besides input and output.
+    pub saved_bytes: u64,
+    /// Multiplications and additions of the forward, two for each product.
+    pub flops: f64,
+}
+
+impl Figures {
+    /// How many parameters there are.
+    #[must_use]
+    pub fn parameter_count(&self) -> u64 {
+        self.parameters.iter().map(|shape| shape.iter().product::<u64>()).sum()
+    }
+}
+
+/// Sizes of a convolution's output.
+fn convolved(side: u64, kernel: u64, stride: u64, padding: u64) -> Result<u64> {
+    let padded = side + 2 * padding;
+    if kernel > padded {
+        let what = format!("a kernel of {kernel} over {side} and twice {padding} zeros: it must be smaller");
+        return Err(Error::Config(what));
+    }
+    Ok((padded - kernel) / stride + 1)
+}
+
+impl Layer {
+    /// Its kind, as JSON names it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Linear { .. } => "linear",
+            Self::Convolution { .. } => "convolution",
+            Self::DepthwiseSeparable { .. } => "depthwise_separable",
+            Self::Norm { .. } => "norm",
+            Self::Activation { .. } => "activation",
+            Self::Dropout { .. } => "dropout",
+            Self::Attention { .. } => "attention",
+            Self::Embedding { .. } => "embedding",
+            Self::CrossEntropy { .. } => "cross_entropy",
+            Self::Transformer { .. } => "transformer",
+            Self::Block { .. } => "block",
+        }
+    }
+
+    /// What the layer takes for `batch` samples whose activations have `element_bytes` each.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a size of 0 or above 2^32; [`Error::Config`] for sizes that do not
+    /// belong together.
+    ///
+    /// # Example
+    /// ```
+    /// use tidegate_plan::training::layers::{Layer, Scores};
+    ///
+    /// // A layer of GPT-3 in 16 bits: 2.87 GB, of which scores are 70 %.
+    /// let block = |scores| Layer::Transformer {
+    ///     sequence: 2048, width: 12288, heads: 96, scores, dropout: true,
+    /// };
+    /// let bytes = |layer: Layer| layer.figures(1, 2).map(|f| f.saved_bytes + f.output_bytes);
+    /// let gb = |layer| bytes(layer).map(|bytes| bytes as f64 / 1e9);
+    /// assert_eq!((gb(block(Scores::Full))? * 100.0).round(), 287.0);
+    /// assert_eq!((gb(block(Scores::Blockwise))? * 100.0).round(), 86.0);
+    /// # Ok::<(), tidegate_plan::Error>(())
+    /// ```
+    pub fn figures(&self, batch: u64, element_bytes: u64) -> Result<Figures> {
+        self.check()?;
+        let (b, c) = (batch, element_bytes);
+        Ok(match *self {
+            Self::Linear { inputs, outputs, bias, positions } => Figures {
+                parameters: weights(vec![outputs, inputs], bias.then_some(outputs)),
+                output_bytes: b * positions * outputs * c,
+                saved_bytes: 0,
+                flops: 2.0 * product(&[b, positions, inputs, outputs]),
+            },
+            Self::Convolution { inputs, outputs, kernel, stride, padding, groups, bias, height, width } => {
+                let (h, w) =
+                    (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
+                Figures {
+                    parameters: weights(
+                        vec![outputs, inputs / groups, kernel, kernel],
+                        bias.then_some(outputs),
+                    ),
+                    output_bytes: b * outputs * h * w * c,
+                    saved_bytes: 0,
+                    flops: 2.0 * product(&[b, outputs, h, w, inputs / groups, kernel, kernel]),
+                }
+            }
+            Self::DepthwiseSeparable { inputs, outputs, kernel, stride, padding, height, width } => {
+                let (h, w) =
+                    (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
+                Figures {
+                    parameters: vec![vec![inputs, 1, kernel, kernel], vec![outputs, inputs, 1, 1]],
+                    output_bytes: b * outputs * h * w * c,
+                    saved_bytes: b * inputs * h * w * c,
+                    flops: 2.0 * product(&[b, h, w, inputs, kernel * kernel + outputs]),
+                }
+            }
+            Self::Norm { features, positions, form } => Figures {
+                parameters: weights(vec![features], (form != Norm::Rms).then_some(features)),
+                output_bytes: b * positions * features * c,
+                saved_bytes: match form {
+                    Norm::Layer => 2 * 4 * b * positions,
+                    Norm::Rms => 4 * b * positions,
+                    Norm::Batch => 2 * 4 * features,
+                },
+                flops: 8.0 * product(&[b, positions, features]),
+            },
+            Self::Activation { elements } => Figures {
+                output_bytes: b * elements * c,
+                flops: product(&[b, elements]),
+                ..Figures::default()
+            },
+            Self::Dropout { elements } => Figures {
+                output_bytes: b * elements * c,
+                saved_bytes: b * elements,
+                flops: product(&[b, elements]),
+                ..Figures::default()
+            },
+            Self::Attention { sequence, width, heads, scores, dropout } => {
+                attention(b, c, (sequence, width, heads), scores, dropout)
+            }
+            Self::Embedding { vocabulary, width, positions } => Figures {
+                parameters: vec![vec![vocabulary, width]],
+                output_bytes: b * positions * width * c,
+                saved_bytes: 0,
+                flops: product(&[b, positions, width]),
+            },
+            Self::CrossEntropy { classes, positions } => Figures {
+                output_bytes: 0,
+                saved_bytes: 4 * b * positions * classes,
+                flops: 4.0 * product(&[b, positions, classes]),
+                ..Figures::default()
+            },
+            Self::Transformer { sequence, width, heads, scores, dropout } => {
+                transformer(b, c, (sequence, width, heads), scores, dropout)
+            }
+            Self::Block { ref layers, .. } => block(layers, batch, element_bytes)?,
+        })
+    }
+
+    /// Checks every size.
+    fn check(&self) -> Result<()> {
+        let sizes: &[(&str, u64)] = match *self {
+            Self::Linear { inputs, outputs, positions, .. } => {
+                &[("inputs", inputs), ("outputs", outputs), ("positions", positions)]
+            }
+            Self::Convolution { inputs, outputs, kernel, stride, groups, height, width, .. } => {
+                if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
+                    let what = format!(
+                        "{groups} groups of {inputs} channels in and {outputs} out: they must divide both"
+                    );
+                    return Err(Error::Config(what));
+                }
+                &[
+                    ("inputs", inputs),
+                    ("outputs", outputs),
+                    ("kernel", kernel),
+                    ("stride", stride),
+                    ("height", height),
+                    ("width", width),
+                ]
+            }
+            Self::DepthwiseSeparable { inputs, outputs, kernel, stride, height, width, .. } => &[
+                ("inputs", inputs),
+                ("outputs", outputs),
+                ("kernel", kernel),
+                ("stride", stride),
+                ("height", height),
+                ("width", width),
+            ],
+            Self::Norm { features, positions, .. } => &[("features", features), ("positions", positions)],
+            Self::Activation { elements } | Self::Dropout { elements } => &[("elements", elements)],
+            Self::Attention { sequence, width, heads, .. }
+            | Self::Transformer { sequence, width, heads, .. } => {
+                if heads == 0 || width % heads != 0 {
+                    let what = format!("{heads} heads of a width of {width}: they must divide it");
+                    return Err(Error::Config(what));
+                }
+                &[("sequence", sequence), ("width", width)]
+            }
+            Self::Embedding { vocabulary, width, positions } => {
+                &[("vocabulary", vocabulary), ("width", width), ("positions", positions)]
+            }
+            Self::CrossEntropy { classes, positions } => &[("classes", classes), ("positions", positions)],
+            Self::Block { ref layers, repeat, .. } => {
+                if layers.is_empty() {
+                    return Err(Error::Config("a block without layers".into()));
+                }
+                &[("repeat", repeat)]
+            }
+        };
+        for &(name, value) in sizes {
+            at_least_one(name, value)?;
+            if value > 1 << 32 {
+                return Err(Error::parameter(name, value, "at most 2^32"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn product(sizes: &[u64]) -> f64 {
+    sizes.iter().map(|&n| n as f64).product()
+}
+
+fn weights(shape: Vec<u64>, bias: Option<u64>) -> Vec<Vec<u64>> {
+    std::iter::once(shape).chain(bias.map(|n| vec![n])).collect()
+}
+
+/// Bytes that the scores of attention keep, and their multiplications and additions.
+fn scores_of(b: u64, c: u64, (s, d, h): (u64, u64, u64), scores: Scores, dropout: bool) -> (u64, f64) {
+    let keys = match scores {
+        Scores::Full | Scores::Blockwise => s,
+        Scores::Sparse(keys) | Scores::LowRank(keys) => keys.min(s),
+    };
+    // The softmax; with dropout also its mask, of one byte, and what remains.
+    let each = if dropout { 2 * c + 1 } else { c };
+    let bytes = match scores {
+        Scores::Blockwise => 4 * b * h * s,
+        _ => each * b * h * s * keys,
+    };
+    let projected = if matches!(scores, Scores::LowRank(_)) { 2 * b * keys * d * c } else { 0 };
+    (bytes + projected, 4.0 * product(&[b, s, keys, d]))
+}
+
+fn attention(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Figures {
+    let (s, d, _) = sizes;
+    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout);
+    let mut parameters = vec![vec![3 * d, d], vec![3 * d], vec![d, d], vec![d]];
+    if let Scores::LowRank(rank) = scores {
+        parameters.extend([vec![rank, s], vec![rank, s]]);
+    }
+    Figures {
+        parameters,
+        output_bytes: b * s * d * c,
+        // Queries, keys, values, and what the last projection takes.
+        saved_bytes: 4 * b * s * d * c + bytes,
+        flops: 8.0 * product(&[b, s, d, d]) + flops,
+    }
+}
+
+fn transformer(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Figures {
+    let (s, d, _) = sizes;
+    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout);
+    let attention = attention(b, c, sizes, scores, dropout);
+    let mut parameters = attention.parameters;
+    parameters.extend([vec![4 * d, d], vec![4 * d], vec![d, 4 * d], vec![d]]);
+    parameters.extend([vec![d], vec![d], vec![d], vec![d]]);
+    // Of the sixteen tensors of s·b·h elements in the paper's sum one is the input; the output is
+    // the next block's. Two masks of a byte an element where outputs are dropped.
+    let masks = if dropout { 2 * b * s * d } else { 0 };
+    Figures {
+        parameters,
+        output_bytes: b * s * d * c,
+        saved_bytes: 15 * b * s * d * c + masks + bytes,
+        flops: 24.0 * product(&[b, s, d, d]) + flops,
+    }
+}
+
+/// The layers of a block as one: outputs between them are saved.
+fn block(layers: &[Layer], batch: u64, element_bytes: u64) -> Result<Figures> {
+    let mut all = Figures::default();
+    for (i, layer) in layers.iter().enumerate() {
+        if let Layer::Block { repeat, .. } = layer
+            && *repeat > 1
+        {
+            return Err(Error::Config("a repeated block within a block: repeat the outer one".into()));
+        }
+        let figures = layer.figures(batch, element_bytes)?;
+        all.parameters.extend(figures.parameters);
+        all.saved_bytes += figures.saved_bytes + if i + 1 < layers.len() { figures.output_bytes } else { 0 };
+        all.output_bytes = figures.output_bytes;
+        all.flops += figures.flops;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Layer {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn parameters_are_those_of_torch() {
+        // torch: Linear(784, 256), Conv2d(3, 64, 7), ResNet's first; GPT-2's block of 7,087,872.
+        let count = |text: &str| json(text).figures(1, 4).unwrap().parameter_count();
+        assert_eq!(count(r#"{"kind":"linear","inputs":784,"outputs":256}"#), 200_960);
+        let conv = r#"{"kind":"convolution","inputs":3,"outputs":64,"kernel":7,"stride":2,"padding":3,
+                       "bias":false,"height":224,"width":224}"#;
+        assert_eq!(count(conv), 9408);
+        assert_eq!(json(conv).figures(2, 4).unwrap().output_bytes, 2 * 64 * 112 * 112 * 4);
+        let block = r#"{"kind":"transformer","sequence":1024,"width":768,"heads":12}"#;
+        assert_eq!(count(block), 7_087_872);
+        assert_eq!(count(r#"{"kind":"embedding","vocabulary":50257,"width":768}"#), 38_597_376);
+    }
+
+    #[test]
+    fn a_depthwise_separable_convolution_takes_the_known_part_of_the_work() {
+        let shape = r#""inputs":64,"outputs":128,"kernel":3,"padding":1,"height":56,"width":56"#;
+        let separable = json(&format!(r#"{{"kind":"depthwise_separable",{shape}}}"#)).figures(1, 4).unwrap();
+        let full = json(&format!(r#"{{"kind":"convolution","bias":false,{shape}}}"#)).figures(1, 4).unwrap();
+        let ratio = 9.0 * 128.0 / (9.0 + 128.0);
+        assert!((full.flops / separable.flops - ratio).abs() < 1e-9);
+        let parameters = full.parameter_count() as f64 / separable.parameter_count() as f64;
+        assert!((parameters - ratio).abs() < 1e-9);
+        assert_eq!(separable.saved_bytes, 64 * 56 * 56 * 4);
+    }
+
+    #[test]
+    fn scores_take_what_their_form_says() {
+        let saved = |scores: &str| {
+            let text =
+                format!(r#"{{"kind":"attention","sequence":1024,"width":512,"heads":8,"scores":{scores}}}"#);
+            json(&text).figures(2, 2).unwrap().saved_bytes
+        };
+        let rest = 4 * 2 * 1024 * 512 * 2;
+        assert_eq!(saved(r#""full""#), rest + 2 * 2 * 8 * 1024 * 1024);
+        assert_eq!(saved(r#""blockwise""#), rest + 4 * 2 * 8 * 1024);
+        assert_eq!(saved(r#"{"sparse":64}"#), rest + 2 * 2 * 8 * 1024 * 64);
+        assert_eq!(saved(r#"{"low_rank":64}"#), rest + 2 * 2 * 8 * 1024 * 64 + 2 * 2 * 64 * 512 * 2);
+    }
+
+    #[test]
+    fn a_transformer_block_is_the_sum_of_the_paper() {
+        let (s, b, h, a) = (512u64, 4u64, 1024u64, 16u64);
+        let layer =
+            Layer::Transformer { sequence: s, width: h, heads: a, scores: Scores::Full, dropout: true };
+        let figures = layer.figures(b, 2).unwrap();
+        // Without the input, which is the block's before: 2 of the 34.
+        assert_eq!(figures.saved_bytes, s * b * h * 32 + 5 * a * s * s * b);
+    }
+
+    #[test]
+    fn wrong_sizes_are_named() {
+        for (text, words) in [
+            (r#"{"kind":"linear","inputs":0,"outputs":2}"#, "inputs is 0"),
+            (r#"{"kind":"attention","sequence":8,"width":10,"heads":3}"#, "3 heads of a width of 10"),
+            (
+                r#"{"kind":"convolution","inputs":3,"outputs":4,"kernel":9,"height":4,"width":4}"#,
+                "a kernel of 9",
+            ),
+            (
+                r#"{"kind":"convolution","inputs":3,"outputs":4,"groups":2,"kernel":1,"height":4,"width":4}"#,
+                "2 groups",
+            ),
+            (r#"{"kind":"block","layers":[]}"#, "a block without layers"),
+        ] {
+            let error = json(text).figures(1, 4).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(
+            serde_json::from_str::<Layer>(r#"{"kind":"linear","inputs":1,"outputs":2,"bais":true}"#).is_err()
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! The profile of a training step: a chain for some batch, and what it holds besides.
+//!
+//! Flow: JSON of a measured step, or of layers -> [`Profile`] -> `step`, `stages`, `parallel`.
+//! Memory: a few words a stage.
+
+use serde::{Deserialize, Serialize};
+
+use super::chain::{Chain, Stage};
+use super::layers::Layer;
+use super::memory::{Optimizer, Part, Precision, states};
+use crate::error::{Error, Result, at_least_one};
+
+/// A kind of memory that the step holds from its first to its last moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// What it is: `parameters`, `optimizer`, `buffers`, …
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// A training step for some batch.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Profile {
+    /// The name of the model.
+    pub name: String,
+    /// What tells this model from others, where a program made the profile.
+    pub fingerprint: String,
+    /// The samples of the batch that bytes and times are for.
+    pub batch: u64,
+    /// The stages.
+    pub chain: Chain,
+    /// What is held all the time, without gradients.
+    pub held: Vec<Held>,
+    /// Bytes of the batch itself.
+    pub input_bytes: u64,
+    /// Time that each micro-batch takes besides its stages.
+    pub overhead_time: f64,
+    /// The unit of all times: `s`, or `Tflop` where they are computed from layers.
+    pub time_unit: String,
+}
+
+/// A model by its layers, as a user writes it down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The name of the model.
+    #[serde(default)]
+    pub name: String,
+    /// Samples of a batch.
+    pub batch: u64,
+    /// The layers: each, and each block, is a stage.
+    pub layers: Vec<Layer>,
+    /// What updates the parameters.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// In which numbers the model trains.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Bytes of one sample of the input.
+    #[serde(default)]
+    pub sample_bytes: u64,
+}
+
+impl Model {
+    /// The shapes of all parameters.
+    ///
+    /// # Errors
+    /// Those of [`Layer::figures`].
+    pub fn parameters(&self) -> Result<Vec<Vec<u64>>> {
+        let stages = self.stages()?;
+        Ok(stages.into_iter().flat_map(|(_, figures)| figures.parameters).collect())
+    }
+
+    /// The parts of memory that do not depend on the batch, gradients among them.
+    ///
+    /// # Errors
+    /// Those of [`Layer::figures`].
+    pub fn states(&self) -> Result<Vec<Part>> {
+        Ok(states(&self.parameters()?, self.precision, self.optimizer))
+    }
+
+    fn stages(&self) -> Result<Vec<(String, super::layers::Figures)>> {
+        at_least_one("batch", self.batch)?;
+        let element_bytes = self.precision.element_bytes();
+        let mut stages = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (name, repeat) = match layer {
+                Layer::Block { name, repeat, .. } if !name.is_empty() => (name.clone(), *repeat),
+                Layer::Block { repeat, .. } => (format!("block {}", i + 1), *repeat),
+                other => (other.kind().to_owned(), 1),
+            };
+            if repeat > 1 << 16 {
+                return Err(Error::parameter("repeat", repeat, "at most 65536"));
+            }
+            let figures = layer.figures(self.batch, element_bytes)?;
+            for n in 1..=repeat {
+                let name = if repeat > 1 { format!("{name} {n}") } else { name.clone() };
+                stages.push((name, figures.clone()));
+            }
+        }
+        Ok(stages)
+    }
+
+    /// The step of this model: bytes by formula, times by the number of multiplications.
+    ///
+    /// # Errors
+    /// Those of [`Layer::figures`]; [`Error::Config`] without layers.
+    pub fn profile(&self) -> Result<Profile> {
+        let gradient_bytes = self.precision.parameter_bytes()[1];
+        let stage = |(name, figures): (String, super::layers::Figures)| Stage {
+            name,
+            output_bytes: figures.output_bytes,
+            saved_bytes: figures.saved_bytes,
+            gradient_bytes: figures.parameter_count() * gradient_bytes,
+            forward_time: figures.flops / 1e12,
+            backward_time: 2.0 * figures.flops / 1e12,
+            ..Stage::default()
+        };
+        let chain = Chain { stages: self.stages()?.into_iter().map(stage).collect(), ..Chain::default() };
+        let kept = self.states()?.into_iter().filter(|part| part.name != "gradients");
+        let profile = Profile {
+            name: self.name.clone(),
+            batch: self.batch,
+            chain,
+            held: kept.map(|part| Held { name: part.name.into(), bytes: part.bytes }).collect(),
+            input_bytes: self.batch * self.sample_bytes,
+            time_unit: "Tflop".into(),
+            ..Profile::default()
+        };
+        profile.check()?;
+        Ok(profile)
+    }
+}
+
+impl Profile {
+    /// Reads a profile, or a model's layers, from JSON.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for text that is neither, with line and column; those of
+    /// [`Model::profile`] and [`Profile::check`].
+    ///
+    /// # Example
+    /// ```
+    /// use tidegate_plan::training::profile::Profile;
+    /// let text = r#"{"name": "small", "batch": 32, "layers": [
+    ///     {"kind": "linear", "inputs": 784, "outputs": 256},
+    ///     {"kind": "activation", "elements": 256},
+    ///     {"kind": "linear", "inputs": 256, "outputs": 10},
+    ///     {"kind": "cross_entropy", "classes": 10}]}"#;
+    /// let profile = Profile::from_json(text)?;
+    /// assert_eq!(profile.chain.stages.len(), 4);
+    /// assert_eq!(profile.held_bytes(), (784 * 256 + 256 + 256 * 10 + 10) * 12);
+    /// # Ok::<(), tidegate_plan::Error>(())
+    /// ```
+    pub fn from_json(text: &str) -> Result<Self> {
+        let wrong = |e: serde_json::Error| Error::Config(format!("this is no model and no profile: {e}"));
+        let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+        if value.get("layers").is_some() {
+            return serde_json::from_str::<Model>(text).map_err(wrong)?.profile();
+        }
+        let profile: Self = serde_json::from_str(text).map_err(wrong)?;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// Checks that the profile can be planned.
+    ///
+    /// # Errors
+    /// Those of [`Chain::check`]; [`Error::Parameter`] for a batch of 0, for times that are
+    /// negative or no numbers, and for more than 2^50 bytes held.
+    pub fn check(&self) -> Result<()> {
+        at_least_one("batch", self.batch)?;
+        if !(self.overhead_time >= 0.0 && self.overhead_time.is_finite()) {
+            return Err(Error::parameter("overhead_time", self.overhead_time, "a number of 0 or more"));
+        }
+        let held = self.held.iter().map(|held| (held.name.as_str(), held.bytes));
+        for (name, bytes) in held.chain([("input_bytes", self.input_bytes)]) {
+            if bytes > 1 << 50 {
+                return Err(Error::parameter(name, bytes, "at most 2^50 bytes"));
+            }
+        }
+        self.chain.check()
+    }
+
+    /// The bytes that are held all the time.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held.iter().map(|held| held.bytes).sum()
+    }
+}

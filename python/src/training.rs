@@ -1,0 +1,175 @@
+//! `tidegate.training`: the planners of the training step, by name, with JSON in and out.
+//!
+//! Flow: the name of a planner, a request as JSON -> `tidegate_plan::training` -> its answer.
+//! Memory: that of the planner, outside of any budget: for planning, not for training.
+
+use pyo3::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidegate_plan::Result;
+use tidegate_plan::training::batch::{self, Growth, Target};
+use tidegate_plan::training::chain::Chain;
+use tidegate_plan::training::memory::{Optimizer, Precision, states};
+use tidegate_plan::training::noise::NoiseScale;
+use tidegate_plan::training::parallel::{Cluster, compare};
+use tidegate_plan::training::pareto::{Better, front};
+use tidegate_plan::training::placement::{Lifetime, place};
+use tidegate_plan::training::profile::{Model, Profile};
+use tidegate_plan::training::rotor::fastest;
+use tidegate_plan::training::schedule::{Schedule, replay};
+use tidegate_plan::training::sharding::Sharding;
+use tidegate_plan::training::stages::{Pipelining, split};
+use tidegate_plan::training::step::{Limits, Planner, largest_batch};
+use tidegate_plan::training::{revolve, segments};
+
+use crate::errors::{config, raise, released};
+
+/// A planner: a request to an answer.
+type Answer = Result<Value>;
+
+/// Runs a planner; its name, and its request as JSON.
+#[pyfunction]
+pub(crate) fn plan_training(py: Python<'_>, name: &str, request: &str) -> PyResult<String> {
+    let answer = released(py, || answered(name, request))?.map_err(config)?;
+    answer.map(|answer| answer.to_string()).map_err(|error| raise(&error))
+}
+
+/// The answer of a planner, or what is wrong with the request.
+fn answered(name: &str, request: &str) -> Result<Answer, String> {
+    match name {
+        "states" => run(request, |r: StatesOf| value(&states(&r.shapes, r.precision, r.optimizer))),
+        "model" => run(request, |model: Model| value(&model.profile()?)),
+        "profile" => run(request, |text: String| value(&Profile::from_json(&text)?)),
+        "sharding" => run(request, |sharding: Sharding| value(&sharding.each()?)),
+        "uniform" => run(request, |(blocks, saved, boundary): (u64, u64, u64)| {
+            value(&segments::uniform(blocks, saved, boundary)?)
+        }),
+        "segments" => {
+            run(request, |(stages, length): (usize, usize)| value(&segments::schedule(stages, length)?))
+        }
+        "revolve" => run(request, |(stages, checkpoints): (u64, u64)| {
+            value(&(revolve::advances(stages, checkpoints)?, revolve::schedule(stages, checkpoints)?))
+        }),
+        "rotor" => {
+            run(request, |(chain, budget, slots): (Chain, u64, u32)| value(&fastest(&chain, budget, slots)?))
+        }
+        "replay" => run(request, |(chain, schedule): (Chain, Schedule)| value(&replay(&chain, &schedule)?)),
+        "step" => run(request, step),
+        "largest_batch" => run(request, largest),
+        "micro_batches" => {
+            run(request, |(batch, parts): (u64, u64)| value(&batch::micro_batches(batch, parts)?))
+        }
+        "weights" => run(request, |counts: Vec<u64>| value(&batch::weights(&counts)?)),
+        "growth" => run(request, |(growth, epoch): (Growth, u64)| value(&growth.batch(epoch)?)),
+        "noise_driven" => run(request, |(b, optimum, share, least, most): (u64, f64, f64, u64, u64)| {
+            value(&batch::noise_driven(b, optimum, share, least, most)?)
+        }),
+        "reached" => {
+            run(request, |(target, measured): (Target, Vec<(u64, f64)>)| value(&target.reached(&measured)?))
+        }
+        "noise" => run(request, |(small, large, decay): (u64, u64, f64)| {
+            value(&NoiseScale::new(small, large, decay)?)
+        }),
+        "noise_add" => run(request, |(mut scale, small, large): (NoiseScale, f64, f64)| {
+            scale.add(small, large)?;
+            value(&(scale, scale.value()))
+        }),
+        "front" => {
+            run(request, |(points, better): (Vec<Vec<f64>>, Vec<Better>)| value(&front(&points, &better)?))
+        }
+        "place" => {
+            run(request, |(tensors, alignment): (Vec<Lifetime>, u64)| value(&place(&tensors, alignment)?))
+        }
+        "split" => run(request, |r: Split| {
+            value(&split(&r.chain, &r.state_bytes, r.devices, r.micro_batches, r.pipelining, r.limit_bytes)?)
+        }),
+        "compare" => run(request, |(profile, cluster, limits): (Profile, Cluster, LimitsOf)| {
+            value(&compare(&profile, &cluster, limits.into())?)
+        }),
+        other => Err(format!("no planner is named {other:?}")),
+    }
+}
+
+/// Reads a request and answers it.
+fn run<Q: DeserializeOwned>(request: &str, planner: impl FnOnce(Q) -> Answer) -> Result<Answer, String> {
+    let request = serde_json::from_str(request).map_err(|e| e.to_string())?;
+    Ok(planner(request))
+}
+
+/// Numbers of an answer that JSON does not have are none of these planners'.
+fn value(answer: &impl Serialize) -> Answer {
+    serde_json::to_value(answer).map_err(|e| tidegate_plan::Error::Config(e.to_string()))
+}
+
+#[derive(Deserialize)]
+struct StatesOf {
+    shapes: Vec<Vec<u64>>,
+    precision: Precision,
+    optimizer: Optimizer,
+}
+
+#[derive(Deserialize)]
+struct LimitsOf {
+    micro_batches: u64,
+    fused: bool,
+    slots: u32,
+}
+
+impl From<LimitsOf> for Limits {
+    fn from(of: LimitsOf) -> Self {
+        Self { micro_batches: of.micro_batches, fused: of.fused, slots: of.slots }
+    }
+}
+
+#[derive(Deserialize)]
+struct Split {
+    chain: Chain,
+    state_bytes: Vec<u64>,
+    devices: u64,
+    micro_batches: u64,
+    pipelining: Pipelining,
+    limit_bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct StepOf {
+    profile: Profile,
+    batch: u64,
+    memory_bytes: Vec<u64>,
+    limits: LimitsOf,
+}
+
+/// Plans of one step for several budgets, and the curve.
+fn step(asked: StepOf) -> Answer {
+    let planner = Planner::new(asked.profile, asked.batch, asked.limits.into())?;
+    let plans = asked.memory_bytes.iter().map(|&memory| {
+        let plan = planner.plan(memory)?;
+        Ok(json!({"plan": plan, "text": plan.text(), "recomputed_stages": plan.recomputed_stages()}))
+    });
+    let plans = plans.collect::<Result<Vec<_>>>()?;
+    value(&json!({"plans": plans, "curve": planner.curve(), "floor_bytes": planner.floor_bytes()}))
+}
+
+#[derive(Deserialize)]
+struct Largest {
+    profile: Profile,
+    memory_bytes: u64,
+    limits: LimitsOf,
+    recompute: bool,
+    most: u64,
+}
+
+/// The largest batch in one piece or in micro-batches, with or without recomputation.
+fn largest(asked: Largest) -> Answer {
+    let limits: Limits = asked.limits.into();
+    let found = largest_batch(asked.most, |batch| {
+        let planner = Planner::new(asked.profile.clone(), batch, limits)?;
+        match planner.plan(asked.memory_bytes) {
+            Ok(plan) => Ok(asked.recompute || plan.recomputed_stages() == 0),
+            Err(tidegate_plan::Error::Floor { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    })?;
+    value(&found)
+}

@@ -1,0 +1,196 @@
+"""Layers by their sizes, for models that are planned before they exist.
+
+Flow: dataclasses -> `model` in `step.py`.
+Memory: holds none.
+
+Sizes are for one sample. How scores of attention are kept: "full", "blockwise" (made again in
+backward), ("sparse", keys) where each position looks at that many others, or ("low_rank", rank).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from tidegate.options import choice, flag, integer, refused, text
+from tidegate.training.request import all_of
+
+__all__ = [
+    "Activation",
+    "Attention",
+    "Block",
+    "Convolution",
+    "CrossEntropy",
+    "DepthwiseSeparable",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "Linear",
+    "Norm",
+    "Transformer",
+]
+
+Scores = Literal["full", "blockwise"] | tuple[Literal["sparse", "low_rank"], int]
+
+
+@dataclass
+class Layer:
+    """A layer; use one of the classes below."""
+
+    kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            setattr(self, f.name, _checked(f.name, getattr(self, f.name)))
+
+    def request(self) -> dict[str, Any]:
+        """Return what the planners take."""
+        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+def _checked(name: str, given: Any) -> Any:
+    """Return what the field of a layer may be."""
+    if name in ("bias", "dropout"):
+        return flag(name, given)
+    if name == "form":
+        return choice(name, given, ("layer", "rms", "batch"))
+    if name == "layers":
+        return all_of(name, given, Layer)
+    if name == "name":
+        return text(name, given)
+    if name == "scores":
+        return given if isinstance(given, dict) else _scores(given)
+    return integer(name, given, 0 if name == "padding" else 1, 2**32)
+
+
+def _scores(given: Any) -> Any:
+    if isinstance(given, tuple | list) and len(given) == 2 and given[0] in ("sparse", "low_rank"):
+        return {given[0]: integer("scores", given[1], 1, 2**32)}
+    if isinstance(given, str) and given in ("full", "blockwise"):
+        return given
+    raise refused("scores", given, "'full', 'blockwise', ('sparse', keys) or ('low_rank', rank)")
+
+
+@dataclass
+class Linear(Layer):
+    """y = Wx + b at each of `positions`."""
+
+    kind = "linear"
+    inputs: int
+    outputs: int
+    positions: int = 1
+    bias: bool = True
+
+
+@dataclass
+class Convolution(Layer):
+    """A convolution over an image of `height` and `width`."""
+
+    kind = "convolution"
+    inputs: int
+    outputs: int
+    kernel: int
+    height: int
+    width: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = True
+
+
+@dataclass
+class DepthwiseSeparable(Layer):
+    """A convolution of each channel by itself, then one of 1 x 1."""
+
+    kind = "depthwise_separable"
+    inputs: int
+    outputs: int
+    kernel: int
+    height: int
+    width: int
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass
+class Norm(Layer):
+    """A normalization over the features of each position, or over the batch."""
+
+    kind = "norm"
+    features: int
+    positions: int = 1
+    form: Literal["layer", "rms", "batch"] = "layer"
+
+
+@dataclass
+class Activation(Layer):
+    """A function of each element."""
+
+    kind = "activation"
+    elements: int
+
+
+@dataclass
+class Dropout(Layer):
+    """Zeros at random; a byte for each element says where."""
+
+    kind = "dropout"
+    elements: int
+
+
+@dataclass
+class Attention(Layer):
+    """Attention of several heads with its four projections."""
+
+    kind = "attention"
+    sequence: int
+    width: int
+    heads: int
+    scores: Scores = "full"
+    dropout: bool = False
+
+
+@dataclass
+class Embedding(Layer):
+    """A row of a table for each position."""
+
+    kind = "embedding"
+    vocabulary: int
+    width: int
+    positions: int = 1
+
+
+@dataclass
+class CrossEntropy(Layer):
+    """The loss; it keeps logarithms of probabilities in 4 bytes each."""
+
+    kind = "cross_entropy"
+    classes: int
+    positions: int = 1
+
+
+@dataclass
+class Transformer(Layer):
+    """A transformer block: attention, two linear layers of four times the width, two norms."""
+
+    kind = "transformer"
+    sequence: int
+    width: int
+    heads: int
+    scores: Scores = "full"
+    dropout: bool = False
+
+
+@dataclass
+class Block(Layer):
+    """Layers that are one stage of a plan, and how many of these follow one another."""
+
+    kind = "block"
+    layers: list[Layer]
+    repeat: int = 1
+    name: str = ""
+
+    def request(self) -> dict[str, Any]:
+        """Return what the planners take."""
+        layers = [layer.request() for layer in self.layers]
+        return {"kind": self.kind, "layers": layers, "repeat": self.repeat, "name": self.name}
