@@ -64,7 +64,7 @@ mod _tidegate {
     #[pymodule_export]
     use super::tensor_train::Train;
     #[pymodule_export]
-    use super::training::plan_training;
+    use super::training::{Planner, plan_training};
     #[pymodule_export]
     use super::volume::{Boxes, Volume, levels, volume};
 

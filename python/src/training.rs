@@ -20,7 +20,7 @@ use tidegate_plan::training::rotor::fastest;
 use tidegate_plan::training::schedule::{Schedule, replay};
 use tidegate_plan::training::sharding::Sharding;
 use tidegate_plan::training::stages::{Pipelining, split};
-use tidegate_plan::training::step::{Limits, Planner, largest_batch};
+use tidegate_plan::training::step::{Limits, largest_batch};
 use tidegate_plan::training::{revolve, segments};
 
 use crate::errors::{config, raise, released};
@@ -38,7 +38,7 @@ pub(crate) fn plan_training(py: Python<'_>, name: &str, request: &str) -> PyResu
 /// The answer of a planner, or what is wrong with the request.
 fn answered(name: &str, request: &str) -> Result<Answer, String> {
     match name {
-        "states" => run(request, |r: StatesOf| value(&states(&r.shapes, r.precision, r.optimizer))),
+        "states" => run(request, |r: StatesOf| value(&states(&r.shapes, r.precision, r.optimizer)?)),
         "model" => run(request, |model: Model| value(&model.profile()?)),
         "profile" => run(request, |text: String| value(&Profile::from_json(&text)?)),
         "sharding" => run(request, |sharding: Sharding| value(&sharding.each()?)),
@@ -55,7 +55,6 @@ fn answered(name: &str, request: &str) -> Result<Answer, String> {
             run(request, |(chain, budget, slots): (Chain, u64, u32)| value(&fastest(&chain, budget, slots)?))
         }
         "replay" => run(request, |(chain, schedule): (Chain, Schedule)| value(&replay(&chain, &schedule)?)),
-        "step" => run(request, step),
         "largest_batch" => run(request, largest),
         "micro_batches" => {
             run(request, |(batch, parts): (u64, u64)| value(&batch::micro_batches(batch, parts)?))
@@ -97,7 +96,7 @@ fn run<Q: DeserializeOwned>(request: &str, planner: impl FnOnce(Q) -> Answer) ->
     Ok(planner(request))
 }
 
-/// Numbers of an answer that JSON does not have are none of these planners'.
+/// The answer as JSON. Every number is finite: the planners bound what they are given.
 fn value(answer: &impl Serialize) -> Answer {
     serde_json::to_value(answer).map_err(|e| tidegate_plan::Error::Config(e.to_string()))
 }
@@ -111,7 +110,7 @@ struct StatesOf {
 
 #[derive(Deserialize)]
 struct LimitsOf {
-    micro_batches: u64,
+    micro_batches: Option<u64>,
     fused: bool,
     slots: u32,
 }
@@ -132,23 +131,49 @@ struct Split {
     limit_bytes: Option<u64>,
 }
 
+/// Plans of one step for every budget: its tables are solved once.
+#[pyclass(frozen, module = "tidegate._tidegate")]
+pub(crate) struct Planner(tidegate_plan::training::step::Planner);
+
 #[derive(Deserialize)]
 struct StepOf {
     profile: Profile,
     batch: u64,
-    memory_bytes: Vec<u64>,
     limits: LimitsOf,
 }
 
-/// Plans of one step for several budgets, and the curve.
-fn step(asked: StepOf) -> Answer {
-    let planner = Planner::new(asked.profile, asked.batch, asked.limits.into())?;
-    let plans = asked.memory_bytes.iter().map(|&memory| {
-        let plan = planner.plan(memory)?;
-        Ok(json!({"plan": plan, "text": plan.text(), "recomputed_stages": plan.recomputed_stages()}))
-    });
-    let plans = plans.collect::<Result<Vec<_>>>()?;
-    value(&json!({"plans": plans, "curve": planner.curve(), "floor_bytes": planner.floor_bytes()}))
+#[pymethods]
+impl Planner {
+    #[new]
+    fn new(request: &str) -> PyResult<Self> {
+        let asked: StepOf = serde_json::from_str(request).map_err(|e| config(e.to_string()))?;
+        let limits = asked.limits.into();
+        let planner = tidegate_plan::training::step::Planner::new(asked.profile, asked.batch, limits);
+        planner.map(Self).map_err(|error| raise(&error))
+    }
+
+    /// The fastest plan within a budget, as JSON.
+    fn plan(&self, py: Python<'_>, memory_bytes: u64) -> PyResult<String> {
+        answer(py, || {
+            let plan = self.0.plan(memory_bytes)?;
+            value(&json!({"plan": plan, "text": plan.text(), "recomputed_stages": plan.recomputed_stages()}))
+        })
+    }
+
+    /// The time of the fastest plan for every budget, as JSON.
+    fn curve(&self, py: Python<'_>) -> PyResult<String> {
+        answer(py, || value(&self.0.curve()?))
+    }
+
+    /// The least budget of any plan.
+    fn floor_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        released(py, || self.0.floor_bytes())?.map_err(|error| raise(&error))
+    }
+}
+
+/// Runs a planner without the interpreter; its answer as text.
+fn answer(py: Python<'_>, planner: impl FnOnce() -> Answer + Send) -> PyResult<String> {
+    released(py, planner)?.map(|answer| answer.to_string()).map_err(|error| raise(&error))
 }
 
 #[derive(Deserialize)]
@@ -162,14 +187,6 @@ struct Largest {
 
 /// The largest batch in one piece or in micro-batches, with or without recomputation.
 fn largest(asked: Largest) -> Answer {
-    let limits: Limits = asked.limits.into();
-    let found = largest_batch(asked.most, |batch| {
-        let planner = Planner::new(asked.profile.clone(), batch, limits)?;
-        match planner.plan(asked.memory_bytes) {
-            Ok(plan) => Ok(asked.recompute || plan.recomputed_stages() == 0),
-            Err(tidegate_plan::Error::Floor { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    })?;
-    value(&found)
+    let limits = asked.limits.into();
+    value(&largest_batch(&asked.profile, asked.memory_bytes, limits, asked.recompute, asked.most)?)
 }

@@ -66,6 +66,7 @@ def test_a_plan_says_what_a_budget_costs():
     assert parts.gradients == "resident"
     curve = training.curve(profile)
     assert curve[0].memory_bytes == parts.floor_bytes
+    assert training.plan(profile, parts.floor_bytes).peak_bytes <= parts.floor_bytes
     assert all(a.memory_bytes < b.memory_bytes and a.time > b.time for a, b in zip(curve, curve[1:], strict=False))
     largest = training.largest_batch(profile, 4 << 30)
     assert training.plan(profile, 4 << 30, batch=largest, micro_batches=1).peak_bytes <= 4 << 30
@@ -95,7 +96,12 @@ def test_numbers_of_numpy_are_taken_and_nonsense_is_named():
         (lambda: training.model([{"kind": "linear"}], 2), r"layers\[0\]=.*expected a Layer"),
         (lambda: training.Attention(8, 10, 3, scores="sparse"), "scores='sparse'"),
         (lambda: training.model([training.Attention(8, 10, 3)], 2), "3 heads of a width of 10"),
-        (lambda: training.revolve(4096, 1), "checkpoints is 1: more"),
+        (lambda: training.revolve(4096, 1), "4096 stages with 1 checkpoints would run up to 4095 times"),
+        (lambda: training.Layer(), "the base of all layers"),
+        (lambda: training.NoiseScale(1, 4).load_state_dict({"state": {"a": 1}}), "what state_dict returned"),
+        (lambda: training.Target(1, 1).reached([(64.9, 10)]), "batch=64.9"),
+        (lambda: training.micro_batches(2**40, 2**40), "parts=1099511627776"),
+        (lambda: training.model([training.Linear(2**32, 2**32)], 1), "parameters: 4294967296"),
         (lambda: training.micro_batches(3, 4), "parts is 4"),
         (lambda: training.split(training.Chain([stage]), 2, 1), "devices is 2"),
         (lambda: training.NoiseScale(4, 4), "the two batches"),
@@ -161,7 +167,17 @@ def said(capfd, *arguments):
 def test_the_command_plans_a_file(tmp_path, capfd):
     gpt().save(tmp_path / "gpt.json")
     assert training.Profile.load(tmp_path / "gpt.json") == gpt()
-    done = said(capfd, "plan", tmp_path / "gpt.json", "--memory", "4GiB", "--html", tmp_path / "plan.html")
+    done = said(
+        capfd,
+        "plan",
+        tmp_path / "gpt.json",
+        "--memory",
+        "4GiB",
+        "--micro-batches",
+        "1",
+        "--html",
+        tmp_path / "plan.html",
+    )
     assert "gpt2, 8 samples" in done
     assert "run forward again; the time is " in done
     page = (tmp_path / "plan.html").read_text()
@@ -169,8 +185,12 @@ def test_the_command_plans_a_file(tmp_path, capfd):
     assert "Memory over a step" in page
     plan = json.loads(said(capfd, "plan", tmp_path / "gpt.json", "--memory", "4GiB", "--micro-batches", "1", "--json"))
     assert plan["schedule"] == training.plan(gpt(), 4 << 30, micro_batches=1).schedule
-    ways = said(capfd, "plan", tmp_path / "gpt.json", "--memory", "24GiB", "--devices", "8", "--link", "25GB")
+    ways = said(
+        capfd, "plan", tmp_path / "gpt.json", "--memory", "24GiB", "--devices", "8", "--link", "25GB", "--speed", "100"
+    )
     assert "torch.distributed.fsdp.fully_shard" in ways
+    assert command("plan", tmp_path / "gpt.json", "--memory", "24GiB", "--devices", "8", "--link", "25GB") == 1
+    assert "--speed" in capfd.readouterr().err
     (tmp_path / "layers.json").write_text(
         '{"batch": 2, "layers": [{"kind": "linear", "inputs": 10, "outputs": 2}], "optimizer": "sgd"}'
     )

@@ -4,7 +4,7 @@
 //! Memory: holds none.
 
 use tidegate_core::ErrorKind;
-use tidegate_core::memory::size::mib;
+use tidegate_core::memory::size::{counted, mib};
 
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,9 +28,9 @@ pub enum Error {
     Config(String),
     /// The step cannot run in this memory.
     #[error(
-        "the step takes at least {} MiB, and {} MiB are given: {parts}. What lowers it: {fix}",
-        mib(*floor_bytes),
-        mib(*given_bytes)
+        "the step takes at least {}, and {} are given: {parts}. What lowers it: {fix}",
+        sized(*floor_bytes),
+        sized(*given_bytes)
     )]
     Floor {
         /// The least bytes of any plan.
@@ -42,6 +42,9 @@ pub enum Error {
         /// What would lower it.
         fix: String,
     },
+    /// A defect of Tidegate.
+    #[error("{0}; this is a defect of Tidegate, please report it")]
+    Internal(String),
 }
 
 impl Error {
@@ -51,6 +54,7 @@ impl Error {
         match self {
             Self::Floor { .. } => ErrorKind::Budget,
             Self::Parameter { .. } | Self::Config(_) => ErrorKind::Config,
+            Self::Internal(_) => ErrorKind::Internal,
         }
     }
 
@@ -68,10 +72,46 @@ pub(crate) fn at_least_one(name: &str, value: u64) -> Result<u64> {
     if value > 0 { Ok(value) } else { Err(Error::parameter(name, value, "it must be 1 or more")) }
 }
 
-/// Checks that a number is positive and finite.
+/// Times and ratios beyond this are no measurements, and their sums would leave the numbers.
+const MOST: f64 = 1e30;
+
+/// Checks that a number is positive, and at most 1e30.
 pub(crate) fn positive(name: &str, value: f64) -> Result<f64> {
-    if value > 0.0 && value.is_finite() {
+    if value > 0.0 && value <= MOST {
         return Ok(value);
     }
-    Err(Error::parameter(name, value, "it must be a positive number"))
+    Err(Error::parameter(name, value, "it must be a positive number of at most 1e30"))
+}
+
+/// Checks that a number is 0 or more, and at most 1e30.
+pub(crate) fn not_negative(name: impl Into<String>, value: f64) -> Result<f64> {
+    if (0.0..=MOST).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::parameter(name, value, "it must be a number from 0 to 1e30"))
+}
+
+/// Checks that a count is from 1 to `most`.
+pub(crate) fn counted_to(name: &str, value: u64, most: u64) -> Result<u64> {
+    if (1..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::parameter(name, value, format!("it must be from 1 to {most}")))
+}
+
+/// The most bytes of one figure, 4 TiB: sums of all figures of a plan stay below 2^63.
+pub(crate) const MOST_BYTES: u64 = 1 << 42;
+
+/// The product of sizes, as a number of bytes or of elements.
+pub(crate) fn product(what: &str, sizes: &[u64]) -> Result<u64> {
+    let product = sizes.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+    product.filter(|&product| product <= MOST_BYTES).ok_or_else(|| {
+        let sizes: Vec<String> = sizes.iter().map(u64::to_string).collect();
+        Error::Config(format!("{what}: {} is more than 2^42", sizes.join(" × ")))
+    })
+}
+
+/// Bytes for messages: in MiB where that says something.
+pub(crate) fn sized(bytes: u64) -> String {
+    if bytes < 1 << 20 { counted(bytes, "byte") } else { format!("{} MiB", mib(bytes)) }
 }

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tidegate.options import choice, integer, integers, number, numbers
-from tidegate.training.request import ask, made, positive, rows
+from tidegate.options import choice, integer, integers, number, numbers, refused
+from tidegate.training.request import MOST, ask, made, positive, rows
 
 __all__ = [
     "AdaBatch",
@@ -32,7 +32,7 @@ def micro_batches(batch: int, parts: int) -> list[int]:
     >>> micro_batches(10, 4)
     [3, 3, 2, 2]
     """
-    found: list[int] = ask("micro_batches", [integer("batch", batch, 1), integer("parts", parts, 1)])
+    found: list[int] = ask("micro_batches", [integer("batch", batch, 1), integer("parts", parts, 1, 2**16)])
     return found
 
 
@@ -128,7 +128,7 @@ class NoiseScale:
 
     def add(self, small_squared: float, large_squared: float) -> None:
         """Take the squared norms of the gradients of one step."""
-        squared = [number("small_squared", small_squared, 0), number("large_squared", large_squared, 0)]
+        squared = [number("small_squared", small_squared, 0, MOST), number("large_squared", large_squared, 0, MOST)]
         self._state, self._value = ask("noise_add", [self._state, *squared])
 
     @property
@@ -142,7 +142,15 @@ class NoiseScale:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
-        self._state, self._value = dict(state["state"]), state["value"]
+        names = {"small_batch", "large_batch", "decay", "weight", "squared_gradient", "trace"}
+        inner = state.get("state") if isinstance(state, Mapping) else None
+        if not isinstance(inner, Mapping) or set(inner) != names:
+            raise refused("state", state, "what state_dict returned")
+        same = NoiseScale(inner["small_batch"], inner["large_batch"], inner["decay"])._state
+        rest = {name: number(name, inner[name], -MOST, MOST) for name in ("weight", "squared_gradient", "trace")}
+        self._state = {**rest, **{name: same[name] for name in ("small_batch", "large_batch", "decay")}}
+        value = state.get("value")
+        self._value = None if value is None else number("value", value, 0)
 
 
 @dataclass
@@ -180,8 +188,12 @@ class Target:
         >>> Target(1000, 64_000).reached([(64, 0.1)])
         [Reached(batch=64, steps=2000.0, samples=128000.0, time=200.0)]
         """
-        pairs = [numbers("measured", pair, 2, "a batch and its step time") for pair in rows("measured", measured)]
-        given = [[integer("batch", int(batch), 1), positive("step_time", time)] for batch, time in pairs]
+        given = []
+        for pair in rows("measured", measured):
+            parts = rows("measured", pair)
+            if len(parts) != 2:
+                raise refused("measured", pair, "a batch and its step time")
+            given.append([integer("batch", parts[0], 1), positive("step_time", parts[1])])
         return [made(Reached, r) for r in ask("reached", [asdict(self), given])]
 
 

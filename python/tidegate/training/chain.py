@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tidegate.options import choice, integer, listed, number, refused, text
-from tidegate.training.request import MOST_BYTES, all_of, ask, made, one_of, size, size_of
+from tidegate.training.request import MOST, MOST_BYTES, all_of, ask, made, one_of, size, size_of
 
 __all__ = [
     "Chain",
@@ -56,7 +56,7 @@ class Keep:
     def __post_init__(self) -> None:
         self.name = text("name", self.name)
         self.bytes = size("bytes", self.bytes)
-        self.time = number("time", self.time, 0)
+        self.time = number("time", self.time, 0, MOST)
 
 
 @dataclass
@@ -65,12 +65,14 @@ class Stage:
 
     Attributes:
         output_bytes: its output, which the next stage takes.
+        output_gradient_bytes: the gradient of its output; by default as much as the output. It may
+            be a part of a larger tensor, or share one with another.
         saved_bytes: what its backward needs besides its input and its output.
         gradient_bytes: the gradients of its own parameters.
         forward_extra_bytes: above the output, while it runs forward and keeps nothing.
         save_extra_bytes: above what it saves and the output, while it runs forward and saves.
         backward_extra_bytes: of backward at its worst moment, above what is saved, the output and
-            all gradients; negative where tensors are freed before gradients are made.
+            all gradients; negative where not all of them are there at that moment.
         forward_time: time of forward.
         backward_time: time of backward.
         keeps: other forms of what it saves.
@@ -78,6 +80,7 @@ class Stage:
     """
 
     output_bytes: int = 0
+    output_gradient_bytes: int | None = None
     saved_bytes: int = 0
     gradient_bytes: int = 0
     forward_extra_bytes: int = 0
@@ -91,10 +94,12 @@ class Stage:
     def __post_init__(self) -> None:
         for name in SIZES:
             setattr(self, name, size(name, getattr(self, name)))
+        if self.output_gradient_bytes is not None:
+            self.output_gradient_bytes = size("output_gradient_bytes", self.output_gradient_bytes)
         least = "backward_extra_bytes"
         self.backward_extra_bytes = integer(least, self.backward_extra_bytes, -MOST_BYTES, MOST_BYTES)
-        self.forward_time = number("forward_time", self.forward_time, 0)
-        self.backward_time = number("backward_time", self.backward_time, 0)
+        self.forward_time = number("forward_time", self.forward_time, 0, MOST)
+        self.backward_time = number("backward_time", self.backward_time, 0, MOST)
         self.keeps = all_of("keeps", self.keeps, Keep)
         self.name = text("name", self.name)
 
@@ -155,7 +160,14 @@ class Chain:
 
 @dataclass
 class Moment:
-    """The worst moment of a stage's forward or backward; `bytes` has one entry for each kind."""
+    """The worst moment of a stage's forward or backward.
+
+    Attributes:
+        stage: counted from 1.
+        phase: what it does.
+        time: at its end, in the unit of the chain.
+        bytes: by kind.
+    """
 
     stage: int
     phase: Literal["forward", "recompute", "backward"]
@@ -165,7 +177,14 @@ class Moment:
 
 @dataclass
 class Replay:
-    """What a schedule takes: time, bytes of the worst moment by kind, and all moments."""
+    """What a schedule takes.
+
+    Attributes:
+        time: of the step, in the unit of the chain.
+        extra_time: of it, what recomputation and other forms of keeping take.
+        peak: bytes of the worst moment by kind.
+        moments: in order.
+    """
 
     time: float
     extra_time: float
@@ -235,6 +254,8 @@ def rotor(chain: Chain, memory: int | float | str, *, slots: int = 500) -> tuple
 def revolve(stages: int, checkpoints: int) -> tuple[int, Schedule]:
     """Return the fewest extra forward steps of a uniform chain, and a schedule with that many.
 
+    The input is one of the checkpoints.
+
     Source: A. Griewank, A. Walther, ACM TOMS 26(1), 2000.
 
     >>> revolve(10, 3)[0]
@@ -264,7 +285,7 @@ def uniform(blocks: int, saved_bytes: int, boundary_bytes: int) -> Uniform:
     >>> uniform(64, 5, 1).length
     4
     """
-    sizes = [integer("blocks", blocks, 1), integer("saved_bytes", saved_bytes, 1)]
+    sizes = [integer("blocks", blocks, 1, 2**16), integer("saved_bytes", saved_bytes, 1)]
     return made(Uniform, ask("uniform", [*sizes, integer("boundary_bytes", boundary_bytes, 1)]))
 
 
@@ -274,5 +295,5 @@ def segments(stages: int, length: int) -> Schedule:
     >>> segments(7, 3)
     [[1, 2, 3], [4, 5, 6], 7]
     """
-    found: Schedule = ask("segments", [integer("stages", stages, 1, 2**16), integer("length", length, 1)])
+    found: Schedule = ask("segments", [integer("stages", stages, 1, 2**16), integer("length", length, 1, 2**16)])
     return found

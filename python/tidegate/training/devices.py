@@ -12,7 +12,7 @@ from typing import Literal
 
 from tidegate.options import choice, integer, integers, number
 from tidegate.training.chain import Chain
-from tidegate.training.request import all_of, ask, made, one_of, positive, size, size_of
+from tidegate.training.request import MOST, all_of, ask, made, one_of, positive, size, size_of
 from tidegate.training.step import NO_LIMITS, Profile
 
 __all__ = [
@@ -31,11 +31,19 @@ __all__ = [
 
 @dataclass
 class Sharded:
-    """What one device holds (bytes) and sends in a step (elements)."""
+    """What one device holds, and what it sends in a step.
+
+    Attributes:
+        bytes: of states.
+        gathered_bytes: of the gathered layer of stage 3, which `bytes` does not contain.
+        sent_elements: without a ring's (N - 1) / N.
+        sent_bytes: that a device of a ring sends.
+    """
 
     bytes: float
     gathered_bytes: float
     sent_elements: float
+    sent_bytes: float
 
 
 def sharding(
@@ -57,7 +65,7 @@ def sharding(
     """
     request = {
         "parameters": integer("parameters", parameters, 1),
-        "devices": integer("devices", devices, 1),
+        "devices": integer("devices", devices, 1, 2**16),
         "stage": integer("stage", stage, 0, 3),
         "largest_layer": integer("largest_layer", largest_layer, 0),
         "accounting": choice("accounting", accounting, ("paper", "deep_speed", "fp32")),
@@ -105,7 +113,15 @@ def place(tensors: Sequence[Lifetime], *, alignment: int = 1) -> Placement:
 
 @dataclass
 class Device:
-    """The stages of one device of a pipeline: time of a micro-batch, bytes, bytes sent."""
+    """The stages of one device of a pipeline.
+
+    Attributes:
+        first, last: its stages, counted from 1.
+        time: of forward and backward of a micro-batch, in the unit of the chain.
+        in_flight: micro-batches whose activations it holds at a time.
+        bytes: of states and of the activations in flight.
+        sent_bytes: that it sends for a micro-batch.
+    """
 
     first: int
     last: int
@@ -117,7 +133,13 @@ class Device:
 
 @dataclass
 class Split:
-    """A chain cut for several devices: the time of a step, and the part in which they wait."""
+    """A chain cut for several devices.
+
+    Attributes:
+        devices: in order.
+        time: of a step without transfers, in the unit of the chain.
+        bubble: the part of the time in which a device waits, were all equally fast.
+    """
 
     devices: list[Device]
     time: float
@@ -152,7 +174,7 @@ def split(
     request = {
         "chain": one_of("chain", chain, Chain).request(),
         "state_bytes": [0] * len(chain.stages) if state_bytes is None else integers("state_bytes", state_bytes, 0),
-        "devices": integer("devices", devices, 1),
+        "devices": integer("devices", devices, 1, 2**16),
         "micro_batches": integer("micro_batches", micro_batches, 1),
         "pipelining": "gpipe" if kind == "gpipe" else "one_forward_one_backward",
         "limit_bytes": None if limit is None else size_of(limit),
@@ -163,7 +185,18 @@ def split(
 
 @dataclass
 class Way:
-    """A way to divide a step among devices, and the part of torch that runs it."""
+    """A way to divide a step among devices.
+
+    Attributes:
+        name: of the way.
+        torch: the part of torch that runs it.
+        fits: whether each device has the memory.
+        bytes: what a device holds: the peak; where nothing fits, the least of any plan, or for a
+            pipeline the fastest cut's.
+        sent_bytes: what a device sends in a step.
+        time: of a step in the unit of the profile, where it fits.
+        words: what the way does, or what does not fit.
+    """
 
     name: Literal["data", "zero1", "sharded", "tensor", "pipeline"]
     torch: str
@@ -191,14 +224,18 @@ def compare(
         memory: the memory of one.
         link: bytes that one sends in a unit of the profile's time.
         latency: time until a message arrives, in the same unit.
-        micro_batches: of a pipeline; by default four for each device.
+        micro_batches: the most of each way, as in `plan`, and those of a pipeline; by default four
+            for each device there.
     """
+    most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
     cluster = {
-        "devices": integer("devices", devices, 1),
+        "devices": integer("devices", devices, 1, 2**16),
         "memory_bytes": size_of(memory),
         "link_bytes": float(size_of(link)) if isinstance(link, str) else positive("link", link),
-        "latency": number("latency", latency, 0),
-        "micro_batches": None if micro_batches is None else integer("micro_batches", micro_batches, 1),
+        "latency": number("latency", latency, 0, MOST),
+        "micro_batches": most,
     }
-    ways = ask("compare", [one_of("profile", profile, Profile).request(), cluster, NO_LIMITS])
+    ways = ask(
+        "compare", [one_of("profile", profile, Profile).request(), cluster, {**NO_LIMITS, "micro_batches": most}]
+    )
     return [made(Way, way) for way in ways]

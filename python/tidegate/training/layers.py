@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from tidegate.errors import ConfigError
 from tidegate.options import choice, flag, integer, refused, text
 from tidegate.training.request import all_of
 
@@ -33,6 +34,10 @@ __all__ = [
 Scores = Literal["full", "blockwise"] | tuple[Literal["sparse", "low_rank"], int]
 
 
+# Blocks within blocks.
+MOST_DEPTH = 20
+
+
 @dataclass
 class Layer:
     """A layer; use one of the classes below."""
@@ -40,6 +45,8 @@ class Layer:
     kind: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        if not self.kind:
+            raise ConfigError("Layer is the base of all layers: give one of its classes, such as Linear")
         for f in fields(self):
             setattr(self, f.name, _checked(f.name, getattr(self, f.name)))
 
@@ -59,11 +66,13 @@ def _checked(name: str, given: Any) -> Any:
     if name == "name":
         return text(name, given)
     if name == "scores":
-        return given if isinstance(given, dict) else _scores(given)
+        return _scores(given)
     return integer(name, given, 0 if name == "padding" else 1, 2**32)
 
 
 def _scores(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) == 1:
+        given = next(iter(given.items()))
     if isinstance(given, tuple | list) and len(given) == 2 and given[0] in ("sparse", "low_rank"):
         return {given[0]: integer("scores", given[1], 1, 2**32)}
     if isinstance(given, str) and given in ("full", "blockwise"):
@@ -181,6 +190,11 @@ class Transformer(Layer):
     dropout: bool = False
 
 
+def _depth(layer: Layer, seen: int = 0) -> int:
+    inner = layer.layers if isinstance(layer, Block) and seen <= MOST_DEPTH else []
+    return max([seen, *(_depth(other, seen + 1) for other in inner)])
+
+
 @dataclass
 class Block(Layer):
     """Layers that are one stage of a plan, and how many of these follow one another."""
@@ -192,5 +206,7 @@ class Block(Layer):
 
     def request(self) -> dict[str, Any]:
         """Return what the planners take."""
+        if _depth(self) > MOST_DEPTH:
+            raise ConfigError(f"blocks within blocks, more than {MOST_DEPTH} deep: take the inner ones apart")
         layers = [layer.request() for layer in self.layers]
         return {"kind": self.kind, "layers": layers, "repeat": self.repeat, "name": self.name}

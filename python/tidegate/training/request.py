@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 # The most bytes of one figure.
 MOST_BYTES = 2**42
+# Times and ratios beyond this are no measurements.
+MOST = 1e30
 
 
 def ask(name: str, request: Any) -> Any:
@@ -44,7 +46,7 @@ def size_of(memory: Any) -> int:
 
 def positive(name: str, given: Any) -> float:
     """Return a number above 0."""
-    value = number(name, given, 0)
+    value = number(name, given, 0, MOST)
     if value == 0:
         raise refused(name, given, "a number above 0")
     return value

@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from tidegate import _tidegate
 from tidegate.options import as_path, choice, flag, integer, integers, listed, number, refused, text
 from tidegate.training.chain import Chain, Replay, Schedule, replay_of
 from tidegate.training.layers import Layer
-from tidegate.training.request import all_of, ask, made, one_of, size, size_of
+from tidegate.training.request import MOST, MOST_BYTES, all_of, ask, made, one_of, size, size_of
 
 __all__ = [
     "Held",
     "Part",
     "Plan",
+    "Planner",
     "Point",
     "Profile",
     "curve",
@@ -30,8 +32,8 @@ __all__ = [
 ]
 
 PRECISIONS = ("fp32", "autocast", "bf16", "bf16_master")
-# As many micro-batches as there are samples, each budget in 500 steps.
-NO_LIMITS = {"micro_batches": 2**16, "fused": False, "slots": 500}
+# Any number of micro-batches, each budget in 500 steps.
+NO_LIMITS = {"micro_batches": None, "fused": False, "slots": 500}
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adam8bit", "lion", "adafactor")
 
 
@@ -75,7 +77,7 @@ class Held:
 
     def __post_init__(self) -> None:
         self.name = text("name", self.name)
-        self.bytes = integer("bytes", self.bytes, 0, 2**50)
+        self.bytes = integer("bytes", self.bytes, 0, MOST_BYTES)
 
 
 @dataclass
@@ -87,6 +89,9 @@ class Profile:
         chain: the stages.
         held: what is held all the time, without gradients.
         input_bytes: the batch itself.
+        optimizer_extra_bytes: what the optimizer's step takes besides, when activations are gone.
+        batch_norm: whether a batch that is cut gives another result, because statistics are over
+            the batch.
         overhead_time: what each micro-batch takes besides its stages.
         time_unit: "s", or "Tflop" where times are computed.
         name: of the model.
@@ -97,17 +102,21 @@ class Profile:
     chain: Chain
     held: list[Held] = field(default_factory=list)
     input_bytes: int = 0
+    optimizer_extra_bytes: int = 0
+    batch_norm: bool = False
     overhead_time: float = 0.0
     time_unit: str = "s"
     name: str = ""
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        self.batch = integer("batch", self.batch, 1)
+        self.batch = integer("batch", self.batch, 1, 2**32)
         self.chain = one_of("chain", self.chain, Chain)
         self.held = all_of("held", self.held, Held)
-        self.input_bytes = integer("input_bytes", self.input_bytes, 0, 2**50)
-        self.overhead_time = number("overhead_time", self.overhead_time, 0)
+        for name in ("input_bytes", "optimizer_extra_bytes"):
+            setattr(self, name, integer(name, getattr(self, name), 0, MOST_BYTES))
+        self.batch_norm = flag("batch_norm", self.batch_norm)
+        self.overhead_time = number("overhead_time", self.overhead_time, 0, MOST)
         for name in ("time_unit", "name", "fingerprint"):
             setattr(self, name, text(name, getattr(self, name)))
 
@@ -175,13 +184,15 @@ class Plan:
         schedule: what is stored and recomputed in each.
         gradients: "kept", "resident" or "fused".
         peak_bytes: bytes of the worst moment; `peak` has them by kind.
-        time: of the step; `plain_time` is that with all the memory that it can use.
+        time: of the step in `time_unit`; `plain_time` is that with all the memory that it can use.
         plain_bytes: what the step takes without a plan.
         floor_bytes: the least of any plan.
         memory_bytes: the budget.
         replay: the moments of the largest micro-batch.
         recomputed_stages: how many stages run forward again.
         fingerprint: of the profile.
+        time_unit: "s", or "Tflop" for layers.
+        text: all this in words.
     """
 
     micro_batches: list[int]
@@ -197,6 +208,7 @@ class Plan:
     replay: Replay
     recomputed_stages: int
     fingerprint: str
+    time_unit: str
     text: str
 
     def __str__(self) -> str:
@@ -213,15 +225,60 @@ class Point:
 
 
 def _limits(micro_batches: int | None, fused: bool, slots: int) -> dict[str, Any]:
-    most = 2**16 if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
+    most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
     return {"micro_batches": most, "fused": flag("fused", fused), "slots": integer("slots", slots, 1, 2**16)}
 
 
-def _step(profile: Profile, batch: int | None, memory: list[int], limits: dict[str, Any]) -> Any:
-    step = one_of("profile", profile, Profile)
-    batch = step.batch if batch is None else integer("batch", batch, 1, 2**32)
-    request = {"profile": step.request(), "batch": batch, "memory_bytes": memory, "limits": limits}
-    return ask("step", request)
+class Planner:
+    """Plans of one step for every budget: what is slow is done once.
+
+    Args:
+        profile: the step.
+        batch: samples of the step; by default those of the profile.
+        micro_batches: the most micro-batches. By default any, and 1 under batch normalization,
+            where they change the result.
+        fused: whether the optimizer may step within backward; by default False.
+        slots: steps of the budget that are told apart; by default 500.
+
+    >>> layer = tg.training.Transformer(1024, 768, 12, scores="blockwise")
+    >>> planner = Planner(model([tg.training.Block([layer], repeat=12)], 8), micro_batches=1)
+    >>> planner.plan(planner.floor_bytes).peak_bytes <= planner.floor_bytes
+    True
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        batch: int | None = None,
+        micro_batches: int | None = None,
+        fused: bool = False,
+        slots: int = 500,
+    ) -> None:
+        step = one_of("profile", profile, Profile)
+        batch = step.batch if batch is None else integer("batch", batch, 1, 2**32)
+        request = {"profile": step.request(), "batch": batch, "limits": _limits(micro_batches, fused, slots)}
+        self._inner = _tidegate.Planner(json.dumps(request))
+
+    @property
+    def floor_bytes(self) -> int:
+        """The least budget of any plan."""
+        return self._inner.floor_bytes()
+
+    def plan(self, memory: int | float | str) -> Plan:
+        """Return the fastest plan within a budget: bytes, text, or a fraction of the memory limit.
+
+        Raises:
+            BudgetError: below the floor; it names the floor, its parts and what would lower it.
+        """
+        found = json.loads(self._inner.plan(min(size_of(memory), 2**63 - 1)))
+        answer = {**found["plan"], "text": found["text"], "recomputed_stages": found["recomputed_stages"]}
+        answer |= {"peak": dict(found["plan"]["peak"]), "replay": replay_of(found["plan"]["replay"])}
+        return made(Plan, answer)
+
+    def curve(self) -> list[Point]:
+        """Return the time of the fastest plan for every budget, from the floor on."""
+        return [made(Point, point) for point in json.loads(self._inner.curve())]
 
 
 def plan(
@@ -239,7 +296,8 @@ def plan(
         profile: the step.
         memory: bytes, text such as "8GiB", or a fraction of the memory limit.
         batch: samples of the step; by default those of the profile.
-        micro_batches: the most micro-batches; 1 where a batch must stay one piece. By default any.
+        micro_batches: the most micro-batches. By default any, and 1 under batch normalization,
+            where they change the result.
         fused: whether the optimizer may step within backward.
         slots: steps of the budget that are told apart.
 
@@ -251,11 +309,8 @@ def plan(
     >>> found.peak_bytes <= 2 << 30, found.recomputed_stages > 0
     (True, True)
     """
-    answer = _step(profile, batch, [size_of(memory)], _limits(micro_batches, fused, slots))
-    (found,) = answer["plans"]
-    answer = {**found["plan"], "text": found["text"], "recomputed_stages": found["recomputed_stages"]}
-    answer |= {"peak": dict(found["plan"]["peak"]), "replay": replay_of(found["plan"]["replay"])}
-    return made(Plan, answer)
+    options = {"batch": batch, "micro_batches": micro_batches, "fused": fused, "slots": slots}
+    return Planner(profile, **options).plan(memory)  # type: ignore[arg-type]
 
 
 def curve(
@@ -267,8 +322,8 @@ def curve(
     slots: int = 500,
 ) -> list[Point]:
     """Return the time of the fastest plan for every budget; arguments as in `plan`."""
-    answer = _step(profile, batch, [], _limits(micro_batches, fused, slots))
-    return [made(Point, point) for point in answer["curve"]]
+    options = {"batch": batch, "micro_batches": micro_batches, "fused": fused, "slots": slots}
+    return Planner(profile, **options).curve()  # type: ignore[arg-type]
 
 
 def largest_batch(
@@ -292,5 +347,5 @@ def largest_batch(
     """
     request = {"profile": one_of("profile", profile, Profile).request(), "memory_bytes": size_of(memory)}
     request |= {"recompute": flag("recompute", recompute), "most": integer("most", most, 1)}
-    found: int = ask("largest_batch", {**request, "limits": _limits(micro_batches, fused, 200)})
+    found: int = ask("largest_batch", {**request, "limits": _limits(micro_batches, fused, 500)})
     return found

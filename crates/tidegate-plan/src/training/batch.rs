@@ -9,12 +9,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, at_least_one, positive};
+use crate::error::{Error, Result, at_least_one, counted_to, not_negative, positive};
+
+/// The most micro-batches of a step.
+pub const MOST_PARTS: u64 = 1 << 16;
 
 /// The sizes of `parts` micro-batches of a batch: as equal as they can be, larger ones first.
 ///
 /// # Errors
-/// [`Error::Parameter`] for no parts, or more parts than samples.
+/// [`Error::Parameter`] for no parts, more than 2^16, or more than samples.
 ///
 /// # Example
 /// ```
@@ -23,9 +26,13 @@ use crate::error::{Error, Result, at_least_one, positive};
 /// # Ok::<(), tidegate_plan::Error>(())
 /// ```
 pub fn micro_batches(batch: u64, parts: u64) -> Result<Vec<u64>> {
-    at_least_one("parts", parts)?;
+    counted_to("parts", parts, MOST_PARTS)?;
     if parts > batch {
-        return Err(Error::parameter("parts", parts, format!("at most the {batch} samples of the batch")));
+        return Err(Error::parameter(
+            "parts",
+            parts,
+            format!("it must be at most the {batch} samples of the batch"),
+        ));
     }
     let (each, more) = (batch / parts, batch % parts);
     Ok((0..parts).map(|i| each + u64::from(i < more)).collect())
@@ -82,16 +89,14 @@ impl Growth {
             Self::Adabatch { first, factor, epochs, most } => {
                 at_least_one("first", first)?;
                 at_least_one("epochs", epochs)?;
-                if !(factor >= 1.0 && factor.is_finite()) {
-                    return Err(Error::parameter("factor", factor, "1 or more"));
+                if positive("factor", factor)? < 1.0 {
+                    return Err(Error::parameter("factor", factor, "it must be 1 or more"));
                 }
                 (first as f64 * factor.powf((epoch / epochs) as f64), most)
             }
             Self::Linear { first, rate, most } => {
                 at_least_one("first", first)?;
-                if !(rate >= 0.0 && rate.is_finite()) {
-                    return Err(Error::parameter("rate", rate, "0 or more"));
-                }
+                not_negative("rate", rate)?;
                 (first as f64 * (1.0 + rate * epoch as f64), most)
             }
         };
@@ -108,10 +113,14 @@ impl Growth {
 pub fn noise_driven(batch: u64, optimum: f64, share: f64, least: u64, most: u64) -> Result<u64> {
     positive("optimum", optimum)?;
     if !(0.0..=1.0).contains(&share) {
-        return Err(Error::parameter("share", share, "from 0 to 1"));
+        return Err(Error::parameter("share", share, "it must be from 0 to 1"));
     }
     if at_least_one("least", least)? > most {
-        return Err(Error::parameter("least", least, format!("at most {most}, the largest batch")));
+        return Err(Error::parameter(
+            "least",
+            least,
+            format!("it must be at most {most}, the largest batch"),
+        ));
     }
     let next = share * optimum + (1.0 - share) * batch as f64;
     Ok((next.round() as u64).clamp(least, most))

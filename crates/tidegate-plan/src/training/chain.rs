@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, MOST_BYTES, Result, not_negative};
 
 /// One stage: a block of the model in forward and backward.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Stage {
     pub name: String,
     /// Bytes of its output, which the next stage takes. Of the last stage, the loss: about 0.
     pub output_bytes: u64,
+    /// Bytes of the gradient of its output, where these are not those of the output: a gradient
+    /// may be a part of a larger tensor, or share one with another.
+    pub output_gradient_bytes: Option<u64>,
     /// Bytes that its backward needs besides its input and its output.
     pub saved_bytes: u64,
     /// Bytes of the gradients of its own parameters.
@@ -29,7 +32,7 @@ pub struct Stage {
     /// Bytes above what is saved and the output while it runs forward and saves.
     pub save_extra_bytes: u64,
     /// Bytes of its backward at its worst moment, above what is saved, the output and all
-    /// gradients. Negative where tensors are freed before gradients are made.
+    /// gradients. Negative where not all of them are there at that moment.
     pub backward_extra_bytes: i64,
     /// Time of its forward, in seconds or any other unit.
     pub forward_time: f64,
@@ -88,8 +91,6 @@ pub struct Chain {
 
 /// The most stages of a chain.
 const MOST_STAGES: u64 = 1 << 16;
-/// The most bytes of one figure: sums of all figures of a chain stay below 2^63.
-const MOST_BYTES: u64 = 1 << 42;
 
 fn at_most(name: &str, value: u64, most: u64) -> Result<()> {
     if value <= most {
@@ -98,12 +99,19 @@ fn at_most(name: &str, value: u64, most: u64) -> Result<()> {
     Err(Error::parameter(name, value, format!("at most {most}")))
 }
 
+impl Stage {
+    /// Bytes of the gradient of its output.
+    pub(crate) fn output_gradient(&self) -> u64 {
+        self.output_gradient_bytes.unwrap_or(self.output_bytes)
+    }
+}
+
 impl Chain {
     /// Checks that the chain can be planned.
     ///
     /// # Errors
     /// [`Error::Config`] for a chain without stages; [`Error::Parameter`] for times that are
-    /// negative or no numbers, for more than 2^16 stages or 2^42 bytes, and for a skip that does
+    /// not from 0 to 1e30, for more than 2^16 stages or 2^42 bytes, and for a skip that does
     /// not lead to a later stage.
     pub fn check(&self) -> Result<()> {
         if self.stages.is_empty() {
@@ -113,6 +121,7 @@ impl Chain {
         for (i, stage) in self.stages.iter().enumerate() {
             let sizes = [
                 ("output_bytes", stage.output_bytes),
+                ("output_gradient_bytes", stage.output_gradient()),
                 ("saved_bytes", stage.saved_bytes),
                 ("gradient_bytes", stage.gradient_bytes),
                 ("forward_extra_bytes", stage.forward_extra_bytes),
@@ -126,10 +135,7 @@ impl Chain {
             let times = [("forward_time", stage.forward_time), ("backward_time", stage.backward_time)];
             let keeps = stage.keeps.iter().map(|keep| ("time of a keep", keep.time));
             for (what, time) in times.into_iter().chain(keeps) {
-                if !(time >= 0.0 && time.is_finite()) {
-                    let name = format!("{what} of stage {}", self.called(i + 1));
-                    return Err(Error::parameter(name, time, "it must be a number of 0 or more"));
-                }
+                not_negative(format!("{what} of stage {}", self.called(i + 1)), time)?;
             }
         }
         for skip in &self.skips {
@@ -186,6 +192,7 @@ impl Chain {
         let mut chain = self.clone();
         for stage in &mut chain.stages {
             stage.output_bytes = bytes(stage.output_bytes);
+            stage.output_gradient_bytes = stage.output_gradient_bytes.map(bytes);
             stage.saved_bytes = bytes(stage.saved_bytes);
             stage.forward_extra_bytes = bytes(stage.forward_extra_bytes);
             stage.save_extra_bytes = bytes(stage.save_extra_bytes);

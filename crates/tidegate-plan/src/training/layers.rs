@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, at_least_one};
+use crate::error::{Error, Result, counted_to, product};
 
 /// How the scores of attention are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -205,14 +205,24 @@ pub struct Figures {
 
 impl Figures {
     /// How many parameters there are.
-    #[must_use]
-    pub fn parameter_count(&self) -> u64 {
-        self.parameters.iter().map(|shape| shape.iter().product::<u64>()).sum()
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more than 2^42.
+    pub fn parameter_count(&self) -> Result<u64> {
+        self.parameters
+            .iter()
+            .try_fold(0, |sum, shape| product("parameters", &[sum + product("parameters", shape)?]))
     }
 }
 
+/// The largest size of a layer.
+const MOST: u64 = 1 << 32;
+
 /// Sizes of a convolution's output.
 fn convolved(side: u64, kernel: u64, stride: u64, padding: u64) -> Result<u64> {
+    if padding > MOST {
+        return Err(Error::parameter("padding", padding, format!("it must be at most {MOST}")));
+    }
     let padded = side + 2 * padding;
     if kernel > padded {
         let what = format!("a kernel of {kernel} over {side} and twice {padding} zeros: it must be smaller");
@@ -244,7 +254,7 @@ impl Layer {
     ///
     /// # Errors
     /// [`Error::Parameter`] for a size of 0 or above 2^32; [`Error::Config`] for sizes that do not
-    /// belong together.
+    /// belong together, and for more than 2^42 bytes or parameters.
     ///
     /// # Example
     /// ```
@@ -263,24 +273,23 @@ impl Layer {
     pub fn figures(&self, batch: u64, element_bytes: u64) -> Result<Figures> {
         self.check()?;
         let (b, c) = (batch, element_bytes);
-        Ok(match *self {
+        let bytes = |sizes: &[u64]| product(self.kind(), sizes);
+        let figures = match *self {
             Self::Linear { inputs, outputs, bias, positions } => Figures {
                 parameters: weights(vec![outputs, inputs], bias.then_some(outputs)),
-                output_bytes: b * positions * outputs * c,
+                output_bytes: bytes(&[b, positions, outputs, c])?,
                 saved_bytes: 0,
-                flops: 2.0 * product(&[b, positions, inputs, outputs]),
+                flops: 2.0 * count(&[b, positions, inputs, outputs]),
             },
             Self::Convolution { inputs, outputs, kernel, stride, padding, groups, bias, height, width } => {
                 let (h, w) =
                     (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
+                let weight = vec![outputs, inputs / groups, kernel, kernel];
                 Figures {
-                    parameters: weights(
-                        vec![outputs, inputs / groups, kernel, kernel],
-                        bias.then_some(outputs),
-                    ),
-                    output_bytes: b * outputs * h * w * c,
+                    parameters: weights(weight, bias.then_some(outputs)),
+                    output_bytes: bytes(&[b, outputs, h, w, c])?,
                     saved_bytes: 0,
-                    flops: 2.0 * product(&[b, outputs, h, w, inputs / groups, kernel, kernel]),
+                    flops: 2.0 * count(&[b, outputs, h, w, inputs / groups, kernel, kernel]),
                 }
             }
             Self::DepthwiseSeparable { inputs, outputs, kernel, stride, padding, height, width } => {
@@ -288,52 +297,54 @@ impl Layer {
                     (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
                 Figures {
                     parameters: vec![vec![inputs, 1, kernel, kernel], vec![outputs, inputs, 1, 1]],
-                    output_bytes: b * outputs * h * w * c,
-                    saved_bytes: b * inputs * h * w * c,
-                    flops: 2.0 * product(&[b, h, w, inputs, kernel * kernel + outputs]),
+                    output_bytes: bytes(&[b, outputs, h, w, c])?,
+                    saved_bytes: bytes(&[b, inputs, h, w, c])?,
+                    flops: 2.0 * count(&[b, h, w, inputs]) * (count(&[kernel, kernel]) + outputs as f64),
                 }
             }
             Self::Norm { features, positions, form } => Figures {
                 parameters: weights(vec![features], (form != Norm::Rms).then_some(features)),
-                output_bytes: b * positions * features * c,
+                output_bytes: bytes(&[b, positions, features, c])?,
                 saved_bytes: match form {
-                    Norm::Layer => 2 * 4 * b * positions,
-                    Norm::Rms => 4 * b * positions,
-                    Norm::Batch => 2 * 4 * features,
+                    Norm::Layer => bytes(&[2, 4, b, positions])?,
+                    Norm::Rms => bytes(&[4, b, positions])?,
+                    Norm::Batch => bytes(&[2, 4, features])?,
                 },
-                flops: 8.0 * product(&[b, positions, features]),
+                flops: 8.0 * count(&[b, positions, features]),
             },
             Self::Activation { elements } => Figures {
-                output_bytes: b * elements * c,
-                flops: product(&[b, elements]),
+                output_bytes: bytes(&[b, elements, c])?,
+                flops: count(&[b, elements]),
                 ..Figures::default()
             },
             Self::Dropout { elements } => Figures {
-                output_bytes: b * elements * c,
-                saved_bytes: b * elements,
-                flops: product(&[b, elements]),
+                output_bytes: bytes(&[b, elements, c])?,
+                saved_bytes: bytes(&[b, elements])?,
+                flops: count(&[b, elements]),
                 ..Figures::default()
             },
             Self::Attention { sequence, width, heads, scores, dropout } => {
-                attention(b, c, (sequence, width, heads), scores, dropout)
+                attention(b, c, (sequence, width, heads), scores, dropout)?
             }
             Self::Embedding { vocabulary, width, positions } => Figures {
                 parameters: vec![vec![vocabulary, width]],
-                output_bytes: b * positions * width * c,
+                output_bytes: bytes(&[b, positions, width, c])?,
                 saved_bytes: 0,
-                flops: product(&[b, positions, width]),
+                flops: count(&[b, positions, width]),
             },
             Self::CrossEntropy { classes, positions } => Figures {
                 output_bytes: 0,
-                saved_bytes: 4 * b * positions * classes,
-                flops: 4.0 * product(&[b, positions, classes]),
+                saved_bytes: bytes(&[4, b, positions, classes])?,
+                flops: 4.0 * count(&[b, positions, classes]),
                 ..Figures::default()
             },
             Self::Transformer { sequence, width, heads, scores, dropout } => {
-                transformer(b, c, (sequence, width, heads), scores, dropout)
+                transformer(b, c, (sequence, width, heads), scores, dropout)?
             }
             Self::Block { ref layers, .. } => block(layers, batch, element_bytes)?,
-        })
+        };
+        figures.parameter_count()?;
+        Ok(figures)
     }
 
     /// Checks every size.
@@ -368,8 +379,11 @@ impl Layer {
             ],
             Self::Norm { features, positions, .. } => &[("features", features), ("positions", positions)],
             Self::Activation { elements } | Self::Dropout { elements } => &[("elements", elements)],
-            Self::Attention { sequence, width, heads, .. }
-            | Self::Transformer { sequence, width, heads, .. } => {
+            Self::Attention { sequence, width, heads, scores, .. }
+            | Self::Transformer { sequence, width, heads, scores, .. } => {
+                if let Scores::Sparse(keys) | Scores::LowRank(keys) = scores {
+                    counted_to("keys", keys, sequence)?;
+                }
                 if heads == 0 || width % heads != 0 {
                     let what = format!("{heads} heads of a width of {width}: they must divide it");
                     return Err(Error::Config(what));
@@ -387,17 +401,11 @@ impl Layer {
                 &[("repeat", repeat)]
             }
         };
-        for &(name, value) in sizes {
-            at_least_one(name, value)?;
-            if value > 1 << 32 {
-                return Err(Error::parameter(name, value, "at most 2^32"));
-            }
-        }
-        Ok(())
+        sizes.iter().try_for_each(|&(name, value)| counted_to(name, value, MOST).map(|_| ()))
     }
 }
 
-fn product(sizes: &[u64]) -> f64 {
+fn count(sizes: &[u64]) -> f64 {
     sizes.iter().map(|&n| n as f64).product()
 }
 
@@ -406,53 +414,62 @@ fn weights(shape: Vec<u64>, bias: Option<u64>) -> Vec<Vec<u64>> {
 }
 
 /// Bytes that the scores of attention keep, and their multiplications and additions.
-fn scores_of(b: u64, c: u64, (s, d, h): (u64, u64, u64), scores: Scores, dropout: bool) -> (u64, f64) {
+fn scores_of(
+    b: u64,
+    c: u64,
+    (s, d, h): (u64, u64, u64),
+    scores: Scores,
+    dropout: bool,
+) -> Result<(u64, f64)> {
     let keys = match scores {
         Scores::Full | Scores::Blockwise => s,
-        Scores::Sparse(keys) | Scores::LowRank(keys) => keys.min(s),
+        Scores::Sparse(keys) | Scores::LowRank(keys) => keys,
     };
     // The softmax; with dropout also its mask, of one byte, and what remains.
     let each = if dropout { 2 * c + 1 } else { c };
     let bytes = match scores {
-        Scores::Blockwise => 4 * b * h * s,
-        _ => each * b * h * s * keys,
+        Scores::Blockwise => product("attention", &[4, b, h, s])?,
+        _ => product("attention", &[each, b, h, s, keys])?,
     };
-    let projected = if matches!(scores, Scores::LowRank(_)) { 2 * b * keys * d * c } else { 0 };
-    (bytes + projected, 4.0 * product(&[b, s, keys, d]))
+    // Keys and values at low rank, and the two products that make them.
+    let (projected, projecting) = match scores {
+        Scores::LowRank(_) => (product("attention", &[2, b, keys, d, c])?, 4.0 * count(&[b, s, keys, d])),
+        _ => (0, 0.0),
+    };
+    Ok((bytes + projected, 4.0 * count(&[b, s, keys, d]) + projecting))
 }
 
-fn attention(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Figures {
+fn attention(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Result<Figures> {
     let (s, d, _) = sizes;
-    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout);
+    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout)?;
     let mut parameters = vec![vec![3 * d, d], vec![3 * d], vec![d, d], vec![d]];
     if let Scores::LowRank(rank) = scores {
         parameters.extend([vec![rank, s], vec![rank, s]]);
     }
-    Figures {
+    Ok(Figures {
         parameters,
-        output_bytes: b * s * d * c,
+        output_bytes: product("attention", &[b, s, d, c])?,
         // Queries, keys, values, and what the last projection takes.
-        saved_bytes: 4 * b * s * d * c + bytes,
-        flops: 8.0 * product(&[b, s, d, d]) + flops,
-    }
+        saved_bytes: product("attention", &[4, b, s, d, c])? + bytes,
+        flops: 8.0 * count(&[b, s, d, d]) + flops,
+    })
 }
 
-fn transformer(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Figures {
+fn transformer(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Result<Figures> {
     let (s, d, _) = sizes;
-    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout);
-    let attention = attention(b, c, sizes, scores, dropout);
-    let mut parameters = attention.parameters;
+    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout)?;
+    let mut parameters = attention(b, c, sizes, scores, dropout)?.parameters;
     parameters.extend([vec![4 * d, d], vec![4 * d], vec![d, 4 * d], vec![d]]);
     parameters.extend([vec![d], vec![d], vec![d], vec![d]]);
     // Of the sixteen tensors of s·b·h elements in the paper's sum one is the input; the output is
     // the next block's. Two masks of a byte an element where outputs are dropped.
-    let masks = if dropout { 2 * b * s * d } else { 0 };
-    Figures {
+    let masks = if dropout { product("transformer", &[2, b, s, d])? } else { 0 };
+    Ok(Figures {
         parameters,
-        output_bytes: b * s * d * c,
-        saved_bytes: 15 * b * s * d * c + masks + bytes,
-        flops: 24.0 * product(&[b, s, d, d]) + flops,
-    }
+        output_bytes: product("transformer", &[b, s, d, c])?,
+        saved_bytes: product("transformer", &[15, b, s, d, c])? + masks + bytes,
+        flops: 24.0 * count(&[b, s, d, d]) + flops,
+    })
 }
 
 /// The layers of a block as one: outputs between them are saved.
@@ -466,7 +483,8 @@ fn block(layers: &[Layer], batch: u64, element_bytes: u64) -> Result<Figures> {
         }
         let figures = layer.figures(batch, element_bytes)?;
         all.parameters.extend(figures.parameters);
-        all.saved_bytes += figures.saved_bytes + if i + 1 < layers.len() { figures.output_bytes } else { 0 };
+        let inner = if i + 1 < layers.len() { figures.output_bytes } else { 0 };
+        all.saved_bytes = product("a block", &[all.saved_bytes + figures.saved_bytes + inner])?;
         all.output_bytes = figures.output_bytes;
         all.flops += figures.flops;
     }
@@ -484,7 +502,7 @@ mod tests {
     #[test]
     fn parameters_are_those_of_torch() {
         // torch: Linear(784, 256), Conv2d(3, 64, 7), ResNet's first; GPT-2's block of 7,087,872.
-        let count = |text: &str| json(text).figures(1, 4).unwrap().parameter_count();
+        let count = |text: &str| json(text).figures(1, 4).unwrap().parameter_count().unwrap();
         assert_eq!(count(r#"{"kind":"linear","inputs":784,"outputs":256}"#), 200_960);
         let conv = r#"{"kind":"convolution","inputs":3,"outputs":64,"kernel":7,"stride":2,"padding":3,
                        "bias":false,"height":224,"width":224}"#;
@@ -502,7 +520,7 @@ mod tests {
         let full = json(&format!(r#"{{"kind":"convolution","bias":false,{shape}}}"#)).figures(1, 4).unwrap();
         let ratio = 9.0 * 128.0 / (9.0 + 128.0);
         assert!((full.flops / separable.flops - ratio).abs() < 1e-9);
-        let parameters = full.parameter_count() as f64 / separable.parameter_count() as f64;
+        let parameters = full.parameter_count().unwrap() as f64 / separable.parameter_count().unwrap() as f64;
         assert!((parameters - ratio).abs() < 1e-9);
         assert_eq!(separable.saved_bytes, 64 * 56 * 56 * 4);
     }
@@ -545,6 +563,11 @@ mod tests {
                 "2 groups",
             ),
             (r#"{"kind":"block","layers":[]}"#, "a block without layers"),
+            (
+                r#"{"kind":"linear","inputs":4294967296,"outputs":4294967296}"#,
+                "parameters: 4294967296 × 4294967296",
+            ),
+            (r#"{"kind":"attention","sequence":8,"width":8,"heads":2,"scores":{"low_rank":9}}"#, "keys is 9"),
         ] {
             let error = json(text).figures(1, 4).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

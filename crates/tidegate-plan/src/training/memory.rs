@@ -4,7 +4,8 @@
 //! Memory: holds none.
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::memory::size::mib;
+
+use crate::error::{Result, product};
 
 /// In which numbers a model trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,10 +73,12 @@ const LEAST_8BIT: u64 = 4096;
 
 impl Optimizer {
     /// The bytes that it keeps for a parameter of a shape, where its numbers have `number_bytes`.
-    #[must_use]
-    pub fn state_bytes(self, shape: &[u64], number_bytes: u64) -> u64 {
-        let count: u64 = shape.iter().product();
-        match self {
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a shape of more than 2^42 elements.
+    pub fn state_bytes(self, shape: &[u64], number_bytes: u64) -> Result<u64> {
+        let count = product("the elements of a parameter", shape)?;
+        Ok(match self {
             Self::Sgd => 0,
             Self::Momentum | Self::Lion => count * number_bytes,
             Self::Adam | Self::Adamw => 2 * count * number_bytes,
@@ -84,19 +87,29 @@ impl Optimizer {
             Self::Adafactor => match shape {
                 [] | [_] => count * 4,
                 // The last two axes are the matrix; the others are many of them.
-                [many @ .., rows, columns] => 4 * many.iter().product::<u64>() * (rows + columns),
+                [many @ .., rows, columns] => {
+                    4 * product(
+                        "the factors of a parameter",
+                        &[many, &[rows.saturating_add(*columns)]].concat(),
+                    )?
+                }
             },
-        }
+        })
     }
 
-    fn words(self) -> &'static str {
+    fn words(self, count: u64, number_bytes: u64) -> String {
         match self {
-            Self::Sgd => "SGD keeps nothing",
-            Self::Momentum => "momentum keeps one number a parameter",
-            Self::Adam | Self::Adamw => "Adam keeps two numbers a parameter",
-            Self::Adam8bit => "Adam in 8 bits keeps two bytes a parameter and factors",
-            Self::Lion => "Lion keeps one number a parameter",
-            Self::Adafactor => "Adafactor keeps a number for each row and column",
+            Self::Sgd => "SGD keeps nothing".into(),
+            Self::Momentum | Self::Lion => format!("{count} parameters × 1 number × {number_bytes} bytes"),
+            Self::Adam | Self::Adamw => format!("{count} parameters × 2 numbers × {number_bytes} bytes"),
+            Self::Adam8bit => {
+                format!(
+                    "{count} parameters × 2 bytes, and factors of 4 bytes for {BLOCK}; small ones in 8 bytes"
+                )
+            }
+            Self::Adafactor => {
+                "4 bytes for each row and column of a matrix, and each element of a vector".into()
+            }
         }
     }
 }
@@ -114,41 +127,38 @@ pub struct Part {
 
 /// The parts that do not depend on the batch. Gradients are among them, for a step that keeps them.
 ///
+/// # Errors
+/// [`crate::Error::Config`] for more than 2^42 parameters.
+///
 /// # Example
 /// ```
 /// use tidegate_plan::training::memory::{Optimizer, Precision, states};
 /// // 16 bytes a parameter, whichever of the two usual ways a model trains with Adam.
 /// for precision in [Precision::Fp32, Precision::Bf16Master] {
-///     let parts = states(&[vec![1000, 1000]], precision, Optimizer::Adamw);
+///     let parts = states(&[vec![1000, 1000]], precision, Optimizer::Adamw)?;
 ///     assert_eq!(parts.iter().map(|part| part.bytes).sum::<u64>(), 16_000_000);
 /// }
+/// # Ok::<(), tidegate_plan::Error>(())
 /// ```
-#[must_use]
-pub fn states(shapes: &[Vec<u64>], precision: Precision, optimizer: Optimizer) -> Vec<Part> {
-    let count: u64 = shapes.iter().map(|shape| shape.iter().product::<u64>()).sum();
+pub fn states(shapes: &[Vec<u64>], precision: Precision, optimizer: Optimizer) -> Result<Vec<Part>> {
+    let mut count = 0;
+    for shape in shapes {
+        count = product("the parameters", &[count + product("the elements of a parameter", shape)?])?;
+    }
     let [parameter, gradient, number, master, cast] = precision.parameter_bytes();
-    let state = shapes.iter().map(|shape| optimizer.state_bytes(shape, number)).sum();
+    let mut state = 0;
+    for shape in shapes {
+        state += optimizer.state_bytes(shape, number)?;
+    }
     let each = |bytes: u64| format!("{count} parameters × {bytes} bytes");
     let parts = [
         Part { name: "parameters", bytes: count * parameter, words: each(parameter) },
         Part { name: "gradients", bytes: count * gradient, words: each(gradient) },
-        Part { name: "optimizer", bytes: state, words: optimizer.words().into() },
+        Part { name: "optimizer", bytes: state, words: optimizer.words(count, number) },
         Part { name: "master copy", bytes: count * master, words: each(master) },
         Part { name: "autocast copy", bytes: count * cast, words: each(cast) },
     ];
-    parts.into_iter().filter(|part| part.bytes > 0).collect()
-}
-
-/// The sum of parts as text: one line each, and the total.
-#[must_use]
-pub fn text(parts: &[Part]) -> String {
-    let mut lines: Vec<String> = parts
-        .iter()
-        .map(|part| format!("{:>14}  {:>10} MiB  {}", part.name, mib(part.bytes), part.words))
-        .collect();
-    let total = parts.iter().map(|part| part.bytes).sum();
-    lines.push(format!("{:>14}  {:>10} MiB", "together", mib(total)));
-    lines.join("\n")
+    Ok(parts.into_iter().filter(|part| part.bytes > 0).collect())
 }
 
 #[cfg(test)]
@@ -156,7 +166,7 @@ mod tests {
     use super::*;
 
     fn total(shapes: &[Vec<u64>], precision: Precision, optimizer: Optimizer) -> u64 {
-        states(shapes, precision, optimizer).iter().map(|part| part.bytes).sum()
+        states(shapes, precision, optimizer).unwrap().iter().map(|part| part.bytes).sum()
     }
 
     /// What Hugging Face's `estimate-memory` prints for bert-base-cased (413.18 MB of parameters)
@@ -175,7 +185,8 @@ mod tests {
     fn each_optimizer_keeps_what_it_says() {
         let shapes = [vec![1024, 512], vec![512]];
         let (matrix, vector) = (1024 * 512, 512);
-        let kept = |optimizer: Optimizer| shapes.iter().map(|s| optimizer.state_bytes(s, 4)).sum::<u64>();
+        let kept =
+            |optimizer: Optimizer| shapes.iter().map(|s| optimizer.state_bytes(s, 4).unwrap()).sum::<u64>();
         assert_eq!(kept(Optimizer::Sgd), 0);
         assert_eq!(kept(Optimizer::Momentum), 4 * (matrix + vector));
         assert_eq!(kept(Optimizer::Lion), 4 * (matrix + vector));
@@ -188,9 +199,10 @@ mod tests {
 
     #[test]
     fn the_sums_are_in_words() {
-        let text = text(&states(&[vec![1 << 20]], Precision::Fp32, Optimizer::Adamw));
-        assert!(text.contains("parameters         4.0 MiB  1048576 parameters × 4 bytes"), "{text}");
-        assert!(text.contains("optimizer         8.0 MiB  Adam keeps two numbers a parameter"), "{text}");
-        assert!(text.ends_with("together        16.0 MiB"), "{text}");
+        let parts = states(&[vec![1 << 20]], Precision::Fp32, Optimizer::Adamw).unwrap();
+        let words: Vec<&str> = parts.iter().map(|part| part.words.as_str()).collect();
+        let each = "1048576 parameters × 4 bytes";
+        assert_eq!(words, [each, each, "1048576 parameters × 2 numbers × 4 bytes"]);
+        assert!(states(&[vec![1 << 30, 1 << 30]], Precision::Fp32, Optimizer::Adamw).is_err());
     }
 }

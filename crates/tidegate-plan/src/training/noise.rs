@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, not_negative};
 
 /// Averages of both estimates. Micro-batches give the small norm, their sum the large one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -43,10 +43,14 @@ impl NoiseScale {
     pub fn new(small_batch: u64, large_batch: u64, decay: f64) -> Result<Self> {
         if small_batch == 0 || small_batch >= large_batch {
             let value = format!("{small_batch} and {large_batch}");
-            return Err(Error::parameter("the two batches", value, "the first is at least 1 and smaller"));
+            return Err(Error::parameter(
+                "the two batches",
+                value,
+                "the first must be at least 1, and smaller than the second",
+            ));
         }
         if !(decay > 0.0 && decay <= 1.0) {
-            return Err(Error::parameter("decay", decay, "above 0, and 1 at most"));
+            return Err(Error::parameter("decay", decay, "it must be above 0, and 1 at most"));
         }
         Ok(Self { small_batch, large_batch, decay, weight: 0.0, squared_gradient: 0.0, trace: 0.0 })
     }
@@ -58,9 +62,7 @@ impl NoiseScale {
     /// [`Error::Parameter`] for a norm that is negative or no number.
     pub fn add(&mut self, small_squared: f64, large_squared: f64) -> Result<()> {
         for (name, value) in [("small_squared", small_squared), ("large_squared", large_squared)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::parameter(name, value, "a number of 0 or more"));
-            }
+            not_negative(name, value)?;
         }
         let (b, big) = (self.small_batch as f64, self.large_batch as f64);
         let squared = (big * large_squared - b * small_squared) / (big - b);

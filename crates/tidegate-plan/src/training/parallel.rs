@@ -3,18 +3,23 @@
 //! Flow: a profile, devices and links -> [`compare`] -> [`Way`]s, the fastest that fits first.
 //! Memory: that of a `step::Planner`, one at a time.
 //!
-//! A ring sends 2·(N − 1)/N of the bytes that it sums, and (N − 1)/N of those that it gathers. The
-//! formulas of what is summed are those of ZeRO (arXiv:1910.02054) and of Megatron-LM
-//! (arXiv:1909.08053: two sums a block in forward, two in backward). Transfers are not overlapped
-//! with arithmetic: a bound from above. torch runs the ways; none of their engines is here.
+//! A ring sends 2·(N − 1)/N of the bytes that it sums, and (N − 1)/N of those that it gathers. What
+//! is summed and gathered is that of ZeRO (arXiv:1910.02054), for each micro-batch and once more
+//! where stages are recomputed; and of Megatron-LM (arXiv:1909.08053): the outputs of stages that
+//! are no larger than their inputs, twice in forward and twice in backward, since larger ones stay
+//! divided. Transfers are counted as if nothing ran beside them. torch runs the ways; none of their
+//! engines is here.
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::memory::size::counted;
 
+use super::batch::MOST_PARTS;
 use super::chain::Chain;
 use super::profile::{Held, Profile};
+use super::schedule::Phase;
 use super::stages::{Pipelining, split};
-use super::step::{Limits, Planner};
-use crate::error::{Result, at_least_one, positive};
+use super::step::{Limits, Planner, StepPlan};
+use crate::error::{Result, counted_to, not_negative, positive};
 
 /// The devices, all alike, and the link of each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -43,7 +48,8 @@ pub struct Way {
     pub torch: &'static str,
     /// Whether it fits.
     pub fits: bool,
-    /// What a device holds: the peak, or the least that the way would take.
+    /// What a device holds: the peak; where nothing fits, the least of any plan, or for a pipeline
+    /// the fastest cut's.
     pub bytes: u64,
     /// What a device sends in a step.
     pub sent_bytes: u64,
@@ -60,11 +66,9 @@ pub struct Way {
 /// [`Planner::new`].
 pub fn compare(profile: &Profile, cluster: &Cluster, limits: Limits) -> Result<Vec<Way>> {
     profile.check()?;
-    at_least_one("devices", cluster.devices)?;
+    counted_to("devices", cluster.devices, MOST_PARTS)?;
     positive("link_bytes", cluster.link_bytes)?;
-    if !(cluster.latency >= 0.0 && cluster.latency.is_finite()) {
-        return Err(crate::Error::parameter("latency", cluster.latency, "a number of 0 or more"));
-    }
+    not_negative("latency", cluster.latency)?;
     let costs = Costs { profile, cluster, limits };
     let mut ways = vec![costs.data()?, costs.zero1()?, costs.sharded()?, costs.tensor()?, costs.pipeline()];
     ways.sort_by(|a, b| {
@@ -72,6 +76,24 @@ pub fn compare(profile: &Profile, cluster: &Cluster, limits: Limits) -> Result<V
         time(a).total_cmp(&time(b)).then(a.bytes.cmp(&b.bytes))
     });
     Ok(ways)
+}
+
+/// How often stages run in a step: in how many micro-batches, and what part of them again.
+#[derive(Clone, Copy)]
+struct Passes {
+    micro_batches: f64,
+    recomputed: f64,
+}
+
+impl Passes {
+    fn of(plan: &StepPlan) -> Self {
+        let stages = plan.replay.moments.iter().filter(|moment| moment.phase == Phase::Forward).count();
+        let again = plan.replay.moments.iter().filter(|moment| moment.phase == Phase::Recompute).count();
+        Self {
+            micro_batches: plan.micro_batches.len() as f64,
+            recomputed: again as f64 / stages.max(1) as f64,
+        }
+    }
 }
 
 struct Costs<'a> {
@@ -120,30 +142,44 @@ impl Costs<'_> {
         name: &'static str,
         torch: &'static str,
         profile: Profile,
-        (sent, messages): (f64, f64),
+        sent: impl Fn(Passes) -> (f64, f64),
         batch: u64,
     ) -> Result<Way> {
         let planner = Planner::new(profile, batch, self.limits)?;
-        let sent_bytes = sent.ceil() as u64;
         Ok(match planner.plan(self.cluster.memory_bytes) {
-            Ok(plan) => Way {
+            Ok(plan) => {
+                let (bytes, messages) = sent(Passes::of(&plan));
+                Way {
+                    name,
+                    torch,
+                    fits: true,
+                    bytes: plan.peak_bytes,
+                    sent_bytes: bytes.ceil() as u64,
+                    time: Some(plan.time + self.sending(bytes, messages)),
+                    words: format!(
+                        "{} a device in {}, {} recomputed",
+                        counted(batch, "sample"),
+                        counted(plan.micro_batches.len() as u64, "micro-batch"),
+                        counted(plan.recomputed_stages() as u64, "stage")
+                    ),
+                }
+            }
+            Err(error) => Way {
                 name,
                 torch,
-                fits: true,
-                bytes: plan.peak_bytes,
-                sent_bytes,
-                time: Some(plan.time + self.sending(sent, messages)),
-                words: format!(
-                    "{} samples a device, {} recomputed",
-                    batch,
-                    tidegate_core::memory::size::counted(plan.recomputed_stages() as u64, "stage")
-                ),
+                fits: false,
+                bytes: planner.floor_bytes()?,
+                sent_bytes: sent(Passes { micro_batches: 1.0, recomputed: 0.0 }).0.ceil() as u64,
+                time: None,
+                words: error.to_string(),
             },
-            Err(error) => {
-                let bytes = planner.floor_bytes();
-                Way { name, torch, fits: false, bytes, sent_bytes, time: None, words: error.to_string() }
-            }
         })
+    }
+
+    /// Buffers are on every device; all else is divided.
+    fn by_devices(&self) -> impl Fn(&str) -> f64 {
+        let devices = self.devices();
+        move |name| if name == "buffers" { 1.0 } else { devices }
     }
 
     fn samples(&self) -> u64 {
@@ -151,7 +187,8 @@ impl Costs<'_> {
     }
 
     fn data(&self) -> Result<Way> {
-        let sent = (self.summed(self.gradients()), 2.0 * (self.devices() - 1.0));
+        // Gradients are summed once, at the last micro-batch.
+        let sent = |_: Passes| (self.summed(self.gradients()), 2.0 * (self.devices() - 1.0));
         let torch = "torch.nn.parallel.DistributedDataParallel";
         self.planned("data", torch, self.profile.clone(), sent, self.samples())
     }
@@ -163,27 +200,34 @@ impl Costs<'_> {
         };
         let profile = Profile { held: self.held(divided), ..self.profile.clone() };
         // Gradients are summed, and each device's updated parameters are sent to all.
-        let sent = self.summed(self.gradients()) + self.summed(self.parameters()) / 2.0;
+        let bytes = self.summed(self.gradients()) + self.summed(self.parameters()) / 2.0;
+        let sent = |_: Passes| (bytes, 3.0 * (self.devices() - 1.0));
         let torch = "torch.distributed.optim.ZeroRedundancyOptimizer";
-        self.planned("zero1", torch, profile, (sent, 3.0 * (self.devices() - 1.0)), self.samples())
+        self.planned("zero1", torch, profile, sent, self.samples())
     }
 
     fn sharded(&self) -> Result<Way> {
-        let mut profile = Profile { held: self.held(|_| self.devices()), ..self.profile.clone() };
+        let mut profile = Profile { held: self.held(self.by_devices()), ..self.profile.clone() };
         let largest = self.profile.chain.stages.iter().map(|stage| stage.gradient_bytes).max().unwrap_or(0);
         for stage in &mut profile.chain.stages {
             stage.gradient_bytes = stage.gradient_bytes.div_ceil(self.cluster.devices);
         }
         // The stage that runs and the one that is gathered meanwhile, and the former's gradients.
         profile.held.push(Held { name: "gathered stages".into(), bytes: 3 * largest });
-        let sent = 1.5 * self.summed(self.parameters());
-        let messages = 3.0 * self.profile.chain.stages.len() as f64 * (self.devices() - 1.0);
+        // Parameters are gathered for forward, for backward and for each recomputation;
+        // gradients are summed and divided.
+        let half = self.summed(self.parameters()) / 2.0;
+        let stages = self.profile.chain.stages.len() as f64;
+        let sent = |passes: Passes| {
+            let times = passes.micro_batches * (3.0 + passes.recomputed);
+            (times * half, times * stages * (self.devices() - 1.0))
+        };
         let torch = "torch.distributed.fsdp.fully_shard";
-        self.planned("sharded", torch, profile, (sent, messages), self.samples())
+        self.planned("sharded", torch, profile, sent, self.samples())
     }
 
     fn tensor(&self) -> Result<Way> {
-        let mut profile = Profile { held: self.held(|_| self.devices()), ..self.profile.clone() };
+        let mut profile = Profile { held: self.held(self.by_devices()), ..self.profile.clone() };
         let n = self.cluster.devices;
         for stage in &mut profile.chain.stages {
             stage.gradient_bytes = stage.gradient_bytes.div_ceil(n);
@@ -191,11 +235,17 @@ impl Costs<'_> {
             stage.forward_time /= n as f64;
             stage.backward_time /= n as f64;
         }
-        let outputs: u64 = profile.chain.stages.iter().map(|stage| stage.output_bytes).sum();
-        let sent = 4.0 * self.summed(outputs as f64);
-        let messages = 8.0 * profile.chain.stages.len() as f64 * (self.devices() - 1.0);
+        let sizes: Vec<u64> = profile.chain.stages.iter().map(|stage| stage.output_bytes).collect();
+        let inputs = std::iter::once(u64::MAX).chain(sizes.iter().copied());
+        let summed: Vec<u64> =
+            sizes.iter().copied().zip(inputs).filter(|(o, i)| o <= i).map(|(o, _)| o).collect();
+        let bytes = self.summed(summed.iter().sum::<u64>() as f64);
+        let sent = |passes: Passes| {
+            let times = 4.0 + 2.0 * passes.recomputed;
+            (times * bytes, 2.0 * times * summed.len() as f64 * passes.micro_batches * (self.devices() - 1.0))
+        };
         let torch = "torch.distributed.tensor.parallel.parallelize_module";
-        self.planned("tensor", torch, profile, (sent, messages), self.profile.batch)
+        self.planned("tensor", torch, profile, sent, self.profile.batch)
     }
 
     fn pipeline(&self) -> Way {
@@ -208,10 +258,16 @@ impl Costs<'_> {
             Ok(chain) => chain,
             Err(error) => return refused(error.to_string()),
         };
-        // States are in proportion to the parameters of a stage.
+        // States are in proportion to the parameters of a stage; where none is trained, they are
+        // taken to be spread evenly. The batch is on the first device.
         let states = self.profile.held_bytes() as f64 + self.gradients();
-        let share = |bytes: u64| (states * bytes as f64 / self.gradients().max(1.0)).ceil() as u64;
-        let states: Vec<u64> = chain.stages.iter().map(|stage| share(stage.gradient_bytes)).collect();
+        let count = chain.stages.len() as f64;
+        let share = |bytes: u64| match self.gradients() {
+            0.0 => (states / count).ceil() as u64,
+            gradients => (states * bytes as f64 / gradients).ceil() as u64,
+        };
+        let mut states: Vec<u64> = chain.stages.iter().map(|stage| share(stage.gradient_bytes)).collect();
+        states[0] += self.profile.input_bytes;
         let cut = |limit| {
             split(&chain, &states, self.cluster.devices, micro, Pipelining::OneForwardOneBackward, limit)
         };
@@ -222,7 +278,8 @@ impl Costs<'_> {
         };
         let sent = micro * found.devices.iter().map(|device| device.sent_bytes).max().unwrap_or(0);
         let steps = (micro + self.cluster.devices - 1) as f64;
-        let lasts: Vec<String> = found.devices.iter().map(|device| device.last.to_string()).collect();
+        let cuts = &found.devices[..found.devices.len() - 1];
+        let lasts: Vec<String> = cuts.iter().map(|device| device.last.to_string()).collect();
         Way {
             name,
             torch,
@@ -231,9 +288,10 @@ impl Costs<'_> {
             sent_bytes: sent,
             time: fits.then(|| found.time + self.sending(sent as f64, 2.0 * steps)),
             words: format!(
-                "{micro} micro-batches, cut behind stages {}, {:.0} % of the time waiting",
+                "{micro} micro-batches, cut behind stages {}, {:.0} % of the time waiting{}",
                 lasts.join(", "),
-                100.0 * found.bubble
+                100.0 * found.bubble,
+                if fits { "" } else { "; no cut fits, this is the fastest" }
             ),
         }
     }
@@ -281,8 +339,42 @@ mod tests {
         assert!((sent("data") - 1.5).abs() < 1e-6);
         assert!((sent("zero1") - 2.25).abs() < 1e-6);
         assert!((sent("sharded") - 2.25).abs() < 1e-6);
-        let outputs: u64 = profile().chain.stages.iter().map(|stage| stage.output_bytes).sum();
-        assert!((way(&found, "tensor").sent_bytes as f64 / (outputs as f64 * 6.0) - 1.0).abs() < 1e-6);
+        // The embedding and 24 blocks of 32 · 512 · 1024 numbers; the head's output stays divided.
+        let outputs = 25.0 * (32 * 512 * 1024 * 4) as f64;
+        assert!((way(&found, "tensor").sent_bytes as f64 / (outputs * 6.0) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn micro_batches_and_recomputation_gather_parameters_again() {
+        let cluster = |memory_bytes| Cluster {
+            devices: 4,
+            memory_bytes,
+            link_bytes: 1e11,
+            latency: 0.0,
+            micro_batches: None,
+        };
+        let sent = |memory_bytes, micro_batches| {
+            let limits = Limits { micro_batches, ..Limits::default() };
+            let ways = compare(&profile(), &cluster(memory_bytes), limits).unwrap();
+            way(&ways, "sharded").sent_bytes
+        };
+        let (much, cut, again) = (sent(80 << 30, None), sent(4 << 30, None), sent(5 << 30, Some(1)));
+        assert!(cut >= 2 * much && again > much && again < 2 * much, "{much} {cut} {again}");
+    }
+
+    #[test]
+    fn a_pipeline_holds_states_that_are_not_trained() {
+        let mut frozen = profile();
+        frozen.chain.stages.iter_mut().for_each(|stage| stage.gradient_bytes = 0);
+        let cluster = Cluster {
+            devices: 4,
+            memory_bytes: 80 << 30,
+            link_bytes: 1e11,
+            latency: 0.0,
+            micro_batches: None,
+        };
+        let ways = compare(&frozen, &cluster, Limits::default()).unwrap();
+        assert!(way(&ways, "pipeline").bytes > frozen.held_bytes() / 5);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Placement {
 ///
 /// # Errors
 /// [`Error::Parameter`] for a tensor that ends before it begins, more than 2^42 bytes, or more than
-/// 2^16 tensors; for an alignment that is 0.
+/// 2^14 tensors; for an alignment that is 0.
 ///
 /// # Example
 /// ```
@@ -92,10 +92,10 @@ pub fn place(tensors: &[Lifetime], alignment: u64) -> Result<Placement> {
 
 fn check(tensors: &[Lifetime], alignment: u64) -> Result<()> {
     if alignment == 0 || alignment > 1 << 30 {
-        return Err(Error::parameter("alignment", alignment, "from 1 to 2^30"));
+        return Err(Error::parameter("alignment", alignment, "it must be from 1 to 2^30"));
     }
-    if tensors.len() > 1 << 16 {
-        return Err(Error::parameter("the number of tensors", tensors.len(), "at most 2^16"));
+    if tensors.len() > 1 << 14 {
+        return Err(Error::parameter("the number of tensors", tensors.len(), "it must be at most 2^14"));
     }
     for (i, tensor) in tensors.iter().enumerate() {
         if tensor.last < tensor.first {
@@ -103,11 +103,15 @@ fn check(tensors: &[Lifetime], alignment: u64) -> Result<()> {
             return Err(Error::parameter(
                 format!("the life of tensor {i}"),
                 value,
-                "it ends after it begins",
+                "it must end after it begins",
             ));
         }
         if tensor.bytes > 1 << 42 {
-            return Err(Error::parameter(format!("the size of tensor {i}"), tensor.bytes, "at most 2^42"));
+            return Err(Error::parameter(
+                format!("the size of tensor {i}"),
+                tensor.bytes,
+                "it must be at most 2^42",
+            ));
         }
     }
     Ok(())

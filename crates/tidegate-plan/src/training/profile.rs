@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Stage};
-use super::layers::Layer;
+use super::layers::{Figures, Layer, Norm};
 use super::memory::{Optimizer, Part, Precision, states};
-use crate::error::{Error, Result, at_least_one};
+use crate::error::{Error, MOST_BYTES, Result, at_least_one, counted_to, not_negative, product};
 
 /// A kind of memory that the step holds from its first to its last moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +34,12 @@ pub struct Profile {
     pub chain: Chain,
     /// What is held all the time, without gradients.
     pub held: Vec<Held>,
+    /// Bytes that the optimizer's step takes besides, when activations are gone.
+    pub optimizer_extra_bytes: u64,
     /// Bytes of the batch itself.
     pub input_bytes: u64,
+    /// Whether a batch that is cut gives another result, because statistics are over the batch.
+    pub batch_norm: bool,
     /// Time that each micro-batch takes besides its stages.
     pub overhead_time: f64,
     /// The unit of all times: `s`, or `Tflop` where they are computed from layers.
@@ -79,10 +83,10 @@ impl Model {
     /// # Errors
     /// Those of [`Layer::figures`].
     pub fn states(&self) -> Result<Vec<Part>> {
-        Ok(states(&self.parameters()?, self.precision, self.optimizer))
+        states(&self.parameters()?, self.precision, self.optimizer)
     }
 
-    fn stages(&self) -> Result<Vec<(String, super::layers::Figures)>> {
+    fn stages(&self) -> Result<Vec<(String, Figures)>> {
         at_least_one("batch", self.batch)?;
         let element_bytes = self.precision.element_bytes();
         let mut stages = Vec::new();
@@ -110,28 +114,41 @@ impl Model {
     /// Those of [`Layer::figures`]; [`Error::Config`] without layers.
     pub fn profile(&self) -> Result<Profile> {
         let gradient_bytes = self.precision.parameter_bytes()[1];
-        let stage = |(name, figures): (String, super::layers::Figures)| Stage {
-            name,
-            output_bytes: figures.output_bytes,
-            saved_bytes: figures.saved_bytes,
-            gradient_bytes: figures.parameter_count() * gradient_bytes,
-            forward_time: figures.flops / 1e12,
-            backward_time: 2.0 * figures.flops / 1e12,
-            ..Stage::default()
+        let stage = |(name, figures): (String, Figures)| -> Result<Stage> {
+            Ok(Stage {
+                name,
+                output_bytes: figures.output_bytes,
+                saved_bytes: figures.saved_bytes,
+                gradient_bytes: figures.parameter_count()? * gradient_bytes,
+                forward_time: figures.flops / 1e12,
+                backward_time: 2.0 * figures.flops / 1e12,
+                ..Stage::default()
+            })
         };
-        let chain = Chain { stages: self.stages()?.into_iter().map(stage).collect(), ..Chain::default() };
+        let stages = self.stages()?.into_iter().map(stage).collect::<Result<_>>()?;
+        let chain = Chain { stages, ..Chain::default() };
         let kept = self.states()?.into_iter().filter(|part| part.name != "gradients");
         let profile = Profile {
             name: self.name.clone(),
             batch: self.batch,
             chain,
             held: kept.map(|part| Held { name: part.name.into(), bytes: part.bytes }).collect(),
-            input_bytes: self.batch * self.sample_bytes,
+            input_bytes: product("the batch", &[self.batch, self.sample_bytes])?,
+            batch_norm: self.layers.iter().any(has_batch_norm),
             time_unit: "Tflop".into(),
             ..Profile::default()
         };
         profile.check()?;
         Ok(profile)
+    }
+}
+
+/// Whether a layer is batch normalization, or has it within.
+fn has_batch_norm(layer: &Layer) -> bool {
+    match layer {
+        Layer::Norm { form, .. } => *form == Norm::Batch,
+        Layer::Block { layers, .. } => layers.iter().any(has_batch_norm),
+        _ => false,
     }
 }
 
@@ -158,6 +175,11 @@ impl Profile {
     pub fn from_json(text: &str) -> Result<Self> {
         let wrong = |e: serde_json::Error| Error::Config(format!("this is no model and no profile: {e}"));
         let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+        if value.get("layers").is_none() && value.get("chain").is_none() {
+            return Err(Error::Config(
+                "this is no model and no profile: it has neither layers nor a chain".into(),
+            ));
+        }
         if value.get("layers").is_some() {
             return serde_json::from_str::<Model>(text).map_err(wrong)?.profile();
         }
@@ -170,19 +192,35 @@ impl Profile {
     ///
     /// # Errors
     /// Those of [`Chain::check`]; [`Error::Parameter`] for a batch of 0, for times that are
-    /// negative or no numbers, and for more than 2^50 bytes held.
+    /// negative or no numbers, and for more than 2^42 bytes of one kind.
     pub fn check(&self) -> Result<()> {
-        at_least_one("batch", self.batch)?;
-        if !(self.overhead_time >= 0.0 && self.overhead_time.is_finite()) {
-            return Err(Error::parameter("overhead_time", self.overhead_time, "a number of 0 or more"));
-        }
+        not_negative("overhead_time", self.overhead_time)?;
+        counted_to("batch", self.batch, 1 << 32)?;
         let held = self.held.iter().map(|held| (held.name.as_str(), held.bytes));
-        for (name, bytes) in held.chain([("input_bytes", self.input_bytes)]) {
-            if bytes > 1 << 50 {
-                return Err(Error::parameter(name, bytes, "at most 2^50 bytes"));
+        for (name, bytes) in held
+            .chain([("input_bytes", self.input_bytes), ("optimizer_extra_bytes", self.optimizer_extra_bytes)])
+        {
+            if bytes > MOST_BYTES {
+                return Err(Error::parameter(name, bytes, "it must be at most 2^42 bytes"));
             }
         }
+        if self.held.len() > 1000 {
+            return Err(Error::parameter("the kinds of what is held", self.held.len(), "at most 1000"));
+        }
         self.chain.check()
+    }
+
+    /// The step of another batch.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a batch of 0; those of [`Chain::scaled`].
+    pub fn scaled(&self, batch: u64) -> Result<Self> {
+        counted_to("batch", batch, 1 << 32)?;
+        let factor = batch as f64 / self.batch as f64;
+        let input_bytes = (self.input_bytes as f64 * factor).ceil() as u64;
+        let scaled = Self { batch, input_bytes, chain: self.chain.scaled(factor)?, ..self.clone() };
+        scaled.check()?;
+        Ok(scaled)
     }
 
     /// The bytes that are held all the time.

@@ -7,11 +7,8 @@
 //! checkpoints, the input's included, beta(s, r) = C(s + r, s) steps can be reversed when none runs
 //! more than r times; the least number of forward steps is t(l, s) = r·l − beta(s + 1, r − 1).
 
-use super::schedule::{Schedule, Step};
-use crate::error::{Result, at_least_one};
-
-/// The most times that a stage of a schedule runs: each is a list within a list.
-const MOST_RUNS: u64 = 100;
+use super::schedule::{DEEPEST, Schedule, Step};
+use crate::error::{Result, at_least_one, counted_to};
 
 /// C(s + r, s), or the largest number where it is larger.
 fn beta(s: u64, r: u64) -> u64 {
@@ -28,7 +25,7 @@ fn beta(s: u64, r: u64) -> u64 {
 /// The least forward steps that run besides those of the backward itself.
 ///
 /// # Errors
-/// [`crate::Error::Parameter`] for no steps or no checkpoints.
+/// [`crate::Error::Parameter`] for no checkpoints, no steps, or more than 2^31.
 ///
 /// # Example
 /// ```
@@ -37,7 +34,7 @@ fn beta(s: u64, r: u64) -> u64 {
 /// # Ok::<(), tidegate_plan::Error>(())
 /// ```
 pub fn advances(steps: u64, checkpoints: u64) -> Result<u64> {
-    at_least_one("steps", steps)?;
+    counted_to("steps", steps, 1 << 31)?;
     at_least_one("checkpoints", checkpoints)?;
     Ok(least(steps, checkpoints))
 }
@@ -66,16 +63,15 @@ fn runs(steps: u64, checkpoints: u64) -> u64 {
 /// [`crate::Error::Parameter`] for no stages or no checkpoints, and for more than 2^12 stages,
 /// or for checkpoints with which a stage would run more than 100 times.
 pub fn schedule(stages: u64, checkpoints: u64) -> Result<Schedule> {
-    at_least_one("stages", stages)?;
+    counted_to("stages", stages, 1 << 12)?;
     at_least_one("checkpoints", checkpoints)?;
-    if stages > 1 << 12 {
-        return Err(crate::Error::parameter("stages", stages, "at most 4096"));
-    }
     let runs = runs(stages, checkpoints.min(stages.max(2) - 1));
-    if runs > MOST_RUNS {
-        let expected =
-            format!("more: {stages} stages would run up to {runs} times, and {MOST_RUNS} is the most");
-        return Err(crate::Error::parameter("checkpoints", checkpoints, expected));
+    if runs > DEEPEST {
+        let what = format!(
+            "{stages} stages with {checkpoints} checkpoints would run up to {runs} times, and {DEEPEST} is the \
+             most: give more checkpoints"
+        );
+        return Err(crate::Error::Config(what));
     }
     let mut steps = Schedule::new();
     reverse(1, stages, checkpoints, &mut steps);
@@ -134,8 +130,8 @@ mod tests {
             }
         }
         assert!(advances(0, 1).is_err() && advances(1, 0).is_err());
-        // Large numbers are no trouble: with 60 checkpoints 2^32 steps run a few times each.
-        assert!(advances(1 << 32, 60).unwrap() < 8 << 32);
+        // Large numbers are no trouble: with 60 checkpoints 2^31 steps run a few times each.
+        assert!(advances(1 << 31, 60).unwrap() < 8 << 31);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Rotor: the fastest schedule of a heterogeneous chain for every budget, from one table.
 //!
 //! Flow: [`Chain`], a limit in bytes, slots -> [`Table`] -> `time` and `schedule` of any budget.
-//! Memory: four bytes for each slot of each pair of stages: 41 MiB for 200 stages and 500 slots.
+//! Memory: four bytes for each slot of each pair of stages, and 16 for each pair: 39 MiB for 200
+//! stages and 500 slots.
 //!
 //! Source: O. Beaumont, L. Eyraud-Dubois, J. Herrmann, A. Joly, A. Shilova, "Optimal checkpointing
 //! for heterogeneous chains: how to train deep neural networks with limited memory",
@@ -11,14 +12,14 @@
 //!
 //! Bytes are rounded up to slots and the budget down, so a schedule never exceeds its budget.
 
-use tidegate_core::memory::size::mib;
-
 use super::chain::{Chain, Gradients};
-use super::schedule::{Schedule, Step, plain, replay};
-use crate::error::{Error, Result, at_least_one};
+use super::schedule::{DEEPEST, Schedule, Step, depth, plain, replay};
+use crate::error::{Error, Result, at_least_one, sized};
 
 /// The most bytes of a table.
 const TABLE_BYTES: u64 = 1 << 30;
+/// The most sums of a table, which take half a minute.
+const MOST_WORK: f64 = 2e10;
 
 /// Times of all budgets for all runs of stages.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Table {
     slots: usize,
     /// For stages i to j and each budget, the least time of their forward and backward.
     times: Vec<f32>,
+    /// The least slot with a schedule, and the bytes that this takes: less than the slot's budget.
+    floor: Option<(usize, u64)>,
 }
 
 /// The fastest schedule of a chain within a budget, and its time. For several budgets of one
@@ -37,16 +40,21 @@ pub struct Table {
 /// Those of [`Table::solve`]; [`Error::Floor`] when no schedule fits, with the least that one
 /// takes.
 pub fn fastest(chain: &Chain, budget_bytes: u64, slots: u32) -> Result<(Schedule, f64)> {
-    if let Some(found) = Table::solve(chain, budget_bytes, slots)?.schedule(budget_bytes) {
+    chain.check()?;
+    let whole = plain(chain.stages.len());
+    let plain_bytes = replay(chain, &whole)?.peak.total();
+    if plain_bytes <= budget_bytes {
+        return Ok((whole, chain.plain_time()));
+    }
+    if let Some(found) = Table::solve(chain, budget_bytes.max(1), slots)?.schedule(budget_bytes)? {
         return Ok(found);
     }
-    let plain_bytes = replay(chain, &plain(chain.stages.len()))?.peak.total();
-    let floor_bytes = Table::solve(chain, plain_bytes.max(1), slots)?.floor_bytes().unwrap_or(plain_bytes);
+    let least = Table::solve(chain, plain_bytes, slots)?.floor_bytes();
     Err(Error::Floor {
-        floor_bytes,
+        floor_bytes: least.unwrap_or(plain_bytes),
         given_bytes: budget_bytes,
-        parts: format!("all stages stored take {} MiB", mib(plain_bytes)),
-        fix: "smaller batches, or stages that are cut finer".into(),
+        parts: format!("all stages stored take {}", sized(plain_bytes)),
+        fix: "smaller batches, stages that are cut finer, or more slots".into(),
     })
 }
 
@@ -60,7 +68,8 @@ impl Table {
     /// Solves a chain for all budgets up to `limit_bytes`, in steps of `limit_bytes / slots`.
     ///
     /// # Errors
-    /// Those of [`Chain::check`]; [`Error::Config`] when the table would take more than 1 GiB.
+    /// Those of [`Chain::check`]; [`Error::Config`] when the table would take more than 1 GiB or
+    /// half a minute.
     ///
     /// # Example
     /// ```
@@ -73,7 +82,7 @@ impl Table {
     /// stages[63].output_bytes = 0;
     /// let chain = Chain { stages, ..Chain::default() };
     /// let table = Table::solve(&chain, 200, 200)?;
-    /// let (schedule, time) = table.schedule(32).unwrap();
+    /// let (schedule, time) = table.schedule(32)?.unwrap();
     /// assert_eq!(time, 248.0); // 1.292 times the 192 of the step without recomputation
     /// # Ok::<(), tidegate_plan::Error>(())
     /// ```
@@ -82,13 +91,16 @@ impl Table {
         at_least_one("slots", u64::from(slots))?;
         at_least_one("the limit in bytes", limit_bytes)?;
         let bytes = Self::bytes(chain.stages.len(), slots);
-        if bytes > TABLE_BYTES {
+        let work = (chain.stages.len() as f64).powi(3) / 6.0 * f64::from(slots);
+        if bytes > TABLE_BYTES || work > MOST_WORK {
             let what = format!(
-                "{} stages and {slots} slots take a table of {} MiB, and the most is {} MiB: merge stages or \
-                 give fewer slots",
+                "{} stages and {slots} slots take a table of {} MiB and {:.0} billion sums, and the most are {} MiB \
+                 and {:.0} billion: merge stages",
                 chain.stages.len(),
                 bytes >> 20,
-                TABLE_BYTES >> 20
+                work / 1e9,
+                TABLE_BYTES >> 20,
+                MOST_WORK / 1e9
             );
             return Err(Error::Config(what));
         }
@@ -96,8 +108,13 @@ impl Table {
         let unit = limit_bytes.div_ceil(slots as u64);
         let costs = Costs::new(chain);
         let rows = costs.stages * (costs.stages + 1) / 2;
-        let mut table = Self { costs, unit, slots, times: vec![f32::INFINITY; rows * (slots + 1)] };
+        let times = vec![f32::INFINITY; rows * (slots + 1)];
+        let mut table = Self { costs, unit, slots, times, floor: None };
         table.fill();
+        if let Some(slot) = table.row(1, table.costs.stages).iter().position(|time| time.is_finite()) {
+            let peak = replay(chain, &table.steps(slot)?)?.peak;
+            table.floor = Some((slot, peak.total()));
+        }
         Ok(table)
     }
 
@@ -105,40 +122,65 @@ impl Table {
     #[must_use]
     pub fn bytes(stages: usize, slots: u32) -> u64 {
         let stages = stages as u64;
-        stages * (stages + 1) / 2 * (u64::from(slots) + 1) * 4
+        stages * (stages + 1) / 2 * (u64::from(slots) + 1) * 4 + 16 * (stages + 2) * (stages + 2)
     }
 
     /// The budgets that the table knows, and the time of each: from the least that suffices.
     pub fn curve(&self) -> impl Iterator<Item = (u64, f64)> {
         let row = self.row(1, self.costs.stages);
-        let known = row.iter().enumerate().filter(|(_, time)| time.is_finite());
-        known.map(|(slot, time)| (slot as u64 * self.unit, f64::from(*time)))
+        self.floor.into_iter().flat_map(move |(least, least_bytes)| {
+            (least..=self.slots).map(move |slot| {
+                let bytes = if slot == least { least_bytes } else { slot as u64 * self.unit };
+                (bytes, f64::from(row[slot]))
+            })
+        })
     }
 
     /// The least budget of any schedule, in bytes.
     #[must_use]
     pub fn floor_bytes(&self) -> Option<u64> {
-        self.curve().next().map(|(bytes, _)| bytes)
+        self.floor.map(|(_, bytes)| bytes)
+    }
+
+    /// The slot of a budget, if a schedule fits.
+    fn slot_of(&self, bytes: u64) -> Option<usize> {
+        let (least, least_bytes) = self.floor?;
+        let slot = usize::try_from(bytes / self.unit).unwrap_or(usize::MAX).min(self.slots);
+        (bytes >= least_bytes).then_some(slot.max(least))
     }
 
     /// The least time within a budget of bytes.
     #[must_use]
     pub fn time(&self, budget_bytes: u64) -> Option<f64> {
-        let time = self.row(1, self.costs.stages)[self.slot_of(budget_bytes)];
-        time.is_finite().then_some(f64::from(time))
+        let row = self.row(1, self.costs.stages);
+        self.slot_of(budget_bytes).map(|slot| f64::from(row[slot]))
+    }
+
+    /// The schedule of a slot.
+    fn steps(&self, slot: usize) -> Result<Schedule> {
+        let mut steps = Schedule::new();
+        self.rebuild(1, self.costs.stages, slot, &mut steps)?;
+        Ok(steps)
     }
 
     /// The fastest schedule within a budget of bytes, and its time.
-    #[must_use]
-    pub fn schedule(&self, budget_bytes: u64) -> Option<(Schedule, f64)> {
-        let time = self.time(budget_bytes)?;
-        let mut steps = Schedule::new();
-        self.rebuild(1, self.costs.stages, self.slot_of(budget_bytes), &mut steps);
-        Some((steps, time))
-    }
-
-    fn slot_of(&self, bytes: u64) -> usize {
-        usize::try_from(bytes / self.unit).unwrap_or(usize::MAX).min(self.slots)
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it recomputes within recomputations more than 100 deep, as only
+    /// budgets near the floor of long chains need.
+    pub fn schedule(&self, budget_bytes: u64) -> Result<Option<(Schedule, f64)>> {
+        let Some(slot) = self.slot_of(budget_bytes) else { return Ok(None) };
+        let steps = self.steps(slot)?;
+        let deep = depth(&steps);
+        if deep > DEEPEST {
+            let what = format!(
+                "a schedule that recomputes within recomputations {deep} deep, and {DEEPEST} is the most: give more \
+                 memory, or merge stages"
+            );
+            return Err(Error::Config(what));
+        }
+        let time = replay(&self.costs.chain, &steps)?.time;
+        Ok(Some((steps, time)))
     }
 
     fn units(&self, bytes: u64) -> usize {
@@ -162,26 +204,30 @@ impl Table {
     }
 
     /// Finds the choice that gave the time of a row, and those of its parts.
-    fn rebuild(&self, i: usize, j: usize, slot: usize, steps: &mut Schedule) {
-        match self.choice(i, j, slot) {
+    fn rebuild(&self, i: usize, j: usize, slot: usize, steps: &mut Schedule) -> Result<()> {
+        let choice = self.choice(i, j, slot).ok_or_else(|| {
+            Error::Internal(format!("no choice gives the time of stages {i} to {j} in {slot} slots"))
+        })?;
+        match choice {
             Choice::Store(keep) => {
                 steps.push(keep.map_or(Step::Store(i), |keep| Step::Keep { stage: i, keep }));
                 if j > i {
                     let used = self.units(self.costs.kept_bytes(i, keep));
-                    self.rebuild(i + 1, j, slot - used, steps);
+                    self.rebuild(i + 1, j, slot - used, steps)?;
                 }
             }
             Choice::Split(k) => {
                 let mut first = Schedule::new();
-                self.rebuild(i, k - 1, slot, &mut first);
+                self.rebuild(i, k - 1, slot, &mut first)?;
                 steps.push(Step::Recompute(first));
                 let used = self.units(self.costs.crossing(i, k));
-                self.rebuild(k, j, slot - used, steps);
+                self.rebuild(k, j, slot - used, steps)?;
             }
         }
+        Ok(())
     }
 
-    fn choice(&self, i: usize, j: usize, slot: usize) -> Choice {
+    fn choice(&self, i: usize, j: usize, slot: usize) -> Option<Choice> {
         let wanted = self.row(i, j)[slot];
         let costs = &self.costs;
         for keep in costs.keeps(i) {
@@ -191,7 +237,7 @@ impl Table {
             }
             let rest = if j > i { self.row(i + 1, j)[slot - used] } else { 0.0 };
             if costs.storing_time(i, keep) + rest == wanted {
-                return Choice::Store(keep);
+                return Some(Choice::Store(keep));
             }
         }
         let split = (i + 1..=j).find(|&k| {
@@ -201,7 +247,7 @@ impl Table {
                 && costs.forward_time(i, k - 1) + self.row(k, j)[slot - used] + self.row(i, k - 1)[slot]
                     == wanted
         });
-        split.map_or(Choice::Store(None), Choice::Split)
+        split.map(Choice::Split)
     }
 }
 
@@ -277,9 +323,11 @@ impl Costs {
         for i in 1..=stages {
             forward[i] = forward[i - 1] + chain.stages[i - 1].forward_time;
         }
-        let across =
-            |from: usize, k: usize| -> u64 { (from..k).filter(|&t| last_uses[t] >= k).map(output).sum() };
-        let incoming = (0..=stages).map(|i| if i < stages { across(1, i + 1) } else { 0 }).collect();
+        let gradient = |t: usize| chain.stages[t - 1].output_gradient();
+        let gradients = |i: usize| (1..=i).filter(|&t| last_uses[t] > i).map(gradient).sum();
+        let incoming = (0..=stages).map(|i| if i < stages { gradients(i) } else { 0 }).collect();
+        let mut ends = vec![Vec::new(); stages + 2];
+        (1..=stages).for_each(|t| ends[last_uses[t]].push(t));
         let mut later = vec![0; stages + 2];
         for i in (1..=stages).rev().filter(|_| chain.gradients == Gradients::Kept) {
             later[i] = later[i + 1] + chain.stages[i - 1].gradient_bytes;
@@ -287,12 +335,13 @@ impl Costs {
         let side = stages + 2;
         let (mut crossing, mut passing) = (vec![0; side * side], vec![0; side * side]);
         for i in 1..=stages {
-            let mut worst = 0;
+            let (mut worst, mut before) = (0, 0);
             for k in i..=stages {
-                let before = across(i, k);
                 crossing[i * side + k] = before;
                 worst = worst.max(before + output(k) + chain.stages[k - 1].forward_extra_bytes);
                 passing[i * side + k] = worst;
+                let ended: u64 = ends[k].iter().filter(|&&t| t >= i).map(|&t| output(t)).sum();
+                before = before + output(k) - ended;
             }
         }
         Self { chain: chain.clone(), stages, last_uses, forward, incoming, later, crossing, passing }
@@ -319,11 +368,11 @@ impl Costs {
         let stage = &self.chain.stages[i - 1];
         let kept = stage.output_bytes + stage.saved_bytes + keep.map_or(0, |keep| stage.keeps[keep].bytes);
         let forward = kept + stage.save_extra_bytes + self.incoming[j] + self.later[j + 1];
-        let made: u64 = (1..i).filter(|&t| self.last_uses[t] == i).map(|t| self.output_bytes(t)).sum();
+        let made: u64 = (1..i).filter(|&t| self.last_uses[t] == i).map(|t| self.output_gradient(t)).sum();
         let gradients = if self.chain.gradients == Gradients::Resident { 0 } else { stage.gradient_bytes };
-        let worst = (made + gradients).saturating_add_signed(stage.backward_extra_bytes);
-        let backward = kept + self.incoming[i] + self.later[i + 1] + worst;
-        forward.max(backward)
+        let worst =
+            (kept + self.incoming[i] + made + gradients).saturating_add_signed(stage.backward_extra_bytes);
+        forward.max(worst + self.later[i + 1])
     }
 
     fn storing_time(&self, i: usize, keep: Option<usize>) -> f32 {
@@ -346,7 +395,7 @@ impl Costs {
         (self.forward[last] - self.forward[i - 1]) as f32
     }
 
-    fn output_bytes(&self, t: usize) -> u64 {
-        self.chain.stages[t - 1].output_bytes
+    fn output_gradient(&self, t: usize) -> u64 {
+        self.chain.stages[t - 1].output_gradient()
     }
 }

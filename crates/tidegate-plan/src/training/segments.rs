@@ -12,7 +12,7 @@
 use serde::Serialize;
 
 use super::schedule::{Schedule, Step};
-use crate::error::{Result, at_least_one};
+use crate::error::{Result, at_least_one, counted_to};
 
 /// Equal segments of a chain of equal blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -32,7 +32,7 @@ pub struct Uniform {
 /// `saved_bytes` is what the backward of one block needs, its output included.
 ///
 /// # Errors
-/// [`crate::Error::Parameter`] when a figure is 0.
+/// [`crate::Error::Parameter`] when a figure is 0, and for more than 2^16 blocks.
 ///
 /// # Example
 /// ```
@@ -43,17 +43,15 @@ pub struct Uniform {
 /// # Ok::<(), tidegate_plan::Error>(())
 /// ```
 pub fn uniform(blocks: u64, saved_bytes: u64, boundary_bytes: u64) -> Result<Uniform> {
-    at_least_one("blocks", blocks)?;
+    counted_to("blocks", blocks, 1 << 16)?;
     at_least_one("saved_bytes", saved_bytes)?;
     at_least_one("boundary_bytes", boundary_bytes)?;
     let bytes = |length: u64| {
         let boundaries = u128::from(blocks.div_ceil(length)) * u128::from(boundary_bytes);
         u64::try_from(boundaries + u128::from(length) * u128::from(saved_bytes)).unwrap_or(u64::MAX)
     };
-    // The sum is not smooth: near the root of the formula every length is tried.
-    let root = (blocks as f64 * boundary_bytes as f64 / saved_bytes as f64).sqrt();
-    let near = ((root / 2.0) as u64).max(1)..=((root * 2.0) as u64 + 1).min(blocks);
-    let length = near.min_by_key(|&length| (bytes(length), length)).unwrap_or(1);
+    // The sum has steps: near the root of the formula another length may take less.
+    let length = (1..=blocks).min_by_key(|&length| (bytes(length), length)).unwrap_or(1);
     let last = blocks - (blocks.div_ceil(length) - 1) * length;
     Ok(Uniform {
         length,
@@ -68,7 +66,7 @@ pub fn uniform(blocks: u64, saved_bytes: u64, boundary_bytes: u64) -> Result<Uni
 /// # Errors
 /// [`crate::Error::Parameter`] when a number is 0.
 pub fn schedule(stages: usize, length: usize) -> Result<Schedule> {
-    at_least_one("stages", stages as u64)?;
+    counted_to("stages", stages as u64, 1 << 16)?;
     at_least_one("length", length as u64)?;
     let last = (stages.div_ceil(length) - 1) * length;
     let segment = |first: usize| Step::Recompute((first + 1..=first + length).map(Step::Store).collect());
@@ -87,6 +85,7 @@ mod tests {
         assert_eq!(length(64, 64, 1), 1);
         assert_eq!(length(1, 5, 1), 1);
         assert_eq!(length(10_000, 4, 1), 50);
+        assert_eq!(length(4, 1, 100), 4);
         for (blocks, saved) in [(7, 3), (63, 2), (64, 5), (100, 1), (1000, 17)] {
             let bytes = |length: u64| blocks_div(blocks, length) + length * saved;
             let least = (1..=blocks).map(bytes).min().unwrap();

@@ -68,6 +68,8 @@ pub struct Sharded {
     pub gathered_bytes: f64,
     /// Elements that a device sends in a step, a ring's (N − 1)/N left out: 2P, 2P, 2P, 3P.
     pub sent_elements: f64,
+    /// Bytes that a device of a ring sends in a step.
+    pub sent_bytes: f64,
 }
 
 impl Sharded {
@@ -103,14 +105,16 @@ impl Sharding {
         at_least_one("parameters", self.parameters)?;
         at_least_one("devices", self.devices)?;
         if self.stage > 3 {
-            return Err(Error::parameter("stage", self.stage, "0, 1, 2 or 3"));
+            return Err(Error::parameter("stage", self.stage, "it must be 0, 1, 2 or 3"));
         }
         let (p, n, layer) = (self.parameters as f64, self.devices as f64, self.largest_layer as f64);
         let sent_elements = if self.devices == 1 { 0.0 } else { p * if self.stage == 3 { 3.0 } else { 2.0 } };
+        let element_bytes = if self.accounting == Accounting::Fp32 { 4.0 } else { 2.0 };
+        let sent_bytes = sent_elements * element_bytes * (n - 1.0) / n;
         let (parameter, gradient, states) = match self.accounting {
             Accounting::Paper => (2.0, 2.0, 12.0),
             Accounting::Fp32 => (4.0, 4.0, 8.0),
-            Accounting::DeepSpeed => return self.of_deepspeed(p, n, layer, sent_elements),
+            Accounting::DeepSpeed => return self.of_deepspeed(p, n, layer, (sent_elements, sent_bytes)),
         };
         if self.offload != Offload::None {
             let what = "offload is counted by DeepSpeed's accounting: give accounting \"deep_speed\"";
@@ -119,23 +123,26 @@ impl Sharding {
         let divided = |from: u8| if self.stage >= from { n } else { 1.0 };
         let bytes = p * (parameter / divided(3) + gradient / divided(2) + states / divided(1));
         let gathered_bytes = if self.stage == 3 && n > 1.0 { parameter * layer } else { 0.0 };
-        Ok(Sharded { bytes, gathered_bytes, sent_elements })
+        Ok(Sharded { bytes, gathered_bytes, sent_elements, sent_bytes })
     }
 
-    fn of_deepspeed(&self, p: f64, n: f64, layer: f64, sent_elements: f64) -> Result<Sharded> {
+    fn of_deepspeed(&self, p: f64, n: f64, layer: f64, sent: (f64, f64)) -> Result<Sharded> {
         let (bytes, gathered_bytes) = match (self.stage, self.offload) {
             (2, Offload::None) => (4.0 * p + 16.0 * p / n, 0.0),
             (2, Offload::Optimizer) => (2.0 * p, 0.0),
             (3, Offload::None) => (18.0 * p / n, 4.0 * layer),
             (3, Offload::Optimizer) => (2.0 * p / n, 4.0 * layer),
             (3, Offload::Parameters) => (0.0, 4.0 * layer),
-            (stage, offload) => {
-                let what =
-                    format!("DeepSpeed estimates stages 2 and 3, not stage {stage} with offload {offload:?}");
-                return Err(Error::Config(what));
+            (2, Offload::Parameters) => {
+                return Err(Error::Config(
+                    "stage 2 keeps parameters on the device: offload the optimizer".into(),
+                ));
+            }
+            (stage, _) => {
+                return Err(Error::Config(format!("DeepSpeed estimates stages 2 and 3, not stage {stage}")));
             }
         };
-        Ok(Sharded { bytes, gathered_bytes, sent_elements })
+        Ok(Sharded { bytes, gathered_bytes, sent_elements: sent.0, sent_bytes: sent.1 })
     }
 }
 
@@ -169,6 +176,7 @@ mod tests {
         near(of(1e12, 64), [4187.5, 2218.75, 250.0]);
         assert_eq!(each(7.5e9, 64, 2, Accounting::Paper).sent_elements, 15e9);
         assert_eq!(each(7.5e9, 64, 3, Accounting::Paper).sent_elements, 22.5e9);
+        assert_eq!(each(8.0, 4, 1, Accounting::Fp32).sent_bytes, 2.0 * 8.0 * 4.0 * 0.75);
     }
 
     /// What DeepSpeed's documentation prints: 2,851 million parameters on 8 devices, and t5-large
@@ -195,7 +203,7 @@ mod tests {
         assert_eq!(each(11.64e6, 2, 3, Accounting::Fp32).bytes, 16.0 * 11.64e6 / 2.0);
         assert_eq!(each(11.64e6, 1, 0, Accounting::Fp32).sent_elements, 0.0);
         let wrong = Sharding { stage: 4, ..sharding() };
-        assert!(wrong.each().unwrap_err().to_string().contains("0, 1, 2 or 3"));
+        assert!(wrong.each().unwrap_err().to_string().contains("it must be 0, 1, 2 or 3"));
         assert!(Sharding { offload: Offload::Optimizer, ..sharding() }.each().is_err());
     }
 

@@ -10,8 +10,12 @@
 use serde::{Deserialize, Serialize};
 use tidegate_core::memory::size::mib;
 
-use super::chain::Chain;
-use crate::error::{Error, Result, at_least_one};
+use super::batch::MOST_PARTS;
+use super::chain::{Chain, Stage};
+use crate::error::{Error, MOST_BYTES, Result, counted_to};
+
+/// The most stages of a chain that is cut.
+const MOST_STAGES: u64 = 2000;
 
 /// In which order a device runs its micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,9 +59,10 @@ pub struct Split {
 /// The part of a step in which devices wait: (p − 1) / (m + p − 1).
 ///
 /// # Errors
-/// [`Error::Parameter`] for no devices or no micro-batches.
+/// [`Error::Parameter`] for no devices, no micro-batches, or more than 2^16.
 pub fn bubble(devices: u64, micro_batches: u64) -> Result<f64> {
-    let (p, m) = (at_least_one("devices", devices)?, at_least_one("micro_batches", micro_batches)?);
+    let p = counted_to("devices", devices, MOST_PARTS)?;
+    let m = counted_to("micro_batches", micro_batches, MOST_PARTS)?;
     Ok((p - 1) as f64 / (m + p - 1) as f64)
 }
 
@@ -67,8 +72,8 @@ pub fn bubble(devices: u64, micro_batches: u64) -> Result<f64> {
 /// only cuts whose devices all stay within it are looked at.
 ///
 /// # Errors
-/// [`Error::Parameter`] for fewer stages than devices; [`Error::Config`] for state bytes of another
-/// number of stages, skips across which a pipeline cannot be cut, and when no cut fits.
+/// [`Error::Parameter`] for fewer stages than devices, or more than 2,000; [`Error::Config`] for
+/// state bytes of another number of stages, and when no cut fits or all would cross a skip.
 pub fn split(
     chain: &Chain,
     state_bytes: &[u64],
@@ -81,19 +86,25 @@ pub fn split(
     let bubble = bubble(devices, micro_batches)?;
     let count = chain.stages.len();
     if devices > count as u64 {
-        return Err(Error::parameter("devices", devices, format!("at most the {count} stages of the chain")));
+        return Err(Error::parameter(
+            "devices",
+            devices,
+            format!("they must be at most the {count} stages of the chain"),
+        ));
+    }
+    counted_to("the number of stages", count as u64, MOST_STAGES)?;
+    if let Some(bytes) = state_bytes.iter().find(|&&bytes| bytes > MOST_BYTES) {
+        return Err(Error::parameter("state bytes", bytes, "they must be at most 2^42"));
     }
     if state_bytes.len() != count {
         let what = format!("{} state bytes of {count} stages: give one for each", state_bytes.len());
         return Err(Error::Config(what));
     }
     let p = devices as usize;
-    let device = |number: usize, first: usize, last: usize| {
-        let in_flight = match pipelining {
-            Pipelining::Gpipe => micro_batches,
-            Pipelining::OneForwardOneBackward => micro_batches.min(devices - number as u64),
-        };
-        device(chain, state_bytes, first, last, in_flight)
+    let sums = Sums::new(chain, state_bytes);
+    let in_flight = |number: usize| match pipelining {
+        Pipelining::Gpipe => micro_batches,
+        Pipelining::OneForwardOneBackward => micro_batches.min(devices - number as u64),
     };
     let fits = |found: &Device| limit_bytes.is_none_or(|limit| found.bytes <= limit);
     // A device sends the output of its last stage alone: what stages before it made stays there.
@@ -107,9 +118,11 @@ pub fn split(
             if last < count && crossed(last) {
                 continue;
             }
-            for first in n..=last {
+            let mut extra = 0;
+            for first in (n..=last).rev() {
                 let before = slowest[n - 1][first - 1].0;
-                let found = device(n - 1, first, last);
+                extra = extra.max(extra_of(&chain.stages[first - 1]));
+                let found = sums.device(first, last, in_flight(n - 1), extra);
                 if before.is_finite() && fits(&found) && found.time.max(before) < slowest[n][last].0 {
                     slowest[n][last] = (found.time.max(before), first);
                 }
@@ -128,36 +141,60 @@ pub fn split(
     let mut last = count;
     for n in (1..=p).rev() {
         let first = slowest[n][last].1;
-        found.push(device(n - 1, first, last));
+        let extra = chain.stages[first - 1..last].iter().map(extra_of).max().unwrap_or(0);
+        found.push(sums.device(first, last, in_flight(n - 1), extra));
         last = first - 1;
     }
     found.reverse();
     Ok(Split { devices: found, time: time * (micro_batches + devices - 1) as f64, bubble })
 }
 
-fn device(chain: &Chain, state_bytes: &[u64], first: usize, last: usize, in_flight: u64) -> Device {
-    let stages = &chain.stages[first - 1..last];
-    let kept: u64 = stages.iter().map(|stage| stage.output_bytes + stage.saved_bytes).sum();
-    let input = if first > 1 { chain.stages[first - 2].output_bytes } else { 0 };
-    let output = if last < chain.stages.len() { chain.stages[last - 1].output_bytes } else { 0 };
-    let extra = stages
-        .iter()
-        .map(|stage| stage.save_extra_bytes.max(stage.backward_extra_bytes.max(0).unsigned_abs()));
-    let states: u64 = state_bytes[first - 1..last].iter().sum();
-    Device {
-        first,
-        last,
-        time: stages.iter().map(|stage| stage.forward_time + stage.backward_time).sum(),
-        in_flight,
-        // The gradient of the output that comes in, and the input of each micro-batch.
-        bytes: states + in_flight * (kept + input) + output + extra.max().unwrap_or(0),
-        sent_bytes: output + input,
+/// Bytes that a stage takes at its worst moment, besides what it keeps.
+fn extra_of(stage: &Stage) -> u64 {
+    stage.save_extra_bytes.max(stage.backward_extra_bytes.max(0).unsigned_abs())
+}
+
+/// Sums over the first stages of a chain.
+struct Sums<'a> {
+    chain: &'a Chain,
+    times: Vec<f64>,
+    kept: Vec<u64>,
+    states: Vec<u64>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(chain: &'a Chain, state_bytes: &[u64]) -> Self {
+        let (mut times, mut kept, mut states) = (vec![0.0], vec![0], vec![0]);
+        for (stage, bytes) in chain.stages.iter().zip(state_bytes) {
+            times.push(times.last().unwrap_or(&0.0) + stage.forward_time + stage.backward_time);
+            kept.push(kept.last().unwrap_or(&0) + stage.output_bytes + stage.saved_bytes);
+            states.push(states.last().unwrap_or(&0) + bytes);
+        }
+        Self { chain, times, kept, states }
+    }
+
+    fn device(&self, first: usize, last: usize, in_flight: u64, extra: u64) -> Device {
+        let input = if first > 1 { self.chain.stages[first - 2].output_bytes } else { 0 };
+        let output =
+            if last < self.chain.stages.len() { self.chain.stages[last - 1].output_bytes } else { 0 };
+        let kept = self.kept[last] - self.kept[first - 1] + input;
+        Device {
+            first,
+            last,
+            time: self.times[last] - self.times[first - 1],
+            in_flight,
+            // The gradient of the output that comes in, and the input of each micro-batch.
+            bytes: (self.states[last] - self.states[first - 1])
+                .saturating_add(in_flight.saturating_mul(kept))
+                .saturating_add(output + extra),
+            sent_bytes: output + input,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::chain::{Skip, Stage};
+    use super::super::chain::Skip;
     use super::*;
 
     fn chain(times: &[f64]) -> Chain {

@@ -27,18 +27,21 @@ pub(super) struct Plan {
     /// Samples of a step; by default those of the profile.
     #[arg(long)]
     batch: Option<u64>,
-    /// The most micro-batches; 1 where the batch must stay one piece.
-    #[arg(long, default_value_t = Limits::default().micro_batches)]
-    micro_batches: u64,
+    /// The most micro-batches; by default 1 under batch normalization, and else any.
+    #[arg(long)]
+    micro_batches: Option<u64>,
     /// Let the optimizer step within backward, where that is possible.
     #[arg(long)]
     fused: bool,
     /// Compare ways to divide the step among this number of devices.
-    #[arg(long, requires = "link")]
+    #[arg(long, requires = "link", conflicts_with = "html")]
     devices: Option<u64>,
-    /// Bytes that a device sends in a unit of the profile's time, as in 25GB.
-    #[arg(long)]
+    /// Bytes that a device sends in a second, as in 25GB.
+    #[arg(long, requires = "devices")]
     link: Option<String>,
+    /// Tflop that a device computes in a second, for a model by its layers.
+    #[arg(long, requires = "devices")]
+    speed: Option<f64>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -57,22 +60,14 @@ impl Plan {
         let memory = parse_bytes(&self.memory)?;
         let profile = self.profile()?;
         let limits = Limits { micro_batches: self.micro_batches, fused: self.fused, ..Limits::default() };
+        let batch = self.batch.unwrap_or(profile.batch);
         if let (Some(devices), Some(link)) = (self.devices, &self.link) {
-            let link_bytes = parse_bytes(link)? as f64;
-            let cluster =
-                Cluster { devices, memory_bytes: memory, link_bytes, latency: 0.0, micro_batches: None };
-            let ways = compare(&profile, &cluster, limits).map_err(|e| wrong(&e))?;
-            if self.json {
-                return print_json(&ways);
-            }
-            print_ways(&profile, devices, &ways);
-            return Ok(());
+            return self.compare(&profile.scaled(batch).map_err(|e| wrong(&e))?, devices, link, limits);
         }
         let name = if profile.name.is_empty() { "the model".to_owned() } else { profile.name.clone() };
-        let batch = self.batch.unwrap_or(profile.batch);
         let planner = Planner::new(profile, batch, limits).map_err(|e| wrong(&e))?;
         let plan = planner.plan(memory).map_err(|e| wrong(&e))?;
-        let curve = planner.curve();
+        let curve = planner.curve().map_err(|e| wrong(&e))?;
         if let Some(path) = &self.html {
             std::fs::write(path, page(&name, batch, &plan, &curve)).map_err(Error::io(path))?;
         }
@@ -83,10 +78,42 @@ impl Plan {
         println!("{}", plan.text());
         println!("\n{:>14}  {:>9}  {:>13}", "memory, MiB", "time", "micro-batches");
         for point in chosen(&curve) {
-            let time = point.time / plan.plain_time;
+            let time = over(point.time, plan.plain_time);
             println!("{:>14}  {:>8.3}x  {:>13}", mib(point.memory_bytes), time, point.micro_batches);
         }
         println!("time: against the step that has all the memory it can use");
+        Ok(())
+    }
+
+    /// Compares ways to divide the step; all times are in seconds.
+    fn compare(&self, profile: &Profile, devices: u64, link: &str, limits: Limits) -> Result<()> {
+        let speed = match (profile.time_unit.as_str(), self.speed) {
+            ("Tflop", None) => {
+                let what = "the times of a model by its layers are Tflop: say with --speed what a device computes \
+                            in a second, as in --speed 100";
+                return Err(Error::Config(what.into()));
+            }
+            ("Tflop", Some(speed)) if speed > 0.0 && speed.is_finite() => speed,
+            (_, None) => 1.0,
+            (_, Some(speed)) => {
+                return Err(Error::Config(format!("--speed {speed}: only for layers, above 0")));
+            }
+        };
+        let cluster = Cluster {
+            devices,
+            memory_bytes: parse_bytes(&self.memory)?,
+            link_bytes: parse_bytes(link)? as f64 / speed,
+            latency: 0.0,
+            micro_batches: self.micro_batches,
+        };
+        let mut ways = compare(profile, &cluster, limits).map_err(|e| wrong(&e))?;
+        for way in &mut ways {
+            way.time = way.time.map(|time| time / speed);
+        }
+        if self.json {
+            return print_json(&ways);
+        }
+        print_ways(profile, devices, &ways);
         Ok(())
     }
 
@@ -105,7 +132,10 @@ fn print_json(what: &impl serde::Serialize) -> Result<()> {
 fn print_ways(profile: &Profile, devices: u64, ways: &[Way]) {
     let samples = counted(profile.batch, "sample");
     println!("{samples} on {}", counted(devices, "device"));
-    println!("{:<9} {:>5} {:>12} {:>12} {:>10}  by torch's", "way", "fits", "MiB each", "MiB sent", "time");
+    println!(
+        "{:<9} {:>5} {:>12} {:>12} {:>10}  by torch's",
+        "way", "fits", "MiB each", "MiB sent", "time, s"
+    );
     for way in ways {
         let time = way.time.map_or("-".into(), |time| format!("{time:.4}"));
         println!(
@@ -119,6 +149,11 @@ fn print_ways(profile: &Profile, devices: u64, ways: &[Way]) {
             way.words
         );
     }
+}
+
+/// A time over the plain one; 1 where no times are given.
+fn over(time: f64, plain: f64) -> f64 {
+    if plain > 0.0 { time / plain } else { 1.0 }
 }
 
 /// About ten points of a curve, the first and the last among them.
@@ -187,7 +222,8 @@ fn memory_plot(plan: &StepPlan) -> String {
     let mebi = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     let moments = &plan.replay.moments;
     let held = plan.peak_bytes - plan.replay.peak.total();
-    let most = mebi(plan.peak_bytes.max(plan.memory_bytes.min(2 * plan.peak_bytes))) * 1.05;
+    let shown = plan.peak_bytes.max(plan.memory_bytes.min(2 * plan.peak_bytes)).max(1);
+    let most = mebi(shown) * 1.05;
     let end = moments.last().map_or(1.0, |moment| moment.time).max(f64::MIN_POSITIVE);
     let across = |time: f64| MARGIN + time / end * (WIDTH - MARGIN);
     let down = |mebi: f64| HEIGHT - 24.0 - mebi / most * (HEIGHT - 40.0);
@@ -234,8 +270,8 @@ fn memory_plot(plan: &StepPlan) -> String {
 fn time_plot(plan: &StepPlan, curve: &[Point]) -> String {
     let mebi = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     let widest = curve.iter().map(|point| point.memory_bytes).max().unwrap_or(1).max(plan.memory_bytes);
-    let widest = mebi(widest.min(2 * plan.plain_bytes)) * 1.05;
-    let slowest = curve.iter().map(|point| point.time / plan.plain_time).fold(1.0, f64::max) * 1.05;
+    let widest = mebi(widest.min(2 * plan.plain_bytes).max(1)) * 1.05;
+    let slowest = curve.iter().map(|point| over(point.time, plan.plain_time)).fold(1.0, f64::max) * 1.05;
     let across = |memory: f64| MARGIN + (memory / widest).min(1.0) * (WIDTH - MARGIN);
     let down = |time: f64| HEIGHT - 40.0 - time / slowest * (HEIGHT - 56.0);
     let mut plot = axis(slowest, "x", &down);
@@ -246,14 +282,14 @@ fn time_plot(plan: &StepPlan, curve: &[Point]) -> String {
     let mut line = String::new();
     let mut before = None;
     for point in curve {
-        let (x, y) = (across(mebi(point.memory_bytes)), down(point.time / plan.plain_time));
+        let (x, y) = (across(mebi(point.memory_bytes)), down(over(point.time, plan.plain_time)));
         if let Some(before) = before {
             append(&mut line, format_args!("{x:.1},{before:.1} "));
         }
         append(&mut line, format_args!("{x:.1},{y:.1} "));
         before = Some(y);
     }
-    let (x, y) = (across(mebi(plan.memory_bytes)), down(plan.time / plan.plain_time));
+    let (x, y) = (across(mebi(plan.memory_bytes)), down(over(plan.time, plan.plain_time)));
     append(
         &mut plot,
         format_args!(
@@ -277,8 +313,9 @@ mod tests {
             {"kind": "linear", "inputs": 64, "outputs": 100, "positions": 64},
             {"kind": "cross_entropy", "classes": 100, "positions": 64}]}"#;
         let profile = Profile::from_json(text).unwrap();
-        let planner = Planner::new(profile, 8, Limits { micro_batches: 1, ..Limits::default() }).unwrap();
-        (planner.plan(memory.max(planner.floor_bytes())).unwrap(), planner.curve())
+        let planner =
+            Planner::new(profile, 8, Limits { micro_batches: Some(1), ..Limits::default() }).unwrap();
+        (planner.plan(memory.max(planner.floor_bytes().unwrap())).unwrap(), planner.curve().unwrap())
     }
 
     #[test]
@@ -288,6 +325,14 @@ mod tests {
         assert_eq!(page.matches("<svg").count(), 2);
         assert_eq!(page.matches("<polygon").count(), KINDS.len());
         assert!(page.contains("Plan of a&lt;b, 8 samples") && !page.contains("NaN"), "{page}");
+    }
+
+    #[test]
+    fn a_page_without_times_has_no_nonsense() {
+        let text = r#"{"batch": 2, "chain": {"stages": [{"saved_bytes": 5}, {"saved_bytes": 5}]}}"#;
+        let planner = Planner::new(Profile::from_json(text).unwrap(), 2, Limits::default()).unwrap();
+        let plan = planner.plan(100).unwrap();
+        assert!(!page("x", 2, &plan, &planner.curve().unwrap()).contains("NaN"));
     }
 
     #[test]
