@@ -1,4 +1,4 @@
-"""Batches as torch tensors, without a copy. The only module that imports torch.
+"""Batches as torch tensors, without a copy.
 
 Flow: `Batch` of arrays -> `tensors` -> the same `Batch` of tensors.
 Memory: tensors share the memory of the arrays.

@@ -1,0 +1,35 @@
+"""torch: batches as tensors, and training steps within a budget. The only package with torch.
+
+Flow: `Batch` -> tensors; a model, a loss, a batch -> profile -> plan -> steps.
+Memory: tensors share the memory of arrays; what a step takes is planned by `tidegate.training`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tidegate.torch.tensors import array_of, gathered, sample_tensors, sparse, tensor, tensors
+
+if TYPE_CHECKING:
+    from tidegate.torch.profile import profile_model
+    from tidegate.torch.step import StepReport, TrainStep
+
+__all__ = [
+    "StepReport",
+    "TrainStep",
+    "array_of",
+    "gathered",
+    "profile_model",
+    "sample_tensors",
+    "sparse",
+    "tensor",
+    "tensors",
+]
+
+# Imported on first use: batches of tensors need nothing of it.
+_LAZY = {"StepReport": "step", "TrainStep": "step", "profile_model": "profile"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"tidegate.torch.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'tidegate.torch' has no attribute {name!r}")

@@ -1,0 +1,335 @@
+"""The profile of a training step, by running each stage once forward and backward.
+
+Flow: a model, a loss, a batch -> `Stages` -> bytes and times of each -> `training.Profile`.
+Memory: what crosses from stage to stage, and one stage forward and backward at a time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from tidegate.errors import ConfigError
+from tidegate.options import integer, refused
+from tidegate.torch.graph import Stage, Stages, Values, frozen
+from tidegate.torch.live import Live, storage_bytes, storage_key
+from tidegate.training import Chain, Held, Profile, Skip
+from tidegate.training import Stage as PlannedStage
+
+__all__ = ["parts_of", "profile_model", "profile_of"]
+
+Loss = Callable[..., torch.Tensor]
+
+
+def parts_of(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[list[Any], list[Any]]:
+    """Return what of a batch the model takes, and what the loss takes besides.
+
+    A tuple or list has the model's input first and then what the loss takes. Of a mapping, such as
+    a batch of a loader, `inputs` and `targets` are names.
+    """
+    if isinstance(batch, Mapping):
+        if inputs is None or targets is None:
+            raise ConfigError(f"the batch has {sorted(map(str, batch))}: say which with inputs= and targets=")
+        names = [[given] if isinstance(given, str) else list(given) for given in (inputs, targets)]
+        missing = [name for name in names[0] + names[1] if name not in batch]
+        if missing:
+            raise ConfigError(f"the batch has no {missing[0]!r}: it has {sorted(map(str, batch))}")
+        return [batch[name] for name in names[0]], [batch[name] for name in names[1]]
+    if isinstance(batch, tuple | list) and len(batch) >= 1:
+        if inputs is not None or targets is not None:
+            raise ConfigError("inputs= and targets= are names within a batch that is a mapping")
+        return [batch[0]], list(batch[1:])
+    raise refused("batch", batch, "(input, target), or a mapping of names")
+
+
+class _Seed(torch.autograd.Function):
+    """The identity, whose backward makes the gradient: nothing else holds it then."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        ctx.like = tensor.shape, tensor.dtype, tensor.device
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        shape, dtype, device = ctx.like
+        return torch.ones(shape, dtype=dtype, device=device)
+
+
+class _Measured:
+    """Measures the stages one after another."""
+
+    def __init__(self, stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
+        self.stages, self.loss, self.targets = stages, loss, targets
+        self.values = stages.given(inputs)
+        self.held = [*stages.model.parameters(), *stages.model.buffers(), *_tensors([*inputs, *targets])]
+        self.on_device = any(tensor.is_cuda for tensor in self.held)
+        self.planned: list[PlannedStage] = []
+        # Bytes of each stage's backward at its worst moment.
+        self.worst: list[int] = []
+        self.maker = {node: i for i, stage in enumerate(stages.stages) for node in stage.nodes}
+        # Parameters that an earlier stage uses too have their gradient from the last one on.
+        self.grown: set[int] = set()
+
+    def clock(self) -> float:
+        if self.on_device:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def forward(self, stage: Stage, taken: Values) -> list[Any]:
+        """Run a stage; return what it gives, or the loss for the last."""
+        values = dict(taken)
+        for node in stage.nodes:
+            values[node] = self.stages.run(node, values)
+        if stage is self.stages.stages[-1]:
+            output = self.stages.output(values)
+            return [self.loss(output, *self.targets)]
+        return [values[node] for node in stage.gives]
+
+    def taken(self, stage: Stage) -> Values:
+        """Return what a stage takes, as leaves that need gradients where they are numbers."""
+        last = stage is self.stages.stages[-1]
+        names = dict.fromkeys([*stage.takes, *(self.stages.results if last else [])])
+        found: Values = {}
+        for node in names:
+            if node in self.values:
+                value = self.values[node]
+                found[node] = _leaf(value, node not in self.stages._inputs)
+        return found
+
+    def measure(self, stage: Stage, repeats: int) -> None:
+        """Note the bytes and times of a stage, and keep what it gives."""
+        parameters = self.stages.parameters(stage)
+        measured = PlannedStage(name=stage.name)
+        self.planned.append(measured)
+        with Live(self.held) as live:
+            taken = self.taken(stage)
+            for tensor in _tensors(list(taken.values())):
+                live.add(tensor)
+            live.reset()
+            before = live.now
+            with torch.no_grad(), frozen(self.stages.modules([stage])):
+                given = self.forward(stage, taken)
+            outputs = 0 if stage is self.stages.stages[-1] else live.now - before
+            measured.output_bytes = outputs
+            measured.forward_extra_bytes = max(0, live.peak - before - outputs)
+            del given
+        self.backward(stage, taken, parameters, measured)
+        times = [self.timed(stage, parameters) for _ in range(repeats)]
+        measured.forward_time = statistics.median(forward for forward, _ in times)
+        measured.backward_time = statistics.median(backward for _, backward in times)
+        self.keep(stage)
+
+    def backward(self, stage: Stage, taken: Values, parameters: list[nn.Parameter], measured: PlannedStage) -> None:
+        """Measure what a stage saves, and its backward at its worst moment."""
+        leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
+        own = [p for p in parameters if id(p) not in self.grown]
+        with Live([*self.held, *leaves]) as live:
+            before = live.now
+            live.reset()
+            with frozen(self.stages.modules([stage])):
+                given = self.forward(stage, taken)
+            measured.save_extra_bytes = max(0, live.peak - live.now)
+            measured.saved_bytes = max(0, live.now - before - measured.output_bytes)
+            edges = _edges(given)
+            del given
+            live.reset()
+            grads = torch.autograd.grad(edges, [*leaves, *parameters], allow_unused=True) if edges else ()
+            self.worst.append(live.peak - before)
+        measured.gradient_bytes = sum(p.numel() * p.element_size() for p in own)
+        nodes = [node for node, value in taken.items() for t in _tensors(value) if t.requires_grad]
+        self.note_gradients(nodes, grads[: len(nodes)])
+
+    def note_gradients(self, nodes: list[fx.Node], grads: Sequence[torch.Tensor | None]) -> None:
+        """Note the bytes of the gradients of what a stage takes, by the stage that gives it.
+
+        A gradient may be a part of a larger tensor, as that of a concatenation: the one that lives
+        longest has its bytes, and the others none.
+        """
+        counted = set()
+        for node, grad in sorted(zip(nodes, grads, strict=False), key=lambda pair: self.maker.get(pair[0], -1)):
+            maker = self.maker.get(node)
+            if maker is None or grad is None:
+                continue
+            key = storage_key(grad)
+            self.planned[maker].output_gradient_bytes = 0 if key in counted else storage_bytes(grad)
+            counted.add(key)
+
+    def finish(self, chain: Chain) -> None:
+        """Set what backward takes besides the gradients, now that all of these are known."""
+        last_use = {skip.from_: skip.to for skip in chain.skips}
+        for number, (stage, worst) in enumerate(zip(chain.stages, self.worst, strict=True), 1):
+            ends = [s for i, s in enumerate(chain.stages, 1) if i < number and last_use.get(i, i + 1) == number]
+            last = number == len(chain.stages)
+            gradients = sum(_gradient(s) for s in ends) + (0 if last else _gradient(stage)) + stage.gradient_bytes
+            stage.backward_extra_bytes = worst - stage.saved_bytes - stage.output_bytes - gradients
+
+    def timed(self, stage: Stage, parameters: list[nn.Parameter]) -> tuple[float, float]:
+        taken = self.taken(stage)
+        leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
+        with frozen(self.stages.modules([stage])):
+            began = self.clock()
+            given = self.forward(stage, taken)
+            between = self.clock()
+        edges = _edges(given)
+        del given
+        if edges:
+            torch.autograd.grad(edges, [*leaves, *parameters], allow_unused=True)
+        return between - began, self.clock() - between
+
+    def keep(self, stage: Stage) -> None:
+        """Keep what later stages take, and drop what none does."""
+        if stage is self.stages.stages[-1]:
+            return
+        taken = self.taken(stage)
+        with torch.no_grad(), frozen(self.stages.modules([stage])):
+            given = self.forward(stage, taken)
+        self.values.update(zip(stage.gives, given, strict=True))
+        later = self.stages.stages[self.stages.stages.index(stage) + 1 :]
+        needed = {node for other in later for node in other.takes} | set(self.stages.results)
+        self.values = {node: value for node, value in self.values.items() if node in needed}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _differentiable(value: Any) -> list[torch.Tensor]:
+    return [tensor for tensor in _tensors(value) if tensor.requires_grad]
+
+
+def _gradient(stage: PlannedStage) -> int:
+    return stage.output_bytes if stage.output_gradient_bytes is None else stage.output_gradient_bytes
+
+
+def _edges(given: list[Any]) -> list[Any]:
+    """Return where backward begins: behind each output, with a gradient that is made there."""
+    return [torch.autograd.graph.get_gradient_edge(_Seed.apply(t).sum()) for t in _differentiable(given)]
+
+
+def _leaf(value: Any, inner: bool) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    leaf = value.detach()
+    return leaf.requires_grad_() if inner and value.is_floating_point() else leaf
+
+
+def _optimizer_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> tuple[int, int]:
+    """Return the bytes that an optimizer keeps for parameters, and those of its step besides.
+
+    They follow from a step of the same optimizer on one small parameter: both are in proportion to
+    the parameters. Where the optimizer has stepped already, what it keeps is counted.
+    """
+    kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in _tensors(state) if t.numel() > 1)
+    group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    like = parameters[0]
+    trial = nn.Parameter(torch.zeros(64, 64, dtype=like.dtype, device=like.device))
+    trial.grad = torch.ones_like(trial)
+    try:
+        kind: Any = type(optimizer)
+        same = kind([{**group, "params": [trial]}])
+        same.step()
+    except Exception as error:
+        raise ConfigError(
+            f"what {type(optimizer).__name__} keeps is not known: its step on one parameter fails ({error}); take one "
+            "step before the plan"
+        ) from None
+    size = storage_bytes(trial)
+    one = sum(storage_bytes(t) for state in same.state.values() for t in _tensors(state) if t.numel() > 1)
+    trial.grad = torch.ones_like(trial)
+    with Live([trial, trial.grad, *_tensors([*same.state.values()])]) as live:
+        before = live.now
+        same.step()
+    extra = live.peak - before
+    foreach = group.get("foreach") or (group.get("foreach") is None and like.is_cuda)
+    whole = sum(p.numel() * p.element_size() for p in parameters)
+    largest = max(p.numel() * p.element_size() for p in parameters)
+    return kept or whole * one // size, (whole if foreach else largest) * extra // size
+
+
+def profile_of(
+    stages: Stages,
+    loss: Loss,
+    inputs: Sequence[Any],
+    targets: Sequence[Any],
+    optimizer: torch.optim.Optimizer | None,
+    repeats: int,
+) -> Profile:
+    """Return the profile of stages that are cut already."""
+    before = {p: p.grad for p in stages.model.parameters()}
+    measured = _Measured(stages, loss, inputs, targets)
+    last_use = {id(p): i for i, stage in enumerate(stages.stages) for p in stages.parameters(stage)}
+    with torch.random.fork_rng():
+        for i, stage in enumerate(stages.stages):
+            # A parameter's gradient comes with the backward of the last stage that uses it.
+            measured.grown = {key for key, last in last_use.items() if last != i}
+            measured.measure(stage, repeats)
+    chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
+    measured.finish(chain)
+    if any(p.grad is not grad for p, grad in before.items()):
+        raise ConfigError("the forward of the model sets gradients itself: it cannot be planned")
+    parameters = list(stages.model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    kept, extra = _optimizer_bytes(optimizer, trained) if optimizer else (0, 0)
+    held = {
+        "parameters": sum({storage_key(p): storage_bytes(p) for p in parameters}.values()),
+        "optimizer": kept,
+        "buffers": sum({storage_key(b): storage_bytes(b) for b in stages.model.buffers()}.values()),
+    }
+    given = _tensors([*inputs, *targets])
+    return Profile(
+        batch=given[0].shape[0],
+        chain=chain,
+        held=[Held(name, size) for name, size in held.items() if size],
+        input_bytes=sum({storage_key(t): storage_bytes(t) for t in given}.values()),
+        optimizer_extra_bytes=extra,
+        batch_norm=any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in stages.model.modules()),
+        name=type(stages.model).__name__,
+        fingerprint=stages.fingerprint,
+    )
+
+
+def profile_model(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    inputs: str | Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
+    repeats: int = 3,
+) -> Profile:
+    """Return the profile of a training step, for `tidegate.training.plan` and `tidegate plan`.
+
+    The model is cut into stages by `torch.fx`; a module that it cannot take apart is one node. Each
+    stage runs forward and backward by itself, so that the profile takes little memory. Nothing of
+    the model changes: neither gradients, nor buffers, nor the state of random numbers.
+
+    Args:
+        model: the module, in the mode in which it trains.
+        loss: a function of the model's output and the targets, a mean or a sum over samples.
+        batch: (input, target, ...), or a mapping of names.
+        optimizer: what updates the parameters; its bytes are then in the profile.
+        inputs: names of what the model takes, where the batch is a mapping.
+        targets: names of what the loss takes besides.
+        repeats: how many times each stage is timed; bytes are the same each time.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 4))
+    >>> batch = torch.ones(16, 8), torch.zeros(16, dtype=torch.long)
+    >>> profile = profile_model(net, torch.nn.functional.cross_entropy, batch)
+    >>> profile.chain.stages[0].output_bytes
+    2048
+    """
+    if not isinstance(model, nn.Module):
+        raise refused("model", model, "a torch.nn.Module")
+    if not callable(loss):
+        raise refused("loss", loss, "a function of the model's output and the targets")
+    repeats = integer("repeats", repeats, 1, 1000)
+    given, wanted = parts_of(batch, inputs, targets)
+    return profile_of(Stages(model, given), loss, given, wanted, optimizer, repeats)
