@@ -218,12 +218,11 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     profile = profile_model(model, loss, (x, y), optimizer=optimizer, repeats=1)
-    memory = next(point.memory_bytes for point in reversed(training.curve(profile)) if point.micro_batches > 2)
-    step = TrainStep(model, loss, optimizer, memory=memory, profile=profile)
+    memory = training.Planner(profile, micro_batches=4).floor_bytes
+    step = TrainStep(model, loss, optimizer, memory=memory, micro_batches=4, profile=profile)
     found = step((x, y))
     parts = step.report().plan.micro_batches
-    assert len(parts) > 1
-    assert sum(parts) == 250
+    assert parts == [63, 63, 62, 62]
     assert found.item() == pytest.approx(value.item(), rel=1e-6)
     gradient = before - torch.cat([p.detach().flatten() for p in model.parameters()])
     assert (gradient - expected).norm() / expected.norm() < 1e-5
@@ -302,8 +301,14 @@ def test_what_cannot_be_planned_is_named():
         step.report()
     step((x, y))
     plain.eval()
-    with pytest.raises(tg.ConfigError, match="no longer in the mode of training"):
+    with pytest.raises(tg.ConfigError, match="mode of the model was training=True, which has changed since"):
         step((x, y))
+    plain.train()
+    plain[0].weight.requires_grad_(False)
+    with pytest.raises(tg.ConfigError, match=r"0\.weight was requires_grad=True"):
+        step((x, y))
+    plain[0].weight.requires_grad_(True)
+    step((x, y))
     # What depends on values is one node, and the rest is still cut.
     branching = nn.Sequential(nn.Linear(8, 64), Branching(), nn.Linear(64, 4))
     step = TrainStep(branching, F.cross_entropy, torch.optim.SGD(branching.parameters(), lr=0.1), memory="1MiB")

@@ -129,7 +129,7 @@ class TrainStep:
         self._planned_for = 0
         self._plan: training.Plan | None = None
         self._runner: Runner | None = None
-        self._training = model.training
+        self._state: dict[str, tuple[str, bool]] = {}
         self._steps = 0
 
     def __call__(self, batch: Any) -> torch.Tensor:
@@ -184,16 +184,16 @@ class TrainStep:
 
     def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> Runner:
         """Return what runs a batch; it is planned at the first, and at one that is larger."""
-        if self.model.training != self._training:
-            mode = "training" if self._training else "evaluation"
-            raise ConfigError(f"the model is no longer in the mode of {mode} in which it was planned")
         if self._stages is None:
+            self._state = _state(self.model)
             with self._casting():
                 self._stages = Stages(self.model, inputs)
                 if self._profile is None:
                     self._profile = profile_of(self._stages, self.loss, inputs, targets, self.optimizer, 3)
                 elif self._profile.fingerprint != self._stages.fingerprint:
                     raise ConfigError("the profile is of another model: make it again with profile_model")
+        if (changed := _changed(self._state, _state(self.model))) is not None:
+            raise ConfigError(f"{changed} since the step was planned: make a new TrainStep")
         if self._runner is None or samples > sum(self._plan.micro_batches if self._plan else []):
             self._replan(samples)
             if self._plan and len(self._plan.micro_batches) > 1:
@@ -266,6 +266,24 @@ class TrainStep:
         if self._profile is None:
             raise ConfigError("there is no profile yet: take a step first")
         return self._profile
+
+
+def _state(model: nn.Module) -> dict[str, tuple[str, bool]]:
+    """Return what of a model a plan follows from, and training may change."""
+    modes = {f"mode of {name or 'the model'}": ("training", m.training) for name, m in model.named_modules()}
+    frozen = {name: ("requires_grad", p.requires_grad) for name, p in model.named_parameters()}
+    return modes | frozen
+
+
+def _changed(before: dict[str, tuple[str, bool]], now: dict[str, tuple[str, bool]]) -> str | None:
+    """Return what has changed, in words."""
+    names = [name for name in before if now.get(name) != before[name]]
+    if not names and before.keys() == now.keys():
+        return None
+    if not names:
+        return "the model has got other modules or parameters"
+    what, value = before[names[0]]
+    return f"{names[0]} was {what}={value}, which has changed"
 
 
 def _samples(values: list[Any]) -> int:

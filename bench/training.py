@@ -1,0 +1,143 @@
+"""Recomputation next to torch's own, at no more than its peak. `make bench-training`.
+
+Flow: models -> `checkpoint_sequential` with several numbers of segments -> its peak of live tensors
+-> the plan within that peak -> CPU seconds of forward and backward, in interleaved rounds on one
+thread -> ours / theirs within a round; medians.
+Memory: the plain steps of the models, at most 0.6 GiB.
+"""
+
+import argparse
+import functools
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
+
+from tidegate import BudgetError, training
+from tidegate.torch.graph import Stages
+from tidegate.torch.live import Live
+from tidegate.torch.profile import profile_of
+from tidegate.torch.recompute import Runner
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python" / "tests"))
+from test_train_step import Attention, Mean, Patches, Residual, Tokens, Unet, token_loss, twice
+
+MIB = 1 << 20
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def made(name):
+    """Return a chain of modules, a loss and a batch."""
+    torch.manual_seed(0)
+    labels, ids = torch.randint(10, (16,)), torch.randint(4096, (2, 256))
+    if name == "mlp":
+        blocks = [*[Residual(256, 1024) for _ in range(24)], nn.Linear(256, 10)]
+        return blocks, F.cross_entropy, (torch.randn(512, 256), torch.randint(10, (512,)))
+    if name == "resnet18":
+        net = torchvision.models.resnet18(num_classes=10)
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        blocks = [stem, *net.layer1, *net.layer2, *net.layer3, *net.layer4, net.avgpool, Flat(), net.fc]
+        return blocks, F.cross_entropy, (torch.randn(16, 3, 160, 160), labels)
+    if name == "unet":
+        blocks = [nn.Conv2d(3, 24, 3, padding=1), Unet(24, 3), twice(24, 24), nn.Conv2d(24, 4, 1)]
+        return blocks, F.cross_entropy, (torch.randn(4, 3, 128, 128), torch.randint(4, (4, 128, 128)))
+    if name == "vit":
+        blocks = [Patches(192, 8), *[Attention(192, 3, False) for _ in range(8)], Mean(), nn.Linear(192, 10)]
+        return blocks, F.cross_entropy, (torch.randn(16, 3, 112, 112), labels)
+    layers = [Attention(256, 4, True) for _ in range(12)]
+    return [Tokens(4096, 256, 256), *layers, nn.Linear(256, 4096)], token_loss, (ids, ids)
+
+
+def peak(run, known):
+    """Return the bytes of live tensors at the peak of a step."""
+    with Live(known) as live:
+        run().backward()
+    return live.peak
+
+
+def seconds(run, model):
+    """Return the CPU seconds of forward and backward."""
+    model.zero_grad(set_to_none=True)
+    began = time.process_time()
+    run().backward()
+    return time.process_time() - began
+
+
+class Compared:
+    """One model: its plain step, torch's segments, and plans within their peaks."""
+
+    def __init__(self, name):
+        self.name = name
+        self.blocks, self.loss, (self.x, self.y) = made(name)
+        self.model = nn.Sequential(*self.blocks)
+        self.known = [*self.model.parameters(), *self.model.buffers(), self.x, self.y]
+        self.stages = Stages(self.model, [self.x])
+        profile = profile_of(self.stages, self.loss, [self.x], [self.y], None, 5)
+        self.planner = training.Planner(profile, micro_batches=1)
+        self.most = peak(self.plain, self.known)
+
+    def plain(self):
+        return self.loss(self.model(self.x), self.y)
+
+    def theirs(self, segments):
+        return self.loss(checkpoint_sequential(self.model, segments, self.x, use_reentrant=False), self.y)
+
+    def row(self, segments, rounds):
+        """Return peaks and times of torch's segments and of the plan within their peak."""
+        theirs = functools.partial(self.theirs, segments)
+        self.model.zero_grad(set_to_none=True)
+        row = {"model": self.name, "segments": segments, "plain": self.most, "theirs": peak(theirs, self.known)}
+        try:
+            plan = self.planner.plan(row["theirs"])
+        except BudgetError:
+            return {**row, "floor": self.planner.floor_bytes}
+        runner = Runner(self.stages, self.loss, plan.schedule)
+        ours = functools.partial(runner, [self.x], [self.y])
+        self.model.zero_grad(set_to_none=True)
+        reached = peak(ours, self.known)
+        runs = [[seconds(run, self.model) for run in (self.plain, theirs, ours)] for _ in range(rounds + 1)][1:]
+        return {**row, "ours": reached, "predicted": plan.time / plan.plain_time, "runs": runs}
+
+
+def line(row):
+    """Return a row of the table."""
+    begin = f"| {row['model']}, {row['plain'] / MIB:.1f} | {row['segments']} | {row['theirs'] / MIB:.1f}"
+    if "floor" in row:
+        return f"{begin} | below the floor, {row['floor'] / MIB:.1f} | |"
+    theirs, ours = (statistics.median(run[i] / run[0] for run in row["runs"]) for i in (1, 2))
+    ratio = statistics.median(run[2] / run[1] for run in row["runs"])
+    return f"{begin}, ×{theirs:.3f} | {row['ours'] / MIB:.1f}, ×{ours:.3f} | {ratio:.3f} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["mlp", "resnet18", "unet", "vit", "gpt"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/training.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("| model, MiB plain | segments | theirs: MiB, time | ours: MiB, time | ours / theirs |\n|-|-|-|-|-|")
+    for name in given.models:
+        compared = Compared(name)
+        count = len(compared.blocks)
+        for segments in sorted({2, round(math.sqrt(count)), count}):
+            rows.append(compared.row(segments, given.rounds))
+            print(line(rows[-1]), flush=True)
+    given.out.write_text(json.dumps({"torch": torch.__version__, "rounds": given.rounds, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
