@@ -1,9 +1,9 @@
 """A model as stages that run one after another.
 
-Flow: a module, inputs -> `torch.fx` -> nodes -> where they can be cut -> `Stages`.
+Flow: a module, inputs -> `trace` -> nodes -> where they can be cut -> `Stages`.
 Memory: what crosses from node to node, for one batch; nothing is kept for backward.
 
-What `torch.fx` cannot take apart is one node. A cut is where one new tensor crosses at most, where
+A cut is where one new tensor crosses at most, where
 no later node writes into a tensor from before, and where backward needs what crosses anyway.
 """
 
@@ -21,7 +21,9 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tidegate.errors import ConfigError
+from tidegate.torch.kept import Kept, close
 from tidegate.torch.live import storage_bytes, storage_key
+from tidegate.torch.trace import trace
 
 __all__ = ["Stage", "Stages", "Values", "frozen"]
 
@@ -58,75 +60,6 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
                 count.copy_(kept)
 
 
-class _Tracer(fx.Tracer):
-    """Takes modules apart, except those of torch and those that must stay whole."""
-
-    # Otherwise a forward that writes to a buffer would do so while it is taken apart.
-    proxy_buffer_attributes = True
-
-    def __init__(self, whole: set[nn.Module]) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return module in self.whole or super().is_leaf_module(module, name)
-
-
-def _taken_apart(module: nn.Module, whole: set[nn.Module]) -> fx.Graph:
-    """Return the graph of a module, and leave the module as it was."""
-    before = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in module.modules()]
-    try:
-        graph = _Tracer(whole).trace(module)
-    finally:
-        changed = [m for m, *kept in before if any(map(_differ, (m.__dict__, m._buffers, m._parameters), kept))]
-        for m, *kept in before:
-            for now, then in zip((m.__dict__, m._buffers, m._parameters), kept, strict=True):
-                now.clear()
-                now.update(then)
-    if changed:
-        raise ConfigError(f"the forward of {type(changed[0]).__name__} changes its own attributes")
-    return graph
-
-
-def _differ(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    return now.keys() != then.keys() or any(now[name] is not then[name] for name in then)
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
-
-
-def _trace(model: nn.Module) -> tuple[fx.Graph, list[str]]:
-    """Return the graph of a model, and the names of modules that cannot be taken apart."""
-    wrapped = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
-    if type(model).__name__ in wrapped:
-        raise ConfigError(f"the model is a {type(model).__name__}: give the module that it wraps")
-    if _hooked(model):
-        raise ConfigError(f"{type(model).__name__} has hooks, which run only where it is called: remove them")
-    whole: set[nn.Module] = set()
-    names: list[str] = []
-    # Children come before what contains them, so that the smallest that fails stays whole.
-    for name, module in reversed(list(model.named_modules())):
-        tracer = _Tracer(whole)
-        if module is model or tracer.is_leaf_module(module, name):
-            continue
-        try:
-            if _hooked(module):
-                raise ConfigError("its hooks run only where it is called")
-            _taken_apart(module, whole)
-        except Exception:
-            whole.add(module)
-            names.append(name)
-    try:
-        return _taken_apart(model, whole), names
-    except Exception as error:
-        raise ConfigError(
-            f"the forward of {type(model).__name__} cannot be taken apart into stages ({type(error).__name__}: "
-            f"{error}): move what depends on the values or the number of tensors into a module of its own"
-        ) from None
-
-
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
@@ -143,13 +76,14 @@ class Stages:
         model: the module.
         stages: in the order in which they run.
         whole: names of modules that could not be taken apart.
+        needs: nodes whose values need gradients.
         skips: stages, counted from 1, whose output is used until a stage behind the next.
         fingerprint: the same for two models of the same modules, shapes and stages.
     """
 
     def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
         self.model = model
-        graph, self.whole = _trace(model)
+        graph, self.whole = trace(model, len(inputs))
         self._inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self._nodes = [n for n in graph.nodes if n.op in ("call_module", "call_function", "call_method")]
         (output,) = (node for node in graph.nodes if node.op == "output")
@@ -157,17 +91,15 @@ class Stages:
         self.results: list[fx.Node] = [node for node in output.all_input_nodes if node.op != "get_attr"]
         seen = _Seen(self, inputs)
         self.stages = self._stages(seen)
+        self.needs = seen.needs
         self.skips = self._skips(seen)
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = self._fingerprint(inputs)
 
     def given(self, inputs: Sequence[Any]) -> Values:
         """Return the values of the model's inputs."""
-        needed = [node for node in self._inputs if not node.args]
-        if not len(needed) <= len(inputs) <= len(self._inputs):
-            what = f"{len(needed)} inputs" if len(needed) != 1 else "one input"
-            raise ConfigError(f"the model takes {what}, and the batch has {len(inputs)}: say which with inputs=")
+        # Those that the batch does not have keep their defaults, which the graph knows.
         given = dict(zip(self._inputs, inputs, strict=False))
-        return {node: given[node] if node in given else node.args[0] for node in self._inputs}
+        return {node: given.get(node) for node in self._inputs}
 
     def run(self, node: fx.Node, values: Values) -> Any:
         """Run one node, and return its value."""
@@ -228,10 +160,11 @@ class Stages:
         ends = [(place[at], place[seen.last_use[at]]) for at in range(len(self._nodes)) if seen.bytes[at]]
         return [(begin, end) for begin, end in ends if end > begin + 1]
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self, inputs: Sequence[Any]) -> str:
+        given = [(tuple(t.shape[1:]), str(t.dtype)) for t in _tensors(list(inputs))]
         shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()]
         stages = [[(node.op, str(node.target)) for node in stage.nodes] for stage in self.stages]
-        return hashlib.blake2b(repr((shapes, stages)).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(repr((given, shapes, stages)).encode(), digest_size=8).hexdigest()
 
 
 class _Seen:
@@ -247,29 +180,53 @@ class _Seen:
         self.saved_bytes = [0] * len(self.nodes)
         # For each place, the earliest maker that a node from there on writes to.
         self.writes: list[int] = [len(self.nodes)] * (len(self.nodes) + 1)
-        buffers = {name: (buffer, buffer._version) for name, buffer in stages.model.named_buffers()}
+        self.needs: set[fx.Node] = set()
         values = stages.given(inputs)
         uses: dict[fx.Node, int] = dict.fromkeys(stages.results, len(self.nodes))
         for at, node in enumerate(self.nodes):
             for other in _used(node):
                 uses[other] = max(uses.get(other, 0), at)
-        with torch.random.fork_rng(), frozen(stages.model.modules()):
-            for at, node in enumerate(self.nodes):
-                values[node] = self._run(stages, node, at, values)
-                if (maker := self.maker.get(node, -1)) >= 0:
-                    self.last_use[maker] = max(self.last_use[maker], uses.get(node, at))
-                for other in [other for other in _used(node) if uses[other] == at]:
-                    del values[other]
+        kept = Kept(stages.model)
+        try:
+            with frozen(stages.model.modules()):
+                self._run_all(stages, values, uses)
+                output = stages.output(values)
+            change = kept.change()
+        finally:
+            kept.restore()
+        if change is not None:
+            raise ConfigError(f"{change}: run again in backward, it would change twice. Keep such a module out of it")
+        self._compare(stages, inputs, output, kept)
         for at in reversed(range(len(self.nodes))):
             self.writes[at] = min(self.writes[at], self.writes[at + 1])
-        norms = {id(m) for m in stages.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-        for name, (buffer, version) in buffers.items():
-            owner = stages.model.get_submodule(name.rpartition(".")[0])
-            if buffer._version != version and id(owner) not in norms:
-                raise ConfigError(
-                    f"the forward of {type(owner).__name__} writes to its buffer {name!r}: run again, it would write "
-                    "twice; keep such a module out of the model, or give it no buffer"
-                )
+
+    def _run_all(self, stages: Stages, values: Values, uses: dict[fx.Node, int]) -> None:
+        for at, node in enumerate(self.nodes):
+            if any(other in self.needs for other in _used(node)) or stages.parameters(Stage("", [node])):
+                self.needs.add(node)
+            values[node] = self._run(stages, node, at, values)
+            if (maker := self.maker.get(node, -1)) >= 0:
+                self.last_use[maker] = max(self.last_use[maker], uses.get(node, at))
+            for other in [other for other in _used(node) if uses[other] == at]:
+                del values[other]
+
+    def _compare(self, stages: Stages, inputs: Sequence[Any], output: Any, kept: Kept) -> None:
+        """Refuse a model whose stages give another output than the model itself."""
+        given = [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
+        versions = [value._version if isinstance(value, torch.Tensor) else 0 for value in given]
+        try:
+            with torch.no_grad(), frozen(stages.model.modules()):
+                plain = stages.model(*given)
+        finally:
+            kept.restore()
+        pairs = zip(_tensors(plain), _tensors(output), strict=False)
+        if len(_tensors(plain)) != len(_tensors(output)) or not all(close(a, b.detach()) for a, b in pairs):
+            raise ConfigError(
+                f"{type(stages.model).__name__} gives another output when it runs again, or when it is taken apart: "
+                "its forward decides by the type of what it gets, draws from generators of its own, or keeps a state"
+            )
+        if versions != [value._version if isinstance(value, torch.Tensor) else 0 for value in given]:
+            raise ConfigError("the model writes to its input, which a second forward would find changed: copy it first")
 
     def _run(self, stages: Stages, node: fx.Node, at: int, values: Values) -> Any:
         """Run a node by itself, as one whose inputs need gradients."""
@@ -286,7 +243,7 @@ class _Seen:
             if not isinstance(value, torch.Tensor):
                 return value
             leaf = value.detach()
-            if value.is_floating_point():
+            if value.is_floating_point() or value.is_complex():
                 leaf.requires_grad_()
             made = leaf.clone() if copied else leaf
             makers[storage_key(made)] = maker

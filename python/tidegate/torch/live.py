@@ -27,6 +27,13 @@ def storage_bytes(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().nbytes()
 
 
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the dense tensors that a sparse one consists of."""
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    return [tensor.values()] if tensor.layout in (torch.sparse_csr, torch.sparse_bsr) else []
+
+
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Counts the storages that operations within it make, and those that it is told of.
 
@@ -44,7 +51,11 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         self.reset()
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's storage, if it is not counted yet."""
+        """Count a tensor's storage, if it is not counted yet; of a sparse tensor its parts."""
+        if tensor.layout != torch.strided:
+            for part in _parts(tensor):
+                self.add(part)
+            return
         key, size = storage_key(tensor), storage_bytes(tensor)
         known = self._sizes.get(key)
         if known is None:

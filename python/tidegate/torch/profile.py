@@ -18,13 +18,17 @@ from torch.utils._pytree import tree_leaves
 from tidegate.errors import ConfigError
 from tidegate.options import integer, refused
 from tidegate.torch.graph import Stage, Stages, Values, frozen
+from tidegate.torch.kept import Kept, undrawn
 from tidegate.torch.live import Live, storage_bytes, storage_key
 from tidegate.training import Chain, Held, Profile, Skip
 from tidegate.training import Stage as PlannedStage
 
-__all__ = ["parts_of", "profile_model", "profile_of"]
+__all__ = ["optimizer_bytes", "parts_of", "profile_model", "profile_of", "samples_of"]
 
 Loss = Callable[..., torch.Tensor]
+
+# What a step holds for a moment besides: its total, scaled losses, the norm of gradients.
+SCALAR_BYTES = 4096
 
 
 def parts_of(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[list[Any], list[Any]]:
@@ -46,6 +50,22 @@ def parts_of(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[list[
             raise ConfigError("inputs= and targets= are names within a batch that is a mapping")
         return [batch[0]], list(batch[1:])
     raise refused("batch", batch, "(input, target), or a mapping of names")
+
+
+def samples_of(values: Sequence[Any]) -> int:
+    """Return how many samples a batch has: the first axis of its tensors."""
+    counts = {value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.dim()}
+    if len(counts) != 1:
+        raise ConfigError(f"the tensors of a batch have {sorted(counts)} samples: they must have one number of them")
+    (samples,) = counts
+    if samples == 0:
+        raise ConfigError("a batch without samples")
+    return int(samples)
+
+
+def cloned(values: Sequence[Any]) -> list[Any]:
+    """Return copies of the tensors of a batch, for a profile: what it runs may write to them."""
+    return [value.clone() if isinstance(value, torch.Tensor) else value for value in values]
 
 
 class _Seed(torch.autograd.Function):
@@ -74,8 +94,8 @@ class _Measured:
         # Bytes of each stage's backward at its worst moment.
         self.worst: list[int] = []
         self.maker = {node: i for i, stage in enumerate(stages.stages) for node in stage.nodes}
-        # Parameters that an earlier stage uses too have their gradient from the last one on.
-        self.grown: set[int] = set()
+        # The last stage that uses each parameter.
+        self.users: dict[int, PlannedStage] = {}
 
     def clock(self) -> float:
         if self.on_device:
@@ -89,7 +109,15 @@ class _Measured:
             values[node] = self.stages.run(node, values)
         if stage is self.stages.stages[-1]:
             output = self.stages.output(values)
-            return [self.loss(output, *self.targets)]
+            loss = self.loss(output, *self.targets)
+            if not isinstance(loss, torch.Tensor) or loss.dim():
+                shape = (
+                    f"the shape {tuple(loss.shape)}"
+                    if isinstance(loss, torch.Tensor)
+                    else f"type {type(loss).__name__}"
+                )
+                raise ConfigError(f"the loss has {shape}: it must be a tensor of one number")
+            return [loss]
         return [values[node] for node in stage.gives]
 
     def taken(self, stage: Stage) -> Values:
@@ -100,7 +128,7 @@ class _Measured:
         for node in names:
             if node in self.values:
                 value = self.values[node]
-                found[node] = _leaf(value, node not in self.stages._inputs)
+                found[node] = _leaf(value, node in self.stages.needs)
         return found
 
     def measure(self, stage: Stage, repeats: int) -> None:
@@ -129,7 +157,9 @@ class _Measured:
     def backward(self, stage: Stage, taken: Values, parameters: list[nn.Parameter], measured: PlannedStage) -> None:
         """Measure what a stage saves, and its backward at its worst moment."""
         leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
-        own = [p for p in parameters if id(p) not in self.grown]
+        if stage is self.stages.stages[-1]:
+            # The loss may use any parameter, such as for a penalty on all of them.
+            parameters = [p for p in self.stages.model.parameters() if p.requires_grad]
         with Live([*self.held, *leaves]) as live:
             before = live.now
             live.reset()
@@ -142,7 +172,9 @@ class _Measured:
             live.reset()
             grads = torch.autograd.grad(edges, [*leaves, *parameters], allow_unused=True) if edges else ()
             self.worst.append(live.peak - before)
-        measured.gradient_bytes = sum(p.numel() * p.element_size() for p in own)
+        made = [p for p, grad in zip(parameters, grads[len(leaves) :], strict=False) if grad is not None]
+        # A parameter's gradient comes with the last stage that uses it.
+        self.users.update(dict.fromkeys(map(id, made), measured))
         nodes = [node for node, value in taken.items() for t in _tensors(value) if t.requires_grad]
         self.note_gradients(nodes, grads[: len(nodes)])
 
@@ -163,6 +195,9 @@ class _Measured:
 
     def finish(self, chain: Chain) -> None:
         """Set what backward takes besides the gradients, now that all of these are known."""
+        for parameter in self.stages.model.parameters():
+            if (user := self.users.get(id(parameter))) is not None:
+                user.gradient_bytes += parameter.numel() * parameter.element_size()
         last_use = {skip.from_: skip.to for skip in chain.skips}
         for number, (stage, worst) in enumerate(zip(chain.stages, self.worst, strict=True), 1):
             ends = [s for i, s in enumerate(chain.stages, 1) if i < number and last_use.get(i, i + 1) == number]
@@ -210,35 +245,45 @@ def _gradient(stage: PlannedStage) -> int:
 
 def _edges(given: list[Any]) -> list[Any]:
     """Return where backward begins: behind each output, with a gradient that is made there."""
-    return [torch.autograd.graph.get_gradient_edge(_Seed.apply(t).sum()) for t in _differentiable(given)]
+    seeds = [_Seed.apply(tensor) for tensor in _differentiable(given)]
+    sums = [(torch.view_as_real(seed) if seed.is_complex() else seed).sum() for seed in seeds]
+    return [torch.autograd.graph.get_gradient_edge(total) for total in sums]
 
 
-def _leaf(value: Any, inner: bool) -> Any:
+def _leaf(value: Any, needs: bool) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     leaf = value.detach()
-    return leaf.requires_grad_() if inner and value.is_floating_point() else leaf
+    return leaf.requires_grad_() if needs and (value.is_floating_point() or value.is_complex()) else leaf
 
 
-def _optimizer_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> tuple[int, int]:
-    """Return the bytes that an optimizer keeps for parameters, and those of its step besides.
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Return the bytes that an optimizer keeps, and those of its step besides.
 
-    They follow from a step of the same optimizer on one small parameter: both are in proportion to
-    the parameters. Where the optimizer has stepped already, what it keeps is counted.
+    They follow from a step of the same optimizer on one small parameter of each group: both are in
+    proportion to the parameters. Where the optimizer has stepped already, what it keeps is counted.
     """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError("LBFGS evaluates the loss several times in a step: it cannot be planned")
     kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in _tensors(state) if t.numel() > 1)
-    group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    sizes = [_group_bytes(type(optimizer), group) for group in optimizer.param_groups if group["params"]]
+    return kept or sum(own for own, _ in sizes), max((extra for _, extra in sizes), default=0)
+
+
+def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
+    """Return the bytes that the optimizer of a group keeps, and those of its step besides."""
+    parameters = group["params"]
     like = parameters[0]
     trial = nn.Parameter(torch.zeros(64, 64, dtype=like.dtype, device=like.device))
     trial.grad = torch.ones_like(trial)
+    options = {name: value for name, value in group.items() if name != "params"}
     try:
-        kind: Any = type(optimizer)
-        same = kind([{**group, "params": [trial]}])
+        same = kind([{**options, "params": [trial]}])
         same.step()
     except Exception as error:
         raise ConfigError(
-            f"what {type(optimizer).__name__} keeps is not known: its step on one parameter fails ({error}); take one "
-            "step before the plan"
+            f"what {kind.__name__} keeps is not known: its step on one parameter fails ({error}); take one step before "
+            "the plan"
         ) from None
     size = storage_bytes(trial)
     one = sum(storage_bytes(t) for state in same.state.values() for t in _tensors(state) if t.numel() > 1)
@@ -250,7 +295,7 @@ def _optimizer_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.P
     foreach = group.get("foreach") or (group.get("foreach") is None and like.is_cuda)
     whole = sum(p.numel() * p.element_size() for p in parameters)
     largest = max(p.numel() * p.element_size() for p in parameters)
-    return kept or whole * one // size, (whole if foreach else largest) * extra // size
+    return whole * one // size, (whole if foreach else largest) * extra // size
 
 
 def profile_of(
@@ -263,28 +308,34 @@ def profile_of(
 ) -> Profile:
     """Return the profile of stages that are cut already."""
     before = {p: p.grad for p in stages.model.parameters()}
+    versions = [tensor._version for tensor in _tensors([*inputs, *targets])]
+    own = Kept(loss) if isinstance(loss, nn.Module) else None
     measured = _Measured(stages, loss, inputs, targets)
-    last_use = {id(p): i for i, stage in enumerate(stages.stages) for p in stages.parameters(stage)}
-    with torch.random.fork_rng():
-        for i, stage in enumerate(stages.stages):
-            # A parameter's gradient comes with the backward of the last stage that uses it.
-            measured.grown = {key for key, last in last_use.items() if last != i}
+    with undrawn():
+        for stage in stages.stages:
             measured.measure(stage, repeats)
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
+    if versions != [tensor._version for tensor in _tensors([*inputs, *targets])]:
+        raise ConfigError("the model or the loss writes to the batch, which a second forward would find changed")
+    if own is not None and (change := own.change()) is not None:
+        own.restore()
+        raise ConfigError(f"the loss cannot be planned, for it runs again in backward: {change}")
     if any(p.grad is not grad for p, grad in before.items()):
         raise ConfigError("the forward of the model sets gradients itself: it cannot be planned")
     parameters = list(stages.model.parameters())
-    trained = [p for p in parameters if p.requires_grad]
-    kept, extra = _optimizer_bytes(optimizer, trained) if optimizer else (0, 0)
+    if not any(p.requires_grad for p in parameters):
+        raise ConfigError(f"{type(stages.model).__name__} has no parameters that are trained")
+    kept, extra = optimizer_bytes(optimizer) if optimizer else (0, 0)
     held = {
         "parameters": sum({storage_key(p): storage_bytes(p) for p in parameters}.values()),
         "optimizer": kept,
         "buffers": sum({storage_key(b): storage_bytes(b) for b in stages.model.buffers()}.values()),
+        "scalars": SCALAR_BYTES,
     }
     given = _tensors([*inputs, *targets])
     return Profile(
-        batch=given[0].shape[0],
+        batch=samples_of(given),
         chain=chain,
         held=[Held(name, size) for name, size in held.items() if size],
         input_bytes=sum({storage_key(t): storage_bytes(t) for t in given}.values()),
@@ -331,5 +382,5 @@ def profile_model(
     if not callable(loss):
         raise refused("loss", loss, "a function of the model's output and the targets")
     repeats = integer("repeats", repeats, 1, 1000)
-    given, wanted = parts_of(batch, inputs, targets)
+    given, wanted = map(cloned, parts_of(batch, inputs, targets))
     return profile_of(Stages(model, given), loss, given, wanted, optimizer, repeats)

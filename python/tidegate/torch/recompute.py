@@ -10,14 +10,15 @@ statistics of batch normalization are written once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from tidegate.torch.graph import Stage, Stages, Values, frozen
+from tidegate.torch.kept import Draws
 from tidegate.training import Schedule
 
 __all__ = ["Runner"]
@@ -94,12 +95,26 @@ class Runner:
             forward,
             *(values[node] for node in takes),
             use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), frozen(modules)),
+            context_fn=lambda: _contexts(modules),
         )
         if last == self._count:
             return list(given)
         values.update(zip(self._gives(first, last), given, strict=True))
         return []
+
+
+def _contexts(
+    modules: list[nn.Module],
+) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
+    """Return what the first forward runs within, and what the one in backward."""
+    draws = Draws()
+    return draws.forward(), _again(draws, modules)
+
+
+@contextlib.contextmanager
+def _again(draws: Draws, modules: list[nn.Module]) -> Iterator[None]:
+    with draws.again(), frozen(modules):
+        yield
 
 
 def _ends(steps: Schedule) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,14 +19,13 @@ from tidegate import training
 from tidegate.errors import BudgetError, ConfigError, DataError
 from tidegate.options import integer, number, refused
 from tidegate.torch.graph import Stages
-from tidegate.torch.profile import parts_of, profile_of
+from tidegate.torch.mean import check_mean
+from tidegate.torch.profile import cloned, optimizer_bytes, parts_of, profile_of, samples_of
 from tidegate.torch.recompute import Runner
+from tidegate.torch.trace import hooked
 from tidegate.training.request import size_of
 
 __all__ = ["StepReport", "TrainStep"]
-
-# How far the loss of two halves, weighted by their sizes, may be from the loss of both.
-SAME = 1e-3
 
 
 @dataclass
@@ -53,6 +52,19 @@ class StepReport:
         if self.whole:
             lines.append(f"Not taken apart: {', '.join(self.whole)}.")
         return "\n".join(lines)
+
+
+@dataclass
+class _Shape:
+    """What was planned for batches of one shape of sample, and up to a number of samples."""
+
+    stages: Stages
+    profile: training.Profile
+    planner: training.Planner | None = None
+    samples: int = 0
+    plan: Any = None
+    runner: Any = None
+    checked: bool = False
 
 
 class TrainStep:
@@ -120,49 +132,48 @@ class TrainStep:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.memory_bytes = size_of(memory)
         self._names = inputs, targets
+        _check_optimizer(model, optimizer)
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
         self._autocast, self._scaler = autocast, scaler
-        self._stages: Stages | None = None
-        self._profile = profile
-        self._planner: training.Planner | None = None
-        self._planned_for = 0
-        self._plan: training.Plan | None = None
-        self._runner: Runner | None = None
-        self._state: dict[str, tuple[str, bool]] = {}
+        self._given = profile
+        self._shapes: dict[Any, _Shape] = {}
+        self._now: _Shape | None = None
+        self._state: dict[str, Any] = {}
         self._steps = 0
 
     def __call__(self, batch: Any) -> torch.Tensor:
         """Take a step, and return the loss of the batch before it, detached."""
         inputs, targets = parts_of(batch, *self._names)
-        samples = _samples([*inputs, *targets])
-        runner = self._planned(inputs, targets, samples)
-        assert self._plan is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        sizes = training.micro_batches(samples, math.ceil(samples / self._plan.micro_batches[0]))
-        total = torch.zeros((), dtype=torch.float32)
+        samples = samples_of([*inputs, *targets])
+        shape = self._planned(inputs, targets, samples)
+        self._zero()
+        sizes = training.micro_batches(samples, math.ceil(samples / shape.plan.micro_batches[0]))
+        total: torch.Tensor | None = None
         at = 0
         for size, weight in zip(sizes, training.weights(sizes), strict=True):
-            part = (
-                [_cut(value, samples, at, size) for value in inputs],
-                [_cut(value, samples, at, size) for value in targets],
-            )
+            part = [[_cut(value, samples, at, size) for value in values] for values in (inputs, targets)]
             with self._casting():
-                loss = runner(*part)
-            if loss.dim():
-                raise ConfigError(f"the loss has the shape {tuple(loss.shape)}: it must be one number")
-            total = total.to(loss.device) + loss.detach().float() * weight
-            scaled = loss if len(sizes) == 1 else loss * weight
-            scaled = self._scaler.scale(scaled) if self._scaler else scaled
+                loss = shape.runner(*part)
+            loss = loss if len(sizes) == 1 else loss * weight
+            total = loss.detach().clone() if total is None else total + loss.detach()
+            scaled = self._scaler.scale(loss) if self._scaler else loss
             scaled.backward()  # type: ignore[no-untyped-call, unused-ignore]
             del loss, scaled, part
             at += size
-        if not (self._scaler or bool(torch.isfinite(total))):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise DataError(f"the loss of step {self._steps + 1} is {total.item()}: the parameters are as before it")
+        assert total is not None
+        scaling = self._scaler is not None and self._scaler.is_enabled()
+        if not scaling and not bool(torch.isfinite(total)):
+            self._zero()
+            raise DataError(f"the loss of step {self._steps + 1} is {total.item()}: the optimizer has not stepped")
         self._update()
         self._steps += 1
         return total
+
+    def _zero(self) -> None:
+        """Free all gradients, also those of parameters that the optimizer does not have."""
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
         if self._scaler and self._clip is not None:
@@ -174,7 +185,7 @@ class TrainStep:
             self._scaler.update()
         else:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._zero()
 
     def _casting(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast is None:
@@ -182,57 +193,43 @@ class TrainStep:
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, dtype=self._autocast)
 
-    def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> Runner:
-        """Return what runs a batch; it is planned at the first, and at one that is larger."""
-        if self._stages is None:
-            self._state = _state(self.model)
-            with self._casting():
-                self._stages = Stages(self.model, inputs)
-                if self._profile is None:
-                    self._profile = profile_of(self._stages, self.loss, inputs, targets, self.optimizer, 3)
-                elif self._profile.fingerprint != self._stages.fingerprint:
-                    raise ConfigError("the profile is of another model: make it again with profile_model")
-        if (changed := _changed(self._state, _state(self.model))) is not None:
+    def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> _Shape:
+        """Return what runs a batch; it is planned at the first of its shape, and at a larger one."""
+        state = _state(self.model)
+        if not self._shapes:
+            self._state = state
+        elif (changed := _changed(self._state, state)) is not None:
             raise ConfigError(f"{changed} since the step was planned: make a new TrainStep")
-        if self._runner is None or samples > sum(self._plan.micro_batches if self._plan else []):
-            self._replan(samples)
-            if self._plan and len(self._plan.micro_batches) > 1:
-                self._check_mean(inputs, targets, samples)
-        assert self._runner is not None
-        return self._runner
+        key = tuple((t.shape[1:], t.dtype, t.device) for t in [*inputs, *targets] if isinstance(t, torch.Tensor))
+        shape = self._shapes.get(key) or self._profiled(cloned(inputs), cloned(targets))
+        if shape.samples < samples:
+            shape = self._replanned(shape, samples)
+        if len(shape.plan.micro_batches) > 1 and not shape.checked:
+            with self._casting():
+                check_mean(self.model, self.loss, inputs, targets, shape.plan.micro_batches[0])
+            shape = replace(shape, checked=True)
+        self._shapes[key] = self._now = shape
+        return shape
 
-    def _replan(self, samples: int) -> None:
-        assert self._profile is not None
-        assert self._stages is not None
-        if self._planner is None or samples != self._planned_for:
-            self._planner = training.Planner(self._profile, batch=samples, micro_batches=self._most)
-            self._planned_for = samples
-        self._plan = self._planner.plan(self.memory_bytes)
-        self._runner = Runner(self._stages, self.loss, self._plan.schedule)
+    def _profiled(self, inputs: list[Any], targets: list[Any]) -> _Shape:
+        with self._casting():
+            stages = Stages(self.model, inputs)
+            profile = self._given if not self._shapes else None
+            if profile is None:
+                profile = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3)
+            elif profile.fingerprint != stages.fingerprint:
+                raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
+            else:
+                profile = _with_optimizer(profile, self.optimizer)
+        return self._replanned(_Shape(stages, profile), samples_of([*inputs, *targets]))
 
-    def _check_mean(self, inputs: list[Any], targets: list[Any], samples: int) -> None:
-        """Check on the model's output that the loss is a mean over samples."""
-        few = min(samples, 8)
-        first = few - few // 2
-        with torch.no_grad(), torch.random.fork_rng(), self._casting():
-            was = self.model.training
-            self.model.eval()
-            output = self.model(*[_cut(value, samples, 0, few) for value in inputs])
-            self.model.train(was)
-            wanted = [_cut(value, samples, 0, few) for value in targets]
-            whole = self.loss(output, *wanted)
-            halves = [
-                self.loss(_cut(output, few, at, size), *[_cut(value, few, at, size) for value in wanted])
-                for at, size in ((0, first), (first, few - first))
-                if size
-            ]
-        mean = sum(loss * size for loss, size in zip(halves, (first, few - first), strict=False)) / few
-        if not torch.allclose(whole.float(), torch.as_tensor(mean).float(), rtol=SAME, atol=1e-6):
-            raise ConfigError(
-                f"the loss of {few} samples is {whole.item():.6g}, and that of its halves, weighted by size, "
-                f"{float(mean):.6g}: a batch can be cut only where the loss is a mean over samples. Give "
-                "micro_batches=1, or a loss that is"
-            )
+    def _replanned(self, shape: _Shape, samples: int) -> _Shape:
+        planner = shape.planner
+        if planner is None or samples != shape.samples:
+            planner = training.Planner(shape.profile, batch=samples, micro_batches=self._most)
+        plan = planner.plan(self.memory_bytes)
+        runner = Runner(shape.stages, self.loss, plan.schedule)
+        return _Shape(shape.stages, shape.profile, planner, samples, plan, runner, shape.checked)
 
     def set_memory(self, memory: int | float | str) -> None:
         """Change the budget between steps: a new plan comes from the profile that is there.
@@ -241,68 +238,77 @@ class TrainStep:
             BudgetError: when no plan fits; the budget is then as before.
         """
         before, self.memory_bytes = self.memory_bytes, size_of(memory)
-        if self._plan is not None:
-            try:
-                self._replan(sum(self._plan.micro_batches))
-            except BudgetError:
-                self.memory_bytes = before
-                raise
+        try:
+            planned = {key: self._replanned(shape, shape.samples) for key, shape in self._shapes.items()}
+        except BudgetError:
+            self.memory_bytes = before
+            raise
+        now = [key for key, shape in self._shapes.items() if shape is self._now]
+        self._shapes = planned
+        self._now = planned[now[0]] if now else None
 
     def report(self) -> StepReport:
         """Return what the step was planned to take, and what other budgets would give."""
-        if self._plan is None or self._planner is None or self._stages is None:
+        shape = self._now
+        if shape is None or shape.planner is None:
             raise ConfigError("there is no plan yet: take a step first")
-        curve = self._planner.curve()
+        curve = shape.planner.curve()
         times = [
             min((point.time for point in curve if point.memory_bytes <= budget), default=None)
             for budget in (self.memory_bytes // 2, 2 * self.memory_bytes)
         ]
-        now = self._plan.time or 1.0
+        now = shape.plan.time or 1.0
         half = None if times[0] is None else times[0] / now
-        return StepReport(self._plan, half, (times[1] or now) / now, self._steps, self._stages.whole)
+        return StepReport(shape.plan, half, (times[1] or now) / now, self._steps, shape.stages.whole)
 
     def profile(self) -> training.Profile:
-        """Return the profile, after the first step."""
-        if self._profile is None:
+        """Return the profile of the last batch's shape, after the first step."""
+        if self._now is None:
             raise ConfigError("there is no profile yet: take a step first")
-        return self._profile
+        return self._now.profile
 
 
-def _state(model: nn.Module) -> dict[str, tuple[str, bool]]:
+def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Check that the optimizer has the parameters that are trained."""
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
+    if missing:
+        raise ConfigError(
+            f"the optimizer does not have {missing[0]!r}, which is trained: give it all of model.parameters(), or set "
+            "requires_grad=False"
+        )
+
+
+def _with_optimizer(profile: training.Profile, optimizer: torch.optim.Optimizer) -> training.Profile:
+    """Return a profile with the bytes of this optimizer, with which it may not have been made."""
+    kept, extra = optimizer_bytes(optimizer)
+    held = [part for part in profile.held if part.name != "optimizer"]
+    held += [training.Held("optimizer", kept)] if kept else []
+    return replace(profile, held=held, optimizer_extra_bytes=extra)
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
     """Return what of a model a plan follows from, and training may change."""
-    modes = {f"mode of {name or 'the model'}": ("training", m.training) for name, m in model.named_modules()}
-    frozen = {name: ("requires_grad", p.requires_grad) for name, p in model.named_parameters()}
-    return modes | frozen
+    found: dict[str, Any] = {f"{name}.requires_grad": p.requires_grad for name, p in model.named_parameters()}
+    for name, module in model.named_modules():
+        at = name or "the model"
+        found[f"hooks of {at}"] = hooked(module)
+        for key, value in module.__dict__.items():
+            if key != "_is_full_backward_hook" and isinstance(value, bool | int | float | str | None):
+                found[f"{key} of {at}"] = value
+    return found
 
 
-def _changed(before: dict[str, tuple[str, bool]], now: dict[str, tuple[str, bool]]) -> str | None:
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Return what has changed, in words."""
-    names = [name for name in before if now.get(name) != before[name]]
-    if not names and before.keys() == now.keys():
-        return None
-    if not names:
-        return "the model has got other modules or parameters"
-    what, value = before[names[0]]
-    return f"{names[0]} was {what}={value}, which has changed"
-
-
-def _samples(values: list[Any]) -> int:
-    """Return how many samples a batch has: the first axis of its tensors."""
-    counts = {value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.dim()}
-    if len(counts) != 1:
-        raise ConfigError(f"the tensors of a batch have {sorted(counts)} samples: they must have one number of them")
-    (samples,) = counts
-    if samples == 0:
-        raise ConfigError("a batch without samples")
-    return int(samples)
+    if before.keys() != now.keys():
+        return "the model has got or lost modules, parameters or attributes"
+    names = [name for name in before if now[name] != before[name]]
+    return f"{names[0]} was {before[names[0]]!r} and is {now[names[0]]!r}, which changed" if names else None
 
 
 def _cut(value: Any, samples: int, at: int, size: int) -> Any:
-    """Return some samples of a tensor, or of the tensors within a value."""
+    """Return some samples of a tensor; anything else as it is."""
     if isinstance(value, torch.Tensor):
         return value if size == samples or not value.dim() else value[at : at + size]
-    if isinstance(value, tuple | list):
-        return type(value)(_cut(inner, samples, at, size) for inner in value)
-    if isinstance(value, Mapping):
-        return {name: _cut(inner, samples, at, size) for name, inner in value.items()}
     return value
