@@ -194,7 +194,7 @@ class TrainStep:
         return torch.autocast(device, dtype=self._autocast)
 
     def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> _Shape:
-        """Return what runs a batch; it is planned at the first of its shape, and at a larger one."""
+        """Return what runs a batch; planned at the first of its shape, and at a larger one."""
         state = _state(self.model)
         if not self._shapes:
             self._state = state
