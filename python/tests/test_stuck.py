@@ -95,6 +95,26 @@ else:
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
 
 
+def test_an_interrupt_ends_a_transform_without_patience():
+    rest = """
+import tidegate.transform
+tidegate.transform.Steps.interrupt.__defaults__ = (10.0**6,)
+made = loader(stall_seconds=600)
+threading.Thread(target=end, args=(lambda: os.kill(os.getpid(), signal.SIGINT),)).start()
+try:
+    next(iter(made))
+except KeyboardInterrupt:
+    pass
+until = time.monotonic() + 60
+while made._steps.running and time.monotonic() < until:
+    time.sleep(0.01)
+print("runs" if made._steps.running else "ended")
+"""
+    program = PROGRAM.format(wait=WAITS["bytecode"], rest=rest)
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "ended\nleft\n"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("call", ["close", "iter", "set_memory", "seek"])
 def test_a_transform_cannot_use_its_own_loader(call):
     calls = {

@@ -56,6 +56,12 @@ class Batches:
         except HeldError:
             # It can go on once batches are dropped.
             raise
+        except KeyboardInterrupt:
+            if loader._steps is not None:
+                # A function that goes on would share the interpreter with what the user does next.
+                loader._steps.interrupt(0.0)
+            self._end("this epoch was interrupted: iter(loader) begins another")
+            raise
         except BaseException:
             self._end("this epoch ended with an error: iter(loader) begins another")
             raise
