@@ -127,6 +127,13 @@ def made(name):
     return Lstm(500, 128), token_loss, (ids, ids)
 
 
+def timed(profile):
+    """Return a profile whose times are the same on every machine: plans follow from them."""
+    for number, stage in enumerate(profile.chain.stages):
+        stage.forward_time, stage.backward_time = 1.0 + number % 3, 2.0 + number % 5
+    return profile
+
+
 def one_step(run, model, known):
     """Return the loss, the gradients, and the bytes of tensors at the peak."""
     model.zero_grad(set_to_none=True)
@@ -147,7 +154,7 @@ def test_the_peak_is_as_planned_and_gradients_are_those_of_the_plain_step(name):
     state = {key: value.clone() for key, value in model.state_dict().items()}
     seed = torch.random.get_rng_state()
     stages = Stages(model, [x])
-    profile = profile_model(model, loss, (x, y), repeats=1)
+    profile = timed(profile_model(model, loss, (x, y), repeats=1))
     assert torch.equal(seed, torch.random.get_rng_state())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -166,7 +173,7 @@ def test_the_peak_is_as_planned_and_gradients_are_those_of_the_plain_step(name):
         assert found == plain_loss
         assert all(torch.equal(a, b) for a, b in zip(others, gradients, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(model.buffers(), buffers, strict=True))
-        assert plan.peak_bytes == pytest.approx(peak, rel=0.1 if name == "unet" else 0.05), plan
+        assert plan.peak_bytes == pytest.approx(peak, rel=0.05), plan
 
 
 def test_steps_with_adamw_are_those_of_the_plain_loop_and_stay_within_the_budget():
@@ -184,7 +191,7 @@ def test_steps_with_adamw_are_those_of_the_plain_loop_and_stay_within_the_budget
         plain.append(value.item())
     expected = [p.detach().clone() for p in model.parameters()]
     model.load_state_dict(state)
-    profile = profile_model(model, loss, batch, optimizer=optimizer, repeats=1)
+    profile = timed(profile_model(model, loss, batch, optimizer=optimizer, repeats=1))
     curve = training.curve(profile, micro_batches=1)
     memory = (curve[0].memory_bytes + curve[-1].memory_bytes) // 2
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -217,7 +224,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     model.zero_grad()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
-    profile = profile_model(model, loss, (x, y), optimizer=optimizer, repeats=1)
+    profile = timed(profile_model(model, loss, (x, y), optimizer=optimizer, repeats=1))
     memory = training.Planner(profile, micro_batches=4).floor_bytes
     step = TrainStep(model, loss, optimizer, memory=memory, micro_batches=4, profile=profile)
     found = step((x, y))
