@@ -233,7 +233,11 @@ def test_inputs_and_their_shapes():
             step((ids, ids))
         assert live.peak <= step.report().plan.peak_bytes
         assert step.report().plan.peak["batch"] == 2 * ids.numel() * 8
-    step.set_memory(step.report().plan.floor_bytes * 20)
+    profile = profile_model(table, token_loss, (short, short))
+    profile.chain.stages[0].keeps.append(training.Keep("int8", 1, 0.0))
+    step = TrainStep(table, token_loss, optimizer, memory="1GiB", profile=profile)
+    with pytest.raises(tg.ConfigError, match="stages with keeps="):
+        step((short, short))
     first = net()
     first.insert(0, nn.ReLU(inplace=True))
     with pytest.raises(tg.ConfigError, match="writes to its input"):

@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use tidegate_core::hash::{GOLDEN, splitmix64};
 use tidegate_plan::training::chain::{Chain, Gradients, Keep, Skip, Stage};
 use tidegate_plan::training::rotor::Table;
 use tidegate_plan::training::schedule::{Schedule, Step, plain, replay};
@@ -18,11 +19,9 @@ struct Draws(u64);
 
 impl Draws {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
+        let word = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(GOLDEN);
+        word % n
     }
 }
 

@@ -3,8 +3,8 @@
 Flow: a module, inputs -> `trace` -> nodes -> where they can be cut -> `Stages`.
 Memory: what crosses from node to node, for one batch; nothing is kept for backward.
 
-A cut is where one new tensor crosses at most, where
-no later node writes into a tensor from before, and where backward needs what crosses anyway.
+A cut is where one new tensor crosses at most, where no later node writes into a tensor from before,
+and where backward needs what crosses anyway.
 """
 
 from __future__ import annotations

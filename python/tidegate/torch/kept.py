@@ -86,11 +86,9 @@ class Kept:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(name, m, dict(m.__dict__), _copies(m.__dict__)) for name, m in model.named_modules()]
-        self._named = [(n, m, kind, dict(getattr(m, kind))) for n, m in model.named_modules() for kind in _KINDS]
         tensors = {id(t): t for *_, attributes, _ in self._modules for t in attributes.values() if _is_tensor(t)}
-        tensors |= {
-            id(t): t for _, _, kind, named in self._named if kind == "_buffers" for t in named.values() if _is_tensor(t)
-        }
+        tensors |= {id(buffer): buffer for buffer in model.buffers()}
+        self._names = {id(buffer): repr(name) for name, buffer in model.named_buffers()}
         self._values = [(t, t.detach().clone()) for t in tensors.values()]
         self._versions = [(name, p, p._version) for name, p in model.named_parameters()]
         self._draws, self._torch = Draws(), torch.get_rng_state()
@@ -103,24 +101,13 @@ class Kept:
                 now = module.__dict__.get(key, self)
                 if now is not attributes.get(key, self) or (key in copies and not _equal(now, copies[key])):
                     return f"{type(module).__name__} {_at(name)}changes its attribute {key!r}"
-        for name, module, kind, named in self._named:
-            now = getattr(module, kind)
-            if now.keys() != named.keys() or any(now[key] is not named[key] for key in named):
-                return f"{type(module).__name__} {_at(name)}gets other {kind[1:]}"
         for tensor, value in self._values:
             if not same(tensor.detach(), value):
-                return f"the model writes to its buffer {self._name_of(tensor)}"
+                return f"the model writes to its buffer {self._names.get(id(tensor), 'or attribute')}"
         for name, parameter, version in self._versions:
             if parameter._version != version:
                 return f"the model writes to its parameter {name!r}"
         return None
-
-    def _name_of(self, tensor: torch.Tensor) -> str:
-        for name, _, _, named in self._named:
-            for key, value in named.items():
-                if value is tensor:
-                    return repr(f"{name}.{key}" if name else key)
-        return "or attribute"
 
     def drew(self) -> bool:
         """Return whether random numbers were drawn since."""
@@ -133,19 +120,12 @@ class Kept:
             module.__dict__.update(attributes)
             for key, copied in copies.items():
                 _refill(attributes[key], copied)
-        for _, module, kind, named in self._named:
-            now = getattr(module, kind)
-            now.clear()
-            now.update(named)
         for tensor, value in self._values:
             if not same(tensor.detach(), value):
                 with torch.no_grad():
                     tensor.copy_(value)
         self._draws.set()
         torch.set_rng_state(self._torch)
-
-
-_KINDS = ("_parameters", "_buffers", "_modules")
 
 
 def _at(name: str) -> str:
@@ -157,9 +137,11 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return copies of the lists, dicts and sets among attributes, which change in place."""
-    own = {key: value for key, value in attributes.items() if key not in _KINDS and not key.startswith("_backward")}
-    return {key: value.copy() for key, value in own.items() if type(value) in (list, dict, set)}
+    """Return copies of the lists, dicts and sets among attributes, which change in place.
+
+    The parameters, buffers and modules of a module are among them.
+    """
+    return {key: value.copy() for key, value in attributes.items() if isinstance(value, list | dict | set)}
 
 
 def _equal(now: Any, then: Any) -> bool:

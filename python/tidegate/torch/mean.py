@@ -56,10 +56,8 @@ def check_mean(
         is_part = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == samples
         return value[at : at + size].clone() if is_part else value
 
-    starts = range(0, samples, size)
     with _steady(model):
-        output = model(*[cut(value, 0) if size >= samples else value for value in inputs])
-        again = model(*inputs)
+        output, again = model(*inputs), model(*inputs)
         if not all(
             isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == samples for leaf in _leaves(output)
         ):
@@ -70,7 +68,7 @@ def check_mean(
         whole = loss(output, *targets)
         total = torch.zeros_like(whole)
         steady = all(torch.equal(a, b) for a, b in zip(_leaves(output), _leaves(again), strict=True))
-        for at in starts:
+        for at in range(0, samples, size):
             part = tree_map(lambda value, at=at: cut(value, at), output)
             wanted = [cut(value, at) for value in targets]
             total += loss(part, *wanted) * (min(size, samples - at) / samples)

@@ -60,11 +60,11 @@ class _Shape:
 
     stages: Stages
     profile: training.Profile
-    planner: training.Planner | None = None
-    samples: int = 0
-    plan: Any = None
-    runner: Any = None
-    checked: bool = False
+    samples: int
+    planner: training.Planner
+    plan: training.Plan
+    runner: Runner
+    checked: bool
 
 
 class TrainStep:
@@ -138,7 +138,8 @@ class TrainStep:
         self._autocast, self._scaler = autocast, scaler
         self._given = profile
         self._shapes: dict[Any, _Shape] = {}
-        self._now: _Shape | None = None
+        # The shape of the last batch.
+        self._key: Any = None
         self._state: dict[str, Any] = {}
         self._steps = 0
 
@@ -203,12 +204,13 @@ class TrainStep:
         key = tuple((t.shape[1:], t.dtype, t.device) for t in [*inputs, *targets] if isinstance(t, torch.Tensor))
         shape = self._shapes.get(key) or self._profiled(cloned(inputs), cloned(targets))
         if shape.samples < samples:
-            shape = self._replanned(shape, samples)
+            planner = self._planner(shape.profile, samples)
+            shape = self._shape(shape.stages, shape.profile, samples, planner, shape.checked)
         if len(shape.plan.micro_batches) > 1 and not shape.checked:
             with self._casting():
                 check_mean(self.model, self.loss, inputs, targets, shape.plan.micro_batches[0])
             shape = replace(shape, checked=True)
-        self._shapes[key] = self._now = shape
+        self._shapes[key], self._key = shape, key
         return shape
 
     def _profiled(self, inputs: list[Any], targets: list[Any]) -> _Shape:
@@ -221,15 +223,19 @@ class TrainStep:
                 raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
             else:
                 profile = _with_optimizer(profile, self.optimizer)
-        return self._replanned(_Shape(stages, profile), samples_of([*inputs, *targets]))
+        if any(stage.keeps for stage in profile.chain.stages):
+            raise ConfigError("the profile has stages with keeps=, which only the planner knows: leave them out")
+        samples = samples_of([*inputs, *targets])
+        return self._shape(stages, profile, samples, self._planner(profile, samples), checked=False)
 
-    def _replanned(self, shape: _Shape, samples: int) -> _Shape:
-        planner = shape.planner
-        if planner is None or samples != shape.samples:
-            planner = training.Planner(shape.profile, batch=samples, micro_batches=self._most)
+    def _planner(self, profile: training.Profile, samples: int) -> training.Planner:
+        return training.Planner(profile, batch=samples, micro_batches=self._most)
+
+    def _shape(
+        self, stages: Stages, profile: training.Profile, samples: int, planner: training.Planner, checked: bool
+    ) -> _Shape:
         plan = planner.plan(self.memory_bytes)
-        runner = Runner(shape.stages, self.loss, plan.schedule)
-        return _Shape(shape.stages, shape.profile, planner, samples, plan, runner, shape.checked)
+        return _Shape(stages, profile, samples, planner, plan, Runner(stages, self.loss, plan.schedule), checked)
 
     def set_memory(self, memory: int | float | str) -> None:
         """Change the budget between steps: a new plan comes from the profile that is there.
@@ -239,19 +245,17 @@ class TrainStep:
         """
         before, self.memory_bytes = self.memory_bytes, size_of(memory)
         try:
-            planned = {key: self._replanned(shape, shape.samples) for key, shape in self._shapes.items()}
+            self._shapes = {
+                key: self._shape(shape.stages, shape.profile, shape.samples, shape.planner, shape.checked)
+                for key, shape in self._shapes.items()
+            }
         except BudgetError:
             self.memory_bytes = before
             raise
-        now = [key for key, shape in self._shapes.items() if shape is self._now]
-        self._shapes = planned
-        self._now = planned[now[0]] if now else None
 
     def report(self) -> StepReport:
         """Return what the step was planned to take, and what other budgets would give."""
-        shape = self._now
-        if shape is None or shape.planner is None:
-            raise ConfigError("there is no plan yet: take a step first")
+        shape = self._last()
         curve = shape.planner.curve()
         times = [
             min((point.time for point in curve if point.memory_bytes <= budget), default=None)
@@ -263,9 +267,12 @@ class TrainStep:
 
     def profile(self) -> training.Profile:
         """Return the profile of the last batch's shape, after the first step."""
-        if self._now is None:
-            raise ConfigError("there is no profile yet: take a step first")
-        return self._now.profile
+        return self._last().profile
+
+    def _last(self) -> _Shape:
+        if self._key not in self._shapes:
+            raise ConfigError("there is no plan yet: take a step first")
+        return self._shapes[self._key]
 
 
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -84,6 +84,8 @@ impl NoiseScale {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_core::hash::{GOLDEN, splitmix64};
+
     use super::*;
 
     /// Standard normal numbers by Box and Muller, from SplitMix64.
@@ -91,8 +93,9 @@ mod tests {
 
     impl Normal {
         fn word(&mut self) -> f64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            (tidegate_core::hash::splitmix64_finalize(self.0) >> 11) as f64 / (1u64 << 53) as f64
+            let word = splitmix64(self.0);
+            self.0 = self.0.wrapping_add(GOLDEN);
+            (word >> 11) as f64 / (1u64 << 53) as f64
         }
 
         fn next(&mut self) -> f64 {

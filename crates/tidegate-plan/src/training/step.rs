@@ -308,8 +308,7 @@ impl Planner {
             } else if self.sizes.optimizer_bytes(parts) <= memory_bytes {
                 let (table, factor) = self.table(parts)?;
                 let budget = self.table_bytes(parts, factor, memory_bytes);
-                let scale = if parts == 1 { 1.0 } else { factor };
-                budget.and_then(|budget| table.time(budget)).map(|t| self.sizes.step_time(parts, t * scale))
+                budget.and_then(|budget| table.time(budget)).map(|t| self.sizes.step_time(parts, t * factor))
             } else {
                 None
             };
@@ -397,10 +396,9 @@ impl Planner {
         let mut points = Vec::new();
         for parts in self.sizes.tries() {
             let (table, factor) = self.table(parts)?;
-            let scale = if parts == 1 { 1.0 } else { factor };
             points.extend(table.curve().map(|(bytes, time)| Point {
                 memory_bytes: self.step_bytes(parts, factor, bytes),
-                time: self.sizes.step_time(parts, time * scale),
+                time: self.sizes.step_time(parts, time * factor),
                 micro_batches: parts,
             }));
             points.push(Point {
