@@ -32,6 +32,8 @@ import tidegate as tg
 MIB = 1 << 20
 # What is read while it is killed: kinds with cheap and with dear samples.
 KILLED = ("jpeg, drafts", "tar", "parquet", "jsonl")
+# Epochs of each that are read again to compare their order.
+READ_AGAIN = 50
 
 
 # «killed»
@@ -47,9 +49,7 @@ def training(kind, folder, workers, budget):
 
 def reader(kind, folder, log, workers, budget):
     """Read epochs from the last line of the log on; a line for each batch: ids and the state."""
-    source = kinds.opened(kind, folder)
-    budget = tg.Budget(budget)
-    loader = tg.Loader(source, batch_size=16, memory=budget, fields=kind.fields, shuffle=True, seed=7, workers=workers)
+    loader = training(kind, folder, workers, budget)
     written = complete_lines(log)
     if written:
         loader.load_state_dict(written[-1]["state"])
@@ -94,21 +94,32 @@ def killed(root, names, seconds, seed):
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 kills += 1
-        lines, kind = complete_lines(log), kinds.made()[name]
-        whole = tg.Loader(
-            kinds.opened(kind, root / name),
-            batch_size=16,
-            memory=tg.Budget(64 * MIB),
-            fields=kind.fields,
-            shuffle=True,
-            seed=7,
-        )
-        for epoch in range(lines[-1]["epoch"]) if lines else []:
-            ids = [i for line in lines if line["epoch"] == epoch for i in line["ids"]]
-            if ids != [i for batch in whole for i in batch.ids.tolist()] or len(set(ids)) != len(whole.source):
-                wrong.append(f"{name}: epoch {epoch} has {len(ids)} rows of {len(set(ids))} samples")
-            epochs += 1
+        found, whole = misread(kinds.made()[name], root / name, complete_lines(log))
+        wrong += found
+        epochs += whole
     return wrong, (kills, epochs)
+
+
+def misread(kind, folder, lines):
+    """What is wrong with the epochs in the lines of a log, and how many are whole.
+
+    Every epoch has every sample once. Some are read again in one go, which costs as much as reading
+    them did, and have the same order.
+    """
+    epochs, wrong = {}, []
+    for line in lines:
+        epochs.setdefault(line["epoch"], []).extend(line["ids"])
+    whole = max(epochs, default=0)  # the last one was cut off
+    one_go = training(kind, folder, 1, 64 * MIB)
+    for epoch in range(whole):
+        ids = epochs.get(epoch, [])
+        if sorted(ids) != list(range(len(one_go.source))):
+            wrong.append(f"{kind.name}: epoch {epoch} has {len(ids)} rows of {len(set(ids))} samples")
+        if epoch % max(whole // READ_AGAIN, 1) == 0:
+            one_go.set_epoch(epoch)
+            if ids != [i for batch in one_go for i in batch.ids.tolist()]:
+                wrong.append(f"{kind.name}: epoch {epoch} has another order than in one go")
+    return wrong, whole
 
 
 # «steady»

@@ -248,6 +248,14 @@ impl Arena {
     }
 }
 
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let state = std::mem::take(&mut *lock(&self.state));
+        drop(state.regions);
+        self.ledger.discharge(state.warm.total);
+    }
+}
+
 impl State {
     fn cold_place(&mut self, extent: u64, cap: u64, backing: Backing) -> Result<u64> {
         if let Some(place) = self.cold.best_fit(extent) {
