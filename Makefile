@@ -48,6 +48,7 @@ test-slow: lint-features test-loom fuzz test-pythons install test-attack
 	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
 	$(BIN)/python bench/memory_formats.py --workers 1,2,4,8,16
+	$(BIN)/python bench/memory_training.py
 	$(BIN)/python python/tests/attack/runs.py --count 1000
 	$(BIN)/python python/tests/attack/soak.py --seconds 7200
 
@@ -110,6 +111,7 @@ test-python: install
 test-memory: install
 	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
 	$(BIN)/python bench/memory_formats.py
+	$(BIN)/python bench/memory_training.py --models resnet18 --steps 16
 
 # Every schedule of up to three preemptions. Without link-time optimization, which would take longer
 # than the checks.

@@ -54,7 +54,7 @@ mod _tidegate {
     #[pymodule_export]
     use super::profile::{Profile, made};
     #[pymodule_export]
-    use super::quantize::{Calibrator, Quantized};
+    use super::quantize::{Calibrator, Quantized, pack_blocks, unpack_blocks};
     #[pymodule_export]
     use super::source::{Source, open, synthetic, tokens};
     #[pymodule_export]

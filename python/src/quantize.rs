@@ -3,7 +3,7 @@
 //! Flow: float32 arrays -> [`Quantized`], [`Calibrator`] -> codes, grids and values as arrays.
 //! Memory: arguments and results are NumPy's; codes and grids are the object's.
 
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tidegate_array::DType;
@@ -136,4 +136,36 @@ impl Calibrator {
     fn held_bytes(&self) -> u64 {
         self.0.held_bytes()
     }
+}
+
+/// Quantizes float32 values in blocks, into codes and two numbers a block; false where no code
+/// stands for a value. With a seed the rounding is stochastic.
+#[pyfunction]
+pub(crate) fn pack_blocks(
+    py: Python<'_>,
+    values: PyReadonlyArray1<'_, f32>,
+    block: usize,
+    seed: Option<u64>,
+    mut codes: PyReadwriteArray1<'_, u8>,
+    mut grids: PyReadwriteArray1<'_, f32>,
+) -> PyResult<bool> {
+    let rounding = seed.map_or(quantize::Rounding::Nearest, quantize::Rounding::Stochastic);
+    let (values, codes, grids) = (values.as_slice()?, codes.as_slice_mut()?, grids.as_slice_mut()?);
+    let grids = grids.as_chunks_mut::<2>().0;
+    released(py, || quantize::pack_blocks(values, block, rounding, codes, grids))?
+        .map_err(|e| array_error(&e))
+}
+
+/// Writes the values of codes in blocks.
+#[pyfunction]
+pub(crate) fn unpack_blocks(
+    py: Python<'_>,
+    codes: PyReadonlyArray1<'_, u8>,
+    block: usize,
+    grids: PyReadonlyArray1<'_, f32>,
+    mut values: PyReadwriteArray1<'_, f32>,
+) -> PyResult<()> {
+    let (codes, grids, values) = (codes.as_slice()?, grids.as_slice()?, values.as_slice_mut()?);
+    let grids = grids.as_chunks::<2>().0;
+    released(py, || quantize::unpack_blocks(codes, block, grids, values))?.map_err(|e| array_error(&e))
 }

@@ -112,12 +112,13 @@ struct StatesOf {
 struct LimitsOf {
     micro_batches: Option<u64>,
     fused: bool,
+    recompute: bool,
     slots: u32,
 }
 
 impl From<LimitsOf> for Limits {
     fn from(of: LimitsOf) -> Self {
-        Self { micro_batches: of.micro_batches, fused: of.fused, slots: of.slots }
+        Self { micro_batches: of.micro_batches, fused: of.fused, recompute: of.recompute, slots: of.slots }
     }
 }
 
@@ -181,12 +182,11 @@ struct Largest {
     profile: Profile,
     memory_bytes: u64,
     limits: LimitsOf,
-    recompute: bool,
     most: u64,
 }
 
 /// The largest batch in one piece or in micro-batches, with or without recomputation.
 fn largest(asked: Largest) -> Answer {
     let limits = asked.limits.into();
-    value(&largest_batch(&asked.profile, asked.memory_bytes, limits, asked.recompute, asked.most)?)
+    value(&largest_batch(&asked.profile, asked.memory_bytes, limits, asked.most)?)
 }

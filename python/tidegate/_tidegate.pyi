@@ -52,6 +52,7 @@ __all__ = [
     "open",
     "pack",
     "pack_array",
+    "pack_blocks",
     "plan_training",
     "profile",
     "ranks",
@@ -61,6 +62,7 @@ __all__ = [
     "size_bytes",
     "tokens",
     "unpack_array",
+    "unpack_blocks",
     "synthetic",
     "volume",
 ]
@@ -446,6 +448,19 @@ class Planner:
     def floor_bytes(self) -> int: ...
 
 def plan_training(name: str, request: str) -> str: ...
+def pack_blocks(
+    values: npt.NDArray[np.float32],
+    block: int,
+    seed: int | None,
+    codes: npt.NDArray[np.uint8],
+    grids: npt.NDArray[np.float32],
+) -> bool: ...
+def unpack_blocks(
+    codes: npt.NDArray[np.uint8],
+    block: int,
+    grids: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
+) -> None: ...
 def codecs(dtype: str) -> list[str]: ...
 def cache_curve(
     accesses: np.ndarray, epoch: int, sizes: np.ndarray, policy: str, supply: tuple[float, int], limits: list[int]

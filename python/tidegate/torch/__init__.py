@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 from tidegate.torch.tensors import array_of, gathered, sample_tensors, sparse, tensor, tensors
 
 if TYPE_CHECKING:
+    from tidegate.torch.compress import Compress
+    from tidegate.torch.context import ContextReport, TrainingContext, training_context
     from tidegate.torch.profile import profile_model
     from tidegate.torch.step import StepReport, TrainStep
 
 __all__ = [
+    "Compress",
+    "ContextReport",
     "StepReport",
     "TrainStep",
+    "TrainingContext",
     "array_of",
     "gathered",
     "profile_model",
@@ -23,10 +28,19 @@ __all__ = [
     "sparse",
     "tensor",
     "tensors",
+    "training_context",
 ]
 
 # Imported on first use: batches of tensors need nothing of it.
-_LAZY = {"StepReport": "step", "TrainStep": "step", "profile_model": "profile"}
+_LAZY = {
+    "Compress": "compress",
+    "ContextReport": "context",
+    "StepReport": "step",
+    "TrainStep": "step",
+    "TrainingContext": "context",
+    "profile_model": "profile",
+    "training_context": "context",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,10 @@ Memory: what crosses from stage to stage, and one stage forward and backward at 
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from tidegate.errors import ConfigError
 from tidegate.options import integer, refused
+from tidegate.torch.compress import Packer
 from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Kept, undrawn
 from tidegate.torch.live import Live, storage_bytes, storage_key
@@ -85,8 +87,10 @@ class _Seed(torch.autograd.Function):
 class _Measured:
     """Measures the stages one after another."""
 
-    def __init__(self, stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
-        self.stages, self.loss, self.targets = stages, loss, targets
+    def __init__(
+        self, stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], packer: Packer | None
+    ) -> None:
+        self.stages, self.loss, self.targets, self.packer = stages, loss, targets, packer
         self.values = stages.given(inputs)
         self.held = [*stages.model.parameters(), *stages.model.buffers(), *_tensors([*inputs, *targets])]
         self.on_device = any(tensor.is_cuda for tensor in self.held)
@@ -131,6 +135,27 @@ class _Measured:
                 found[node] = _leaf(value, node in self.stages.needs)
         return found
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[dict[int, int]]:
+        """Save as the step will; gives the storages that are kept as they are, and their bytes."""
+        if self.packer is None:
+            yield {}
+        else:
+            with self.packer.noting() as left, self.packer.hooks():
+                yield left
+
+    def compressed(self, measured: PlannedStage, ends: Sequence[torch.Tensor], left: dict[int, int]) -> None:
+        """Count what a stage takes where what is saved is compressed.
+
+        Nothing but what is saved stays: an output is whole from its stage to the last that takes
+        it. `ends` are what the stage takes and gives, of which some are kept as they are.
+        """
+        whole = sum({storage_key(t): storage_bytes(t) for t in _tensors(list(self.values.values()))}.values())
+        measured.saved_bytes += sum(left.get(key, 0) for key in {storage_key(end) for end in ends})
+        measured.save_extra_bytes += measured.output_bytes + whole
+        measured.forward_extra_bytes += measured.output_bytes + whole
+        measured.output_bytes = 0
+
     def measure(self, stage: Stage, repeats: int) -> None:
         """Note the bytes and times of a stage, and keep what it gives."""
         parameters = self.stages.parameters(stage)
@@ -163,10 +188,12 @@ class _Measured:
         with Live([*self.held, *leaves]) as live:
             before = live.now
             live.reset()
-            with frozen(self.stages.modules([stage])):
+            with frozen(self.stages.modules([stage])), self.saving() as left:
                 given = self.forward(stage, taken)
             measured.save_extra_bytes = max(0, live.peak - live.now)
             measured.saved_bytes = max(0, live.now - before - measured.output_bytes)
+            if self.packer is not None:
+                self.compressed(measured, [*leaves, *_tensors(given)], left)
             edges = _edges(given)
             del given
             live.reset()
@@ -208,7 +235,7 @@ class _Measured:
     def timed(self, stage: Stage, parameters: list[nn.Parameter]) -> tuple[float, float]:
         taken = self.taken(stage)
         leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
-        with frozen(self.stages.modules([stage])):
+        with frozen(self.stages.modules([stage])), self.saving():
             began = self.clock()
             given = self.forward(stage, taken)
             between = self.clock()
@@ -305,12 +332,13 @@ def profile_of(
     targets: Sequence[Any],
     optimizer: torch.optim.Optimizer | None,
     repeats: int,
+    packer: Packer | None = None,
 ) -> Profile:
-    """Return the profile of stages that are cut already."""
+    """Return the profile of stages that are cut; with a packer, of a step that compresses."""
     before = {p: p.grad for p in stages.model.parameters()}
     versions = [tensor._version for tensor in _tensors([*inputs, *targets])]
     own = Kept(loss) if isinstance(loss, nn.Module) else None
-    measured = _Measured(stages, loss, inputs, targets)
+    measured = _Measured(stages, loss, inputs, targets, packer)
     with undrawn():
         for stage in stages.stages:
             measured.measure(stage, repeats)

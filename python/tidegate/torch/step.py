@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from tidegate import training
-from tidegate.errors import BudgetError, ConfigError, DataError
+from tidegate.errors import BudgetError, ConfigError, DataError, StateError
 from tidegate.options import integer, number, refused
+from tidegate.torch.compress import Compress, compress_of, packer_of
 from tidegate.torch.graph import Stages
 from tidegate.torch.mean import check_mean
 from tidegate.torch.profile import cloned, optimizer_bytes, parts_of, profile_of, samples_of
 from tidegate.torch.recompute import Runner
+from tidegate.torch.state import random_state, set_random_state
 from tidegate.torch.trace import hooked
 from tidegate.training.request import size_of
 
@@ -54,17 +56,64 @@ class StepReport:
         return "\n".join(lines)
 
 
+class Planners:
+    """Plans of one batch: what is saved stays as it is, or it is compressed and not recomputed."""
+
+    def __init__(
+        self, profile: training.Profile, packed: training.Profile | None, samples: int, most: int | None
+    ) -> None:
+        self.profile, self.packed, self.samples = profile, packed, samples
+        self._as_it_is = training.Planner(profile, batch=samples, micro_batches=most)
+        self._packed = None
+        if packed is not None:
+            self._packed = training.Planner(packed, batch=samples, micro_batches=most, recompute=False)
+
+    def plan(self, memory: int) -> tuple[training.Plan, bool]:
+        """Return the fastest plan within a budget, and whether it compresses."""
+        found: list[tuple[training.Plan, bool]] = []
+        refusal: BudgetError | None = None
+        for planner, packs in ((self._as_it_is, False), (self._packed, True)):
+            try:
+                found += [(planner.plan(memory), packs)] if planner else []
+            except BudgetError as error:
+                refusal = refusal or error
+        if not found:
+            assert refusal is not None
+            raise refusal
+        return min(found, key=lambda pair: pair[0].time)
+
+    def curve(self) -> list[training.Point]:
+        """Return the time of the fastest plan for every budget."""
+        return self._as_it_is.curve() + (self._packed.curve() if self._packed else [])
+
+
 @dataclass
 class _Shape:
     """What was planned for batches of one shape of sample, and up to a number of samples."""
 
     stages: Stages
-    profile: training.Profile
-    samples: int
-    planner: training.Planner
+    planners: Planners
     plan: training.Plan
+    packs: bool
     runner: Runner
     checked: bool
+
+
+@dataclass
+class _Saved:
+    """What a state has of a shape."""
+
+    samples: int
+    profile: training.Profile
+    packed: training.Profile | None
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> _Saved:
+        packed = state["packed"]
+        profiles = [None if one is None else training.Profile.from_request(one) for one in (state["profile"], packed)]
+        if profiles[0] is None:
+            raise KeyError("profile")
+        return cls(int(state["samples"]), profiles[0], profiles[1])
 
 
 class TrainStep:
@@ -88,6 +137,9 @@ class TrainStep:
             change the result, and the default is 1.
         clip_norm: the largest norm of all gradients; by default they are not clipped.
         autocast: a dtype for `torch.autocast`; by default none.
+        compress: "int8", "bf16" or a `Compress`: what is saved for backward may be kept in this
+            form, where that is faster than to recompute it. Gradients are then not exact. By
+            default nothing is.
         scaler: a `torch.amp.GradScaler`, for float16.
         profile: of this model, from `profile_model` with the same optimizer; by default it is made
             from the first batch.
@@ -117,6 +169,7 @@ class TrainStep:
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        compress: str | Compress | None = None,
         profile: training.Profile | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -136,11 +189,15 @@ class TrainStep:
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
         self._autocast, self._scaler = autocast, scaler
+        form = compress_of(compress)
+        self._packer = None if form is None else packer_of(form, model)
         self._given = profile
         self._shapes: dict[Any, _Shape] = {}
         # The shape of the last batch.
         self._key: Any = None
         self._state: dict[str, Any] = {}
+        # Profiles of a state that was loaded, by the shapes of batches.
+        self._saved: dict[str, _Saved] = {}
         self._steps = 0
 
     def __call__(self, batch: Any) -> torch.Tensor:
@@ -154,7 +211,7 @@ class TrainStep:
         at = 0
         for size, weight in zip(sizes, training.weights(sizes), strict=True):
             part = [[_cut(value, samples, at, size) for value in values] for values in (inputs, targets)]
-            with self._casting():
+            with self._casting(), self._packing(shape):
                 loss = shape.runner(*part)
             loss = loss if len(sizes) == 1 else loss * weight
             total = loss.detach().clone() if total is None else total + loss.detach()
@@ -188,6 +245,11 @@ class TrainStep:
             self.optimizer.step()
         self._zero()
 
+    def _packing(self, shape: _Shape) -> contextlib.AbstractContextManager[Any]:
+        if self._packer is None or not shape.packs:
+            return contextlib.nullcontext()
+        return self._packer.hooks()
+
     def _casting(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast is None:
             return contextlib.nullcontext()
@@ -202,10 +264,10 @@ class TrainStep:
         elif (changed := _changed(self._state, state)) is not None:
             raise ConfigError(f"{changed} since the step was planned: make a new TrainStep")
         key = tuple((t.shape[1:], t.dtype, t.device) for t in [*inputs, *targets] if isinstance(t, torch.Tensor))
-        shape = self._shapes.get(key) or self._profiled(cloned(inputs), cloned(targets))
-        if shape.samples < samples:
-            planner = self._planner(shape.profile, samples)
-            shape = self._shape(shape.stages, shape.profile, samples, planner, shape.checked)
+        shape = self._shapes.get(key) or self._profiled(repr(key), cloned(inputs), cloned(targets))
+        if shape.planners.samples < samples:
+            known = shape.planners
+            shape = self._shape(shape.stages, self._planners(known.profile, known.packed, samples), shape.checked)
         if len(shape.plan.micro_batches) > 1 and not shape.checked:
             with self._casting():
                 check_mean(self.model, self.loss, inputs, targets, shape.plan.micro_batches[0])
@@ -213,29 +275,35 @@ class TrainStep:
         self._shapes[key], self._key = shape, key
         return shape
 
-    def _profiled(self, inputs: list[Any], targets: list[Any]) -> _Shape:
+    def _profiled(self, key: str, inputs: list[Any], targets: list[Any]) -> _Shape:
+        saved = self._saved.get(key)
+        samples = samples_of([*inputs, *targets])
         with self._casting():
             stages = Stages(self.model, inputs)
-            profile = self._given if not self._shapes else None
+            profile = saved.profile if saved else self._given if not self._shapes else None
             if profile is None:
                 profile = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3)
             elif profile.fingerprint != stages.fingerprint:
                 raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
             else:
                 profile = _with_optimizer(profile, self.optimizer)
+            packed = saved.packed if saved else None
+            if self._packer is not None and packed is None:
+                packed = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3, self._packer)
         if any(stage.keeps for stage in profile.chain.stages):
             raise ConfigError("the profile has stages with keeps=, which only the planner knows: leave them out")
-        samples = samples_of([*inputs, *targets])
-        return self._shape(stages, profile, samples, self._planner(profile, samples), checked=False)
+        planners = self._planners(profile, packed, max(samples, saved.samples if saved else 0))
+        return self._shape(stages, planners, checked=False)
 
-    def _planner(self, profile: training.Profile, samples: int) -> training.Planner:
-        return training.Planner(profile, batch=samples, micro_batches=self._most)
+    def _planners(self, profile: training.Profile, packed: training.Profile | None, samples: int) -> Planners:
+        return Planners(profile, packed, samples, self._most)
 
-    def _shape(
-        self, stages: Stages, profile: training.Profile, samples: int, planner: training.Planner, checked: bool
-    ) -> _Shape:
-        plan = planner.plan(self.memory_bytes)
-        return _Shape(stages, profile, samples, planner, plan, Runner(stages, self.loss, plan.schedule), checked)
+    def _shape(self, stages: Stages, planners: Planners, checked: bool) -> _Shape:
+        plan, packs = self._plan(planners)
+        return _Shape(stages, planners, plan, packs, Runner(stages, self.loss, plan.schedule), checked)
+
+    def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
+        return planners.plan(self.memory_bytes)
 
     def set_memory(self, memory: int | float | str) -> None:
         """Change the budget between steps: a new plan comes from the profile that is there.
@@ -246,17 +314,52 @@ class TrainStep:
         before, self.memory_bytes = self.memory_bytes, size_of(memory)
         try:
             self._shapes = {
-                key: self._shape(shape.stages, shape.profile, shape.samples, shape.planner, shape.checked)
-                for key, shape in self._shapes.items()
+                key: self._shape(shape.stages, shape.planners, shape.checked) for key, shape in self._shapes.items()
             }
         except BudgetError:
             self.memory_bytes = before
             raise
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs besides model, optimizer and loader, as JSON-able values.
+
+        These are the profiles, from which the same plans follow, and the states of all generators:
+        with the same memory, the run goes on bit for bit.
+        """
+        shapes = [
+            {
+                "key": repr(key),
+                "samples": shape.planners.samples,
+                "profile": shape.planners.profile.request(),
+                "packed": None if shape.planners.packed is None else shape.planners.packed.request(),
+            }
+            for key, shape in self._shapes.items()
+        ]
+        rounded = 0 if self._packer is None else self._packer.steps
+        return {"version": 1, "steps": self._steps, "rounded": rounded, "shapes": shapes, "random": random_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was saved; the generators go on there at once.
+
+        Raises:
+            StateError: for what `state_dict` did not give.
+        """
+        try:
+            if state["version"] != 1:
+                raise StateError(f"the state of a step has version {state['version']!r}: this release reads 1")
+            saved = {shape["key"]: _Saved.of(shape) for shape in state["shapes"]}
+            steps, rounded = int(state["steps"]), int(state["rounded"])
+        except (KeyError, TypeError, ConfigError) as error:
+            raise StateError(f"this is not the state of a training step ({error!r})") from None
+        set_random_state(state["random"])
+        self._saved, self._steps, self._shapes, self._key = saved, steps, {}, None
+        if self._packer is not None:
+            self._packer.steps = rounded
+
     def report(self) -> StepReport:
         """Return what the step was planned to take, and what other budgets would give."""
         shape = self._last()
-        curve = shape.planner.curve()
+        curve = shape.planners.curve()
         times = [
             min((point.time for point in curve if point.memory_bytes <= budget), default=None)
             for budget in (self.memory_bytes // 2, 2 * self.memory_bytes)
@@ -267,7 +370,7 @@ class TrainStep:
 
     def profile(self) -> training.Profile:
         """Return the profile of the last batch's shape, after the first step."""
-        return self._last().profile
+        return self._last().planners.profile
 
     def _last(self) -> _Shape:
         if self._key not in self._shapes:

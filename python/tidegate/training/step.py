@@ -33,7 +33,7 @@ __all__ = [
 
 PRECISIONS = ("fp32", "autocast", "bf16", "bf16_master")
 # Any number of micro-batches, each budget in 500 steps.
-NO_LIMITS = {"micro_batches": None, "fused": False, "slots": 500}
+NO_LIMITS = {"micro_batches": None, "fused": False, "recompute": True, "slots": 500}
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adam8bit", "lion", "adafactor")
 
 
@@ -136,6 +136,11 @@ class Profile:
         with open(as_path("path", path), encoding="utf-8") as file:
             return _profile(ask("profile", file.read()))
 
+    @classmethod
+    def from_request(cls, request: Mapping[str, Any]) -> Profile:
+        """Return the profile of which `request` gave this."""
+        return _profile(ask("profile", json.dumps(dict(request))))
+
 
 def _profile(answer: Mapping[str, Any]) -> Profile:
     held = [Held(**held) for held in answer["held"]]
@@ -224,9 +229,13 @@ class Point:
     micro_batches: int
 
 
-def _limits(micro_batches: int | None, fused: bool, slots: int) -> dict[str, Any]:
-    most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
-    return {"micro_batches": most, "fused": flag("fused", fused), "slots": integer("slots", slots, 1, 2**16)}
+def _limits(micro_batches: int | None, fused: bool, recompute: bool, slots: int) -> dict[str, Any]:
+    return {
+        "micro_batches": None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16),
+        "fused": flag("fused", fused),
+        "recompute": flag("recompute", recompute),
+        "slots": integer("slots", slots, 1, 2**16),
+    }
 
 
 class Planner:
@@ -238,6 +247,7 @@ class Planner:
         micro_batches: the most micro-batches. By default any, and 1 under batch normalization,
             where they change the result.
         fused: whether the optimizer may step within backward; by default False.
+        recompute: whether stages may run forward again in backward; by default True.
         slots: steps of the budget that are told apart; by default 500.
 
     >>> layer = tg.training.Transformer(1024, 768, 12, scores="blockwise")
@@ -253,11 +263,12 @@ class Planner:
         batch: int | None = None,
         micro_batches: int | None = None,
         fused: bool = False,
+        recompute: bool = True,
         slots: int = 500,
     ) -> None:
         step = one_of("profile", profile, Profile)
         batch = step.batch if batch is None else integer("batch", batch, 1, 2**32)
-        request = {"profile": step.request(), "batch": batch, "limits": _limits(micro_batches, fused, slots)}
+        request = {"profile": step.request(), "batch": batch, "limits": _limits(micro_batches, fused, recompute, slots)}
         self._inner = _tidegate.Planner(json.dumps(request))
 
     @property
@@ -346,6 +357,6 @@ def largest_batch(
         most: the largest batch to look at.
     """
     request = {"profile": one_of("profile", profile, Profile).request(), "memory_bytes": size_of(memory)}
-    request |= {"recompute": flag("recompute", recompute), "most": integer("most", most, 1)}
-    found: int = ask("largest_batch", {**request, "limits": _limits(micro_batches, fused, 500)})
+    request |= {"most": integer("most", most, 1), "limits": _limits(micro_batches, fused, recompute, 500)}
+    found: int = ask("largest_batch", request)
     return found

@@ -67,7 +67,7 @@ pub fn quantize(
 }
 
 /// Stochastic counterpart of [`nearest`]; `first` is the index of the first value.
-fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [u8]) -> bool {
+pub(super) fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [u8]) -> bool {
     let mut sound = true;
     for (i, (value, code)) in values.iter().zip(into).enumerate() {
         sound &= !value.is_nan();

@@ -9,11 +9,13 @@
 //! have no base and represent 0 exactly, as arithmetic with codes needs. Offset grids have no zero
 //! and spend no code on it (Jacob et al., 2018, name the first two).
 
+mod blocks;
 mod calibrate;
 pub mod grid;
 mod linear;
 mod stored;
 
+pub use self::blocks::{BlockGrid, pack_blocks, unpack_blocks};
 pub use self::calibrate::{Calibrator, Extent};
 pub use self::grid::{Grid, Scheme};
 pub use self::linear::{Rounding, dequantize, quantize};

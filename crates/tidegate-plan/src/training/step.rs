@@ -31,14 +31,16 @@ pub struct Limits {
     pub micro_batches: Option<u64>,
     /// Whether gradients may be used up as they come, by an optimizer that steps in backward.
     pub fused: bool,
+    /// Whether stages may run forward again in backward.
+    pub recompute: bool,
     /// Steps of the budget that the plan tells apart; at least three for each stage are taken.
     pub slots: u32,
 }
 
 impl Default for Limits {
-    /// No fused optimizer, 500 slots.
+    /// No fused optimizer, recomputation, 500 slots.
     fn default() -> Self {
-        Self { micro_batches: None, fused: false, slots: 500 }
+        Self { micro_batches: None, fused: false, recompute: true, slots: 500 }
     }
 }
 
@@ -91,6 +93,7 @@ struct Sizes {
     batch: u64,
     most_parts: u64,
     fused: bool,
+    recompute: bool,
 }
 
 impl Sizes {
@@ -99,7 +102,13 @@ impl Sizes {
         counted_to("batch", batch, 1 << 32)?;
         let most = limits.micro_batches.unwrap_or(if profile.batch_norm { 1 } else { MOST_PARTS });
         counted_to("micro_batches", most, MOST_PARTS)?;
-        Ok(Self { profile, batch, most_parts: most.min(batch), fused: limits.fused })
+        Ok(Self {
+            profile,
+            batch,
+            most_parts: most.min(batch),
+            fused: limits.fused,
+            recompute: limits.recompute,
+        })
     }
 
     /// Numbers of micro-batches that are worth trying: all up to 16, then a quarter more each.
@@ -275,6 +284,9 @@ impl Planner {
     /// The least bytes of a number of micro-batches.
     fn floor_of(&self, parts: u64) -> Result<u64> {
         let plain = self.sizes.plain_bytes(parts)?;
+        if !self.sizes.recompute {
+            return Ok(plain);
+        }
         let (table, factor) = self.table(parts)?;
         let floor = table.floor_bytes().map(|bytes| self.step_bytes(parts, factor, bytes));
         Ok(floor.map_or(plain, |floor| floor.min(plain)))
@@ -305,7 +317,7 @@ impl Planner {
             let plain = self.sizes.plain_bytes(parts)? <= memory_bytes;
             let time = if plain {
                 Some(self.sizes.plain_time(parts))
-            } else if self.sizes.optimizer_bytes(parts) <= memory_bytes {
+            } else if self.sizes.recompute && self.sizes.optimizer_bytes(parts) <= memory_bytes {
                 let (table, factor) = self.table(parts)?;
                 let budget = self.table_bytes(parts, factor, memory_bytes);
                 budget.and_then(|budget| table.time(budget)).map(|t| self.sizes.step_time(parts, t * factor))
@@ -395,12 +407,14 @@ impl Planner {
     pub fn curve(&self) -> Result<Vec<Point>> {
         let mut points = Vec::new();
         for parts in self.sizes.tries() {
-            let (table, factor) = self.table(parts)?;
-            points.extend(table.curve().map(|(bytes, time)| Point {
-                memory_bytes: self.step_bytes(parts, factor, bytes),
-                time: self.sizes.step_time(parts, time * factor),
-                micro_batches: parts,
-            }));
+            if self.sizes.recompute {
+                let (table, factor) = self.table(parts)?;
+                points.extend(table.curve().map(|(bytes, time)| Point {
+                    memory_bytes: self.step_bytes(parts, factor, bytes),
+                    time: self.sizes.step_time(parts, time * factor),
+                    micro_batches: parts,
+                }));
+            }
             points.push(Point {
                 memory_bytes: self.sizes.plain_bytes(parts)?,
                 time: self.sizes.plain_time(parts),
@@ -420,17 +434,9 @@ impl Planner {
 
 /// The largest batch whose step fits a budget, up to `most`; 0 where none does.
 ///
-/// Without `recompute`, only steps that recompute nothing count.
-///
 /// # Errors
 /// Those of [`Planner::new`] and [`Planner::plan`].
-pub fn largest_batch(
-    profile: &Profile,
-    memory_bytes: u64,
-    limits: Limits,
-    recompute: bool,
-    most: u64,
-) -> Result<u64> {
+pub fn largest_batch(profile: &Profile, memory_bytes: u64, limits: Limits, most: u64) -> Result<u64> {
     greatest(most.min(1 << 32), |batch| {
         let planner = Planner::new(profile.clone(), batch, limits)?;
         for parts in planner.sizes.tries() {
@@ -438,7 +444,7 @@ pub fn largest_batch(
                 return Ok(true);
             }
         }
-        Ok(recompute && planner.best(memory_bytes)?.is_some())
+        Ok(limits.recompute && planner.best(memory_bytes)?.is_some())
     })
 }
 
@@ -653,20 +659,16 @@ mod tests {
             profile.chain.stages = vec![profile.chain.stages[0].clone(); stages];
             let memory =
                 Planner::new(profile.clone(), 20, Limits::default()).unwrap().sizes.plain_bytes(1).unwrap();
-            for (limits, recompute) in [
-                (Limits { micro_batches: Some(1), ..Limits::default() }, false),
-                (Limits { micro_batches: Some(1), ..Limits::default() }, true),
-                (Limits { micro_batches: Some(4), ..Limits::default() }, false),
-            ] {
-                let largest = largest_batch(&profile, memory, limits, recompute, 1 << 20).unwrap();
+            for (micro_batches, recompute) in [(1, false), (1, true), (4, false)] {
+                let limits = Limits { micro_batches: Some(micro_batches), recompute, ..Limits::default() };
+                let largest = largest_batch(&profile, memory, limits, 1 << 20).unwrap();
                 let plan = |batch| Planner::new(profile.clone(), batch, limits).unwrap().plan(memory);
                 assert!(plan(largest).is_ok() && largest >= 20, "{largest} of {stages} stages");
-                if recompute {
-                    assert!(largest > 20 && plan(largest + 1).is_err());
-                } else if limits.micro_batches == Some(1) {
-                    assert_eq!(largest, 20);
-                } else {
-                    assert!(largest > 60, "{largest}");
+                assert!(plan(largest + 1).is_err());
+                match (micro_batches, recompute) {
+                    (1, false) => assert_eq!(largest, 20),
+                    (1, true) => assert!(largest > 20),
+                    _ => assert!(largest > 60, "{largest}"),
                 }
             }
         }

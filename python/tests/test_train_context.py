@@ -1,0 +1,139 @@
+"""`tidegate.torch.training_context`: a loader and a step under one number, which may change."""
+
+import io
+import json
+import logging
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+import tidegate as tg  # noqa: E402
+from tidegate.torch import limit, process, training_context  # noqa: E402
+from tidegate.torch.context import RESERVE_BYTES  # noqa: E402
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """What this process takes besides depends on the tests that ran before."""
+    monkeypatch.setattr(process, "begin_peak", lambda: False)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(512, 256)).astype("float32"))
+    return tmp_path / "rows.npy"
+
+
+def loader_of(rows, memory=8 * MIB):
+    return tg.Loader(
+        tg.mapped(rows).rows(), batch_size=128, memory=tg.Budget(memory), shuffle=True, seed=3, output="torch"
+    )
+
+
+def net_of(layers=12, drop=0.1):
+    torch.manual_seed(0)
+    parts = [nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Dropout(drop)) for _ in range(layers)]
+    return nn.Sequential(*parts)
+
+
+HOW = {"inputs": "data", "targets": "data"}
+
+
+def test_step_and_loader_share_one_number(rows):
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.AdamW(net.parameters())
+    memory = RESERVE_BYTES + 26 * MIB
+    with training_context(loader, net, F.mse_loss, optimizer, memory=memory, micro_batches=1, **HOW) as step:
+        losses = [step(batch).item() for batch in loader]
+        report = step.report()
+        peak = report.plan.peak_bytes
+        assert len(losses) == 4
+        assert peak + report.loader_bytes + report.besides_bytes <= memory == report.memory_bytes
+        # The step got all that the loader does not wish for, and the loader what the step left.
+        assert report.loader_bytes == loader.budget.cap_bytes >= 8 * MIB
+        assert [moment.step for moment in report.moments] == [1, 2, 3, 4]
+        assert {moment.step_bytes for moment in report.moments} == {peak}
+        assert f"the step {peak / MIB:.1f} + the loader " in str(report)
+        # Half as much: the loader lives with less, and the step recomputes more.
+        step.set_memory(RESERVE_BYTES + 18 * MIB)
+        step(next(iter(loader)))
+        less = step.report()
+        assert less.plan.peak_bytes + less.loader_bytes + less.besides_bytes <= RESERVE_BYTES + 18 * MIB
+        assert less.plan.recomputed_stages > report.plan.recomputed_stages
+        assert less.loader_bytes < report.loader_bytes
+        with pytest.raises(tg.BudgetError, match="do not fit 33.0 MiB together"):
+            step.set_memory(RESERVE_BYTES + MIB)
+        assert step.report().memory_bytes == RESERVE_BYTES + 18 * MIB
+    assert loader.budget.cap_bytes == 8 * MIB
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(rows):
+    memory, saved, losses = RESERVE_BYTES + 20 * MIB, io.BytesIO(), []
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    with training_context(loader, net, F.mse_loss, optimizer, memory=memory, **HOW) as step:
+        for batch in loader:
+            losses.append(step(batch).item())
+            if len(losses) == 2:
+                state = json.dumps(step.state_dict())
+                torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, saved)
+        plan = step.report().plan
+    saved.seek(0)
+    weights = torch.load(saved, weights_only=True)
+    loader, net = loader_of(rows), net_of()
+    net.load_state_dict(weights["net"])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    optimizer.load_state_dict(weights["optimizer"])
+    torch.manual_seed(99)
+    with training_context(loader, net, F.mse_loss, optimizer, memory=memory, **HOW) as step:
+        step.load_state_dict(json.loads(state))
+        assert [step(batch).item() for batch in loader] == losses[2:]
+        assert (step.report().steps, step.report().plan.schedule) == (4, plan.schedule)
+        for wrong in ({"version": 1}, {**json.loads(state), "version": 2}, {**json.loads(state), "random": {}}):
+            with pytest.raises(tg.StateError):
+                step.load_state_dict(wrong)
+
+
+def test_a_lower_limit_counts_at_once_and_a_higher_one_when_it_stays(rows, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "tidegate.training")
+    limits = iter([200, 200, 150, 300, 150] + [300] * limit.STEADY)
+    monkeypatch.setattr(limit, "size_of", lambda share: int(next(limits) * share) * MIB)
+    found = limit.Limit(0.5)
+    changes = [(found.changed(), found.bytes // MIB) for _ in range(4 + limit.STEADY)]
+    assert changes[:4] == [(False, 100), (True, 75), (False, 75), (False, 75)]
+    assert changes[4:] == [(False, 75)] * (limit.STEADY - 1) + [(True, 150)]
+    monkeypatch.undo()
+    fixed = limit.Limit("1MiB")
+    assert (fixed.changed(), fixed.bytes) == (False, MIB)
+    # The same within a context: what the process takes is taken off.
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    base = process.anonymous_bytes() / 0.5
+    now = [base + 200 * MIB]
+    monkeypatch.setattr(limit, "size_of", lambda share: int(now[0] * share))
+    with training_context(loader, net, F.mse_loss, optimizer, memory=0.5, micro_batches=1, **HOW) as step:
+        for number, batch in enumerate(loader):
+            now[0] = base + (200 if number < 2 else 100) * MIB
+            step(batch)
+        before, after = step.report().moments[0], step.report().moments[-1]
+        assert after.memory_bytes == before.memory_bytes - 50 * MIB
+        assert after.step_bytes + after.loader_bytes + after.besides_bytes <= after.memory_bytes
+    assert "step 3:" in caplog.text
+
+
+def test_what_a_context_cannot_be_made_of(rows):
+    loader, net = loader_of(rows), net_of(1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(tg.ConfigError, match=r"loader=.*expected a tidegate.Loader"):
+        training_context([1], net, F.mse_loss, optimizer, memory="64MiB").__enter__()
+    net = nn.Linear(4, 4, device="meta")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(tg.ConfigError, match="on a device"):
+        training_context(loader, net, F.mse_loss, optimizer, memory="64MiB").__enter__()

@@ -1,0 +1,314 @@
+"""A loader and a training step under one number.
+
+Flow: one budget -> what the step is planned to take, and what the process takes besides -> the rest
+is the loader's; the limit of the process -> another plan, between two steps.
+Memory: that of the step and of the loader; this file holds the figures of each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tidegate import training
+from tidegate.errors import BudgetError, ConfigError, StateError
+from tidegate.options import refused
+from tidegate.torch import process
+from tidegate.torch.limit import Limit
+from tidegate.torch.live import storage_bytes, storage_key
+from tidegate.torch.step import Planners, StepReport, TrainStep
+
+if TYPE_CHECKING:
+    from tidegate.loader import Loader
+
+__all__ = ["ContextReport", "Moment", "TrainingContext", "training_context"]
+
+MIB = 1 << 20
+# What kernels and the C library take besides tensors, until it is measured: 6 to 22 MiB on models
+# from an LSTM to a U-Net (`bench/memory_training.py`).
+RESERVE_BYTES = 32 * MIB
+# The least that the loader is asked to live with.
+LEAST_BYTES = 2 * MIB
+# Where there is this many times as much as the step is planned to take, freed blocks may stay.
+ROOMY = 1.6
+# Steps whose figures are kept.
+KEPT_STEPS = 10_000
+
+LOG = logging.getLogger("tidegate.training")
+
+
+@dataclass
+class Moment:
+    """What a step took.
+
+    Attributes:
+        step: counted from 1.
+        memory_bytes: the one number.
+        step_bytes: the planned peak of the step.
+        loader_bytes: the loader's budget.
+        besides_bytes: what is set aside for kernels and the C library.
+        measured_bytes: the most that the process took above its base; 0 where the kernel does not
+            say.
+    """
+
+    step: int
+    memory_bytes: int
+    step_bytes: int
+    loader_bytes: int
+    besides_bytes: int
+    measured_bytes: int
+
+
+@dataclass
+class ContextReport(StepReport):
+    """What the step and the loader take together; `print` it for words.
+
+    Attributes:
+        base_bytes: what the process took before: the interpreter, libraries, other data.
+        loader_bytes: the loader's budget.
+        besides_bytes: what is set aside for kernels and the C library.
+        memory_bytes: the one number, above the base.
+        measured_bytes: the most that the process took above the base in a step; 0 where the kernel
+            does not say.
+        allocator: what was done about freed memory, in words.
+        moments: what each of the last 10,000 steps took.
+    """
+
+    base_bytes: int
+    loader_bytes: int
+    besides_bytes: int
+    memory_bytes: int
+    measured_bytes: int
+    allocator: str
+    moments: list[Moment]
+
+    def __str__(self) -> str:
+        parts = [("the step", self.plan.peak_bytes), ("the loader", self.loader_bytes), ("besides", self.besides_bytes)]
+        words = " + ".join(f"{name} {size / MIB:.1f}" for name, size in parts)
+        whole = sum(size for _, size in parts)
+        lines = [super().__str__(), f"{words} = {whole / MIB:.1f} of {self.memory_bytes / MIB:.1f} MiB."]
+        if self.measured_bytes:
+            measured, base = self.measured_bytes / MIB, self.base_bytes / MIB
+            lines.append(f"Measured: at most {measured:.1f} MiB above {base:.1f} MiB.")
+        return "\n".join([*lines, f"Note: {self.allocator}."])
+
+
+class TrainingContext(TrainStep):
+    """A `TrainStep` that shares its budget with a loader; made by `training_context`."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        model: nn.Module,
+        loss: Callable[..., torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        memory: int | float | str,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, loss, optimizer, memory=1, **options)
+        if not hasattr(loader, "set_memory") or not hasattr(loader, "budget"):
+            raise refused("loader", loader, "a tidegate.Loader")
+        if any(p.device.type != "cpu" for p in model.parameters()):
+            raise ConfigError(
+                "the model is on a device, whose memory the loader does not use: give TrainStep(memory=) and "
+                "Loader(memory=) a budget each"
+            )
+        self.loader = loader
+        # What was done about freed blocks: nothing, as long as there is room for them.
+        self._allocator = ""
+        self._wish = loader.budget.cap_bytes
+        self._base = max(0, process.anonymous_bytes() - self._tensor_bytes() - loader.budget.charged_bytes)
+        self._whole, self._fraction = Limit(memory), isinstance(memory, float)
+        self._besides = RESERVE_BYTES
+        self._moments: deque[Moment] = deque(maxlen=KEPT_STEPS)
+        # The peaks of the plans that are in use, and of the one that is being made.
+        self._peak = 0
+        self._share = self._wish
+
+    def __call__(self, batch: Any) -> torch.Tensor:
+        """Take a step, and return the loss of the batch before it, detached."""
+        if self._whole.changed():
+            self._fit()
+        elif self._outgrown():
+            try:
+                self._fit()
+            except BudgetError as error:
+                LOG.warning("step %d: the process takes more than was set aside (%s)", self._steps + 1, error)
+        measured = process.begin_peak()
+        loss = super().__call__(batch)
+        above = max(0, process.peak_bytes() - self._base) if measured else 0
+        shape = self._last()
+        sizes = self.memory_bytes_in_all, shape.plan.peak_bytes, self.loader.budget.cap_bytes, self._besides
+        self._moments.append(Moment(self._steps, *sizes, above))
+        return loss
+
+    @property
+    def memory_bytes_in_all(self) -> int:
+        """The one number: bytes above the base."""
+        return max(0, self._whole.bytes - (self._base if self._fraction else 0))
+
+    def _tensor_bytes(self) -> int:
+        """Return the bytes of the tensors of the model and the optimizer that are there already."""
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        found = [*self.model.parameters(), *self.model.buffers(), *(p.grad for p in self.model.parameters()), *states]
+        return sum({storage_key(t): storage_bytes(t) for t in found if isinstance(t, torch.Tensor)}.values())
+
+    def _outgrown(self) -> bool:
+        """Note what the last step took besides; return whether that must be planned for."""
+        if not self._moments or not (last := self._moments[-1]).measured_bytes:
+            return False
+        besides = last.measured_bytes - last.step_bytes - self.loader.budget.charged_bytes
+        if besides <= self._besides or last.measured_bytes <= last.memory_bytes * 0.9:
+            return False
+        if not self._allocator:
+            self._allocator = process.return_freed_blocks()
+            return False
+        self._besides = besides + besides // 8
+        return True
+
+    def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
+        """Plan within what the loader leaves: it gets its wish, or half of that, and so on."""
+        share = self._share
+        whole = self.memory_bytes_in_all - self._besides
+        while True:
+            self.memory_bytes = max(0, whole - share)
+            try:
+                plan, packs = planners.plan(self.memory_bytes)
+                break
+            except BudgetError as error:
+                if share <= LEAST_BYTES:
+                    raise BudgetError(
+                        f"the step and the loader do not fit {self.memory_bytes_in_all / MIB:.1f} MiB together, of "
+                        f"which {self._besides / MIB:.1f} MiB are for kernels and the C library and "
+                        f"{share / MIB:.1f} MiB would be the loader's: {error}"
+                    ) from None
+            share = max(share // 2, LEAST_BYTES)
+        self._share, self._peak = share, max(self._peak, plan.peak_bytes)
+        if not self._allocator and self._peak * ROOMY > whole - share:
+            self._allocator = process.return_freed_blocks()
+        # The loader lives with its share, and gets what the step leaves.
+        self.loader.set_memory(max(share, whole - self._peak))
+        return plan, packs
+
+    def _fit(self) -> None:
+        """Plan again: the number has changed, or more is set aside."""
+        before, planned = self.loader.budget.cap_bytes, (self._share, self._peak)
+        self._share, self._peak = self._wish, 0
+        try:
+            self._shapes = {
+                key: self._shape(shape.stages, shape.planners, shape.checked) for key, shape in self._shapes.items()
+            }
+        except BudgetError:
+            self._share, self._peak = planned
+            raise
+        process.give_back()
+        LOG.info(
+            "step %d: %.1f MiB in all, the step %.1f, the loader %.1f (before %.1f), besides %.1f",
+            self._steps + 1, self.memory_bytes_in_all / MIB, self._peak / MIB,
+            self.loader.budget.cap_bytes / MIB, before / MIB, self._besides / MIB,
+        )  # fmt: skip
+
+    def set_memory(self, memory: int | float | str) -> None:
+        """Change the one number between steps; the step is planned again, and the loader adapts.
+
+        Raises:
+            BudgetError: when no plan fits; the number is then as before.
+        """
+        before = self._whole, self._fraction
+        self._whole, self._fraction = Limit(memory), isinstance(memory, float)
+        try:
+            self._fit()
+        except BudgetError:
+            self._whole, self._fraction = before
+            self._fit()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs besides model and optimizer, the loader's state too."""
+        return {**super().state_dict(), "loader": self.loader.state_dict(), "besides": self._besides}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was saved, with the loader.
+
+        Raises:
+            StateError: for what `state_dict` did not give.
+        """
+        if not isinstance(state, Mapping) or not isinstance(state.get("besides"), int) or "loader" not in state:
+            raise StateError("this is not the state of a training context")
+        super().load_state_dict(state)
+        self.loader.load_state_dict(state["loader"])
+        self._besides, self._peak = max(RESERVE_BYTES, state["besides"]), 0
+
+    def report(self) -> ContextReport:
+        """Return what the step and the loader take together."""
+        return ContextReport(
+            **vars(super().report()),
+            base_bytes=self._base,
+            loader_bytes=self.loader.budget.cap_bytes,
+            besides_bytes=self._besides,
+            memory_bytes=self.memory_bytes_in_all,
+            measured_bytes=max((moment.measured_bytes for moment in self._moments), default=0),
+            allocator=self._allocator or "freed blocks stay with the C library, because there is room for them",
+            moments=list(self._moments),
+        )
+
+
+@contextlib.contextmanager
+def training_context(
+    loader: Loader,
+    model: nn.Module,
+    loss: Callable[..., torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    memory: int | float | str,
+    **options: Any,
+) -> Iterator[TrainingContext]:
+    """Train with one number over loader and step; yields the step.
+
+    Each step is planned so that it leaves the loader its budget, or as much of it as there is; what
+    the step does not need is the loader's too. The plan, what the process was measured to take, and
+    the loader's budget are in `step.report()`.
+
+    Args:
+        loader: it reads the batches; its budget changes within the context, and not beyond it.
+        model: on the CPU, in the mode in which it trains.
+        loss: as in `TrainStep`.
+        optimizer: of the model's parameters.
+        memory: bytes above what the process takes already: an int, or text such as "8GiB". A
+            fraction is that part of the memory limit with all that the process takes; it follows
+            the limit between steps: a lower one at once, a higher one when it stays.
+        **options: those of `TrainStep`, such as `inputs=` and `targets=`.
+
+    Raises:
+        BudgetError: at the first step, when the two do not fit together.
+        ConfigError: for what cannot be planned, and for a model on a device.
+
+    >>> import numpy, tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+    ...     numpy.save(file, numpy.ones((64, 8), "float32"))
+    ...     file.flush()
+    ...     rows = tg.mapped(file.name).rows()
+    ...     loader = tg.Loader(rows, batch_size=16, memory="16MiB", output="torch")
+    ...     net = torch.nn.Linear(8, 8)
+    ...     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    ...     loss = torch.nn.functional.mse_loss
+    ...     how = {"memory": "96MiB", "inputs": "data", "targets": "data"}
+    ...     with training_context(loader, net, loss, optimizer, **how) as step:
+    ...         losses = [step(batch) for batch in loader]
+    >>> len(losses)
+    4
+    """
+    before = loader.budget.cap_bytes if hasattr(loader, "budget") else 0
+    step = TrainingContext(loader, model, loss, optimizer, memory, **options)
+    try:
+        yield step
+    finally:
+        if loader.budget.cap_bytes != before:
+            loader.set_memory(before)
