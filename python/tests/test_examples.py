@@ -10,13 +10,14 @@ import pytest
 from conftest import zarr3
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# {file: arguments}; PHOTOS is a folder of images.
+# {file: arguments}; PHOTOS is a folder of images, PAGE a file to write.
 ARGUMENTS = {
     "accelerate_train.py": ["PHOTOS", "--epochs", "1"],
     "imbalanced.py": ["--seeds", "1"],
     "lightning_train.py": ["PHOTOS", "--epochs", "1"],
     "segmentation.py": ["--seeds", "1", "--steps", "6", "--side", "64"],
     "train.py": ["PHOTOS", "--epochs", "2"],
+    "train_under_budget.py": ["--steps", "4", "--page", "PAGE"],
 }
 
 
@@ -31,10 +32,11 @@ def run(name, *arguments, launcher=(), **variables):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_runs(path, folder):
+def test_runs(path, folder, tmp_path):
     if path.name == "segmentation.py":
         zarr3()
-    arguments = [str(folder) if given == "PHOTOS" else given for given in ARGUMENTS[path.name]]
+    places = {"PHOTOS": str(folder), "PAGE": str(tmp_path / "page.html")}
+    arguments = [places.get(given, given) for given in ARGUMENTS[path.name]]
     assert run(path.name, *arguments)
 
 

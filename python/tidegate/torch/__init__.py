@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from tidegate.torch.context import ContextReport, TrainingContext, training_context
     from tidegate.torch.profile import profile_model
     from tidegate.torch.step import StepReport, TrainStep
+    from tidegate.torch.topk import TopKState, topk_hook
 
 __all__ = [
     "Compress",
     "ContextReport",
     "StepReport",
+    "TopKState",
     "TrainStep",
     "TrainingContext",
     "array_of",
@@ -28,6 +30,7 @@ __all__ = [
     "sparse",
     "tensor",
     "tensors",
+    "topk_hook",
     "training_context",
 ]
 
@@ -36,9 +39,11 @@ _LAZY = {
     "Compress": "compress",
     "ContextReport": "context",
     "StepReport": "step",
+    "TopKState": "topk",
     "TrainStep": "step",
     "TrainingContext": "context",
     "profile_model": "profile",
+    "topk_hook": "topk",
     "training_context": "context",
 }
 

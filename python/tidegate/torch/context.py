@@ -75,8 +75,8 @@ class ContextReport(StepReport):
         loader_bytes: the loader's budget.
         besides_bytes: what is set aside for kernels and the C library.
         memory_bytes: the one number, above the base.
-        measured_bytes: the most that the process took above the base in a step; 0 where the kernel
-            does not say.
+        measured_bytes: the most that the process took above the base in a step with this number; 0
+            where the kernel does not say.
         allocator: what was done about freed memory, in words.
         moments: what each of the last 10,000 steps took.
     """
@@ -161,16 +161,15 @@ class TrainingContext(TrainStep):
         return sum({storage_key(t): storage_bytes(t) for t in found if isinstance(t, torch.Tensor)}.values())
 
     def _outgrown(self) -> bool:
-        """Note what the last step took besides; return whether that must be planned for."""
-        if not self._moments or not (last := self._moments[-1]).measured_bytes:
-            return False
-        besides = last.measured_bytes - last.step_bytes - self.loader.budget.charged_bytes
-        if besides <= self._besides or last.measured_bytes <= last.memory_bytes * 0.9:
+        """Set more aside where the last step took more than the number; return whether it did."""
+        last = self._moments[-1] if self._moments else None
+        if last is None or last.memory_bytes != self.memory_bytes_in_all or last.measured_bytes <= last.memory_bytes:
             return False
         if not self._allocator:
             self._allocator = process.return_freed_blocks()
             return False
-        self._besides = besides + besides // 8
+        over = last.measured_bytes - last.memory_bytes
+        self._besides += over + over // 8
         return True
 
     def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
@@ -248,13 +247,14 @@ class TrainingContext(TrainStep):
 
     def report(self) -> ContextReport:
         """Return what the step and the loader take together."""
+        whole = self.memory_bytes_in_all
         return ContextReport(
             **vars(super().report()),
             base_bytes=self._base,
             loader_bytes=self.loader.budget.cap_bytes,
             besides_bytes=self._besides,
-            memory_bytes=self.memory_bytes_in_all,
-            measured_bytes=max((moment.measured_bytes for moment in self._moments), default=0),
+            memory_bytes=whole,
+            measured_bytes=max((m.measured_bytes for m in self._moments if m.memory_bytes == whole), default=0),
             allocator=self._allocator or "freed blocks stay with the C library, because there is room for them",
             moments=list(self._moments),
         )

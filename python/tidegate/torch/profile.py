@@ -31,6 +31,8 @@ Loss = Callable[..., torch.Tensor]
 
 # What a step holds for a moment besides: its total, scaled losses, the norm of gradients.
 SCALAR_BYTES = 4096
+# Samples of the step that tells how much of the time does not depend on their number.
+FEW = 2
 
 
 def parts_of(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[list[Any], list[Any]]:
@@ -325,6 +327,33 @@ def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
     return whole * one // size, (whole if foreach else largest) * extra // size
 
 
+def _time_of_few(
+    stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], repeats: int
+) -> float | None:
+    """Return the time of a step of two samples; None for a batch of few, or of one size only."""
+    samples = samples_of(_tensors([*inputs, *targets]))
+    if samples < 2 * FEW:
+        return None
+    cut = [[v[:FEW] if isinstance(v, torch.Tensor) and v.dim() else v for v in values] for values in (inputs, targets)]
+    parameters = [p for p in stages.model.parameters() if p.requires_grad]
+    times = []
+    try:
+        for _ in range(repeats):
+            began = time.perf_counter()
+            with frozen(stages.modules(stages.stages)):
+                values = stages.given(cut[0])
+                for node in [node for stage in stages.stages for node in stage.nodes]:
+                    values[node] = stages.run(node, values)
+                found = loss(stages.output(values), *cut[1])
+            torch.autograd.grad(found, parameters, allow_unused=True)
+            float(found.detach())  # waits for a device
+            times.append(time.perf_counter() - began)
+    except (RuntimeError, ValueError, TypeError):
+        # Its sizes are written into the model: it has no micro-batches either.
+        return None
+    return statistics.median(times)
+
+
 def profile_of(
     stages: Stages,
     loss: Loss,
@@ -342,8 +371,13 @@ def profile_of(
     with undrawn():
         for stage in stages.stages:
             measured.measure(stage, repeats)
+        few = _time_of_few(stages, loss, inputs, targets, repeats)
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
+    # The part of the time that does not depend on the number of samples; each micro-batch takes it.
+    samples = samples_of(_tensors([*inputs, *targets]))
+    overhead = 0.0 if few is None else (samples * few - FEW * chain.plain_time) / (samples - FEW)
+    overhead = min(max(0.0, overhead), few or 0.0)
     if versions != [tensor._version for tensor in _tensors([*inputs, *targets])]:
         raise ConfigError("the model or the loss writes to the batch, which a second forward would find changed")
     if own is not None and (change := own.change()) is not None:
@@ -369,6 +403,7 @@ def profile_of(
         input_bytes=sum({storage_key(t): storage_bytes(t) for t in given}.values()),
         optimizer_extra_bytes=extra,
         batch_norm=any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in stages.model.modules()),
+        overhead_time=overhead,
         name=type(stages.model).__name__,
         fingerprint=stages.fingerprint,
     )

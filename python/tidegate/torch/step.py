@@ -57,34 +57,44 @@ class StepReport:
 
 
 class Planners:
-    """Plans of one batch: what is saved stays as it is, or it is compressed and not recomputed."""
+    """Plans of one batch: what is saved stays as it is, or it is compressed and not recomputed.
+
+    The tables of the planners are as large as those of a small model: they are dropped after each
+    plan, and solved again for the next.
+    """
 
     def __init__(
         self, profile: training.Profile, packed: training.Profile | None, samples: int, most: int | None
     ) -> None:
-        self.profile, self.packed, self.samples = profile, packed, samples
-        self._as_it_is = training.Planner(profile, batch=samples, micro_batches=most)
-        self._packed = None
-        if packed is not None:
-            self._packed = training.Planner(packed, batch=samples, micro_batches=most, recompute=False)
+        self.profile, self.packed, self.samples, self._most = profile, packed, samples, most
+        self._curve: list[training.Point] | None = None
+
+    def _all(self) -> list[tuple[training.Planner, bool]]:
+        how: dict[str, Any] = {"batch": self.samples, "micro_batches": self._most}
+        packed = [] if self.packed is None else [(training.Planner(self.packed, **how, recompute=False), True)]
+        return [(training.Planner(self.profile, **how), False), *packed]
 
     def plan(self, memory: int) -> tuple[training.Plan, bool]:
         """Return the fastest plan within a budget, and whether it compresses."""
         found: list[tuple[training.Plan, bool]] = []
         refusal: BudgetError | None = None
-        for planner, packs in ((self._as_it_is, False), (self._packed, True)):
+        planners = self._all()
+        for planner, packs in planners:
             try:
-                found += [(planner.plan(memory), packs)] if planner else []
+                found.append((planner.plan(memory), packs))
             except BudgetError as error:
                 refusal = refusal or error
-        if not found:
-            assert refusal is not None
+        if refusal is not None and not found:
             raise refusal
+        if self._curve is None:
+            self._curve = [point for planner, _ in planners for point in planner.curve()]
         return min(found, key=lambda pair: pair[0].time)
 
     def curve(self) -> list[training.Point]:
         """Return the time of the fastest plan for every budget."""
-        return self._as_it_is.curve() + (self._packed.curve() if self._packed else [])
+        if self._curve is None:
+            self._curve = [point for planner, _ in self._all() for point in planner.curve()]
+        return self._curve
 
 
 @dataclass
