@@ -96,11 +96,11 @@ def step_child(group, name, part):
     del profile, planner
     limit = base + RESERVE_BYTES + planned * 11 // 10
     limit_group(group, limit)
-    process.begin_peak()
+    files = process.begin_peak()
     for _ in range(2):
         step(batch)
     figures = {"base": base, "planned": planned, "limit": limit, "plain": most}
-    said({**figures, "above": process.peak_bytes() - base, "recomputed": step.report().plan.recomputed_stages})
+    said({**figures, "above": process.peak_bytes(files) - base, "recomputed": step.report().plan.recomputed_stages})
 
 
 def check_steps(models):
@@ -158,7 +158,7 @@ def plain_child(group, path, steps):
     loader, model, optimizer = training_setup(path)
     losses = []
     said({"base": base})
-    process.begin_peak()
+    files = process.begin_peak()
     for number, batch in enumerate(loader):
         if number == int(steps):
             break
@@ -167,7 +167,7 @@ def plain_child(group, path, steps):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    said({"losses": losses, "above": process.peak_bytes() - base})
+    said({"losses": losses, "above": process.peak_bytes(files) - base})
 
 
 def ours_child(group, path, steps, limits):
@@ -195,7 +195,10 @@ def ours_child(group, path, steps, limits):
 
 def check_context(path, steps):
     """Check that the plain step is killed, and ours is not, nor where the limit falls."""
-    _, found = in_group("plain", None, ["plain", str(path), str(steps)])
+    code, found = in_group("plain", None, ["plain", str(path), str(steps)])
+    if code:
+        print(f"FAIL the plain step ended with {code}")
+        return False
     base, plain, expected = found[0]["base"], found[-1]["above"], found[-1]["losses"]
     print(f"the plain step takes {plain / MIB:.1f} MiB above {base / MIB:.1f} MiB")
     half, third = plain // 2, plain // 3

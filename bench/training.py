@@ -2,7 +2,8 @@
 
 Flow: models -> `checkpoint_sequential` with several numbers of segments -> its peak of live tensors
 -> the plan within that peak -> CPU seconds of forward and backward, in interleaved rounds on one
-thread -> ours / theirs within a round; medians.
+thread -> ours / theirs within a round; medians. Before that, a chain of 256 blocks in 1/25 of its
+activations, and what an estimate of the noise scale costs.
 Memory: the plain steps of the models, at most 0.6 GiB.
 """
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
 from tidegate import BudgetError, training
+from tidegate.torch import TrainStep
 from tidegate.torch.graph import Stages
 from tidegate.torch.live import Live
 from tidegate.torch.profile import profile_of
@@ -121,6 +123,61 @@ def line(row):
     return f"{begin}, ×{theirs:.3f} | {row['ours'] / MIB:.1f}, ×{ours:.3f} | {ratio:.3f} |"
 
 
+def deep(rounds, dropout, blocks=256, part=25):
+    """Return the activations and the time of a deep chain, next to the plain step's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Residual(64, 256) for _ in range(blocks)], nn.Linear(64, 10))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    x, y = torch.randn(512, 64), torch.randint(10, (512,))
+    stages = Stages(model, [x])
+    profile = profile_of(stages, F.cross_entropy, [x], [y], None, 3)
+    known = [*model.parameters(), x, y]
+    fixed = sum(held.bytes for held in profile.held) + profile.input_bytes
+    fixed += sum(p.numel() * p.element_size() for p in model.parameters())
+
+    def plain():
+        return F.cross_entropy(model(x), y)
+
+    activations = peak(plain, known) - fixed
+    model.zero_grad(set_to_none=True)
+    plan = training.Planner(profile, micro_batches=1).plan(fixed + activations // part)
+    ours = functools.partial(Runner(stages, F.cross_entropy, plan.schedule), [x], [y])
+    reached = peak(ours, known) - fixed
+    runs = [[seconds(run, model) for run in (plain, ours)] for _ in range(rounds + 1)][1:]
+    ratio = statistics.median(run[1] / run[0] for run in runs)
+    part = f"{activations / MIB:.1f} MiB, ours {reached / MIB:.2f} (1/{activations / reached:.1f})"
+    predicted = plan.time / plan.plain_time
+    print(f"{blocks} blocks, dropout {dropout}: activations {part}, time ×{ratio:.2f}, predicted ×{predicted:.2f}")
+    return {"blocks": blocks, "plain": activations, "ours": reached, "runs": runs}
+
+
+def noise(rounds):
+    """Return the time of steps that estimate the noise scale, next to steps that do not."""
+    blocks, loss, batch = made("gpt")
+    batch = tuple(tensor.repeat(2, 1) for tensor in batch)
+    steps = []
+    for decay in (None, 0.99):
+        model = nn.Sequential(*blocks)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        profile = profile_of(Stages(model, [batch[0]]), loss, [batch[0]], [batch[1]], optimizer, 1)
+        # So that all run in four micro-batches.
+        least = training.Planner(profile, batch=4, micro_batches=4, recompute=False).floor_bytes
+        steps.append(TrainStep(model, loss, optimizer, memory=least, profile=profile, noise_scale=decay))
+    runs = []
+    for _ in range(rounds + 1):
+        row = []
+        for step in steps:
+            began = time.process_time()
+            step(batch)
+            row.append(time.process_time() - began)
+        runs.append(row)
+    ratio = statistics.median(run[1] / run[0] for run in runs[1:])
+    print(f"noise scale in {len(steps[1].report().plan.micro_batches)} micro-batches of a GPT: time ×{ratio:.3f}")
+    return runs[1:]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["mlp", "resnet18", "unet", "vit", "gpt"])
@@ -129,6 +186,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
+    extra = {"deep": [deep(given.rounds, dropout) for dropout in (0.0, 0.1)], "noise": noise(4 * given.rounds)}
     print("| model, MiB plain | segments | theirs: MiB, time | ours: MiB, time | ours / theirs |\n|-|-|-|-|-|")
     for name in given.models:
         compared = Compared(name)
@@ -136,7 +194,7 @@ def main():
         for segments in sorted({2, round(math.sqrt(count)), count}):
             rows.append(compared.row(segments, given.rounds))
             print(line(rows[-1]), flush=True)
-    given.out.write_text(json.dumps({"torch": torch.__version__, "rounds": given.rounds, "rows": rows}))
+    given.out.write_text(json.dumps({"torch": torch.__version__, "rounds": given.rounds, "rows": rows, **extra}))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def train_topk(rank, ranks, seed, steps, how):
     if how is not None:
         state = TopKState(0.01, warm_up=steps // 10, error_feedback=how)
         model.register_comm_hook(state, topk_hook)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.7)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     draws = torch.Generator().manual_seed(1000 * seed + rank)
     losses, after_warm_up = [], (0, 0)
     for step in range(steps):
@@ -98,6 +99,7 @@ def train_topk(rank, ranks, seed, steps, how):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         mean = loss.detach().clone()
         dist.all_reduce(mean)
         losses.append(mean.item() / ranks)
@@ -270,12 +272,13 @@ def pipeline(given):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["topk", "fsdp", "pipeline"])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "training_ranks.json")
     given = parser.parse_args()
     runs = {"topk": topk, "fsdp": fsdp, "pipeline": pipeline}
-    found = {what: runs[what](given) for what in given.what}
-    given.out.write_text(json.dumps({"torch": torch.__version__, **found}))
+    found = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found |= {"torch": torch.__version__, **{what: runs[what](given) for what in given.what}}
+    given.out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

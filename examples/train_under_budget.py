@@ -94,7 +94,7 @@ def plain(given: argparse.Namespace) -> dict:
     process.return_freed_blocks()
     nn.Linear(8, 8)(torch.randn(4, 8)).sum().backward()
     before = process.anonymous_bytes()
-    process.begin_peak()
+    files = process.begin_peak()
     loader, model, optimizer = setup(given)
     losses = []
     for batch in loader:
@@ -103,7 +103,7 @@ def plain(given: argparse.Namespace) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
-    return {"losses": losses, "taken": process.peak_bytes() - before}
+    return {"losses": losses, "taken": process.peak_bytes(files or 0) - before}
 
 
 def budgeted(given: argparse.Namespace) -> dict:
@@ -111,7 +111,7 @@ def budgeted(given: argparse.Namespace) -> dict:
     nn.Linear(8, 8)(torch.randn(4, 8)).sum().backward()
     loader, model, optimizer = setup(given)
     limits = [int(given.taken * part) for part in PARTS]
-    every, losses, reports = given.steps // len(PARTS), [], []
+    every, losses, reports = max(1, given.steps // len(PARTS)), [], []
     with training_context(loader, model, next_byte, optimizer, memory=limits[0], inputs="data", targets="data") as step:
         for number, batch in enumerate(loader):
             if number % every == 0 and 0 < number // every < len(limits):
@@ -185,7 +185,9 @@ def child(kind: str, given: argparse.Namespace, text: Path, taken: int = 0) -> d
     """Run a kind of training in a process of its own."""
     how = ["--steps", given.steps, "--layers", given.layers, "--width", given.width, "--page", given.page]
     command = [sys.executable, __file__, "--child", kind, "--text", text, "--taken", taken, *how]
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
     return json.loads(done.stdout.splitlines()[-1])
 
 

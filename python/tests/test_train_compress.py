@@ -1,5 +1,7 @@
 """Activations that are kept in fewer bytes: bytes as planned, gradients as near as said."""
 
+import contextlib
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,7 +14,7 @@ from torch.nn import functional as F  # noqa: E402
 import tidegate as tg  # noqa: E402
 from tidegate import training  # noqa: E402
 from tidegate.torch import Compress, TrainStep  # noqa: E402
-from tidegate.torch.compress import Packer, codes_on_device, packer_of  # noqa: E402
+from tidegate.torch.compress import Packer, codes_on_device, packer_of, values_on_device  # noqa: E402
 from tidegate.torch.graph import Stages  # noqa: E402
 from tidegate.torch.live import Live  # noqa: E402
 from tidegate.torch.profile import profile_of  # noqa: E402
@@ -98,7 +100,7 @@ def test_the_step_compresses_where_that_is_faster(monkeypatch):
 
 def test_what_is_kept_as_it_is():
     weight = nn.Parameter(torch.randn(64, 64))
-    packer = Packer(Compress(), [weight])
+    packer = Packer(Compress())
     x = torch.randn(64, 64, requires_grad=True)
     masked = torch.full((64, 64), float("-inf")).triu(1)
     with packer.hooks():
@@ -117,13 +119,20 @@ def test_what_is_kept_as_it_is():
 
 def test_on_a_device_codes_are_those_of_the_cpu():
     torch.manual_seed(0)
-    values = torch.cat([torch.randn(700), torch.relu(torch.randn(700)), torch.zeros(300), torch.tensor([5.0])])
-    codes, grids = codes_on_device(values, Compress(block=64))
+    values = torch.cat(
+        [torch.randn(700), torch.relu(torch.randn(700)), torch.zeros(300), torch.tensor([1000.0, 1001.0])]
+    )
+    codes, grids = codes_on_device(values, 64, None)
     own, of_cpu = Packer(Compress(block=64))._codes(values)
     assert torch.allclose(grids.flatten(), of_cpu, rtol=1e-6, atol=0)
     assert (codes.flatten()[: values.numel()].int() - own.int()).abs().max() <= 1
-    assert codes_on_device(torch.tensor([1.0, float("nan")] * 600), Compress()) is None
-    spread = codes_on_device(values, Compress(block=64, rounding="stochastic"))[0]
+    back = values_on_device(codes, grids).flatten()[: values.numel()]
+    kept = Packer(Compress(block=64))._packed(values)
+    assert torch.allclose(back, Packer(Compress(block=64))._unpack(kept), atol=0.05)
+    assert torch.equal(back.sign(), values.sign())
+    assert codes_on_device(torch.tensor([1.0, float("nan")] * 600), 256, None) is None
+    spread = codes_on_device(values, 64, 1)[0]
+    assert torch.equal(spread, codes_on_device(values, 64, 1)[0])
     assert (spread.int() - codes.int()).abs().max() == 1
 
 
@@ -150,3 +159,75 @@ def test_top_k_keeps_the_largest_values():
     assert torch.equal(back[back != 0], x[back != 0])
     assert x.abs()[back == 0].max() <= back.abs()[back != 0].min()
     assert F.cosine_similarity(back.flatten(), x.flatten(), dim=0) > 0.8
+
+
+def test_where_rounding_changes_gradients_it_is_refused():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(64, 256)
+
+        def forward(self, x):
+            logits = self.last(x)
+            return logits.masked_fill(torch.arange(256) >= 200, -1e4)
+
+    net = Masked()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    batch = torch.randn(64, 64), torch.randint(200, (64,))
+    step = TrainStep(net, F.cross_entropy, optimizer, memory="1GiB", compress="int8")
+    with pytest.raises(tg.ConfigError, match=r"compress='int8' changes the gradients of .* by \d+ %"):
+        step(batch)
+    TrainStep(net, F.cross_entropy, optimizer, memory="1GiB", compress="bf16")(batch)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish])
+def test_signs_are_kept(kind):
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), kind()) for _ in range(6)]
+    net, x = nn.Sequential(*layers), torch.randn(8, 16, 16, 16)
+    exact, found = [], []
+    for into, hooks in ((exact, contextlib.nullcontext), (found, packer_of(Compress(), net).hooks)):
+        net.zero_grad()
+        with hooks():
+            value = net(x).square().mean()
+        value.backward()
+        into.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert (found[0] - exact[0]).norm() < 0.03 * exact[0].norm()
+
+
+def test_views_of_one_storage_are_told_apart():
+    z = torch.randn(64, 64, dtype=torch.complex64)
+    a = torch.randn(64, 64, requires_grad=True)
+    exact, found = [], []
+    for into, hooks in ((exact, contextlib.nullcontext), (found, Packer(Compress()).hooks)):
+        a.grad = None
+        with hooks():
+            value = (z.imag * a + z.conj().imag * a.flip(1)).sum()
+        value.backward()
+        into.append(a.grad.clone())
+    assert torch.allclose(found[0], exact[0], atol=0.05)
+    # A view that repeats few values stays one, and vectors stay as they are.
+    packer = Packer(Compress())
+    assert not packer._pays(torch.randn(1, 64).expand(4096, 64))
+    assert not packer._pays(torch.randn(4096))
+    assert packer._pays(torch.randn(64, 64))
+
+
+def test_a_state_of_another_form_is_refused():
+    model, loss, batch = made("mlp")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainStep(model, loss, optimizer, memory="1GiB", compress="int8")
+    step(batch)
+    state = step.state_dict()
+    for other in (None, "bf16", Compress(block=64)):
+        with pytest.raises(tg.StateError, match="the state is of a step with"):
+            TrainStep(model, loss, optimizer, memory="1GiB", compress=other).load_state_dict(state)
+    same = TrainStep(model, loss, optimizer, memory="1GiB", compress="int8")
+    same.load_state_dict(state)
+    assert same(batch) > 0
+    wrong = [{"steps": "abc"}, {"rounded": float("inf")}, {"shapes": [{}]}, {"version": 2}, {"noise": 3}, {"random": 0}]
+    wrong.append({"shapes": [{**state["shapes"][0], "samples": 10**30}]})
+    for part in wrong:
+        with pytest.raises(tg.StateError):
+            same.load_state_dict({**state, **part})
+    assert same.report().steps == 2

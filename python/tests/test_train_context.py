@@ -22,7 +22,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     """What this process takes besides depends on the tests that ran before."""
-    monkeypatch.setattr(process, "begin_peak", lambda: False)
+    monkeypatch.setattr(process, "begin_peak", lambda: None)
 
 
 @pytest.fixture
@@ -137,3 +137,64 @@ def test_what_a_context_cannot_be_made_of(rows):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(tg.ConfigError, match="on a device"):
         training_context(loader, net, F.mse_loss, optimizer, memory="64MiB").__enter__()
+
+
+def test_what_fails_leaves_all_as_it_was(rows, monkeypatch):
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    how = {"memory": RESERVE_BYTES + 24 * MIB, "micro_batches": 1, **HOW}
+    batches = [{"data": torch.randn(128, 256)} for _ in range(3)]
+    with training_context(loader, net, F.mse_loss, optimizer, **how) as step:
+        with pytest.raises(tg.ConfigError, match="in another training_context"):
+            training_context(loader, net, F.mse_loss, optimizer, **how).__enter__()
+        for batch in batches[:2]:
+            step(batch)
+        before = step.report()
+        with pytest.raises(tg.BudgetError, match=r"do not fit 34.0 MiB together"):
+            step.set_memory(RESERVE_BYTES + 2 * MIB)
+        state = step.state_dict()
+        for wrong in ({**state, "loader": {}}, {**state, "besides": True}, {**state, "steps": -1}):
+            torch.manual_seed(11)
+            with pytest.raises(tg.StateError):
+                step.load_state_dict(wrong)
+            assert torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(11).get_state())
+        after = step.report()
+        assert (after.memory_bytes, after.loader_bytes, after.plan.schedule, after.steps) == (
+            before.memory_bytes, before.loader_bytes, before.plan.schedule, 2)  # fmt: skip
+        assert loader.budget.cap_bytes == before.loader_bytes
+        step(batches[2])
+        # More than was set aside: it is planned for where that fits, and else the step goes on.
+        above = [how["memory"] + 300 * MIB]
+        monkeypatch.setattr(process, "begin_peak", lambda: 0)
+        monkeypatch.setattr(process, "peak_bytes", lambda _: step._base + above[0])
+        for grows in (False, True):
+            for batch in batches:
+                step(batch)
+            assert (step.report().besides_bytes > RESERVE_BYTES) == grows
+            assert step.report().loader_bytes == loader.budget.cap_bytes
+            above[0] = how["memory"] + 4 * MIB
+    with training_context(loader, net, F.mse_loss, optimizer, **how) as step:
+        assert step(batches[0]) > 0
+
+
+def test_a_limit_that_falls_too_low_is_said_at_every_step(rows, monkeypatch):
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    now = [process.anonymous_bytes() + 300 * MIB]
+    monkeypatch.setattr(limit, "size_of", lambda share: int(now[0] * share))
+    batch = next(iter(loader))
+    for memory in (1.0, "1.0", np.float32(1)):
+        now[0] = process.anonymous_bytes() + 300 * MIB
+        with training_context(loader, net, F.mse_loss, optimizer, memory=memory, **HOW) as step:
+            step(batch)
+            assert step.report().memory_bytes == int(now[0]) - step._base
+            now[0] = step._base + MIB
+            for _ in range(2):
+                with pytest.raises(tg.BudgetError, match=r"do not fit 1.0 MiB"):
+                    step(batch)
+
+
+def test_sizes_that_are_parts_of_the_limit():
+    parts = [0.5, "0.5", " 1.0 ", np.float32(0.5), torch.tensor(0.25), 1.0]
+    assert [limit.share_of(part) for part in parts] == [0.5, 0.5, 1.0, 0.5, 0.25, 1.0]
+    assert [limit.share_of(size) for size in (1, True, "8GiB", "1048576", np.int64(1), None, 2.5)] == [None] * 7

@@ -340,3 +340,40 @@ def test_frozen_and_tied_parameters():
     Runner(stages, F.cross_entropy, [list(range(1, count)), count])([x], [y]).backward()
     for p, wanted in zip(model.parameters(), expected, strict=True):
         assert (p.grad is None) if wanted is None else torch.equal(p.grad, wanted)
+
+
+def test_the_noise_scale_of_a_step_is_that_of_its_gradients():
+    """Gradients of one sample are x + noise: the noise scale is the variance over the square."""
+    torch.manual_seed(0)
+    net = nn.Linear(64, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    profile = timed(profile_model(net, _sum_of, (torch.randn(32, 64), torch.zeros(32)), optimizer=optimizer, repeats=1))
+    floor = training.Planner(profile, batch=32).floor_bytes
+    step = TrainStep(net, _sum_of, optimizer, memory=floor, profile=profile, noise_scale=1.0)
+    mean = torch.full((64,), 0.5)
+    for _ in range(600):
+        step((torch.randn(32, 64) + mean, torch.zeros(32)))
+    report = step.report()
+    assert len(report.plan.micro_batches) > 1
+    assert report.noise_scale == pytest.approx(64 / (64 * 0.25), rel=0.05)
+    state = step.state_dict()["noise"]
+    assert state[:2] == [report.plan.micro_batches[0], 32]
+    assert "noise scale of the gradients is 4 samples" in str(report)
+
+
+def _sum_of(output, wanted):
+    return (output.squeeze(1) - wanted).mean()
+
+
+def test_a_profile_takes_little_memory():
+    """One stage at a time, also where it is measured how long few samples take."""
+    net = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(32)])
+    x, y = torch.randn(4, 2048, 64), torch.randn(4, 2048, 64)
+    with Live([*net.parameters(), x, y]) as live:
+        F.mse_loss(net(x), y).backward()
+    plain = live.peak
+    net.zero_grad(set_to_none=True)
+    with Live([*net.parameters(), x, y]) as live:
+        profile_model(net, F.mse_loss, (x, y), repeats=1)
+    assert live.peak < plain / 3

@@ -37,18 +37,50 @@ def test_what_is_not_sent_is_sent_later():
     torch.manual_seed(0)
     for _ in range(40):
         gradient = torch.randn(400)
-        payload, count = state.chosen(gradient.clone(), weights)
-        places, values = decoded(payload, int(count), "int8", torch.float32)
+        chosen = state.chosen(gradient.clone(), weights)
+        places, values = decoded(chosen.payload, chosen.count, "int8", torch.float32)
+        state.keep(chosen, weights)
         sums += gradient
         sent[places] += values
-    unsent = state._kept(state._unsent, weights)
+    unsent = torch.cat(state.state_dict(weights)["unsent"])
     assert torch.allclose(sent + unsent, sums, atol=1e-4)
-    # In other buckets each parameter has its own.
-    assert torch.equal(torch.cat([state._kept(state._unsent, weights[1:]), state._kept(state._unsent, weights[:1])]),
-                       unsent.roll(100))  # fmt: skip
+    # In other buckets each parameter has its own; so it has in another run.
+    one, other = (_unsent(state, [weights[i]]) for i in (1, 0))
+    assert torch.equal(torch.cat([other, one]), unsent)
+    resumed = TopKState(0.1)
+    resumed.load_state_dict(state.state_dict(weights), weights)
+    assert torch.equal(_unsent(resumed, weights), unsent)
+    for wrong in ({}, {**state.state_dict(weights), "unsent": [None]}, state.state_dict(weights[::-1])):
+        with pytest.raises(tg.StateError):
+            resumed.load_state_dict(wrong, weights)
     forgets = TopKState(0.1, error_feedback=False)
-    forgets.chosen(torch.randn(400), weights)
-    assert not forgets._unsent
+    forgets.keep(forgets.chosen(torch.randn(400), weights), weights)
+    assert forgets.state_dict(weights)["unsent"] == [None, None]
+
+
+def _unsent(state, weights):
+    """What would be sent of gradients of 0, were all sent."""
+    chosen = TopKState(1.0, "float32")
+    chosen.load_state_dict(state.state_dict(weights), weights)
+    found = chosen.chosen(torch.zeros(sum(w.numel() for w in weights)), weights)
+    return decoded(found.payload, found.count, "float32", torch.float32)[1]
+
+
+@pytest.mark.parametrize("form", ["int8", "float16", "float32"])
+def test_a_gradient_that_is_not_finite_is_seen_and_not_kept(form):
+    weights, state = [torch.zeros(400)], TopKState(0.1, form, momentum=0.9)
+    state.keep(state.chosen(torch.ones(400), weights), weights)
+    before = state.state_dict(weights)
+    bad = torch.ones(400)
+    bad[7] = float("inf")
+    chosen = state.chosen(bad, weights)
+    assert not torch.isfinite(decoded(chosen.payload, chosen.count, form, torch.float32)[1]).all()
+    state.keep(chosen, weights)
+    after = state.state_dict(weights)
+    assert all(torch.equal(before[name][0], after[name][0]) for name in ("unsent", "velocity"))
+    # A finite value that float16 does not hold is sent in parts.
+    state.keep(state.chosen(torch.full((400,), 1e5), weights), weights)
+    assert torch.isfinite(state.state_dict(weights)["unsent"][0]).all()
 
 
 def test_momentum_is_applied_before_entries_are_chosen():
@@ -65,8 +97,9 @@ def test_momentum_is_applied_before_entries_are_chosen():
 
 
 def _sent(state, gradient, parameters):
-    payload, count = state.chosen(gradient, parameters)
-    return payload, int(count), state.values, torch.float32
+    chosen = state.chosen(gradient, parameters)
+    state.keep(chosen, parameters)
+    return chosen.payload, chosen.count, state.values, torch.float32
 
 
 def test_the_part_falls_in_the_warm_up():

@@ -7,9 +7,8 @@ Memory: codes and scales are tensors of torch; a tensor that two operations save
 from __future__ import annotations
 
 import contextlib
-import functools
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,15 +24,18 @@ __all__ = ["Compress", "Packer", "compress_of", "packer_of"]
 FORMS = ("int8", "bf16", "topk")
 ROUNDINGS = ("nearest", "stochastic")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-# Smaller tensors stay as they are: they hold nothing of note.
-LEAST_VALUES = 1024
+# Smaller tensors stay as they are: their scales would take as much.
+LEAST_VALUES = 16
+# What is nearly 0; as in `tidegate_array::quantize::blocks`.
+TINY = 2.0**-63
 
 
 @dataclass
 class Compress:
     """How activations are kept until backward.
 
-    Gradients are then not those of the plain step; `docs/training.md` says how far they are away.
+    Gradients are then not those of the plain step: `docs/training.md` says how far they are away.
+    "topk" fits layers whose backward is a product with what was saved, and little else.
 
     Attributes:
         form: "int8" takes 1 byte a value and 8 a block; "bf16" 2 bytes a value; "topk" 8 bytes for
@@ -57,7 +59,7 @@ class Compress:
         self.form = choice("form", self.form, FORMS)  # type: ignore[assignment]
         self.block = integer("block", self.block, 8, 2**20)
         self.rounding = choice("rounding", self.rounding, ROUNDINGS)  # type: ignore[assignment]
-        self.ratio = number("ratio", self.ratio, 0, 0.5)
+        self.ratio = number("ratio", self.ratio, 1e-6, 0.5)
         self.seed = integer("seed", self.seed, 0, 2**63 - 1)
 
     def bytes_of(self, values: int) -> int:
@@ -80,27 +82,39 @@ def compress_of(given: Any) -> Compress | None:
     return Compress(choice("compress", given, FORMS))  # type: ignore[arg-type]
 
 
-def codes_on_device(tensor: torch.Tensor, how: Compress) -> tuple[torch.Tensor, ...] | None:
-    """Return the codes of blocks, and the scale and the least value of each; on any device."""
+def codes_on_device(tensor: torch.Tensor, block: int, seed: int | None) -> tuple[torch.Tensor, ...] | None:
+    """Return the codes of blocks, and two numbers of each; on any device.
+
+    They are those of the Rust kernel up to rounding: see `tidegate_array::quantize::blocks`.
+    """
     values = tensor.to(torch.float32).reshape(-1)
-    blocks = torch.nn.functional.pad(values, (0, -values.numel() % how.block)).view(-1, how.block)
+    blocks = torch.cat([values, values[-1:].expand(-values.numel() % block)]).view(-1, block)
     low, high = blocks.aminmax(dim=1, keepdim=True)
-    scale = (high - low) / 255
-    if not bool(torch.isfinite(scale).all()):
+    if not bool(torch.isfinite(high - low).all()):
         return None
-    places = (blocks - low) / torch.where(scale > 0, scale, 1)
-    if how.rounding == "stochastic":
+    around = (low <= 0) & (high >= 0)
+    scale = (high - low) / torch.where(around, 252.0, 255.0)
+    scale = torch.where(around, scale.clamp_min(TINY), scale)
+    second = torch.where(around, torch.where(low < 0, (-low / scale).round() + 1, 0.0), low)
+    places = torch.where(around, blocks, blocks - low) / torch.where(scale > 0, scale, 1)
+    if seed is not None:
         # A generator of its own: the default one belongs to dropout.
-        places += torch.rand(places.shape, device=places.device, generator=_generator(places.device, how.seed)) - 0.5
-    codes = places.round_().clamp_(0, 255)
-    # Code 0 stands for 0 there: the gradient of a ReLU is 0 where its output is.
-    codes = torch.where((low == 0) & (blocks > 0), codes.clamp_min(1), codes)
-    return codes.to(torch.uint8), torch.cat([scale, low], 1)
+        generator = torch.Generator(places.device).manual_seed(seed % 2**63)
+        drawn = torch.rand(places.shape, device=places.device, generator=generator)
+        steps = torch.minimum((places.abs() + drawn).floor(), places.abs().ceil()).copysign(places)
+    else:
+        steps = places.round()
+    codes = (steps + torch.where(around, second + blocks.sign(), 0.0)).clamp_(0, 255)
+    return codes.to(torch.uint8), torch.cat([torch.where(around, -scale, scale), second], 1)
 
 
-@functools.lru_cache(maxsize=8)
-def _generator(device: torch.device, seed: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed % 2**63)
+def values_on_device(codes: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+    """Return the values of codes in blocks; on any device."""
+    scale, second = grids[:, :1], grids[:, 1:]
+    numbers = codes.float()
+    steps = numbers - second
+    around = ((steps.abs() - 1) * -scale).clamp_min(TINY).copysign(steps) * (steps != 0)
+    return torch.where(scale < 0, around, numbers * scale + second)
 
 
 @dataclass
@@ -123,23 +137,32 @@ class _Packed:
 class Packer:
     """Hooks that compress what is saved within `hooks`, parameters and buffers excepted.
 
+    Args:
+        how: the form.
+        model: whose parameters and buffers stay as they are.
+
     Attributes:
         steps: how many tensors were rounded so far; the random numbers follow from it.
     """
 
-    def __init__(self, how: Compress, excepted: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, how: Compress, model: torch.nn.Module | None = None) -> None:
         self.how = how
         self.steps = 0
-        self._excepted = {storage_key(tensor) for tensor in excepted}
+        self._model = model
+        self._excepted: set[int] = set()
         # What was packed, by what it was: the entry goes with the storage, whose address is given
         # to another tensor then.
-        self._known: dict[int, dict[Any, weakref.ref[_Packed]]] = {}
+        self._known: dict[int, weakref.WeakValueDictionary[Any, _Packed]] = {}
         # Bytes of what was left as it is and is not excepted, by storage; only while it is noted.
         self._left: dict[int, int] | None = None
 
     @contextlib.contextmanager
     def hooks(self) -> Iterator[None]:
         """Compress what is saved within."""
+        if self._model is not None:
+            # Again each time: `load_state_dict(assign=True)` gives a model other parameters.
+            tensors = [*self._model.parameters(), *self._model.buffers()]
+            self._excepted = {storage_key(tensor) for tensor in tensors if tensor.layout == torch.strided}
         with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
             yield
 
@@ -153,53 +176,64 @@ class Packer:
             self._left = None
 
     def _pack(self, tensor: torch.Tensor) -> Any:
-        key = storage_key(tensor) if tensor.layout == torch.strided else 0
-        dtypes = FLOATS[:1] if self.how.form == "bf16" else FLOATS
-        taken = tensor.dtype in dtypes and tensor.numel() >= LEAST_VALUES and key != 0
-        packed = self._shared(tensor, key) if taken and key not in self._excepted else None
+        plain = tensor.layout == torch.strided and not tensor.is_nested
+        key = storage_key(tensor) if plain else 0
+        packed = self._shared(tensor, key) if plain and key not in self._excepted and self._pays(tensor) else None
         if packed is not None:
             return packed
-        if self._left is not None and key and key not in self._excepted:
+        if self._left is not None and plain and key not in self._excepted:
             self._left[key] = storage_bytes(tensor)
         # Detached: an output that its own operation saves would hold itself otherwise.
         return _AsItIs(tensor.detach(), tensor._version)
 
+    def _pays(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor is taken: vectors are statistics, of rows or of channels."""
+        if tensor.dtype not in FLOATS or tensor.numel() < LEAST_VALUES or tensor.dim() < 2 or tensor.shape[-1] == 1:
+            return False
+        return self.how.bytes_of(tensor.numel()) < min(tensor.numel() * tensor.element_size(), storage_bytes(tensor))
+
     def _shared(self, tensor: torch.Tensor, key: int) -> _Packed | None:
         """Return a tensor's packed form, of which there is one however many operations save it."""
-        view = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor._version
+        place = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg(), tensor._version
         if (known := self._known.get(key)) is None:
-            known = self._known[key] = {}
+            known = self._known[key] = weakref.WeakValueDictionary()
             weakref.finalize(tensor.untyped_storage(), self._known.pop, key, None).atexit = False
-        found = known[view]() if view in known else None
+        found = known.get(place)
         if found is None and (found := self._packed(tensor.detach())) is not None:
-            known[view] = weakref.ref(found)
+            known[place] = found
         return found
 
     def _packed(self, tensor: torch.Tensor) -> _Packed | None:
         """Return a tensor in its form; None where that has no place for its values."""
-        if self.how.form == "bf16":
-            parts: tuple[torch.Tensor, ...] | None = (tensor.to(torch.bfloat16),)
-        elif self.how.form == "topk":
-            parts = self._largest(tensor.reshape(-1))
-        else:
+        if self.how.form == "int8":
             parts = self._codes(tensor)
+        elif not bool(torch.isfinite(tensor).all()):
+            parts = None
+        elif self.how.form == "bf16":
+            low = tensor.to(torch.bfloat16)
+            parts = (low,) if bool(torch.isfinite(low).all()) else None
+        else:
+            parts = self._largest(tensor.reshape(-1))
         return None if parts is None else _Packed(parts, tensor.shape, tensor.dtype)
 
     def _largest(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         places = values.abs().topk(self.how.kept(values.numel()), sorted=False).indices
-        return values[places], places.to(torch.int32)
+        return values[places], places.to(torch.int32 if values.numel() < 2**31 else torch.int64)
 
     def _codes(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         self.steps += 1
+        seed = None
+        if self.how.rounding == "stochastic":
+            seed = (self.how.seed + 0x9E3779B97F4A7C15 * self.steps) % 2**64
         if tensor.device.type != "cpu":
-            return codes_on_device(tensor, self.how)
+            return codes_on_device(tensor, self.how.block, seed)
         values = tensor.to(torch.float32).contiguous().view(-1)
+        if values.data_ptr() % 4:
+            values = values.clone()
         count = values.numel()
         codes = torch.empty(count, dtype=torch.uint8)
         grids = torch.empty(2 * -(-count // self.how.block), dtype=torch.float32)
-        seed = (self.how.seed + 0x9E3779B97F4A7C15 * self.steps) % 2**64
-        random = seed if self.how.rounding == "stochastic" else None
-        done = _tidegate.pack_blocks(values.numpy(), self.how.block, random, codes.numpy(), grids.numpy())
+        done = _tidegate.pack_blocks(values.numpy(), self.how.block, seed, codes.numpy(), grids.numpy())
         return (codes, grids) if done else None
 
     def _unpack(self, kept: Any) -> torch.Tensor:
@@ -221,7 +255,7 @@ class Packer:
         if self.how.form == "topk":
             values[second.long()] = first.float()
         elif first.device.type != "cpu":
-            values = (first.float() * second[:, :1] + second[:, 1:]).view(-1)[: values.numel()]
+            values = values_on_device(first, second).view(-1)[: values.numel()]
         else:
             codes, grids = first, second
             _tidegate.unpack_blocks(codes.numpy(), self.how.block, grids.numpy(), values.numpy())
@@ -236,4 +270,4 @@ def packer_of(how: Compress, model: torch.nn.Module) -> Packer:
             f'compress="topk": backward of {norms[0]} takes all values that were saved, and gradients would be wrong '
             'by more than they are large: take "int8"'
         )
-    return Packer(how, [*model.parameters(), *model.buffers()])
+    return Packer(how, model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ from torch import nn
 
 from tidegate import training
 from tidegate.errors import BudgetError, ConfigError, StateError
-from tidegate.options import refused
+from tidegate.options import integer, refused
 from tidegate.torch import process
 from tidegate.torch.limit import Limit
-from tidegate.torch.live import storage_bytes, storage_key
+from tidegate.torch.live import Live
 from tidegate.torch.step import Planners, StepReport, TrainStep
 
 if TYPE_CHECKING:
@@ -113,71 +114,95 @@ class TrainingContext(TrainStep):
         **options: Any,
     ) -> None:
         super().__init__(model, loss, optimizer, memory=1, **options)
-        if not hasattr(loader, "set_memory") or not hasattr(loader, "budget"):
-            raise refused("loader", loader, "a tidegate.Loader")
-        if any(p.device.type != "cpu" for p in model.parameters()):
+        if any(t.device.type != "cpu" for t in [*model.parameters(), *model.buffers()]):
             raise ConfigError(
                 "the model is on a device, whose memory the loader does not use: give TrainStep(memory=) and "
                 "Loader(memory=) a budget each"
             )
         self.loader = loader
-        # What was done about freed blocks: nothing, as long as there is room for them.
-        self._allocator = ""
-        self._wish = loader.budget.cap_bytes
+        self._whole = Limit(memory)
+        process.give_back()
         self._base = max(0, process.anonymous_bytes() - self._tensor_bytes() - loader.budget.charged_bytes)
-        self._whole, self._fraction = Limit(memory), isinstance(memory, float)
-        self._besides = RESERVE_BYTES
-        self._moments: deque[Moment] = deque(maxlen=KEPT_STEPS)
-        # The peaks of the plans that are in use, and of the one that is being made.
+        # What was done about freed blocks: nothing, as long as there is room for them.
+        self._allocator = process.return_freed_blocks() if process.return_freed_blocks.cache_info().currsize else ""
+        # What the loader had, and the share of it that is left to it.
+        self._wish = self._share = loader.budget.cap_bytes
+        # The peak of the plans that are in use.
         self._peak = 0
-        self._share = self._wish
+        self._besides = RESERVE_BYTES
+        # Whether the number has changed since the plans were made.
+        self._stale = False
+        self._moments: deque[Moment] = deque(maxlen=KEPT_STEPS)
+        # Whether the last step only ran plans that were there.
+        self._steady = False
 
     def __call__(self, batch: Any) -> torch.Tensor:
         """Take a step, and return the loss of the batch before it, detached."""
-        if self._whole.changed():
+        self._stale |= self._whole.changed()
+        if self._stale:
+            self._besides = RESERVE_BYTES
             self._fit()
-        elif self._outgrown():
-            try:
-                self._fit()
-            except BudgetError as error:
-                LOG.warning("step %d: the process takes more than was set aside (%s)", self._steps + 1, error)
-        measured = process.begin_peak()
+        else:
+            self._set_more_aside()
+        shapes = len(self._shapes)
+        files = process.begin_peak()
         loss = super().__call__(batch)
-        above = max(0, process.peak_bytes() - self._base) if measured else 0
-        shape = self._last()
-        sizes = self.memory_bytes_in_all, shape.plan.peak_bytes, self.loader.budget.cap_bytes, self._besides
+        above = 0 if files is None else max(0, process.peak_bytes(files) - self._base)
+        self._steady = len(self._shapes) == shapes
+        sizes = self.memory_bytes_in_all, self._last().plan.peak_bytes, self.loader.budget.cap_bytes, self._besides
         self._moments.append(Moment(self._steps, *sizes, above))
         return loss
 
     @property
     def memory_bytes_in_all(self) -> int:
         """The one number: bytes above the base."""
-        return max(0, self._whole.bytes - (self._base if self._fraction else 0))
+        return max(0, self._whole.bytes - (0 if self._whole.share is None else self._base))
 
     def _tensor_bytes(self) -> int:
         """Return the bytes of the tensors of the model and the optimizer that are there already."""
         states = [value for state in self.optimizer.state.values() for value in state.values()]
         found = [*self.model.parameters(), *self.model.buffers(), *(p.grad for p in self.model.parameters()), *states]
-        return sum({storage_key(t): storage_bytes(t) for t in found if isinstance(t, torch.Tensor)}.values())
+        return Live(t for t in found if isinstance(t, torch.Tensor)).now
 
-    def _outgrown(self) -> bool:
-        """Set more aside where the last step took more than the number; return whether it did."""
+    def _set_more_aside(self) -> None:
+        """Plan again with less, where the last step took more than the number."""
         last = self._moments[-1] if self._moments else None
-        if last is None or last.memory_bytes != self.memory_bytes_in_all or last.measured_bytes <= last.memory_bytes:
-            return False
+        if last is None or not self._steady or last.memory_bytes != self.memory_bytes_in_all:
+            return
+        over = last.measured_bytes - last.memory_bytes
+        if over <= 0 or last.besides_bytes != self._besides:
+            return
         if not self._allocator:
             self._allocator = process.return_freed_blocks()
-            return False
-        over = last.measured_bytes - last.memory_bytes
-        self._besides += over + over // 8
-        return True
+            return
+        before, self._besides = self._besides, self._besides + over + over // 8
+        try:
+            self._fit()
+        except BudgetError as error:
+            # Nothing is lost by going on as before, and a later step may take less.
+            self._besides = before
+            LOG.warning("step %d: the process takes %.1f MiB too much (%s)", self._steps + 1, over / MIB, error)
+
+    def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> Any:
+        shape = super()._planned(inputs, targets, samples)
+        self._give()
+        return shape
+
+    def _give(self) -> None:
+        """Give the loader its share, and what the step leaves."""
+        size = max(self._share, self.memory_bytes_in_all - self._besides - self._peak)
+        if self.loader.budget.cap_bytes != size:
+            self.loader.set_memory(size)
 
     def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
         """Plan within what the loader leaves: it gets its wish, or half of that, and so on."""
-        share = self._share
+        share, then = self._share, planners.memory
         whole = self.memory_bytes_in_all - self._besides
+        if then is not None and then + LEAST_BYTES <= whole:
+            # The plan of a state that was loaded.
+            share = min(share, whole - then)
         while True:
-            self.memory_bytes = max(0, whole - share)
+            self.memory_bytes = max(0, whole - share) if then is None else min(then, max(0, whole - share))
             try:
                 plan, packs = planners.plan(self.memory_bytes)
                 break
@@ -192,41 +217,39 @@ class TrainingContext(TrainStep):
         self._share, self._peak = share, max(self._peak, plan.peak_bytes)
         if not self._allocator and self._peak * ROOMY > whole - share:
             self._allocator = process.return_freed_blocks()
-        # The loader lives with its share, and gets what the step leaves.
-        self.loader.set_memory(max(share, whole - self._peak))
         return plan, packs
 
     def _fit(self) -> None:
-        """Plan again: the number has changed, or more is set aside."""
-        before, planned = self.loader.budget.cap_bytes, (self._share, self._peak)
+        """Plan again: the number has changed, or more is set aside; an error changes nothing."""
+        before = self._share, self._peak, self.memory_bytes
         self._share, self._peak = self._wish, 0
         try:
-            self._shapes = {
-                key: self._shape(shape.stages, shape.planners, shape.checked) for key, shape in self._shapes.items()
-            }
+            self._shapes = self._again()
+            self._give()
         except BudgetError:
-            self._share, self._peak = planned
+            self._share, self._peak, self.memory_bytes = before
             raise
+        self._stale = False
         process.give_back()
+        sizes = [self.memory_bytes_in_all, self._peak, self.loader.budget.cap_bytes, self._besides]
         LOG.info(
-            "step %d: %.1f MiB in all, the step %.1f, the loader %.1f (before %.1f), besides %.1f",
-            self._steps + 1, self.memory_bytes_in_all / MIB, self._peak / MIB,
-            self.loader.budget.cap_bytes / MIB, before / MIB, self._besides / MIB,
-        )  # fmt: skip
+            "step %d: %.1f MiB in all, the step %.1f, the loader %.1f, besides %.1f",
+            self._steps + 1,
+            *(size / MIB for size in sizes),
+        )
 
     def set_memory(self, memory: int | float | str) -> None:
         """Change the one number between steps; the step is planned again, and the loader adapts.
 
         Raises:
-            BudgetError: when no plan fits; the number is then as before.
+            BudgetError: when no plan fits, after the first step; the number is then as before.
         """
-        before = self._whole, self._fraction
-        self._whole, self._fraction = Limit(memory), isinstance(memory, float)
+        before = self._whole, self._besides
+        self._whole, self._besides = Limit(memory), RESERVE_BYTES
         try:
             self._fit()
         except BudgetError:
-            self._whole, self._fraction = before
-            self._fit()
+            self._whole, self._besides = before
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -237,13 +260,16 @@ class TrainingContext(TrainStep):
         """Go on where a state was saved, with the loader.
 
         Raises:
-            StateError: for what `state_dict` did not give.
+            StateError: for what `state_dict` did not give; nothing has changed then.
         """
-        if not isinstance(state, Mapping) or not isinstance(state.get("besides"), int) or "loader" not in state:
-            raise StateError("this is not the state of a training context")
-        super().load_state_dict(state)
-        self.loader.load_state_dict(state["loader"])
-        self._besides, self._peak = max(RESERVE_BYTES, state["besides"]), 0
+        take = self._loaded(state)
+        try:
+            besides = integer("besides", state["besides"], RESERVE_BYTES, 2**42)
+            self.loader.load_state_dict(state["loader"])
+        except (KeyError, ConfigError) as error:
+            raise StateError(f"this is not the state of a training context ({error!r})") from None
+        take()
+        self._besides, self._share, self._peak = besides, self._wish, 0
 
     def report(self) -> ContextReport:
         """Return what the step and the loader take together."""
@@ -277,7 +303,8 @@ def training_context(
     the loader's budget are in `step.report()`.
 
     Args:
-        loader: it reads the batches; its budget changes within the context, and not beyond it.
+        loader: it reads the batches; its budget changes within the context, and not beyond it. What
+            other loaders hold of the same budget is part of it.
         model: on the CPU, in the mode in which it trains.
         loss: as in `TrainStep`.
         optimizer: of the model's parameters.
@@ -305,10 +332,26 @@ def training_context(
     >>> len(losses)
     4
     """
-    before = loader.budget.cap_bytes if hasattr(loader, "budget") else 0
-    step = TrainingContext(loader, model, loss, optimizer, memory, **options)
+    if not isinstance(loader, _loader_class()):
+        raise refused("loader", loader, "a tidegate.Loader")
+    if loader in _IN_USE:
+        raise ConfigError("the loader is in another training_context: a loader has one number")
+    before = loader.budget.cap_bytes
+    _IN_USE.add(loader)
     try:
-        yield step
+        yield TrainingContext(loader, model, loss, optimizer, memory, **options)
     finally:
+        _IN_USE.discard(loader)
         if loader.budget.cap_bytes != before:
             loader.set_memory(before)
+
+
+# Loaders that are in a context.
+_IN_USE: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _loader_class() -> type:
+    # Not at the top: a loader imports this package for tensors.
+    from tidegate.loader import Loader
+
+    return Loader

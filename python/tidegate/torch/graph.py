@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tidegate.errors import ConfigError
 from tidegate.torch.kept import Kept, close
 from tidegate.torch.live import storage_bytes, storage_key
-from tidegate.torch.trace import trace
+from tidegate.torch.trace import CONSTANT, trace
 
 __all__ = ["Stage", "Stages", "Values", "frozen"]
 
@@ -131,6 +132,8 @@ class Stages:
     def _value(self, node: fx.Node, values: Values) -> Any:
         if node.op != "get_attr":
             return values[node]
+        if CONSTANT in node.meta:
+            return node.meta[CONSTANT]
         found: Any = self.model
         for name in str(node.target).split("."):
             found = getattr(found, name)
@@ -181,6 +184,7 @@ class _Seen:
         # For each place, the earliest maker that a node from there on writes to.
         self.writes: list[int] = [len(self.nodes)] * (len(self.nodes) + 1)
         self.needs: set[fx.Node] = set()
+        self.parameters = {storage_key(p) for p in stages.model.parameters()}
         values = stages.given(inputs)
         uses: dict[fx.Node, int] = dict.fromkeys(stages.results, len(self.nodes))
         for at, node in enumerate(self.nodes):
@@ -268,7 +272,6 @@ class _Seen:
         except RuntimeError:
             # A leaf that needs a gradient must not be written to: write to copies.
             value, taken = attempt(copied=True)
-        known = {storage_key(p) for p in stages.model.parameters()}
         own = {storage_key(tensor) for tensor in _tensors(value)}
         found = [makers[key] for key in own if key in makers]
         self.maker[node] = max(found) if found else at
@@ -279,7 +282,7 @@ class _Seen:
                 self.saved.add(makers[key])
             elif key in own:
                 self.saved.add(at)
-            elif key not in known:
+            elif key not in self.parameters:
                 self.saved_bytes[at] += size
         del taken
         return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
@@ -302,13 +305,13 @@ def _merged(seen: _Seen, ends: list[int]) -> list[int]:
             kept.append(end)
             begin = end + 1
 
-    def weight(begin: int, end: int) -> int:
-        return sum(seen.bytes[begin : end + 1]) + sum(seen.saved_bytes[begin : end + 1])
-
-    total = max(1, weight(0, len(seen.nodes) - 1))
+    # Bytes up to each node: those of a stage are a difference.
+    weights = (made + saved for made, saved in zip(seen.bytes, seen.saved_bytes, strict=True))
+    upto = [0, *itertools.accumulate(weights)]
+    total = max(1, upto[-1])
     while kept:
         begins = [0, *(end + 1 for end in kept)]
-        sizes = [weight(begin, end) for begin, end in zip(begins, [*kept, len(seen.nodes) - 1], strict=True)]
+        sizes = [upto[end] - upto[begin] for begin, end in zip(begins, [*begins[1:], len(seen.nodes)], strict=True)]
         pairs = [sizes[i] + sizes[i + 1] for i in range(len(kept))]
         least = min(range(len(pairs)), key=pairs.__getitem__)
         if len(kept) < MOST_STAGES and pairs[least] > total / 400:

@@ -6,14 +6,26 @@ Memory: holds none.
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from tidegate.training.request import size_of
 
-__all__ = ["Limit"]
+__all__ = ["Limit", "share_of"]
 
 # A higher limit counts when it is this many times as high, for this many steps in a row.
 HIGHER, STEADY = 1.05, 8
+
+
+def share_of(memory: Any) -> float | None:
+    """Return the part of the memory limit that a size names: 0.5, "0.5"; None for bytes."""
+    if isinstance(memory, numbers.Integral):
+        return None
+    try:
+        value = float(memory)
+    except (TypeError, ValueError):
+        return None
+    return value if 0 < value <= 1 else None
 
 
 class Limit:
@@ -24,18 +36,19 @@ class Limit:
 
     Attributes:
         bytes: the budget now.
+        share: the part of the limit that it is; None where it is a number of bytes.
     """
 
     def __init__(self, memory: Any) -> None:
-        self._share = memory if isinstance(memory, float) else None
-        self.bytes = size_of(memory)
+        self.share = share_of(memory)
+        self.bytes = size_of(memory if self.share is None else self.share)
         self._steps = 0
 
     def changed(self) -> bool:
         """Look at the limit, before a step; return whether the budget is another one now."""
-        if self._share is None:
+        if self.share is None:
             return False
-        now = size_of(self._share)
+        now = size_of(self.share)
         self._steps = self._steps + 1 if now > self.bytes * HIGHER else 0
         if now >= self.bytes and self._steps < STEADY:
             return False

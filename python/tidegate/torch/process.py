@@ -7,6 +7,7 @@ Memory: holds none.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 
@@ -37,25 +38,34 @@ def anonymous_bytes() -> int:
     return _status("RssAnon") + _status("RssShmem")
 
 
-def begin_peak() -> bool:
-    """Begin a new peak; False where the kernel does not let it."""
+def begin_peak() -> int | None:
+    """Begin a new peak; return the bytes of files now, for `peak_bytes`.
+
+    Returns None where the kernel does not let it.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return False
-    return True
+        return None
+    return _status("RssFile")
 
 
-def peak_bytes() -> int:
-    """Return the most memory that is in no file since `begin_peak`."""
-    return max(_status("VmHWM") - _status("RssFile"), anonymous_bytes())
+def peak_bytes(files: int) -> int:
+    """Return the most memory that is in no file since `begin_peak`, which gave `files`.
+
+    The kernel keeps the peak with files in it: where their pages were mapped meanwhile, this is too
+    much by as many bytes.
+    """
+    return max(_status("VmHWM") - min(files, _status("RssFile")), anonymous_bytes())
 
 
+@functools.cache
 def return_freed_blocks() -> str:
     """Make the C library give freed blocks back to the kernel; return what was done, in words.
 
-    By default glibc keeps freed blocks of up to 32 MiB, and tensors come and go by the step: on
-    five models its heap was 17 to 49 % larger than all tensors at the peak of a step.
+    It is done once, and for the process. By default glibc keeps freed blocks of up to 32 MiB, and
+    tensors come and go by the step: on five models its heap was 17 to 49 % larger than all tensors
+    at the peak of a step.
     """
     library = ctypes.CDLL(None)
     for function, name in OTHERS.items():

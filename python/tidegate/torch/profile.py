@@ -7,6 +7,7 @@ Memory: what crosses from stage to stage, and one stage forward and backward at 
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ Loss = Callable[..., torch.Tensor]
 SCALAR_BYTES = 4096
 # Samples of the step that tells how much of the time does not depend on their number.
 FEW = 2
+# The most that compression may change the gradients of a stage, relative to their norm.
+MOST_APART = 0.1
 
 
 def parts_of(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[list[Any], list[Any]]:
@@ -176,6 +179,8 @@ class _Measured:
             measured.forward_extra_bytes = max(0, live.peak - before - outputs)
             del given
         self.backward(stage, taken, parameters, measured)
+        if self.packer is not None:
+            self.compare(stage, parameters)
         times = [self.timed(stage, parameters) for _ in range(repeats)]
         measured.forward_time = statistics.median(forward for forward, _ in times)
         measured.backward_time = statistics.median(backward for _, backward in times)
@@ -206,6 +211,32 @@ class _Measured:
         self.users.update(dict.fromkeys(map(id, made), measured))
         nodes = [node for node, value in taken.items() for t in _tensors(value) if t.requires_grad]
         self.note_gradients(nodes, grads[: len(nodes)])
+
+    def compare(self, stage: Stage, parameters: list[nn.Parameter]) -> None:
+        """Refuse a form in which the gradients of a stage are far from its own."""
+        taken = self.taken(stage)
+        inputs = [*(t for t in _tensors(list(taken.values())) if t.requires_grad), *parameters]
+        found: list[list[torch.Tensor]] = []
+        for hooks in (contextlib.nullcontext, self.saving):
+            with torch.random.fork_rng(), frozen(self.stages.modules([stage])):
+                torch.manual_seed(0)
+                with hooks():
+                    outputs = _differentiable(self.forward(stage, taken))
+                if not outputs or not inputs:
+                    return
+                seeds = [torch.randn_like(output) for output in outputs]
+                grads = torch.autograd.grad(outputs, inputs, seeds, allow_unused=True)
+                found.append([grad for grad in grads if grad is not None])
+                del outputs, seeds, grads
+        norms = [math.sqrt(sum(float(g.float().square().sum()) for g in grads)) for grads in found]
+        away = math.sqrt(sum(float((a - b).float().square().sum()) for a, b in zip(*found, strict=True)))
+        if not away <= MOST_APART * norms[0]:
+            assert self.packer is not None
+            percent = f"{100 * away / max(norms[0], 1e-30):.0f} %"
+            raise ConfigError(
+                f"compress={self.packer.how.form!r} changes the gradients of {stage.name} by {percent}: its backward "
+                "does not take rounded values. Leave compress= out, or take another form"
+            )
 
     def note_gradients(self, nodes: list[fx.Node], grads: Sequence[torch.Tensor | None]) -> None:
         """Note the bytes of the gradients of what a stage takes, by the stage that gives it.
@@ -295,13 +326,14 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("LBFGS evaluates the loss several times in a step: it cannot be planned")
     kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in _tensors(state) if t.numel() > 1)
-    sizes = [_group_bytes(type(optimizer), group) for group in optimizer.param_groups if group["params"]]
+    sizes = [_group_bytes(type(optimizer), group) for group in optimizer.param_groups
+             if any(p.requires_grad for p in group["params"])]  # fmt: skip
     return kept or sum(own for own, _ in sizes), max((extra for _, extra in sizes), default=0)
 
 
 def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
     """Return the bytes that the optimizer of a group keeps, and those of its step besides."""
-    parameters = group["params"]
+    parameters = [p for p in group["params"] if p.requires_grad]
     like = parameters[0]
     trial = nn.Parameter(torch.zeros(64, 64, dtype=like.dtype, device=like.device))
     trial.grad = torch.ones_like(trial)
@@ -328,30 +360,23 @@ def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
 
 
 def _time_of_few(
-    stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], repeats: int
+    stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], packer: Packer | None, repeats: int
 ) -> float | None:
-    """Return the time of a step of two samples; None for a batch of few, or of one size only."""
-    samples = samples_of(_tensors([*inputs, *targets]))
-    if samples < 2 * FEW:
+    """Return the time of the stages with two samples; None where there are few, or one size."""
+    if samples_of(_tensors([*inputs, *targets])) < 2 * FEW:
         return None
     cut = [[v[:FEW] if isinstance(v, torch.Tensor) and v.dim() else v for v in values] for values in (inputs, targets)]
-    parameters = [p for p in stages.model.parameters() if p.requires_grad]
-    times = []
+    measured = _Measured(stages, loss, cut[0], cut[1], packer)
+    total = 0.0
     try:
-        for _ in range(repeats):
-            began = time.perf_counter()
-            with frozen(stages.modules(stages.stages)):
-                values = stages.given(cut[0])
-                for node in [node for stage in stages.stages for node in stage.nodes]:
-                    values[node] = stages.run(node, values)
-                found = loss(stages.output(values), *cut[1])
-            torch.autograd.grad(found, parameters, allow_unused=True)
-            float(found.detach())  # waits for a device
-            times.append(time.perf_counter() - began)
-    except (RuntimeError, ValueError, TypeError):
-        # Its sizes are written into the model: it has no micro-batches either.
+        for stage in stages.stages:
+            parameters = stages.parameters(stage)
+            total += statistics.median(sum(measured.timed(stage, parameters)) for _ in range(repeats))
+            measured.keep(stage)
+    except Exception:
+        # It takes batches of one size only, and says so in its own way: it has no micro-batches.
         return None
-    return statistics.median(times)
+    return total
 
 
 def profile_of(
@@ -371,7 +396,7 @@ def profile_of(
     with undrawn():
         for stage in stages.stages:
             measured.measure(stage, repeats)
-        few = _time_of_few(stages, loss, inputs, targets, repeats)
+        few = _time_of_few(stages, loss, inputs, targets, packer, repeats)
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
     # The part of the time that does not depend on the number of samples; each micro-batch takes it.

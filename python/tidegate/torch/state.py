@@ -7,15 +7,16 @@ Memory: some 20 KiB, and 16 bytes a device.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from tidegate.errors import StateError
+from tidegate.errors import ConfigError, StateError
+from tidegate.options import integer
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["random_setter", "random_state"]
 
 
 def random_state() -> dict[str, Any]:
@@ -31,15 +32,26 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put all generators where they were."""
+def random_setter(state: Any) -> Callable[[], None]:
+    """Return what puts all generators where they were; nothing changes before it is called."""
     try:
         version, words, gauss = state["python"]
-        random.setstate((version, tuple(words), gauss))
+        python = (integer("python", version, 0), tuple(integer("python", word, 0) for word in words), gauss)
+        random.Random().setstate(python)
         name, keys, *rest = state["numpy"]
-        np.random.set_state((name, np.array(keys, np.uint32), *rest))
-        torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-        if state["devices"]:
-            torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in state["devices"]])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        numpy = (name, np.array(keys, np.uint32), *rest)
+        np.random.RandomState().set_state(numpy)
+        own = torch.tensor(state["torch"], dtype=torch.uint8)
+        torch.Generator().set_state(own)
+        devices = [torch.tensor(one, dtype=torch.uint8) for one in state["devices"]]
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, ConfigError) as error:
         raise StateError(f"this is not a state of random numbers that a step saved ({error})") from None
+
+    def put() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(own)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+    return put

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,13 @@ from torch import nn
 
 from tidegate import training
 from tidegate.errors import BudgetError, ConfigError, DataError, StateError
-from tidegate.options import integer, number, refused
+from tidegate.options import integer, known_options, number, refused, text
 from tidegate.torch.compress import Compress, compress_of, packer_of
 from tidegate.torch.graph import Stages
 from tidegate.torch.mean import check_mean
 from tidegate.torch.profile import cloned, optimizer_bytes, parts_of, profile_of, samples_of
 from tidegate.torch.recompute import Runner
-from tidegate.torch.state import random_state, set_random_state
+from tidegate.torch.state import random_setter, random_state
 from tidegate.torch.trace import hooked
 from tidegate.training.request import size_of
 
@@ -39,6 +39,7 @@ class StepReport:
         half: the time with half the memory, over that of this plan; None where nothing fits.
         twice: the time with twice the memory, over that of this plan.
         steps: steps that were taken.
+        noise_scale: samples about which a larger batch no longer pays; None without an estimate.
         whole: modules that could not be taken apart: each is one node.
     """
 
@@ -46,11 +47,14 @@ class StepReport:
     half: float | None
     twice: float
     steps: int
+    noise_scale: float | None
     whole: list[str]
 
     def __str__(self) -> str:
         half = "does not fit" if self.half is None else f"takes {self.half:.2f} times as long"
         lines = [str(self.plan), f"With half the memory it {half}; with twice, {self.twice:.2f} times as long."]
+        if self.noise_scale is not None:
+            lines.append(f"The noise scale of the gradients is {self.noise_scale:.0f} samples.")
         if self.whole:
             lines.append(f"Not taken apart: {', '.join(self.whole)}.")
         return "\n".join(lines)
@@ -61,13 +65,36 @@ class Planners:
 
     The tables of the planners are as large as those of a small model: they are dropped after each
     plan, and solved again for the next.
+
+    Attributes:
+        memory: the budget of the last plan; of a state that was loaded, the plan is that of then
+            where there is room for it.
     """
 
     def __init__(
-        self, profile: training.Profile, packed: training.Profile | None, samples: int, most: int | None
+        self,
+        profile: training.Profile,
+        packed: training.Profile | None,
+        samples: int,
+        most: int | None,
+        memory: int | None = None,
     ) -> None:
         self.profile, self.packed, self.samples, self._most = profile, packed, samples, most
+        self.memory = memory
         self._curve: list[training.Point] | None = None
+
+    def state(self, key: str) -> dict[str, Any]:
+        """Return what `of` takes."""
+        packed = None if self.packed is None else self.packed.request()
+        sizes = {"samples": self.samples, "memory": self.memory}
+        return {"key": key, "profile": self.profile.request(), "packed": packed, **sizes}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], most: int | None) -> Planners:
+        """Return the planners of a state."""
+        packed = None if state["packed"] is None else training.Profile.from_request(state["packed"])
+        samples, memory = integer("samples", state["samples"], 1, 2**32), integer("memory", state["memory"], 0)
+        return cls(training.Profile.from_request(state["profile"]), packed, samples, most, memory)
 
     def _all(self) -> list[tuple[training.Planner, bool]]:
         how: dict[str, Any] = {"batch": self.samples, "micro_batches": self._most}
@@ -88,6 +115,7 @@ class Planners:
             raise refusal
         if self._curve is None:
             self._curve = [point for planner, _ in planners for point in planner.curve()]
+        self.memory = memory
         return min(found, key=lambda pair: pair[0].time)
 
     def curve(self) -> list[training.Point]:
@@ -107,23 +135,6 @@ class _Shape:
     packs: bool
     runner: Runner
     checked: bool
-
-
-@dataclass
-class _Saved:
-    """What a state has of a shape."""
-
-    samples: int
-    profile: training.Profile
-    packed: training.Profile | None
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> _Saved:
-        packed = state["packed"]
-        profiles = [None if one is None else training.Profile.from_request(one) for one in (state["profile"], packed)]
-        if profiles[0] is None:
-            raise KeyError("profile")
-        return cls(int(state["samples"]), profiles[0], profiles[1])
 
 
 class TrainStep:
@@ -151,6 +162,8 @@ class TrainStep:
             form, where that is faster than to recompute it. Gradients are then not exact. By
             default nothing is.
         scaler: a `torch.amp.GradScaler`, for float16.
+        noise_scale: what an older estimate of the noise scale weighs after each newer one, such as
+            0.99; it needs micro-batches. By default nothing is estimated.
         profile: of this model, from `profile_model` with the same optimizer; by default it is made
             from the first batch.
 
@@ -166,6 +179,7 @@ class TrainStep:
     [16]
     """
 
+    @known_options
     def __init__(
         self,
         model: nn.Module,
@@ -180,6 +194,7 @@ class TrainStep:
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         compress: str | Compress | None = None,
+        noise_scale: float | None = None,
         profile: training.Profile | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -192,6 +207,8 @@ class TrainStep:
             raise refused("autocast", autocast, "a torch.dtype")
         if profile is not None and not isinstance(profile, training.Profile):
             raise refused("profile", profile, "a Profile of tidegate.training")
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+            raise ConfigError("the model has parameters that get their sizes from a batch: run it once before")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.memory_bytes = size_of(memory)
         self._names = inputs, targets
@@ -199,6 +216,9 @@ class TrainStep:
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
         self._autocast, self._scaler = autocast, scaler
+        self._decay = None if noise_scale is None else number("noise_scale", noise_scale, 0, 1)
+        # Its sizes of batches are those of the plan.
+        self._noise: tuple[tuple[int, int], training.NoiseScale] | None = None
         form = compress_of(compress)
         self._packer = None if form is None else packer_of(form, model)
         self._given = profile
@@ -206,8 +226,8 @@ class TrainStep:
         # The shape of the last batch.
         self._key: Any = None
         self._state: dict[str, Any] = {}
-        # Profiles of a state that was loaded, by the shapes of batches.
-        self._saved: dict[str, _Saved] = {}
+        # What a state that was loaded has planned, by the shapes of batches.
+        self._saved: dict[str, Planners] = {}
         self._steps = 0
 
     def __call__(self, batch: Any) -> torch.Tensor:
@@ -218,6 +238,7 @@ class TrainStep:
         self._zero()
         sizes = training.micro_batches(samples, math.ceil(samples / shape.plan.micro_batches[0]))
         total: torch.Tensor | None = None
+        small: torch.Tensor | None = None
         at = 0
         for size, weight in zip(sizes, training.weights(sizes), strict=True):
             part = [[_cut(value, samples, at, size) for value in values] for values in (inputs, targets)]
@@ -229,14 +250,32 @@ class TrainStep:
             scaled.backward()  # type: ignore[no-untyped-call, unused-ignore]
             del loss, scaled, part
             at += size
+            if self._decay is not None and small is None and len(sizes) > 1:
+                small = self._squared_norm() / weight**2
         assert total is not None
         scaling = self._scaler is not None and self._scaler.is_enabled()
         if not scaling and not bool(torch.isfinite(total)):
             self._zero()
             raise DataError(f"the loss of step {self._steps + 1} is {total.item()}: the optimizer has not stepped")
+        if small is not None:
+            self._note_noise((sizes[0], samples), small)
         self._update()
         self._steps += 1
         return total
+
+    def _squared_norm(self) -> torch.Tensor:
+        """Return the squared norm of all gradients, on the device."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).square().sum()
+
+    def _note_noise(self, batches: tuple[int, int], small: torch.Tensor) -> None:
+        """Add the norms of a micro-batch and of the batch to the estimate of the noise scale."""
+        scale = self._scaler.get_scale() if self._scaler and self._scaler.is_enabled() else 1.0
+        squared = (torch.stack([small, self._squared_norm()]) / scale**2).tolist()
+        if self._noise is None or self._noise[0] != batches:
+            self._noise = batches, training.NoiseScale(*batches, decay=self._decay or 0.0)
+        if all(map(math.isfinite, squared)):
+            self._noise[1].add(*squared)
 
     def _zero(self) -> None:
         """Free all gradients, also those of parameters that the optimizer does not have."""
@@ -277,7 +316,8 @@ class TrainStep:
         shape = self._shapes.get(key) or self._profiled(repr(key), cloned(inputs), cloned(targets))
         if shape.planners.samples < samples:
             known = shape.planners
-            shape = self._shape(shape.stages, self._planners(known.profile, known.packed, samples), shape.checked)
+            planners = Planners(known.profile, known.packed, samples, self._most)
+            shape = self._shape(shape.stages, planners, shape.checked)
         if len(shape.plan.micro_batches) > 1 and not shape.checked:
             with self._casting():
                 check_mean(self.model, self.loss, inputs, targets, shape.plan.micro_batches[0])
@@ -286,46 +326,48 @@ class TrainStep:
         return shape
 
     def _profiled(self, key: str, inputs: list[Any], targets: list[Any]) -> _Shape:
-        saved = self._saved.get(key)
-        samples = samples_of([*inputs, *targets])
         with self._casting():
             stages = Stages(self.model, inputs)
-            profile = saved.profile if saved else self._given if not self._shapes else None
+            known = self._saved.get(key)
+            if known is not None:
+                for profile in (known.profile, known.packed):
+                    _check_profile(profile, stages)
+                return self._shape(stages, known, checked=False)
+            profile = self._given if not self._shapes else None
             if profile is None:
                 profile = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3)
-            elif profile.fingerprint != stages.fingerprint:
-                raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
             else:
+                _check_profile(profile, stages)
                 profile = _with_optimizer(profile, self.optimizer)
-            packed = saved.packed if saved else None
-            if self._packer is not None and packed is None:
+            packed = None
+            if self._packer is not None:
                 packed = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3, self._packer)
-        if any(stage.keeps for stage in profile.chain.stages):
-            raise ConfigError("the profile has stages with keeps=, which only the planner knows: leave them out")
-        planners = self._planners(profile, packed, max(samples, saved.samples if saved else 0))
+        planners = Planners(profile, packed, samples_of([*inputs, *targets]), self._most)
         return self._shape(stages, planners, checked=False)
-
-    def _planners(self, profile: training.Profile, packed: training.Profile | None, samples: int) -> Planners:
-        return Planners(profile, packed, samples, self._most)
 
     def _shape(self, stages: Stages, planners: Planners, checked: bool) -> _Shape:
         plan, packs = self._plan(planners)
         return _Shape(stages, planners, plan, packs, Runner(stages, self.loss, plan.schedule), checked)
 
+    def _again(self) -> dict[Any, _Shape]:
+        """Return all shapes with new plans; a plan of then counts no more."""
+        for shape in self._shapes.values():
+            shape.planners.memory = None
+        return {key: self._shape(s.stages, s.planners, s.checked) for key, s in self._shapes.items()}
+
     def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
-        return planners.plan(self.memory_bytes)
+        then = planners.memory
+        return planners.plan(self.memory_bytes if then is None else min(then, self.memory_bytes))
 
     def set_memory(self, memory: int | float | str) -> None:
         """Change the budget between steps: a new plan comes from the profile that is there.
 
         Raises:
-            BudgetError: when no plan fits; the budget is then as before.
+            BudgetError: when no plan fits, after the first step; the budget is then as before.
         """
         before, self.memory_bytes = self.memory_bytes, size_of(memory)
         try:
-            self._shapes = {
-                key: self._shape(shape.stages, shape.planners, shape.checked) for key, shape in self._shapes.items()
-            }
+            self._shapes = self._again()
         except BudgetError:
             self.memory_bytes = before
             raise
@@ -336,35 +378,53 @@ class TrainStep:
         These are the profiles, from which the same plans follow, and the states of all generators:
         with the same memory, the run goes on bit for bit.
         """
-        shapes = [
-            {
-                "key": repr(key),
-                "samples": shape.planners.samples,
-                "profile": shape.planners.profile.request(),
-                "packed": None if shape.planners.packed is None else shape.planners.packed.request(),
-            }
-            for key, shape in self._shapes.items()
-        ]
-        rounded = 0 if self._packer is None else self._packer.steps
-        return {"version": 1, "steps": self._steps, "rounded": rounded, "shapes": shapes, "random": random_state()}
+        return {
+            "version": 1,
+            "steps": self._steps,
+            "forms": self._forms(),
+            "rounded": 0 if self._packer is None else self._packer.steps,
+            "noise": None if self._noise is None else [*self._noise[0], self._noise[1].state_dict()],
+            "shapes": [shape.planners.state(repr(key)) for key, shape in self._shapes.items()],
+            "random": random_state(),
+        }
+
+    def _forms(self) -> dict[str, Any]:
+        """Return what profiles depend on besides the model."""
+        compress = None if self._packer is None else asdict(self._packer.how)
+        return {"compress": compress, "autocast": None if self._autocast is None else str(self._autocast)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved; the generators go on there at once.
 
         Raises:
-            StateError: for what `state_dict` did not give.
+            StateError: for what `state_dict` did not give, or of a step with another `compress=` or
+                `autocast=`; nothing has changed then.
         """
+        self._loaded(state)()
+
+    def _loaded(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Return what takes a state over; nothing changes before it is called."""
         try:
             if state["version"] != 1:
                 raise StateError(f"the state of a step has version {state['version']!r}: this release reads 1")
-            saved = {shape["key"]: _Saved.of(shape) for shape in state["shapes"]}
-            steps, rounded = int(state["steps"]), int(state["rounded"])
-        except (KeyError, TypeError, ConfigError) as error:
+            if state["forms"] != self._forms():
+                raise StateError(f"the state is of a step with {state['forms']}, and this one has {self._forms()}")
+            saved = {text("key", one["key"]): Planners.of(one, self._most) for one in state["shapes"]}
+            steps, rounded = (integer(name, state[name], 0) for name in ("steps", "rounded"))
+            noise = None if state["noise"] is None else _noise_of(*state["noise"])
+            put = random_setter(state["random"])
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ConfigError) as error:
+            if isinstance(error, StateError):
+                raise
             raise StateError(f"this is not the state of a training step ({error!r})") from None
-        set_random_state(state["random"])
-        self._saved, self._steps, self._shapes, self._key = saved, steps, {}, None
-        if self._packer is not None:
-            self._packer.steps = rounded
+
+        def take() -> None:
+            put()
+            self._saved, self._steps, self._shapes, self._key, self._noise = saved, steps, {}, None, noise
+            if self._packer is not None:
+                self._packer.steps = rounded
+
+        return take
 
     def report(self) -> StepReport:
         """Return what the step was planned to take, and what other budgets would give."""
@@ -372,11 +432,12 @@ class TrainStep:
         curve = shape.planners.curve()
         times = [
             min((point.time for point in curve if point.memory_bytes <= budget), default=None)
-            for budget in (self.memory_bytes // 2, 2 * self.memory_bytes)
+            for budget in (shape.plan.memory_bytes // 2, 2 * shape.plan.memory_bytes)
         ]
         now = shape.plan.time or 1.0
         half = None if times[0] is None else times[0] / now
-        return StepReport(shape.plan, half, (times[1] or now) / now, self._steps, shape.stages.whole)
+        noise = None if self._noise is None else self._noise[1].value
+        return StepReport(shape.plan, half, (times[1] or now) / now, self._steps, noise, shape.stages.whole)
 
     def profile(self) -> training.Profile:
         """Return the profile of the last batch's shape, after the first step."""
@@ -388,6 +449,12 @@ class TrainStep:
         return self._shapes[self._key]
 
 
+def _noise_of(small: int, large: int, state: Mapping[str, Any]) -> tuple[tuple[int, int], training.NoiseScale]:
+    scale = training.NoiseScale(small, large)
+    scale.load_state_dict(state)
+    return (small, large), scale
+
+
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Check that the optimizer has the parameters that are trained."""
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -397,6 +464,16 @@ def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             f"the optimizer does not have {missing[0]!r}, which is trained: give it all of model.parameters(), or set "
             "requires_grad=False"
         )
+
+
+def _check_profile(profile: training.Profile | None, stages: Stages) -> None:
+    """Refuse a profile of something else."""
+    if profile is None:
+        return
+    if profile.fingerprint != stages.fingerprint or len(profile.chain.stages) != len(stages.stages):
+        raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
+    if any(stage.keeps for stage in profile.chain.stages):
+        raise ConfigError("the profile has stages with keeps=, which only the planner knows: leave them out")
 
 
 def _with_optimizer(profile: training.Profile, optimizer: torch.optim.Optimizer) -> training.Profile:

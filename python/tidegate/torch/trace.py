@@ -20,8 +20,10 @@ from torch import fx, nn
 from tidegate.errors import ConfigError
 from tidegate.torch.kept import Kept
 
-__all__ = ["hooked", "trace"]
+__all__ = ["CONSTANT", "hooked", "trace"]
 
+# Where a node has the tensor that it stands for.
+CONSTANT = "tidegate.constant"
 WRAPPED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
 
@@ -66,6 +68,7 @@ def _taken_apart(module: nn.Module, whole: set[nn.Module], defaults: dict[str, A
     kept = Kept(module)
     try:
         graph = _Tracer(whole).trace(module, concrete_args=defaults or None)
+        _keep_constants(graph, module)
         change = kept.change()
         drew = kept.drew()
     finally:
@@ -75,6 +78,16 @@ def _taken_apart(module: nn.Module, whole: set[nn.Module], defaults: dict[str, A
     if drew:
         raise ConfigError("it draws random numbers to decide what to do")
     return graph
+
+
+def _keep_constants(graph: fx.Graph, module: nn.Module) -> None:
+    """Keep tensors that a forward makes, such as positions, in their nodes, not in the module."""
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name.startswith("_tensor_constant") and name in module.__dict__:
+            node.meta[CONSTANT] = module.__dict__[name]
+    for name in {str(node.target) for node in graph.nodes if CONSTANT in node.meta}:
+        delattr(module, name)
 
 
 def _defaults(model: nn.Module, inputs: int) -> dict[str, Any]:

@@ -4,28 +4,36 @@
 //! Flow: a block of values -> its minimum and its scale -> codes; and back. One pass, since a block
 //! fits the first-level cache.
 //! Memory: the caller's.
+//!
+//! Where a block has both signs or 0, 0 has a code, and so has what is nearly 0 on either side:
+//! gradients of functions such as ReLU jump at 0. Code `zero ± 1` is 2⁻⁶³ of its sign, and
+//! `zero ± (k + 1)` is `± k · scale`. The scale of such a block is stored negative, beside the
+//! code of 0. The codes of other blocks are even steps from their minimum.
 
 use super::grid::{Grid, Scheme};
-use super::linear::either;
+use super::linear::{either, uniform};
 use super::{Groups, Per, Rounding};
 use crate::kernels::bits::WIDTHS;
 use crate::kernels::grid::{ends, nearest, spread};
 use crate::{Error, Result};
 
 const BITS: u32 = *WIDTHS.end();
+/// What is nearly 0: small beside any value, and large enough that its products are no subnormal
+/// numbers, which processors are slow with.
+const TINY: f32 = 1.0 / (1u64 << 63) as f32;
 
-/// The scale of a block, and the value of its code 0.
+/// The scale of a block and its minimum; or the negative scale, and the code of 0.
 pub type BlockGrid = [f32; 2];
 
-fn checked(values: usize, block: usize, codes: usize, grids: usize) -> Result<Groups> {
-    let groups = Groups::new(Per::Block(block), &[values])?;
+fn checked(values: usize, block: usize, codes: usize, grids: usize) -> Result<()> {
+    Groups::new(Per::Block(block), &[values])?;
     if codes != values || grids != values.div_ceil(block) {
         return Err(Error::value(format!(
             "{values} values in blocks of {block} need as many codes and {} grids: given {codes} and {grids}",
             values.div_ceil(block)
         )));
     }
-    Ok(groups)
+    Ok(())
 }
 
 /// Quantizes values in blocks of `block`; false where one is NaN or infinite, or a block is wider
@@ -36,10 +44,10 @@ fn checked(values: usize, block: usize, codes: usize, grids: usize) -> Result<Gr
 ///
 /// ```
 /// use tidegate_array::quantize::{Rounding, pack_blocks, unpack_blocks};
-/// let (values, mut codes, mut grids) = ([1.0, 256.0, 3.0], [0; 3], [[0.0; 2]; 2]);
+/// let (values, mut codes, mut grids) = ([1.0, 256.0, -63.0, 189.0], [0; 4], [[0.0; 2]; 2]);
 /// assert!(pack_blocks(&values, 2, Rounding::Nearest, &mut codes, &mut grids)?);
-/// assert_eq!((codes, grids), ([0, 255, 0], [[1.0, 1.0], [0.0, 3.0]]));
-/// let mut back = [0.0; 3];
+/// assert_eq!((codes, grids), ([0, 255, 0, 254], [[1.0, 1.0], [-1.0, 64.0]]));
+/// let mut back = [0.0; 4];
 /// unpack_blocks(&codes, 2, &grids, &mut back)?;
 /// assert_eq!(back, values);
 /// # Ok::<(), tidegate_array::Error>(())
@@ -58,25 +66,61 @@ pub fn pack_blocks(
         if !finite || !(high - low).is_finite() {
             return Ok(false);
         }
-        let grid = Grid::over(low, high, BITS, Scheme::Offset)?;
-        let line = grid.line(Scheme::Offset.codes(BITS));
-        match rounding {
-            Rounding::Nearest => nearest(values, &line, codes),
-            Rounding::Stochastic(seed) => either(values, &line, (seed, number * block), codes),
+        *into = if low <= 0.0 && high >= 0.0 {
+            let (scale, zero) = around_zero(low, high);
+            pack_around_zero(values, scale, zero, rounding, number * block, codes);
+            [-scale, f32::from(zero)]
+        } else {
+            let grid = Grid::over(low, high, BITS, Scheme::Offset)?;
+            let line = grid.line(Scheme::Offset.codes(BITS));
+            match rounding {
+                Rounding::Nearest => nearest(values, &line, codes),
+                Rounding::Stochastic(seed) => either(values, &line, (seed, number * block), codes),
+            };
+            [grid.scale, grid.base]
         };
-        if low == 0.0 {
-            keep_positive(values, codes);
-        }
-        *into = [grid.scale, grid.base];
     }
     Ok(true)
 }
 
-/// Gives positive values a code of their own, where code 0 stands for 0: the gradient of a ReLU is
-/// 0 where its output is.
-fn keep_positive(values: &[f32], codes: &mut [u8]) {
-    for (value, code) in values.iter().zip(codes) {
-        *code = (*code).max(u8::from(*value > 0.0));
+/// The scale of a range with 0, and the code of 0: two codes go to what is nearly 0.
+fn around_zero(low: f32, high: f32) -> (f32, u8) {
+    let scale = (((f64::from(high) - f64::from(low)) / f64::from(u8::MAX - 3)) as f32).max(TINY);
+    let below = (-low / scale).round_ties_even();
+    (scale, if low < 0.0 { below as u8 + 1 } else { 0 })
+}
+
+/// Packs a block with 0; `first` is the index of its first value.
+fn pack_around_zero(
+    values: &[f32],
+    scale: f32,
+    zero: u8,
+    rounding: Rounding,
+    first: usize,
+    codes: &mut [u8],
+) {
+    let code = |value: f32, steps: f32| {
+        let sign = f32::from(i8::from(value > 0.0) - i8::from(value < 0.0));
+        (f32::from(zero) + steps + sign) as u8
+    };
+    let pairs = codes.iter_mut().zip(values).enumerate();
+    match rounding {
+        Rounding::Nearest => pairs.for_each(|(_, (into, &value))| {
+            *into = code(value, (value / scale).round_ties_even());
+        }),
+        Rounding::Stochastic(seed) => pairs.for_each(|(i, (into, &value))| {
+            let steps = (value.abs() / scale + uniform(seed, (first + i) as u64)).floor();
+            *into = code(value, steps.min((value.abs() / scale).ceil()).copysign(value));
+        }),
+    }
+}
+
+/// The values of a block with 0.
+fn unpack_around_zero(codes: &[u8], scale: f32, zero: f32, into: &mut [f32]) {
+    for (value, code) in into.iter_mut().zip(codes) {
+        let steps = f32::from(*code) - zero;
+        let size = ((steps.abs() - 1.0) * scale).max(TINY).copysign(steps);
+        *value = if steps == 0.0 { 0.0 } else { size };
     }
 }
 
@@ -85,10 +129,15 @@ fn keep_positive(values: &[f32], codes: &mut [u8]) {
 /// # Errors
 /// As [`pack_blocks`].
 pub fn unpack_blocks(codes: &[u8], block: usize, grids: &[BlockGrid], into: &mut [f32]) -> Result<()> {
-    let groups = checked(into.len(), block, codes.len(), grids.len())?;
-    let line =
-        |group: usize| Grid { scale: grids[group][0], zero: 0.0, base: grids[group][1] }.line((0.0, 0.0));
-    spread(codes, BITS, groups.runs(0..into.len()).map(|(run, group)| (run, line(group))), into);
+    checked(into.len(), block, codes.len(), grids.len())?;
+    for ((codes, into), &[scale, second]) in codes.chunks(block).zip(into.chunks_mut(block)).zip(grids) {
+        if scale < 0.0 {
+            unpack_around_zero(codes, -scale, second, into);
+        } else {
+            let line = Grid { scale, zero: 0.0, base: second }.line((0.0, 0.0));
+            spread(codes, BITS, [(0..into.len(), line)], into);
+        }
+    }
     Ok(())
 }
 
@@ -109,8 +158,8 @@ mod tests {
                 prop_assert!(pack_blocks(&values, block, rounding, &mut codes, &mut grids).unwrap());
                 unpack_blocks(&codes, block, &grids, &mut back).unwrap();
                 for (i, (value, found)) in values.iter().zip(&back).enumerate() {
-                    // One code, and what f32 rounds off of values of this size.
-                    let most = codes_away * grids[i / block][0] * 1.001 + 0.25;
+                    // And what f32 rounds off of values of this size.
+                    let most = codes_away * grids[i / block][0].abs() * 1.001 + 0.25;
                     prop_assert!((value - found).abs() <= most, "{value} became {found}");
                 }
             }
@@ -118,11 +167,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_0_stays_above_0() {
-        let (values, mut codes, mut grids) = ([0.0, 1e-9, 0.4, 255.0], [0; 4], [[0.0; 2]]);
-        for rounding in [Rounding::Nearest, Rounding::Stochastic(1)] {
-            assert!(pack_blocks(&values, 4, rounding, &mut codes, &mut grids).unwrap());
-            assert_eq!(codes, [0, 1, 1, 255]);
+    fn what_is_above_0_stays_above_0_and_0_stays_0() {
+        for values in [
+            [0.0, 1e-9, 0.4, 255.0],
+            [0.0, 1e-9, -1e-9, -255.0],
+            [-3.0, -1e-9, 0.0, 7.3],
+            [-1e-9, 0.0, 1e-9, 1e6],
+            [-7e5, 0.0, -1e-6, 1e-6],
+            [0.0; 4],
+            [-1e-45, 1e-45, 0.0, 0.0],
+        ] {
+            for rounding in [Rounding::Nearest, Rounding::Stochastic(1)] {
+                let (mut codes, mut grids, mut back) = ([0; 4], [[0.0; 2]], [0.0; 4]);
+                assert!(pack_blocks(&values, 4, rounding, &mut codes, &mut grids).unwrap());
+                unpack_blocks(&codes, 4, &grids, &mut back).unwrap();
+                let sign = |value: &f32| value.partial_cmp(&0.0);
+                assert!(values.iter().map(sign).eq(back.iter().map(sign)), "{values:?} became {back:?}");
+            }
         }
     }
 

@@ -145,7 +145,7 @@ struct Owner(&'static Ledger);
 #[cfg(not(loom))]
 impl Drop for Owner {
     fn drop(&mut self) {
-        // That of a node budget keeps its node, and a process has few of them.
+        // That of a node budget refers to its node, and a process has few of them.
         if self.0.node.is_none() {
             crate::sync::lock(&UNUSED).push(self.0);
         }
@@ -222,6 +222,10 @@ impl Ledger {
         self.peak.store(0, Ordering::Relaxed);
         self.waits.store(0, Ordering::Relaxed);
         self.accounts.iter().for_each(|cell| cell.peak.store(0, Ordering::Relaxed));
+        // A request that panicked has left its place in the queue.
+        let mut queue = self.queue.lock();
+        queue.waiting.clear();
+        self.publish_top(&queue);
     }
 
     #[cfg(not(loom))]
