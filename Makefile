@@ -111,7 +111,7 @@ test-python: install
 test-memory: install
 	$(BIN)/python bench/memory.py --ranks 64:4 --arrays 64
 	$(BIN)/python bench/memory_formats.py
-	$(BIN)/python bench/memory_training.py --models resnet18 --steps 16
+	$(BIN)/python bench/memory_training.py --models lstm --steps 16
 
 # Every schedule of up to three preemptions. Without link-time optimization, which would take longer
 # than the checks.

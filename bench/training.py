@@ -20,7 +20,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint_sequential
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 from tidegate import BudgetError, training
 from tidegate.torch import TrainStep
@@ -33,6 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python" / "test
 from test_train_step import Attention, Mean, Patches, Residual, Tokens, Unet, token_loss, twice
 
 MIB = 1 << 20
+# What selective checkpoints keep: what takes long to compute again.
+PRODUCTS = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.convolution.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 
 
 class Flat(nn.Module):
@@ -96,9 +103,17 @@ class Compared:
     def theirs(self, segments):
         return self.loss(checkpoint_sequential(self.model, segments, self.x, use_reentrant=False), self.y)
 
+    def selective(self):
+        """Each block in a checkpoint that keeps products, as torch's selective checkpoints do."""
+        keep = functools.partial(create_selective_checkpoint_contexts, PRODUCTS)
+        x = self.x
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=keep)
+        return self.loss(x, self.y)
+
     def row(self, segments, rounds):
-        """Return peaks and times of torch's segments and of the plan within their peak."""
-        theirs = functools.partial(self.theirs, segments)
+        """Return peaks and times of torch's way and of the plan within its peak."""
+        theirs = self.selective if segments == "selective" else functools.partial(self.theirs, segments)
         self.model.zero_grad(set_to_none=True)
         row = {"model": self.name, "segments": segments, "plain": self.most, "theirs": peak(theirs, self.known)}
         try:
@@ -191,7 +206,7 @@ def main():
     for name in given.models:
         compared = Compared(name)
         count = len(compared.blocks)
-        for segments in sorted({2, round(math.sqrt(count)), count}):
+        for segments in [*sorted({2, round(math.sqrt(count)), count}), "selective"]:
             rows.append(compared.row(segments, given.rounds))
             print(line(rows[-1]), flush=True)
     given.out.write_text(json.dumps({"torch": torch.__version__, "rounds": given.rounds, "rows": rows, **extra}))

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: E402
 import tidegate as tg  # noqa: E402
 from tidegate import training  # noqa: E402
 from tidegate.torch import Compress, TrainStep  # noqa: E402
-from tidegate.torch.compress import Packer, codes_on_device, packer_of, values_on_device  # noqa: E402
+from tidegate.torch import compress as forms  # noqa: E402
 from tidegate.torch.graph import Stages  # noqa: E402
 from tidegate.torch.live import Live  # noqa: E402
 from tidegate.torch.profile import profile_of  # noqa: E402
@@ -41,7 +41,7 @@ def test_the_peak_is_as_planned_and_gradients_are_near(name):
     exact, plain = gradients(lambda: loss(model(x), y), model, known)
     hows = [Compress(), Compress(rounding="stochastic"), Compress("bf16")]
     for how, most in zip(hows, APART.values(), strict=True):
-        packer = packer_of(how, model)
+        packer = forms.packer_of(how, model)
         profile = timed(profile_of(stages, loss, [x], [y], None, 1, packer))
         plan = training.Planner(profile, micro_batches=1, recompute=False).plan("1GiB")
         runner = Runner(stages, loss, plan.schedule)
@@ -62,7 +62,7 @@ def test_saved_activations_take_a_quarter():
     stages = Stages(model, [x])
     sizes = [
         sum(stage.saved_bytes for stage in profile_of(stages, loss, [x], [y], None, 1, packer).chain.stages)
-        for packer in (Packer(Compress(block=2**20)), packer_of(Compress(), model))
+        for packer in (forms.Packer(Compress(block=2**20)), forms.packer_of(Compress(), model))
     ]
     values = sum(tensor.numel() for tensor in _saved(lambda: loss(model(x), y), model))
     assert sizes[1] == pytest.approx(values * Compress().bytes_of(2560) / 2560, rel=0.02)
@@ -100,7 +100,7 @@ def test_the_step_compresses_where_that_is_faster(monkeypatch):
 
 def test_what_is_kept_as_it_is():
     weight = nn.Parameter(torch.randn(64, 64))
-    packer = Packer(Compress())
+    packer = forms.Packer(Compress())
     x = torch.randn(64, 64, requires_grad=True)
     masked = torch.full((64, 64), float("-inf")).triu(1)
     with packer.hooks():
@@ -122,17 +122,17 @@ def test_on_a_device_codes_are_those_of_the_cpu():
     values = torch.cat(
         [torch.randn(700), torch.relu(torch.randn(700)), torch.zeros(300), torch.tensor([1000.0, 1001.0])]
     )
-    codes, grids = codes_on_device(values, 64, None)
-    own, of_cpu = Packer(Compress(block=64))._codes(values)
+    codes, grids = forms.codes_on_device(values, 64, None)
+    own, of_cpu = forms.Packer(Compress(block=64))._codes(values)
     assert torch.allclose(grids.flatten(), of_cpu, rtol=1e-6, atol=0)
     assert (codes.flatten()[: values.numel()].int() - own.int()).abs().max() <= 1
-    back = values_on_device(codes, grids).flatten()[: values.numel()]
-    kept = Packer(Compress(block=64))._packed(values)
-    assert torch.allclose(back, Packer(Compress(block=64))._unpack(kept), atol=0.05)
+    back = forms.values_on_device(codes, grids).flatten()[: values.numel()]
+    kept = forms.Packer(Compress(block=64))._packed(values)
+    assert torch.allclose(back, forms.Packer(Compress(block=64))._unpack(kept), atol=0.05)
     assert torch.equal(back.sign(), values.sign())
-    assert codes_on_device(torch.tensor([1.0, float("nan")] * 600), 256, None) is None
-    spread = codes_on_device(values, 64, 1)[0]
-    assert torch.equal(spread, codes_on_device(values, 64, 1)[0])
+    assert forms.codes_on_device(torch.tensor([1.0, float("nan")] * 600), 256, None) is None
+    spread = forms.codes_on_device(values, 64, 1)[0]
+    assert torch.equal(spread, forms.codes_on_device(values, 64, 1)[0])
     assert (spread.int() - codes.int()).abs().max() == 1
 
 
@@ -149,7 +149,7 @@ def test_forms_that_cannot_be():
 
 def test_top_k_keeps_the_largest_values():
     net = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
-    packer = packer_of(Compress("topk", ratio=0.25), net)
+    packer = forms.packer_of(Compress("topk", ratio=0.25), net)
     x = torch.randn(128, 64)
     with packer.hooks():
         net(x).square().mean().backward()
@@ -186,7 +186,7 @@ def test_signs_are_kept(kind):
     layers = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), kind()) for _ in range(6)]
     net, x = nn.Sequential(*layers), torch.randn(8, 16, 16, 16)
     exact, found = [], []
-    for into, hooks in ((exact, contextlib.nullcontext), (found, packer_of(Compress(), net).hooks)):
+    for into, hooks in ((exact, contextlib.nullcontext), (found, forms.packer_of(Compress(), net).hooks)):
         net.zero_grad()
         with hooks():
             value = net(x).square().mean()
@@ -199,7 +199,7 @@ def test_views_of_one_storage_are_told_apart():
     z = torch.randn(64, 64, dtype=torch.complex64)
     a = torch.randn(64, 64, requires_grad=True)
     exact, found = [], []
-    for into, hooks in ((exact, contextlib.nullcontext), (found, Packer(Compress()).hooks)):
+    for into, hooks in ((exact, contextlib.nullcontext), (found, forms.Packer(Compress()).hooks)):
         a.grad = None
         with hooks():
             value = (z.imag * a + z.conj().imag * a.flip(1)).sum()
@@ -207,7 +207,7 @@ def test_views_of_one_storage_are_told_apart():
         into.append(a.grad.clone())
     assert torch.allclose(found[0], exact[0], atol=0.05)
     # A view that repeats few values stays one, and vectors stay as they are.
-    packer = Packer(Compress())
+    packer = forms.Packer(Compress())
     assert not packer._pays(torch.randn(1, 64).expand(4096, 64))
     assert not packer._pays(torch.randn(4096))
     assert packer._pays(torch.randn(64, 64))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tidegate.errors import ConfigError, StateError
-from tidegate.options import choice, flag, integer, number
+from tidegate.options import choice, flag, integer, number, refused
 
 __all__ = ["TopKState", "decoded", "encoded", "topk_hook"]
 
@@ -212,6 +212,11 @@ def topk_hook(
 
     Use it as torch's own hooks: `model.register_comm_hook(TopKState(0.01), topk_hook)`.
     """
+    if not isinstance(state, TopKState):
+        raise refused("state", state, "a TopKState")
+    kind: Any = getattr(dist, "GradBucket", object)
+    if not isinstance(bucket, kind):
+        raise refused("bucket", bucket, "a bucket of DistributedDataParallel, which calls this")
     group = state.group if state.group is not None else dist.group.WORLD
     ranks = dist.get_world_size(group)
     gradient = bucket.buffer()
