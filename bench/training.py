@@ -172,14 +172,13 @@ def noise(rounds):
     """Return the time of steps that estimate the noise scale, next to steps that do not."""
     blocks, loss, batch = made("gpt")
     batch = tuple(tensor.repeat(2, 1) for tensor in batch)
-    steps = []
-    for decay in (None, 0.99):
-        model = nn.Sequential(*blocks)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        profile = profile_of(Stages(model, [batch[0]]), loss, [batch[0]], [batch[1]], optimizer, 1)
-        # So that all run in four micro-batches.
-        least = training.Planner(profile, batch=4, micro_batches=4, recompute=False).floor_bytes
-        steps.append(TrainStep(model, loss, optimizer, memory=least, profile=profile, noise_scale=decay))
+    model = nn.Sequential(*blocks)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    profile = profile_of(Stages(model, [batch[0]]), loss, [batch[0]], [batch[1]], optimizer, 1)
+    # So that both run in four micro-batches.
+    least = training.Planner(profile, batch=4, micro_batches=4, recompute=False).floor_bytes
+    how = {"memory": least, "micro_batches": 4, "profile": profile}
+    steps = [TrainStep(model, loss, optimizer, noise_scale=decay, **how) for decay in (None, 0.99)]
     runs = []
     for _ in range(rounds + 1):
         row = []

@@ -103,14 +103,14 @@ fn pack_around_zero(
         let sign = f32::from(i8::from(value > 0.0) - i8::from(value < 0.0));
         (f32::from(zero) + steps + sign) as u8
     };
-    let pairs = codes.iter_mut().zip(values).enumerate();
+    let pairs = codes.iter_mut().zip(values);
     match rounding {
-        Rounding::Nearest => pairs.for_each(|(_, (into, &value))| {
+        Rounding::Nearest => pairs.for_each(|(into, &value)| {
             *into = code(value, (value / scale).round_ties_even());
         }),
-        Rounding::Stochastic(seed) => pairs.for_each(|(i, (into, &value))| {
-            let steps = (value.abs() / scale + uniform(seed, (first + i) as u64)).floor();
-            *into = code(value, steps.min((value.abs() / scale).ceil()).copysign(value));
+        Rounding::Stochastic(seed) => pairs.zip(first as u64..).for_each(|((into, &value), place)| {
+            let size = value.abs() / scale;
+            *into = code(value, (size + uniform(seed, place)).floor().min(size.ceil()).copysign(value));
         }),
     }
 }
