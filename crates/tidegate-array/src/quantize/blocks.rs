@@ -11,10 +11,10 @@
 //! code of 0. The codes of other blocks are even steps from their minimum.
 
 use super::grid::{Grid, Scheme};
-use super::linear::{either, uniform};
+use super::linear::either;
 use super::{Groups, Per, Rounding};
 use crate::kernels::bits::WIDTHS;
-use crate::kernels::grid::{ends, nearest, spread};
+use crate::kernels::grid::{Line, ends, nearest, spread};
 use crate::{Error, Result};
 
 const BITS: u32 = *WIDTHS.end();
@@ -66,19 +66,26 @@ pub fn pack_blocks(
         if !finite || !(high - low).is_finite() {
             return Ok(false);
         }
-        *into = if low <= 0.0 && high >= 0.0 {
+        let around = low <= 0.0 && high >= 0.0;
+        let line = if around {
             let (scale, zero) = around_zero(low, high);
-            pack_around_zero(values, scale, zero, rounding, number * block, codes);
-            [-scale, f32::from(zero)]
+            Line {
+                scale,
+                zero: f32::from(zero),
+                base: 0.0,
+                codes: (f32::from(zero.min(1)), f32::from(u8::MAX - 1)),
+            }
         } else {
-            let grid = Grid::over(low, high, BITS, Scheme::Offset)?;
-            let line = grid.line(Scheme::Offset.codes(BITS));
-            match rounding {
-                Rounding::Nearest => nearest(values, &line, codes),
-                Rounding::Stochastic(seed) => either(values, &line, (seed, number * block), codes),
-            };
-            [grid.scale, grid.base]
+            Grid::over(low, high, BITS, Scheme::Offset)?.line(Scheme::Offset.codes(BITS))
         };
+        match rounding {
+            Rounding::Nearest => nearest(values, &line, codes),
+            Rounding::Stochastic(seed) => either(values, &line, (seed, number * block), codes),
+        };
+        if around {
+            keep_signs(values, codes);
+        }
+        *into = if around { [-line.scale, line.zero] } else { [line.scale, line.base] };
     }
     Ok(true)
 }
@@ -90,28 +97,10 @@ fn around_zero(low: f32, high: f32) -> (f32, u8) {
     (scale, if low < 0.0 { below as u8 + 1 } else { 0 })
 }
 
-/// Packs a block with 0; `first` is the index of its first value.
-fn pack_around_zero(
-    values: &[f32],
-    scale: f32,
-    zero: u8,
-    rounding: Rounding,
-    first: usize,
-    codes: &mut [u8],
-) {
-    let code = |value: f32, steps: f32| {
-        let sign = f32::from(i8::from(value > 0.0) - i8::from(value < 0.0));
-        (f32::from(zero) + steps + sign) as u8
-    };
-    let pairs = codes.iter_mut().zip(values);
-    match rounding {
-        Rounding::Nearest => pairs.for_each(|(into, &value)| {
-            *into = code(value, (value / scale).round_ties_even());
-        }),
-        Rounding::Stochastic(seed) => pairs.zip(first as u64..).for_each(|((into, &value), place)| {
-            let size = value.abs() / scale;
-            *into = code(value, (size + uniform(seed, place)).floor().min(size.ceil()).copysign(value));
-        }),
+/// Moves codes away from that of 0, by the signs of their values.
+fn keep_signs(values: &[f32], codes: &mut [u8]) {
+    for (value, code) in values.iter().zip(codes) {
+        *code = code.wrapping_add(u8::from(*value > 0.0)).wrapping_sub(u8::from(*value < 0.0));
     }
 }
 

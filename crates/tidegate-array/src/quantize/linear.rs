@@ -80,7 +80,7 @@ pub(super) fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), i
 }
 
 /// A number in \[0, 1) for an index: 24 bits of SplitMix64's finalizer over seed and index.
-pub(super) fn uniform(seed: u64, place: u64) -> f32 {
+fn uniform(seed: u64, place: u64) -> f32 {
     let mixed = tidegate_core::hash::splitmix64(seed ^ tidegate_core::hash::splitmix64(place));
     (mixed >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }
