@@ -209,10 +209,10 @@ class Packer:
         if self.how.form == "int8":
             parts = self._codes(tensor)
         else:
-            low = (tensor.to(torch.bfloat16),)
-            parts = low if self.how.form == "bf16" else self._largest(tensor.reshape(-1))
-            # A sum is not finite where a value is not, and takes a tenth of the time to look at each.
-            if not bool(torch.isfinite(low[0].sum(dtype=torch.float32))):
+            low = self.how.form == "bf16"
+            parts = (tensor.to(torch.bfloat16),) if low else self._largest(tensor.reshape(-1))
+            # A sum is not finite where a value is not, and takes a tenth of the time of a look.
+            if not bool(torch.isfinite((parts[0] if low else tensor).sum(dtype=torch.float32))):
                 parts = None
         return None if parts is None else _Packed(parts, tensor.shape, tensor.dtype)
 
