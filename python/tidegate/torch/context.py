@@ -224,12 +224,13 @@ class TrainingContext(TrainStep):
         before = self._share, self._peak, self.memory_bytes
         self._share, self._peak = self._wish, 0
         try:
-            self._shapes = self._again()
-            self._give()
+            shapes = self._again()
+            if shapes:
+                self._give()
         except BudgetError:
             self._share, self._peak, self.memory_bytes = before
             raise
-        self._stale = False
+        self._shapes, self._stale = shapes, False
         process.give_back()
         sizes = [self.memory_bytes_in_all, self._peak, self.loader.budget.cap_bytes, self._besides]
         LOG.info(
