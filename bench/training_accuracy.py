@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tidegate.torch import Compress
-from tidegate.torch.compress import packer_of
+from tidegate.torch.compress import Packer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python" / "tests"))
 from test_train_step import Attention, Tokens, token_loss
@@ -38,7 +38,7 @@ def steps(model, loss, batches, how, lr):
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     batches = list(batches)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
-    packer = None if how is None else packer_of(how, model)
+    packer = None if how is None else Packer(how, model)
     for x, y in batches:
         if packer is None:
             value = loss(model(x), y)

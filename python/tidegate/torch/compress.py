@@ -19,7 +19,7 @@ from tidegate.errors import ConfigError
 from tidegate.options import choice, integer, number, refused
 from tidegate.torch.live import storage_bytes, storage_key
 
-__all__ = ["Compress", "Packer", "compress_of", "packer_of"]
+__all__ = ["Compress", "Packer", "compress_of"]
 
 FORMS = ("int8", "bf16", "topk")
 ROUNDINGS = ("nearest", "stochastic")
@@ -211,7 +211,7 @@ class Packer:
         else:
             low = self.how.form == "bf16"
             parts = (tensor.to(torch.bfloat16),) if low else self._largest(tensor.reshape(-1))
-            # A sum is not finite where a value is not, and takes a tenth of the time of a look.
+            # A sum is not finite where a value is not, and makes no other tensor of that size.
             if not bool(torch.isfinite((parts[0] if low else tensor).sum(dtype=torch.float32))):
                 parts = None
         return None if parts is None else _Packed(parts, tensor.shape, tensor.dtype)
@@ -260,14 +260,3 @@ class Packer:
             codes, grids = first, second
             _tidegate.unpack_blocks(codes.numpy(), self.how.block, grids.numpy(), values.numpy())
         return values
-
-
-def packer_of(how: Compress, model: torch.nn.Module) -> Packer:
-    """Return the hooks for a model, whose parameters and buffers stay as they are."""
-    norms = [type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()]
-    if how.form == "topk" and norms:
-        raise ConfigError(
-            f'compress="topk": backward of {norms[0]} takes all values that were saved, and gradients would be wrong '
-            'by more than they are large: take "int8"'
-        )
-    return Packer(how, model)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ContextReport", "Moment", "TrainingContext", "training_context"]
 
 MIB = 1 << 20
-# What kernels and the C library take besides tensors, until it is measured: 6 to 22 MiB on models
-# from an LSTM to a U-Net (`bench/memory_training.py`).
+# What kernels and the C library take besides tensors, until it is measured: up to 25 MiB on six
+# models (`bench/memory_training.py`).
 RESERVE_BYTES = 32 * MIB
 # The least that the loader is asked to live with.
 LEAST_BYTES = 2 * MIB

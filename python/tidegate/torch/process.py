@@ -21,12 +21,14 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 OTHERS = {"mallctl": "jemalloc", "tc_version": "tcmalloc", "mi_version": "mimalloc"}
 
 
-def _status(name: str) -> int:
-    """Return bytes of a line of /proc/self/status; 0 where there is none."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
-    return 0
+def _sizes() -> dict[str, int]:
+    """Return the bytes of all sizes in /proc/self/status, by their names."""
+    words = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {line[0].rstrip(":"): int(line[1]) << 10 for line in words if line[2:] == ["kB"]}
+
+
+def _anonymous(sizes: dict[str, int]) -> int:
+    return sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0)
 
 
 def anonymous_bytes() -> int:
@@ -35,7 +37,7 @@ def anonymous_bytes() -> int:
     Pages of libraries are not counted: the kernel charges them to the first process that read
     them, and drops them where memory is short.
     """
-    return _status("RssAnon") + _status("RssShmem")
+    return _anonymous(_sizes())
 
 
 def begin_peak() -> int | None:
@@ -47,7 +49,7 @@ def begin_peak() -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
-    return _status("RssFile")
+    return _sizes().get("RssFile", 0)
 
 
 def peak_bytes(files: int) -> int:
@@ -56,7 +58,8 @@ def peak_bytes(files: int) -> int:
     The kernel keeps the peak with files in it: where their pages were mapped meanwhile, this is too
     much by as many bytes.
     """
-    return max(_status("VmHWM") - min(files, _status("RssFile")), anonymous_bytes())
+    sizes = _sizes()
+    return max(sizes.get("VmHWM", 0) - min(files, sizes.get("RssFile", 0)), _anonymous(sizes))
 
 
 @functools.cache
@@ -64,8 +67,7 @@ def return_freed_blocks() -> str:
     """Make the C library give freed blocks back to the kernel; return what was done, in words.
 
     It is done once, and for the process. By default glibc keeps freed blocks of up to 32 MiB, and
-    tensors come and go by the step: on five models its heap was 17 to 49 % larger than all tensors
-    at the peak of a step.
+    tensors come and go by the step.
     """
     library = ctypes.CDLL(None)
     for function, name in OTHERS.items():

@@ -228,11 +228,11 @@ class _Measured:
                 grads = torch.autograd.grad(outputs, inputs, seeds, allow_unused=True)
                 found.append([grad for grad in grads if grad is not None])
                 del outputs, seeds, grads
-        norms = [math.sqrt(sum(float(g.float().square().sum()) for g in grads)) for grads in found]
+        norm = math.sqrt(sum(float(g.float().square().sum()) for g in found[0]))
         away = math.sqrt(sum(float((a - b).float().square().sum()) for a, b in zip(*found, strict=True)))
-        if not away <= MOST_APART * norms[0]:
+        if not away <= MOST_APART * norm:
             assert self.packer is not None
-            percent = f"{100 * away / max(norms[0], 1e-30):.0f} %"
+            percent = f"{100 * away / max(norm, 1e-30):.0f} %"
             raise ConfigError(
                 f"compress={self.packer.how.form!r} changes the gradients of {stage.name} by {percent}: its backward "
                 "does not take rounded values. Leave compress= out, or take another form"

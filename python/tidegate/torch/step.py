@@ -18,7 +18,7 @@ from torch import nn
 from tidegate import training
 from tidegate.errors import BudgetError, ConfigError, DataError, StateError
 from tidegate.options import integer, known_options, number, refused, text
-from tidegate.torch.compress import Compress, compress_of, packer_of
+from tidegate.torch.compress import Compress, Packer, compress_of
 from tidegate.torch.graph import Stages
 from tidegate.torch.mean import check_mean
 from tidegate.torch.profile import cloned, optimizer_bytes, parts_of, profile_of, samples_of
@@ -220,7 +220,7 @@ class TrainStep:
         # Its sizes of batches are those of the plan.
         self._noise: tuple[tuple[int, int], training.NoiseScale] | None = None
         form = compress_of(compress)
-        self._packer = None if form is None else packer_of(form, model)
+        self._packer = None if form is None else Packer(form, model)
         self._given = profile
         self._shapes: dict[Any, _Shape] = {}
         # The shape of the last batch.
