@@ -1,14 +1,16 @@
 """Recomputation next to torch's own, at no more than its peak. `make bench-training`.
 
-Flow: models -> `checkpoint_sequential` with several numbers of segments -> its peak of live tensors
--> the plan within that peak -> CPU seconds of forward and backward, in interleaved rounds on one
-thread -> ours / theirs within a round; medians. Before that, a chain of 256 blocks in 1/25 of its
-activations, and what an estimate of the noise scale costs.
+Flow: models -> `checkpoint_sequential` with several numbers of segments, selective checkpoints, and
+compiled models with an `activation_memory_budget` -> the peak of live tensors -> the plan within
+that peak -> CPU seconds of forward and backward, in interleaved rounds on one thread -> ours /
+theirs within a round; medians. Before that, a chain of 256 blocks in 1/25 of its activations, and
+what an estimate of the noise scale costs.
 Memory: the plain steps of the models, at most 0.6 GiB.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import statistics
@@ -17,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._functorch.config
 import torchvision
 from torch import nn
 from torch.nn import functional as F
@@ -40,6 +43,8 @@ PRODUCTS = [
     torch.ops.aten.convolution.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
+
+BACKENDS = {"compiled": "inductor", "compiled, torch's kernels": "aot_eager_decomp_partition"}
 
 
 class Flat(nn.Module):
@@ -74,6 +79,15 @@ def peak(run, known):
     with Live(known) as live:
         run().backward()
     return live.peak
+
+
+def allocated(run, known):
+    """Return the same by what the allocator notes: compiled code calls no operations of torch."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as noted:
+        run().backward()
+    events = noted.profiler.kineto_results.events()
+    upto = itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]")
+    return max(upto) + sum({t.data_ptr(): t.untyped_storage().nbytes() for t in known}.values())
 
 
 def seconds(run, model):
@@ -111,11 +125,27 @@ class Compared:
             x = checkpoint(block, x, use_reentrant=False, context_fn=keep)
         return self.loss(x, self.y)
 
+    def compiled(self, backend):
+        """The compiled model, which recomputes so that 0.3 of what it saves is left."""
+        torch._dynamo.reset()
+        torch._functorch.config.activation_memory_budget = 0.3
+        model = torch.compile(self.model, backend=backend)
+
+        def run():
+            return self.loss(model(self.x), self.y)
+
+        run().backward()
+        return run
+
     def row(self, segments, rounds):
         """Return peaks and times of torch's way and of the plan within its peak."""
-        theirs = self.selective if segments == "selective" else functools.partial(self.theirs, segments)
+        count = allocated if segments in BACKENDS else peak
+        if segments in BACKENDS:
+            theirs = self.compiled(BACKENDS[segments])
+        else:
+            theirs = self.selective if segments == "selective" else functools.partial(self.theirs, segments)
         self.model.zero_grad(set_to_none=True)
-        row = {"model": self.name, "segments": segments, "plain": self.most, "theirs": peak(theirs, self.known)}
+        row = {"model": self.name, "segments": segments, "plain": self.most, "theirs": count(theirs, self.known)}
         try:
             plan = self.planner.plan(row["theirs"])
         except BudgetError:
@@ -206,7 +236,7 @@ def main():
     for name in given.models:
         compared = Compared(name)
         count = len(compared.blocks)
-        for segments in [*sorted({2, round(math.sqrt(count)), count}), "selective"]:
+        for segments in [*sorted({2, round(math.sqrt(count)), count}), "selective", *BACKENDS]:
             rows.append(compared.row(segments, given.rounds))
             print(line(rows[-1]), flush=True)
     given.out.write_text(json.dumps({"torch": torch.__version__, "rounds": given.rounds, "rows": rows, **extra}))

@@ -17,6 +17,7 @@ from tidegate.torch import Compress, TrainStep  # noqa: E402
 from tidegate.torch import compress as forms  # noqa: E402
 from tidegate.torch.graph import Stages  # noqa: E402
 from tidegate.torch.live import Live  # noqa: E402
+from tidegate.torch.plans import Planners  # noqa: E402
 from tidegate.torch.profile import profile_of  # noqa: E402
 from tidegate.torch.recompute import Runner  # noqa: E402
 
@@ -91,12 +92,11 @@ def test_the_step_compresses_where_that_is_faster(monkeypatch):
     step = TrainStep(model, loss, optimizer, memory="1GiB", micro_batches=1, compress="int8")
     step(batch)
     # With all memory nothing is compressed.
-    assert (step._last().packs, step.report().plan.recomputed_stages) == (False, 0)
-    packed = step._last().planners.packed
-    for stage in packed.chain.stages:
+    assert (step._last().way.packs, step.report().plan.recomputed_stages) == (False, 0)
+    ways = step._last().planners.ways[:2]
+    for stage in ways[1].profile.chain.stages:
         stage.forward_time = stage.backward_time = 0.0
-    planners = type(step._last().planners)(step.profile(), packed, 256, 1)
-    assert planners.plan(step.report().plan.peak_bytes // 2)[1]
+    assert Planners(ways, 256, 1).plan(step.report().plan.peak_bytes // 2)[1].packs
 
 
 def test_what_is_kept_as_it_is():

@@ -295,6 +295,10 @@ def test_what_changes_after_the_plan_is_refused():
     with pytest.raises(tg.ConfigError, match="hooks of 2 was False and is True"):
         step((X, Y))
     handle.remove()
+    layer, model[2].layer = model[2].layer, nn.Linear(*reversed(model[2].layer.weight.shape))
+    with pytest.raises(tg.ConfigError, match=r"2\.layer is another module since"):
+        step((X, Y))
+    model[2].layer = layer
     step((X, Y))
 
 

@@ -226,7 +226,8 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     profile = timed(profile_model(model, loss, (x, y), optimizer=optimizer, repeats=1))
     memory = training.Planner(profile, micro_batches=4).floor_bytes
-    step = TrainStep(model, loss, optimizer, memory=memory, micro_batches=4, profile=profile)
+    how = {"memory": memory, "micro_batches": 4, "profile": profile, "optimizer_in_backward": False}
+    step = TrainStep(model, loss, optimizer, **how)
     found = step((x, y))
     parts = step.report().plan.micro_batches
     assert parts == [63, 63, 62, 62]
@@ -300,7 +301,7 @@ def test_what_cannot_be_planned_is_named():
     with pytest.raises(tg.ConfigError, match="of another model"):
         TrainStep(plain, F.cross_entropy, optimizer, memory="1MiB", profile=training.Profile(32, training.Chain(
             [training.Stage()])))((x, y))  # fmt: skip
-    floor = training.Planner(profile_model(plain, F.cross_entropy, (x, y))).floor_bytes
+    floor = training.Planner(profile_model(plain, F.cross_entropy, (x, y), optimizer=optimizer)).floor_bytes
     with pytest.raises(tg.ConfigError, match="only where the loss is a mean over samples"):
         first(plain, loss=lambda o, w: F.cross_entropy(o, w, reduction="sum"), memory=floor + 2000)
     step = TrainStep(plain, F.cross_entropy, optimizer, memory="1MiB")

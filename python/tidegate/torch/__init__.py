@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tidegate.torch.tensors import array_of, gathered, sample_tensors, sparse, tensor, tensors
 
 if TYPE_CHECKING:
+    from tidegate.torch.attention import SpelledOutAttention
     from tidegate.torch.compress import Compress
     from tidegate.torch.context import ContextReport, TrainingContext, training_context
     from tidegate.torch.profile import profile_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Compress",
     "ContextReport",
+    "SpelledOutAttention",
     "StepReport",
     "TopKState",
     "TrainStep",
@@ -38,6 +40,7 @@ __all__ = [
 _LAZY = {
     "Compress": "compress",
     "ContextReport": "context",
+    "SpelledOutAttention": "attention",
     "StepReport": "step",
     "TopKState": "topk",
     "TrainStep": "step",

@@ -24,7 +24,8 @@ from tidegate.options import integer, refused
 from tidegate.torch import process
 from tidegate.torch.limit import Limit
 from tidegate.torch.live import Live
-from tidegate.torch.step import Planners, StepReport, TrainStep
+from tidegate.torch.plans import Planners, Way
+from tidegate.torch.step import StepReport, TrainStep
 
 if TYPE_CHECKING:
     from tidegate.loader import Loader
@@ -194,7 +195,7 @@ class TrainingContext(TrainStep):
         if self.loader.budget.cap_bytes != size:
             self.loader.set_memory(size)
 
-    def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
+    def _plan(self, planners: Planners) -> tuple[training.Plan, Way]:
         """Plan within what the loader leaves: it gets its wish, or half of that, and so on."""
         share, then = self._share, planners.memory
         whole = self.memory_bytes_in_all - self._besides
@@ -204,7 +205,7 @@ class TrainingContext(TrainStep):
         while True:
             self.memory_bytes = max(0, whole - share) if then is None else min(then, max(0, whole - share))
             try:
-                plan, packs = planners.plan(self.memory_bytes)
+                plan, way = planners.plan(self.memory_bytes)
                 break
             except BudgetError as error:
                 if share <= LEAST_BYTES:
@@ -217,7 +218,7 @@ class TrainingContext(TrainStep):
         self._share, self._peak = share, max(self._peak, plan.peak_bytes)
         if not self._allocator and self._peak * ROOMY > whole - share:
             self._allocator = process.return_freed_blocks()
-        return plan, packs
+        return plan, way
 
     def _fit(self) -> None:
         """Plan again: the number has changed, or more is set aside; an error changes nothing."""

@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from tidegate.errors import ConfigError
+from tidegate.torch.attention import SpelledOut
 from tidegate.torch.kept import Kept, close
-from tidegate.torch.live import storage_bytes, storage_key
+from tidegate.torch.live import storage_bytes, storage_key, tensors_in
 from tidegate.torch.trace import CONSTANT, trace
 
 __all__ = ["Stage", "Stages", "Values", "frozen"]
@@ -61,10 +62,6 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
                 count.copy_(kept)
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
 def _used(node: fx.Node) -> list[fx.Node]:
     """Return the nodes whose values a node takes; attributes of the model are none."""
     return [other for other in node.all_input_nodes if other.op != "get_attr"]
@@ -77,6 +74,7 @@ class Stages:
         model: the module.
         stages: in the order in which they run.
         whole: names of modules that could not be taken apart.
+        attention: modules that keep the scores of their attention for backward.
         needs: nodes whose values need gradients.
         skips: stages, counted from 1, whose output is used until a stage behind the next.
         fingerprint: the same for two models of the same modules, shapes and stages.
@@ -85,6 +83,8 @@ class Stages:
     def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
         self.model = model
         graph, self.whole = trace(model, len(inputs))
+        # By all their names; to look for them at every node takes longer than a small node runs.
+        self._named = dict(model.named_modules(remove_duplicate=False))
         self._inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self._nodes = [n for n in graph.nodes if n.op in ("call_module", "call_function", "call_method")]
         (output,) = (node for node in graph.nodes if node.op == "output")
@@ -93,6 +93,7 @@ class Stages:
         seen = _Seen(self, inputs)
         self.stages = self._stages(seen)
         self.needs = seen.needs
+        self.attention = seen.spelled.found()
         self.skips = self._skips(seen)
         self.fingerprint = self._fingerprint(inputs)
 
@@ -108,7 +109,7 @@ class Stages:
         kwargs = fx.node.map_arg(node.kwargs, lambda other: self._value(other, values))
         target: Any = node.target
         if node.op == "call_module":
-            return self.model.get_submodule(target)(*args, **kwargs)
+            return self._named[target](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
@@ -117,10 +118,14 @@ class Stages:
         """Return what the model returns."""
         return fx.node.map_arg(self._result, lambda node: self._value(node, values))
 
+    def norms(self, stages: Iterable[Stage]) -> list[nn.Module]:
+        """Return the batch normalizations that stages run."""
+        return [m for m in self.modules(stages) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
     def modules(self, stages: Iterable[Stage]) -> list[nn.Module]:
         """Return the modules that stages run, and all within them."""
         names = [str(n.target) for stage in stages for n in stage.nodes if n.op == "call_module"]
-        return [module for name in names for module in self.model.get_submodule(name).modules()]
+        return [module for name in names for module in self._named[name].modules()]
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
         """Return the parameters that a stage uses and that are trained, each once."""
@@ -164,10 +169,17 @@ class Stages:
         return [(begin, end) for begin, end in ends if end > begin + 1]
 
     def _fingerprint(self, inputs: Sequence[Any]) -> str:
-        given = [(tuple(t.shape[1:]), str(t.dtype)) for t in _tensors(list(inputs))]
+        given = [(tuple(t.shape[1:]), str(t.dtype)) for t in tensors_in(list(inputs))]
         shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()]
         stages = [[(node.op, str(node.target)) for node in stage.nodes] for stage in self.stages]
         return hashlib.blake2b(repr((given, shapes, stages)).encode(), digest_size=8).hexdigest()
+
+
+def _module_of(node: fx.Node) -> str:
+    """Return the name of the module in which a node runs."""
+    inner = str(node.target) if node.op == "call_module" else ""
+    stack = [name for name in node.meta.get("nn_module_stack", {}) if name and name != inner]
+    return stack[-1] if stack else inner or node.name
 
 
 class _Seen:
@@ -184,6 +196,7 @@ class _Seen:
         # For each place, the earliest maker that a node from there on writes to.
         self.writes: list[int] = [len(self.nodes)] * (len(self.nodes) + 1)
         self.needs: set[fx.Node] = set()
+        self.spelled = SpelledOut()
         self.parameters = {storage_key(p) for p in stages.model.parameters()}
         values = stages.given(inputs)
         uses: dict[fx.Node, int] = dict.fromkeys(stages.results, len(self.nodes))
@@ -192,7 +205,7 @@ class _Seen:
                 uses[other] = max(uses.get(other, 0), at)
         kept = Kept(stages.model)
         try:
-            with frozen(stages.model.modules()):
+            with frozen(stages.model.modules()), self.spelled:
                 self._run_all(stages, values, uses)
                 output = stages.output(values)
             change = kept.change()
@@ -208,6 +221,7 @@ class _Seen:
         for at, node in enumerate(self.nodes):
             if any(other in self.needs for other in _used(node)) or stages.parameters(Stage("", [node])):
                 self.needs.add(node)
+            self.spelled.name = _module_of(node)
             values[node] = self._run(stages, node, at, values)
             if (maker := self.maker.get(node, -1)) >= 0:
                 self.last_use[maker] = max(self.last_use[maker], uses.get(node, at))
@@ -223,8 +237,8 @@ class _Seen:
                 plain = stages.model(*given)
         finally:
             kept.restore()
-        pairs = zip(_tensors(plain), _tensors(output), strict=False)
-        if len(_tensors(plain)) != len(_tensors(output)) or not all(close(a, b.detach()) for a, b in pairs):
+        pairs = zip(tensors_in(plain), tensors_in(output), strict=False)
+        if len(tensors_in(plain)) != len(tensors_in(output)) or not all(close(a, b.detach()) for a, b in pairs):
             raise ConfigError(
                 f"{type(stages.model).__name__} gives another output when it runs again, or when it is taken apart: "
                 "its forward decides by the type of what it gets, draws from generators of its own, or keeps a state"
@@ -259,7 +273,7 @@ class _Seen:
             for other in _used(node):
                 maker = self.maker.get(other, -1)
                 taken[other] = tree_map(functools.partial(alone, copied=copied, maker=maker), values[other])
-            versions = [(t, t._version, other) for other, value in taken.items() for t in _tensors(value)]
+            versions = [(t, t._version, other) for other, value in taken.items() for t in tensors_in(value)]
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 value = stages.run(node, taken)
             for tensor, version, other in versions:
@@ -272,11 +286,12 @@ class _Seen:
         except RuntimeError:
             # A leaf that needs a gradient must not be written to: write to copies.
             value, taken = attempt(copied=True)
-        own = {storage_key(tensor) for tensor in _tensors(value)}
+        self.spelled.kept(keys)
+        own = {storage_key(tensor) for tensor in tensors_in(value)}
         found = [makers[key] for key in own if key in makers]
         self.maker[node] = max(found) if found else at
         if not found:
-            self.bytes[at] = sum({storage_key(t): storage_bytes(t) for t in _tensors(value)}.values())
+            self.bytes[at] = sum({storage_key(t): storage_bytes(t) for t in tensors_in(value)}.values())
         for key, size in dict(keys).items():
             if key in makers:
                 self.saved.add(makers[key])

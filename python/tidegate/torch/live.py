@@ -14,7 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Live", "storage_bytes", "storage_key"]
+__all__ = ["Live", "storage_bytes", "storage_key", "tensors_in"]
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Return the tensors within lists, tuples and dicts."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -77,7 +82,6 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.add(leaf)
+        for tensor in tensors_in(result):
+            self.add(tensor)
         return result

@@ -15,22 +15,22 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_leaves
 
 from tidegate.errors import ConfigError
 from tidegate.options import integer, refused
 from tidegate.torch.compress import Packer
 from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Kept, undrawn
-from tidegate.torch.live import Live, storage_bytes, storage_key
+from tidegate.torch.live import Live, storage_bytes, storage_key, tensors_in
 from tidegate.training import Chain, Held, Profile, Skip
 from tidegate.training import Stage as PlannedStage
 
-__all__ = ["optimizer_bytes", "parts_of", "profile_model", "profile_of", "samples_of"]
+__all__ = ["SCALAR_BYTES", "optimizer_bytes", "parts_of", "profile_model", "profile_of", "samples_of"]
 
 Loss = Callable[..., torch.Tensor]
 
-# What a step holds for a moment besides: its total, scaled losses, the norm of gradients.
+# What a step with its optimizer holds for a moment besides: its total, scaled losses, the norm of
+# gradients.
 SCALAR_BYTES = 4096
 # Samples of the step that tells how much of the time does not depend on their number.
 FEW = 2
@@ -97,7 +97,7 @@ class _Measured:
     ) -> None:
         self.stages, self.loss, self.targets, self.packer = stages, loss, targets, packer
         self.values = stages.given(inputs)
-        self.held = [*stages.model.parameters(), *stages.model.buffers(), *_tensors([*inputs, *targets])]
+        self.held = [*stages.model.parameters(), *stages.model.buffers(), *tensors_in([*inputs, *targets])]
         self.on_device = any(tensor.is_cuda for tensor in self.held)
         self.planned: list[PlannedStage] = []
         # Bytes of each stage's backward at its worst moment.
@@ -155,7 +155,7 @@ class _Measured:
         Nothing but what is saved stays: an output is whole from its stage to the last that takes
         it. `ends` are what the stage takes and gives, of which some are kept as they are.
         """
-        whole = sum({storage_key(t): storage_bytes(t) for t in _tensors(list(self.values.values()))}.values())
+        whole = sum({storage_key(t): storage_bytes(t) for t in tensors_in(list(self.values.values()))}.values())
         measured.saved_bytes += sum(left.get(key, 0) for key in {storage_key(end) for end in ends})
         measured.save_extra_bytes += measured.output_bytes + whole
         measured.forward_extra_bytes += measured.output_bytes + whole
@@ -168,7 +168,7 @@ class _Measured:
         self.planned.append(measured)
         with Live(self.held) as live:
             taken = self.taken(stage)
-            for tensor in _tensors(list(taken.values())):
+            for tensor in tensors_in(list(taken.values())):
                 live.add(tensor)
             live.reset()
             before = live.now
@@ -188,7 +188,7 @@ class _Measured:
 
     def backward(self, stage: Stage, taken: Values, parameters: list[nn.Parameter], measured: PlannedStage) -> None:
         """Measure what a stage saves, and its backward at its worst moment."""
-        leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
+        leaves = [t for t in tensors_in(list(taken.values())) if t.requires_grad]
         if stage is self.stages.stages[-1]:
             # The loss may use any parameter, such as for a penalty on all of them.
             parameters = [p for p in self.stages.model.parameters() if p.requires_grad]
@@ -200,7 +200,7 @@ class _Measured:
             measured.save_extra_bytes = max(0, live.peak - live.now)
             measured.saved_bytes = max(0, live.now - before - measured.output_bytes)
             if self.packer is not None:
-                self.compressed(measured, [*leaves, *_tensors(given)], left)
+                self.compressed(measured, [*leaves, *tensors_in(given)], left)
             edges = _edges(given)
             del given
             live.reset()
@@ -209,13 +209,13 @@ class _Measured:
         made = [p for p, grad in zip(parameters, grads[len(leaves) :], strict=False) if grad is not None]
         # A parameter's gradient comes with the last stage that uses it.
         self.users.update(dict.fromkeys(map(id, made), measured))
-        nodes = [node for node, value in taken.items() for t in _tensors(value) if t.requires_grad]
+        nodes = [node for node, value in taken.items() for t in tensors_in(value) if t.requires_grad]
         self.note_gradients(nodes, grads[: len(nodes)])
 
     def compare(self, stage: Stage, parameters: list[nn.Parameter]) -> None:
         """Refuse a form in which the gradients of a stage are far from its own."""
         taken = self.taken(stage)
-        inputs = [*(t for t in _tensors(list(taken.values())) if t.requires_grad), *parameters]
+        inputs = [*(t for t in tensors_in(list(taken.values())) if t.requires_grad), *parameters]
         found: list[list[torch.Tensor]] = []
         for hooks in (contextlib.nullcontext, self.saving):
             with torch.random.fork_rng(), frozen(self.stages.modules([stage])):
@@ -267,7 +267,7 @@ class _Measured:
 
     def timed(self, stage: Stage, parameters: list[nn.Parameter]) -> tuple[float, float]:
         taken = self.taken(stage)
-        leaves = [t for t in _tensors(list(taken.values())) if t.requires_grad]
+        leaves = [t for t in tensors_in(list(taken.values())) if t.requires_grad]
         with frozen(self.stages.modules([stage])), self.saving():
             began = self.clock()
             given = self.forward(stage, taken)
@@ -291,12 +291,8 @@ class _Measured:
         self.values = {node: value for node, value in self.values.items() if node in needed}
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
 def _differentiable(value: Any) -> list[torch.Tensor]:
-    return [tensor for tensor in _tensors(value) if tensor.requires_grad]
+    return [tensor for tensor in tensors_in(value) if tensor.requires_grad]
 
 
 def _gradient(stage: PlannedStage) -> int:
@@ -317,21 +313,23 @@ def _leaf(value: Any, needs: bool) -> Any:
     return leaf.requires_grad_() if needs and (value.is_floating_point() or value.is_complex()) else leaf
 
 
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def optimizer_bytes(optimizer: torch.optim.Optimizer, *, alone: bool = False) -> tuple[int, int]:
     """Return the bytes that an optimizer keeps, and those of its step besides.
+
+    `alone` is for steps on one parameter at a time.
 
     They follow from a step of the same optimizer on one small parameter of each group: both are in
     proportion to the parameters. Where the optimizer has stepped already, what it keeps is counted.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("LBFGS evaluates the loss several times in a step: it cannot be planned")
-    kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in _tensors(state) if t.numel() > 1)
-    sizes = [_group_bytes(type(optimizer), group) for group in optimizer.param_groups
+    kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in tensors_in(state) if t.numel() > 1)
+    sizes = [_group_bytes(type(optimizer), group, alone) for group in optimizer.param_groups
              if any(p.requires_grad for p in group["params"])]  # fmt: skip
     return kept or sum(own for own, _ in sizes), max((extra for _, extra in sizes), default=0)
 
 
-def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
+def _group_bytes(kind: Any, group: dict[str, Any], alone: bool) -> tuple[int, int]:
     """Return the bytes that the optimizer of a group keeps, and those of its step besides."""
     parameters = [p for p in group["params"] if p.requires_grad]
     like = parameters[0]
@@ -347,13 +345,13 @@ def _group_bytes(kind: Any, group: dict[str, Any]) -> tuple[int, int]:
             "the plan"
         ) from None
     size = storage_bytes(trial)
-    one = sum(storage_bytes(t) for state in same.state.values() for t in _tensors(state) if t.numel() > 1)
+    one = sum(storage_bytes(t) for state in same.state.values() for t in tensors_in(state) if t.numel() > 1)
     trial.grad = torch.ones_like(trial)
-    with Live([trial, trial.grad, *_tensors([*same.state.values()])]) as live:
+    with Live([trial, trial.grad, *tensors_in([*same.state.values()])]) as live:
         before = live.now
         same.step()
     extra = live.peak - before
-    foreach = group.get("foreach") or (group.get("foreach") is None and like.is_cuda)
+    foreach = not alone and (group.get("foreach") or (group.get("foreach") is None and like.is_cuda))
     whole = sum(p.numel() * p.element_size() for p in parameters)
     largest = max(p.numel() * p.element_size() for p in parameters)
     return whole * one // size, (whole if foreach else largest) * extra // size
@@ -363,7 +361,7 @@ def _time_of_few(
     stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], packer: Packer | None, repeats: int
 ) -> float | None:
     """Return the time of the stages with two samples; None where there are few, or one size."""
-    if samples_of(_tensors([*inputs, *targets])) < 2 * FEW:
+    if samples_of(tensors_in([*inputs, *targets])) < 2 * FEW:
         return None
     cut = [[v[:FEW] if isinstance(v, torch.Tensor) and v.dim() else v for v in values] for values in (inputs, targets)]
     measured = _Measured(stages, loss, cut[0], cut[1], packer)
@@ -390,7 +388,7 @@ def profile_of(
 ) -> Profile:
     """Return the profile of stages that are cut; with a packer, of a step that compresses."""
     before = {p: p.grad for p in stages.model.parameters()}
-    versions = [tensor._version for tensor in _tensors([*inputs, *targets])]
+    versions = [tensor._version for tensor in tensors_in([*inputs, *targets])]
     own = Kept(loss) if isinstance(loss, nn.Module) else None
     measured = _Measured(stages, loss, inputs, targets, packer)
     with undrawn():
@@ -400,10 +398,10 @@ def profile_of(
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
     # The part of the time that does not depend on the number of samples; each micro-batch takes it.
-    samples = samples_of(_tensors([*inputs, *targets]))
+    samples = samples_of(tensors_in([*inputs, *targets]))
     overhead = 0.0 if few is None else (samples * few - FEW * chain.plain_time) / (samples - FEW)
     overhead = min(max(0.0, overhead), few or 0.0)
-    if versions != [tensor._version for tensor in _tensors([*inputs, *targets])]:
+    if versions != [tensor._version for tensor in tensors_in([*inputs, *targets])]:
         raise ConfigError("the model or the loss writes to the batch, which a second forward would find changed")
     if own is not None and (change := own.change()) is not None:
         own.restore()
@@ -418,9 +416,9 @@ def profile_of(
         "parameters": sum({storage_key(p): storage_bytes(p) for p in parameters}.values()),
         "optimizer": kept,
         "buffers": sum({storage_key(b): storage_bytes(b) for b in stages.model.buffers()}.values()),
-        "scalars": SCALAR_BYTES,
+        "scalars": SCALAR_BYTES if optimizer else 0,
     }
-    given = _tensors([*inputs, *targets])
+    given = tensors_in([*inputs, *targets])
     return Profile(
         batch=samples_of(given),
         chain=chain,

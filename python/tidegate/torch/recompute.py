@@ -30,6 +30,7 @@ class Runner:
     def __init__(self, stages: Stages, loss: Callable[..., torch.Tensor], schedule: Schedule) -> None:
         self._stages, self._loss, self._schedule = stages, loss, schedule
         self._count = len(stages.stages)
+        self._norms: dict[tuple[int, int], list[nn.Module]] = {}
         self._last: dict[fx.Node, int] = dict.fromkeys(stages.results, self._count)
         for number, stage in enumerate(stages.stages, 1):
             for node in stage.takes:
@@ -43,6 +44,13 @@ class Runner:
 
     def _between(self, first: int, last: int) -> list[Stage]:
         return self._stages.stages[first - 1 : last]
+
+    def _norms_of(self, first: int, last: int) -> list[nn.Module]:
+        """Return the batch normalizations of stages, which are looked for once."""
+        key = first, last
+        if key not in self._norms:
+            self._norms[key] = self._stages.norms(self._between(first, last))
+        return self._norms[key]
 
     def _takes(self, first: int, last: int) -> list[fx.Node]:
         """Return what stages take from before the first of them."""
@@ -86,7 +94,7 @@ class Runner:
     def _recomputed(self, steps: Schedule, values: Values, targets: Sequence[Any]) -> list[Any]:
         first, last = _ends(steps)
         takes = self._takes(first, last)
-        modules = self._stages.modules(self._between(first, last))
+        norms = self._norms_of(first, last)
 
         def forward(*taken: Any) -> tuple[Any, ...]:
             return tuple(self._steps(steps, dict(zip(takes, taken, strict=True)), targets))
@@ -95,7 +103,7 @@ class Runner:
             forward,
             *(values[node] for node in takes),
             use_reentrant=False,
-            context_fn=lambda: _contexts(modules),
+            context_fn=lambda: _contexts(norms),
         )
         if last == self._count:
             return list(given)
@@ -104,16 +112,16 @@ class Runner:
 
 
 def _contexts(
-    modules: list[nn.Module],
+    norms: list[nn.Module],
 ) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
     """Return what the first forward runs within, and what the one in backward."""
     draws = Draws()
-    return draws.forward(), _again(draws, modules)
+    return draws.forward(), _again(draws, norms)
 
 
 @contextlib.contextmanager
-def _again(draws: Draws, modules: list[nn.Module]) -> Iterator[None]:
-    with draws.again(), frozen(modules):
+def _again(draws: Draws, norms: list[nn.Module]) -> Iterator[None]:
+    with draws.again(), frozen(norms):
         yield
 
 

@@ -7,6 +7,7 @@ Memory: parameters, gradients, optimizer, and what the plan stores; `memory` bou
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,14 @@ from torch import nn
 
 from tidegate import training
 from tidegate.errors import BudgetError, ConfigError, DataError, StateError
-from tidegate.options import integer, known_options, number, refused, text
+from tidegate.options import flag, integer, known_options, number, refused, text
+from tidegate.torch.attention import SpelledOutAttention, advice
 from tidegate.torch.compress import Compress, Packer, compress_of
+from tidegate.torch.fused import fused_profile, has_step_hooks, own_parameters, stepping, steps_alone
 from tidegate.torch.graph import Stages
 from tidegate.torch.mean import check_mean
-from tidegate.torch.profile import cloned, optimizer_bytes, parts_of, profile_of, samples_of
+from tidegate.torch.plans import Planners, Way
+from tidegate.torch.profile import SCALAR_BYTES, cloned, optimizer_bytes, parts_of, profile_of, samples_of
 from tidegate.torch.recompute import Runner
 from tidegate.torch.state import random_setter, random_state
 from tidegate.torch.trace import hooked
@@ -41,6 +45,8 @@ class StepReport:
         steps: steps that were taken.
         noise_scale: samples about which a larger batch no longer pays; None without an estimate.
         whole: modules that could not be taken apart: each is one node.
+        attention: modules that keep the scores of their attention, which fused attention does not.
+        on_device: whether the model is on a device.
     """
 
     plan: training.Plan
@@ -49,6 +55,8 @@ class StepReport:
     steps: int
     noise_scale: float | None
     whole: list[str]
+    attention: list[SpelledOutAttention]
+    on_device: bool
 
     def __str__(self) -> str:
         half = "does not fit" if self.half is None else f"takes {self.half:.2f} times as long"
@@ -57,72 +65,9 @@ class StepReport:
             lines.append(f"The noise scale of the gradients is {self.noise_scale:.0f} samples.")
         if self.whole:
             lines.append(f"Not taken apart: {', '.join(self.whole)}.")
+        if (words := advice(self.attention, self.on_device)) is not None:
+            lines.append(words)
         return "\n".join(lines)
-
-
-class Planners:
-    """Plans of one batch: what is saved stays as it is, or it is compressed and not recomputed.
-
-    The tables of the planners are as large as those of a small model: they are dropped after each
-    plan, and solved again for the next.
-
-    Attributes:
-        memory: the budget of the last plan; of a state that was loaded, the plan is that of then
-            where there is room for it.
-    """
-
-    def __init__(
-        self,
-        profile: training.Profile,
-        packed: training.Profile | None,
-        samples: int,
-        most: int | None,
-        memory: int | None = None,
-    ) -> None:
-        self.profile, self.packed, self.samples, self._most = profile, packed, samples, most
-        self.memory = memory
-        self._curve: list[training.Point] | None = None
-
-    def state(self, key: str) -> dict[str, Any]:
-        """Return what `of` takes."""
-        packed = None if self.packed is None else self.packed.request()
-        sizes = {"samples": self.samples, "memory": self.memory}
-        return {"key": key, "profile": self.profile.request(), "packed": packed, **sizes}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], most: int | None) -> Planners:
-        """Return the planners of a state."""
-        packed = None if state["packed"] is None else training.Profile.from_request(state["packed"])
-        samples, memory = integer("samples", state["samples"], 1, 2**32), integer("memory", state["memory"], 0)
-        return cls(training.Profile.from_request(state["profile"]), packed, samples, most, memory)
-
-    def _all(self) -> list[tuple[training.Planner, bool]]:
-        how: dict[str, Any] = {"batch": self.samples, "micro_batches": self._most}
-        packed = [] if self.packed is None else [(training.Planner(self.packed, **how, recompute=False), True)]
-        return [(training.Planner(self.profile, **how), False), *packed]
-
-    def plan(self, memory: int) -> tuple[training.Plan, bool]:
-        """Return the fastest plan within a budget, and whether it compresses."""
-        found: list[tuple[training.Plan, bool]] = []
-        refusal: BudgetError | None = None
-        planners = self._all()
-        for planner, packs in planners:
-            try:
-                found.append((planner.plan(memory), packs))
-            except BudgetError as error:
-                refusal = refusal or error
-        if refusal is not None and not found:
-            raise refusal
-        if self._curve is None:
-            self._curve = [point for planner, _ in planners for point in planner.curve()]
-        self.memory = memory
-        return min(found, key=lambda pair: pair[0].time)
-
-    def curve(self) -> list[training.Point]:
-        """Return the time of the fastest plan for every budget."""
-        if self._curve is None:
-            self._curve = [point for planner, _ in self._all() for point in planner.curve()]
-        return self._curve
 
 
 @dataclass
@@ -132,9 +77,16 @@ class _Shape:
     stages: Stages
     planners: Planners
     plan: training.Plan
-    packs: bool
+    way: Way
     runner: Runner
     checked: bool
+
+    @functools.cached_property
+    def alone(self) -> list[nn.Parameter]:
+        """The parameters that are updated in backward, each when its gradient is there."""
+        if self.plan.gradients != "fused":
+            return []
+        return [p for own in own_parameters(self.planners.profile, self.stages) for p in own]
 
 
 class TrainStep:
@@ -154,6 +106,10 @@ class TrainStep:
             as the interpreter and the libraries, is not in it.
         inputs: names of what the model takes, where a batch is a mapping.
         targets: names of what the loss takes besides.
+        optimizer_in_backward: whether each parameter may be updated as soon as its gradient is
+            there, which is then freed. By default it may where that gives the same, bit for bit:
+            the optimizer treats parameters one by one, and nothing needs all gradients, as
+            `clip_norm` or a scaler does.
         micro_batches: the most micro-batches. By default any; under batch normalization they
             change the result, and the default is 1.
         clip_norm: the largest norm of all gradients; by default they are not clipped.
@@ -189,6 +145,7 @@ class TrainStep:
         memory: int | float | str,
         inputs: str | Sequence[str] | None = None,
         targets: str | Sequence[str] | None = None,
+        optimizer_in_backward: bool | None = None,
         micro_batches: int | None = None,
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
@@ -216,6 +173,7 @@ class TrainStep:
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
         self._autocast, self._scaler = autocast, scaler
+        self._fused = self._may_fuse(optimizer_in_backward)
         self._decay = None if noise_scale is None else number("noise_scale", noise_scale, 0, 1)
         # Its sizes of batches are those of the plan.
         self._noise: tuple[tuple[int, int], training.NoiseScale] | None = None
@@ -239,6 +197,12 @@ class TrainStep:
         sizes = training.micro_batches(samples, math.ceil(samples / shape.plan.micro_batches[0]))
         total: torch.Tensor | None = None
         small: torch.Tensor | None = None
+        alone = shape.alone
+        if alone and has_step_hooks(self.optimizer):
+            raise ConfigError(
+                "the optimizer got hooks since the step was planned, which would run for every parameter: give "
+                "optimizer_in_backward=False"
+            )
         at = 0
         for size, weight in zip(sizes, training.weights(sizes), strict=True):
             part = [[_cut(value, samples, at, size) for value in values] for values in (inputs, targets)]
@@ -246,22 +210,46 @@ class TrainStep:
                 loss = shape.runner(*part)
             loss = loss if len(sizes) == 1 else loss * weight
             total = loss.detach().clone() if total is None else total + loss.detach()
+            if alone:
+                self._check_finite(total)
             scaled = self._scaler.scale(loss) if self._scaler else loss
-            scaled.backward()  # type: ignore[no-untyped-call, unused-ignore]
+            with stepping(self.optimizer, alone):
+                scaled.backward()  # type: ignore[no-untyped-call, unused-ignore]
             del loss, scaled, part
             at += size
             if self._decay is not None and small is None and len(sizes) > 1:
                 small = self._squared_norm() / weight**2
         assert total is not None
         scaling = self._scaler is not None and self._scaler.is_enabled()
-        if not scaling and not bool(torch.isfinite(total)):
-            self._zero()
-            raise DataError(f"the loss of step {self._steps + 1} is {total.item()}: the optimizer has not stepped")
+        if not scaling and not alone:
+            self._check_finite(total)
         if small is not None:
             self._note_noise((sizes[0], samples), small)
         self._update()
         self._steps += 1
         return total
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        """Refuse a loss that is no number, before a parameter changes."""
+        if not bool(torch.isfinite(loss)):
+            self._zero()
+            raise DataError(f"the loss of step {self._steps + 1} is {loss.item()}: the optimizer has not stepped")
+
+    def _may_fuse(self, wanted: bool | None) -> bool:
+        """Return whether the optimizer may step in backward."""
+        if wanted is not None and not flag("optimizer_in_backward", wanted):
+            return False
+        reason = None
+        if self._clip is not None:
+            reason = "clip_norm needs the norm of all gradients before the first of them is used"
+        elif self._scaler is not None and self._scaler.is_enabled():
+            reason = "a scaler skips a step for what the last gradient has"
+        elif not steps_alone(self.optimizer):
+            kind = type(self.optimizer).__name__
+            reason = f"{kind} does not treat parameters one by one, or has hooks for its steps"
+        if wanted and reason is not None:
+            raise ConfigError(f"optimizer_in_backward=True: {reason}")
+        return reason is None
 
     def _squared_norm(self) -> torch.Tensor:
         """Return the squared norm of all gradients, on the device."""
@@ -295,7 +283,7 @@ class TrainStep:
         self._zero()
 
     def _packing(self, shape: _Shape) -> contextlib.AbstractContextManager[Any]:
-        if self._packer is None or not shape.packs:
+        if self._packer is None or not shape.way.packs:
             return contextlib.nullcontext()
         return self._packer.hooks()
 
@@ -315,9 +303,7 @@ class TrainStep:
         key = tuple((t.shape[1:], t.dtype, t.device) for t in [*inputs, *targets] if isinstance(t, torch.Tensor))
         shape = self._shapes.get(key) or self._profiled(repr(key), cloned(inputs), cloned(targets))
         if shape.planners.samples < samples:
-            known = shape.planners
-            planners = Planners(known.profile, known.packed, samples, self._most)
-            shape = self._shape(shape.stages, planners, shape.checked)
+            shape = self._shape(shape.stages, shape.planners.of_samples(samples), shape.checked)
         if len(shape.plan.micro_batches) > 1 and not shape.checked:
             with self._casting():
                 check_mean(self.model, self.loss, inputs, targets, shape.plan.micro_batches[0])
@@ -330,8 +316,8 @@ class TrainStep:
             stages = Stages(self.model, inputs)
             known = self._saved.get(key)
             if known is not None:
-                for profile in (known.profile, known.packed):
-                    _check_profile(profile, stages)
+                for way in known.ways:
+                    _check_profile(way.profile, stages)
                 return self._shape(stages, known, checked=False)
             profile = self._given if not self._shapes else None
             if profile is None:
@@ -339,15 +325,19 @@ class TrainStep:
             else:
                 _check_profile(profile, stages)
                 profile = _with_optimizer(profile, self.optimizer)
-            packed = None
+            ways = [Way(profile)]
             if self._packer is not None:
                 packed = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3, self._packer)
-        planners = Planners(profile, packed, samples_of([*inputs, *targets]), self._most)
+                ways.append(Way(packed, packs=True))
+        if self._fused:
+            extra = optimizer_bytes(self.optimizer, alone=True)[1]
+            ways += [replace(way, profile=fused_profile(way.profile, stages, extra), fused=True) for way in ways]
+        planners = Planners(ways, samples_of([*inputs, *targets]), self._most)
         return self._shape(stages, planners, checked=False)
 
     def _shape(self, stages: Stages, planners: Planners, checked: bool) -> _Shape:
-        plan, packs = self._plan(planners)
-        return _Shape(stages, planners, plan, packs, Runner(stages, self.loss, plan.schedule), checked)
+        plan, way = self._plan(planners)
+        return _Shape(stages, planners, plan, way, Runner(stages, self.loss, plan.schedule), checked)
 
     def _again(self) -> dict[Any, _Shape]:
         """Return all shapes with new plans; a plan of then counts no more."""
@@ -355,7 +345,7 @@ class TrainStep:
             shape.planners.memory = None
         return {key: self._shape(s.stages, s.planners, s.checked) for key, s in self._shapes.items()}
 
-    def _plan(self, planners: Planners) -> tuple[training.Plan, bool]:
+    def _plan(self, planners: Planners) -> tuple[training.Plan, Way]:
         then = planners.memory
         return planners.plan(self.memory_bytes if then is None else min(then, self.memory_bytes))
 
@@ -391,7 +381,8 @@ class TrainStep:
     def _forms(self) -> dict[str, Any]:
         """Return what profiles depend on besides the model."""
         compress = None if self._packer is None else asdict(self._packer.how)
-        return {"compress": compress, "autocast": None if self._autocast is None else str(self._autocast)}
+        autocast = None if self._autocast is None else str(self._autocast)
+        return {"compress": compress, "autocast": autocast, "fused": self._fused}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved; the generators go on there at once.
@@ -437,7 +428,10 @@ class TrainStep:
         now = shape.plan.time or 1.0
         half = None if times[0] is None else times[0] / now
         noise = None if self._noise is None else self._noise[1].value
-        return StepReport(shape.plan, half, (times[1] or now) / now, self._steps, noise, shape.stages.whole)
+        stages = shape.stages
+        on_device = any(p.is_cuda for p in self.model.parameters())
+        twice = (times[1] or now) / now
+        return StepReport(shape.plan, half, twice, self._steps, noise, stages.whole, stages.attention, on_device)
 
     def profile(self) -> training.Profile:
         """Return the profile of the last batch's shape, after the first step."""
@@ -466,10 +460,8 @@ def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         )
 
 
-def _check_profile(profile: training.Profile | None, stages: Stages) -> None:
+def _check_profile(profile: training.Profile, stages: Stages) -> None:
     """Refuse a profile of something else."""
-    if profile is None:
-        return
     if profile.fingerprint != stages.fingerprint or len(profile.chain.stages) != len(stages.stages):
         raise ConfigError("the profile is of another model, or of inputs of another shape: make it again")
     if any(stage.keeps for stage in profile.chain.stages):
@@ -479,8 +471,9 @@ def _check_profile(profile: training.Profile | None, stages: Stages) -> None:
 def _with_optimizer(profile: training.Profile, optimizer: torch.optim.Optimizer) -> training.Profile:
     """Return a profile with the bytes of this optimizer, with which it may not have been made."""
     kept, extra = optimizer_bytes(optimizer)
-    held = [part for part in profile.held if part.name != "optimizer"]
+    held = [part for part in profile.held if part.name not in ("optimizer", "scalars")]
     held += [training.Held("optimizer", kept)] if kept else []
+    held.append(training.Held("scalars", SCALAR_BYTES))
     return replace(profile, held=held, optimizer_extra_bytes=extra)
 
 
@@ -489,6 +482,7 @@ def _state(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {f"{name}.requires_grad": p.requires_grad for name, p in model.named_parameters()}
     for name, module in model.named_modules():
         at = name or "the model"
+        found[at] = module
         found[f"hooks of {at}"] = hooked(module)
         for key, value in module.__dict__.items():
             if key != "_is_full_backward_hook" and isinstance(value, bool | int | float | str | None):
@@ -501,6 +495,8 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     if before.keys() != now.keys():
         return "the model has got or lost modules, parameters or attributes"
     names = [name for name in before if now[name] != before[name]]
+    if names and isinstance(now[names[0]], nn.Module):
+        return f"{names[0]} is another module"
     return f"{names[0]} was {before[names[0]]!r} and is {now[names[0]]!r}, which changed" if names else None
 
 

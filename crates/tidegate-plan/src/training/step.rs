@@ -377,13 +377,15 @@ impl Planner {
         let (parts, floor_bytes) = self.floor()?;
         let profile = &self.sizes.profile;
         let held = profile.held.iter().map(|held| format!("{} {}", held.name, sized(held.bytes)));
-        let gradients = profile.chain.gradient_bytes();
-        let rest = format!(
-            "gradients {}, activations of {} {}",
-            sized(gradients),
-            counted(self.sizes.batch.div_ceil(parts), "sample"),
-            sized(floor_bytes.saturating_sub(profile.held_bytes() + gradients))
-        );
+        let samples = counted(self.sizes.batch.div_ceil(parts), "sample");
+        let above = floor_bytes.saturating_sub(profile.held_bytes());
+        let rest = if self.sizes.gradients(parts) == Gradients::Fused {
+            format!("gradients of a stage and activations of {samples} {}", sized(above))
+        } else {
+            let gradients = profile.chain.gradient_bytes();
+            let activations = sized(above.saturating_sub(gradients));
+            format!("gradients {}, activations of {samples} {activations}", sized(gradients))
+        };
         let mut fix = vec!["parameters in fewer bytes, an optimizer that keeps less, or several devices"];
         if self.sizes.most_parts < self.sizes.batch {
             fix.push("more micro-batches");
@@ -636,6 +638,11 @@ mod tests {
         {
             assert!(text.contains(words), "{text}");
         }
+        let fused =
+            Planner::new(profile(), 8, Limits { micro_batches: Some(1), fused: true, ..Limits::default() });
+        let text = fused.unwrap().plan(1 << 20).unwrap_err().to_string();
+        assert!(text.contains("gradients of a stage and activations of 8 samples"), "{text}");
+        assert!(!text.contains("a fused optimizer"), "{text}");
     }
 
     #[test]
