@@ -107,7 +107,7 @@ class Compared:
         self.model = nn.Sequential(*self.blocks)
         self.known = [*self.model.parameters(), *self.model.buffers(), self.x, self.y]
         self.stages = Stages(self.model, [self.x])
-        profile = profile_of(self.stages, self.loss, [self.x], [self.y], None, 5)
+        profile, _ = profile_of(self.stages, self.loss, [self.x], [self.y], None, 5)
         self.planner = training.Planner(profile, micro_batches=1)
         self.most = peak(self.plain, self.known)
 
@@ -177,7 +177,7 @@ def deep(rounds, dropout, blocks=256, part=25):
             module.p = dropout
     x, y = torch.randn(512, 64), torch.randint(10, (512,))
     stages = Stages(model, [x])
-    profile = profile_of(stages, F.cross_entropy, [x], [y], None, 3)
+    profile, _ = profile_of(stages, F.cross_entropy, [x], [y], None, 3)
     known = [*model.parameters(), x, y]
     fixed = sum(held.bytes for held in profile.held) + profile.input_bytes
     fixed += sum(p.numel() * p.element_size() for p in model.parameters())
@@ -204,7 +204,7 @@ def noise(rounds):
     batch = tuple(tensor.repeat(2, 1) for tensor in batch)
     model = nn.Sequential(*blocks)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    profile = profile_of(Stages(model, [batch[0]]), loss, [batch[0]], [batch[1]], optimizer, 1)
+    profile, _ = profile_of(Stages(model, [batch[0]]), loss, [batch[0]], [batch[1]], optimizer, 1)
     # So that both run in four micro-batches, and recompute nothing.
     profile.overhead_time = 0.0
     least = training.Planner(profile, batch=4, micro_batches=4, recompute=False).floor_bytes

@@ -44,7 +44,7 @@ def test_the_peak_is_as_planned_and_gradients_are_near(name):
     # Profiles take time: all forms on one model.
     for how, most in list(zip(hows, APART.values(), strict=True))[: 3 if name == "mlp" else 1]:
         packer = forms.Packer(how, model)
-        profile = timed(profile_of(stages, loss, [x], [y], None, 1, packer))
+        profile = timed(profile_of(stages, loss, [x], [y], None, 1, packer)[0])
         plan = training.Planner(profile, micro_batches=1, recompute=False).plan("1GiB")
         runner = Runner(stages, loss, plan.schedule)
 
@@ -63,7 +63,7 @@ def test_saved_activations_take_a_quarter():
     model, loss, (x, y) = made("mlp")
     stages = Stages(model, [x])
     sizes = [
-        sum(stage.saved_bytes for stage in profile_of(stages, loss, [x], [y], None, 1, packer).chain.stages)
+        sum(stage.saved_bytes for stage in profile_of(stages, loss, [x], [y], None, 1, packer)[0].chain.stages)
         for packer in (forms.Packer(Compress(block=2**20)), forms.Packer(Compress(), model))
     ]
     values = sum(tensor.numel() for tensor in _saved(lambda: loss(model(x), y), model))

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -27,7 +27,10 @@ from tidegate.torch.kept import Kept, close
 from tidegate.torch.live import storage_bytes, storage_key, tensors_in
 from tidegate.torch.trace import CONSTANT, trace
 
-__all__ = ["Stage", "Stages", "Values", "frozen"]
+__all__ = ["Stage", "Stages", "Values", "frozen", "modules_of"]
+
+if TYPE_CHECKING:
+    from tidegate.torch.lower import Lowered
 
 # More stages make plans slower to find, and hardly better.
 MOST_STAGES = 160
@@ -103,8 +106,10 @@ class Stages:
         given = dict(zip(self._inputs, inputs, strict=False))
         return {node: given.get(node) for node in self._inputs}
 
-    def run(self, node: fx.Node, values: Values) -> Any:
+    def run(self, node: fx.Node, values: Values, lowered: Lowered | None = None) -> Any:
         """Run one node, and return its value."""
+        if lowered is not None:
+            return lowered.run(node, lambda: self.run(node, values))
         args = fx.node.map_arg(node.args, lambda other: self._value(other, values))
         kwargs = fx.node.map_arg(node.kwargs, lambda other: self._value(other, values))
         target: Any = node.target
@@ -129,8 +134,13 @@ class Stages:
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
         """Return the parameters that a stage uses and that are trained, each once."""
-        found = [p for module in self.modules([stage]) for p in module.parameters(recurse=False)]
-        named = [other for node in stage.nodes for other in node.all_input_nodes if other.op == "get_attr"]
+        return self.parameters_of(stage.nodes)
+
+    def parameters_of(self, nodes: Iterable[fx.Node]) -> list[nn.Parameter]:
+        """Return the parameters that nodes use and that are trained, each once."""
+        nodes = list(nodes)
+        found = [p for module in self.modules([Stage("", nodes)]) for p in module.parameters(recurse=False)]
+        named = [other for node in nodes for other in node.all_input_nodes if other.op == "get_attr"]
         found += [value for other in named if isinstance(value := self._value(other, {}), nn.Parameter)]
         return [p for p in dict.fromkeys(found) if p.requires_grad]
 
@@ -175,11 +185,17 @@ class Stages:
         return hashlib.blake2b(repr((given, shapes, stages)).encode(), digest_size=8).hexdigest()
 
 
+def modules_of(node: fx.Node) -> list[str]:
+    """Return the names of the modules in which a node runs, and its own; the outermost first."""
+    own = [str(node.target)] if node.op == "call_module" else []
+    return list(dict.fromkeys([*(name for name in node.meta.get("nn_module_stack", {}) if name), *own]))
+
+
 def _module_of(node: fx.Node) -> str:
-    """Return the name of the module in which a node runs."""
-    inner = str(node.target) if node.op == "call_module" else ""
-    stack = [name for name in node.meta.get("nn_module_stack", {}) if name and name != inner]
-    return stack[-1] if stack else inner or node.name
+    """Return the name of the innermost module that is not the node itself, if there is one."""
+    names = modules_of(node)
+    outer = [name for name in names if node.op != "call_module" or name != str(node.target)]
+    return [node.name, *names, *outer][-1]
 
 
 class _Seen:

@@ -16,6 +16,7 @@ from tidegate.options import flag, integer
 
 __all__ = ["Planners", "Way"]
 
+FLAGS = ("packs", "lowers", "fused", "whole")
 # Times that differ by less are equal.
 EQUAL = 1e-6
 
@@ -27,22 +28,26 @@ class Way:
     Attributes:
         profile: bytes and times of the stages.
         packs: whether what is saved is compressed; nothing is then recomputed.
+        lowers: whether named modules run in bfloat16.
         fused: whether the optimizer may step in backward.
+        whole: whether the batch stays in one piece.
     """
 
     profile: training.Profile
     packs: bool = False
+    lowers: bool = False
     fused: bool = False
+    whole: bool = False
 
     def state(self) -> dict[str, Any]:
         """Return what `of` takes."""
-        return {"profile": self.profile.request(), "packs": self.packs, "fused": self.fused}
+        return {"profile": self.profile.request(), **{name: getattr(self, name) for name in FLAGS}}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Way:
         """Return the way of a state."""
         profile = training.Profile.from_request(state["profile"])
-        return cls(profile, flag("packs", state["packs"]), flag("fused", state["fused"]))
+        return cls(profile, **{name: flag(name, state[name]) for name in FLAGS})
 
 
 class Planners:
@@ -88,7 +93,7 @@ class Planners:
 
     def _all(self) -> Iterator[tuple[training.Planner, Way]]:
         for way in self.ways:
-            how: dict[str, Any] = {"batch": self.samples, "micro_batches": self._most}
+            how: dict[str, Any] = {"batch": self.samples, "micro_batches": 1 if way.whole else self._most}
             yield training.Planner(way.profile, **how, fused=way.fused, recompute=not way.packs), way
 
     def plan(self, memory: int) -> tuple[training.Plan, Way]:

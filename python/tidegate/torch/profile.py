@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ from tidegate.torch.compress import Packer
 from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Kept, undrawn
 from tidegate.torch.live import Live, storage_bytes, storage_key, tensors_in
+from tidegate.torch.lower import Lowered
 from tidegate.training import Chain, Held, Profile, Skip
 from tidegate.training import Stage as PlannedStage
 
 __all__ = ["SCALAR_BYTES", "optimizer_bytes", "parts_of", "profile_model", "profile_of", "samples_of"]
 
 Loss = Callable[..., torch.Tensor]
+# What a step does besides to recompute.
+Form = Packer | Lowered
 
 # What a step with its optimizer holds for a moment besides: its total, scaled losses, the norm of
 # gradients.
@@ -93,9 +97,11 @@ class _Measured:
     """Measures the stages one after another."""
 
     def __init__(
-        self, stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], packer: Packer | None
+        self, stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], form: Form | None
     ) -> None:
-        self.stages, self.loss, self.targets, self.packer = stages, loss, targets, packer
+        self.stages, self.loss, self.targets = stages, loss, targets
+        self.packer = form if isinstance(form, Packer) else None
+        self.lowered = form if isinstance(form, Lowered) else None
         self.values = stages.given(inputs)
         self.held = [*stages.model.parameters(), *stages.model.buffers(), *tensors_in([*inputs, *targets])]
         self.on_device = any(tensor.is_cuda for tensor in self.held)
@@ -115,7 +121,7 @@ class _Measured:
         """Run a stage; return what it gives, or the loss for the last."""
         values = dict(taken)
         for node in stage.nodes:
-            values[node] = self.stages.run(node, values)
+            values[node] = self.stages.run(node, values, self.lowered)
         if stage is self.stages.stages[-1]:
             output = self.stages.output(values)
             loss = self.loss(output, *self.targets)
@@ -179,8 +185,6 @@ class _Measured:
             measured.forward_extra_bytes = max(0, live.peak - before - outputs)
             del given
         self.backward(stage, taken, parameters, measured)
-        if self.packer is not None:
-            self.compare(stage, parameters)
         times = [self.timed(stage, parameters) for _ in range(repeats)]
         measured.forward_time = statistics.median(forward for forward, _ in times)
         measured.backward_time = statistics.median(backward for _, backward in times)
@@ -357,24 +361,46 @@ def _group_bytes(kind: Any, group: dict[str, Any], alone: bool) -> tuple[int, in
     return whole * one // size, (whole if foreach else largest) * extra // size
 
 
-def _time_of_few(
-    stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], packer: Packer | None, repeats: int
-) -> float | None:
-    """Return the time of the stages with two samples; None where there are few, or one size."""
+def _of_few(
+    stages: Stages, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any], form: Form | None, repeats: int
+) -> Chain | None:
+    """Return the stages with two samples; None where there are few, or one size."""
     if samples_of(tensors_in([*inputs, *targets])) < 2 * FEW:
         return None
     cut = [[v[:FEW] if isinstance(v, torch.Tensor) and v.dim() else v for v in values] for values in (inputs, targets)]
-    measured = _Measured(stages, loss, cut[0], cut[1], packer)
-    total = 0.0
+    measured = _Measured(stages, loss, cut[0], cut[1], form)
     try:
         for stage in stages.stages:
-            parameters = stages.parameters(stage)
-            total += statistics.median(sum(measured.timed(stage, parameters)) for _ in range(repeats))
-            measured.keep(stage)
+            measured.measure(stage, repeats)
     except Exception:
         # It takes batches of one size only, and says so in its own way: it has no micro-batches.
         return None
-    return total
+    return Chain(measured.planned)
+
+
+def _cut_profile(profile: Profile, few: Chain | None) -> Profile | None:
+    """Return the profile for batches that are cut, where copies of weights are saved too.
+
+    What does not depend on the number of samples is then held all the time. None where nothing is
+    known of few samples.
+    """
+    if few is None:
+        return None
+    pairs = list(zip(profile.chain.stages, few.stages, strict=True))
+
+    def fixed(name: str) -> list[int]:
+        sizes = [(getattr(one, name), getattr(other, name)) for one, other in pairs]
+        return [max(0, (profile.batch * b - FEW * a) // (profile.batch - FEW)) for a, b in sizes]
+
+    saved = fixed("saved_bytes")
+    # For a moment there are gradients in the precision of the copies too.
+    moment = max(max(fixed(f"{which}_extra_bytes")) for which in ("forward", "save", "backward"))
+    planned = [
+        replace(stage, saved_bytes=stage.saved_bytes - min(size, stage.saved_bytes))
+        for (stage, _), size in zip(pairs, saved, strict=True)
+    ]
+    held = [*profile.held, Held("saved for any batch", sum(saved) + moment)]
+    return replace(profile, chain=replace(profile.chain, stages=planned), held=held)
 
 
 def profile_of(
@@ -384,23 +410,29 @@ def profile_of(
     targets: Sequence[Any],
     optimizer: torch.optim.Optimizer | None,
     repeats: int,
-    packer: Packer | None = None,
-) -> Profile:
-    """Return the profile of stages that are cut; with a packer, of a step that compresses."""
+    form: Form | None = None,
+) -> tuple[Profile, Profile | None]:
+    """Return the profile of stages, and another for batches that are cut where that differs.
+
+    With a form it is that of a step that compresses, or that runs some modules in bfloat16.
+    """
     before = {p: p.grad for p in stages.model.parameters()}
     versions = [tensor._version for tensor in tensors_in([*inputs, *targets])]
     own = Kept(loss) if isinstance(loss, nn.Module) else None
-    measured = _Measured(stages, loss, inputs, targets, packer)
+    measured = _Measured(stages, loss, inputs, targets, form)
     with undrawn():
         for stage in stages.stages:
+            if measured.packer is not None:
+                measured.compare(stage, stages.parameters(stage))
             measured.measure(stage, repeats)
-        few = _time_of_few(stages, loss, inputs, targets, packer, repeats)
+        few = _of_few(stages, loss, inputs, targets, form, repeats)
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
     # The part of the time that does not depend on the number of samples; each micro-batch takes it.
     samples = samples_of(tensors_in([*inputs, *targets]))
-    overhead = 0.0 if few is None else (samples * few - FEW * chain.plain_time) / (samples - FEW)
-    overhead = min(max(0.0, overhead), few or 0.0)
+    time_of_few = 0.0 if few is None else few.plain_time
+    overhead = (samples * time_of_few - FEW * chain.plain_time) / max(1, samples - FEW)
+    overhead = min(max(0.0, overhead), time_of_few)
     if versions != [tensor._version for tensor in tensors_in([*inputs, *targets])]:
         raise ConfigError("the model or the loss writes to the batch, which a second forward would find changed")
     if own is not None and (change := own.change()) is not None:
@@ -419,7 +451,7 @@ def profile_of(
         "scalars": SCALAR_BYTES if optimizer else 0,
     }
     given = tensors_in([*inputs, *targets])
-    return Profile(
+    profile = Profile(
         batch=samples_of(given),
         chain=chain,
         held=[Held(name, size) for name, size in held.items() if size],
@@ -430,6 +462,9 @@ def profile_of(
         name=type(stages.model).__name__,
         fingerprint=stages.fingerprint,
     )
+    # Only autocast saves copies of weights.
+    autocast = torch.is_autocast_enabled(parameters[0].device.type) or measured.lowered is not None
+    return profile, _cut_profile(profile, few) if autocast else None
 
 
 def profile_model(
@@ -469,4 +504,4 @@ def profile_model(
         raise refused("loss", loss, "a function of the model's output and the targets")
     repeats = integer("repeats", repeats, 1, 1000)
     given, wanted = map(cloned, parts_of(batch, inputs, targets))
-    return profile_of(Stages(model, given), loss, given, wanted, optimizer, repeats)
+    return profile_of(Stages(model, given), loss, given, wanted, optimizer, repeats)[0]

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Draws
+from tidegate.torch.lower import Lowered
 from tidegate.training import Schedule
 
 __all__ = ["Runner"]
@@ -27,8 +28,14 @@ __all__ = ["Runner"]
 class Runner:
     """Runs a model and its loss by a schedule."""
 
-    def __init__(self, stages: Stages, loss: Callable[..., torch.Tensor], schedule: Schedule) -> None:
-        self._stages, self._loss, self._schedule = stages, loss, schedule
+    def __init__(
+        self,
+        stages: Stages,
+        loss: Callable[..., torch.Tensor],
+        schedule: Schedule,
+        lowered: Lowered | None = None,
+    ) -> None:
+        self._stages, self._loss, self._schedule, self._lowered = stages, loss, schedule, lowered
         self._count = len(stages.stages)
         self._norms: dict[tuple[int, int], list[nn.Module]] = {}
         self._last: dict[fx.Node, int] = dict.fromkeys(stages.results, self._count)
@@ -83,7 +90,7 @@ class Runner:
     def _stored(self, number: int, values: Values, targets: Sequence[Any]) -> list[Any]:
         stage = self._stages.stages[number - 1]
         for node in stage.nodes:
-            values[node] = self._stages.run(node, values)
+            values[node] = self._stages.run(node, values, self._lowered)
         if number == self._count:
             return [self._loss(self._stages.output(values), *targets)]
         gives = set(stage.gives)

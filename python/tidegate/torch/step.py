@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from tidegate.torch.attention import SpelledOutAttention, advice
 from tidegate.torch.compress import Compress, Packer, compress_of
 from tidegate.torch.fused import fused_profile, has_step_hooks, own_parameters, stepping, steps_alone
 from tidegate.torch.graph import Stages
+from tidegate.torch.lower import Lowered, names_of
 from tidegate.torch.mean import check_mean
 from tidegate.torch.plans import Planners, Way
 from tidegate.torch.profile import SCALAR_BYTES, cloned, optimizer_bytes, parts_of, profile_of, samples_of
@@ -32,6 +34,8 @@ from tidegate.torch.trace import hooked
 from tidegate.training.request import size_of
 
 __all__ = ["StepReport", "TrainStep"]
+
+LOG = logging.getLogger("tidegate.training")
 
 
 @dataclass
@@ -45,6 +49,8 @@ class StepReport:
         steps: steps that were taken.
         noise_scale: samples about which a larger batch no longer pays; None without an estimate.
         whole: modules that could not be taken apart: each is one node.
+        compress: the form in which saved activations are kept; None where they stay as they are.
+        lowered: names of modules that run in bfloat16.
         attention: modules that keep the scores of their attention, which fused attention does not.
         on_device: whether the model is on a device.
     """
@@ -55,6 +61,8 @@ class StepReport:
     steps: int
     noise_scale: float | None
     whole: list[str]
+    compress: str | None
+    lowered: list[str]
     attention: list[SpelledOutAttention]
     on_device: bool
 
@@ -65,6 +73,10 @@ class StepReport:
             lines.append(f"The noise scale of the gradients is {self.noise_scale:.0f} samples.")
         if self.whole:
             lines.append(f"Not taken apart: {', '.join(self.whole)}.")
+        if self.compress is not None:
+            lines.append(f"What is saved for backward is kept in the form {self.compress!r}.")
+        if self.lowered:
+            lines.append(f"In bfloat16: {', '.join(self.lowered)}.")
         if (words := advice(self.attention, self.on_device)) is not None:
             lines.append(words)
         return "\n".join(lines)
@@ -117,6 +129,8 @@ class TrainStep:
         compress: "int8", "bf16" or a `Compress`: what is saved for backward may be kept in this
             form, where that is faster than to recompute it. Gradients are then not exact. By
             default nothing is.
+        lower_precision: names of modules, or patterns such as "blocks.*", that may run in bfloat16
+            where that is faster than to recompute. By default none.
         scaler: a `torch.amp.GradScaler`, for float16.
         noise_scale: what an older estimate of the noise scale weighs after each newer one, such as
             0.99; it needs micro-batches. By default nothing is estimated.
@@ -151,6 +165,7 @@ class TrainStep:
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         compress: str | Compress | None = None,
+        lower_precision: str | Sequence[str] | None = None,
         noise_scale: float | None = None,
         profile: training.Profile | None = None,
     ) -> None:
@@ -179,6 +194,10 @@ class TrainStep:
         self._noise: tuple[tuple[int, int], training.NoiseScale] | None = None
         form = compress_of(compress)
         self._packer = None if form is None else Packer(form, model)
+        self._lower = names_of(lower_precision)
+        if autocast is not None and (self._lower or profile is not None):
+            what = "lower_precision=" if self._lower else "profile="
+            raise ConfigError(f"{what} is for a step without autocast=, which lowers all of the model: leave it out")
         self._given = profile
         self._shapes: dict[Any, _Shape] = {}
         # The shape of the last batch.
@@ -291,7 +310,8 @@ class TrainStep:
         if self._autocast is None:
             return contextlib.nullcontext()
         device = next(self.model.parameters()).device.type
-        return torch.autocast(device, dtype=self._autocast)
+        # Without a cache, in which copies of all weights would stay until the end of the context.
+        return torch.autocast(device, dtype=self._autocast, cache_enabled=False)
 
     def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> _Shape:
         """Return what runs a batch; planned at the first of its shape, and at a larger one."""
@@ -319,16 +339,23 @@ class TrainStep:
                 for way in known.ways:
                     _check_profile(way.profile, stages)
                 return self._shape(stages, known, checked=False)
-            profile = self._given if not self._shapes else None
-            if profile is None:
-                profile = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3)
+            ways: list[Way] = []
+
+            def add(form: Packer | Lowered | None = None, **how: bool) -> None:
+                profile, cut = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3, form)
+                ways.append(Way(profile, **how, whole=cut is not None))
+                if cut is not None:
+                    ways.append(Way(cut, **how))
+
+            if self._given is None or self._shapes:
+                add()
             else:
-                _check_profile(profile, stages)
-                profile = _with_optimizer(profile, self.optimizer)
-            ways = [Way(profile)]
+                _check_profile(self._given, stages)
+                ways.append(Way(_with_optimizer(self._given, self.optimizer)))
             if self._packer is not None:
-                packed = profile_of(stages, self.loss, inputs, targets, self.optimizer, 3, self._packer)
-                ways.append(Way(packed, packs=True))
+                add(self._packer, packs=True)
+            if self._lower:
+                add(Lowered(stages, self._lower), lowers=True)
         if self._fused:
             extra = optimizer_bytes(self.optimizer, alone=True)[1]
             ways += [replace(way, profile=fused_profile(way.profile, stages, extra), fused=True) for way in ways]
@@ -337,7 +364,10 @@ class TrainStep:
 
     def _shape(self, stages: Stages, planners: Planners, checked: bool) -> _Shape:
         plan, way = self._plan(planners)
-        return _Shape(stages, planners, plan, way, Runner(stages, self.loss, plan.schedule), checked)
+        lowered = Lowered(stages, self._lower) if way.lowers else None
+        if lowered is not None:
+            LOG.info("step %d: in bfloat16: %s", self._steps + 1, ", ".join(self._lower))
+        return _Shape(stages, planners, plan, way, Runner(stages, self.loss, plan.schedule, lowered), checked)
 
     def _again(self) -> dict[Any, _Shape]:
         """Return all shapes with new plans; a plan of then counts no more."""
@@ -382,7 +412,7 @@ class TrainStep:
         """Return what profiles depend on besides the model."""
         compress = None if self._packer is None else asdict(self._packer.how)
         autocast = None if self._autocast is None else str(self._autocast)
-        return {"compress": compress, "autocast": autocast, "fused": self._fused}
+        return {"compress": compress, "autocast": autocast, "fused": self._fused, "lower_precision": self._lower}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved; the generators go on there at once.
@@ -431,7 +461,10 @@ class TrainStep:
         stages = shape.stages
         on_device = any(p.is_cuda for p in self.model.parameters())
         twice = (times[1] or now) / now
-        return StepReport(shape.plan, half, twice, self._steps, noise, stages.whole, stages.attention, on_device)
+        compress = self._packer.how.form if self._packer is not None and shape.way.packs else None
+        lowered = self._lower if shape.way.lowers else []
+        forms = (stages.whole, compress, lowered, stages.attention)
+        return StepReport(shape.plan, half, twice, self._steps, noise, *forms, on_device)
 
     def profile(self) -> training.Profile:
         """Return the profile of the last batch's shape, after the first step."""
