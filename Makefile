@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Which torch the tests are run with.
+TORCH := python/requirements-torch.txt
 # The Pythons of `make test-pythons`.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 # What `make py`, `make rs` and `make bench` hand on; the crate of `make rs`.
@@ -20,7 +22,7 @@ WHEEL := python/pyproject.toml python/README.md \
 PYTEST := $(BIN)/python -m pytest -c python/pyproject.toml python/tests
 
 .PHONY: help demo dev py rs test lint test-rust test-python test-memory test-slow test-attack test-pythons \
-	install lint-features test-loom fuzz suite test-wild wild bench test-s3 docs clean
+	install lint-features test-loom fuzz suite test-torch oldest-torch test-wild wild bench test-s3 docs clean
 
 help:
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +45,7 @@ rs: ## Run Rust tests by a part of their names, and by crate: make rs T=ledger P
 test: lint test-rust test-python test-wild test-memory ## Run what CI runs: lint, Rust, Python, data in the wild, memory
 
 test-slow: ## Run what takes hours: loom, fuzzing, attacks, a soak, other Pythons, large budgets
-test-slow: lint-features test-loom fuzz test-pythons install test-attack
+test-slow: lint-features test-loom fuzz test-pythons test-torch install test-attack
 	$(BIN)/pip install --quiet tensorly
 	$(PYTEST) --slow
 	$(BIN)/python bench/memory.py --budgets 64,128,256,1024 --files 1000000 --ranks 256:4 --arrays 256
@@ -82,7 +84,7 @@ docs:
 
 clean:
 	cargo clean
-	rm -rf .venv .venv-3.* demo python/tidegate/_tidegate.*.so
+	rm -rf .venv .venv-* demo python/tidegate/_tidegate.*.so
 
 lint:
 	cargo fmt --all --check
@@ -135,16 +137,23 @@ test-python-%:
 	echo "MISSING: Python $* is neither on PATH nor in ~/.pyenv/versions: its tests did not run" >&2; \
 	[ "$$CI" != true ]
 
+test-torch: ## Run the tests of training steps on the oldest torch that they work with
+	@$(MAKE) --no-print-directory oldest-torch VENV=.venv-torch TORCH=python/requirements-torch-oldest.txt
+
+# Its own checkpoints warn of its own names.
+oldest-torch: install
+	$(BIN)/python -m pytest -c python/pyproject.toml -W ignore::FutureWarning python/tests/test_train_*.py
+
 suite: install
 	@echo "== $$($(BIN)/python --version)"
 	$(PYTEST)
 
 # The stamps below are files in the environment: removing it removes them.
-$(VENV)/requirements: python/requirements-test.txt python/requirements-torch.txt
+$(VENV)/requirements: python/requirements-test.txt $(TORCH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r python/requirements-test.txt
-	$(BIN)/pip install --quiet --no-deps -r python/requirements-torch.txt
+	$(BIN)/pip install --quiet --no-deps -r $(TORCH)
 	@touch $@
 
 $(VENV)/peers: $(VENV)/requirements python/tests/wild/requirements.txt

@@ -19,9 +19,10 @@ from tidegate.torch.live import Live  # noqa: E402
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adamw": functools.partial(torch.optim.AdamW, lr=1e-3, amsgrad=True),
-    "adafactor": functools.partial(torch.optim.Adafactor, lr=1e-3),
     "foreach": functools.partial(torch.optim.Adam, lr=1e-3, foreach=True),
 }
+if hasattr(torch.optim, "Adafactor"):
+    OPTIMIZERS["adafactor"] = functools.partial(torch.optim.Adafactor, lr=1e-3)
 
 
 def plain_steps(model, loss, batch, optimizer, scheduler):

@@ -302,6 +302,12 @@ def test_what_changes_after_the_plan_is_refused():
     step((X, Y))
 
 
+def test_a_torch_that_is_too_old_is_named(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.3.1+cpu")
+    with pytest.raises(tg.ConfigError, match=r"tidegate\.torch\.TrainStep needs torch 2\.4 or newer, and this is 2\.3"):
+        tg.torch.TrainStep  # noqa: B018
+
+
 def test_optimizers():
     torch.manual_seed(0)
     model = net()

@@ -7,6 +7,9 @@ Memory: tensors share the memory of arrays; what a step takes is planned by `tid
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from tidegate.errors import ConfigError
 from tidegate.torch.tensors import array_of, gathered, sample_tensors, sparse, tensor, tensors
 
 if TYPE_CHECKING:
@@ -49,9 +52,14 @@ _LAZY = {
     "topk_hook": "topk",
     "training_context": "context",
 }
+# The oldest torch that training steps are tested with (`make test-torch`).
+OLDEST = (2, 4)
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
+        release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+        if release < OLDEST:
+            raise ConfigError(f"tidegate.torch.{name} needs torch 2.4 or newer, and this is {torch.__version__}")
         return getattr(importlib.import_module(f"tidegate.torch.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'tidegate.torch' has no attribute {name!r}")

@@ -205,10 +205,10 @@ class _Measured:
             measured.saved_bytes = max(0, live.now - before - measured.output_bytes)
             if self.packer is not None:
                 self.compressed(measured, [*leaves, *tensors_in(given)], left)
-            edges = _edges(given)
+            totals = _totals(given)
             del given
             live.reset()
-            grads = torch.autograd.grad(edges, [*leaves, *parameters], allow_unused=True) if edges else ()
+            grads = torch.autograd.grad(totals, [*leaves, *parameters], allow_unused=True) if totals else ()
             self.worst.append(live.peak - before)
         made = [p for p, grad in zip(parameters, grads[len(leaves) :], strict=False) if grad is not None]
         # A parameter's gradient comes with the last stage that uses it.
@@ -276,10 +276,10 @@ class _Measured:
             began = self.clock()
             given = self.forward(stage, taken)
             between = self.clock()
-        edges = _edges(given)
+        totals = _totals(given)
         del given
-        if edges:
-            torch.autograd.grad(edges, [*leaves, *parameters], allow_unused=True)
+        if totals:
+            torch.autograd.grad(totals, [*leaves, *parameters], allow_unused=True)
         return between - began, self.clock() - between
 
     def keep(self, stage: Stage) -> None:
@@ -303,11 +303,10 @@ def _gradient(stage: PlannedStage) -> int:
     return stage.output_bytes if stage.output_gradient_bytes is None else stage.output_gradient_bytes
 
 
-def _edges(given: list[Any]) -> list[Any]:
-    """Return where backward begins: behind each output, with a gradient that is made there."""
+def _totals(given: list[Any]) -> list[torch.Tensor]:
+    """Return a number for each output, from which backward begins; its gradient is made there."""
     seeds = [_Seed.apply(tensor) for tensor in _differentiable(given)]
-    sums = [(torch.view_as_real(seed) if seed.is_complex() else seed).sum() for seed in seeds]
-    return [torch.autograd.graph.get_gradient_edge(total) for total in sums]
+    return [(torch.view_as_real(seed) if seed.is_complex() else seed).sum() for seed in seeds]
 
 
 def _leaf(value: Any, needs: bool) -> Any:
