@@ -4,7 +4,7 @@ Flow: a module, inputs -> `trace` -> nodes -> where they can be cut -> `Stages`.
 Memory: what crosses from node to node, for one batch; nothing is kept for backward.
 
 A cut is where one new tensor crosses at most, where no later node writes into a tensor from before,
-and where backward needs what crosses anyway.
+and where backward needs nearly all of what crosses anyway.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # More stages make plans slower to find, and hardly better.
 MOST_STAGES = 160
+# A cut may keep what backward does not need, if that is at most this part of the stage: a 20th.
+UNSAVED_PART = 20
 
 Values = dict[fx.Node, Any]
 
@@ -155,7 +157,7 @@ class Stages:
         return found
 
     def _stages(self, seen: _Seen) -> list[Stage]:
-        ends = _merged(seen, [p for p in range(len(self._nodes) - 1) if seen.can_cut(p)])
+        ends = _merged(seen)
         stages = []
         for begin, end in zip([0, *(p + 1 for p in ends)], [*ends, len(self._nodes) - 1], strict=True):
             nodes = self._nodes[begin : end + 1]
@@ -322,24 +324,28 @@ class _Seen:
         """Return the nodes from `begin` to `end` whose storages later nodes use."""
         return [at for at in range(begin, end + 1) if self.bytes[at] and self.last_use[at] > end]
 
-    def can_cut(self, end: int) -> bool:
-        """Return whether a stage may end here, wherever it begins."""
-        return self.writes[end + 1] > end and all(at in self.saved for at in self.crossing(0, end))
+    def can_cut(self, end: int, weight: int) -> bool:
+        """Return whether a stage may end here; `weight` is its bytes.
+
+        What crosses is planned to stay until backward. What backward does not need, such as a sum
+        that only a norm in another precision takes, must be little of that.
+        """
+        unsaved = sum(self.bytes[at] for at in self.crossing(0, end) if at not in self.saved)
+        return self.writes[end + 1] > end and unsaved * UNSAVED_PART <= weight
 
 
-def _merged(seen: _Seen, ends: list[int]) -> list[int]:
+def _merged(seen: _Seen) -> list[int]:
     """Return the ends of stages, with one new tensor across each, and no more than are of use."""
-    kept: list[int] = []
-    begin = 0
-    for end in ends:
-        if len(seen.crossing(begin, end)) <= 1:
-            kept.append(end)
-            begin = end + 1
-
     # Bytes up to each node: those of a stage are a difference.
     weights = (made + saved for made, saved in zip(seen.bytes, seen.saved_bytes, strict=True))
     upto = [0, *itertools.accumulate(weights)]
     total = max(1, upto[-1])
+    kept: list[int] = []
+    begin = 0
+    for end in range(len(seen.nodes) - 1):
+        if len(seen.crossing(begin, end)) <= 1 and seen.can_cut(end, upto[end + 1] - upto[begin]):
+            kept.append(end)
+            begin = end + 1
     while kept:
         begins = [0, *(end + 1 for end in kept)]
         sizes = [upto[end] - upto[begin] for begin, end in zip(begins, [*begins[1:], len(seen.nodes)], strict=True)]

@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from tidegate.torch.fake import is_fake
 
 __all__ = ["Draws", "Kept", "close", "same", "undrawn"]
 
@@ -22,6 +26,8 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether two tensors have the same values; NaN is the same as NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
+    if is_fake(one):
+        return True
     return bool(torch.all((one == other) | ((one != one) & (other != other))))
 
 
@@ -32,6 +38,8 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     """
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
+    if is_fake(one):
+        return True
     low = one.dtype in (torch.float16, torch.bfloat16)
     return torch.allclose(one, other, rtol=2e-2 if low else 1e-3, atol=1e-2 if low else 1e-5, equal_nan=True)
 
@@ -39,7 +47,9 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _random_state() -> tuple[Any, Any, Any]:
     """Return the states of Python's, NumPy's and torch's generators, to compare them."""
     keys: Any = np.random.get_state()
-    return random.getstate(), (keys[1].tobytes(), *keys[2:]), torch.get_rng_state().numpy().tobytes()
+    with unset_fake_temporarily():
+        own = torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), (keys[1].tobytes(), *keys[2:]), own
 
 
 class Draws:
@@ -74,7 +84,8 @@ class Draws:
 def undrawn() -> Iterator[None]:
     """Put all generators back at the end: Python's, NumPy's, and torch's on all devices."""
     draws = Draws()
-    with torch.random.fork_rng():
+    # Tensors without values draw nothing.
+    with torch.random.fork_rng(enabled=active_fake_mode() is None):
         try:
             yield
         finally:
@@ -91,7 +102,8 @@ class Kept:
         self._names = {id(buffer): repr(name) for name, buffer in model.named_buffers()}
         self._values = [(t, t.detach().clone()) for t in tensors.values()]
         self._versions = [(name, p, p._version) for name, p in model.named_parameters()]
-        self._draws, self._torch = Draws(), torch.get_rng_state()
+        with unset_fake_temporarily():
+            self._draws, self._torch = Draws(), torch.get_rng_state()
         self._random = _random_state()
 
     def change(self) -> str | None:
@@ -125,7 +137,8 @@ class Kept:
                 with torch.no_grad():
                     tensor.copy_(value)
         self._draws.set()
-        torch.set_rng_state(self._torch)
+        with unset_fake_temporarily():
+            torch.set_rng_state(self._torch)
 
 
 def _at(name: str) -> str:

@@ -20,6 +20,7 @@ from torch import fx, nn
 from tidegate.errors import ConfigError
 from tidegate.options import integer, refused
 from tidegate.torch.compress import Packer
+from tidegate.torch.fake import Operations, faked, is_fake, is_meta
 from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Kept, undrawn
 from tidegate.torch.live import Live, storage_bytes, storage_key, tensors_in
@@ -104,7 +105,8 @@ class _Measured:
         self.lowered = form if isinstance(form, Lowered) else None
         self.values = stages.given(inputs)
         self.held = [*stages.model.parameters(), *stages.model.buffers(), *tensors_in([*inputs, *targets])]
-        self.on_device = any(tensor.is_cuda for tensor in self.held)
+        self.fake = any(is_fake(tensor) for tensor in self.held)
+        self.on_device = not self.fake and any(tensor.is_cuda for tensor in self.held)
         self.planned: list[PlannedStage] = []
         # Bytes of each stage's backward at its worst moment.
         self.worst: list[int] = []
@@ -272,15 +274,25 @@ class _Measured:
     def timed(self, stage: Stage, parameters: list[nn.Parameter]) -> tuple[float, float]:
         taken = self.taken(stage)
         leaves = [t for t in tensors_in(list(taken.values())) if t.requires_grad]
-        with frozen(self.stages.modules([stage])), self.saving():
-            began = self.clock()
-            given = self.forward(stage, taken)
-            between = self.clock()
-        totals = _totals(given)
-        del given
-        if totals:
-            torch.autograd.grad(totals, [*leaves, *parameters], allow_unused=True)
-        return between - began, self.clock() - between
+        with self.counting() as clock:
+            with frozen(self.stages.modules([stage])), self.saving():
+                began = clock()
+                given = self.forward(stage, taken)
+                between = clock()
+            totals = _totals(given)
+            del given
+            if totals:
+                torch.autograd.grad(totals, [*leaves, *parameters], allow_unused=True)
+            return between - began, clock() - between
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Callable[[], float]]:
+        """Give a clock: of seconds, or of floating-point operations where there are no values."""
+        if not self.fake:
+            yield self.clock
+            return
+        with Operations() as counted:
+            yield lambda: counted.total / 1e12
 
     def keep(self, stage: Stage) -> None:
         """Keep what later stages take, and drop what none does."""
@@ -336,7 +348,9 @@ def _group_bytes(kind: Any, group: dict[str, Any], alone: bool) -> tuple[int, in
     """Return the bytes that the optimizer of a group keeps, and those of its step besides."""
     parameters = [p for p in group["params"] if p.requires_grad]
     like = parameters[0]
-    trial = nn.Parameter(torch.zeros(64, 64, dtype=like.dtype, device=like.device))
+    # The bytes of a model without values are those of a small one that has some.
+    device = "cpu" if like.is_meta else like.device
+    trial = nn.Parameter(torch.zeros(64, 64, dtype=like.dtype, device=device))
     trial.grad = torch.ones_like(trial)
     options = {name: value for name, value in group.items() if name != "params"}
     try:
@@ -424,7 +438,7 @@ def profile_of(
             if measured.packer is not None:
                 measured.compare(stage, stages.parameters(stage))
             measured.measure(stage, repeats)
-        few = _of_few(stages, loss, inputs, targets, form, repeats)
+        few = None if measured.fake else _of_few(stages, loss, inputs, targets, form, repeats)
     chain = Chain(measured.planned, [Skip(begin, end) for begin, end in stages.skips])
     measured.finish(chain)
     # The part of the time that does not depend on the number of samples; each micro-batch takes it.
@@ -458,6 +472,7 @@ def profile_of(
         optimizer_extra_bytes=extra,
         batch_norm=any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in stages.model.modules()),
         overhead_time=overhead,
+        time_unit="Tflop" if measured.fake else "s",
         name=type(stages.model).__name__,
         fingerprint=stages.fingerprint,
     )
@@ -482,6 +497,9 @@ def profile_model(
     stage runs forward and backward by itself, so that the profile takes little memory. Nothing of
     the model changes: neither gradients, nor buffers, nor the state of random numbers.
 
+    A model that is larger than memory is built under `torch.device("meta")`: it has shapes and no
+    values. Its bytes are those of the real one on the CPU, and its times floating-point operations.
+
     Args:
         model: the module, in the mode in which it trains.
         loss: a function of the model's output and the targets, a mean or a sum over samples.
@@ -502,5 +520,9 @@ def profile_model(
     if not callable(loss):
         raise refused("loss", loss, "a function of the model's output and the targets")
     repeats = integer("repeats", repeats, 1, 1000)
-    given, wanted = map(cloned, parts_of(batch, inputs, targets))
+    parts = parts_of(batch, inputs, targets)
+    if is_meta(model):
+        with faked(model, parts) as (same, (given, wanted)):
+            return profile_of(Stages(same, given), loss, given, wanted, optimizer, 1)[0]
+    given, wanted = map(cloned, parts)
     return profile_of(Stages(model, given), loss, given, wanted, optimizer, repeats)[0]
