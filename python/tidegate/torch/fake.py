@@ -68,8 +68,8 @@ def faked(model: nn.Module, values: Sequence[Sequence[Any]]) -> Iterator[tuple[n
 
     def fake(tensor: torch.Tensor) -> Any:
         if id(tensor) not in known:
-            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            made = FakeTensor(mode, empty, torch.device("cpu"))
+            # Under the mode this is a fake tensor.
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
             trained = isinstance(tensor, nn.Parameter)
             known[id(tensor)] = nn.Parameter(made, requires_grad=tensor.requires_grad) if trained else made
         return known[id(tensor)]
