@@ -10,7 +10,7 @@ an optimizer that treats them one by one, which is tried.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,11 +21,23 @@ from tidegate import training
 from tidegate.torch.graph import Stages
 from tidegate.torch.live import storage_bytes
 
-__all__ = ["fused_profile", "has_step_hooks", "own_parameters", "stepping", "steps_alone"]
+__all__ = [
+    "Update",
+    "alone",
+    "fused_profile",
+    "has_step_hooks",
+    "own_parameters",
+    "stepping",
+    "steps_alone",
+    "updating",
+]
+
+# Updates a parameter that has its gradient, and frees that.
+Update = Callable[[torch.Tensor], None]
 
 
 @contextlib.contextmanager
-def _alone(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor) -> Iterator[None]:
+def alone(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor) -> Iterator[None]:
     """Let the optimizer have one parameter, with its options and its state."""
     groups = optimizer.param_groups
     optimizer.param_groups = [{**group, "params": [parameter]}]
@@ -35,18 +47,23 @@ def _alone(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: t
         optimizer.param_groups = groups
 
 
-@contextlib.contextmanager
-def stepping(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Step the optimizer on each parameter once its gradient is there, and free the gradient."""
+def updating(optimizer: torch.optim.Optimizer) -> Update:
+    """Return the optimizer's step on one parameter."""
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
 
-    def step(parameter: torch.Tensor) -> None:
-        with _alone(optimizer, groups[parameter], parameter):
+    def update(parameter: torch.Tensor) -> None:
+        with alone(optimizer, groups[parameter], parameter):
             optimizer.step()
         parameter.grad = None
 
+    return update
+
+
+@contextlib.contextmanager
+def stepping(update: Update, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Update each parameter once a backward within has its gradient, and free the gradient."""
     # The method has no types.
-    handles = [cast(Any, parameter).register_post_accumulate_grad_hook(step) for parameter in parameters]
+    handles = [cast(Any, parameter).register_post_accumulate_grad_hook(update) for parameter in parameters]
     try:
         yield
     finally:
@@ -82,7 +99,7 @@ def _same_alone(kind: Any, group: dict[str, Any]) -> bool:
                 parameter.grad = (start[at - 1] * number).cos() * at
         together.step()
         for parameter in pairs[1]:
-            with _alone(apart, apart.param_groups[0], parameter):
+            with alone(apart, apart.param_groups[0], parameter):
                 apart.step()
             parameter.grad = None
         # What has no gradient stays as it is: so the last step over all of them changes nothing.

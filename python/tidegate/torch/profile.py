@@ -338,7 +338,10 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer, *, alone: bool = False) ->
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("LBFGS evaluates the loss several times in a step: it cannot be planned")
-    kept = sum(storage_bytes(t) for state in optimizer.state.values() for t in tensors_in(state) if t.numel() > 1)
+    # Not the weights themselves, which a state may have too.
+    weights = {storage_key(p) for group in optimizer.param_groups for p in group["params"]}
+    held = [t for state in optimizer.state.values() for t in tensors_in(state) if storage_key(t) not in weights]
+    kept = sum(storage_bytes(t) for t in held if t.numel() > 1)
     sizes = [_group_bytes(type(optimizer), group, alone) for group in optimizer.param_groups
              if any(p.requires_grad for p in group["params"])]  # fmt: skip
     return kept or sum(own for own, _ in sizes), max((extra for _, extra in sizes), default=0)

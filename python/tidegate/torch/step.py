@@ -22,9 +22,18 @@ from tidegate.errors import BudgetError, ConfigError, DataError, StateError
 from tidegate.options import flag, integer, known_options, number, refused, text
 from tidegate.torch.attention import SpelledOutAttention, advice
 from tidegate.torch.compress import Compress, Packer, compress_of
-from tidegate.torch.fused import fused_profile, has_step_hooks, own_parameters, stepping, steps_alone
+from tidegate.torch.fused import (
+    Update,
+    fused_profile,
+    has_step_hooks,
+    own_parameters,
+    stepping,
+    steps_alone,
+    updating,
+)
 from tidegate.torch.graph import Stages
 from tidegate.torch.lower import Lowered, names_of
+from tidegate.torch.master import MasterWeights
 from tidegate.torch.mean import check_mean
 from tidegate.torch.plans import Planners, Way
 from tidegate.torch.profile import SCALAR_BYTES, cloned, optimizer_bytes, parts_of, profile_of, samples_of
@@ -131,6 +140,9 @@ class TrainStep:
             default nothing is.
         lower_precision: names of modules, or patterns such as "blocks.*", that may run in bfloat16
             where that is faster than to recompute. By default none.
+        master_weights: whether parameters in bfloat16 or float16 are updated in float32, in copies
+            that take their places in the optimizer; its state has them, and is loaded after this.
+            By default False.
         scaler: a `torch.amp.GradScaler`, for float16.
         noise_scale: what an older estimate of the noise scale weighs after each newer one, such as
             0.99; it needs micro-batches. By default nothing is estimated.
@@ -163,6 +175,7 @@ class TrainStep:
         micro_batches: int | None = None,
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
+        master_weights: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         compress: str | Compress | None = None,
         lower_precision: str | Sequence[str] | None = None,
@@ -188,6 +201,7 @@ class TrainStep:
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
         self._autocast, self._scaler = autocast, scaler
+        self._masters = self._master_weights(master_weights)
         self._fused = self._may_fuse(optimizer_in_backward)
         self._decay = None if noise_scale is None else number("noise_scale", noise_scale, 0, 1)
         # Its sizes of batches are those of the plan.
@@ -222,6 +236,7 @@ class TrainStep:
                 "the optimizer got hooks since the step was planned, which would run for every parameter: give "
                 "optimizer_in_backward=False"
             )
+        update = updating(self.optimizer) if self._masters is None else self._masters.updating()
         at = 0
         for size, weight in zip(sizes, training.weights(sizes), strict=True):
             part = [[_cut(value, samples, at, size) for value in values] for values in (inputs, targets)]
@@ -232,7 +247,7 @@ class TrainStep:
             if alone:
                 self._check_finite(total)
             scaled = self._scaler.scale(loss) if self._scaler else loss
-            with stepping(self.optimizer, alone):
+            with stepping(update, alone):
                 scaled.backward()  # type: ignore[no-untyped-call, unused-ignore]
             del loss, scaled, part
             at += size
@@ -244,7 +259,7 @@ class TrainStep:
             self._check_finite(total)
         if small is not None:
             self._note_noise((sizes[0], samples), small)
-        self._update()
+        self._update(update)
         self._steps += 1
         return total
 
@@ -253,6 +268,13 @@ class TrainStep:
         if not bool(torch.isfinite(loss)):
             self._zero()
             raise DataError(f"the loss of step {self._steps + 1} is {loss.item()}: the optimizer has not stepped")
+
+    def _master_weights(self, wanted: bool) -> MasterWeights | None:
+        if not flag("master_weights", wanted):
+            return None
+        if self._scaler is not None and self._scaler.is_enabled():
+            raise ConfigError("master_weights=True: a scaler looks for gradients at these, and there are none")
+        return MasterWeights(self.optimizer)
 
     def _may_fuse(self, wanted: bool | None) -> bool:
         """Return whether the optimizer may step in backward."""
@@ -289,7 +311,7 @@ class TrainStep:
         self.model.zero_grad(set_to_none=True)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _update(self) -> None:
+    def _update(self, update: Update) -> None:
         if self._scaler and self._clip is not None:
             self._scaler.unscale_(self.optimizer)
         if self._clip is not None:
@@ -297,6 +319,9 @@ class TrainStep:
         if self._scaler:
             self._scaler.step(self.optimizer)
             self._scaler.update()
+        elif self._masters is not None:
+            for parameter in [p for p in self.model.parameters() if p.grad is not None]:
+                update(parameter)
         else:
             self.optimizer.step()
         self._zero()
@@ -356,8 +381,12 @@ class TrainStep:
                 add(self._packer, packs=True)
             if self._lower:
                 add(Lowered(stages, self._lower), lowers=True)
+        extra = optimizer_bytes(self.optimizer, alone=True)[1]
+        if self._masters is not None:
+            # Beside the optimizer's own, there is a gradient in float32.
+            extra += self._masters.largest_bytes
+            ways = [replace(way, profile=self._masters.added_to(way.profile, extra)) for way in ways]
         if self._fused:
-            extra = optimizer_bytes(self.optimizer, alone=True)[1]
             ways += [replace(way, profile=fused_profile(way.profile, stages, extra), fused=True) for way in ways]
         planners = Planners(ways, samples_of([*inputs, *targets]), self._most)
         return self._shape(stages, planners, checked=False)
@@ -412,7 +441,9 @@ class TrainStep:
         """Return what profiles depend on besides the model."""
         compress = None if self._packer is None else asdict(self._packer.how)
         autocast = None if self._autocast is None else str(self._autocast)
-        return {"compress": compress, "autocast": autocast, "fused": self._fused, "lower_precision": self._lower}
+        masters = self._masters is not None
+        how = {"fused": self._fused, "lower_precision": self._lower, "master_weights": masters}
+        return {"compress": compress, "autocast": autocast, **how}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was saved; the generators go on there at once.
