@@ -128,6 +128,66 @@ def test_a_lower_limit_counts_at_once_and_a_higher_one_when_it_stays(rows, monke
     assert "step 3:" in caplog.text
 
 
+def test_under_pressure_the_step_takes_less_and_goes_on(rows, monkeypatch, caplog, tmp_path):
+    (tmp_path / "own").mkdir()
+    file = tmp_path / "own" / "memory.pressure"
+    monkeypatch.setattr(process, "GROUPS", str(tmp_path))
+    monkeypatch.setattr(process.Path, "read_text", lambda path: read(path))
+
+    def read(path):
+        with open(path) as opened:
+            return "0::/own\n" if str(path) == "/proc/self/cgroup" else opened.read()
+
+    now = [0.0]
+    monkeypatch.setattr(limit.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(limit, "size_of", lambda _: 1 << 30)
+    budget = limit.Limit(0.5)
+
+    def after(seconds, percent):
+        file.write_text(f"some avg10={percent} avg60=0.00 avg300=0.00 total=5\nfull avg10=0.00 total=0\n")
+        now[0] += seconds
+        return budget.changed(), round(budget.bytes / (1 << 30), 4)
+
+    assert after(5, "55.00") == (False, 1.0)
+    assert after(6, "55.00") == (True, 0.9)
+    # The kernel's mean still has what was before the change.
+    assert after(6, "40.00") == (False, 0.9)
+    assert after(6, "12.50") == (True, 0.81)
+    assert after(11, "5.00") == (False, 0.81)
+    assert after(11, "0.10") == (True, 0.9)
+    assert [after(11, "99.00")[1] for _ in range(8)][-1] == 0.5
+    assert budget.forgive()
+    assert after(11, "99.00")[1] == 0.5556
+    file.unlink()
+    now[0] += 11
+    assert [budget.changed() for _ in range(3)] == [True, False, False]
+    assert process.pressure() == 0.0
+    assert not limit.Limit(1 << 20).changed()
+
+
+def test_pressure_alone_does_not_end_a_run(rows, monkeypatch, caplog):
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    now, seconds = [process.anonymous_bytes() + 300 * MIB], [0.0]
+    monkeypatch.setattr(limit, "size_of", lambda share: int(now[0] * share))
+    monkeypatch.setattr(limit.time, "monotonic", lambda: seconds[0])
+    batch = next(iter(loader))
+    with training_context(loader, net, F.mse_loss, optimizer, memory=1.0, **HOW) as step:
+        step(batch)
+        now[0] = step._base + step.report().plan.floor_bytes + RESERVE_BYTES + 3 * MIB
+        step(batch)
+        before = step.report().memory_bytes
+        monkeypatch.setattr(process, "pressure", lambda: 50.0)
+        seconds[0] += 11
+        step(batch)
+        assert step.report().memory_bytes == before
+        assert "the process waits for memory, and no smaller plan fits" in caplog.text
+        caplog.clear()
+        seconds[0] += 11
+        step(batch)
+        assert caplog.text == ""
+
+
 def test_what_a_context_cannot_be_made_of(rows):
     loader, net = loader_of(rows), net_of(1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

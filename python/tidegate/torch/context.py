@@ -142,7 +142,7 @@ class TrainingContext(TrainStep):
         self._stale |= self._whole.changed()
         if self._stale:
             self._besides = RESERVE_BYTES
-            self._fit()
+            self._follow()
         else:
             self._set_more_aside()
         shapes = len(self._shapes)
@@ -153,6 +153,16 @@ class TrainingContext(TrainStep):
         sizes = self.memory_bytes_in_all, self._last().plan.peak_bytes, self.loader.budget.cap_bytes, self._besides
         self._moments.append(Moment(self._steps, *sizes, above))
         return loss
+
+    def _follow(self) -> None:
+        """Plan again for another limit; pressure alone does not end a run."""
+        try:
+            self._fit()
+        except BudgetError as error:
+            if not self._whole.forgive():
+                raise
+            LOG.warning("step %d: the process waits for memory, and no smaller plan fits (%s)", self._steps + 1, error)
+            self._fit()
 
     @property
     def memory_bytes_in_all(self) -> int:

@@ -11,12 +11,14 @@ import functools
 import os
 from pathlib import Path
 
-__all__ = ["anonymous_bytes", "begin_peak", "give_back", "peak_bytes", "return_freed_blocks"]
+__all__ = ["anonymous_bytes", "begin_peak", "give_back", "peak_bytes", "pressure", "return_freed_blocks"]
 
 # Blocks of this many bytes are mapped alone and go back to the kernel when they are freed.
 MAPPED_BYTES = 64 << 10
 # `mallopt` of glibc: its numbers of these settings.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+# Where version 2 of memory groups is.
+GROUPS = "/sys/fs/cgroup"
 # Functions that other allocators have, whose settings these are not.
 OTHERS = {"mallctl": "jemalloc", "tc_version": "tcmalloc", "mi_version": "mimalloc"}
 
@@ -60,6 +62,21 @@ def peak_bytes(files: int) -> int:
     """
     sizes = _sizes()
     return max(sizes.get("VmHWM", 0) - min(files, sizes.get("RssFile", 0)), _anonymous(sizes))
+
+
+def pressure() -> float:
+    """Return the percent of the last 10 seconds in which this memory group waited for memory.
+
+    It is 0 where the kernel does not say: version 1 of groups, and outside of groups. The pressure
+    of the whole machine is not asked for, since others cause it too.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next(line.split("::", 1)[1] for line in lines if line.startswith("0::"))
+        some = Path(f"{GROUPS}{own}/memory.pressure").read_text().splitlines()[0].split()
+        return float(next(word for word in some if word.startswith("avg10=")).removeprefix("avg10="))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0.0
 
 
 @functools.cache
