@@ -18,6 +18,8 @@ use crate::error::{Error, Result, at_least_one, sized};
 
 /// The most bytes of a table.
 const TABLE_BYTES: u64 = 1 << 30;
+/// Slots above a budget whose schedules are replayed: a slot for each stage is rounded at most.
+const MOST_ABOVE: usize = 64;
 /// The most sums of a table, which take half a minute.
 const MOST_WORK: f64 = 2e10;
 
@@ -181,6 +183,27 @@ impl Table {
         }
         let time = replay(&self.costs.chain, &steps)?.time;
         Ok(Some((steps, time)))
+    }
+
+    /// The fastest schedule that fits, of those of a budget and of a few slots above it: sizes are
+    /// rounded up to slots, so what a schedule takes may be much less than its slots.
+    ///
+    /// # Errors
+    /// Those of [`Self::schedule`] and of `fits`.
+    pub fn fitting(
+        &self,
+        budget_bytes: u64,
+        mut fits: impl FnMut(&Schedule) -> Result<bool>,
+    ) -> Result<Option<Schedule>> {
+        let Some(slot) = self.slot_of(budget_bytes) else { return Ok(None) };
+        let most = self.slots.min(slot + self.costs.stages.min(MOST_ABOVE));
+        for above in (slot + 1..=most).rev() {
+            let steps = self.steps(above)?;
+            if depth(&steps) <= DEEPEST && fits(&steps)? {
+                return Ok(Some(steps));
+            }
+        }
+        Ok(self.schedule(budget_bytes)?.map(|(steps, _)| steps))
     }
 
     fn units(&self, bytes: u64) -> usize {
