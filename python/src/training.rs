@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidegate_plan::Result;
 use tidegate_plan::training::batch::{self, Growth, Target};
 use tidegate_plan::training::chain::Chain;
+use tidegate_plan::training::layers::Layer;
 use tidegate_plan::training::memory::{Optimizer, Precision, states};
 use tidegate_plan::training::noise::NoiseScale;
 use tidegate_plan::training::parallel::{Cluster, compare};
@@ -21,6 +22,7 @@ use tidegate_plan::training::schedule::{Schedule, replay};
 use tidegate_plan::training::sharding::Sharding;
 use tidegate_plan::training::stages::{Pipelining, split};
 use tidegate_plan::training::step::{Limits, largest_batch};
+use tidegate_plan::training::sums::widened;
 use tidegate_plan::training::{revolve, segments};
 
 use crate::errors::{config, raise, released};
@@ -40,6 +42,8 @@ fn answered(name: &str, request: &str) -> Result<Answer, String> {
     match name {
         "states" => run(request, |r: StatesOf| value(&states(&r.shapes, r.precision, r.optimizer)?)),
         "model" => run(request, |model: Model| value(&model.profile()?)),
+        "sums" => run(request, |model: Model| value(&model.words()?)),
+        "widened" => run(request, |(layers, factor): (Vec<Layer>, f64)| value(&widened(&layers, factor)?)),
         "profile" => run(request, |text: String| value(&Profile::from_json(&text)?)),
         "sharding" => run(request, |sharding: Sharding| value(&sharding.each()?)),
         "uniform" => run(request, |(blocks, saved, boundary): (u64, u64, u64)| {

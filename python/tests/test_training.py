@@ -196,3 +196,23 @@ def test_the_command_plans_a_file(tmp_path, capfd):
     )
     assert "2 samples" in said(capfd, "plan", tmp_path / "layers.json", "--memory", "1MiB")
     assert training.Profile.load(tmp_path / "layers.json").held[0].bytes == 88
+
+
+def test_layers_in_words_and_in_other_widths():
+    layers = [
+        training.Block([training.Transformer(64, 128, 4, scores=("sparse", 16))], repeat=2, name="layer"),
+        training.Linear(128, 10, positions=64),
+        training.CrossEntropy(10, positions=64),
+    ]
+    words = training.sums(layers, 8, precision="bf16")
+    assert "layer, 2 of it, each:" in words
+    assert "    backward needs scores of all heads: 2 × 8 × 4 × 64 × 16 = 65536 bytes" in words
+    assert "  output: 8 × 64 × 10 × 2 = 10240 bytes" in words
+    wide = training.widened(layers, 2)
+    assert wide[0] == training.Block([training.Transformer(64, 256, 8, scores=("sparse", 16))], repeat=2, name="layer")
+    assert wide[1:] == [training.Linear(256, 10, positions=64), layers[2]]
+    for factor in (0, -1, 1e9, float("nan"), "2", True):
+        with pytest.raises(tg.ConfigError, match="factor"):
+            training.widened(layers, factor)
+    with pytest.raises(tg.ConfigError, match="layers"):
+        training.sums([3], 8)

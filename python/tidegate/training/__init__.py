@@ -62,6 +62,7 @@ from tidegate.training.layers import (
     Linear,
     Norm,
     Transformer,
+    widened,
 )
 from tidegate.training.step import (
     Held,
@@ -75,6 +76,7 @@ from tidegate.training.step import (
     model,
     plan,
     states,
+    sums,
 )
 
 __all__ = [
@@ -131,6 +133,8 @@ __all__ = [
     "sharding",
     "split",
     "states",
+    "sums",
     "uniform",
     "weights",
+    "widened",
 ]

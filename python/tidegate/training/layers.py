@@ -9,12 +9,13 @@ backward), ("sparse", keys) where each position looks at that many others, or ("
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from tidegate.errors import ConfigError
 from tidegate.options import choice, flag, integer, refused, text
-from tidegate.training.request import all_of
+from tidegate.training.request import all_of, ask, positive
 
 __all__ = [
     "Activation",
@@ -29,6 +30,7 @@ __all__ = [
     "Linear",
     "Norm",
     "Transformer",
+    "widened",
 ]
 
 Scores = Literal["full", "blockwise"] | tuple[Literal["sparse", "low_rank"], int]
@@ -210,3 +212,35 @@ class Block(Layer):
             raise ConfigError(f"blocks within blocks, more than {MOST_DEPTH} deep: take the inner ones apart")
         layers = [layer.request() for layer in self.layers]
         return {"kind": self.kind, "layers": layers, "repeat": self.repeat, "name": self.name}
+
+
+KINDS = (
+    Activation, Attention, Block, Convolution, CrossEntropy, DepthwiseSeparable, Dropout, Embedding, Linear, Norm,
+    Transformer,
+)  # fmt: skip
+
+
+def _of_answer(answer: dict[str, Any]) -> Layer:
+    sizes = dict(answer)
+    kind = {kind.kind: kind for kind in KINDS}[sizes.pop("kind")]
+    if kind is Block:
+        sizes["layers"] = [_of_answer(layer) for layer in sizes["layers"]]
+    return kind(**sizes)
+
+
+def widened(layers: Sequence[Layer], factor: float) -> list[Layer]:
+    """Return layers with `factor` times as many features, and heads of the width that they have.
+
+    The model then has about factor² of the parameters, and factor of the activations. What goes
+    into the first layer stays, and so does what the last one gives. Source: the width multiplier of
+    A. Howard et al., MobileNets, arXiv:1704.04861.
+
+    Args:
+        layers: of a model.
+        factor: above 0, at most a million.
+
+    >>> widened([Linear(784, 256), Linear(256, 10)], 0.5)[0]
+    Linear(inputs=784, outputs=128, positions=1, bias=True)
+    """
+    requests = [layer.request() for layer in all_of("layers", layers, Layer)]
+    return [_of_answer(answer) for answer in ask("widened", [requests, positive("factor", factor)])]

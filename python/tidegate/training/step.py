@@ -170,14 +170,35 @@ def model(
     >>> profile.chain.stages[0].gradient_bytes
     31400
     """
-    request = {
-        "name": text("name", name),
+    request = _layers(layers, batch, precision)
+    request |= {"name": text("name", name), "optimizer": choice("optimizer", optimizer, OPTIMIZERS)}
+    return _profile(ask("model", {**request, "sample_bytes": size("sample_bytes", sample_bytes)}))
+
+
+def _layers(layers: Sequence[Layer], batch: int, precision: str) -> dict[str, Any]:
+    return {
         "batch": integer("batch", batch, 1, 2**32),
         "layers": [layer.request() for layer in all_of("layers", layers, Layer)],
         "precision": choice("precision", precision, PRECISIONS),
-        "optimizer": choice("optimizer", optimizer, OPTIMIZERS),
     }
-    return _profile(ask("model", {**request, "sample_bytes": size("sample_bytes", sample_bytes)}))
+
+
+def sums(layers: Sequence[Layer], batch: int, *, precision: str = "fp32") -> str:
+    """Return what each layer takes as sums in words: parameters, output, what backward needs.
+
+    Args:
+        layers: of a model.
+        batch: samples of a step.
+        precision: as in `states`.
+
+    >>> print(sums([tg.training.Dropout(64)], 32))
+    dropout
+      output: 32 × 64 × 4 = 8192 bytes
+      backward needs where zeros are: 32 × 64 = 2048 bytes
+    <BLANKLINE>
+    """
+    words: str = ask("sums", _layers(layers, batch, precision))
+    return words
 
 
 @dataclass

@@ -250,6 +250,27 @@ impl Layer {
         }
     }
 
+    /// The sizes of its output for one sample; none for a loss, and for sizes that do not fit.
+    #[must_use]
+    pub fn output_sizes(&self) -> Vec<u64> {
+        match *self {
+            Self::Linear { outputs, positions, .. } => vec![positions, outputs],
+            Self::Convolution { outputs, kernel, stride, padding, height, width, .. }
+            | Self::DepthwiseSeparable { outputs, kernel, stride, padding, height, width, .. } => {
+                let side = |side| convolved(side, kernel, stride, padding).unwrap_or(0);
+                vec![outputs, side(height), side(width)]
+            }
+            Self::Norm { features, positions, .. } => vec![positions, features],
+            Self::Activation { elements } | Self::Dropout { elements } => vec![elements],
+            Self::Attention { sequence, width, .. } | Self::Transformer { sequence, width, .. } => {
+                vec![sequence, width]
+            }
+            Self::Embedding { width, positions, .. } => vec![positions, width],
+            Self::CrossEntropy { .. } => Vec::new(),
+            Self::Block { ref layers, .. } => layers.last().map_or_else(Vec::new, Self::output_sizes),
+        }
+    }
+
     /// What the layer takes for `batch` samples whose activations have `element_bytes` each.
     ///
     /// # Errors
@@ -273,78 +294,59 @@ impl Layer {
     pub fn figures(&self, batch: u64, element_bytes: u64) -> Result<Figures> {
         self.check()?;
         let (b, c) = (batch, element_bytes);
-        let bytes = |sizes: &[u64]| product(self.kind(), sizes);
-        let figures = match *self {
-            Self::Linear { inputs, outputs, bias, positions } => Figures {
-                parameters: weights(vec![outputs, inputs], bias.then_some(outputs)),
-                output_bytes: bytes(&[b, positions, outputs, c])?,
-                saved_bytes: 0,
-                flops: 2.0 * count(&[b, positions, inputs, outputs]),
-            },
-            Self::Convolution { inputs, outputs, kernel, stride, padding, groups, bias, height, width } => {
-                let (h, w) =
-                    (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
-                let weight = vec![outputs, inputs / groups, kernel, kernel];
-                Figures {
-                    parameters: weights(weight, bias.then_some(outputs)),
-                    output_bytes: bytes(&[b, outputs, h, w, c])?,
-                    saved_bytes: 0,
-                    flops: 2.0 * count(&[b, outputs, h, w, inputs / groups, kernel, kernel]),
-                }
+        let output = self.output_sizes();
+        let elements = count(&[&[b], &output[..]].concat());
+        let output_bytes =
+            if output.is_empty() { 0 } else { product(self.kind(), &[&[b, c], &output[..]].concat())? };
+        let (parameters, flops) = match *self {
+            Self::Linear { inputs, outputs, bias, positions } => {
+                let parameters = weights(vec![outputs, inputs], bias.then_some(outputs));
+                (parameters, 2.0 * count(&[b, positions, inputs, outputs]))
             }
-            Self::DepthwiseSeparable { inputs, outputs, kernel, stride, padding, height, width } => {
-                let (h, w) =
-                    (convolved(height, kernel, stride, padding)?, convolved(width, kernel, stride, padding)?);
-                Figures {
-                    parameters: vec![vec![inputs, 1, kernel, kernel], vec![outputs, inputs, 1, 1]],
-                    output_bytes: bytes(&[b, outputs, h, w, c])?,
-                    saved_bytes: bytes(&[b, inputs, h, w, c])?,
-                    flops: 2.0 * count(&[b, h, w, inputs]) * (count(&[kernel, kernel]) + outputs as f64),
-                }
+            Self::Convolution { inputs, outputs, kernel, groups, bias, .. } => {
+                let own = [inputs / groups, kernel, kernel];
+                let weight = [&[outputs], &own[..]].concat();
+                (weights(weight, bias.then_some(outputs)), 2.0 * elements * count(&own))
             }
-            Self::Norm { features, positions, form } => Figures {
-                parameters: weights(vec![features], (form != Norm::Rms).then_some(features)),
-                output_bytes: bytes(&[b, positions, features, c])?,
-                saved_bytes: match form {
-                    Norm::Layer => bytes(&[2, 4, b, positions])?,
-                    Norm::Rms => bytes(&[4, b, positions])?,
-                    Norm::Batch => bytes(&[2, 4, features])?,
-                },
-                flops: 8.0 * count(&[b, positions, features]),
-            },
-            Self::Activation { elements } => Figures {
-                output_bytes: bytes(&[b, elements, c])?,
-                flops: count(&[b, elements]),
-                ..Figures::default()
-            },
-            Self::Dropout { elements } => Figures {
-                output_bytes: bytes(&[b, elements, c])?,
-                saved_bytes: bytes(&[b, elements])?,
-                flops: count(&[b, elements]),
-                ..Figures::default()
-            },
-            Self::Attention { sequence, width, heads, scores, dropout } => {
-                attention(b, c, (sequence, width, heads), scores, dropout)?
+            Self::DepthwiseSeparable { inputs, outputs, kernel, .. } => {
+                let parameters = vec![vec![inputs, 1, kernel, kernel], vec![outputs, inputs, 1, 1]];
+                let each = count(&[kernel, kernel]) + outputs as f64;
+                (parameters, 2.0 * elements / outputs as f64 * inputs as f64 * each)
             }
-            Self::Embedding { vocabulary, width, positions } => Figures {
-                parameters: vec![vec![vocabulary, width]],
-                output_bytes: bytes(&[b, positions, width, c])?,
-                saved_bytes: 0,
-                flops: count(&[b, positions, width]),
-            },
-            Self::CrossEntropy { classes, positions } => Figures {
-                output_bytes: 0,
-                saved_bytes: bytes(&[4, b, positions, classes])?,
-                flops: 4.0 * count(&[b, positions, classes]),
-                ..Figures::default()
-            },
-            Self::Transformer { sequence, width, heads, scores, dropout } => {
-                transformer(b, c, (sequence, width, heads), scores, dropout)?
+            Self::Norm { features, form, .. } => {
+                (weights(vec![features], (form != Norm::Rms).then_some(features)), 8.0 * elements)
             }
-            Self::Block { ref layers, .. } => block(layers, batch, element_bytes)?,
+            Self::Activation { .. } | Self::Dropout { .. } => (Vec::new(), elements),
+            Self::Attention { sequence, width, heads, scores, .. } => {
+                attention(b, (sequence, width, heads), scores)
+            }
+            Self::Embedding { vocabulary, width, .. } => (vec![vec![vocabulary, width]], elements),
+            Self::CrossEntropy { classes, positions } => (Vec::new(), 4.0 * count(&[b, positions, classes])),
+            Self::Transformer { sequence, width, heads, scores, .. } => {
+                transformer(b, (sequence, width, heads), scores)
+            }
+            Self::Block { ref layers, .. } => return block(layers, batch, element_bytes),
         };
+        let terms = self.saved(b, c);
+        let saved_bytes = terms.iter().try_fold(0, |sum, term| Ok::<u64, Error>(sum + term.bytes()?))?;
+        let figures = Figures { parameters, output_bytes, saved_bytes, flops };
         figures.parameter_count()?;
         Ok(figures)
+    }
+
+    /// Checks that the kernel of a convolution fits.
+    fn check_sides(&self) -> Result<()> {
+        if let Self::Convolution { kernel, stride, padding, height, width, .. }
+        | Self::DepthwiseSeparable { kernel, stride, padding, height, width, .. } = *self
+        {
+            for (name, size) in [("kernel", kernel), ("stride", stride), ("height", height), ("width", width)]
+            {
+                counted_to(name, size, MOST)?;
+            }
+            convolved(height, kernel, stride, padding)?;
+            convolved(width, kernel, stride, padding)?;
+        }
+        Ok(())
     }
 
     /// Checks every size.
@@ -353,30 +355,20 @@ impl Layer {
             Self::Linear { inputs, outputs, positions, .. } => {
                 &[("inputs", inputs), ("outputs", outputs), ("positions", positions)]
             }
-            Self::Convolution { inputs, outputs, kernel, stride, groups, height, width, .. } => {
+            Self::Convolution { inputs, outputs, groups, .. } => {
                 if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
                     let what = format!(
                         "{groups} groups of {inputs} channels in and {outputs} out: they must divide both"
                     );
                     return Err(Error::Config(what));
                 }
-                &[
-                    ("inputs", inputs),
-                    ("outputs", outputs),
-                    ("kernel", kernel),
-                    ("stride", stride),
-                    ("height", height),
-                    ("width", width),
-                ]
+                self.check_sides()?;
+                &[("inputs", inputs), ("outputs", outputs)]
             }
-            Self::DepthwiseSeparable { inputs, outputs, kernel, stride, height, width, .. } => &[
-                ("inputs", inputs),
-                ("outputs", outputs),
-                ("kernel", kernel),
-                ("stride", stride),
-                ("height", height),
-                ("width", width),
-            ],
+            Self::DepthwiseSeparable { inputs, outputs, .. } => {
+                self.check_sides()?;
+                &[("inputs", inputs), ("outputs", outputs)]
+            }
             Self::Norm { features, positions, .. } => &[("features", features), ("positions", positions)],
             Self::Activation { elements } | Self::Dropout { elements } => &[("elements", elements)],
             Self::Attention { sequence, width, heads, scores, .. }
@@ -413,63 +405,31 @@ fn weights(shape: Vec<u64>, bias: Option<u64>) -> Vec<Vec<u64>> {
     std::iter::once(shape).chain(bias.map(|n| vec![n])).collect()
 }
 
-/// Bytes that the scores of attention keep, and their multiplications and additions.
-fn scores_of(
-    b: u64,
-    c: u64,
-    (s, d, h): (u64, u64, u64),
-    scores: Scores,
-    dropout: bool,
-) -> Result<(u64, f64)> {
-    let keys = match scores {
-        Scores::Full | Scores::Blockwise => s,
-        Scores::Sparse(keys) | Scores::LowRank(keys) => keys,
-    };
-    // The softmax; with dropout also its mask, of one byte, and what remains.
-    let each = if dropout { 2 * c + 1 } else { c };
-    let bytes = match scores {
-        Scores::Blockwise => product("attention", &[4, b, h, s])?,
-        _ => product("attention", &[each, b, h, s, keys])?,
-    };
-    // Keys and values at low rank, and the two products that make them.
-    let (projected, projecting) = match scores {
-        Scores::LowRank(_) => (product("attention", &[2, b, keys, d, c])?, 4.0 * count(&[b, s, keys, d])),
-        _ => (0, 0.0),
-    };
-    Ok((bytes + projected, 4.0 * count(&[b, s, keys, d]) + projecting))
-}
-
-fn attention(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Result<Figures> {
-    let (s, d, _) = sizes;
-    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout)?;
+/// The parameters of attention, and its multiplications and additions.
+fn attention(b: u64, (s, d, _): (u64, u64, u64), scores: Scores) -> (Vec<Vec<u64>>, f64) {
     let mut parameters = vec![vec![3 * d, d], vec![3 * d], vec![d, d], vec![d]];
     if let Scores::LowRank(rank) = scores {
         parameters.extend([vec![rank, s], vec![rank, s]]);
     }
-    Ok(Figures {
-        parameters,
-        output_bytes: product("attention", &[b, s, d, c])?,
-        // Queries, keys, values, and what the last projection takes.
-        saved_bytes: product("attention", &[4, b, s, d, c])? + bytes,
-        flops: 8.0 * count(&[b, s, d, d]) + flops,
-    })
+    (parameters, 8.0 * count(&[b, s, d, d]) + scoring(b, (s, d), scores))
 }
 
-fn transformer(b: u64, c: u64, sizes: (u64, u64, u64), scores: Scores, dropout: bool) -> Result<Figures> {
+/// The multiplications and additions of scores and of what they weigh.
+fn scoring(b: u64, (s, d): (u64, u64), scores: Scores) -> f64 {
+    match scores {
+        Scores::Full | Scores::Blockwise => 4.0 * count(&[b, s, s, d]),
+        Scores::Sparse(keys) => 4.0 * count(&[b, s, keys, d]),
+        // Two products make keys and values of that rank.
+        Scores::LowRank(keys) => 8.0 * count(&[b, s, keys, d]),
+    }
+}
+
+fn transformer(b: u64, sizes: (u64, u64, u64), scores: Scores) -> (Vec<Vec<u64>>, f64) {
     let (s, d, _) = sizes;
-    let (bytes, flops) = scores_of(b, c, sizes, scores, dropout)?;
-    let mut parameters = attention(b, c, sizes, scores, dropout)?.parameters;
+    let (mut parameters, _) = attention(b, sizes, scores);
     parameters.extend([vec![4 * d, d], vec![4 * d], vec![d, 4 * d], vec![d]]);
     parameters.extend([vec![d], vec![d], vec![d], vec![d]]);
-    // Of the sixteen tensors of s·b·h elements in the paper's sum one is the input; the output is
-    // the next block's. Two masks of a byte an element where outputs are dropped.
-    let masks = if dropout { product("transformer", &[2, b, s, d])? } else { 0 };
-    Ok(Figures {
-        parameters,
-        output_bytes: product("transformer", &[b, s, d, c])?,
-        saved_bytes: product("transformer", &[15, b, s, d, c])? + masks + bytes,
-        flops: 24.0 * count(&[b, s, d, d]) + flops,
-    })
+    (parameters, 24.0 * count(&[b, s, d, d]) + scoring(b, (s, d), scores))
 }
 
 /// The layers of a block as one: outputs between them are saved.

@@ -19,3 +19,4 @@ pub mod segments;
 pub mod sharding;
 pub mod stages;
 pub mod step;
+pub mod sums;

@@ -11,7 +11,7 @@ use clap::Args;
 use tidegate_core::memory::size::{counted, mib};
 use tidegate_data::{Error, Result};
 use tidegate_plan::training::parallel::{Cluster, Way, compare};
-use tidegate_plan::training::profile::Profile;
+use tidegate_plan::training::profile::{Model, Profile};
 use tidegate_plan::training::step::{Limits, Planner, Point, StepPlan};
 
 use super::format::parse_bytes;
@@ -42,6 +42,9 @@ pub(super) struct Plan {
     /// Tflop that a device computes in a second, for a model by its layers.
     #[arg(long, requires = "devices")]
     speed: Option<f64>,
+    /// Say what each layer takes as sums, for a model by its layers.
+    #[arg(long, conflicts_with_all = ["json", "devices"])]
+    sums: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -73,6 +76,9 @@ impl Plan {
         }
         if self.json {
             return print_json(&plan);
+        }
+        if self.sums {
+            println!("{}", self.sums(batch)?);
         }
         println!("{name}, {}", counted(batch, "sample"));
         println!("{}", plan.text());
@@ -118,8 +124,22 @@ impl Plan {
     }
 
     fn profile(&self) -> Result<Profile> {
-        let text = std::fs::read_to_string(&self.model).map_err(Error::io(&self.model))?;
-        Profile::from_json(&text).map_err(|e| Error::Config(format!("{}: {e}", self.model.display())))
+        Profile::from_json(&self.text()?).map_err(|e| self.unread(&e))
+    }
+
+    /// The sums of the layers.
+    fn sums(&self, batch: u64) -> Result<String> {
+        let model: Model = serde_json::from_str(&self.text()?)
+            .map_err(|_| self.unread(&"--sums is for a model by its layers, and this is a profile"))?;
+        Model { batch, ..model }.words().map_err(|e| wrong(&e))
+    }
+
+    fn text(&self) -> Result<String> {
+        std::fs::read_to_string(&self.model).map_err(Error::io(&self.model))
+    }
+
+    fn unread(&self, why: &dyn std::fmt::Display) -> Error {
+        Error::Config(format!("{}: {why}", self.model.display()))
     }
 }
 
