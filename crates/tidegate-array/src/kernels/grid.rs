@@ -15,6 +15,7 @@
 
 use std::ops::Range;
 
+use tidegate_core::hash::splitmix64;
 use tidegate_core::simd;
 
 use super::bits::{self, TOGETHER};
@@ -188,6 +189,118 @@ fn nearest_any(values: &[f32], line: &Line, codes: &mut [u8]) -> bool {
         *code = u8::from_f32(rounded(line.place(*value)) + line.zero);
     }
     sound
+}
+
+/// Takes one of the two codes next to each value, the nearer one more often, so that their mean is
+/// the value; returns false if a value is NaN. What is taken follows from the seed and the index
+/// of the value, of which `first` is that of the first.
+///
+/// # Panics
+/// If values and codes differ in length.
+///
+/// ```
+/// use tidegate_array::kernels::grid::{Line, either};
+/// let line = Line { scale: 1.0, zero: 0.0, base: 0.0, codes: (0.0, 255.0) };
+/// let mut codes = [0; 1000];
+/// assert!(either(&[7.25; 1000], &line, 1, 0, &mut codes));
+/// let above = codes.iter().filter(|code| **code == 8).count();
+/// assert!(codes.iter().all(|code| [7, 8].contains(code)) && (200..300).contains(&above));
+/// ```
+pub fn either(values: &[f32], line: &Line, seed: u64, first: u64, codes: &mut [u8]) -> bool {
+    assert_eq!(values.len(), codes.len(), "there must be one code per value");
+    let (mut values, mut codes, mut at, mut sound) = (values, codes, first, true);
+    while !values.is_empty() {
+        let count = values.len().min((DRAWS - at % DRAWS) as usize);
+        let (part, others) = values.split_at(count);
+        let (into, rest) = codes.split_at_mut(count);
+        let key = splitmix64(seed ^ splitmix64(at / DRAWS));
+        sound &= either_of(part, line, key, (at % DRAWS) as u32, into);
+        (values, codes, at) = (others, rest, at + count as u64);
+    }
+    sound
+}
+
+/// Indices that share a key: within them 16 bits tell one from another.
+const DRAWS: u64 = 1 << 16;
+
+/// The same for indices that share a key.
+fn either_of(values: &[f32], line: &Line, key: u64, place: u32, codes: &mut [u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if simd::avx2() && line.scale > 0.0 {
+        // SAFETY: the processor has AVX2.
+        return unsafe { either_avx2(values, line, key, place, codes) };
+    }
+    either_any(values, line, key, place, codes)
+}
+
+/// # Safety
+/// The processor must have AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn either_avx2(values: &[f32], line: &Line, key: u64, mut place: u32, codes: &mut [u8]) -> bool {
+    use std::arch::x86_64::{
+        _CMP_GT_OQ, _CMP_UNORD_Q, _mm_cvtsi128_si64, _mm_packs_epi32, _mm_packus_epi16, _mm256_add_epi32,
+        _mm256_add_ps, _mm256_castps_si256, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi32_ps,
+        _mm256_cvttps_epi32, _mm256_div_ps, _mm256_extracti128_si256, _mm256_max_ps, _mm256_min_ps,
+        _mm256_movemask_ps, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_or_ps, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_sub_epi32,
+        _mm256_sub_ps, _mm256_xor_si256,
+    };
+    let (scale, base, zero) =
+        (_mm256_set1_ps(line.scale), _mm256_set1_ps(line.base), _mm256_set1_ps(line.zero));
+    let (first, last) = (_mm256_set1_ps(line.codes.0 - line.zero), _mm256_set1_ps(line.codes.1 - line.zero));
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let keys = (_mm256_set1_epi32(key as i32), _mm256_set1_epi32((key >> 32) as i32));
+    let factors = (_mm256_set1_epi32(FACTORS[0] as i32), _mm256_set1_epi32(FACTORS[1] as i32));
+    let mut odd = _mm256_setzero_ps();
+    let (whole, rest) = values.as_chunks::<LANES>();
+    let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
+    for (values, codes) in whole.iter().zip(whole_codes) {
+        let values = bytemuck::cast(*values);
+        odd = _mm256_or_ps(odd, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+        let steps = _mm256_div_ps(_mm256_sub_ps(values, base), scale);
+        let steps = _mm256_add_ps(_mm256_min_ps(_mm256_max_ps(steps, first), last), zero);
+        // As in `fraction`, eight at once.
+        let mixed = _mm256_xor_si256(_mm256_add_epi32(_mm256_set1_epi32(place as i32), lanes), keys.0);
+        let mixed = _mm256_mullo_epi32(_mm256_xor_si256(mixed, _mm256_srli_epi32::<16>(mixed)), factors.0);
+        let mixed = _mm256_add_epi32(_mm256_xor_si256(mixed, _mm256_srli_epi32::<15>(mixed)), keys.1);
+        let mixed = _mm256_mullo_epi32(mixed, factors.1);
+        let mixed = _mm256_srli_epi32::<8>(_mm256_xor_si256(mixed, _mm256_srli_epi32::<16>(mixed)));
+        let drawn = _mm256_mul_ps(_mm256_cvtepi32_ps(mixed), _mm256_set1_ps(UNIT));
+        let down = _mm256_cvttps_epi32(steps);
+        let above = _mm256_cmp_ps::<_CMP_GT_OQ>(_mm256_sub_ps(steps, _mm256_cvtepi32_ps(down)), drawn);
+        // The mask is −1 where the code above is taken.
+        let code = _mm256_sub_epi32(down, _mm256_castps_si256(above));
+        let code = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256::<1>(code));
+        *codes = _mm_cvtsi128_si64(_mm_packus_epi16(code, code)).to_le_bytes();
+        place += LANES as u32;
+    }
+    either_any(rest, line, key, place, rest_codes) && _mm256_movemask_ps(odd) == 0
+}
+
+fn either_any(values: &[f32], line: &Line, key: u64, place: u32, codes: &mut [u8]) -> bool {
+    let mut sound = true;
+    for ((value, code), place) in values.iter().zip(codes).zip(place..) {
+        sound &= !value.is_nan();
+        // Not below 0, so that truncation gives the code below.
+        let steps = line.place(*value) + line.zero;
+        let down = steps as u8;
+        *code = down + u8::from(steps - f32::from(down) > fraction(key, place));
+    }
+    sound
+}
+
+const FACTORS: [u32; 2] = [0x7feb_352d, 0x846c_a68b];
+const UNIT: f32 = 1.0 / (1 << 24) as f32;
+
+/// A number in \[0, 1) of 24 bits, by products of 32 bits, of which processors make eight at once:
+/// the finalizer «lowbias32» of C. Wellons, with half of the key before each product.
+fn fraction(key: u64, place: u32) -> f32 {
+    let mut mixed = place ^ key as u32;
+    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(FACTORS[0]);
+    mixed = (mixed ^ (mixed >> 15)).wrapping_add((key >> 32) as u32).wrapping_mul(FACTORS[1]);
+    mixed ^= mixed >> 16;
+    (mixed >> 8) as f32 * UNIT
 }
 
 /// Dequantizes packed codes, each run with its own line. Runs are consecutive and cover as many
@@ -368,6 +481,19 @@ mod tests {
             prop_assert_eq!(nearest(&values, &line, &mut one), numbers);
             prop_assert_eq!(nearest_any(&values, &line, &mut other), numbers);
             if numbers {
+                prop_assert_eq!(&one, &other);
+            }
+            // What is taken follows from the index alone, also where keys change.
+            prop_assert_eq!(either_of(&values, &line, 7, 5, &mut one), numbers);
+            prop_assert_eq!(either_any(&values, &line, 7, 5, &mut other), numbers);
+            if numbers {
+                prop_assert_eq!(&one, &other);
+            }
+            for first in [0, DRAWS - 7, u64::from(u32::MAX) - 7] {
+                let half = values.len() / 2;
+                either(&values, &line, 9, first, &mut one);
+                either(&values[..half], &line, 9, first, &mut other[..half]);
+                either(&values[half..], &line, 9, first + half as u64, &mut other[half..]);
                 prop_assert_eq!(&one, &other);
             }
         }

@@ -11,10 +11,9 @@
 //! code of 0. The codes of other blocks are even steps from their minimum.
 
 use super::grid::{Grid, Scheme};
-use super::linear::either;
 use super::{Groups, Per, Rounding};
 use crate::kernels::bits::WIDTHS;
-use crate::kernels::grid::{Line, ends, nearest, spread};
+use crate::kernels::grid::{Line, either, ends, nearest, spread};
 use crate::{Error, Result};
 
 const BITS: u32 = *WIDTHS.end();
@@ -80,7 +79,7 @@ pub fn pack_blocks(
         };
         match rounding {
             Rounding::Nearest => nearest(values, &line, codes),
-            Rounding::Stochastic(seed) => either(values, &line, (seed, number * block), codes),
+            Rounding::Stochastic(seed) => either(values, &line, seed, (number * block) as u64, codes),
         };
         if around {
             keep_signs(values, codes);

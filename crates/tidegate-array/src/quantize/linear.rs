@@ -9,7 +9,7 @@ use half::{bf16, f16};
 
 use super::{Grid, Groups, Scheme};
 use crate::kernels::bits::{pack, packed_bytes};
-use crate::kernels::grid::{Line, nearest, spread};
+use crate::kernels::grid::{either, nearest, spread};
 use crate::{DType, Error, Result};
 
 /// Values per step: they fit the first-level cache, and are whole groups of packed codes.
@@ -52,7 +52,7 @@ pub fn quantize(
             let line = grids[group].line(ends);
             let numbers = match rounding {
                 Rounding::Nearest => nearest(values, &line, into),
-                Rounding::Stochastic(seed) => either(values, &line, (seed, run.start), into),
+                Rounding::Stochastic(seed) => either(values, &line, seed, run.start as u64, into),
             };
             if !numbers {
                 let at = run.start + values.iter().position(|value| value.is_nan()).unwrap_or(0);
@@ -64,25 +64,6 @@ pub fn quantize(
         pack(numbers, bits, into);
     }
     Ok(())
-}
-
-/// Stochastic counterpart of [`nearest`]; `first` is the index of the first value.
-pub(super) fn either(values: &[f32], line: &Line, (seed, first): (u64, usize), into: &mut [u8]) -> bool {
-    let mut sound = true;
-    for (i, (value, code)) in values.iter().zip(into).enumerate() {
-        sound &= !value.is_nan();
-        // Not below 0, so that truncation gives the code below.
-        let place = line.place(*value) + line.zero;
-        let down = place as u8;
-        *code = down + u8::from(place - f32::from(down) > uniform(seed, (first + i) as u64));
-    }
-    sound
-}
-
-/// A number in \[0, 1) for an index: 24 bits of SplitMix64's finalizer over seed and index.
-fn uniform(seed: u64, place: u64) -> f32 {
-    let mixed = tidegate_core::hash::splitmix64(seed ^ tidegate_core::hash::splitmix64(place));
-    (mixed >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }
 
 /// Converts packed codes to the values they stand for; `grid` returns the grid of a group.
