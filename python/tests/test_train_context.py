@@ -130,6 +130,7 @@ def test_a_lower_limit_counts_at_once_and_a_higher_one_when_it_stays(rows, monke
 
 def test_under_pressure_the_step_takes_less_and_goes_on(rows, monkeypatch, caplog, tmp_path):
     (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "cgroup.type").write_text("domain")
     file = tmp_path / "own" / "memory.pressure"
     monkeypatch.setattr(process, "GROUPS", str(tmp_path))
     monkeypatch.setattr(process.Path, "read_text", lambda path: read(path))

@@ -85,6 +85,18 @@ def test_what_needs_values_is_named():
     with pytest.raises(tg.ConfigError, match="kernels of LSTM, GRU and RNN keep more than shapes tell"):
         profile_model(model.to("meta"), loss, batch)
 
+    meta = nn.Sequential(nn.Linear(8, 4)).to("meta")
+    rows, labels = torch.randn(4, 8), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(tg.ConfigError, match="such as weights of a loss, need values"):
+        profile_model(meta, nn.CrossEntropyLoss(weight=torch.ones(4)), (rows, labels))
+    with pytest.raises(tg.ConfigError, match="nothing can train it"):
+        TrainStep(meta, F.cross_entropy, torch.optim.SGD(meta.parameters(), lr=0.1), memory="1MiB")
+    profile = profile_model(meta, F.cross_entropy, (rows, labels))
+    real = nn.Sequential(nn.Linear(8, 4))
+    with pytest.raises(tg.ConfigError, match="the profile has times in Tflop"):
+        TrainStep(real, F.cross_entropy, torch.optim.SGD(real.parameters(), lr=0.1), memory="1MiB", profile=profile,
+                  compress="int8")  # fmt: skip
+
     class Deciding(nn.Module):
         def forward(self, x):
             return x * 2 if x.sum() > 0 else x

@@ -10,10 +10,13 @@ pytest.importorskip("torchvision")
 from test_train_step import made, timed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 import tidegate as tg  # noqa: E402
 from tidegate import training  # noqa: E402
 from tidegate.torch import TrainStep, profile_model  # noqa: E402
+from tidegate.torch.fused import own_parameters, steps_alone  # noqa: E402
+from tidegate.torch.graph import Stages  # noqa: E402
 from tidegate.torch.live import Live  # noqa: E402
 
 OPTIMIZERS = {
@@ -156,3 +159,50 @@ def test_where_the_optimizer_cannot_step_in_backward():
     taken.optimizer.register_step_post_hook(lambda *_: None)
     with pytest.raises(tg.ConfigError, match="would run for every parameter"):
         taken(batch)
+
+
+class Clipped(torch.optim.SGD):
+    """Is made with what its groups do not have."""
+
+    def __init__(self, params, lr=0.1, most=None):
+        super().__init__(params, lr=lr)
+        self.most = most
+
+
+class Counting(torch.optim.SGD):
+    """Counts steps in its groups."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["taken"] = group.get("taken", 0) + 1
+        return super().step(closure)
+
+
+def test_optimizers_that_are_more_than_their_groups_step_once():
+    model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+    drawn = torch.get_rng_state()
+    assert steps_alone(torch.optim.AdamW(model.parameters()))
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert not steps_alone(Clipped(model.parameters(), most=0.5))
+    assert not steps_alone(Counting(model.parameters(), lr=0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    halved(optimizer)
+    assert steps_alone(optimizer)
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain.step = lambda closure=None: None
+    assert not steps_alone(plain)
+    handle = register_optimizer_step_post_hook(lambda *_: None)
+    assert not steps_alone(optimizer)
+    handle.remove()
+
+
+def test_two_parameters_of_one_storage_wait_until_backward_is_over():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(24)])
+    model[20][0].weight = nn.Parameter(model[3][0].weight.data)
+    batch = torch.randn(16, 32), torch.randn(16, 32)
+    profile = profile_model(model, F.mse_loss, batch, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    stages = Stages(model, [batch[0]])
+    own = {id(p) for stage in own_parameters(profile, stages) for p in stage}
+    assert {id(model[3][0].weight), id(model[20][0].weight)} & own == set()
+    assert id(model[5][0].weight) in own

@@ -14,7 +14,9 @@ from torch.nn import functional as F  # noqa: E402
 import tidegate as tg  # noqa: E402
 from tidegate import training  # noqa: E402
 from tidegate.torch import TrainStep, profile_model  # noqa: E402
+from tidegate.torch.graph import Stages  # noqa: E402
 from tidegate.torch.live import Live  # noqa: E402
+from tidegate.torch.lower import Lowered  # noqa: E402
 
 
 def fixed_times(step):
@@ -66,7 +68,7 @@ def test_copies_of_weights_do_not_become_smaller_with_the_batch():
     plan = step.report().plan
     assert len(plan.micro_batches) > 1
     assert plan.peak["saved for any batch"] >= 2 * sum(p.numel() for p in model.parameters() if p.dim() > 1)
-    assert peak(step, model, batch) == pytest.approx(plan.peak_bytes, rel=0.02)
+    assert peak(step, model, batch) == pytest.approx(plan.peak_bytes, rel=0.03)
 
 
 def gradients(model, loss, batch, step=None):
@@ -146,3 +148,18 @@ def test_what_cannot_be_lowered():
     with pytest.raises(tg.ConfigError, match=r"parameters of torch\.float64"):
         TrainStep(double, F.mse_loss, torch.optim.SGD(double.parameters(), lr=0.1), memory="1MiB",
                   lower_precision="0")((rows, rows))  # fmt: skip
+
+
+def test_a_module_that_runs_twice_is_lowered_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.out = layers(16, 2), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.out(self.block(self.block(x)))
+
+    stages = Stages(Twice(), [torch.randn(8, 16)])
+    lowered = Lowered(stages, ["block"])
+    nodes = [node for stage in stages.stages for node in stage.nodes if node.op == "call_module"]
+    assert [node in lowered.nodes for node in nodes] == [True] * 8 + [False]

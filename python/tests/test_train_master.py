@@ -114,3 +114,41 @@ def test_where_there_are_none():
     optimizer.step()
     with pytest.raises(tg.ConfigError, match="the optimizer has stepped already, in half precision"):
         TrainStep(model, F.cross_entropy, optimizer, memory="1GiB", master_weights=True)
+
+
+def test_weights_that_are_loaded_into_the_model_count():
+    model, batch = made()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    step = TrainStep(model, F.cross_entropy, optimizer, memory="1GiB", master_weights=True)
+    step(batch)
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    step(batch)
+    assert all(not p.any() for p in model.parameters())
+
+
+def test_parameters_of_the_loss_and_scalers_that_are_off():
+    model, batch = made()
+    warmth = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([*model.parameters(), warmth], lr=0.5)
+
+    def loss(output, wanted):
+        return F.cross_entropy(output.float() * warmth, wanted)
+
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    step = TrainStep(model, loss, optimizer, memory="1GiB", master_weights=True, scaler=off)
+    losses = [step(batch).item() for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert warmth.item() != 1.0
+
+
+def test_an_error_leaves_the_optimizer_and_another_step_takes_the_weights_over():
+    model, batch = made()
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
+    with pytest.raises(tg.ConfigError, match="noise_scale"):
+        TrainStep(model, F.cross_entropy, optimizer, memory="1GiB", master_weights=True, noise_scale=5)
+    assert masters_of(optimizer)[0].dtype == torch.bfloat16
+    for _ in range(2):
+        step = TrainStep(model, F.cross_entropy, optimizer, memory="1GiB", master_weights=True)
+        step(batch)
+        assert step.report().plan.peak["master weights"] == 4 * sum(p.numel() for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in masters_of(optimizer))

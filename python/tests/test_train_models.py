@@ -250,8 +250,13 @@ def test_where_a_batch_may_be_cut():
     def step(model=None, loss=F.cross_entropy, batch=(X, Y)):
         model = model or net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        floor = training.Planner(profile_model(model, loss, batch, optimizer=optimizer), micro_batches=4).floor_bytes
-        taken = TrainStep(model, loss, optimizer, memory=floor, micro_batches=4)
+        profile = profile_model(model, loss, batch, optimizer=optimizer)
+        # Four pieces take least: what stages save is much, and their gradients are little.
+        profile.largest_gradient_bytes = 1
+        for stage in profile.chain.stages:
+            stage.saved_bytes += 10**5
+        floor = training.Planner(profile, micro_batches=4).floor_bytes
+        taken = TrainStep(model, loss, optimizer, memory=floor, micro_batches=4, profile=profile)
         for _ in range(2):
             with pytest.raises(tg.ConfigError) as error:
                 taken(batch)

@@ -244,6 +244,22 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     assert step.report().plan.micro_batches == [250]
 
 
+def test_the_gradient_that_micro_batches_add_is_within_the_budget():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 4))
+    batch = torch.randn(512, 64), torch.randint(4, (512,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    profile = timed(profile_model(model, F.cross_entropy, batch, optimizer=optimizer, repeats=1))
+    memory = training.Planner(profile).floor_bytes
+    how = {"memory": memory, "profile": profile, "optimizer_in_backward": False}
+    step = TrainStep(model, F.cross_entropy, optimizer, **how)
+    step(batch)
+    with Live([*model.parameters(), *batch]) as live:
+        step(batch)
+    assert len(step.report().plan.micro_batches) > 4
+    assert live.peak <= step.report().plan.peak_bytes
+
+
 def test_a_batch_of_a_loader_and_autocast():
     model, loss, (x, y) = made("mlp")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -349,17 +365,19 @@ def test_the_noise_scale_of_a_step_is_that_of_its_gradients():
     net = nn.Linear(64, 1, bias=False)
     nn.init.zeros_(net.weight)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    profile = timed(profile_model(net, _sum_of, (torch.randn(32, 64), torch.zeros(32)), optimizer=optimizer, repeats=1))
-    floor = training.Planner(profile, batch=32).floor_bytes
+    profile = timed(
+        profile_model(net, _sum_of, (torch.randn(256, 64), torch.zeros(256)), optimizer=optimizer, repeats=1)
+    )
+    floor = training.Planner(profile, batch=256).floor_bytes
     step = TrainStep(net, _sum_of, optimizer, memory=floor, profile=profile, noise_scale=1.0)
     mean = torch.full((64,), 0.5)
     for _ in range(600):
-        step((torch.randn(32, 64) + mean, torch.zeros(32)))
+        step((torch.randn(256, 64) + mean, torch.zeros(256)))
     report = step.report()
     assert len(report.plan.micro_batches) > 1
     assert report.noise_scale == pytest.approx(64 / (64 * 0.25), rel=0.05)
     state = step.state_dict()["noise"]
-    assert state[:2] == [report.plan.micro_batches[0], 32]
+    assert state[:2] == [report.plan.micro_batches[0], 256]
     assert "noise scale of the gradients is 4 samples" in str(report)
 
 

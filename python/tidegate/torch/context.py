@@ -114,12 +114,13 @@ class TrainingContext(TrainStep):
         memory: int | float | str,
         **options: Any,
     ) -> None:
-        super().__init__(model, loss, optimizer, memory=1, **options)
-        if any(t.device.type != "cpu" for t in [*model.parameters(), *model.buffers()]):
+        tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+        if any(t.device.type != "cpu" for t in tensors):
             raise ConfigError(
                 "the model is on a device, whose memory the loader does not use: give TrainStep(memory=) and "
                 "Loader(memory=) a budget each"
             )
+        super().__init__(model, loss, optimizer, memory=1, **options)
         self.loader = loader
         self._whole = Limit(memory)
         process.give_back()
@@ -156,13 +157,18 @@ class TrainingContext(TrainStep):
 
     def _follow(self) -> None:
         """Plan again for another limit; pressure alone does not end a run."""
-        try:
-            self._fit()
-        except BudgetError as error:
-            if not self._whole.forgive():
-                raise
-            LOG.warning("step %d: the process waits for memory, and no smaller plan fits (%s)", self._steps + 1, error)
-            self._fit()
+        while True:
+            try:
+                self._fit()
+                return
+            except BudgetError as error:
+                self._forgive(error)
+
+    def _forgive(self, error: BudgetError) -> None:
+        """Give back what pressure took, or raise the error where it took nothing."""
+        if not self._whole.forgive():
+            raise error
+        LOG.warning("step %d: the process waits for memory, and no smaller plan fits (%s)", self._steps + 1, error)
 
     @property
     def memory_bytes_in_all(self) -> int:
@@ -195,7 +201,12 @@ class TrainingContext(TrainStep):
             LOG.warning("step %d: the process takes %.1f MiB too much (%s)", self._steps + 1, over / MIB, error)
 
     def _planned(self, inputs: list[Any], targets: list[Any], samples: int) -> Any:
-        shape = super()._planned(inputs, targets, samples)
+        while True:
+            try:
+                shape = super()._planned(inputs, targets, samples)
+                break
+            except BudgetError as error:
+                self._forgive(error)
         self._give()
         return shape
 

@@ -84,6 +84,12 @@ def faked(model: nn.Module, values: Sequence[Sequence[Any]]) -> Iterator[tuple[n
         given = [[fake(value) if isinstance(value, torch.Tensor) else value for value in row] for row in values]
         try:
             yield same, given
+        except AssertionError as error:
+            # torch says so of real tensors among fake ones.
+            raise ConfigError(
+                f"the step does not run without values ({error}): tensors that are neither parameters nor buffers of "
+                "the model, such as weights of a loss, need values; build the model with values"
+            ) from None
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
             raise ConfigError(
                 f"the step needs values, which a model of meta tensors does not have ({error}): build it with values"

@@ -10,16 +10,19 @@ an optimizer that treats them one by one, which is tried.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
+import torch.optim.optimizer as optim
 from torch import nn
 
 from tidegate import training
 from tidegate.torch.graph import Stages
-from tidegate.torch.live import storage_bytes
+from tidegate.torch.kept import undrawn
+from tidegate.torch.live import storage_bytes, storage_key
 
 __all__ = [
     "Update",
@@ -72,8 +75,14 @@ def stepping(update: Update, parameters: Sequence[nn.Parameter]) -> Iterator[Non
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether something runs at each step of an optimizer: it would at each parameter."""
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+    """Return whether something runs at each step of an optimizer: it would at each parameter.
+
+    A scheduler of learning rates counts steps, and may.
+    """
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    of_all = optim._global_optimizer_pre_hooks or optim._global_optimizer_post_hooks
+    step = vars(optimizer).get("step")
+    return bool(own or of_all) or (step is not None and not getattr(step, "_wrapped_by_lr_sched", False))
 
 
 def steps_alone(optimizer: torch.optim.Optimizer) -> bool:
@@ -81,23 +90,37 @@ def steps_alone(optimizer: torch.optim.Optimizer) -> bool:
     if has_step_hooks(optimizer):
         return False
     try:
-        return all(_same_alone(type(optimizer), group) for group in optimizer.param_groups if group["params"])
+        with undrawn():
+            return all(_same_alone(optimizer, group) for group in optimizer.param_groups if group["params"])
     except Exception:
         # It cannot be made of other parameters, as one over several ranks.
         return False
 
 
-def _same_alone(kind: Any, group: dict[str, Any]) -> bool:
-    like = group["params"][0]
+def _attributes(optimizer: torch.optim.Optimizer, base: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer has besides what all of them have, and what schedulers add."""
+    known = {*vars(base), "step", "_opt_called", "_step_count"}
+    return {name: value for name, value in vars(optimizer).items() if name not in known}
+
+
+def _same_alone(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    like, kind = group["params"][0], cast(Any, type(optimizer))
     options = {name: value for name, value in group.items() if name != "params"}
     start = torch.linspace(-1, 1, 128, device=like.device).to(like.dtype).view(2, 8, 8)
     pairs = [[nn.Parameter(value.clone()) for value in start] for _ in range(2)]
     together, apart = (kind([{**options, "params": pair}]) for pair in pairs)
+    base = torch.optim.SGD(pairs[0], lr=0.0)
+    if _attributes(optimizer, base) != _attributes(together, base):
+        # What it was made with is not in its groups, and the trial would be of another one.
+        return False
     for number in range(1, 4):
         for pair in pairs:
             for at, parameter in enumerate(pair, 1):
                 parameter.grad = (start[at - 1] * number).cos() * at
         together.step()
+        if {name: value for name, value in together.param_groups[0].items() if name != "params"} != options:
+            # It counts steps in its groups.
+            return False
         for parameter in pairs[1]:
             with alone(apart, apart.param_groups[0], parameter):
                 apart.step()
@@ -113,10 +136,9 @@ def own_parameters(profile: training.Profile, stages: Stages) -> list[list[nn.Pa
     Others must stay until backward is over: a stage before may run forward again with them.
     """
     used = [stages.parameters(stage) for stage in stages.stages]
-    counts: dict[nn.Parameter, int] = {}
-    for parameter in (p for stage in used for p in stage):
-        counts[parameter] = counts.get(parameter, 0) + 1
-    own = [[p for p in stage if counts[p] == 1] for stage in used]
+    # Two parameters may be of one storage.
+    counts = Counter(storage_key(p) for stage in used for p in stage)
+    own = [[p for p in stage if counts[storage_key(p)] == 1] for stage in used]
     # Where the profile has fewer bytes, the loss uses some of them too.
     pairs = zip(own, profile.chain.stages, strict=True)
     return [found if _bytes(found) <= planned.gradient_bytes else [] for found, planned in pairs]

@@ -190,7 +190,9 @@ class Stages:
 def modules_of(node: fx.Node) -> list[str]:
     """Return the names of the modules in which a node runs, and its own; the outermost first."""
     own = [str(node.target)] if node.op == "call_module" else []
-    return list(dict.fromkeys([*(name for name in node.meta.get("nn_module_stack", {}) if name), *own]))
+    # A second call of a module has the name «module@1».
+    stack = (name.split("@")[0] for name in node.meta.get("nn_module_stack", {}))
+    return list(dict.fromkeys([*(name for name in stack if name), *own]))
 
 
 def _module_of(node: fx.Node) -> str:

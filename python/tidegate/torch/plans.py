@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidegate import training
-from tidegate.errors import BudgetError
+from tidegate.errors import BudgetError, ConfigError
 from tidegate.options import flag, integer
 
 __all__ = ["Planners", "Way"]
@@ -79,6 +79,8 @@ class Planners:
     @classmethod
     def of(cls, state: Mapping[str, Any], most: int | None) -> Planners:
         """Return the planners of a state."""
+        if not state["ways"]:
+            raise ConfigError("there is no way to take a step")
         samples, memory = integer("samples", state["samples"], 1, 2**32), integer("memory", state["memory"], 0)
         return cls([Way.of(way) for way in state["ways"]], samples, most, memory)
 

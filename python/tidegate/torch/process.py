@@ -73,6 +73,9 @@ def pressure() -> float:
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         own = next(line.split("::", 1)[1] for line in lines if line.startswith("0::"))
+        if not Path(f"{GROUPS}{own}/cgroup.type").exists():
+            # The root of all groups.
+            return 0.0
         some = Path(f"{GROUPS}{own}/memory.pressure").read_text().splitlines()[0].split()
         return float(next(word for word in some if word.startswith("avg10=")).removeprefix("avg10="))
     except (OSError, StopIteration, ValueError, IndexError):

@@ -25,6 +25,7 @@ from tidegate.torch.graph import Stage, Stages, Values, frozen
 from tidegate.torch.kept import Kept, undrawn
 from tidegate.torch.live import Live, storage_bytes, storage_key, tensors_in
 from tidegate.torch.lower import Lowered
+from tidegate.torch.master import KEY
 from tidegate.training import Chain, Held, Profile, Skip
 from tidegate.training import Stage as PlannedStage
 
@@ -338,9 +339,9 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer, *, alone: bool = False) ->
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("LBFGS evaluates the loss several times in a step: it cannot be planned")
-    # Not the weights themselves, which a state may have too.
-    weights = {storage_key(p) for group in optimizer.param_groups for p in group["params"]}
-    held = [t for state in optimizer.state.values() for t in tensors_in(state) if storage_key(t) not in weights]
+    # Not master weights, which are counted as such.
+    states = [{name: value for name, value in state.items() if name != KEY} for state in optimizer.state.values()]
+    held = tensors_in(states)
     kept = sum(storage_bytes(t) for t in held if t.numel() > 1)
     sizes = [_group_bytes(type(optimizer), group, alone) for group in optimizer.param_groups
              if any(p.requires_grad for p in group["params"])]  # fmt: skip
@@ -473,6 +474,7 @@ def profile_of(
         held=[Held(name, size) for name, size in held.items() if size],
         input_bytes=sum({storage_key(t): storage_bytes(t) for t in given}.values()),
         optimizer_extra_bytes=extra,
+        largest_gradient_bytes=max(p.numel() * p.element_size() for p in parameters if p.requires_grad),
         batch_norm=any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in stages.model.modules()),
         overhead_time=overhead,
         time_unit="Tflop" if measured.fake else "s",

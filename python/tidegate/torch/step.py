@@ -22,6 +22,7 @@ from tidegate.errors import BudgetError, ConfigError, DataError, StateError
 from tidegate.options import flag, integer, known_options, number, refused, text
 from tidegate.torch.attention import SpelledOutAttention, advice
 from tidegate.torch.compress import Compress, Packer, compress_of
+from tidegate.torch.fake import is_meta
 from tidegate.torch.fused import (
     Update,
     fused_profile,
@@ -33,7 +34,7 @@ from tidegate.torch.fused import (
 )
 from tidegate.torch.graph import Stages
 from tidegate.torch.lower import Lowered, names_of
-from tidegate.torch.master import MasterWeights
+from tidegate.torch.master import MasterWeights, parameters_of
 from tidegate.torch.mean import check_mean
 from tidegate.torch.plans import Planners, Way
 from tidegate.torch.profile import SCALAR_BYTES, cloned, optimizer_bytes, parts_of, profile_of, samples_of
@@ -192,6 +193,8 @@ class TrainStep:
             raise refused("autocast", autocast, "a torch.dtype")
         if profile is not None and not isinstance(profile, training.Profile):
             raise refused("profile", profile, "a Profile of tidegate.training")
+        if is_meta(model):
+            raise ConfigError("the model has no values, so that profile_model can plan it, and nothing can train it")
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
             raise ConfigError("the model has parameters that get their sizes from a batch: run it once before")
         self.model, self.loss, self.optimizer = model, loss, optimizer
@@ -200,8 +203,9 @@ class TrainStep:
         _check_optimizer(model, optimizer)
         self._most = None if micro_batches is None else integer("micro_batches", micro_batches, 1, 2**16)
         self._clip = None if clip_norm is None else number("clip_norm", clip_norm, 0)
-        self._autocast, self._scaler = autocast, scaler
-        self._masters = self._master_weights(master_weights)
+        self._autocast = autocast
+        # One that is not enabled does nothing.
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._fused = self._may_fuse(optimizer_in_backward)
         self._decay = None if noise_scale is None else number("noise_scale", noise_scale, 0, 1)
         # Its sizes of batches are those of the plan.
@@ -212,7 +216,13 @@ class TrainStep:
         if autocast is not None and (self._lower or profile is not None):
             what = "lower_precision=" if self._lower else "profile="
             raise ConfigError(f"{what} is for a step without autocast=, which lowers all of the model: leave it out")
+        if profile is not None and profile.time_unit != "s" and (form is not None or self._lower):
+            raise ConfigError(
+                f"the profile has times in {profile.time_unit}, and compress= and lower_precision= are measured in "
+                "seconds: leave profile= out"
+            )
         self._given = profile
+        self._masters = self._master_weights(master_weights)
         self._shapes: dict[Any, _Shape] = {}
         # The shape of the last batch.
         self._key: Any = None
@@ -225,6 +235,8 @@ class TrainStep:
         """Take a step, and return the loss of the batch before it, detached."""
         inputs, targets = parts_of(batch, *self._names)
         samples = samples_of([*inputs, *targets])
+        if self._masters is not None:
+            self._masters.follow()
         shape = self._planned(inputs, targets, samples)
         self._zero()
         sizes = training.micro_batches(samples, math.ceil(samples / shape.plan.micro_batches[0]))
@@ -254,7 +266,7 @@ class TrainStep:
             if self._decay is not None and small is None and len(sizes) > 1:
                 small = self._squared_norm() / weight**2
         assert total is not None
-        scaling = self._scaler is not None and self._scaler.is_enabled()
+        scaling = self._scaler is not None
         if not scaling and not alone:
             self._check_finite(total)
         if small is not None:
@@ -272,7 +284,7 @@ class TrainStep:
     def _master_weights(self, wanted: bool) -> MasterWeights | None:
         if not flag("master_weights", wanted):
             return None
-        if self._scaler is not None and self._scaler.is_enabled():
+        if self._scaler is not None:
             raise ConfigError("master_weights=True: a scaler looks for gradients at these, and there are none")
         return MasterWeights(self.optimizer)
 
@@ -283,7 +295,7 @@ class TrainStep:
         reason = None
         if self._clip is not None:
             reason = "clip_norm needs the norm of all gradients before the first of them is used"
-        elif self._scaler is not None and self._scaler.is_enabled():
+        elif self._scaler is not None:
             reason = "a scaler skips a step for what the last gradient has"
         elif not steps_alone(self.optimizer):
             kind = type(self.optimizer).__name__
@@ -299,7 +311,7 @@ class TrainStep:
 
     def _note_noise(self, batches: tuple[int, int], small: torch.Tensor) -> None:
         """Add the norms of a micro-batch and of the batch to the estimate of the noise scale."""
-        scale = self._scaler.get_scale() if self._scaler and self._scaler.is_enabled() else 1.0
+        scale = self._scaler.get_scale() if self._scaler else 1.0
         squared = (torch.stack([small, self._squared_norm()]) / scale**2).tolist()
         if self._noise is None or self._noise[0] != batches:
             self._noise = batches, training.NoiseScale(*batches, decay=self._decay or 0.0)
@@ -320,7 +332,7 @@ class TrainStep:
             self._scaler.step(self.optimizer)
             self._scaler.update()
         elif self._masters is not None:
-            for parameter in [p for p in self.model.parameters() if p.grad is not None]:
+            for parameter in [p for p in parameters_of(self.optimizer) if p.grad is not None]:
                 update(parameter)
         else:
             self.optimizer.step()
@@ -462,6 +474,9 @@ class TrainStep:
             if state["forms"] != self._forms():
                 raise StateError(f"the state is of a step with {state['forms']}, and this one has {self._forms()}")
             saved = {text("key", one["key"]): Planners.of(one, self._most) for one in state["shapes"]}
+            for way in (way for planners in saved.values() for way in planners.ways):
+                if (way.packs and self._packer is None) or (way.lowers and not self._lower):
+                    raise StateError("the state has plans that compress, or lower the precision: this step does not")
             steps, rounded = (integer(name, state[name], 0) for name in ("steps", "rounded"))
             noise = None if state["noise"] is None else _noise_of(*state["noise"])
             put = random_setter(state["random"])
@@ -494,7 +509,9 @@ class TrainStep:
         twice = (times[1] or now) / now
         compress = self._packer.how.form if self._packer is not None and shape.way.packs else None
         lowered = self._lower if shape.way.lowers else []
-        forms = (stages.whole, compress, lowered, stages.attention)
+        part = shape.planners.samples / shape.planners.profile.batch
+        attention = [replace(one, bytes=int(one.bytes * part)) for one in stages.attention]
+        forms = (stages.whole, compress, lowered, attention)
         return StepReport(shape.plan, half, twice, self._steps, noise, *forms, on_device)
 
     def profile(self) -> training.Profile:
@@ -515,7 +532,7 @@ def _noise_of(small: int, large: int, state: Mapping[str, Any]) -> tuple[tuple[i
 
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Check that the optimizer has the parameters that are trained."""
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    owned = {id(p) for p in parameters_of(optimizer)}
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     if missing:
         raise ConfigError(

@@ -232,12 +232,12 @@ def widened(layers: Sequence[Layer], factor: float) -> list[Layer]:
     """Return layers with `factor` times as many features, and heads of the width that they have.
 
     The model then has about factor² of the parameters, and factor of the activations. What goes
-    into the first layer stays, and so does what the last one gives. Source: the width multiplier of
-    A. Howard et al., MobileNets, arXiv:1704.04861.
+    into the first layer that changes the number of features stays, and so does what the last one
+    gives. Source: the width multiplier of A. Howard et al., MobileNets, arXiv:1704.04861.
 
     Args:
         layers: of a model.
-        factor: above 0, at most a million.
+        factor: from 1e-6 to a million; all numbers of features have to be whole ones then.
 
     >>> widened([Linear(784, 256), Linear(256, 10)], 0.5)[0]
     Linear(inputs=784, outputs=128, positions=1, bias=True)

@@ -89,6 +89,8 @@ class Profile:
         chain: the stages.
         held: what is held all the time, without gradients.
         input_bytes: the batch itself.
+        largest_gradient_bytes: the largest gradient of a parameter, which micro-batches make beside
+            the sum that they add it to; by default those of the largest stage.
         optimizer_extra_bytes: what the optimizer's step takes besides, when activations are gone.
         batch_norm: whether a batch that is cut gives another result, because statistics are over
             the batch.
@@ -103,6 +105,7 @@ class Profile:
     held: list[Held] = field(default_factory=list)
     input_bytes: int = 0
     optimizer_extra_bytes: int = 0
+    largest_gradient_bytes: int = 0
     batch_norm: bool = False
     overhead_time: float = 0.0
     time_unit: str = "s"
@@ -113,7 +116,7 @@ class Profile:
         self.batch = integer("batch", self.batch, 1, 2**32)
         self.chain = one_of("chain", self.chain, Chain)
         self.held = all_of("held", self.held, Held)
-        for name in ("input_bytes", "optimizer_extra_bytes"):
+        for name in ("input_bytes", "optimizer_extra_bytes", "largest_gradient_bytes"):
             setattr(self, name, integer(name, getattr(self, name), 0, MOST_BYTES))
         self.batch_norm = flag("batch_norm", self.batch_norm)
         self.overhead_time = number("overhead_time", self.overhead_time, 0, MOST)

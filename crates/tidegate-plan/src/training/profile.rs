@@ -36,6 +36,9 @@ pub struct Profile {
     pub held: Vec<Held>,
     /// Bytes that the optimizer's step takes besides, when activations are gone.
     pub optimizer_extra_bytes: u64,
+    /// Bytes of the largest gradient of a parameter, which micro-batches make beside the sum that
+    /// they add it to; by default those of the largest stage.
+    pub largest_gradient_bytes: u64,
     /// Bytes of the batch itself.
     pub input_bytes: u64,
     /// Whether a batch that is cut gives another result, because statistics are over the batch.
@@ -127,6 +130,10 @@ impl Model {
         };
         let stages = self.stages()?.into_iter().map(stage).collect::<Result<_>>()?;
         let chain = Chain { stages, ..Chain::default() };
+        let parameters = self.parameters()?;
+        let sizes =
+            parameters.iter().map(|shape| product("a gradient", &[&[gradient_bytes], &shape[..]].concat()));
+        let largest = sizes.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
         let kept = self.states()?.into_iter().filter(|part| part.name != "gradients");
         let profile = Profile {
             name: self.name.clone(),
@@ -134,6 +141,7 @@ impl Model {
             chain,
             held: kept.map(|part| Held { name: part.name.into(), bytes: part.bytes }).collect(),
             input_bytes: product("the batch", &[self.batch, self.sample_bytes])?,
+            largest_gradient_bytes: largest,
             batch_norm: self.layers.iter().any(has_batch_norm),
             time_unit: "Tflop".into(),
             ..Profile::default()
@@ -188,6 +196,16 @@ impl Profile {
         Ok(profile)
     }
 
+    /// Bytes of gradients that micro-batches hold all the time: the sums, and one that is added.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let stages = self.chain.stages.iter().map(|stage| stage.gradient_bytes);
+        let largest = match self.largest_gradient_bytes {
+            0 => stages.max().unwrap_or(0),
+            bytes => bytes,
+        };
+        self.chain.gradient_bytes() + largest
+    }
+
     /// Checks that the profile can be planned.
     ///
     /// # Errors
@@ -197,9 +215,11 @@ impl Profile {
         not_negative("overhead_time", self.overhead_time)?;
         counted_to("batch", self.batch, 1 << 32)?;
         let held = self.held.iter().map(|held| (held.name.as_str(), held.bytes));
-        for (name, bytes) in held
-            .chain([("input_bytes", self.input_bytes), ("optimizer_extra_bytes", self.optimizer_extra_bytes)])
-        {
+        for (name, bytes) in held.chain([
+            ("input_bytes", self.input_bytes),
+            ("optimizer_extra_bytes", self.optimizer_extra_bytes),
+            ("largest_gradient_bytes", self.largest_gradient_bytes),
+        ]) {
             if bytes > MOST_BYTES {
                 return Err(Error::parameter(name, bytes, "it must be at most 2^42 bytes"));
             }

@@ -138,10 +138,10 @@ impl Sizes {
         Ok(Chain { gradients: self.gradients(parts), ..chain })
     }
 
-    /// What is held besides the chain: states, the batch, and gradients that micro-batches add to.
+    /// What is held besides the chain: states, the batch, and the gradients of micro-batches.
     fn held_bytes(&self, parts: u64) -> u64 {
         let input = self.profile.input_bytes as f64 * self.batch as f64 / self.profile.batch as f64;
-        let gradients = if parts > 1 { self.profile.chain.gradient_bytes() } else { 0 };
+        let gradients = if parts > 1 { self.profile.resident_bytes() } else { 0 };
         self.profile.held_bytes() + input.ceil() as u64 + gradients
     }
 
@@ -185,7 +185,7 @@ impl Sizes {
     /// The bytes of the worst moment by kind.
     fn kinds(&self, parts: u64, found: &Replay) -> Vec<(String, u64)> {
         let held = self.profile.held.iter().map(|held| (held.name.clone(), held.bytes));
-        let resident = if parts > 1 { self.profile.chain.gradient_bytes() } else { 0 };
+        let resident = if parts > 1 { self.profile.resident_bytes() } else { 0 };
         let input = self.held_bytes(parts) - self.profile.held_bytes() - resident;
         let peak = self.peak(parts, found);
         let rest = [

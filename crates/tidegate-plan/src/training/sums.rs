@@ -87,6 +87,15 @@ impl Layer {
         }
     }
 
+    /// What of its input and output backward needs, in words.
+    fn needs(&self) -> Option<&'static str> {
+        match self {
+            Self::Activation { .. } => Some("its input or its output"),
+            Self::Dropout { .. } | Self::CrossEntropy { .. } | Self::Block { .. } => None,
+            _ => Some("its input"),
+        }
+    }
+
     /// The sums of its parameters, its output and what backward needs, a line each.
     ///
     /// # Errors
@@ -101,7 +110,7 @@ impl Layer {
     /// linear
     ///   parameters: 256 × 784 + 256 = 200960
     ///   output: 32 × 256 × 4 = 32768 bytes
-    ///   backward needs its input and its output
+    ///   backward needs its input
     /// ");
     /// # Ok::<(), tidegate_plan::Error>(())
     /// ```
@@ -129,8 +138,8 @@ impl Layer {
             words += &format!("  output: {} = {}\n", times(&sizes), sized(figures.output_bytes));
         }
         let terms = self.saved(batch, element_bytes);
-        if terms.is_empty() {
-            return Ok(words + "  backward needs its input and its output\n");
+        if let Some(needs) = self.needs() {
+            words += &format!("  backward needs {needs}\n");
         }
         for term in terms {
             words += &format!(
@@ -141,45 +150,6 @@ impl Layer {
             );
         }
         Ok(words)
-    }
-
-    /// The same layer with `factor` times its features; heads keep their width.
-    fn widened(&self, factor: f64, first: bool, last: bool) -> Self {
-        let scaled = |size: u64| ((size as f64 * factor).round() as u64).max(1);
-        let mut layer = self.clone();
-        match &mut layer {
-            Self::Linear { inputs, outputs, .. } | Self::DepthwiseSeparable { inputs, outputs, .. } => {
-                *inputs = if first { *inputs } else { scaled(*inputs) };
-                *outputs = if last { *outputs } else { scaled(*outputs) };
-            }
-            Self::Convolution { inputs, outputs, groups, .. } => {
-                let (own_inputs, own_outputs) = (*inputs / *groups, *outputs / *groups);
-                if *groups > 1 {
-                    // Groups become fewer, and stay as wide.
-                    *groups = scaled(*groups);
-                    (*inputs, *outputs) = (own_inputs * *groups, own_outputs * *groups);
-                } else {
-                    *inputs = if first { *inputs } else { scaled(*inputs) };
-                    *outputs = if last { *outputs } else { scaled(*outputs) };
-                }
-            }
-            Self::Norm { features, .. } => *features = scaled(*features),
-            Self::Activation { elements } | Self::Dropout { elements } => *elements = scaled(*elements),
-            Self::Attention { width, heads, .. } | Self::Transformer { width, heads, .. } => {
-                let own = *width / (*heads).max(1);
-                *heads = scaled(*heads);
-                *width = own * *heads;
-            }
-            Self::Embedding { width, .. } => *width = scaled(*width),
-            Self::CrossEntropy { .. } => {}
-            Self::Block { layers, .. } => {
-                let count = layers.len();
-                for (i, layer) in layers.iter_mut().enumerate() {
-                    *layer = layer.widened(factor, first && i == 0, last && i + 1 == count);
-                }
-            }
-        }
-        layer
     }
 }
 
@@ -193,11 +163,110 @@ impl Model {
     }
 }
 
+/// What a layer does with features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It takes as many as it has inputs, and gives as many as it has outputs.
+    Changes,
+    /// It gives as many as it takes, and mixes them.
+    Mixes,
+    /// It gives as many as it takes, each by itself.
+    Keeps,
+    /// It gives none.
+    Ends,
+}
+
+fn role(layer: &Layer) -> Role {
+    match layer {
+        Layer::Linear { .. }
+        | Layer::Convolution { .. }
+        | Layer::DepthwiseSeparable { .. }
+        | Layer::Embedding { .. } => Role::Changes,
+        Layer::Attention { .. } | Layer::Transformer { .. } => Role::Mixes,
+        Layer::Norm { .. } | Layer::Activation { .. } | Layer::Dropout { .. } => Role::Keeps,
+        Layer::CrossEntropy { .. } | Layer::Block { .. } => Role::Ends,
+    }
+}
+
+/// The roles of layers and of those within blocks, and whether a block has several of them.
+fn roles(layers: &[Layer], several: bool, into: &mut Vec<(Role, bool)>) {
+    for layer in layers {
+        if let Layer::Block { layers, repeat, .. } = layer {
+            roles(layers, several || *repeat > 1, into);
+        } else {
+            into.push((role(layer), several));
+        }
+    }
+}
+
+/// Makes layers wider, one after another.
+struct Widening {
+    factor: f64,
+    /// The place of the next layer.
+    at: usize,
+    /// The first layer whose input stays, and the last whose output does.
+    first: Option<usize>,
+    last: Option<usize>,
+}
+
+impl Widening {
+    fn size(&self, layer: &str, size: u64) -> Result<u64> {
+        let scaled = size as f64 * self.factor;
+        if scaled >= 1.0 && (scaled - scaled.round()).abs() < 1e-6 && scaled < 1e15 {
+            return Ok(scaled.round() as u64);
+        }
+        Err(Error::Config(format!("{layer}: {size} × {} is no whole number of features", self.factor)))
+    }
+
+    fn widen(&mut self, layer: &mut Layer) -> Result<()> {
+        if let Layer::Block { layers, .. } = layer {
+            return layers.iter_mut().try_for_each(|layer| self.widen(layer));
+        }
+        let kind = layer.kind();
+        // Whether what it takes, and what it gives, is wider.
+        let takes = self.first.is_none_or(|first| self.at > first);
+        let gives = self.last.is_none_or(|last| self.at < last);
+        match layer {
+            Layer::Convolution { inputs, outputs, groups, .. } if *groups > 1 => {
+                let (own_inputs, own_outputs) = (*inputs / *groups, *outputs / *groups);
+                if !takes || !gives {
+                    let what = "a convolution of several groups whose input or output stays cannot be wider";
+                    return Err(Error::Config(what.into()));
+                }
+                *groups = self.size(kind, *groups)?;
+                (*inputs, *outputs) = (own_inputs * *groups, own_outputs * *groups);
+            }
+            Layer::Linear { inputs, outputs, .. }
+            | Layer::Convolution { inputs, outputs, .. }
+            | Layer::DepthwiseSeparable { inputs, outputs, .. } => {
+                *inputs = if takes { self.size(kind, *inputs)? } else { *inputs };
+                *outputs = if gives { self.size(kind, *outputs)? } else { *outputs };
+            }
+            Layer::Embedding { width, .. } => *width = if gives { self.size(kind, *width)? } else { *width },
+            Layer::Attention { width, heads, .. } | Layer::Transformer { width, heads, .. } => {
+                let own = *width / (*heads).max(1);
+                *heads = self.size(kind, *heads)?;
+                *width = own * *heads;
+            }
+            Layer::Norm { features: size, .. }
+            | Layer::Activation { elements: size }
+            | Layer::Dropout { elements: size } => {
+                *size = if takes && gives { self.size(kind, *size)? } else { *size };
+            }
+            Layer::CrossEntropy { .. } | Layer::Block { .. } => {}
+        }
+        self.at += 1;
+        Ok(())
+    }
+}
+
 /// Layers with `factor` times as many features: about factor² of the parameters, and factor of the
-/// activations. What goes in, and what the last layer with parameters gives, stays.
+/// activations. What goes into the first layer that changes the number of features stays, and so
+/// does what the last one gives. Heads and groups become more or fewer, and stay as wide.
 ///
 /// # Errors
-/// [`Error::Parameter`] for a factor that is not positive.
+/// [`Error::Parameter`] for a factor that is not from 1e-6 to 1e6; [`Error::Config`] for features
+/// that are no whole number then, and for a first or last layer of which a block has several.
 ///
 /// # Example
 /// ```
@@ -211,11 +280,24 @@ impl Model {
 /// ```
 pub fn widened(layers: &[Layer], factor: f64) -> Result<Vec<Layer>> {
     positive("factor", factor)?;
-    if factor > 1e6 {
-        return Err(Error::parameter("factor", factor, "it must be at most a million"));
+    if !(1e-6..=1e6).contains(&factor) {
+        return Err(Error::parameter("factor", factor, "it must be from 1e-6 to 1e6"));
     }
-    let last = layers.iter().rposition(|layer| !matches!(layer, Layer::CrossEntropy { .. }));
-    Ok(layers.iter().enumerate().map(|(i, layer)| layer.widened(factor, i == 0, Some(i) == last)).collect())
+    let mut all = Vec::new();
+    roles(layers, false, &mut all);
+    let works = |&(role, _): &(Role, bool)| matches!(role, Role::Changes | Role::Mixes);
+    // A layer that only mixes gets a wider input, and gives a wider output.
+    let stays = |at: Option<usize>| at.filter(|&at| all[at].0 == Role::Changes);
+    let (first, last) = (stays(all.iter().position(works)), stays(all.iter().rposition(works)));
+    if [first, last].into_iter().flatten().any(|at| all[at].1) {
+        let what =
+            "the first or the last layer is in a block of which there are several: take it out of the block";
+        return Err(Error::Config(what.into()));
+    }
+    let mut wider = layers.to_vec();
+    let mut widening = Widening { factor, at: 0, first, last };
+    wider.iter_mut().try_for_each(|layer| widening.widen(layer))?;
+    Ok(wider)
 }
 
 fn times(sizes: &[u64]) -> String {
@@ -272,10 +354,41 @@ mod tests {
             height: 8,
             width: 8,
         };
-        assert_eq!(widened(&[grouped(64, 8)], 0.5).unwrap(), [grouped(32, 4)]);
+        let ends = |channels: u64| convolutional(channels)[..1].to_vec();
+        let all = |channels: u64, groups| {
+            [ends(channels), vec![grouped(channels, groups)], convolutional(channels)[1..].to_vec()].concat()
+        };
+        assert_eq!(widened(&all(64, 8), 0.5).unwrap(), all(32, 4));
         for factor in [0.0, -1.0, f64::NAN, 1e7] {
             assert!(widened(&[], factor).is_err(), "{factor}");
         }
+    }
+
+    #[test]
+    fn wider_layers_fit_together() {
+        let half = |text: &str| -> Result<String> {
+            let layers: Vec<Layer> = serde_json::from_str(text).unwrap();
+            Ok(serde_json::to_string(&widened(&layers, 0.5)?).unwrap())
+        };
+        let linear = |inputs: u64, outputs: u64| {
+            format!(r#"{{"kind":"linear","inputs":{inputs},"outputs":{outputs},"bias":true,"positions":1}}"#)
+        };
+        let each = |elements: u64| format!(r#"{{"kind":"activation","elements":{elements}}}"#);
+        let all = |layers: &[String]| format!("[{}]", layers.join(","));
+        // What is before the first layer that changes the number, and after the last, stays.
+        let layers = all(&[each(8), linear(8, 16), each(16), linear(16, 10), each(10)]);
+        assert_eq!(half(&layers).unwrap(), all(&[each(8), linear(8, 8), each(8), linear(8, 10), each(10)]));
+        let block = |inner: &str, repeat: u64| {
+            format!(r#"{{"kind":"block","name":"","repeat":{repeat},"layers":{inner}}}"#)
+        };
+        let inner = |size| all(&[linear(size, size), each(size)]);
+        let layers = all(&[linear(8, 16), block(&inner(16), 3), linear(16, 4)]);
+        assert_eq!(half(&layers).unwrap(), all(&[linear(8, 8), block(&inner(8), 3), linear(8, 4)]));
+        let wrong = |layers: &str| half(layers).unwrap_err().to_string();
+        assert!(wrong(&all(&[block(&inner(8), 4), linear(8, 4)])).contains("of which there are several"));
+        assert!(wrong(&all(&[linear(8, 5), linear(5, 4)])).contains("linear: 5 × 0.5 is no whole number"));
+        let attention = r#"{"kind":"attention","sequence":16,"width":96,"heads":3}"#.to_owned();
+        assert!(wrong(&all(&[linear(4, 96), attention, linear(96, 4)])).contains("attention: 3 × 0.5"));
     }
 
     #[test]
@@ -315,7 +428,7 @@ mod tests {
         assert_eq!(
             words,
             "layer, 2 of it, each:\n  linear\n    parameters: 4 × 8 + 4 = 36\n    output: 2 × 4 × 4 = 32 bytes\n    \
-             backward needs its input and its output\n  dropout\n    output: 2 × 4 × 4 = 32 bytes\n    \
+             backward needs its input\n  dropout\n    output: 2 × 4 × 4 = 32 bytes\n    \
              backward needs where zeros are: 2 × 4 = 8 bytes\n  all in all backward needs 40 bytes\n"
         );
     }
