@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ContextReport", "Moment", "TrainingContext", "training_context"]
 
 MIB = 1 << 20
-# What kernels and the C library take besides tensors, until it is measured: up to 25 MiB on six
+# What kernels and the C library take besides tensors, until it is measured: up to 31 MiB on six
 # models (`bench/memory_training.py`).
 RESERVE_BYTES = 32 * MIB
 # The least that the loader is asked to live with.
