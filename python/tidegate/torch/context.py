@@ -142,7 +142,6 @@ class TrainingContext(TrainStep):
         """Take a step, and return the loss of the batch before it, detached."""
         self._stale |= self._whole.changed()
         if self._stale:
-            self._besides = RESERVE_BYTES
             self._follow()
         else:
             self._set_more_aside()
@@ -159,10 +158,25 @@ class TrainingContext(TrainStep):
         """Plan again for another limit; pressure alone does not end a run."""
         while True:
             try:
-                self._fit()
+                self._fit_with_less_aside()
                 return
             except BudgetError as error:
                 self._forgive(error)
+
+    def _fit_with_less_aside(self) -> None:
+        """Plan again with what is set aside, or with less where that does not fit."""
+        before = self._besides
+        try:
+            self._fit()
+        except BudgetError:
+            if before == RESERVE_BYTES:
+                raise
+            self._besides = RESERVE_BYTES
+            try:
+                self._fit()
+            except BudgetError:
+                self._besides = before
+                raise
 
     def _forgive(self, error: BudgetError) -> None:
         """Give back what pressure took, or raise the error where it took nothing."""
@@ -267,12 +281,11 @@ class TrainingContext(TrainStep):
         Raises:
             BudgetError: when no plan fits, after the first step; the number is then as before.
         """
-        before = self._whole, self._besides
-        self._whole, self._besides = Limit(memory), RESERVE_BYTES
+        before, self._whole = self._whole, Limit(memory)
         try:
-            self._fit()
+            self._fit_with_less_aside()
         except BudgetError:
-            self._whole, self._besides = before
+            self._whole = before
             raise
 
     def state_dict(self) -> dict[str, Any]:
