@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import random
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import tidegate as tg  # noqa: E402
-from tidegate.torch import limit, process, training_context  # noqa: E402
+from tidegate.torch import kept, limit, process, training_context  # noqa: E402
 from tidegate.torch.context import RESERVE_BYTES  # noqa: E402
 
 MIB = 1 << 20
@@ -187,6 +188,31 @@ def test_pressure_alone_does_not_end_a_run(rows, monkeypatch, caplog):
         seconds[0] += 11
         step(batch)
         assert caplog.text == ""
+
+
+def test_what_was_set_aside_is_kept_where_a_plan_fits_with_it(rows):
+    loader, net = loader_of(rows), net_of()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with training_context(loader, net, F.mse_loss, optimizer, memory=RESERVE_BYTES + 64 * MIB, **HOW) as step:
+        step(next(iter(loader)))
+        step._besides = RESERVE_BYTES + 8 * MIB
+        step.set_memory(RESERVE_BYTES + 48 * MIB)
+        assert step.report().besides_bytes == RESERVE_BYTES + 8 * MIB
+        step.set_memory(RESERVE_BYTES + step.report().plan.floor_bytes + 3 * MIB)
+        assert step.report().besides_bytes == RESERVE_BYTES
+
+
+def test_states_of_generators_are_shared_until_one_draws():
+    first, same = kept.Draws(), kept.Draws()
+    assert first._states is same._states
+    random.random()
+    assert kept.Draws()._states is not first._states
+    drawn = np.random.random()
+    after = kept.Draws()
+    first.set()
+    random.random()
+    assert np.random.random() == drawn
+    after.set()
 
 
 def test_what_a_context_cannot_be_made_of(rows):
